@@ -1,0 +1,94 @@
+"""The command line, `python -m dbyte COMMAND`: one pair of functions a command, one to declare it and one to run it.
+
+Heavy imports belong into the function that runs a command, so that `--help` answers at once.
+"""
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+
+NOTEBOOK_PACKAGES = ("papermill", "jupytext", "nbformat", "nbclient", "ipykernel")
+
+
+def declare_reproduce(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("reproduce", help="run the notebooks: results, tables and figures at one scale")
+    command.add_argument("--scale", default="smoke", help="smoke (minutes, CPU), small (an hour, CPU), gpu or paper")
+    command.add_argument("--only", metavar="NN[,NN]", help="some notebooks, such as 01 or 01,02")
+    command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
+    command.add_argument("--out", type=Path, help="folder of the executed notebooks (default runs/notebooks/SCALE)")
+    command.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                         help="one more parameter of the notebooks, which must all have it")
+    command.set_defaults(run=run_reproduce)
+
+
+def literal(text: str) -> object:
+    """Return the Python literal that `text` spells, or the text itself: `3` is a number, `cuda` is a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def run_reproduce(arguments: argparse.Namespace) -> int:
+    from dbyte.reproduce import reproduce
+
+    extra = {name: literal(value) for name, value in arguments.parameter}
+    return reproduce(arguments.scale, only=arguments.only, out=arguments.out, seed=arguments.seed, extra=extra)
+
+
+def declare_notebooks(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("notebooks", help="check that each .ipynb agrees with its script, or write it anew")
+    command.add_argument("--write", action="store_true", help="write what differs, outputs of unchanged cells kept")
+    command.set_defaults(run=run_notebooks)
+
+
+def run_notebooks(arguments: argparse.Namespace) -> int:
+    from dbyte.pairing import differences, find_scripts, read_notebook, read_script, sync
+    from dbyte.paths import NOTEBOOKS
+
+    status = 0
+    for script in find_scripts(NOTEBOOKS):
+        paired = script.with_suffix(".ipynb")
+        if arguments.write:
+            print(f"{paired.name}: {'written' if sync(script) else 'in step'}")
+            continue
+        found = differences(read_script(script), read_notebook(paired)) if paired.exists() else ["it is missing"]
+        print("\n".join(f"{paired.name}: {line}" for line in found) or f"{paired.name}: in step")
+        status |= bool(found)
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of every command; each sets `run`, which takes the arguments and returns the exit status."""
+    top = argparse.ArgumentParser(prog="dbyte", description="Distil token-trained language models to byte-level ones.")
+    top.add_argument("--traceback", action="store_true", help="show where an error arose, not only what it says")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    declare_reproduce(commands)
+    declare_notebooks(commands)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for a failed run, 2 for input that cannot be used."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        if arguments.traceback:
+            raise
+        print(f"dbyte: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if arguments.traceback or error.name not in NOTEBOOK_PACKAGES:
+            raise
+        print(f"dbyte: error: this command needs {error.name}: pip install 'dbyte[notebooks]' (in a checkout: "
+              "pip install -e '.[notebooks]')", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dbyte: interrupted; finished training is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

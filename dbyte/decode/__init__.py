@@ -1,0 +1,1 @@
+"""Generation: bytes in, bytes or tokens out."""

@@ -1,0 +1,57 @@
+"""Run a tuple of steps from a teacher to a student; each step is a cached run whose parent is the step before.
+
+So a notebook that needs step 1.2 trains what is missing and loads the rest, and two ablations share their common
+beginning.
+"""
+
+from pathlib import Path
+
+import torch
+
+from dbyte.distill.data import training_rows
+from dbyte.distill.runs import Run, content_hash, file_hash
+from dbyte.distill.steps import Step, stage1, stage2
+from dbyte.distill.teacher import load_teacher, teacher_run
+from dbyte.distill.trainer import Feed, train
+from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.presets import Scale
+from dbyte.text.spans import TokenBytes
+
+
+def curriculum(scale: Scale) -> tuple[Step, ...]:
+    """The five steps of the paper at a scale."""
+    return stage1(**scale.stage1) + stage2(**scale.stage2)
+
+
+def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int) -> list[Run]:
+    """Train a student through `steps`, reusing every run that is complete; returns one complete run per step."""
+    folder = teacher_run(scale, seed=seed)
+    teacher, tokenizer = load_teacher(folder, device=scale.device)
+    rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
+    runs: list[Run] = []
+    for step in steps:
+        parent = runs[-1] if runs else None
+        run = Run({"step": step.describe(), "student": dict(scale.student), "teacher": teacher_hash(folder),
+                   "data": rows.hash, "batch_rows": scale.batch_rows, "seed": seed}, parent=parent)
+        if not run.is_complete():
+            first_row = parent.facts()["next_row"] if parent else 0
+            student = (ByteStudent.from_pretrained(parent.model_folder) if parent
+                       else new_student(scale, teacher, tokenizer, seed=seed))
+            student.config.stage = step.stage
+            train(run, step, Feed(rows, scale.batch_rows, seed, first_row), model=student, teacher=teacher,
+                  device=scale.device, save_extra=lambda folder: tokenizer.save_pretrained(folder))
+        runs.append(run)
+    return runs
+
+
+def new_student(scale: Scale, teacher, tokenizer, *, seed: int) -> ByteStudent:
+    """An untrained student of a scale's sizes around a loaded teacher."""
+    torch.manual_seed(seed)
+    return ByteStudent.from_teacher(teacher, config=StudentConfig(**scale.student), tokenizer=tokenizer)
+
+
+def teacher_hash(folder: Path) -> str:
+    """What identifies a teacher: the hash of its weights, or its hub name."""
+    if not folder.exists():
+        return str(folder)
+    return content_hash({path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors"))})

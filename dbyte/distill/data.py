@@ -1,0 +1,58 @@
+"""From a scale's corpora to packed rows on disk: tokenised by the teacher, aligned, packed, cached by content."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dbyte.distill.runs import content_hash
+from dbyte.paths import RUNS
+from dbyte.presets import Scale
+from dbyte.text.corpus import Corpus, load_corpus
+from dbyte.text.packing import Rows, document, pack
+from dbyte.text.spans import TokenBytes
+
+PACKING = 1  # raise it when packing or alignment changes what rows hold
+DOCUMENTS_AT_ONCE = 512
+
+
+def training_corpora(scale: Scale, *, seed: int) -> list[Corpus]:
+    """The training split of each corpus of a scale, in the scale's amounts."""
+    return [load_corpus(name, split="train", seed=seed, max_bytes=amount) for name, amount in scale.corpora]
+
+
+def mixed_texts(corpora: list[Corpus], *, seed: int) -> list[str]:
+    """All documents of the corpora in one seeded order."""
+    texts = [text for corpus in corpora for text in corpus.documents]
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
+
+
+def packed_rows(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int, source: str, root: Path = RUNS) -> Rows:
+    """Align and pack texts into rows, or load them if they were packed before.
+
+    source: hash of the texts; with the tokenizer's table and the row size it addresses the file.
+    """
+    key = content_hash({"packing": PACKING, "source": source, "tokens": token_bytes.content_hash, "row_bytes": row_bytes})
+    path = root / "data" / f"rows-{key[:16]}.safetensors"
+    if path.exists():
+        try:
+            return Rows.load(path)
+        except ValueError as error:
+            print(f"{error}; the rows are packed again", flush=True)
+    documents = (document(aligned, token_bytes) for start in range(0, len(texts), DOCUMENTS_AT_ONCE)
+                 for aligned in token_bytes.align_batch(texts[start : start + DOCUMENTS_AT_ONCE]))
+    rows = pack(documents, row_bytes=row_bytes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows.save(path)
+    return rows
+
+
+def training_rows(scale: Scale, token_bytes: TokenBytes, *, seed: int) -> Rows:
+    """The packed training rows of a scale."""
+    corpora = training_corpora(scale, seed=seed)
+    source = content_hash([corpus.content_hash for corpus in corpora] + [seed])
+    return packed_rows(mixed_texts(corpora, seed=seed), token_bytes, row_bytes=scale.row_bytes, source=source)
+
+
+def heldout_corpus(scale: Scale, name: str, *, seed: int) -> Corpus:
+    """Held-out documents of one corpus of a scale."""
+    return load_corpus(name, split="heldout", seed=seed, max_bytes=scale.heldout_bytes)

@@ -1,0 +1,97 @@
+"""What one batch contributes to each step's loss: the model's parts that the step needs, and no others.
+
+An objective is a function (model, teacher, batch) -> (sum, count). Frozen parts run without a graph, and parts that
+the loss does not reach do not run: step 1.1 needs no core, step 1.3 neither core nor head.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dbyte.distill import losses
+from dbyte.model.chunking import Chunks, find_chunks
+from dbyte.model.core import run_core
+from dbyte.model.router import THRESHOLD
+from dbyte.model.student import ByteStudent
+from dbyte.text.packing import Batch
+
+Objective = Callable[[nn.Module, PreTrainedModel | None, Batch], losses.Loss]
+
+
+def token(model: PreTrainedModel, _: None, batch: Batch) -> losses.Loss:
+    """Next-token cross-entropy: how the small teachers are trained."""
+    embedded_BME = model.get_input_embeddings()(batch.token_ids_BM)
+    hidden_BME = run_core(model.model, embedded_BME, batch.token_document_BM)
+    mask_BM = losses.has_next(batch.token_document_BM)
+    next_BM = batch.token_ids_BM.roll(-1, dims=1)
+    return losses.token(model.get_output_embeddings()(hidden_BME), next_BM, mask_BM)
+
+
+def align(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 1.1: chunk embeddings against the teacher's static embeddings, at the teacher's boundaries (Eq. 2)."""
+    chunks = teacher_chunks(batch)
+    chunk_BME = student.chunk_embeddings(student.encode(batch.byte_ids_BL, batch.document_BL), chunks)
+    with torch.no_grad():
+        embedding_BME = teacher.get_input_embeddings()(batch.token_ids_BM)
+    return losses.align(chunk_BME, embedding_BME, batch.token_mask_BM)
+
+
+def distill(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 1.2: KL(teacher || student) over the next token, at the teacher's boundaries (Eq. 3)."""
+    chunks = teacher_chunks(batch)
+    chunk_BME = student.chunk_embeddings(student.encode(batch.byte_ids_BL, batch.document_BL), chunks)
+    student_BME = student.run_core(chunk_BME, chunks)
+    with torch.no_grad():
+        embedded_BME = teacher.get_input_embeddings()(batch.token_ids_BM)
+        teacher_BME = run_core(teacher.model, embedded_BME, batch.token_document_BM)
+    predicts_BM = losses.has_next(batch.token_document_BM)
+    return losses.distill_in_rows(student_BME[predicts_BM], student.token_head.weight, teacher_BME[predicts_BM],
+                                  teacher.get_output_embeddings().weight)
+
+
+def boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 1.3: the router against the teacher's boundaries, on a frozen encoder (Eq. 4)."""
+    with torch.no_grad():
+        encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+    prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+    return losses.boundary(prob_BL, batch.boundary_BL, losses.routed(batch.byte_ids_BL, batch.document_BL))
+
+
+def head(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 2.1: next joint symbol, with encoder, router and core frozen (section 4.2.2)."""
+    with torch.no_grad():
+        encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+        chunks, boundary_BL = router_chunks(student, encoded_BLD, batch)
+        core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
+    return _next_byte(student, encoded_BLD, core_BME, chunks, boundary_BL, batch)
+
+
+def full(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 2.2: next joint symbol, through everything (section 4.2.2)."""
+    encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+    chunks, boundary_BL = router_chunks(student, encoded_BLD.detach(), batch)
+    core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
+    return _next_byte(student, encoded_BLD, core_BME, chunks, boundary_BL, batch)
+
+
+def _next_byte(
+    student: ByteStudent, encoded_BLD: Tensor, core_BME: Tensor, chunks: Chunks, boundary_BL: Tensor, batch: Batch
+) -> losses.Loss:
+    decoded_BLD = student.decode(core_BME, encoded_BLD, chunks, batch.document_BL)
+    labels_BL = losses.joint_labels(batch.byte_ids_BL, boundary_BL)  # the boundaries that chunked the row
+    return losses.next_byte(student.byte_head(decoded_BLD), labels_BL, losses.has_next(batch.document_BL))
+
+
+def teacher_chunks(batch: Batch) -> Chunks:
+    """The chunks that the teacher's tokens close."""
+    return find_chunks(batch.boundary_BL, batch.document_BL, batch.mask_BL)
+
+
+@torch.no_grad()
+def router_chunks(student: ByteStudent, encoded_BLD: Tensor, batch: Batch) -> tuple[Chunks, Tensor]:
+    """The chunks that the router closes, and their boundary_BL."""
+    boundary_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL) >= THRESHOLD
+    boundary_BL &= batch.mask_BL
+    return find_chunks(boundary_BL, batch.document_BL, batch.mask_BL), boundary_BL

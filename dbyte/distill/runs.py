@@ -1,0 +1,171 @@
+"""Runs on disk: addressed by their content, resumed exactly, attributable, and never half-written.
+
+    runs/<hash>/config.json        what was run: step, parent, data, versions of the layout
+    runs/<hash>/metrics.jsonl      one line per logged update
+    runs/<hash>/checkpoint/        the last resumable state, while the run is not complete
+    runs/<hash>/snapshots/<bytes>/ models kept on the way
+    runs/<hash>/model/             the finished model, in Hugging Face format
+    runs/<hash>/complete.json      written last: updates, bytes, wall seconds
+
+Every folder is written under a temporary name, sealed with the SHA-256 of its files (sums.json), and renamed. Tensors are safetensors, the rest is JSON.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dbyte.paths import RUNS
+
+SCHEMA = 1  # raise it when old runs must not be taken for new ones
+
+
+def content_hash(value: object) -> str:
+    """SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to fill; on success seal it with checksums and rename it to `folder`, else remove it.
+
+    Raises:
+        OSError: from the disk (a full one included); `folder` is then as it was.
+    """
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        write_json(temporary / "sums.json", checksums(temporary))
+        previous = folder.with_name(folder.name + ".old")
+        shutil.rmtree(previous, ignore_errors=True)
+        if folder.exists():
+            os.rename(folder, previous)
+        os.rename(temporary, folder)
+        shutil.rmtree(previous, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder but its own sums.json, by relative name."""
+    return {str(path.relative_to(folder)): file_hash(path) for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != "sums.json"}
+
+
+def damage(folder: Path) -> str | None:
+    """Say what is wrong with a sealed folder, or None where it is whole."""
+    try:
+        expected = json.loads((folder / "sums.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{folder / 'sums.json'} cannot be read ({error})"
+    found = checksums(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            state = "is missing" if name not in found else "is foreign" if name not in expected else "is damaged"
+            return f"{folder / name} {state}"
+    return None
+
+
+class Run:
+    """One content-addressed run folder; making the object writes nothing."""
+
+    def __init__(self, config: dict, *, parent: "Run | None" = None, root: Path = RUNS):
+        self.config = {"schema": SCHEMA, "parent": parent.hash if parent else None} | config
+        self.hash = content_hash(self.config)
+        self.parent = parent
+        self.folder = root / self.hash[:16]
+        self.model_folder = self.folder / "model"
+        self.checkpoint_folder = self.folder / "checkpoint"
+        self.metrics_path = self.folder / "metrics.jsonl"
+
+    def is_complete(self) -> bool:
+        """True where a finished, undamaged model lies; a damaged one is named and moved aside to be trained again."""
+        if not (self.folder / "complete.json").exists():
+            return False
+        wrong = damage(self.model_folder) or self._config_mismatch()
+        if wrong is None:
+            return True
+        print(f"run {self.hash[:16]}: {wrong}; the run is done again", file=sys.stderr)
+        (self.folder / "complete.json").unlink()
+        shutil.rmtree(self.model_folder, ignore_errors=True)
+        return False
+
+    def _config_mismatch(self) -> str | None:
+        try:
+            same = json.loads((self.folder / "config.json").read_text(encoding="utf-8")) == json.loads(
+                json.dumps(self.config))
+        except (OSError, ValueError):
+            same = False
+        return None if same else f"{self.folder / 'config.json'} does not describe this run"
+
+    def sound_checkpoint(self) -> Path | None:
+        """The checkpoint folder if it is whole; a damaged one is named and ignored."""
+        for folder in (self.checkpoint_folder, self.checkpoint_folder.with_name("checkpoint.old")):
+            if folder.exists():
+                wrong = damage(folder)
+                if wrong is None:
+                    return folder
+                print(f"run {self.hash[:16]}: {wrong}; this checkpoint is not used", file=sys.stderr)
+        return None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises:
+            RuntimeError: if another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeError(f"another process works on run {self.folder}: wait for it, or stop it") from None
+            write_json(self.folder / "config.json", self.config)
+            yield
+
+    def complete(self, save_model: Callable[[Path], None], *, facts: dict) -> None:
+        """Write the finished model and then, last, the word that the run is complete."""
+        with written_whole(self.model_folder) as folder:
+            save_model(folder)
+        write_json(self.folder / "complete.json", facts)
+        shutil.rmtree(self.checkpoint_folder, ignore_errors=True)
+
+    def facts(self) -> dict:
+        """What complete.json says: wall seconds, updates, bytes seen."""
+        return json.loads((self.folder / "complete.json").read_text(encoding="utf-8"))
+
+    def metrics(self) -> list[dict]:
+        """The logged updates, oldest first."""
+        with self.metrics_path.open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def snapshots(self) -> list[tuple[int, Path]]:
+        """Bytes trained and folder of each whole model kept on the way, ascending."""
+        found = [folder for folder in (self.folder / "snapshots").glob("*") if folder.name.isdigit()]
+        return sorted((int(folder.name), folder) for folder in found if damage(folder) is None)

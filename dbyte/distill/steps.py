@@ -1,0 +1,126 @@
+"""The curriculum as data (paper section 4.2, Table 13): five steps, each a frozen value that the one loop runs.
+
+An ablation is another tuple of steps. A step names what trains and at which peak rate; everything else is frozen, and
+the loop proves it by listing both.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from dbyte.distill import objectives
+from dbyte.distill.objectives import Objective
+
+ENCODER = ("byte_embedding", "encoder", "encoder_projection")
+ROUTER = ("router",)
+CORE = ("core",)
+DECODER = ("null_E", "residual", "decoder_projection", "decoder", "byte_head")
+EVERYTHING = ("",)
+NO_DECAY = ("A_log", "dt_bias", "D", "null_E", "embed_tokens.weight", "byte_embedding.weight")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters under these module names, trained at one peak learning rate (> 0)."""
+
+    parts: tuple[str, ...]
+    rate: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the curriculum.
+
+    stage: 1 or 2, 0 for a teacher. objective: what is minimised. groups: what trains. train_bytes: the budget, padding included. warmup: the share of
+    updates with a rising rate, in [0, 1]. floor: the final rate over the peak rate, in [0, 1]. snapshots: how many
+    evenly spaced copies of the model are kept on the way, the final one not counted.
+    Raises ValueError where a value leaves its range.
+    """
+
+    name: str
+    stage: int
+    objective: Objective
+    groups: tuple[Group, ...]
+    train_bytes: int
+    warmup: float
+    floor: float = 0.0
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    snapshots: int = 0
+
+    def __post_init__(self):
+        if self.train_bytes <= 0 or not self.groups or any(group.rate <= 0 for group in self.groups):
+            raise ValueError(f"step {self.name!r} needs a positive byte budget and groups with positive rates; found "
+                             f"train_bytes = {self.train_bytes}, groups = {self.groups}")
+        if not (0 <= self.warmup <= 1 and 0 <= self.floor <= 1 and self.snapshots >= 0):
+            raise ValueError(f"step {self.name!r}: warmup and floor lie in [0, 1], snapshots >= 0; found {self.warmup}, "
+                             f"{self.floor}, {self.snapshots}")
+
+    def describe(self) -> dict:
+        """The step as plain JSON data: what its run is addressed by."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("objective", "groups")}
+        groups = [{"parts": list(group.parts), "rate": group.rate} for group in self.groups]
+        return fields | {"objective": self.objective.__name__, "groups": groups, "betas": list(self.betas)}
+
+    def rate_at(self, update: int, updates: int) -> float:
+        """The share of the peak rate at an update: linear warm-up, then cosine to the floor."""
+        rising = max(round(self.warmup * updates), 1)
+        if update < rising:
+            return (update + 1) / rising
+        progress = (update - rising) / max(updates - rising, 1)
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * progress)) / 2
+
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        """Freeze the model, thaw the step's parts, and return AdamW's groups; norms, biases and embeddings do not decay.
+
+        Raises:
+            ValueError: if a part of the step names no parameter of the model.
+        """
+        model.requires_grad_(False)
+        result = []
+        for group in self.groups:
+            chosen = {name: weight for name, weight in model.named_parameters()
+                      if any(_is_under(name, part) for part in group.parts) and not weight.requires_grad}
+            if not chosen:
+                raise ValueError(f"step {self.name!r} trains {group.parts}, which names no (further) parameter of "
+                                 f"{type(model).__name__}; its parts are {[name for name, _ in model.named_children()]}")
+            for decays in (True, False):
+                weights = [weight.requires_grad_() for name, weight in chosen.items() if _decays(name, weight) == decays]
+                if weights:
+                    result.append({"params": weights, "peak": group.rate,
+                                   "weight_decay": self.weight_decay if decays else 0.0})
+        return result
+
+
+def _is_under(name: str, part: str) -> bool:
+    return part == "" or name == part or name.startswith(part + ".")
+
+
+def _decays(name: str, weight: nn.Parameter) -> bool:
+    return weight.ndim > 1 and not name.endswith(NO_DECAY)
+
+
+def stage1(
+    *, align_bytes: int, distill_bytes: int, boundary_bytes: int, align_rate: float = 1e-3, encoder_rate: float = 1e-3,
+    core_rate: float = 2e-5, boundary_rate: float = 1e-3, snapshots: int = 0,
+) -> tuple[Step, ...]:
+    """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1); rates default to Table 13 and section 6.1."""
+    return (
+        Step("1.1 align", 1, objectives.align, (Group(ENCODER, align_rate),), align_bytes, 0.2, snapshots=snapshots),
+        Step("1.2 distill", 1, objectives.distill, (Group(ENCODER, encoder_rate), Group(CORE, core_rate)), distill_bytes,
+             0.01, 0.1, snapshots=snapshots),
+        Step("1.3 boundary", 1, objectives.boundary, (Group(ROUTER, boundary_rate),), boundary_bytes, 0.1, 0.1),
+    )
+
+
+def stage2(
+    *, head_bytes: int, full_bytes: int, head_rate: float = 1e-3, outer_rate: float = 4e-5, core_rate: float = 2e-5,
+) -> tuple[Step, ...]:
+    """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13."""
+    return (
+        Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate),), head_bytes, 0.1, 0.1),
+        Step("2.2 full", 2, objectives.full, (Group(ENCODER + DECODER, outer_rate), Group(CORE, core_rate)), full_bytes,
+             0.01, 0.1),
+    )

@@ -1,0 +1,108 @@
+"""The teacher: any Llama, Qwen3 or OLMo2 causal language model, or a small one trained here in the same format.
+
+The small teacher has a byte-level BPE tokenizer in Qwen's manner (its pre-tokenizer pattern: digits one at a time),
+with a BOS, and is trained by the same loop as the student, so it is cached and resumed like every run.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from dbyte.distill import objectives
+from dbyte.distill.data import mixed_texts, training_corpora, training_rows
+from dbyte.distill.runs import Run, content_hash, damage, written_whole
+from dbyte.distill.steps import EVERYTHING, Group, Step
+from dbyte.distill.trainer import Feed, train
+from dbyte.paths import RUNS
+from dbyte.presets import Scale, TeacherShape
+from dbyte.text.spans import TokenBytes
+
+FAMILIES = ("llama", "qwen3", "olmo2")
+BOS_TOKEN, EOS_TOKEN = "<|begin_of_text|>", "<|end_of_text|>"
+PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+           r"|\s+(?!\S)|\s+")
+POSITIONS = 1024
+
+
+def load_teacher(folder: Path | str, *, device: str = "cpu", revision: str | None = None):
+    """Load (model in eval mode, tokenizer) of a teacher folder or hub name.
+
+    Raises:
+        ValueError: if the model is of another family.
+        FileNotFoundError: if a folder lacks its config or weights.
+    """
+    path = Path(folder)
+    if path.exists():
+        _require_files(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(str(folder), revision=revision, dtype="auto")
+    except OSError as error:
+        raise FileNotFoundError(f"the teacher {str(folder)!r} is neither a local folder nor could it be fetched from the "
+                                f"hub ({str(error).splitlines()[0]}): check the name, go online and log in if the model is "
+                                "gated, or give a folder with config.json, weights and tokenizer") from error
+    if model.config.model_type not in FAMILIES:
+        raise ValueError(f"{folder} is a {model.config.model_type!r} model; expected one of {', '.join(FAMILIES)}")
+    return model.eval().to(device), tokenizer
+
+
+def _require_files(folder: Path) -> None:
+    for what, patterns in (("config.json", ("config.json",)), ("weights", ("*.safetensors",)),
+                           ("a tokenizer", ("tokenizer.json", "vocab.json"))):
+        if not any(match for pattern in patterns for match in folder.glob(pattern)):
+            raise FileNotFoundError(f"the teacher folder {folder} has no {what} (looked for {', '.join(patterns)}): save the "
+                                    "model and its tokenizer there with save_pretrained, or name another folder")
+
+
+def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE with BOS and EOS on texts; ValueError if the texts are too few for `vocabulary` tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[BOS_TOKEN, EOS_TOKEN], show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() != vocabulary:
+        raise ValueError(f"the text gave {tokenizer.get_vocab_size()} of {vocabulary} tokens: give more text, or ask for a "
+                         "smaller vocabulary")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS_TOKEN, eos_token=EOS_TOKEN)
+
+
+def teacher_run(scale: Scale, *, seed: int) -> Path:
+    """Return the teacher's folder or hub name; at scales with a `TeacherShape`, train it first if need be."""
+    if isinstance(scale.teacher, str):
+        return Path(scale.teacher)
+    tokenizer = _tokenizer(scale, scale.teacher, seed=seed)
+    rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
+    step = Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, scale.teacher.rate),), scale.teacher.train_bytes,
+                scale.teacher.warmup, 0.05)
+    run = Run({"teacher": vars(scale.teacher), "step": step.describe(), "data": rows.hash, "seed": seed,
+               "batch_rows": scale.batch_rows})
+    if not run.is_complete():
+        train(run, step, Feed(rows, scale.batch_rows, seed), model=_new_llama(scale.teacher, tokenizer, seed=seed),
+              device=scale.device, save_extra=lambda folder: tokenizer.save_pretrained(folder))
+    return run.model_folder
+
+
+def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTokenizerFast:
+    """The teacher's tokenizer, trained once for its corpora and cached."""
+    corpora = training_corpora(scale, seed=seed)
+    key = content_hash({"corpora": [c.content_hash for c in corpora], "vocabulary": shape.vocabulary, "pattern": PATTERN})
+    folder = RUNS / "data" / f"tokenizer-{key[:16]}"
+    if not folder.exists() or damage(folder):
+        with written_whole(folder) as temporary:
+            train_tokenizer(mixed_texts(corpora, seed=seed), vocabulary=shape.vocabulary).save_pretrained(temporary)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _new_llama(shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers, max_position_embeddings=POSITIONS,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.heads, intermediate_size=shape.ffn_width,
+        tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))

@@ -1,0 +1,1 @@
+"""Evaluation: lm-evaluation-harness for teacher and students, the built-in MiniBench, and errors of what they say."""

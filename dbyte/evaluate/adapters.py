@@ -1,0 +1,103 @@
+"""Students for lm-evaluation-harness: `loglikelihood`, `loglikelihood_rolling` and `generate_until` for both stages.
+
+What is scored: the continuation given BOS and the context; `dbyte.evaluate.scoring` says along which boundaries. Where
+the context ends: as in the harness's own Hugging Face adapter, trailing spaces of the context move to the continuation,
+and at Stage 1 with the tokenizer's boundaries context and continuation are encoded as one text, so that scores compare
+token by token with the teacher's. The target text is the tokenizer's own (NFC for Qwen). A text with more chunks than
+the core has positions is refused (ValueError), never cut silently.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from dbyte.decode.generate import generate
+from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.model.student import ByteStudent
+from dbyte.text.spans import TokenBytes
+
+GENERATED_BYTES = 256
+
+
+class StudentLM(LM):
+    """A student behind the harness's interface.
+
+    Args:
+        stage: 1 or 2. boundaries: "router" or "tokenizer" (Stage 1 only).
+        token_bytes: the teacher's, for the tokenizer's boundaries and its normaliser.
+        rows: how many texts are generated at a time.
+    Raises:
+        ValueError: for another stage or boundary source, or the tokenizer's boundaries at Stage 2.
+    """
+
+    def __init__(
+        self, student: ByteStudent, token_bytes: TokenBytes, *, stage: int, boundaries: str = "router", rows: int = 64
+    ):
+        super().__init__()
+        if stage not in (1, 2) or boundaries not in ("router", "tokenizer") or (stage, boundaries) == (2, "tokenizer"):
+            raise ValueError(f"expected stage 1 with boundaries 'router' or 'tokenizer', or stage 2 with 'router'; found "
+                             f"stage {stage!r} with {boundaries!r}")
+        self.student, self.token_bytes, self.stage, self.boundaries, self.rows = student, token_bytes, stage, boundaries, rows
+        self.scorer = Scorer(student, stage=stage)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score (context, continuation) pairs: (nats, would greedy decoding write it)."""
+        scores = self.scorer.score([self._request(*request.args) for request in requests])
+        return [(score.nats, score.greedy) for score in scores]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Score whole texts given BOS, in nats; a text longer than the limit is scored in pieces, each from BOS."""
+        pieces = [self._pieces(request.args[0]) for request in requests]
+        scores = iter(self.scorer.score([piece for some in pieces for piece in some]))
+        return [sum(next(scores).nats for _ in some) for some in pieces]
+
+    @torch.no_grad()
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Continue contexts until one of `until`, or `max_gen_bytes` (default 256), greedily unless told otherwise."""
+        texts: list[str] = [""] * len(requests)
+        order = sorted(range(len(requests)), key=lambda place: len(requests[place].args[0]))
+        for start in range(0, len(order), self.rows):
+            places = order[start : start + self.rows]
+            options = requests[places[0]].args[1]
+            if any(requests[place].args[1] != options for place in places):
+                raise ValueError("all requests of a generation task must share their generation options")
+            written = generate(
+                self.student, [self.token_bytes.normalise(requests[place].args[0]) for place in places], stage=self.stage,
+                max_new_bytes=options.get("max_gen_bytes", GENERATED_BYTES), stop=_stops(options["until"]),
+                temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
+            for place, text in zip(places, written, strict=True):
+                texts[place] = text
+        return texts
+
+    def _request(self, context: str, continuation: str) -> Request:
+        moved = len(context) - len(context.rstrip())
+        if moved:
+            context, continuation = context[:-moved], context[-moved:] + continuation
+        whole = self.token_bytes.normalise(context + continuation)
+        text, start = whole.encode(), len(self.token_bytes.normalise(context).encode())
+        if self.boundaries == "router":
+            return Request(text, start)
+        lengths = self.token_bytes.lengths
+        tokens = self.token_bytes.align(whole).token_ids
+        ends = lengths[tokens.numpy()].cumsum().tolist()
+        before = len(self.token_bytes.align(context).token_ids) if context else 0
+        return Request(text, ends[before - 1] if before else 0, tuple(ends))
+
+    def _pieces(self, text: str) -> list[Request]:
+        """A text as requests of at most as many bytes as the core has positions, cut at token ends."""
+        limit = self.student.config.core_config.max_position_embeddings - 1
+        aligned = self.token_bytes.align(text)
+        ends = self.token_bytes.lengths[aligned.token_ids.numpy()].cumsum().tolist()
+        raw, pieces, start = bytes(aligned.byte_ids.tolist()), [], 0
+        while start < len(raw):
+            inside = [end for end in ends if start < end <= start + limit]
+            given = tuple(end - start for end in inside) if self.boundaries == "tokenizer" else None
+            pieces.append(Request(raw[start : inside[-1]], 0, given))
+            start = inside[-1]
+        return pieces
+
+
+def _stops(until: str | Sequence[str]) -> list[str]:
+    return [until] if isinstance(until, str) else list(until)

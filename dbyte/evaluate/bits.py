@@ -1,0 +1,88 @@
+"""Bits per byte: nats / (ln 2 * UTF-8 bytes of the text), one definition for token and byte models.
+
+Teacher and student see the same pieces of the same documents, each from BOS; the text's bytes are scored, EOS is not.
+A piece is at most `row_bytes` long and ends at a token's end, as in training.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.model.core import run_core
+from dbyte.text.packing import Document, cut, document
+from dbyte.text.spans import BOS, EOS, TokenBytes
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bits per byte with its standard error over pieces, the number of pieces and of bytes; nats_P for pairing."""
+
+    value: float
+    stderr: float
+    n: int
+    text_bytes: int
+    nats_P: tuple[float, ...]
+
+
+def heldout_pieces(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int) -> list[Document]:
+    """The pieces of documents that a row of `row_bytes` can hold; ValueError if there is no text."""
+    pieces = [piece for aligned in token_bytes.align_batch(texts)
+              for piece in cut(document(aligned, token_bytes), row_bytes=row_bytes) if text_of(piece)]
+    if not pieces:
+        raise ValueError("there is no held-out text to measure bits per byte on: give at least one document that is not empty")
+    return pieces
+
+
+def text_of(piece: Document) -> bytes:
+    """A piece's bytes without BOS and EOS."""
+    return bytes(byte for byte in piece.byte_ids.tolist() if byte not in (BOS, EOS))
+
+
+def token_ends(piece: Document) -> tuple[int, ...]:
+    """Where the tokens of a piece's text end, counted without BOS; EOS left out."""
+    ends = np.flatnonzero(piece.boundary & (piece.byte_ids != BOS) & (piece.byte_ids != EOS))
+    return tuple(int(end) for end in ends)  # byte i of the piece is byte i - 1 of the text, whose end is i
+
+
+@torch.no_grad()
+def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int = 16) -> list[float]:
+    """Negative log-probability of each piece's text under a token model, from BOS, in nats."""
+    nats = [0.0] * len(pieces)
+    order = sorted(range(len(pieces)), key=lambda place: len(pieces[place].token_ids))
+    for start in range(0, len(order), rows):
+        places = order[start : start + rows]
+        tokens = [torch.as_tensor(pieces[place].token_ids[: 1 + len(token_ends(pieces[place]))].astype(np.int64))
+                  for place in places]
+        ids_BM = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(teacher.device)
+        mask_BM = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True).bool()
+        document_BM = torch.zeros_like(ids_BM).masked_fill(~mask_BM.to(ids_BM.device), -1)
+        hidden_BME = run_core(teacher.model, teacher.get_input_embeddings()(ids_BM), document_BM)
+        logits_BMV = teacher.get_output_embeddings()(hidden_BME)[:, :-1].float()
+        ce_BM = F.cross_entropy(logits_BMV.transpose(1, 2), ids_BM[:, 1:], reduction="none")
+        for place, value in zip(places, (ce_BM * (document_BM[:, 1:] >= 0)).sum(1).tolist(), strict=True):
+            nats[place] = value
+    return nats
+
+
+def student_nats(scorer: Scorer, pieces: list[Document], *, boundaries: str) -> list[float]:
+    """The same under a student, along the "tokenizer" or the "router" boundaries (see dbyte.evaluate.scoring)."""
+    requests = [Request(text_of(piece), 0, token_ends(piece) if boundaries == "tokenizer" else None) for piece in pieces]
+    return [-score.nats for score in scorer.score(requests)]
+
+
+def folded_nats(scorer: Scorer, pieces: list[Document]) -> list[float]:
+    """Stage 2's flag-free sum, no probability (see dbyte.evaluate.scoring): to be shown beside the joint score only."""
+    return [-score.folded_nats for score in scorer.score([Request(text_of(piece), 0) for piece in pieces])]
+
+
+def bits_per_byte(nats: list[float], pieces: list[Document]) -> Bits:
+    """Sum the nats over the bytes; the error is that of a ratio of sums over independent pieces."""
+    nats_P, bytes_P = np.asarray(nats), np.asarray([len(text_of(piece)) for piece in pieces], dtype=float)
+    ratio = nats_P.sum() / bytes_P.sum()
+    spread = np.sqrt(((nats_P - ratio * bytes_P) ** 2).sum() / max(len(pieces) - 1, 1) * len(pieces)) / bytes_P.sum()
+    return Bits(ratio / math.log(2), spread / math.log(2), len(pieces), int(bytes_P.sum()), tuple(nats_P.tolist()))

@@ -1,0 +1,174 @@
+"""lm-evaluation-harness on MiniBench: one call for the teacher and for every student, offline and quiet.
+
+The harness's own evaluator does the scoring; `lm_eval.simple_evaluate` is not used because around that evaluator it
+reseeds torch, numpy and random for the whole process, asks git, and inspects the machine for seconds.
+Errors are computed by `dbyte.evaluate.stats` from the per-item results, which are kept for paired comparison.
+"""
+
+import contextlib
+import functools
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from dbyte.evaluate import minibench
+from dbyte.evaluate.stats import proportion
+
+if TYPE_CHECKING:
+    import torch
+    from lm_eval.api.model import LM
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class ColumnResult:
+    """What one model scored on one column; `correct` is 1 or 0 for each item, in the order of the column's items."""
+
+    column: str
+    metric: str
+    accuracy: float
+    stderr: float
+    n: int
+    chance: float
+    correct: tuple[int, ...]
+    items_hash: str
+
+    def as_json(self) -> dict:
+        """The fields as a dict of JSON types."""
+        return {**asdict(self), "correct": list(self.correct)}
+
+
+def evaluate(
+    lm: "LM", *, columns: Sequence[str] = tuple(minibench.COLUMNS), limit: int | None = None, seed: int = 0
+) -> dict[str, ColumnResult]:
+    """Score any lm_eval LM on MiniBench columns; the results by column name, in the order asked for.
+
+    `limit` is the number of items a column (None: each column's default), `seed` draws the items. ValueError for an
+    unknown or repeated column, a limit below 1, or an `lm` that is not an lm_eval LM.
+    """
+    _check(lm, columns)
+    import lm_eval.evaluator
+    from lm_eval.tasks import TaskManager
+
+    tasks = minibench.tasks(columns, limit, seed=seed)
+    with _contained():
+        loaded = TaskManager(include_defaults=False).load(tasks)
+        output = lm_eval.evaluator.evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
+    return {name: _result(name, output["samples"][name], seed=seed) for name in columns}
+
+
+def correct_by_column(results: dict[str, ColumnResult]) -> dict[str, tuple[int, ...]]:
+    """The per-item vectors by column, as the paired statistics of `dbyte.evaluate.stats` take them."""
+    return {name: result.correct for name, result in results.items()}
+
+
+def teacher_lm(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+    *,
+    batch_size: int = 32,
+    device: "str | torch.device" = "cpu",
+) -> "HFLM":
+    """The harness's own Hugging Face adapter around a causal LM in memory, which it moves to `device`.
+
+    Every text starts with the BOS token as in training (EOS where the tokenizer has none, DESIGN section 3). The
+    harness only asks the tokenizer to add it, which a tokenizer without a post-processor silently does not do: here
+    a copy of the tokenizer is given one. ValueError if the tokenizer has neither BOS nor EOS.
+    """
+    bos = tokenizer.bos_token or tokenizer.eos_token
+    if bos is None:
+        raise ValueError("teacher_lm needs a tokenizer with a BOS or EOS token, found neither: set tokenizer.bos_token")
+    return _teacher_class()(
+        pretrained=model.to(device).eval(),
+        tokenizer=_with_prefix(tokenizer, bos),
+        backend="causal",
+        batch_size=batch_size,
+        add_bos_token=True,
+        prefix_token_id=tokenizer.convert_tokens_to_ids(bos),
+    )
+
+
+@functools.cache
+def _teacher_class() -> type:
+    """The adapter class, made on first use because lm_eval is slow to import."""
+    with _contained():
+        from lm_eval.models.huggingface import HFLM
+
+    class TeacherLM(HFLM):
+        """HFLM, without its progress bars and without a second BOS in rolling likelihoods."""
+
+        def __init__(self, **options) -> None:
+            with _contained():  # it warns that a model in memory is not distributed
+                super().__init__(**options)
+
+        def loglikelihood(self, requests, disable_tqdm=True):
+            return super().loglikelihood(requests, disable_tqdm=True)
+
+        def generate_until(self, requests, disable_tqdm=True):
+            return super().generate_until(requests, disable_tqdm=True)
+
+        def loglikelihood_rolling(self, requests, disable_tqdm=True):
+            # HFLM encodes with BOS and then prepends its prefix token: the BOS itself would be scored after a BOS.
+            self.add_bos_token = False
+            try:
+                return super().loglikelihood_rolling(requests, disable_tqdm=True)
+            finally:
+                self.add_bos_token = True
+
+        def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None):
+            return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    return TeacherLM
+
+
+def _with_prefix(tokenizer: "PreTrainedTokenizerFast", bos: str) -> "PreTrainedTokenizerFast":
+    """A copy of the tokenizer whose one special token is `bos`, at the start of every text."""
+    import copy
+
+    from tokenizers.processors import TemplateProcessing
+
+    prefixed = copy.deepcopy(tokenizer)
+    prefixed.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.convert_tokens_to_ids(bos))]
+    )
+    return prefixed
+
+
+def _result(column: str, samples: list[dict], *, seed: int) -> ColumnResult:
+    spec = minibench.COLUMNS[column]
+    ordered = sorted(samples, key=lambda sample: sample["doc_id"])
+    correct = tuple(int(sample[spec.metric]) for sample in ordered)
+    share = proportion(correct)
+    return ColumnResult(
+        column=column, metric=spec.metric, accuracy=share.value, stderr=share.stderr, n=share.n, chance=spec.chance,
+        correct=correct, items_hash=minibench.content_hash(spec.items(share.n, seed=seed)),
+    )
+
+
+def _check(lm: "LM", columns: Sequence[str]) -> None:
+    from lm_eval.api.model import LM
+
+    if not isinstance(lm, LM):
+        raise ValueError(f"evaluate needs an lm_eval LM, got {type(lm).__name__}: wrap a teacher with teacher_lm(...)")
+    if not columns or len(set(columns)) != len(columns):
+        raise ValueError(f"columns must be different names and at least one, got {list(columns)}")
+
+
+@contextlib.contextmanager
+def _contained() -> Iterator[None]:
+    """Without the harness's log lines, progress bar and draws from the global `random`; its errors still show."""
+    import lm_eval.api.task
+
+    logger, bar = logging.getLogger("lm_eval"), lm_eval.api.task.tqdm
+    level, state = logger.level, random.getstate()  # it draws task names that nobody reads
+    logger.setLevel(logging.ERROR)
+    lm_eval.api.task.tqdm = functools.partial(bar, disable=True)  # the bar of building requests has no other switch
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        lm_eval.api.task.tqdm = bar
+        random.setstate(state)

@@ -1,0 +1,65 @@
+"""What a MiniBench column is: its rows, how the harness reads them, and what guessing would score."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+
+@dataclass(frozen=True)
+class Column:
+    """One benchmark column of the paper's tables, at the size of the built-in world.
+
+    `draw(rng, n)` returns n different rows (dicts of strings, integers and lists of strings); it takes its random
+    numbers row by row, so that fewer rows are a prefix of more. `harness` holds the lm-evaluation-harness options that
+    turn a row into requests, `chance` is the accuracy of guessing (0 to 1), `available` the number of different rows
+    there are, and `default` how many are drawn unless told.
+    """
+
+    name: str
+    metric: str
+    chance: float
+    default: int
+    available: int
+    draw: Callable[[Random, int], list[dict]]
+    harness: dict
+
+    def __post_init__(self) -> None:
+        if not 0 < self.default <= self.available:
+            raise ValueError(f"{self.name}: default {self.default} is not in 1..{self.available}, the rows there are")
+        if not 0 <= self.chance < 1:
+            raise ValueError(f"{self.name}: chance must lie in [0, 1), got {self.chance}")
+
+    def items(self, n: int | None = None, *, seed: int = 0) -> list[dict]:
+        """The first n rows of the column (all of the default number for None), the same for the same seed.
+
+        A smaller n is a prefix of a larger one. ValueError if n is not in 1..available.
+        """
+        n = self.default if n is None else n
+        if not 0 < n <= self.available:
+            raise ValueError(f"{self.name} has {self.available} items, asked for {n}: choose a limit within that")
+        return self.draw(Random(f"{self.name} {seed}"), n)
+
+    def task(self, limit: int | None = None, *, seed: int = 0) -> dict:
+        """The column as an lm-evaluation-harness task: a config dict that loads no file and needs no network."""
+        return {
+            "task": self.name,
+            # The harness passes its own metadata along, of which the rows depend on nothing.
+            "custom_dataset": lambda **_: _dataset(self.items(limit, seed=seed)),
+            "test_split": "test",
+            "num_fewshot": 0,
+            "metric_list": [{"metric": self.metric, "aggregation": "mean", "higher_is_better": True}],
+            **self.harness,
+        }
+
+
+def content_hash(items: list[dict]) -> str:
+    """sha256 of the rows as canonical JSON: two results with the same hash answered the same questions."""
+    return hashlib.sha256(json.dumps(items, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _dataset(rows: list[dict]) -> dict:
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(rows)}

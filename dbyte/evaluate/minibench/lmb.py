@@ -1,0 +1,30 @@
+"""LMB, after LAMBADA: the last word of a short passage, which an earlier sentence has already named.
+
+Example: "Klaus left the ring in the basket. Ella left the lamp in the attic. Later Klaus found the ring in the"
+-> " basket". The event behind the last sentence is a held-out one: no training text tells it. Scored as LAMBADA is:
+right if greedy decoding gives the word. Guessing a word scores nothing; copying one of the two words that would fit
+the passage scores one half, so what is above one half comes from reading.
+"""
+
+from random import Random
+
+from dbyte.evaluate.minibench.column import Column
+from dbyte.text.world import NAMES, story
+
+
+def _draw(rng: Random, n: int) -> list[dict]:
+    passages: dict[str, None] = {}  # a dict keeps the order of drawing, so that a smaller n is a prefix
+    while len(passages) < n:
+        told, recall = story(rng, people=NAMES, held_out=True)
+        passages[" ".join([*told, rng.choice(recall[0])]).removesuffix(".")] = None
+    return [{"text": text} for text in passages]
+
+
+COLUMN = Column(
+    name="LMB", metric="acc", chance=0.0, default=500, available=5000, draw=_draw,
+    harness={
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{text.rsplit(' ', 1)[0]}}",
+        "doc_to_target": "{{' ' + text.rsplit(' ', 1)[1]}}",
+    },
+)

@@ -1,0 +1,150 @@
+"""Errors of accuracies, and verdicts on claims: pure numpy, seeded, over per-item vectors of right and wrong.
+
+Teacher and student answer the same items, so differences and ratios are resampled by item in pairs: what makes an
+item hard for both cancels. Averages over benchmark columns weigh each column alike (the paper's convention, Table 1)
+and resample the items within each column. Legend: N items, R resamples.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Columns = Mapping[str, Sequence[float]]  # column name -> per-item correctness, 0 or 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean of N items, its standard error, and N."""
+
+    value: float
+    stderr: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def proportion(correct: Sequence[float]) -> Estimate:
+    """The share of ones in `correct` [N] with the standard error of a proportion, sqrt(p (1 - p) / (N - 1)).
+
+    That is lm-evaluation-harness's own formula. At p = 0 or 1 it is 0 and says little: see `wilson`.
+    ValueError if `correct` is empty or holds anything but 0 and 1.
+    """
+    correct_N = _vector(correct, name="correct")
+    p, n = float(correct_N.mean()), len(correct_N)
+    return Estimate(p, float(np.sqrt(p * (1 - p) / max(n - 1, 1))), n)
+
+
+def wilson(correct: Sequence[float], *, z: float = 1.96) -> Interval:
+    """The share of ones in `correct` [N] with Wilson's score interval, which is not empty at 0 or 1."""
+    correct_N = _vector(correct, name="correct")
+    p, n = float(correct_N.mean()), len(correct_N)
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return Interval(p, float(min(p, centre - half)), float(max(p, centre + half)))
+
+
+def paired_difference(
+    student: Sequence[float], teacher: Sequence[float], *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+) -> Interval:
+    """Student minus teacher accuracy on the same items [N], with its paired bootstrap interval."""
+    columns = {"items": student}, {"items": teacher}
+    return difference(*columns, seed=seed, resamples=resamples, level=level)
+
+
+def difference(
+    student: Columns, teacher: Columns, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+) -> Interval:
+    """Student minus teacher average over columns, with its paired bootstrap interval; minus one is the average drop.
+
+    ValueError if the two do not hold the same columns with the same numbers of items.
+    """
+    return _paired(student, teacher, np.subtract, seed=seed, resamples=resamples, level=level)
+
+
+def retention(
+    student: Columns, teacher: Columns, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+) -> Interval:
+    """Student over teacher average over columns (1.0 keeps everything), with its paired bootstrap interval.
+
+    ValueError if the two do not hold the same columns with the same numbers of items, or if the teacher got nothing
+    right, which leaves nothing to retain.
+    """
+    if not any(np.any(np.asarray(correct)) for correct in teacher.values()):
+        raise ValueError("retention: the teacher has no correct item in any column, so a ratio has no meaning")
+    return _paired(student, teacher, _ratio, seed=seed, resamples=resamples, level=level)
+
+
+def verdict(low: float, high: float, *, threshold: float = 0.0, direction: str = "above") -> str:
+    """What an interval says on the claim "the value is above (or below) the threshold".
+
+    "shown" if all of [low, high] is on the claim's side, "opposite" if all of it is on the other, else "not shown".
+    ValueError if low > high, an end is not a number, or the direction is neither "above" nor "below".
+    """
+    if direction not in ("above", "below"):
+        raise ValueError(f'direction must be "above" or "below", got {direction!r}')
+    if not low <= high:
+        raise ValueError(f"verdict needs low <= high, got low={low}, high={high}")
+    above, below = low > threshold, high < threshold
+    claimed, denied = (above, below) if direction == "above" else (below, above)
+    return "shown" if claimed else "opposite" if denied else "not shown"
+
+
+def _paired(
+    student: Columns, teacher: Columns, statistic: Callable, *, seed: int, resamples: int, level: float
+) -> Interval:
+    """statistic(student average, teacher average) with its percentile interval over items drawn with replacement."""
+    _check_paired(student, teacher, resamples=resamples, level=level)
+    rng = np.random.default_rng(seed)
+    means_2, resampled_2R = np.zeros(2), np.zeros((2, resamples))
+    for name in sorted(student):  # sorted: the interval must not depend on the order of the columns
+        both_2N = np.stack([_vector(student[name], name=name), _vector(teacher[name], name=name)])
+        means_2 += both_2N.mean(axis=1) / len(student)
+        resampled_2R += _resampled_means(both_2N, rng, resamples) / len(student)
+    tail = (1 - level) / 2
+    low, high = np.quantile(statistic(*resampled_2R), (tail, 1 - tail))
+    return Interval(float(statistic(*means_2)), float(low), float(high))
+
+
+def _resampled_means(both_2N: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """Means [2, R] of items drawn with replacement, the same items for both rows.
+
+    Only how often each of the four outcomes (student, teacher in {0, 1}) is drawn matters, and those counts are
+    multinomial: exact, and no [R, N] array of indices is held.
+    """
+    n = both_2N.shape[1]
+    outcome_N = (2 * both_2N[0] + both_2N[1]).astype(np.int64)
+    counts_R4 = rng.multinomial(n, np.bincount(outcome_N, minlength=4) / n, size=resamples)
+    return np.stack([counts_R4[:, 2] + counts_R4[:, 3], counts_R4[:, 1] + counts_R4[:, 3]]) / n
+
+
+def _ratio(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    # A resample in which the teacher has nothing right (tiny N only) says nothing on retention: count it as none.
+    return np.divide(student, teacher, out=np.zeros_like(np.asarray(student, float)), where=np.asarray(teacher) > 0)
+
+
+def _check_paired(student: Columns, teacher: Columns, *, resamples: int, level: float) -> None:
+    sizes = [{name: len(correct) for name, correct in side.items()} for side in (student, teacher)]
+    if sizes[0] != sizes[1] or not sizes[0]:
+        raise ValueError(
+            f"paired comparison needs the same items on both sides, got student {sizes[0]} and teacher {sizes[1]}: "
+            "evaluate both with the same columns, limit and seed"
+        )
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"paired comparison needs resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
+
+
+def _vector(correct: Sequence[float], *, name: str) -> np.ndarray:
+    correct_N = np.asarray(correct, dtype=np.float64)
+    if correct_N.ndim != 1 or not len(correct_N):
+        raise ValueError(f"{name}: expected a non-empty list of 0s and 1s, got shape {correct_N.shape}")
+    if not np.isin(correct_N, (0.0, 1.0)).all():
+        raise ValueError(f"{name}: expected only 0s and 1s, got {np.unique(correct_N)[:5].tolist()}")
+    return correct_N

@@ -1,0 +1,1 @@
+"""The byte-level student: SSD, Mamba2, block stacks, router, chunking, and the model that joins them."""

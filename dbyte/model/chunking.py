@@ -1,0 +1,66 @@
+"""Chunk and dechunk: from bytes to chunks at boundaries, and back without leaking the future (paper section 4.1.3).
+
+A boundary marks the last byte of a chunk. `chunk` keeps the encoder's state there. `dechunk` is the shifted
+up-sampling: chunk k becomes visible at its own last byte, not before; the bytes inside chunk k + 1 see chunk k, and
+the bytes before a document's first boundary see a learned NULL.
+
+Shape letters: B rows, L bytes, M chunks (padded to the largest count in the batch), E core width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Where the chunks of a batch end; int64 unless stated.
+
+    position_BM: the byte that ends each chunk, 0 where padded.   document_BM: its document, -1 where padded.
+    mask_BM: bool, True for a real chunk.
+    visible_BL: the chunk that byte i may see, -1 for NULL.
+    """
+
+    position_BM: Tensor
+    document_BM: Tensor
+    mask_BM: Tensor
+    visible_BL: Tensor
+
+
+def find_chunks(boundary_BL: Tensor, document_BL: Tensor, mask_BL: Tensor) -> Chunks:
+    """Lay out the chunks that boundary_BL (bool) closes; padded bytes (mask_BL False) close none.
+
+    Raises:
+        ValueError: if a boundary lies on a padded byte.
+    """
+    if bool((boundary_BL & ~mask_BL).any()):
+        raise ValueError("boundary_BL marks padded bytes (mask_BL False); boundaries belong to real bytes only: "
+                         "pass boundary_BL & mask_BL")
+    ends_BL = boundary_BL.long().cumsum(1)
+    count_B = ends_BL[:, -1]
+    M = max(int(count_B.max()), 1)
+    row, byte = boundary_BL.nonzero(as_tuple=True)
+    slot = ends_BL[row, byte] - 1
+    position_BM = boundary_BL.new_zeros(boundary_BL.shape[0], M, dtype=torch.long)
+    position_BM[row, slot] = byte
+    mask_BM = torch.arange(M, device=count_B.device) < count_B[:, None]
+    document_BM = document_BL.gather(1, position_BM).masked_fill(~mask_BM, -1)
+    visible_BL = ends_BL - 1
+    sees_own_BL = document_BM.gather(1, visible_BL.clamp(min=0)) == document_BL
+    visible_BL = visible_BL.masked_fill(~sees_own_BL | ~mask_BL, -1)
+    return Chunks(position_BM, document_BM, mask_BM, visible_BL)
+
+
+def chunk(encoded_BLE: Tensor, chunks: Chunks) -> Tensor:
+    """Keep the states at boundaries: chunk_BME, zeros where padded."""
+    index_BME = chunks.position_BM[..., None].expand(-1, -1, encoded_BLE.shape[-1])
+    return encoded_BLE.gather(1, index_BME) * chunks.mask_BM[..., None]
+
+
+def dechunk(core_BME: Tensor, null_E: Tensor, chunks: Chunks) -> Tensor:
+    """Give each byte the chunk that it may see, or NULL: [B, L, E]."""
+    with_null_BME = torch.cat([null_E.expand(core_BME.shape[0], 1, -1).to(core_BME.dtype), core_BME], dim=1)
+    index_BLE = (chunks.visible_BL + 1)[..., None].expand(-1, -1, core_BME.shape[-1])
+    return with_null_BME.gather(1, index_BLE)
+

@@ -1,0 +1,111 @@
+"""Run a transformers decoder over packed documents: the student's core and its teacher take the same path.
+
+The core is the teacher's own transformer without embedding and head (paper section 4.1), read through inputs_embeds.
+A position attends to earlier positions of its own document, and rotary positions restart with each document, so a
+packed document is computed as if it were alone.
+
+Shape letters: B rows, M chunks or tokens, E core width, G key-value heads, W head width, S cache slots, R rows chosen.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def document_mask(document_BM: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive attention mask [B, 1, M, M]: 0 within a document up to the diagonal, -inf elsewhere.
+
+    A float mask, because a boolean one is added as 0/1 by transformers' eager attention.
+    """
+    M = document_BM.shape[1]
+    allowed_BMM = document_BM[:, :, None] == document_BM[:, None, :]
+    allowed_BMM = allowed_BMM & torch.ones(M, M, dtype=torch.bool, device=document_BM.device).tril()
+    return torch.zeros_like(allowed_BMM, dtype=dtype).masked_fill(~allowed_BMM, float("-inf"))[:, None]
+
+
+def positions_within(document_BM: Tensor) -> Tensor:
+    """Number the positions of each document 0, 1, 2, ... (int64 [B, M]); documents are contiguous runs of one value."""
+    order_M = torch.arange(document_BM.shape[1], device=document_BM.device).expand_as(document_BM)
+    starts_BM = torch.ones_like(document_BM, dtype=torch.bool)
+    starts_BM[:, 1:] = document_BM[:, 1:] != document_BM[:, :-1]
+    return order_M - order_M.masked_fill(~starts_BM, 0).cummax(1).values
+
+
+def run_core(core: nn.Module, input_BME: Tensor, document_BM: Tensor, cache: "CoreCache | None" = None) -> Tensor:
+    """Return the core's last hidden states [B, M, E]; padded positions carry document -1.
+
+    Raises:
+        ValueError: if a document has more positions than the core was built for.
+    """
+    position_BM = positions_within(document_BM)
+    check_positions(int(position_BM.masked_fill(document_BM < 0, 0).max()) + 1, core.config.max_position_embeddings)
+    return core(inputs_embeds=input_BME, attention_mask=document_mask(document_BM, input_BME.dtype),
+                position_ids=position_BM, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+
+
+def check_positions(needed: int, limit: int) -> None:
+    """Raise ValueError if a document needs more positions than the core has."""
+    if needed > limit:
+        raise ValueError(f"a document has {needed} chunks, but the core was built for {limit} positions "
+                         "(max_position_embeddings): cut the text, or pack shorter rows")
+
+
+class CoreCache:
+    """Preallocated keys and values of every core layer, for rows that advance at their own pace.
+
+    transformers' caches assume one length for all rows; here row b holds length_B[b] positions, and a step writes the
+    chosen rows only. Memory: 2 * layers * B * G * S * W numbers.
+    """
+
+    is_compileable = False
+
+    def __init__(self, core: nn.Module, *, rows: int, slots: int):
+        config = core.config
+        head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        weight = next(core.parameters())
+        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, slots, head_width)
+        check_positions(slots, config.max_position_embeddings)
+        self.keys, self.values = weight.new_zeros(shape), weight.new_zeros(shape)
+        self.length_B = torch.zeros(rows, dtype=torch.long, device=weight.device)
+        self.slots = slots
+        self._rows_R: Tensor | None = None
+
+    def update(self, key_BGMW: Tensor, value_BGMW: Tensor, layer: int, *_, **__) -> tuple[Tensor, Tensor]:
+        """Store this layer's new keys and values; called by transformers' attention."""
+        if self._rows_R is None:  # prefill: every row, from slot 0
+            M = key_BGMW.shape[2]
+            self.keys[layer, :, :, :M], self.values[layer, :, :, :M] = key_BGMW, value_BGMW
+            return key_BGMW, value_BGMW
+        rows_R, slot_R = self._rows_R, self.length_B[self._rows_R]
+        self.keys[layer, rows_R, :, slot_R] = key_BGMW[:, :, 0]
+        self.values[layer, rows_R, :, slot_R] = value_BGMW[:, :, 0]
+        used = int(slot_R.max()) + 1
+        return self.keys[layer, rows_R, :, :used], self.values[layer, rows_R, :, :used]
+
+    def get_seq_length(self, *_) -> int:
+        """Longest row; transformers asks for it, positions are passed explicitly."""
+        return int(self.length_B.max())
+
+    def prefill(self, core: nn.Module, input_BME: Tensor, document_BM: Tensor) -> Tensor:
+        """Run whole rows of one right-padded document each (padding has document -1) and keep their keys and values."""
+        output_BME = run_core(core, input_BME, document_BM, cache=self)
+        self.length_B = (document_BM >= 0).sum(1)
+        return output_BME
+
+    def step(self, core: nn.Module, input_RE: Tensor, rows_R: Tensor) -> Tensor:
+        """Append one position to the rows in rows_R (int64) and return their hidden states [R, E].
+
+        Raises:
+            ValueError: if a row has no free slot.
+        """
+        position_R = self.length_B[rows_R]
+        used = int(position_R.max()) + 1
+        if used > self.slots:
+            raise ValueError(f"the cache holds {self.slots} chunks a row and is full: allow for more when it is made")
+        self._rows_R = rows_R
+        visible_RS = torch.arange(used, device=rows_R.device) <= position_R[:, None]
+        mask_R11S = torch.zeros_like(visible_RS, dtype=input_RE.dtype).masked_fill(~visible_RS, float("-inf"))
+        hidden_R1E = core(inputs_embeds=input_RE[:, None], attention_mask=mask_R11S[:, None, None],
+                          position_ids=position_R[:, None], past_key_values=self, use_cache=True).last_hidden_state
+        self._rows_R = None
+        self.length_B[rows_R] += 1
+        return hidden_R1E[:, 0]

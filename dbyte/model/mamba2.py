@@ -1,0 +1,150 @@
+"""The Mamba2 mixer with the parameter names, shapes and initialisation of `mamba_ssm.modules.mamba2.Mamba2`.
+
+Source: Dao and Gu (arXiv 2405.21060); sizes of the paper's encoder and decoder in its Table 12. One group of B and C,
+gated RMSNorm after the scan (gate first), depthwise causal convolution that never reads another document.
+
+Shape letters: B rows, L bytes, D width, I inner width (expand * D), H heads, P head width, N state size,
+W convolution width, X = I + 2 N (the convolved channels).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dbyte.model.ssd import ssd, ssd_step
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+A_MIN, A_MAX = 1.0, 16.0
+
+
+@dataclass
+class Mamba2State:
+    """What a mixer remembers between bytes: the last W - 1 convolution inputs and the SSM state."""
+
+    conv_BWX: Tensor  # W - 1 rows, oldest first
+    ssm_BHPN: Tensor
+
+    def rows(self, index_R: Tensor) -> "Mamba2State":
+        """Select rows (int64 [R])."""
+        return Mamba2State(self.conv_BWX[index_R], self.ssm_BHPN[index_R])
+
+
+class GatedRMSNorm(nn.Module):
+    """RMSNorm of hidden * silu(gate), in fp32 inside."""
+
+    def __init__(self, width: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, hidden_BLI: Tensor, gate_BLI: Tensor) -> Tensor:
+        gated_BLI = hidden_BLI * F.silu(gate_BLI)
+        return F.rms_norm(gated_BLI, self.weight.shape, self.weight, self.eps)
+
+
+class Mamba2(nn.Module):
+    """Map hidden_BLD to hidden_BLD with a causal convolution and an SSD scan.
+
+    Raises ValueError if expand * width is not a multiple of head_width.
+    """
+
+    def __init__(
+        self, width: int, *, state_size: int = 128, conv_width: int = 4, expand: int = 2, head_width: int = 64,
+        chunk_size: int = 64,
+    ):
+        super().__init__()
+        inner = expand * width
+        if inner % head_width:
+            raise ValueError(f"expand * width = {inner} must be a multiple of head_width = {head_width}; "
+                             f"choose a head_width that divides {inner}")
+        self.inner, self.state_size, self.heads, self.head_width = inner, state_size, inner // head_width, head_width
+        self.conv_width, self.chunk_size = conv_width, chunk_size
+        self.in_proj = nn.Linear(width, 2 * inner + 2 * state_size + self.heads, bias=False)
+        channels = inner + 2 * state_size
+        self.conv1d = nn.Conv1d(channels, channels, conv_width, groups=channels, padding=conv_width - 1)
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.norm = GatedRMSNorm(inner)
+        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise as mamba_ssm does: A uniform in [1, 16], softplus(dt_bias) log-uniform in [1e-3, 1e-1]."""
+        self.in_proj.reset_parameters()
+        self.conv1d.reset_parameters()
+        self.out_proj.reset_parameters()
+        dt_H = torch.exp(torch.rand_like(self.dt_bias) * math.log(DT_MAX / DT_MIN) + math.log(DT_MIN)).clamp(min=DT_FLOOR)
+        self.dt_bias.copy_(dt_H + torch.log(-torch.expm1(-dt_H)))  # the inverse of softplus
+        self.A_log.copy_(torch.empty_like(self.A_log).uniform_(A_MIN, A_MAX).log())
+        self.D.fill_(1.0)
+        self.norm.weight.fill_(1.0)
+
+    def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
+        """Mix each document of each row on its own; document_BL int, contiguous per document, None: one a row."""
+        return self._mix(hidden_BLD, document_BL, None)[0]
+
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, Mamba2State]:
+        """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64)."""
+        real_BL = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device) < length_B[:, None]
+        return self._mix(hidden_BLD, None, real_BL)
+
+    def empty_state(self, rows: int) -> Mamba2State:
+        """The state before the first byte of a document, for `rows` rows, in the parameters' dtype and device."""
+        new = self.in_proj.weight.new_zeros
+        return Mamba2State(new(rows, self.conv_width - 1, self.inner + 2 * self.state_size),
+                           new(rows, self.heads, self.head_width, self.state_size))
+
+    def step(self, hidden_BD: Tensor, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
+        """Mix one byte per row; returns (hidden_BD, the new state)."""
+        gate_BI, xBC_BX, dt_BH = self._project(hidden_BD)
+        window_BWX = torch.cat([state.conv_BWX, xBC_BX[:, None]], dim=1)
+        xBC_BX = F.silu((window_BWX * self.conv1d.weight[:, 0].T).sum(1) + self.conv1d.bias)
+        x_BI, B_BN, C_BN = xBC_BX.split([self.inner, self.state_size, self.state_size], dim=-1)
+        x_BHP = x_BI.unflatten(-1, (self.heads, self.head_width))
+        y_BHP, ssm_BHPN = ssd_step(state.ssm_BHPN, x_BHP, dt_BH, -self.A_log.exp(), B_BN, C_BN)
+        y_BHP = y_BHP + x_BHP * self.D[:, None]
+        return self.out_proj(self.norm(y_BHP.flatten(-2), gate_BI)), Mamba2State(window_BWX[:, 1:], ssm_BHPN)
+
+    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gate, xBC, dt = self.in_proj(hidden).split([self.inner, self.inner + 2 * self.state_size, self.heads], dim=-1)
+        return gate, xBC, F.softplus(dt + self.dt_bias)
+
+    def _mix(
+        self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
+    ) -> tuple[Tensor, Mamba2State | None]:
+        gate_BLI, xBC_BLX, dt_BLH = self._project(hidden_BLD)
+        convolved_BLX = F.silu(self._convolve(xBC_BLX, document_BL))
+        x_BLI, B_BLN, C_BLN = convolved_BLX.split([self.inner, self.state_size, self.state_size], dim=-1)
+        x_BLHP = x_BLI.unflatten(-1, (self.heads, self.head_width))
+        if real_BL is not None:  # a padded byte must not touch the state that is handed on
+            dt_BLH = dt_BLH * real_BL[..., None]
+        y_BLHP, final_BHPN = ssd(x_BLHP, dt_BLH, -self.A_log.exp(), B_BLN, C_BLN, chunk_size=self.chunk_size,
+                                 document_BL=document_BL, return_final_state=True)
+        y_BLI = torch.addcmul(y_BLHP, x_BLHP, self.D[:, None]).flatten(-2)
+        state = None if real_BL is None else Mamba2State(self._last_inputs(xBC_BLX, real_BL.sum(1)), final_BHPN)
+        return self.out_proj(self.norm(y_BLI, gate_BLI)), state
+
+    def _convolve(self, xBC_BLX: Tensor, document_BL: Tensor | None) -> Tensor:
+        """Depthwise causal convolution; a tap that would read another document reads zero."""
+        weight_WX = self.conv1d.weight[:, 0].T
+        out_BLX = torch.addcmul(self.conv1d.bias, xBC_BLX, weight_WX[-1])
+        L = xBC_BLX.shape[1]
+        for back in range(1, min(self.conv_width, L)):
+            earlier_BLX = F.pad(xBC_BLX[:, : L - back], (0, 0, back, 0))
+            if document_BL is not None:
+                same_BL = F.pad(document_BL[:, back:] == document_BL[:, : L - back], (back, 0))
+                earlier_BLX = earlier_BLX * same_BL[..., None]
+            out_BLX = torch.addcmul(out_BLX, earlier_BLX, weight_WX[-1 - back])
+        return out_BLX
+
+    def _last_inputs(self, xBC_BLX: Tensor, length_B: Tensor) -> Tensor:
+        """The last W - 1 convolution inputs before length_B, zeros where the document is shorter."""
+        keep = self.conv_width - 1
+        padded_BLX = F.pad(xBC_BLX, (0, 0, keep, 0))
+        index_BW = length_B[:, None] + torch.arange(keep, device=length_B.device)
+        return padded_BLX.gather(1, index_BW[..., None].expand(-1, -1, xBC_BLX.shape[-1]))

@@ -1,0 +1,292 @@
+"""The byte-level student: encoder, router, chunk, the teacher's core and head, dechunk, decoder (paper section 4.1).
+
+    bytes -> embedding -> encoder -> projection to E -> router -> chunk -> core -> token head            (Stage 1)
+                                                     core -> dechunk + residual -> projection to D -> decoder -> byte head
+                                                                                                         (Stage 2, JBP)
+
+It is a transformers model: config.json and safetensors, save_pretrained, from_pretrained, Auto classes.
+
+Shape letters: B rows, L bytes, D byte width, E core width (the teacher's), M chunks, V teacher vocabulary,
+K2 = 512 joint symbols (byte + 256 * a chunk ends there).
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from dbyte.model.blocks import Mamba2Stack, StackShape
+from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks
+from dbyte.model.core import run_core
+from dbyte.model.router import THRESHOLD, Router
+from dbyte.text.spans import BOS, EOS, TokenBytes
+
+BYTES = 256
+JOINT = 2 * BYTES
+
+
+class StudentConfig(PreTrainedConfig):
+    """Sizes of a student; the defaults fit a laptop, `StudentConfig.paper()` is Table 12.
+
+    byte_width D; encoder_layers, decoder_layers >= 1; ffn_width 0 leaves the feed-forward networks out (the authors'
+    code); state_size, conv_width, expand, head_width, chunk_size are Mamba2's; router_ffn_width 0 is two linear maps.
+    stage is the stage that the student was last trained in: 1 writes tokens, 2 writes bytes.
+    core_config is the teacher's, filled in by `ByteStudent.from_teacher`. Raises ValueError where sizes do not fit.
+    """
+
+    model_type = "dbyte"
+
+    core_config: dict | PreTrainedConfig | None = None
+    byte_width: int = 128
+    encoder_layers: int = 2
+    decoder_layers: int = 2
+    ffn_width: int = 256
+    state_size: int = 64
+    conv_width: int = 4
+    expand: int = 2
+    head_width: int = 64
+    chunk_size: int = 64
+    router_ffn_width: int = 0
+    token_table_bytes: int = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    stage: int = 2
+    tie_word_embeddings: bool = False
+    dbyte_version: str | None = None
+
+    def __post_init__(self, **kwargs):
+        known = {*PreTrainedConfig().to_dict(), "auto_map"}
+        unknown = [name for name in kwargs if not name.startswith("_") and name not in known]
+        if unknown:
+            raise ValueError(f"StudentConfig has no {', '.join(unknown)}: see its docstring for the sizes it knows")
+        if isinstance(self.core_config, dict):
+            core = dict(self.core_config)
+            self.core_config = AutoConfig.for_model(core.pop("model_type"), **core)
+        super().__post_init__(**kwargs)
+        self.stack_shape(self.encoder_layers), self.stack_shape(self.decoder_layers)
+        if self.expand * self.byte_width % self.head_width:
+            raise ValueError(f"expand * byte_width = {self.expand * self.byte_width} must be a multiple of head_width = "
+                             f"{self.head_width}; choose a head_width that divides it")
+
+    @classmethod
+    def paper(cls) -> "StudentConfig":
+        """The sizes of the paper's Table 12, the same for all three teachers."""
+        return cls(byte_width=1536, encoder_layers=4, decoder_layers=4, ffn_width=8192, state_size=128, conv_width=4,
+                   expand=2, head_width=64, chunk_size=256)
+
+    def stack_shape(self, layers: int) -> StackShape:
+        """The shape of the encoder or decoder with that many layers."""
+        return StackShape(self.byte_width, layers, self.ffn_width, self.state_size, self.conv_width, self.expand,
+                          self.head_width, self.chunk_size)
+
+
+@dataclass
+class StudentOutput(ModelOutput):
+    """What a student returns.
+
+    token_logits [B, M, V]: the k-th predicts the token after the row's k-th chunk (Stage 1).
+    byte_logits [B, L, 512]: the i-th predicts byte i + 1 and whether it ends a chunk (Stage 2).
+    boundary_prob [B, L] in [0, 1]: the router's. boundary [B, L] bool: the one used.
+    chunk_mask [B, M] bool: which of the M chunks are real.
+    """
+
+    token_logits: Tensor | None = None
+    byte_logits: Tensor | None = None
+    boundary_prob: Tensor | None = None
+    boundary: Tensor | None = None
+    chunk_mask: Tensor | None = None
+
+
+class ByteStudent(PreTrainedModel):
+    """A byte-level language model whose core is a token-trained transformer."""
+
+    config_class = StudentConfig
+    base_model_prefix = "student"
+    main_input_name = "byte_ids_BL"
+    _supports_sdpa = True
+
+    def __init__(self, config: StudentConfig):
+        super().__init__(config)
+        if config.core_config is None:
+            raise ValueError("StudentConfig has no core_config: build a student with ByteStudent.from_teacher(teacher)")
+        E, D = config.core_config.hidden_size, config.byte_width
+        self.byte_embedding = nn.Embedding(BYTES, D)
+        self.encoder = Mamba2Stack(config.stack_shape(config.encoder_layers))
+        self.encoder_projection = nn.Linear(D, E, bias=False)
+        self.router = Router(D, config.router_ffn_width)
+        self.core = AutoModel.from_config(config.core_config)
+        self.core.set_input_embeddings(None)
+        self.token_head = nn.Linear(E, config.core_config.vocab_size, bias=False)
+        self.null_E = nn.Parameter(torch.zeros(E))
+        self.residual = nn.Linear(D, E, bias=False)
+        nn.init.zeros_(self.residual.weight)  # the core starts as the decoder's only source (H-Net)
+        self.decoder_projection = nn.Linear(E, D, bias=False)
+        self.decoder = Mamba2Stack(config.stack_shape(config.decoder_layers))
+        self.byte_head = nn.Linear(D, JOINT, bias=False)
+        self.register_buffer("token_table", torch.zeros(config.token_table_bytes, dtype=torch.uint8))
+        self.register_buffer("token_offset", torch.zeros(config.core_config.vocab_size + 1, dtype=torch.long))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave modules as their constructors made them; `from_pretrained` refuses a folder that lacks weights."""
+
+    # -- parts, in the order of the data ------------------------------------------------------------------------------
+
+    def encode(self, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
+        """Encode bytes (int64, 0..255): encoded_BLD."""
+        return self.encoder(self.byte_embedding(byte_ids_BL), document_BL)
+
+    def route(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
+        """Return boundary_prob_BL; BOS and EOS are chunks of their own by the alignment contract, not by learning."""
+        special_BL = is_special(byte_ids_BL)
+        before_eos_BL = F.pad(byte_ids_BL[:, 1:] == EOS, (0, 1))
+        return self.router(encoded_BLD, document_BL).masked_fill(special_BL | before_eos_BL, 1.0)
+
+    def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks) -> Tensor:
+        """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings."""
+        return self.encoder_projection(chunk(encoded_BLD, chunks))
+
+    def run_core(self, chunk_BME: Tensor, chunks: Chunks) -> Tensor:
+        """Run the teacher's transformer over the chunks of each document: core_BME."""
+        return run_core(self.core, chunk_BME, chunks.document_BM)
+
+    def decode(self, core_BME: Tensor, encoded_BLD: Tensor, chunks: Chunks, document_BL: Tensor) -> Tensor:
+        """Turn chunks back into bytes: decoded_BLD, which `byte_head` maps to joint logits."""
+        up_BLE = dechunk(core_BME, self.null_E, chunks) + self.residual(encoded_BLD)
+        return self.decoder(self.decoder_projection(up_BLE), document_BL)
+
+    # -- the whole ----------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        byte_ids_BL: Tensor,
+        boundary_BL: Tensor | None = None,
+        document_BL: Tensor | None = None,
+        mask_BL: Tensor | None = None,
+        *,
+        token_logits: bool = True,
+        byte_logits: bool = True,
+    ) -> StudentOutput:
+        """Run both stages' heads over rows of bytes.
+
+        Args:
+            byte_ids_BL: int64, 0..255, each document BOS + bytes (+ EOS).
+            boundary_BL: bool, the last byte of each chunk; None: the router decides.
+            document_BL: int, equal and contiguous inside a document; None: one document a row.
+            mask_BL: bool, False for padding at a row's tail; None: no padding.
+            token_logits, byte_logits: leave a head out to save its time.
+        Raises:
+            ValueError: if shapes or ranges are wrong, boundaries lie on padding, padding is not at the tail, or a
+                document has more chunks than the core has positions.
+        """
+        document_BL, mask_BL = self._check_rows(byte_ids_BL, boundary_BL, document_BL, mask_BL)
+        encoded_BLD = self.encode(byte_ids_BL, document_BL)
+        boundary_prob_BL = self.route(encoded_BLD, byte_ids_BL, document_BL)
+        if boundary_BL is None:
+            boundary_BL = (boundary_prob_BL >= THRESHOLD) & mask_BL
+        chunks = find_chunks(boundary_BL, document_BL, mask_BL)
+        core_BME = self.run_core(self.chunk_embeddings(encoded_BLD, chunks), chunks)
+        out = StudentOutput(boundary_prob=boundary_prob_BL, boundary=boundary_BL, chunk_mask=chunks.mask_BM)
+        if token_logits:
+            out.token_logits = self.token_head(core_BME)
+        if byte_logits:
+            out.byte_logits = self.byte_head(self.decode(core_BME, encoded_BLD, chunks, document_BL))
+        return out
+
+    def _check_rows(
+        self, byte_ids_BL: Tensor, boundary_BL: Tensor | None, document_BL: Tensor | None, mask_BL: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return document_BL with -1 on padding, and mask_BL; ValueError where the input contradicts itself."""
+        if byte_ids_BL.dim() != 2 or byte_ids_BL.shape[1] == 0 or byte_ids_BL.is_floating_point():
+            raise ValueError("byte_ids_BL must be integers of shape [rows, bytes >= 1]; found "
+                             f"{tuple(byte_ids_BL.shape)} of {byte_ids_BL.dtype}: an empty text still has its BOS byte")
+        if int(byte_ids_BL.min()) < 0 or int(byte_ids_BL.max()) >= BYTES:
+            raise ValueError(f"byte ids lie in 0..255; found {int(byte_ids_BL.min())}..{int(byte_ids_BL.max())}: pass "
+                             "UTF-8 bytes, not token ids")
+        for name, given in (("boundary_BL", boundary_BL), ("document_BL", document_BL), ("mask_BL", mask_BL)):
+            if given is not None and given.shape != byte_ids_BL.shape:
+                raise ValueError(f"{name} must have the shape of byte_ids_BL, {tuple(byte_ids_BL.shape)}; found "
+                                 f"{tuple(given.shape)}")
+        mask_BL = torch.ones_like(byte_ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()
+        if bool((mask_BL[:, 1:] & ~mask_BL[:, :-1]).any()):
+            raise ValueError("mask_BL must be True for real bytes and False for padding at the row's tail only")
+        document_BL = torch.zeros_like(byte_ids_BL) if document_BL is None else document_BL
+        return document_BL.masked_fill(~mask_BL, -1), mask_BL
+
+    # -- from and to disk ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_teacher(
+        cls, teacher: str | Path | PreTrainedModel, *, config: StudentConfig | None = None, tokenizer=None
+    ) -> "ByteStudent":
+        """Build an untrained student around a teacher's transformer and head, both copied bit for bit.
+
+        Args:
+            teacher: a transformers causal language model, or its folder or hub name.
+            config: sizes of the new parts; its core_config is replaced by the teacher's.
+            tokenizer: the teacher's, for the table of token bytes that Stage 1 writes text with; with a folder or hub
+                name it is loaded from there.
+        Raises:
+            ValueError: if the teacher is not a decoder with a token head, or its tokenizer is not byte-exact.
+        """
+        if not isinstance(teacher, PreTrainedModel):
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(teacher) if tokenizer is None else tokenizer
+            teacher = AutoModelForCausalLM.from_pretrained(teacher, dtype="auto")
+        head = teacher.get_output_embeddings()
+        if head is None or not hasattr(teacher, "model"):
+            raise ValueError(f"{type(teacher).__name__} is not a causal language model with a token head: expected the "
+                             "Llama, Qwen3 or OLMo2 family")
+        token_bytes = None if tokenizer is None else TokenBytes.from_tokenizer(tokenizer)
+        config = StudentConfig() if config is None else copy.deepcopy(config)
+        config.core_config = teacher.config
+        config.dtype = teacher.dtype
+        if token_bytes is not None:
+            config.bos_token_id, config.eos_token_id = token_bytes.bos_token_id, token_bytes.eos_token_id
+            config.token_table_bytes = sum(map(len, token_bytes.token_bytes))
+        student = cls(config).to(teacher.dtype)
+        student.core.load_state_dict({name: weight for name, weight in teacher.model.state_dict().items()
+                                      if not name.startswith("embed_tokens.")})
+        with torch.no_grad():
+            student.token_head.weight.copy_(head.weight)
+        if token_bytes is not None:
+            student._store_token_bytes(token_bytes)
+        return student
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options) -> "ByteStudent":
+        """Load a student; as transformers does, but a folder that lacks weights is refused by name (ValueError)."""
+        wants_info = options.pop("output_loading_info", False)
+        student, info = super().from_pretrained(folder, output_loading_info=True, **options)
+        if info["missing_keys"]:
+            raise ValueError(f"{folder} lacks weights of the student: {sorted(info['missing_keys'])[:5]}; it was not saved "
+                             "whole, or by another version: save it again with save_pretrained")
+        return (student, info) if wants_info else student
+
+    def _store_token_bytes(self, token_bytes: TokenBytes) -> None:
+        length_V = torch.zeros(len(self.token_offset) - 1, dtype=torch.long)
+        length_V[: len(token_bytes.token_bytes)] = torch.tensor([len(b) for b in token_bytes.token_bytes])
+        self.token_offset[1:] = length_V.cumsum(0)
+        self.token_table.copy_(torch.frombuffer(bytearray(b"".join(token_bytes.token_bytes)), dtype=torch.uint8))
+
+    def token_text(self, token_id: int) -> bytes:
+        """The bytes of a teacher token; ValueError if the student was built without a tokenizer."""
+        if not self.config.token_table_bytes:
+            raise ValueError("this student has no table of token bytes: build it with from_teacher(..., tokenizer=...)")
+        start, end = self.token_offset[token_id : token_id + 2].tolist()
+        return bytes(self.token_table[start:end].tolist())
+
+
+def is_special(byte_ids_BL: Tensor) -> Tensor:
+    """True for BOS and EOS, which UTF-8 never contains."""
+    return (byte_ids_BL == BOS) | (byte_ids_BL == EOS)
+
+
+AutoConfig.register("dbyte", StudentConfig)
+AutoModel.register(StudentConfig, ByteStudent)

@@ -1,0 +1,97 @@
+"""The scales: one dial from a laptop's minutes to the paper's eight GPUs. Every number of a run stands here.
+
+`smoke` proves that everything runs, `small` measures what can be judged on two CPU cores, `gpu` takes a real teacher
+on one GPU, `paper` is Tables 12 and 13. Plain data: importing this needs neither torch nor transformers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TeacherShape:
+    """A teacher trained here: a Llama with tied embeddings and a byte-level BPE of `vocabulary` tokens."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    ffn_width: int
+    train_bytes: int
+    rate: float
+    warmup: float = 0.05
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One setting of the dial.
+
+    teacher: sizes of one trained here, or the folder or hub name of any Llama, Qwen3 or OLMo2 model.
+    corpora: (name, bytes of training text), mixed; heldout_bytes: held-out text per corpus for bits per byte.
+    row_bytes, batch_rows: bytes per row, rows per update. student: StudentConfig's arguments.
+    stage1, stage2: arguments of the functions of that name in distill/steps.py.
+    items: MiniBench items per column; dynamics_items: the same for the many models of Figure 2.
+    """
+
+    name: str
+    teacher: TeacherShape | str
+    corpora: tuple[tuple[str, int], ...]
+    heldout_bytes: int
+    row_bytes: int
+    batch_rows: int
+    student: Mapping[str, int]
+    stage1: Mapping[str, float]
+    stage2: Mapping[str, float]
+    items: int
+    dynamics_items: int
+    device: str = "cpu"
+    notes: str = field(default="", compare=False)
+
+
+KB, MB, GB = 10**3, 10**6, 10**9
+
+PAPER_SIZES = dict(byte_width=1536, encoder_layers=4, decoder_layers=4, ffn_width=8192, state_size=128, chunk_size=256)
+
+SCALES = {
+    "smoke": Scale(
+        name="smoke",
+        teacher=TeacherShape(vocabulary=1024, width=64, layers=2, heads=2, ffn_width=192, train_bytes=1200 * KB, rate=5e-3),
+        corpora=(("world", 700 * KB), ("pydocs", 300 * KB)), heldout_bytes=20 * KB, row_bytes=1024, batch_rows=8,
+        student=dict(byte_width=64, encoder_layers=2, decoder_layers=1, ffn_width=128, state_size=32, head_width=32),
+        stage1=dict(align_bytes=300 * KB, distill_bytes=200 * KB, boundary_bytes=100 * KB, align_rate=4e-3,
+                    encoder_rate=2e-3, core_rate=5e-4, boundary_rate=1e-2, snapshots=1),
+        stage2=dict(head_bytes=150 * KB, full_bytes=150 * KB, head_rate=4e-3, outer_rate=1e-3, core_rate=3e-4),
+        items=24, dynamics_items=24,
+    ),
+    "small": Scale(
+        name="small",
+        teacher=TeacherShape(vocabulary=2048, width=160, layers=4, heads=5, ffn_width=432, train_bytes=12 * MB, rate=3e-3),
+        corpora=(("world", 6 * MB), ("pydocs", 6 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=16,
+        student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64),
+        stage1=dict(align_bytes=4 * MB, distill_bytes=4 * MB, boundary_bytes=1 * MB, align_rate=4e-3, encoder_rate=1e-3,
+                    core_rate=2e-4, boundary_rate=5e-3, snapshots=3),
+        stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=1e-3, core_rate=2e-4),
+        items=500, dynamics_items=200,
+    ),
+    "gpu": Scale(
+        name="gpu", teacher="allenai/OLMo-2-0425-1B",
+        corpora=(("hub:HuggingFaceFW/fineweb", 6 * GB),), heldout_bytes=2 * MB, row_bytes=8192, batch_rows=32,
+        student=PAPER_SIZES,
+        stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
+        stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500, device="cuda",
+    ),
+    "paper": Scale(
+        name="paper", teacher="meta-llama/Llama-3.2-3B",
+        corpora=(("hub:HuggingFaceFW/fineweb", 125 * GB),), heldout_bytes=10 * MB, row_bytes=8192, batch_rows=256,
+        student=PAPER_SIZES,
+        stage1=dict(align_bytes=10 * GB, distill_bytes=10 * GB, boundary_bytes=10 * GB, encoder_rate=2e-5, snapshots=8),
+        stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000, device="cuda",
+    ),
+}
+
+
+def scale(name: str) -> Scale:
+    """Look a scale up; ValueError naming the choices if there is none of that name."""
+    if name not in SCALES:
+        raise ValueError(f"unknown scale {name!r}: choose one of {', '.join(SCALES)}")
+    return SCALES[name]

@@ -1,0 +1,188 @@
+"""Tables of `paper / ours / n / error / verdict`, and the two summaries of the paper's Table 1, always from the rows.
+
+Average drop: the mean over the columns that both rows have of teacher - student, in percentage points. Retention: 100
+times the student's mean over the teacher's on those columns, in percent.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dbyte.report.published import published
+
+BENCHMARKS = ("LMB", "HellaS", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "MMLU", "GSM8K")
+# Printed to one decimal on both sides of a difference, and its mean printed to two.
+ROUNDING = 0.05 + 0.05 + 0.005
+SIGMA = 2.0  # standard errors within which a measured number and a bound are not told apart
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its standard error, in the unit of the rows it came from."""
+
+    value: float
+    stderr: float = math.nan
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f}" if math.isnan(self.stderr) else f"{self.value:.1f} ± {self.stderr:.1f}"
+
+
+def _common(teacher: Mapping[str, float], student: Mapping[str, float]) -> list[str]:
+    # keys(): a pandas Series is welcome, and iterating one gives its values.
+    common = [name for name in teacher.keys()
+              if not (math.isnan(teacher[name]) or math.isnan(student.get(name, math.nan)))]
+    if not common:
+        raise ValueError(f"teacher and student share no column: {list(teacher.keys())} and {list(student.keys())}")
+    return common
+
+
+def _square_sum(stderr: Mapping[str, float] | None, columns: Sequence[str]) -> float:
+    return math.nan if stderr is None else sum(stderr[name] ** 2 for name in columns)
+
+
+def average_drop(teacher: Mapping[str, float], student: Mapping[str, float], *,
+                 teacher_stderr: Mapping[str, float] | None = None,
+                 student_stderr: Mapping[str, float] | None = None) -> Estimate:
+    """Return the mean of teacher - student over the columns both have (a nan is a missing column).
+
+    The standard error treats the two as independent; on the same items they are not, which makes it too wide, never too
+    narrow where they agree. Raises ValueError where they share no column.
+    """
+    columns = _common(teacher, student)
+    drop = sum(teacher[name] - student[name] for name in columns) / len(columns)
+    variance = _square_sum(teacher_stderr, columns) + _square_sum(student_stderr, columns)
+    return Estimate(drop, math.sqrt(variance) / len(columns))
+
+
+def retention(teacher: Mapping[str, float], student: Mapping[str, float], *,
+              teacher_stderr: Mapping[str, float] | None = None,
+              student_stderr: Mapping[str, float] | None = None) -> Estimate:
+    """Return 100 * mean(student) / mean(teacher) over the columns both have, with its first-order standard error.
+
+    Raises ValueError where they share no column or the teacher's mean is 0.
+    """
+    columns = _common(teacher, student)
+    teacher_sum, student_sum = sum(teacher[name] for name in columns), sum(student[name] for name in columns)
+    if teacher_sum == 0:
+        raise ValueError("the teacher scores 0 on every column: nothing can be retained")
+    ratio = student_sum / teacher_sum
+    variance = _square_sum(student_stderr, columns) + ratio**2 * _square_sum(teacher_stderr, columns)
+    return Estimate(100 * ratio, 100 * math.sqrt(variance) / teacher_sum)
+
+
+def wide(frame: pd.DataFrame, *, rows: str = "model", columns: str = "task", values: str = "value") -> pd.DataFrame:
+    """Return tidy results as one row a `rows` key and one column a `columns` key, benchmarks in the paper's order."""
+    table = frame.pivot(index=rows, columns=columns, values=values)
+    order = [name for name in BENCHMARKS if name in table] + [name for name in table if name not in BENCHMARKS]
+    return table[order]
+
+
+def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame:
+    """Return Table 1 for our rows: a `value ± stderr` column a task, `average drop` and `retention %`, teacher first.
+
+    frame: tidy results with the keys model and task, accuracies in percent. Raises ValueError without a teacher row.
+    """
+    values, errors = wide(frame), wide(frame, values="stderr")
+    if teacher not in values.index:
+        raise ValueError(f"expected a model {teacher!r} to compare with, found {sorted(values.index)}")
+    table = {}
+    for model in sorted(values.index, key=lambda name: (name != teacher, name)):
+        table[model] = {task: str(Estimate(values.at[model, task], errors.at[model, task])) for task in values}
+        if model != teacher:
+            pair, error = (values.loc[teacher], values.loc[model]), (errors.loc[teacher], errors.loc[model])
+            table[model]["average drop"] = str(average_drop(*pair, teacher_stderr=error[0], student_stderr=error[1]))
+            table[model]["retention %"] = str(retention(*pair, teacher_stderr=error[0], student_stderr=error[1]))
+    return pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis("model").reset_index()
+
+
+def audit_average_drops() -> pd.DataFrame:
+    """Return the average drop of every student in the paper's Table 1, as printed and as its own row yields it.
+
+    The verdict allows for what rounding can do; `slip` is beyond that, `not derivable` has no columns to derive from.
+    """
+    table, audit = published("table01_main"), []
+    tasks = [name for name in BENCHMARKS if name in table]
+    teachers = table[table["role"] == "teacher"].set_index(["method", "model"])
+    for _, row in table[table["role"] != "teacher"].iterrows():
+        derived, verdict = math.nan, "not derivable"
+        if (row["method"], row["model"]) in teachers.index:
+            teacher = teachers.loc[(row["method"], row["model"])]
+            derived = average_drop(teacher[tasks].astype(float), row[tasks].astype(float)).value
+            verdict = "agrees" if abs(derived - row["avg_drop"]) <= ROUNDING else "slip"
+        audit.append({"method": row["method"], "model": row["model"], "role": row["role"], "printed": row["avg_drop"],
+                      "derived": round(derived, 2), "verdict": verdict})
+    return pd.DataFrame(audit)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a paper beside what was measured: `ours` shall reach `at_least` or stay under `at_most`.
+
+    paper is the published number (nan: none), n the items behind `ours`, stderr its standard error (nan: not sampled).
+    Without a bound the claim is only reported. Raises ValueError for two bounds or n < 1.
+    """
+
+    what: str
+    ours: float
+    n: int
+    stderr: float = math.nan
+    paper: float = math.nan
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_least is not None and self.at_most is not None:
+            raise ValueError(f"claim {self.what!r} has two bounds: state it as two claims")
+        if self.n < 1:
+            raise ValueError(f"claim {self.what!r} needs n >= 1, found {self.n}")
+
+    @property
+    def verdict(self) -> str:
+        """`holds`, `fails`, either with `(within error)` where the bound is closer than two standard errors."""
+        if self.at_least is None and self.at_most is None:
+            return "reported"
+        margin = self.ours - self.at_least if self.at_most is None else self.at_most - self.ours
+        error = 0.0 if math.isnan(self.stderr) else self.stderr
+        return ("holds" if margin >= 0 else "fails") + (" (within error)" if abs(margin) < SIGMA * error else "")
+
+
+def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
+    """Return the claims as a table of text: claim, paper, ours, bound, n, error, verdict."""
+    def number(value: float | None) -> str:
+        return "" if value is None or math.isnan(value) else f"{value:.4g}"
+
+    return pd.DataFrame([{
+        "claim": claim.what, "paper": number(claim.paper), "ours": number(claim.ours),
+        "bound": f">= {claim.at_least:g}" if claim.at_least is not None
+                 else f"<= {claim.at_most:g}" if claim.at_most is not None else "",
+        "n": claim.n, "error": number(claim.stderr), "verdict": claim.verdict,
+    } for claim in claims])
+
+
+def markdown(frame: pd.DataFrame, *, digits: int = 2) -> str:
+    """Return the frame as a GitHub table, floats to `digits` decimals, missing ones empty, numbers to the right."""
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.{digits}f}"
+        return str(value).replace("|", "\\|")
+
+    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
+    lines = ["| " + " | ".join(map(cell, frame)) + " |",
+             "|" + "|".join("---:" if right else "---" for right in numeric) + "|"]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame that a notebook shows as a table, on GitHub too."""
+
+    frame: pd.DataFrame
+    digits: int = 2
+
+    def __str__(self) -> str:
+        return markdown(self.frame, digits=self.digits)
+
+    _repr_markdown_ = __str__

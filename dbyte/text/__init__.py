@@ -1,0 +1,1 @@
+"""Text to rows: corpora, the built-in world, tokens against bytes, packing."""

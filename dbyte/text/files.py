@@ -1,0 +1,79 @@
+"""Documents from files: a .txt, a .jsonl, or a folder of them, read as strict UTF-8 with every byte kept.
+
+A .txt is cut into documents at blank lines, each as many paragraphs as fit DOCUMENT_CHARACTERS (a longer paragraph
+stays whole); line ends around a document are dropped, nothing else is. A .jsonl has one object a line with the document
+under "text". A folder gives its .txt and .jsonl files at any depth, sorted by path. A relative path starts at the
+working directory.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+DOCUMENT_CHARACTERS = 4096
+BLANK_LINES = re.compile(r"\r?\n(?:[ \t]*\r?\n)+")
+
+
+def file_documents(place: str | Path) -> Iterator[str]:
+    """The documents of a file or folder; ValueError names a damaged file, FileNotFoundError a missing one."""
+    path = Path(place).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder {str(path)!r} (working directory {Path.cwd()}): "
+                                "check the path after file:, or use the corpus pydocs, which needs no file")
+    readers = {".txt": text_documents, ".jsonl": jsonl_documents}
+    paths = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    readable = [each for each in paths if each.suffix in readers]
+    if not readable:
+        raise ValueError(f"{path} holds no .txt or .jsonl file: convert the documents to one of these")
+    found = False
+    for each in readable:
+        for text in readers[each.suffix](each):
+            found = True
+            yield text
+    if not found:
+        raise ValueError(f"{path} holds no text: every .txt or .jsonl file in it is empty")
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file, line ends as they are; ValueError names the file and the first byte that is not UTF-8."""
+    content = path.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: byte 0x{content[error.start]:02X} at offset {error.start} "
+                         f"({error.reason}); convert the file, e.g. with iconv") from error
+
+
+def text_documents(path: Path) -> Iterator[str]:
+    """The documents of a .txt: as many whole paragraphs as fit, cut at blank lines."""
+    text = read_utf8(path)
+    start, cut = 0, None
+    for blank in [*(match.span() for match in BLANK_LINES.finditer(text)), (len(text), len(text))]:
+        if cut is not None and blank[0] - start > DOCUMENT_CHARACTERS:
+            yield from without_blank(text[start:cut[0]])
+            start = cut[1]
+        cut = blank
+    yield from without_blank(text[start:])
+
+
+def without_blank(text: str) -> Iterator[str]:
+    """The text without the line ends around it, or nothing if it is blank."""
+    if text.strip():
+        yield text.strip("\r\n")
+
+
+def jsonl_documents(path: Path) -> Iterator[str]:
+    """The documents of a .jsonl, blank lines and texts skipped; ValueError names the file and line of a bad record."""
+    # Not splitlines(): JSON strings may hold U+2028 and other line ends of Unicode as they are.
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"]
+            text.encode()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f'{path}, line {number}: expected {{"text": "..."}} with text that UTF-8 can hold, found '
+                             f"{line[:60]!r} ({type(error).__name__}: {error}); mend or drop the line") from error
+        if text.strip():
+            yield text

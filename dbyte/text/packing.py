@@ -1,0 +1,273 @@
+"""Documents packed into rows of bytes, whole, each byte knowing its document (DESIGN idea "text -> rows").
+
+A document is BOS + text + EOS. BOS and EOS are chunks of their own and stand for the teacher's own tokens. A row holds
+whole documents and a padded tail, never a cut token. A document longer than a row is cut at token ends into pieces:
+each piece opens with BOS, for it is a document of its own to the model; only the last closes with EOS.
+The paper (arXiv 2602.01007, section 5) trains on rows of a fixed number of bytes and says nothing of their edges.
+
+Shapes: R rows, L bytes in a row, M tokens in a row, B rows in a batch.
+"""
+
+import hashlib
+import os
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dbyte.text.spans import BOS, EOS, Aligned, TokenBytes
+
+FORMAT = {"format": "dbyte.rows", "schema": "1"}
+WINDOW = 4096  # documents that are sorted together: best fit needs a choice, order needs a bound
+OPEN_ROWS = 512  # rows with room that the next window may still fill
+MAX_ROW_BYTES = 65534  # two bytes a document at least, and document numbers are int16
+DTYPES = {"byte_ids": np.uint8, "boundary": np.bool_, "document": np.int16, "token_ids": np.int32}
+
+
+@dataclass(frozen=True)
+class Document:
+    """BOS + text + EOS, or a piece of it: byte_ids uint8 [L], boundary bool [L], token_ids int32 [M]."""
+
+    byte_ids: np.ndarray
+    boundary: np.ndarray
+    token_ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("byte_ids", "boundary", "token_ids"):
+            found = getattr(self, name).dtype
+            if found != DTYPES[name]:
+                raise ValueError(f"a document's {name} must be {np.dtype(DTYPES[name])}, found {found}")
+        if self.byte_ids.shape != self.boundary.shape or self.boundary.sum() != len(self.token_ids):
+            raise ValueError(
+                f"a document needs one boundary a token: found {len(self.byte_ids)} bytes, {self.boundary.sum()} "
+                f"boundaries in {len(self.boundary)}, {len(self.token_ids)} tokens"
+            )
+        if len(self.byte_ids) == 0 or self.byte_ids[0] != BOS or not self.boundary[0] or not self.boundary[-1]:
+            raise ValueError("a document opens with BOS, a chunk of its own, and ends where a token ends")
+        reserved_L = self.byte_ids[1:] >= BOS
+        if reserved_L[:-1].any() or (reserved_L.any() and self.byte_ids[-1] != EOS):
+            raise ValueError(f"bytes {BOS} and {EOS} are BOS and EOS and cannot be text; is the text UTF-8?")
+
+    def __len__(self) -> int:
+        return len(self.byte_ids)
+
+
+def document(aligned: Aligned, token_bytes: TokenBytes) -> Document:
+    """Put BOS before and EOS after an aligned text, each a chunk that stands for the teacher's own token."""
+    text_L = aligned.byte_ids.numpy()
+    if (text_L >= BOS).any():
+        raise ValueError(f"bytes {BOS} and {EOS} are BOS and EOS and cannot be text; is the text UTF-8?")
+    tokens = (token_bytes.bos_token_id, *aligned.token_ids.tolist(), token_bytes.eos_token_id)
+    return Document(
+        byte_ids=np.concatenate([[BOS], text_L, [EOS]]).astype(np.uint8),
+        boundary=np.concatenate([[True], aligned.boundary.numpy(), [True]]),
+        token_ids=np.array(tokens, dtype=np.int32),
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows as torch tensors; M is the most tokens that one of them has.
+
+    byte_ids_BL int64, 0 where padded; boundary_BL bool; document_BL int64, -1 where padded; mask_BL bool, True on real
+    bytes; token_ids_BM int64, 0 where padded; token_document_BM int64, -1 where padded; token_mask_BM bool.
+    """
+
+    byte_ids_BL: torch.Tensor
+    boundary_BL: torch.Tensor
+    document_BL: torch.Tensor
+    mask_BL: torch.Tensor
+    token_ids_BM: torch.Tensor
+    token_document_BM: torch.Tensor
+    token_mask_BM: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`."""
+        return replace(self, **{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed rows: byte_ids uint8 [R, L]; boundary bool [R, L]; document int16 [R, L]; token_ids int32 [R, M].
+
+    `document` counts 0, 1, 2 .. in each row and is -1 on padding, where bytes are 0 and boundaries False.
+    The k-th token of a row is closed by its k-th boundary; tokens are padded with -1.
+    """
+
+    byte_ids: np.ndarray
+    boundary: np.ndarray
+    document: np.ndarray
+    token_ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name, dtype in DTYPES.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or array.ndim != 2 or len(array) != len(self.byte_ids):
+                raise ValueError(f"rows' {name} must be {np.dtype(dtype)} with {len(self.byte_ids)} rows, "
+                                 f"found {array.dtype} {array.shape}")
+        if not self.byte_ids.shape == self.boundary.shape == self.document.shape or self.byte_ids.size == 0:
+            raise ValueError(f"rows need bytes, boundaries and documents of one shape, not empty; found "
+                             f"{self.byte_ids.shape}, {self.boundary.shape}, {self.document.shape}")
+        if not np.array_equal(self.boundary.sum(axis=1), (self.token_ids >= 0).sum(axis=1)):
+            raise ValueError("rows need one boundary a token in every row")
+
+    def __len__(self) -> int:
+        return len(self.byte_ids)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes in a row, padding included."""
+        return self.byte_ids.shape[1]
+
+    @cached_property
+    def fill(self) -> float:
+        """The share of bytes that are not padding, 0..1."""
+        return float((self.document >= 0).mean())
+
+    @cached_property
+    def text_bytes(self) -> int:
+        """Bytes of text: neither padding nor BOS nor EOS."""
+        return int(((self.document >= 0) & (self.byte_ids < BOS)).sum())
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the shapes and the content."""
+        return content_hash({name: getattr(self, name) for name in DTYPES})
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """The rows `indices`, int [B], as a Batch on the CPU."""
+        boundary_BL, document_BL = self.boundary[indices], self.document[indices].astype(np.int64)
+        token_mask_BM = self.token_ids[indices] >= 0
+        token_mask_BM = token_mask_BM[:, :token_mask_BM.sum(axis=1).max(initial=0)]
+        token_ids_BM = np.where(token_mask_BM, self.token_ids[indices, :token_mask_BM.shape[1]], 0)
+        # Both masks are read row by row, left to right, so the k-th boundary of a row meets its k-th token.
+        token_document_BM = np.full(token_mask_BM.shape, -1, dtype=np.int64)
+        token_document_BM[token_mask_BM] = document_BL[boundary_BL]
+        arrays = (self.byte_ids[indices].astype(np.int64), boundary_BL, document_BL, document_BL >= 0,
+                  token_ids_BM.astype(np.int64), token_document_BM, token_mask_BM)
+        return Batch(*map(torch.from_numpy, arrays))
+
+    def save(self, path: Path | str) -> None:
+        """Write the rows as safetensors, whole or not at all."""
+        from safetensors.numpy import save_file
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            arrays = {name: getattr(self, name) for name in DTYPES}
+            save_file(arrays, unfinished, metadata={**FORMAT, "hash": self.hash})
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Rows":
+        """Read what `save` wrote; ValueError names a damaged or foreign file, FileNotFoundError a missing one."""
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no packed rows at {path}: pack the documents first and save them there")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata, names = file.metadata() or {}, set(file.keys())
+                arrays = {name: file.get_tensor(name) for name in DTYPES if name in names}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged or no safetensors file ({error}); delete it and pack again") from error
+        if names != set(DTYPES) or any(metadata.get(key) != value for key, value in FORMAT.items()):
+            raise ValueError(f"{path} does not hold rows of this version: expected {FORMAT} with {sorted(DTYPES)}, "
+                             f"found {metadata} with {sorted(names)}; delete it and pack again")
+        if content_hash(arrays) != metadata.get("hash"):
+            raise ValueError(f"{path} is damaged: its content does not match its checksum; delete it and pack again")
+        return cls(**arrays)
+
+
+def content_hash(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 (hex) of the arrays of rows: their shapes and content, the same on every machine."""
+    digest = hashlib.sha256(f"rows {FORMAT['schema']} {[arrays[name].shape for name in DTYPES]}".encode())
+    for name, dtype in DTYPES.items():
+        digest.update(np.ascontiguousarray(arrays[name], dtype=np.dtype(dtype).newbyteorder("<")).data)
+    return digest.hexdigest()
+
+
+def pack(documents: Iterable[Document], *, row_bytes: int) -> Rows:
+    """Pack documents into rows of `row_bytes` bytes; the same documents always give the same rows.
+
+    Raises ValueError for no documents, a row size out of range, or a token that no row can hold.
+    """
+    if not 3 <= row_bytes <= MAX_ROW_BYTES:
+        raise ValueError(f"row_bytes must lie in 3..{MAX_ROW_BYTES}, found {row_bytes}")
+    pieces = [piece for whole in documents for piece in cut(whole, row_bytes=row_bytes)]
+    if not pieces:
+        raise ValueError("there are no documents to pack; is the corpus or the split empty?")
+    placed = place([len(piece) for piece in pieces], row_bytes=row_bytes)
+    # Rows follow their first document and documents keep their order in a row, so a row order means a text order.
+    return materialise([[pieces[i] for i in sorted(row)] for row in sorted(placed, key=min)], row_bytes=row_bytes)
+
+
+def cut(whole: Document, *, row_bytes: int) -> Iterator[Document]:
+    """Cut a document that is longer than a row at token ends, as late as possible; any other comes back as it is."""
+    if len(whole) <= row_bytes:
+        yield whole
+        return
+    ends_M = np.flatnonzero(whole.boundary) + 1
+    longest = int(np.diff(ends_M).max())
+    if longest + 2 > row_bytes:
+        raise ValueError(f"a token of {longest} bytes, with BOS and EOS, does not fit a row of {row_bytes} bytes; "
+                         f"set row_bytes to {longest + 2} or more")
+    token = 1
+    while token < len(ends_M):
+        start = ends_M[token - 1]
+        stop = int(np.searchsorted(ends_M, start + row_bytes - 1, side="right"))
+        # EOS alone would be a document without text: it takes the last token along.
+        stop -= stop == len(ends_M) - 1
+        yield piece_of(whole, start=start, end=ends_M[stop - 1], tokens=slice(token, stop))
+        token = stop
+
+
+def piece_of(whole: Document, *, start: int, end: int, tokens: slice) -> Document:
+    """BOS and the bytes start..end of a document, whose tokens are `tokens`."""
+    return Document(
+        byte_ids=np.concatenate([whole.byte_ids[:1], whole.byte_ids[start:end]]),
+        boundary=np.concatenate([whole.boundary[:1], whole.boundary[start:end]]),
+        token_ids=np.concatenate([whole.token_ids[:1], whole.token_ids[tokens]]),
+    )
+
+
+def place(sizes: Sequence[int], *, row_bytes: int) -> list[list[int]]:
+    """Best fit, long documents first, one window after another: the documents (by index) of every row."""
+    rows: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free bytes, row), ascending
+    order = iter(range(len(sizes)))
+    while window := list(islice(order, WINDOW)):
+        for index in sorted(window, key=lambda i: (-sizes[i], i)):
+            at = bisect_left(room, (sizes[index], 0))
+            free, row = room.pop(at) if at < len(room) else (row_bytes, len(rows))
+            if row == len(rows):
+                rows.append([])
+            rows[row].append(index)
+            insort(room, (free - sizes[index], row))
+        room = room[-OPEN_ROWS:]
+    return rows
+
+
+def materialise(rows: list[list[Document]], *, row_bytes: int) -> Rows:
+    """Write the documents of every row one after the other into padded arrays."""
+    most_tokens = max(sum(len(each.token_ids) for each in row) for row in rows)
+    byte_ids_RL = np.zeros((len(rows), row_bytes), dtype=np.uint8)
+    boundary_RL = np.zeros((len(rows), row_bytes), dtype=np.bool_)
+    document_RL = np.full((len(rows), row_bytes), -1, dtype=np.int16)
+    token_ids_RM = np.full((len(rows), most_tokens), -1, dtype=np.int32)
+    for r, row in enumerate(rows):
+        sizes = [len(each) for each in row]
+        tokens = np.concatenate([each.token_ids for each in row])
+        byte_ids_RL[r, :sum(sizes)] = np.concatenate([each.byte_ids for each in row])
+        boundary_RL[r, :sum(sizes)] = np.concatenate([each.boundary for each in row])
+        document_RL[r, :sum(sizes)] = np.repeat(np.arange(len(row)), sizes)
+        token_ids_RM[r, :len(tokens)] = tokens
+    return Rows(byte_ids=byte_ids_RL, boundary=boundary_RL, document=document_RL, token_ids=token_ids_RM)

@@ -1,0 +1,135 @@
+"""Real English prose without a download: the documentation strings of the standard library and of installed packages.
+
+Sources are parsed, never imported. A documentation string is taken if it has MIN_BYTES and reads as prose: most of its
+characters are letters or spaces, few of its lines are interpreter sessions. What is the same but for white space is
+taken once. The packages are a fixed list of dependencies with much documentation, so that nothing else which happens to
+be installed changes the corpus; the result depends on the versions of Python and of these packages alone.
+
+The result is kept under `runs/data`, named by these versions.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from dbyte import paths
+
+PACKAGES = {  # import name -> distribution
+    "matplotlib": "matplotlib",
+    "networkx": "networkx",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+}
+SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "test", "tests"})
+MIN_BYTES = 200
+MIN_LETTERS = 0.75  # share of letters and spaces among the characters: below lie tables and formulas
+MAX_SESSION = 0.25  # share of interpreter prompts among the lines
+FORMAT = {"format": "dbyte.pydocs", "schema": 1}
+
+
+def load_pydocs(*, folder: Path | None = None) -> list[str]:
+    """The documentation strings of this installation, sorted; extracted once and kept in `folder` (runs/data)."""
+    versions = installed_versions()
+    key = hashlib.sha256(json.dumps([FORMAT, MIN_BYTES, MIN_LETTERS, MAX_SESSION, versions]).encode()).hexdigest()
+    path = (folder or paths.RUNS / "data") / f"pydocs-{key[:16]}.jsonl"
+    if path.exists():
+        try:
+            return read_kept(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; extracting the documentation strings again", stacklevel=2)
+    texts = unique(text for root in roots(versions) for text in docstrings(root))
+    keep(path, texts, versions=versions)
+    return texts
+
+
+def installed_versions() -> dict[str, str]:
+    """The version of Python and of each package of the list that is installed, by import name."""
+    versions = {"python": platform.python_version()}
+    for name, distribution in PACKAGES.items():
+        try:
+            versions[name] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def roots(versions: dict[str, str]) -> Iterator[Path]:
+    """The source folders of the standard library and of the installed packages, found without importing any."""
+    yield Path(sysconfig.get_path("stdlib"))
+    for name in sorted(versions.keys() & PACKAGES.keys()):
+        specification = importlib.util.find_spec(name)
+        yield from map(Path, specification.submodule_search_locations or [])
+
+
+def docstrings(root: Path) -> Iterator[str]:
+    """The prose among the documentation strings of all sources under a folder."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(set(folders) - SKIPPED_FOLDERS)
+        for name in sorted(files):
+            if name.endswith(".py"):
+                yield from filter(is_prose, docstrings_of(Path(folder, name).read_bytes()))
+
+
+def docstrings_of(source: bytes) -> Iterator[str]:
+    """The documentation strings of one source: its module, classes and functions; none where it cannot be parsed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other people's invalid escapes
+        try:
+            tree = ast.parse(source)
+        except (SyntaxError, ValueError):
+            return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield text
+
+
+def is_prose(text: str) -> bool:
+    """True for a text of some length that is mostly words, and not mostly an interpreter session."""
+    letters = sum(character.isalpha() or character == " " for character in text)
+    lines = [line.lstrip() for line in text.split("\n") if line.strip()]
+    prompts = sum(line.startswith((">>>", "...")) for line in lines)
+    size = len(text.encode(errors="replace"))
+    return size >= MIN_BYTES and letters >= MIN_LETTERS * len(text) and prompts <= MAX_SESSION * len(lines)
+
+
+def unique(texts: Iterator[str]) -> list[str]:
+    """The texts sorted, one of those that differ in white space alone, none that UTF-8 cannot hold."""
+    first: dict[str, str] = {}
+    for text in texts:
+        collapsed = " ".join(text.split())
+        # The least of them, so that the order in which files are read does not matter.
+        first[collapsed] = min(text, first.get(collapsed, text))
+    return sorted(text for text in first.values() if text == text.encode(errors="ignore").decode())
+
+
+def keep(path: Path, texts: list[str], *, versions: dict[str, str]) -> None:
+    """Write the texts as JSON lines below a header with their checksum, whole or not at all."""
+    body = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    header = {**FORMAT, "versions": versions, "sha256": hashlib.sha256(body).hexdigest()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(json.dumps(header).encode() + b"\n" + body)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_kept(path: Path) -> list[str]:
+    """The texts that `keep` wrote; ValueError names a file that does not match its checksum."""
+    header, _, body = path.read_bytes().partition(b"\n")
+    if f'"sha256": "{hashlib.sha256(body).hexdigest()}"'.encode() not in header:
+        raise ValueError(f"{path} is damaged: its content does not match its checksum")
+    return [json.loads(line)["text"] for line in body.splitlines()]

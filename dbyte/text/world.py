@@ -1,0 +1,383 @@
+"""A small, regular world: the text a one-million-parameter teacher can learn, and the questions it is never shown.
+
+The benchmarks of the paper (arXiv 2602.01007, Table 1) need teachers with billions of parameters. Here people have
+homes, jobs and pets, tools have uses, things are put somewhere and found again, and sums are small (DESIGN section 8,
+MiniBench). The world itself is fixed by WORLD_SEED; the seed of `world_documents` only draws and orders the documents.
+
+Held-out rule: a keyed hash of a fact decides whether it may appear in question form (facts, uses) or at all
+(story events, sums). Training text never contains a held-out question, event or sum; evaluation draws from nothing
+else. Facts and uses are always stated as prose: a held-out question asks for known knowledge in a form not seen for it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+
+WORLD_SEED = 2602
+MIN_BYTES = 2048  # no document is longer, so any larger budget yields text
+
+NAMES = tuple(
+    "Adam Alice Amir Anna Arthur Bella Boris Carl Carmen Clara Cyrus Daniel David Diana Dora Edgar Ella Emma Eric Eva "
+    "Felix Fiona Frank Fred George Gina Grace Greta Hanna Harry Helen Henry Hugo Ida Igor Irene Ivan Jack James Jane "
+    "Joan Julia Karen Kate Kevin Klaus Laura Leo Lily Linda Louis Lucy Marco Maria Martin Mila Mona Nadia Nina Noah "
+    "Olga Omar Oscar Paula Pedro Peter Rita Robert Rosa Ruth Sally Samuel Sara Simon Sofia Tina Tom Victor Vera "
+    "Walter".split()
+)
+PLACES = tuple(
+    "attic bag barn basket bedroom box cellar cupboard drawer garage garden hall kitchen library office pocket shed "
+    "shop tent tower".split()
+)
+THINGS = tuple(
+    "ball bell book camera candle card clock coin cup doll flag hat jacket key kite lamp letter map medal mirror "
+    "phone photo ring shoe ticket toy vase watch".split()
+)
+COUNTED = tuple("apples balls books cards coins cups eggs pears pens shells stamps stones".split())
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One thing to know about a person: its values and the ways to say it ({n} name, {v} value) and to ask for it."""
+
+    name: str
+    values: tuple[str, ...]
+    clauses: tuple[str, ...]  # follow the name: "Anna" + " " + clause
+    sentence: str
+    questions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool, the verb it serves and the objects of that verb: "peel the apple" takes the peeler."""
+
+    name: str
+    verb: str
+    objects: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A kind of story: how an event is told, how it comes back, and what its slots draw from.
+
+    The last word of `recall` is a slot that the first sentence has already filled, so it can only be known by
+    reading. Slots: {a} who acts, {c} who receives, {x} thing, {p} place.
+    """
+
+    name: str
+    slots: str
+    told: tuple[str, ...]
+    recall: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A two-step sum: start, then two signed changes; every intermediate result is positive."""
+
+    start: int
+    first: int
+    second: int
+
+    def answer(self) -> str:
+        """The worked answer, one step a sentence, closed by `#### N`."""
+        middle, end = self.start + self.first, self.start + self.first + self.second
+        return f"{_step(self.start, self.first)}. {_step(middle, self.second)}. #### {end}"
+
+
+def _step(value: int, change: int) -> str:
+    sign = "+" if change > 0 else "-"
+    return f"{value} {sign} {abs(change)} = {value + change}"
+
+
+ATTRIBUTES = (
+    Attribute(
+        "home",
+        tuple("Athens Berlin Boston Cairo Delhi Dublin Geneva Lima Lisbon London Madrid Milan Oslo Paris Rome Tokyo"
+              .split()),
+        ("lives in {v}", "has a house in {v}"),
+        "The home of {n} is in {v}.",
+        ("Where does {n} live?", "In which town does {n} live?"),
+    ),
+    Attribute(
+        "job",
+        tuple("baker barber dancer doctor driver farmer lawyer miner nurse painter pilot sailor singer tailor teacher "
+              "writer".split()),
+        ("works as a {v}", "earns money as a {v}"),
+        "The job of {n} is to be a {v}.",
+        ("What is the job of {n}?", "What work does {n} do?"),
+    ),
+    Attribute(
+        "pet",
+        tuple("cat dog duck frog goat hamster horse lizard mouse parrot pony rabbit snake turtle".split()),
+        ("has a pet {v}", "keeps a {v}"),
+        "The pet of {n} is a {v}.",
+        ("Which pet does {n} have?", "What kind of pet does {n} keep?"),
+    ),
+    Attribute(
+        "colour",
+        tuple("black blue brown gold green grey orange pink purple red silver white yellow".split()),
+        ("likes the colour {v}", "paints every door {v}"),
+        "The favourite colour of {n} is {v}.",
+        ("What is the favourite colour of {n}?", "Which colour does {n} like?"),
+    ),
+    Attribute(
+        "food",
+        tuple("beans bread cake cheese corn eggs fish honey noodles pasta pizza rice salad soup".split()),
+        ("eats {v} every day", "loves to eat {v}"),
+        "The favourite food of {n} is {v}.",
+        ("What is the favourite food of {n}?", "What does {n} eat every day?"),
+    ),
+    Attribute(
+        "instrument",
+        tuple("banjo cello drum flute guitar harp horn organ piano trumpet tuba violin".split()),
+        ("plays the {v}", "practises on the {v}"),
+        "The instrument of {n} is the {v}.",
+        ("Which instrument does {n} play?", "What is the instrument of {n}?"),
+    ),
+)
+
+TOOLS = tuple(
+    Tool(name, verb, tuple(objects.split()))
+    for name, verb, objects in (
+        ("knife", "cut", "bread cheese meat cake ham onion melon lemon"),
+        ("broom", "sweep", "floor path stairs porch yard street hall deck"),
+        ("hammer", "drive in", "nail peg pin stake spike tack post bolt"),
+        ("spoon", "stir", "soup tea sauce broth stew coffee cream syrup"),
+        ("needle", "sew", "shirt dress coat sleeve button curtain scarf skirt"),
+        ("pen", "write", "letter note list story poem report song essay"),
+        ("brush", "paint", "wall fence door gate chair picture roof boat"),
+        ("spade", "dig", "hole ditch trench garden grave tunnel pit well"),
+        ("kettle", "boil", "water milk juice wine cider rain snow ice"),
+        ("towel", "dry", "dishes hands hair face dog plate glass window"),
+        ("iron", "press", "trousers blouse apron tie suit linen cloth napkin"),
+        ("ladder", "reach", "shelf ceiling branch nest lamp balcony attic loft"),
+        ("rope", "tie up", "goat horse boat bundle sack parcel tent raft"),
+        ("saw", "split", "plank log beam board trunk pole stump timber"),
+        ("net", "catch", "fish butterfly crab moth bird frog beetle shrimp"),
+        ("camera", "record", "wedding sunset parade match race party dance concert"),
+        ("comb", "tidy", "beard mane curls fur wool wig braid fringe"),
+        ("scale", "weigh", "flour sugar gold potatoes baby luggage rice salt"),
+        ("torch", "light", "cave cellar alley mine stage forest barn corridor"),
+        ("pump", "fill", "tyre tank pool balloon ball mattress barrel bottle"),
+        ("oven", "bake", "pie loaf biscuit pizza tart potato bun muffin"),
+        ("rake", "gather", "leaves hay grass straw weeds twigs moss seeds"),
+        ("axe", "chop", "wood tree firewood root bamboo hedge bush stick"),
+        ("key", "unlock", "safe car box drawer house trunk office cabinet"),
+        ("tape", "measure", "waist table room carpet rug bed desk shadow"),
+        ("glue", "mend", "vase toy cup frame heel bowl statue doll"),
+        ("hose", "wash", "truck patio bike tractor elephant bus statue van"),
+        ("filter", "clean", "air oil petrol smoke pond fuel steam gas"),
+        ("drum", "lead", "march band troop dancers choir crowd rowers team"),
+        ("mirror", "check", "collar makeup teeth smile hat lipstick necklace ear"),
+        ("basket", "carry", "eggs apples kittens laundry berries mushrooms flowers plums"),
+        ("map", "find", "museum harbour village castle airport station market island"),
+    )
+)
+
+USE_SENTENCES = (
+    "To {g}, use the {t}.",
+    "People {g} with the {t}.",
+    "You need the {t} to {g}.",
+    "{n} took the {t} to {g}.",
+)
+USE_QUESTION = "How do you {g}?"
+
+# The recalled words come at the distance from their cue at which they were told: a pattern that few layers learn fast.
+EVENTS = (
+    Event("put", "axp", ("{a} put the {x} in the {p}.", "{a} left the {x} in the {p}."),
+          ("Later {a} found the {x} in the {p}.", "In the evening {a} saw the {x} in the {p}.")),
+    Event("give", "axc", ("{a} gave the {x} to {c}.", "{a} sold the {x} to {c}."),
+          ("Later {a} brought the {x} to {c}.", "In the evening {a} sent the {x} to {c}.")),
+    Event("hold", "ax", ("{a} bought the {x}.", "{a} made the {x}."),
+          ("Later {a} cleaned the {x}.", "In the evening {a} wrapped the {x}.")),
+    Event("stay", "ap", ("{a} sat in the {p}.", "{a} worked in the {p}."),
+          ("Later {a} slept in the {p}.", "In the evening {a} sang in the {p}.")),
+)
+
+GAINS = ("buys {k} more {s}", "finds {k} more {s}", "gets {k} more {s}")
+LOSSES = ("sells {k} {s}", "loses {k} {s}", "gives away {k} {s}")
+STARTS, CHANGES = range(2, 16), (*range(-9, -1), *range(2, 10))  # no change of one: "1 apples" is not English
+
+# Which share of each kind is kept out of training, and how often each kind of paragraph is drawn.
+HELD_OUT_SHARE = {"fact": 1 / 2, "use": 2 / 3, "event": 1 / 6, "sum": 1 / 5}
+PARAGRAPHS = {"facts": 4, "fact_questions": 2, "stories": 5, "sums": 4, "uses": 2, "use_questions": 1}
+
+
+@dataclass(frozen=True)
+class World:
+    """What is true in the world of one seed, and which of it is held out from training."""
+
+    seed: int = WORLD_SEED
+
+    @cached_property
+    def facts(self) -> dict[tuple[str, str], str]:
+        """Every (name, attribute name) with its value; the values of an attribute are spread evenly over the people."""
+        rng, facts = Random(f"facts {self.seed}"), {}
+        for attribute in ATTRIBUTES:
+            values = [attribute.values[i % len(attribute.values)] for i in range(len(NAMES))]
+            rng.shuffle(values)
+            facts.update({(name, attribute.name): value for name, value in zip(NAMES, values, strict=True)})
+        return facts
+
+    def held_out(self, kind: str, *key: str) -> bool:
+        """Whether the item `key` of this kind (a key of HELD_OUT_SHARE) is reserved for evaluation."""
+        text = "\x1f".join((kind, *key)).encode()
+        digest = hashlib.blake2b(text, digest_size=8, key=f"world {self.seed}".encode()).digest()
+        return int.from_bytes(digest, "big") < HELD_OUT_SHARE[kind] * 2**64
+
+    def sum_held_out(self, problem: Sum) -> bool:
+        """Whether the sum is reserved for evaluation, whatever the story around it."""
+        return self.held_out("sum", str(problem.start), str(problem.first), str(problem.second))
+
+    @cached_property
+    def questions(self) -> dict[bool, tuple[tuple[str, Attribute], ...]]:
+        """(name, attribute) pairs by whether their question is held out."""
+        return self._split("fact", [((name, a.name), (name, a)) for name in NAMES for a in ATTRIBUTES])
+
+    @cached_property
+    def goals(self) -> dict[bool, tuple[tuple[str, Tool], ...]]:
+        """(goal, tool) pairs such as ("cut the bread", knife), by whether their question is held out."""
+        pairs = [(f"{tool.verb} the {thing}", tool) for tool in TOOLS for thing in tool.objects]
+        return self._split("use", [((goal,), (goal, tool)) for goal, tool in pairs])
+
+    @cached_property
+    def sums(self) -> dict[bool, tuple[Sum, ...]]:
+        """All sums whose two results are positive, by whether they are held out."""
+        triples = [Sum(a, b, c) for a in STARTS for b in CHANGES for c in CHANGES if a + b > 0 and a + b + c > 0]
+        return {flag: tuple(s for s in triples if self.sum_held_out(s) is flag) for flag in (False, True)}
+
+    def _split(self, kind: str, keyed: list[tuple[tuple[str, ...], tuple]]) -> dict[bool, tuple]:
+        return {flag: tuple(item for key, item in keyed if self.held_out(kind, *key) is flag) for flag in (False, True)}
+
+
+WORLD = World()
+
+
+def fact_question(rng: Random, name: str, attribute: Attribute) -> str:
+    """One of the ways to ask for the attribute of the person."""
+    return rng.choice(attribute.questions).format(n=name)
+
+
+def use_question(goal: str) -> str:
+    """The question for a goal such as "cut the bread"."""
+    return USE_QUESTION.format(g=goal)
+
+
+def use_answer(tool: Tool) -> str:
+    """The answer that names the tool."""
+    return f"Use the {tool.name}."
+
+
+def sum_question(rng: Random, problem: Sum, *, name: str) -> str:
+    """The sum told as a word problem about one person."""
+    counted = rng.choice(COUNTED)
+    changes = [
+        f"{name} {rng.choice(GAINS if change > 0 else LOSSES).format(k=abs(change), s=counted)}"
+        for change in (problem.first, problem.second)
+    ]
+    return (
+        f"{name} has {problem.start} {counted}. Then {changes[0]}. Then {changes[1]}. "
+        f"How many {counted} does {name} have now?"
+    )
+
+
+def story(rng: Random, *, people: Sequence[str], held_out: bool) -> tuple[list[str], list[tuple[str, str]]]:
+    """Two events of one kind told in turn, and the sentences that come back to them.
+
+    Returns (told, recall): two sentences, and for each of the two events both ways to come back to it; recall[0] is
+    of the event told first or second at random. With `held_out` the event of recall[0] is a held-out one and the other
+    is not; without, neither is. The events share no slot value, so one told sentence decides each recalled word.
+    """
+    while True:
+        event = rng.choice(EVENTS)
+        cast, things, places = rng.sample(people, 4), rng.sample(THINGS, 2), rng.sample(PLACES, 2)
+        slots = [{"a": cast[i], "c": cast[2 + i], "x": things[i], "p": places[i]} for i in (0, 1)]
+        if [WORLD.held_out("event", event.name, *(s[k] for k in event.slots)) for s in slots] == [held_out, False]:
+            break
+    told = [rng.choice(event.told).format(**s) for s in slots]
+    recall = [tuple(phrase.format(**s) for phrase in event.recall) for s in slots]
+    return (told if rng.random() < 0.5 else told[::-1]), recall
+
+
+def world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
+    """Training documents of about 300 to 900 bytes, at most `max_bytes` UTF-8 bytes in all; the same for the same seed.
+
+    Each is a few paragraphs separated by blank lines and ends with a newline. None contains a held-out question, event
+    or sum. ValueError if `max_bytes` is less than MIN_BYTES.
+    """
+    if max_bytes < MIN_BYTES:
+        raise ValueError(f"world_documents needs max_bytes >= {MIN_BYTES}, got {max_bytes}: ask for more text")
+    rng, total = Random(f"world documents {seed}"), 0
+    while True:
+        text = _document(rng)
+        total += len(text.encode())
+        if total > max_bytes:
+            return
+        yield text
+
+
+def _document(rng: Random) -> str:
+    """Paragraphs about a cast of four, whose names keep coming back: a reason to look back in the text."""
+    cast = rng.sample(NAMES, 4)
+    kinds = rng.choices(tuple(PARAGRAPHS), weights=tuple(PARAGRAPHS.values()), k=rng.randint(4, 6))
+    return "\n\n".join(_WRITERS[kind](rng, cast) for kind in kinds) + "\n"
+
+
+def _facts(rng: Random, cast: Sequence[str]) -> str:
+    """What is true of one of the cast, three attributes or four, in changing words."""
+    name = rng.choice(cast)
+    chosen = rng.sample(ATTRIBUTES, rng.randint(3, 4))
+    sentences = [_statement(rng, name, a) for a in chosen[:2]]
+    clauses = [_clause(rng, name, a) for a in chosen[2:]]
+    return " ".join([*sentences, f"{name} {' and '.join(clauses)}."])
+
+
+def _statement(rng: Random, name: str, attribute: Attribute) -> str:
+    if rng.random() < 0.4:
+        return attribute.sentence.format(n=name, v=WORLD.facts[name, attribute.name])
+    return f"{name} {_clause(rng, name, attribute)}."
+
+
+def _clause(rng: Random, name: str, attribute: Attribute) -> str:
+    return rng.choice(attribute.clauses).format(v=WORLD.facts[name, attribute.name])
+
+
+def _fact_questions(rng: Random, cast: Sequence[str]) -> str:
+    """Two questions about anybody: answers that stand in the same document would teach to copy, not to know."""
+    pairs = rng.sample(WORLD.questions[False], 2)
+    return "\n\n".join(
+        _question_answer(fact_question(rng, name, a), WORLD.facts[name, a.name]) for name, a in pairs
+    )
+
+
+def _stories(rng: Random, cast: Sequence[str]) -> str:
+    told, recall = story(rng, people=cast, held_out=False)
+    return " ".join([*told, *rng.sample([*recall[0], *recall[1]], 3)])
+
+
+def _sums(rng: Random, cast: Sequence[str]) -> str:
+    problem = rng.choice(WORLD.sums[False])
+    return _question_answer(sum_question(rng, problem, name=rng.choice(cast)), problem.answer())
+
+
+def _uses(rng: Random, cast: Sequence[str]) -> str:
+    """Three uses stated as prose; held-out goals are stated like the others, only never asked for."""
+    pairs = rng.sample(WORLD.goals[False] + WORLD.goals[True], 3)
+    return " ".join(
+        rng.choice(USE_SENTENCES).format(g=goal, t=tool.name, n=rng.choice(cast)) for goal, tool in pairs
+    )
+
+
+def _use_questions(rng: Random, cast: Sequence[str]) -> str:
+    pairs = rng.sample(WORLD.goals[False], 2)
+    return "\n\n".join(_question_answer(use_question(goal), use_answer(tool)) for goal, tool in pairs)
+
+
+def _question_answer(question: str, answer: str) -> str:
+    return f"Question: {question}\nAnswer: {answer}"
+
+
+_WRITERS = {
+    "facts": _facts, "fact_questions": _fact_questions, "stories": _stories,
+    "sums": _sums, "uses": _uses, "use_questions": _use_questions,
+}

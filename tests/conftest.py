@@ -1,0 +1,87 @@
+"""Shared by the tests: quiet libraries, no network, small teachers, and packed rows of odd text."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.utils import logging
+
+from dbyte.distill.teacher import train_tokenizer
+from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.text.packing import document, pack
+from dbyte.text.spans import TokenBytes
+
+logging.disable_progress_bar()
+
+FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+            "olmo2": (Olmo2Config, Olmo2ForCausalLM)}
+TEXTS = ["The cat sat on the mat, and the dog slept in the house.\n", "naïve café 😀 中文 テキスト", "1 + 2 = 3. " * 6, "x",
+         "def f(a):\r\n\treturn a * 2\n", "Where does Mira live? Mira lives in Oslo. " * 3, "e\u0301\x00tail"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer(TEXTS * 2 + ["the cat lives in the house of Mira and sat on a mat. "] * 4, vocabulary=300)
+
+
+@pytest.fixture(scope="session")
+def token_bytes(tokenizer):
+    return TokenBytes.from_tokenizer(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def rows(token_bytes):
+    """Packed rows, several documents a row, padding at the tail."""
+    return pack([document(a, token_bytes) for a in token_bytes.align_batch(TEXTS)], row_bytes=160)
+
+
+def make_teacher(family="llama", *, vocabulary=300, tied=False):
+    """A random model of a family with large weights, so that what differs shows."""
+    torch.manual_seed(0)
+    config_class, model_class = FAMILIES[family]
+    sizes = dict(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                 intermediate_size=48, max_position_embeddings=256, tie_word_embeddings=tied, initializer_range=0.2,
+                 pad_token_id=0, bos_token_id=0, eos_token_id=1)
+    return model_class(config_class(**sizes)).eval()
+
+
+@pytest.fixture(params=FAMILIES)
+def any_teacher(request):
+    return make_teacher(request.param)
+
+
+@pytest.fixture
+def teacher():
+    return make_teacher()
+
+
+SIZES = dict(byte_width=16, encoder_layers=2, decoder_layers=1, ffn_width=24, state_size=8, head_width=8, chunk_size=16)
+
+
+def make_student(teacher, tokenizer=None, **changes):
+    """A small student whose new parts are far from zero, so that every path carries signal."""
+    torch.manual_seed(1)
+    student = ByteStudent.from_teacher(teacher, config=StudentConfig(**(SIZES | changes)), tokenizer=tokenizer).eval()
+    with torch.no_grad():
+        for weight in (student.residual.weight, student.null_E):
+            weight.normal_()
+        for projection in (student.router.query, student.router.key):
+            for weight in projection.parameters():
+                weight.normal_()
+    return student
+
+
+@pytest.fixture
+def student(teacher, tokenizer):
+    return make_student(teacher, tokenizer)

@@ -1,0 +1,51 @@
+"""Chunk keeps states at boundaries; dechunk shows a chunk at its last byte and never earlier, or across documents."""
+
+import pytest
+import torch
+
+from dbyte.model.chunking import chunk, dechunk, find_chunks
+from dbyte.model.core import document_mask, positions_within
+
+BOUNDARY = torch.tensor([[1, 0, 1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 0, 0, 0]]).bool()
+DOCUMENT = torch.tensor([[0, 0, 0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 1, -1, -1, -1]])
+MASK = DOCUMENT >= 0
+
+
+def test_hand_computed_layout():
+    chunks = find_chunks(BOUNDARY, DOCUMENT, MASK)
+    assert chunks.position_BM.tolist() == [[0, 2, 5, 6], [1, 3, 0, 0]]
+    assert chunks.document_BM.tolist() == [[0, 0, 0, 1], [0, 1, -1, -1]]
+    assert chunks.mask_BM.tolist() == [[True] * 4, [True, True, False, False]]
+    assert chunks.visible_BL.tolist() == [[0, 0, 1, 1, 1, 2, 3, 3], [-1, 0, -1, 1, 1, -1, -1, -1]]
+
+
+def test_chunk_then_dechunk():
+    chunks = find_chunks(BOUNDARY, DOCUMENT, MASK)
+    encoded = torch.arange(16.0).view(2, 8, 1) + 1
+    null = torch.tensor([-7.0])
+    up = dechunk(chunk(encoded, chunks), null, chunks)[..., 0]
+    assert up.tolist() == [[1, 1, 3, 3, 3, 6, 7, 7], [-7, 10, -7, 12, 12, -7, -7, -7]]
+
+
+def test_constants_stay_constant():
+    chunks = find_chunks(BOUNDARY, DOCUMENT, MASK)
+    assert (dechunk(chunk(torch.full((2, 8, 3), 2.5), chunks), torch.full((3,), 2.5), chunks) == 2.5).all()
+
+
+def test_rows_without_a_boundary_see_only_null():
+    none = torch.zeros(1, 5, dtype=torch.bool)
+    chunks = find_chunks(none, torch.zeros(1, 5, dtype=torch.long), ~none)
+    assert (dechunk(chunk(torch.ones(1, 5, 2), chunks), torch.zeros(2), chunks) == 0).all()
+
+
+def test_a_boundary_on_padding_is_refused():
+    wrong = BOUNDARY.clone()
+    wrong[1, 6] = True
+    with pytest.raises(ValueError, match="padded"):
+        find_chunks(wrong, DOCUMENT, MASK)
+
+
+def test_positions_restart_and_attention_stays_inside_documents():
+    assert positions_within(torch.tensor([[0, 0, 0, 1, 1, 2, -1, -1]])).tolist() == [[0, 1, 2, 0, 1, 0, 0, 1]]
+    seen = document_mask(torch.tensor([[0, 0, 1]]), torch.float32)[0, 0] == 0
+    assert seen.tolist() == [[True, False, False], [True, True, False], [False, False, True]]

@@ -1,0 +1,259 @@
+"""Corpora: disjoint splits, one copy of a document, the same result for the same input, errors that say what to do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dbyte.text import pydocs
+from dbyte.text.corpus import HELDOUT_PERCENT, Corpus, load_corpus
+from dbyte.text.files import DOCUMENT_CHARACTERS, file_documents
+
+TEXTS = [f"Document {number} says that {number} plus one is {number + 1}." for number in range(1000)]
+
+
+@pytest.fixture(scope="module")
+def jsonl(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "id": 7}) + "\n" for text in TEXTS), encoding="utf-8")
+    return path
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return f"file:{path}"
+
+
+@pytest.mark.parametrize("name", ["world", "pydocs", "file"])
+def test_splits_cover_a_corpus_and_never_overlap(name, jsonl, tmp_path, monkeypatch):
+    monkeypatch.setattr(pydocs, "PACKAGES", {"numpy": "numpy"})
+    monkeypatch.setattr(pydocs, "roots", lambda versions: [Path(json.__file__).parents[1] / "asyncio"])
+    monkeypatch.setattr(pydocs.paths, "RUNS", tmp_path)
+    name = f"file:{jsonl}" if name == "file" else name
+    train = load_corpus(name, split="train", max_bytes=100_000)
+    other_seed = load_corpus(name, split="heldout", seed=1, max_bytes=100_000)
+    heldout = load_corpus(name, split="heldout", max_bytes=100_000)
+    collapsed = [{" ".join(text.split()) for text in each.documents} for each in (train, heldout, other_seed)]
+    assert not collapsed[0] & collapsed[1] and not collapsed[0] & collapsed[2]
+    for each, marks in zip((train, heldout, other_seed), collapsed, strict=True):
+        assert len(marks) == len(each) > 0, "deduplicated"
+        assert each.text_bytes == sum(len(text.encode()) for text in each.documents) <= 100_000
+
+
+def test_the_splits_of_a_finite_corpus_are_all_of_it(jsonl):
+    train, heldout = (load_corpus(f"file:{jsonl}", split=split) for split in ("train", "heldout"))
+    assert sorted(train.documents + heldout.documents) == sorted(TEXTS)
+    assert 0.3 * HELDOUT_PERCENT < 100 * len(heldout) / len(TEXTS) < 3 * HELDOUT_PERCENT
+
+
+def test_a_documents_split_depends_on_its_words_alone(jsonl, tmp_path):
+    heldout = load_corpus(f"file:{jsonl}", split="heldout").documents
+    respaced = "".join(json.dumps({"text": "\n  " + text.replace(" ", "  ")}) + "\n" for text in reversed(TEXTS))
+    again = load_corpus(write(tmp_path / "other.jsonl", respaced.encode()), split="heldout", seed=5).documents
+    assert {" ".join(text.split()) for text in again} == set(heldout)
+
+
+def test_the_seed_orders_and_the_source_order_does_not_matter(jsonl, tmp_path):
+    name = f"file:{jsonl}"
+    first, same, other = (load_corpus(name, seed=seed) for seed in (0, 0, 1))
+    assert first == same and first.content_hash == same.content_hash
+    assert sorted(first.documents) == sorted(other.documents) and first.documents != other.documents
+    assert first.content_hash != other.content_hash
+    lines = jsonl.read_text().splitlines(keepends=True)
+    reversed_ = write(tmp_path / "reversed.jsonl", "".join(lines[::-1]).encode())
+    assert load_corpus(reversed_).documents == first.documents
+
+
+def test_more_bytes_give_the_same_documents_and_more(jsonl):
+    whole = load_corpus(f"file:{jsonl}")
+    some, more = (load_corpus(f"file:{jsonl}", max_bytes=size) for size in (5_000, 20_000))
+    for part, size in ((some, 5_000), (more, 20_000)):
+        assert part.documents == whole.documents[:len(part)]
+        assert part.text_bytes <= size < part.text_bytes + len(whole.documents[len(part)].encode())
+
+
+def test_duplicates_and_blank_documents_go(tmp_path):
+    rows = ["one and two", "one  and\ntwo ", "", " \n\t", "three"]
+    content = "".join(json.dumps({"text": text}) + "\n" for text in rows * 3).encode()
+    assert sorted(load_corpus(write(tmp_path / "a.jsonl", content)).documents) == ["one and two", "three"]
+
+
+def test_the_world_is_the_same_for_the_same_seed():
+    first, same, other = (load_corpus("world", seed=seed, max_bytes=50_000) for seed in (0, 0, 1))
+    assert first.content_hash == same.content_hash != other.content_hash
+    assert 45_000 < first.text_bytes <= 50_000
+
+
+def test_a_txt_is_cut_at_blank_lines_and_keeps_every_byte_inside(tmp_path):
+    paragraphs = [f"{number}: {'word ' * 100}\r\n  indented\tline \x00 é\u2028" for number in range(40)]
+    text = "\n\n".join(paragraphs)
+    found = list(file_documents(write(tmp_path / "a.txt", text.encode()).removeprefix("file:")))
+    assert "\n\n".join(found) == text
+    assert 1 < len(found) and max(map(len, found)) <= DOCUMENT_CHARACTERS
+    assert all(len(one) + len(two) > DOCUMENT_CHARACTERS - 600 for one, two in zip(found, found[1:], strict=False))
+    long = "x" * (3 * DOCUMENT_CHARACTERS)
+    write(tmp_path / "b.txt", f"\n\na\r\n \r\n{long}\n\n\nb\n".encode())
+    assert list(file_documents(tmp_path / "b.txt")) == ["a", long, "b"]
+
+
+def test_a_folder_is_its_files_by_path(tmp_path):
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep" / "b.txt", b"second")
+    write(tmp_path / "a.jsonl", b'{"text": "first"}\n\n')
+    write(tmp_path / "z.md", b"not read")
+    assert list(file_documents(tmp_path)) == ["first", "second"]
+
+
+def test_bad_files_are_named_with_the_place(tmp_path):
+    with pytest.raises(ValueError, match=r"bad\.txt is not UTF-8: byte 0xFE at offset 5"):
+        load_corpus(write(tmp_path / "bad.txt", b"good \xfe\xff"))
+    with pytest.raises(ValueError, match=r"bad\.txt is not UTF-8: byte 0xC3 at offset 3"):
+        load_corpus(write(tmp_path / "bad.txt", b"end\xc3"))
+    good = b'{"text": "fine"}\n'
+    for line in (b"{", b"[]", b'{"body": "a"}', b'{"text": 3}', b'{"text": "\\ud800"}', b"null"):
+        with pytest.raises(ValueError, match=r'bad\.jsonl, line 2: expected \{"text": "\.\.\."\}'):
+            load_corpus(write(tmp_path / "bad.jsonl", good + line + b"\n"))
+
+
+def test_missing_and_empty_input_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file or folder .*absent.*check the path after file:"):
+        load_corpus(f"file:{tmp_path}/absent.txt")
+    with pytest.raises(ValueError, match=r"holds no \.txt or \.jsonl file"):
+        load_corpus(f"file:{tmp_path}")
+    for content in (b"", b" \n\n\t\n"):
+        with pytest.raises(ValueError, match="holds no text"):
+            load_corpus(write(tmp_path / "empty.txt", content))
+    one = write(tmp_path / "one.jsonl", json.dumps({"text": TEXTS[0]}).encode())
+    with pytest.raises(ValueError, match="the heldout split of corpus .* is empty: give more text"):
+        load_corpus(one, split="heldout")
+    with pytest.raises(ValueError, match="max_bytes=3 is less than the first document"):
+        load_corpus(one, max_bytes=3)
+
+
+@pytest.mark.parametrize("name", ["wikipedia", "", "file:", "hub:", "world:2", "pydocs:x", "http://a"])
+def test_an_unknown_corpus_lists_the_choices(name):
+    with pytest.raises(ValueError, match="unknown corpus .*expected one of world, pydocs, file:PATH, hub:NAME"):
+        load_corpus(name, max_bytes=1000)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="split must be one of"):
+        load_corpus("world", split="test", max_bytes=1000)
+    with pytest.raises(ValueError, match="max_bytes must be positive"):
+        load_corpus("world", max_bytes=0)
+    for endless in ("world", "hub:some/name"):
+        with pytest.raises(ValueError, match="say how much to read, e.g. max_bytes="):
+            load_corpus(endless)
+    with pytest.raises(ValueError, match="split must be one of"):
+        Corpus("file:a", "test", ("text",))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_local_folder_in_the_hubs_layout_streams(kind, tmp_path, jsonl, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    for shard in range(2):
+        frame = pd.DataFrame({"text": TEXTS[shard * 500:][:500], "id": range(500)})
+        path = tmp_path / "data" / f"train-0000{shard}-of-00002.{kind}"
+        frame.to_parquet(path) if kind == "parquet" else frame.to_json(path, orient="records", lines=True)
+    name = f"hub:{tmp_path}"
+    assert set(load_corpus(name, max_bytes=1_000_000).documents) == set(load_corpus(f"file:{jsonl}").documents)
+    some = load_corpus(name, max_bytes=2_000)
+    assert some.text_bytes <= 2_000 and set(some.documents) <= set(TEXTS[:60]), "a stream is read from its start"
+
+
+def test_a_dataset_without_text_or_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    pd.DataFrame({"body": TEXTS[:3]}).to_parquet(tmp_path / "set" / "train.parquet")
+    with pytest.raises(ValueError, match=r"no text under 'text', its columns are \['body'\]"):
+        load_corpus(f"hub:{tmp_path}/set", max_bytes=1000)
+    with pytest.raises(FileNotFoundError, match="no folder .*absent"):
+        load_corpus(f"hub:{tmp_path}/absent", max_bytes=1000)
+
+
+def test_no_network_is_one_clear_error(tmp_path):
+    code = "from dbyte.text.corpus import load_corpus; load_corpus('hub:owner/name:part@v1', max_bytes=1000)"
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=offline, cwd=root, capture_output=True, text=True, timeout=60)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("ConnectionError: dataset 'owner/name' cannot be read from the hub")
+    assert "use the corpus pydocs, file:PATH or hub:FOLDER" in last
+
+
+PROSE = "This sentence explains at some length what the function does and why a reader would want to call it. " * 3
+
+
+def source(tmp_path: Path) -> Path:
+    """A package with documentation strings worth taking and others that are not."""
+    session = PROSE + "\n>>> a\n1\n" * 20
+    table = PROSE[:100] + "\n" + "| 12 | 34 | 56 |\n" * 60
+    code = f'''"""Module. {PROSE}"""
+raise SystemExit("this must be parsed, never imported")
+class A:
+    """Class. {PROSE}"""
+    async def f(self):
+        """Method. {PROSE}
+
+            indented
+        back
+        """
+def short():
+    """Too short."""
+def same():
+    """Module.   {PROSE}"""
+def session():
+    """{session}"""
+def table():
+    """{table}"""
+def surrogate():
+    """Surrogate \\ud800 {PROSE}"""
+not_documentation = """Not. {PROSE}"""
+'''
+    for folder in ("", "tests", "site-packages", "__pycache__"):
+        (tmp_path / "package" / folder).mkdir(exist_ok=True, parents=True)
+        marker = code if not folder else f'"""{folder} must be skipped. {PROSE}"""'
+        (tmp_path / "package" / folder / "module.py").write_text(marker)
+    (tmp_path / "package" / "broken.py").write_text("def (:")
+    (tmp_path / "package" / "null.py").write_bytes(b'"""' + PROSE.encode() + b'\x00"""')
+    return tmp_path / "package"
+
+
+def test_pydocs_takes_prose_once_from_parsed_sources(tmp_path):
+    texts = pydocs.unique(pydocs.docstrings(source(tmp_path)))
+    assert [text.split()[0] for text in texts] == ["Class.", "Method.", "Module."]
+    assert texts == sorted(texts) and texts[1].endswith("\n\n    indented\nback")
+
+
+def test_pydocs_does_not_depend_on_the_order_of_files(tmp_path):
+    texts = list(pydocs.docstrings(source(tmp_path)))
+    assert pydocs.unique(iter(texts[::-1])) == pydocs.unique(iter(texts))
+
+
+def test_pydocs_is_kept_and_a_damaged_file_is_made_again(tmp_path, monkeypatch):
+    folder, calls = source(tmp_path), []
+    monkeypatch.setattr(pydocs, "roots", lambda versions: calls.append(versions) or [folder])
+    kept = tmp_path / "kept"
+    first = pydocs.load_pydocs(folder=kept)
+    assert pydocs.load_pydocs(folder=kept) == first and len(calls) == 1
+    path, = kept.iterdir()
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.warns(UserWarning, match=f"{path.name} is damaged.*extracting"):
+        assert pydocs.load_pydocs(folder=kept) == first
+    assert len(calls) == 2 and pydocs.load_pydocs(folder=kept) == first and len(calls) == 2
+    monkeypatch.setattr(pydocs, "installed_versions", lambda: {"python": "another"})
+    pydocs.load_pydocs(folder=kept)
+    assert len(calls) == 3 and len([*kept.iterdir()]) == 2, "other versions, other file"
+
+
+def test_pydocs_finds_the_real_sources():
+    versions = pydocs.installed_versions()
+    found = [*pydocs.roots(versions)]
+    assert {"numpy", "pandas"} <= set(versions) and len(found) == len(versions)
+    assert all(list(folder.glob("*.py")) for folder in found)

@@ -1,0 +1,67 @@
+"""The mixer: packed == separate, prefill == step, and the same function as transformers' Mamba2Mixer."""
+
+import pytest
+import torch
+from transformers import Mamba2Config
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+from dbyte.model.blocks import Mamba2Stack, StackShape
+from dbyte.model.mamba2 import Mamba2
+
+WIDTH = 32
+
+
+@pytest.fixture
+def mixer():
+    torch.manual_seed(0)
+    return Mamba2(WIDTH, state_size=8, head_width=16, chunk_size=8).double()
+
+
+def test_same_weights_give_transformers_outputs(mixer):
+    config = Mamba2Config(hidden_size=WIDTH, num_heads=4, head_dim=16, state_size=8, n_groups=1, chunk_size=8, expand=2,
+                          conv_kernel=4, layer_norm_epsilon=1e-5, use_conv_bias=True, use_bias=False)
+    peer = Mamba2Mixer(config, layer_idx=0).double()
+    peer.load_state_dict(mixer.state_dict())
+    hidden = torch.randn(2, 29, WIDTH, dtype=torch.float64)
+    torch.testing.assert_close(mixer(hidden), peer(hidden), rtol=1e-4, atol=1e-5)  # the peer's scan is fp32 inside
+
+
+def test_names_shapes_and_initialisation_are_mamba_ssms(mixer):
+    shapes = {name: tuple(weight.shape) for name, weight in mixer.state_dict().items()}
+    assert shapes == {"in_proj.weight": (64 + 64 + 16 + 4, 32), "conv1d.weight": (80, 1, 4), "conv1d.bias": (80,),
+                      "dt_bias": (4,), "A_log": (4,), "D": (4,), "norm.weight": (64,), "out_proj.weight": (32, 64)}
+    dt = torch.nn.functional.softplus(mixer.dt_bias)
+    assert (dt >= 1e-4).all() and (dt <= 0.1001).all()
+    assert (mixer.A_log.exp() >= 1).all() and (mixer.A_log.exp() <= 16).all() and (mixer.D == 1).all()
+
+
+@pytest.mark.parametrize("lengths", [[1, 2, 3, 23], [29], [8, 8, 13]])
+def test_packed_equals_separate_forward_and_gradient(mixer, lengths):
+    pieces = [torch.randn(1, n, WIDTH, dtype=torch.float64) for n in lengths]
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[None]
+    packed = torch.cat(pieces, 1).requires_grad_()
+    separate = torch.cat(pieces, 1).requires_grad_()
+    together = mixer(packed, document)
+    alone = torch.cat([mixer(piece) for piece in separate.split(lengths, 1)], 1)
+    torch.testing.assert_close(together, alone)
+    together.square().sum().backward()
+    alone.square().sum().backward()
+    torch.testing.assert_close(packed.grad, separate.grad)
+
+
+def test_prefill_equals_step_for_rows_of_different_lengths():
+    torch.manual_seed(0)
+    stack = Mamba2Stack(StackShape(16, 2, 24, 8, 4, 2, 8, 4)).double()
+    hidden, length = torch.randn(3, 13, 16, dtype=torch.float64), torch.tensor([0, 2, 9])
+    _, states = stack.prefill(hidden, length)
+    for row, n in enumerate(length.tolist()):
+        expected = stack(hidden[row : row + 1])
+        own = [state.rows(torch.tensor([row])) for state in states]
+        for i in range(n, 13):
+            out, own = stack.step(hidden[row : row + 1, i], own)
+            torch.testing.assert_close(out, expected[:, i])
+
+
+def test_head_width_must_divide():
+    with pytest.raises(ValueError, match="head_width"):
+        Mamba2(20, head_width=64)

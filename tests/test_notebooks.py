@@ -1,0 +1,75 @@
+"""The notebooks: each script and its .ipynb agree by content, and both keep the rules that let any runner run them."""
+
+import ast
+import re
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from dbyte.pairing import NAME, differences, parameters, read_notebook, read_script, tags
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if NAME.fullmatch(path.stem))
+EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft"}
+LINES = 15
+SHELL = {"subprocess", "pip", "os.system", "get_ipython"}
+
+each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_the_expected_notebooks_are_there_and_no_half_pair():
+    assert EXPECTED <= {path.stem for path in SCRIPTS}
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {path.stem for path in SCRIPTS}
+
+
+@each
+def test_the_pair_agrees(script):
+    assert not differences(read_script(script), read_notebook(script.with_suffix(".ipynb")))
+
+
+@each
+def test_kernel_python3_in_both_files(script):
+    for notebook in (jupytext.read(script), read_notebook(script.with_suffix(".ipynb"))):
+        assert notebook.metadata["kernelspec"]["name"] == "python3"
+        assert notebook.metadata["kernelspec"]["language"] == "python"
+
+
+@each
+def test_parameters_are_plain_literals_that_something_reads(script):
+    found = parameters(read_script(script), name=script.stem)
+    assert {"scale", "seed"} <= found.keys()
+    assert isinstance(found["scale"], str) and isinstance(found["seed"], int)
+    (cell,) = [cell for cell in read_script(script).cells if "parameters" in tags(cell)]
+    assert len(ast.parse(cell.source).body) == len(found), "one parameter a line"
+
+
+@each
+def test_cells_are_short_python_without_magics_shell_or_installs(script):
+    for cell in code_cells(read_script(script)):
+        assert len(cell.source.strip().split("\n")) <= LINES, cell.source
+        assert not re.search(r"^\s*[%!?]", cell.source, flags=re.MULTILINE), cell.source
+        tree = ast.parse(cell.source)
+        names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
+        modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not SHELL & (names | modules), cell.source
+
+
+@each
+def test_it_opens_with_a_title_and_prose_stands_before_code(script):
+    first, second = read_script(script).cells[:2]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    assert "parameters" in tags(second) or second.cell_type == "markdown"
+
+
+@each
+def test_the_committed_outputs_are_whole_and_carry_no_times(script):
+    notebook = read_notebook(script.with_suffix(".ipynb"))
+    assert not [output for cell in code_cells(notebook) for output in cell.outputs if output.output_type == "error"]
+    assert "papermill" not in notebook.metadata
+    assert not [key for cell in notebook.cells for key in cell.metadata if key != "tags"]
+    assert not [cell for cell in notebook.cells if "injected-parameters" in tags(cell)]

@@ -1,0 +1,203 @@
+"""Results, tables and figures: what is written is what is read, scales never mix, summaries follow from their rows."""
+
+import hashlib
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from dbyte.atomic import atomic_write
+from dbyte.report import diagrams, figures, tables
+from dbyte.report.published import published
+from dbyte.report.published import tables as published_tables
+from dbyte.report.results import read_results, write_results
+
+MAIN = [{"model": model, "task": task, "value": level - drop, "stderr": 1.5, "n": 200}
+        for model, drop in (("teacher", 0.0), ("stage1", 1.0), ("stage2", 4.0))
+        for task, level in (("LMB", 80.0), ("ARC-E", 90.0))]
+DYNAMICS = [{"model": "teacher", "step": "", "train_bytes": 0, "task": "LMB", "value": 80.0, "stderr": 1.0, "n": 200}]
+DYNAMICS += [{**DYNAMICS[0], "model": "student", "step": step, "train_bytes": size, "value": value}
+             for step, size, value in (("1.1", 0, 1.0), ("1.1", 10**6, 60.0), ("1.2", 2 * 10**6, 78.0))]
+
+
+def write(folder, rows=MAIN, *, name="main", scale="smoke", keys=("model", "task")):
+    return write_results(name, rows, scale=scale, keys=keys, seeds=[0, 1], config_hash="abc", wall_seconds=2.0,
+                         folder=folder)
+
+
+def test_results_come_back_as_written_and_sorted_whatever_the_order(tmp_path):
+    path = write(tmp_path)
+    text = path.read_bytes()
+    frame = read_results("main", scale="smoke", folder=tmp_path)
+    assert {tuple(row) for row in frame.itertuples(index=False)} == {tuple(row.values()) for row in MAIN}
+    assert list(frame["model"] + frame["task"]) == sorted(frame["model"] + frame["task"])
+    assert write(tmp_path, MAIN[::-1]).read_bytes() == text, "the order of measuring must not show in a diff"
+    # dtype survives: the step "1.10" is a name, and an unsampled error stays missing.
+    rows = [{"step": "1.10", "value": 3, "stderr": math.nan, "n": 1, "note": "NA"}]
+    write(tmp_path, rows, name="steps", keys=["step"])
+    back = read_results("steps", scale="smoke", folder=tmp_path)
+    assert back.at[0, "step"] == "1.10" and back.at[0, "note"] == "NA" and math.isnan(back.at[0, "stderr"])
+
+
+def test_every_result_names_how_it_was_made(tmp_path):
+    path = write(tmp_path)
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar["scale"] == "smoke" and sidecar["seeds"] == [0, 1] and sidecar["config_hash"] == "abc"
+    assert sidecar["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sidecar["versions"]["torch"] and sidecar["commit"] and sidecar["device"].startswith("cpu")
+    assert sidecar["wall_seconds"] == 2.0
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda rows: rows.clear(), "at least one row"),
+    (lambda rows: [row.pop("n") for row in rows], "need the columns"),
+    (lambda rows: rows.append(dict(rows[0])), "more than one row"),
+    (lambda rows: rows[0].update(n=0), "at least 1"),
+    (lambda rows: rows[0].update(value=math.nan), "leave out"),
+    (lambda rows: rows[0].update(stderr=-1.0), "at least 0"),
+])
+def test_rows_that_are_not_tidy_are_refused_and_nothing_is_written(tmp_path, change, message):
+    rows = [dict(row) for row in MAIN]
+    change(rows)
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path, rows)
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_a_result_is_never_read_for_another_scale_nor_after_an_edit(tmp_path):
+    path = write(tmp_path)
+    with pytest.raises(FileNotFoundError, match="reproduce --scale small"):
+        read_results("main", scale="small", folder=tmp_path)
+    (tmp_path / "small").mkdir()
+    for file in path.parent.iterdir():
+        (tmp_path / "small" / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match="at scale 'smoke'"):
+        read_results("main", scale="small", folder=tmp_path)
+    path.write_text(path.read_text().replace("80", "99"))
+    with pytest.raises(ValueError, match="edited by hand"):
+        read_results("main", scale="smoke", folder=tmp_path)
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
+    atomic_write(tmp_path / "a.txt", "old\n")
+    with pytest.raises(TypeError):
+        atomic_write(tmp_path / "a.txt", 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_bytes() == b"old\n"
+
+
+def test_drop_and_retention_by_hand():
+    teacher, student = {"a": 80.0, "b": 60.0, "c": 50.0}, {"a": 70.0, "b": 65.0, "d": 1.0}
+    assert tables.average_drop(teacher, student).value == pytest.approx((10 - 5) / 2)
+    assert tables.retention(teacher, student).value == pytest.approx(100 * 135 / 140)
+    error = {"a": 3.0, "b": 4.0, "c": 0.0, "d": 0.0}
+    zero = dict.fromkeys(error, 0.0)
+    assert tables.average_drop(teacher, student, teacher_stderr=error, student_stderr=zero).stderr == pytest.approx(2.5)
+    measured = tables.retention(teacher, student, teacher_stderr=zero, student_stderr=error)
+    assert measured.stderr == pytest.approx(100 * 5 / 140)
+    assert tables.retention(teacher, teacher).value == 100
+    with pytest.raises(ValueError, match="share no column"):
+        tables.average_drop({"a": 1.0}, {"b": 1.0})
+
+
+def test_the_audit_finds_the_slip_of_table_1_and_nothing_else():
+    audit = tables.audit_average_drops().set_index(["method", "model", "role"])
+    assert audit["verdict"].to_dict()[("H-Net Distill", "Llama-3.2-3B", "student")] == "slip"
+    assert audit.at[("H-Net Distill", "Llama-3.2-3B", "student"), "derived"] == pytest.approx(2.53, abs=0.01)
+    assert list(audit["verdict"]).count("slip") == 1 and list(audit["verdict"]).count("not derivable") == 1
+    agreeing = audit[audit["verdict"] == "agrees"]
+    assert (agreeing["derived"] - agreeing["printed"]).abs().max() < 0.006
+
+
+def test_every_published_table_is_there_with_its_source():
+    assert len(published_tables()) == 13
+    for name in published_tables():
+        frame = published(name)
+        assert len(frame) and frame.attrs["source"] == f"arXiv 2602.01007, Table {int(name[5:7])}"
+    with pytest.raises(ValueError, match="table01_main"):
+        published("table1")
+
+
+def test_main_table_has_the_teacher_first_and_its_own_columns(tmp_path):
+    write(tmp_path)
+    table = tables.main_table(read_results("main", scale="smoke", folder=tmp_path))
+    assert list(table["model"]) == ["teacher", "stage1", "stage2"]
+    assert list(table) == ["model", "LMB", "ARC-E", "average drop", "retention %"]
+    assert table.at[0, "average drop"] == "" and table.at[1, "average drop"].startswith("1.0 ±")
+    lines = tables.markdown(table).split("\n")
+    assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize(("ours", "stderr", "bounds", "verdict"), [
+    (98.0, 0.2, {"at_least": 97.0}, "holds"), (98.0, 0.9, {"at_least": 97.0}, "holds (within error)"),
+    (96.0, 0.2, {"at_least": 97.0}, "fails"), (1.0, 0.1, {"at_most": 0.5}, "fails"),
+    (0.4, math.nan, {"at_most": 0.5}, "holds"), (5.0, 1.0, {}, "reported"),
+])
+def test_verdicts(ours, stderr, bounds, verdict):
+    claim = tables.Claim("it works", ours, 10, stderr=stderr, **bounds)
+    assert claim.verdict == verdict
+    assert tables.claims_table([claim]).at[0, "verdict"] == verdict
+
+
+def drawn(folder):
+    write(folder)
+    write(folder, DYNAMICS, name="dynamics", keys=["model", "step", "train_bytes", "task"])
+    main, dynamics = (read_results(name, scale="smoke", folder=folder) for name in ("main", "dynamics"))
+    paper = figures.paper_rows(published("table01_main"))
+    return [
+        figures.save(figures.dynamics_figure(dynamics), "dynamics", frames=[dynamics], folder=folder / "figures"),
+        figures.save(figures.retention_figure(main, paper=paper), "retention", frames=[main],
+                     published=["table01_main"], folder=folder / "figures"),
+        figures.write_png(diagrams.pipeline_figure(), folder / "pipeline.png"),
+        figures.write_png(diagrams.alignment_figure([("text", [b"a", b"\xf0\x9f", b"\x99\x82 b"])]), folder / "a.png"),
+    ]
+
+
+def test_figures_are_the_same_bytes_again_and_name_what_they_read(tmp_path):
+    first, second = drawn(tmp_path / "one"), drawn(tmp_path / "two")
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+        assert one.read_bytes().startswith(b"\x89PNG") and b"Software" not in one.read_bytes()
+    sidecar = json.loads(first[1].with_suffix(".json").read_text())
+    data = (tmp_path / "one" / "smoke" / "main.csv").read_bytes()
+    assert sidecar["reads"] == {"results/smoke/main.csv": hashlib.sha256(data).hexdigest()}
+    assert sidecar["published"] == ["table01_main"] and first[1].parent.name == sidecar["scale"] == "smoke"
+
+
+def test_a_figure_refuses_numbers_without_origin_or_of_two_scales(tmp_path):
+    frames = []
+    for scale in ("smoke", "small"):
+        write(tmp_path, scale=scale)
+        frames.append(read_results("main", scale=scale, folder=tmp_path))
+    figure = diagrams.pipeline_figure()
+    with pytest.raises(ValueError, match="mixes the scales"):
+        figures.save(figure, "x", frames=frames, folder=tmp_path)
+    with pytest.raises(ValueError, match="read_results returned"):
+        figures.save(figure, "x", frames=[pd.DataFrame(MAIN)], folder=tmp_path)
+    with pytest.raises(ValueError, match="teacher's accuracy for LMB"):
+        figures.dynamics_figure(pd.DataFrame(DYNAMICS[1:]))
+
+
+def test_figure_2_shows_every_point_at_its_megabytes(tmp_path):
+    figure = figures.dynamics_figure(pd.DataFrame(DYNAMICS))
+    (axes,) = figure.axes
+    points = {(float(x), float(y)) for line in axes.lines if line.get_marker() == "o"
+              for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
+    assert points == {(0.0, 1.0), (1.0, 60.0), (2.0, 78.0)}
+    (second,) = [line for line in axes.lines if line.get_color() == figures.STEP_COLOURS["1.2"]]
+    assert list(second.get_xdata()) == [1.0, 2.0], "step 1.2 goes on from where 1.1 ended"
+    (divider,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert set(divider.get_xdata()) == {1.0}
+
+
+def test_chunks_and_characters_cover_every_byte_once():
+    text = "naïve 🦖 日本\n".encode() + b"\xff"
+    boundary = [index % 3 == 0 for index in range(len(text))]
+    assert b"".join(diagrams.chunks(text, boundary)) == text
+    assert len(diagrams.chunks(text, boundary)) == sum(boundary) + (not boundary[-1])
+    spans = diagrams.characters(text)
+    assert [start for start, _, _ in spans] == [0] + [start + size for start, size, _ in spans][:-1]
+    assert sum(size for _, size, _ in spans) == len(text) and spans[-1][2] == "·"
+    with pytest.raises(ValueError, match="empty"):
+        diagrams.alignment_figure([("nothing", [])])

@@ -1,0 +1,112 @@
+"""Errors and verdicts: hand-computed cases, agreement with lm-evaluation-harness, and what pairing must buy."""
+
+import numpy as np
+import pytest
+
+from dbyte.evaluate import stats
+
+
+def outcomes(seed, n, p):
+    return np.random.default_rng(seed).binomial(1, p, n)
+
+
+def test_proportion_by_hand_and_by_the_harness():
+    from lm_eval.api.metrics import mean_stderr
+
+    correct = [1, 1, 1, 0]
+    estimate = stats.proportion(correct)
+    assert (estimate.value, estimate.n) == (0.75, 4)
+    assert estimate.stderr == pytest.approx((0.75 * 0.25 / 3) ** 0.5)
+    assert estimate.stderr == pytest.approx(mean_stderr(correct))
+    assert stats.proportion([1]).stderr == 0.0
+
+
+def test_wilson_interval_is_not_empty_at_the_ends():
+    assert stats.wilson([0] * 10).high == pytest.approx(0.2775, abs=1e-4)  # the textbook value for 0 of 10
+    full = stats.wilson([1] * 10)
+    assert full.value == full.high == 1.0 and full.low == pytest.approx(1 - 0.2775, abs=1e-4)
+
+
+def test_a_model_equals_itself():
+    columns = {"A": outcomes(0, 80, 0.7), "B": outcomes(1, 30, 0.4)}
+    difference, retention = stats.difference(columns, columns), stats.retention(columns, columns)
+    assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
+    assert (retention.value, retention.low, retention.high) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_paired_difference_matches_the_normal_approximation():
+    teacher = outcomes(2, 2000, 0.8)
+    student = np.where(outcomes(3, 2000, 0.1) == 1, 1 - teacher, teacher)
+    interval = stats.paired_difference(student, teacher)
+    change = student - teacher
+    half = 1.96 * change.std() / len(change) ** 0.5
+    assert interval.value == pytest.approx(change.mean())
+    assert interval.low == pytest.approx(change.mean() - half, abs=2e-3)
+    assert interval.high == pytest.approx(change.mean() + half, abs=2e-3)
+
+
+def test_pairing_narrows_the_interval():
+    teacher = outcomes(4, 500, 0.5)
+    student = teacher.copy()
+    student[:10] = 1 - student[:10]
+    paired = stats.paired_difference(student, teacher)
+    unpaired = stats.paired_difference(student, np.random.default_rng(5).permutation(teacher))
+    assert paired.high - paired.low < 0.4 * (unpaired.high - unpaired.low)
+
+
+def test_columns_weigh_alike_whatever_their_size():
+    teacher = {"big": np.ones(900), "small": np.ones(10)}
+    student = {"big": np.ones(900), "small": np.zeros(10)}
+    assert stats.retention(student, teacher).value == pytest.approx(0.5)
+    assert stats.difference(student, teacher).value == pytest.approx(-0.5)
+
+
+def test_retention_is_the_ratio_of_averages_not_the_average_of_ratios():
+    teacher = {"A": [1, 1, 1, 1], "B": [1, 0, 0, 0]}
+    student = {"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}
+    assert stats.retention(student, teacher).value == pytest.approx((0.5 + 0.25) / (1 + 0.25))
+
+
+def test_intervals_depend_on_the_seed_alone():
+    teacher = {"A": outcomes(6, 50, 0.9), "B": outcomes(7, 60, 0.6)}
+    student = {"A": outcomes(8, 50, 0.8), "B": outcomes(9, 60, 0.6)}
+    swapped = ({k: side[k] for k in ("B", "A")} for side in (student, teacher))
+    assert stats.retention(student, teacher, seed=1) == stats.retention(*swapped, seed=1)
+    assert stats.retention(student, teacher, seed=1) != stats.retention(student, teacher, seed=2)
+
+
+def test_interval_covers_the_truth_at_its_level():
+    hits = 0
+    for trial in range(200):
+        rng = np.random.default_rng(trial)
+        teacher = rng.binomial(1, 0.8, 150)
+        student = rng.binomial(1, np.where(teacher == 1, 0.9, 0.1))
+        interval = stats.paired_difference(student, teacher, resamples=500)
+        hits += interval.low <= (0.8 * 0.9 + 0.2 * 0.1) - 0.8 <= interval.high
+    assert 0.89 <= hits / 200 <= 0.99
+
+
+@pytest.mark.parametrize("low, high, direction, expected", [
+    (0.1, 0.2, "above", "shown"), (-0.2, -0.1, "above", "opposite"), (-0.1, 0.1, "above", "not shown"),
+    (-0.2, -0.1, "below", "shown"), (0.1, 0.2, "below", "opposite"), (0.0, 0.1, "above", "not shown"),
+])
+def test_verdict(low, high, direction, expected):
+    assert stats.verdict(low, high, direction=direction) == expected
+    assert stats.verdict(low + 5, high + 5, threshold=5.0, direction=direction) == expected
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: stats.proportion([]), "non-empty"),
+    (lambda: stats.proportion([0, 2]), "only 0s and 1s"),
+    (lambda: stats.paired_difference([1, 0], [1]), "same items"),
+    (lambda: stats.difference({"A": [1]}, {"B": [1]}), "same items"),
+    (lambda: stats.difference({}, {}), "same items"),
+    (lambda: stats.retention({"A": [1]}, {"A": [0]}), "no correct item"),
+    (lambda: stats.difference({"A": [1]}, {"A": [0]}, level=95), "level"),
+    (lambda: stats.verdict(2.0, 1.0), "low <= high"),
+    (lambda: stats.verdict(0.0, float("nan")), "low <= high"),
+    (lambda: stats.verdict(0.0, 1.0, direction="up"), "above"),
+])
+def test_bad_input_is_named(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()

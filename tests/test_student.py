@@ -1,0 +1,155 @@
+"""The student as a whole: oracle encoder, causality, isolation, padding, saving, and what it refuses."""
+
+import pytest
+import torch
+from conftest import make_student, make_teacher
+from transformers import AutoModel
+
+from dbyte.model.chunking import find_chunks
+from dbyte.model.core import run_core
+from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.text.spans import BOS, EOS
+
+
+def everything(rows):
+    return rows.batch(range(len(rows)))
+
+
+def test_oracle_encoder_gives_the_teachers_logits(any_teacher, rows):
+    student, batch = make_student(any_teacher), everything(rows)
+    chunks = find_chunks(batch.boundary_BL, batch.document_BL, batch.mask_BL)
+    oracle_BME = any_teacher.get_input_embeddings()(batch.token_ids_BM)  # what a perfect encoder returns at boundaries
+    logits_BMV = student.token_head(student.run_core(oracle_BME, chunks))
+    for row in range(len(rows)):
+        for document in batch.token_document_BM[row].unique():
+            here = batch.token_document_BM[row] == document
+            if document >= 0:
+                alone = any_teacher(batch.token_ids_BM[row, here][None]).logits[0]
+                torch.testing.assert_close(logits_BMV[row, here], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_from_teacher_copies_core_and_head_bit_for_bit(any_teacher):
+    student = make_student(any_teacher)
+    expected = any_teacher.model.state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in student.core.state_dict().items())
+    assert len(student.core.state_dict()) == len(expected) - 1  # all but the embedding
+    assert torch.equal(student.token_head.weight, any_teacher.get_output_embeddings().weight)
+
+
+def test_causality_with_given_boundaries(student, rows):
+    batch = everything(rows)
+    before = student(batch.byte_ids_BL, batch.boundary_BL, batch.document_BL, batch.mask_BL)
+    for j in (1, 7, 60, 100):
+        changed = batch.byte_ids_BL.clone()
+        changed[0, j] = (changed[0, j] + 1) % 250
+        after = student(changed, batch.boundary_BL, batch.document_BL, batch.mask_BL)
+        torch.testing.assert_close(after.byte_logits[0, :j], before.byte_logits[0, :j])
+        torch.testing.assert_close(after.byte_logits[1:], before.byte_logits[1:])
+        assert not torch.allclose(after.byte_logits[0, j], before.byte_logits[0, j])
+
+
+def test_the_routers_look_ahead_is_exactly_one_byte(student):
+    torch.manual_seed(0)
+    ids = torch.randint(0, 250, (1, 40))
+    before = student(ids)
+    for j in (5, 20, 39):
+        changed = ids.clone()
+        changed[0, j] = (changed[0, j] + 1) % 250
+        after = student(changed)
+        torch.testing.assert_close(after.boundary_prob[0, : j - 1], before.boundary_prob[0, : j - 1])
+        assert not torch.allclose(after.boundary_prob[0, j - 1], before.boundary_prob[0, j - 1])
+        torch.testing.assert_close(after.byte_logits[0, : j - 1], before.byte_logits[0, : j - 1])
+
+
+def test_packed_equals_separate_forward_and_gradients(any_teacher, rows):
+    student, batch = make_student(any_teacher).double(), everything(rows)
+    out = student(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL)
+    alone = []
+    for row in range(len(rows)):
+        for document in range(int(batch.document_BL[row].max()) + 1):
+            here = batch.document_BL[row] == document
+            one = student(batch.byte_ids_BL[row, here][None])
+            torch.testing.assert_close(out.byte_logits[row, here], one.byte_logits[0])
+            torch.testing.assert_close(out.boundary_prob[row, here], one.boundary_prob[0])
+            alone.append(one)
+    packed_tokens = out.token_logits[out.chunk_mask]
+    torch.testing.assert_close(packed_tokens, torch.cat([one.token_logits[0] for one in alone]))
+    (out.byte_logits[batch.mask_BL].square().sum() + packed_tokens.square().sum()).backward()
+    together = {name: weight.grad.clone() for name, weight in student.named_parameters() if weight.grad is not None}
+    student.zero_grad()
+    sum(one.byte_logits.square().sum() + one.token_logits.square().sum() for one in alone).backward()
+    for name, weight in student.named_parameters():
+        if name in together:
+            torch.testing.assert_close(together[name], weight.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_padding_changes_nothing(student):
+    ids = torch.randint(0, 250, (2, 30))
+    mask = torch.ones(2, 45, dtype=torch.bool)
+    mask[:, 30:] = False
+    padded = torch.cat([ids, torch.randint(0, 250, (2, 15))], 1)
+    short, long = student(ids), student(padded, None, None, mask)
+    torch.testing.assert_close(long.byte_logits[:, :30], short.byte_logits)
+    torch.testing.assert_close(long.boundary_prob[:, :30], short.boundary_prob)
+    assert torch.equal(long.boundary[:, :30], short.boundary) and not long.boundary[:, 30:].any()
+
+
+def test_bos_and_eos_are_chunks_of_their_own(student):
+    ids = torch.tensor([[BOS, 65, 66, 67, EOS, BOS, 68, EOS]])
+    boundary = student(ids, None, torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])).boundary[0]
+    assert boundary[[0, 3, 4, 5, 6, 7]].all()
+
+
+def test_saving_is_bit_exact_and_auto_classes_load(student, rows, tmp_path):
+    batch = everything(rows)
+    student.save_pretrained(tmp_path)
+    for loaded in (ByteStudent.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
+        assert type(loaded) is ByteStudent
+        expected = student.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+        one, two = (m(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL) for m in (student, loaded))
+        assert torch.equal(one.byte_logits, two.byte_logits) and torch.equal(one.token_logits, two.token_logits)
+        assert loaded.token_text(40) == student.token_text(40)
+
+
+def test_a_folder_without_weights_of_a_part_is_refused(student, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    student.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["router.query.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="router.query.weight"):
+        ByteStudent.from_pretrained(tmp_path)
+
+
+def test_core_runs_as_a_part_of_the_teacher_would(any_teacher):
+    tokens = torch.randint(0, 300, (2, 11))
+    hidden = run_core(any_teacher.model, any_teacher.get_input_embeddings()(tokens), torch.zeros(2, 11, dtype=torch.long))
+    torch.testing.assert_close(any_teacher.get_output_embeddings()(hidden), any_teacher(tokens).logits)
+
+
+@pytest.mark.parametrize("wrong, says", [
+    (dict(byte_ids_BL=torch.zeros(1, 0, dtype=torch.long)), "at least|>= 1"),
+    (dict(byte_ids_BL=torch.tensor([[300]])), "0..255"),
+    (dict(byte_ids_BL=torch.zeros(1, 4)), "integers"),
+    (dict(byte_ids_BL=torch.zeros(1, 4, dtype=torch.long), boundary_BL=torch.ones(1, 3).bool()), "boundary_BL"),
+    (dict(byte_ids_BL=torch.zeros(1, 4, dtype=torch.long), mask_BL=torch.tensor([[True, False, True, True]])), "tail"),
+    (dict(byte_ids_BL=torch.zeros(1, 4, dtype=torch.long), boundary_BL=torch.ones(1, 4).bool(),
+          mask_BL=torch.tensor([[True, True, True, False]])), "padded"),
+    (dict(byte_ids_BL=torch.zeros(1, 300, dtype=torch.long), boundary_BL=torch.ones(1, 300).bool()), "positions"),
+])
+def test_wrong_input_is_refused_with_the_remedy(student, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        student(**wrong)
+
+
+def test_a_student_needs_a_teacher_and_fitting_sizes():
+    with pytest.raises(ValueError, match="from_teacher"):
+        ByteStudent(StudentConfig())
+    with pytest.raises(ValueError, match="head_width"):
+        StudentConfig(byte_width=20, head_width=64)
+    with pytest.raises(ValueError, match="encoder_layers|layers"):
+        StudentConfig(encoder_layers=0)
+    with pytest.raises(ValueError, match="head"):
+        ByteStudent.from_teacher(make_teacher().model)
