@@ -168,10 +168,11 @@ def test_bad_arguments_are_refused():
 
 
 def test_reserved_bytes_are_no_text(token_bytes):
-    for byte in (BOS, EOS):
+    for byte in (BOS, EOS, 256 + ord("a")):
         aligned = Aligned(torch.tensor([5]), torch.tensor([byte]), torch.tensor([True]))
         with pytest.raises(ValueError, match="cannot be text"):
             document(aligned, token_bytes)
+    for byte in (BOS, EOS):
         with pytest.raises(ValueError, match="cannot be text"):
             made(b"a" + bytes([byte]) + b"b", [1, 2, 3])
 

@@ -19,21 +19,13 @@ WORLD_SEED = 2602
 MIN_BYTES = 2048  # no document is longer, so any larger budget yields text
 
 NAMES = tuple(
-    "Adam Alice Amir Anna Arthur Bella Boris Carl Carmen Clara Cyrus Daniel David Diana Dora Edgar Ella Emma Eric Eva "
-    "Felix Fiona Frank Fred George Gina Grace Greta Hanna Harry Helen Henry Hugo Ida Igor Irene Ivan Jack James Jane "
-    "Joan Julia Karen Kate Kevin Klaus Laura Leo Lily Linda Louis Lucy Marco Maria Martin Mila Mona Nadia Nina Noah "
-    "Olga Omar Oscar Paula Pedro Peter Rita Robert Rosa Ruth Sally Samuel Sara Simon Sofia Tina Tom Victor Vera "
-    "Walter".split()
+    "Adam Alice Anna Arthur Bella Boris Carl Clara Daniel David Diana Emma Eric Eva Felix Frank George Grace Hanna "
+    "Harry Helen Henry Igor Irene Jack James Jane Kate Laura Leo Lucy Marco Maria Martin Nina Noah Olga Oscar Paula "
+    "Peter Robert Rosa Ruth Samuel Simon Tom Victor Walter".split()
 )
-PLACES = tuple(
-    "attic bag barn basket bedroom box cellar cupboard drawer garage garden hall kitchen library office pocket shed "
-    "shop tent tower".split()
-)
-THINGS = tuple(
-    "ball bell book camera candle card clock coin cup doll flag hat jacket key kite lamp letter map medal mirror "
-    "phone photo ring shoe ticket toy vase watch".split()
-)
-COUNTED = tuple("apples balls books cards coins cups eggs pears pens shells stamps stones".split())
+PLACES = tuple("attic barn basket box cellar drawer garage garden kitchen library office shed".split())
+THINGS = tuple("ball bell book camera coin cup flag hat key lamp letter map medal ring ticket toy".split())
+COUNTED = tuple("apples balls books cards coins eggs shells stones".split())
 
 
 @dataclass(frozen=True)
@@ -92,37 +84,35 @@ def _step(value: int, change: int) -> str:
 ATTRIBUTES = (
     Attribute(
         "home",
-        tuple("Athens Berlin Boston Cairo Delhi Dublin Geneva Lima Lisbon London Madrid Milan Oslo Paris Rome Tokyo"
-              .split()),
+        tuple("Athens Berlin Boston Cairo Dublin Lima London Madrid Oslo Paris Rome Tokyo".split()),
         ("lives in {v}", "has a house in {v}"),
         "The home of {n} is in {v}.",
         ("Where does {n} live?", "In which town does {n} live?"),
     ),
     Attribute(
         "job",
-        tuple("baker barber dancer doctor driver farmer lawyer miner nurse painter pilot sailor singer tailor teacher "
-              "writer".split()),
+        tuple("baker dancer doctor driver farmer lawyer nurse painter pilot sailor teacher writer".split()),
         ("works as a {v}", "earns money as a {v}"),
         "The job of {n} is to be a {v}.",
         ("What is the job of {n}?", "What work does {n} do?"),
     ),
     Attribute(
         "pet",
-        tuple("cat dog duck frog goat hamster horse lizard mouse parrot pony rabbit snake turtle".split()),
+        tuple("cat dog duck frog goat horse mouse parrot pony rabbit snake turtle".split()),
         ("has a pet {v}", "keeps a {v}"),
         "The pet of {n} is a {v}.",
         ("Which pet does {n} have?", "What kind of pet does {n} keep?"),
     ),
     Attribute(
         "colour",
-        tuple("black blue brown gold green grey orange pink purple red silver white yellow".split()),
+        tuple("black blue brown gold green grey orange pink purple red white yellow".split()),
         ("likes the colour {v}", "paints every door {v}"),
         "The favourite colour of {n} is {v}.",
         ("What is the favourite colour of {n}?", "Which colour does {n} like?"),
     ),
     Attribute(
         "food",
-        tuple("beans bread cake cheese corn eggs fish honey noodles pasta pizza rice salad soup".split()),
+        tuple("beans bread cake cheese corn eggs fish honey pasta rice salad soup".split()),
         ("eats {v} every day", "loves to eat {v}"),
         "The favourite food of {n} is {v}.",
         ("What is the favourite food of {n}?", "What does {n} eat every day?"),
@@ -194,13 +184,13 @@ EVENTS = (
           ("Later {a} slept in the {p}.", "In the evening {a} sang in the {p}.")),
 )
 
-GAINS = ("buys {k} more {s}", "finds {k} more {s}", "gets {k} more {s}")
-LOSSES = ("sells {k} {s}", "loses {k} {s}", "gives away {k} {s}")
-STARTS, CHANGES = range(2, 16), (*range(-9, -1), *range(2, 10))  # no change of one: "1 apples" is not English
+GAINS = ("buys {k} more {s}", "finds {k} more {s}")
+LOSSES = ("sells {k} {s}", "loses {k} {s}")
+STARTS, CHANGES = range(2, 13), (*range(-9, -1), *range(2, 10))  # no change of one: "1 apples" is not English
 
 # Which share of each kind is kept out of training, and how often each kind of paragraph is drawn.
-HELD_OUT_SHARE = {"fact": 1 / 2, "use": 2 / 3, "event": 1 / 6, "sum": 1 / 5}
-PARAGRAPHS = {"facts": 4, "fact_questions": 2, "stories": 5, "sums": 4, "uses": 2, "use_questions": 1}
+HELD_OUT_SHARE = {"fact": 2 / 3, "use": 2 / 3, "event": 1 / 6, "sum": 1 / 4}
+PARAGRAPHS = {"facts": 5, "fact_questions": 2, "stories": 5, "sums": 4, "uses": 1, "use_questions": 1}
 
 
 @dataclass(frozen=True)
