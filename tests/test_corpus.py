@@ -200,7 +200,7 @@ PROSE = "This sentence explains at some length what the function does and why a 
 
 def source(tmp_path: Path) -> Path:
     """A package with documentation strings worth taking and others that are not."""
-    session = PROSE + "\n>>> a\n1\n" * 20
+    session = PROSE + "\n>>> import this and some other words\nanswer" * 20
     table = PROSE[:100] + "\n" + "| 12 | 34 | 56 |\n" * 60
     code = f'''"""Module. {PROSE}"""
 raise SystemExit("this must be parsed, never imported")

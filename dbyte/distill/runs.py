@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dbyte.atomic import atomic_write
 from dbyte.paths import RUNS
 
 SCHEMA = 1  # raise it when old runs must not be taken for new ones
@@ -38,13 +39,7 @@ def file_hash(path: Path) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the whole new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    atomic_write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 @contextmanager

@@ -78,6 +78,7 @@ def train(
             if done in snapshot_updates(step, updates):
                 with written_whole(run.folder / "snapshots" / str(done * batch.byte_ids_BL.numel())) as folder:
                     model.save_pretrained(folder)
+                    save_extra(folder)
             if time.monotonic() - saved > CHECKPOINT_SECONDS and done < updates:
                 _checkpoint(run, model, optimiser, done, time.monotonic() - started)
                 saved = time.monotonic()

@@ -189,7 +189,7 @@ LOSSES = ("sells {k} {s}", "loses {k} {s}")
 STARTS, CHANGES = range(2, 13), (*range(-9, -1), *range(2, 10))  # no change of one: "1 apples" is not English
 
 # Which share of each kind is kept out of training, and how often each kind of paragraph is drawn.
-HELD_OUT_SHARE = {"fact": 2 / 3, "use": 2 / 3, "event": 1 / 6, "sum": 1 / 4}
+HELD_OUT_SHARE = {"fact": 2 / 3, "use": 2 / 3, "event": 1 / 6, "sum": 3 / 10}
 PARAGRAPHS = {"facts": 5, "fact_questions": 2, "stories": 5, "sums": 4, "uses": 1, "use_questions": 1}
 
 

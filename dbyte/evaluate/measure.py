@@ -1,0 +1,163 @@
+"""What is measured of a model on disk: MiniBench, bits per byte on held-out text, agreement of its boundaries.
+
+Every measurement is addressed by what it depends on (the model's weights, how it is read, the items or documents) and
+kept in runs/measured/<hash>.json, so that no notebook measures again what another one has.
+
+A reading says how a model is scored: "token" for a teacher; "stage1/tokenizer" and "stage1/router" for a student that
+writes tokens, along the teacher's boundaries or its own; "stage2/router" for one that writes bytes.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from dbyte.atomic import atomic_write
+from dbyte.distill.curriculum import teacher_hash
+from dbyte.distill.data import heldout_corpus
+from dbyte.distill.runs import Run, content_hash
+from dbyte.distill.teacher import load_teacher
+from dbyte.evaluate import minibench
+from dbyte.evaluate.adapters import StudentLM
+from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
+from dbyte.evaluate.boundaries import Agreement, agreement
+from dbyte.evaluate.harness import ColumnResult, evaluate, teacher_lm
+from dbyte.evaluate.scoring import Scorer
+from dbyte.model.student import ByteStudent
+from dbyte.paths import RUNS
+from dbyte.presets import Scale
+from dbyte.text.packing import document, pack
+from dbyte.text.spans import TokenBytes
+
+MEASURING = 1  # raise it when scoring changes, so that nothing old is taken for new
+READINGS = ("token", "stage1/tokenizer", "stage1/router", "stage2/router")
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures models at one scale and seed; ValueError for a reading that is none of READINGS."""
+
+    scale: Scale
+    seed: int
+
+    def columns(self, folder: Path, reading: str, *, items: int | None = None) -> dict[str, ColumnResult]:
+        """MiniBench accuracy by column, on `items` items each (default: the scale's), or all where a column has fewer."""
+        limit = items or self.scale.items
+        results = {}
+        for name, column in minibench.COLUMNS.items():
+            n = min(limit, column.available)
+            drawn = minibench.content_hash(column.items(n, seed=0))
+            found = self._known({"column": name, "items": drawn}, folder, reading,
+                                lambda name=name, n=n: evaluate(_lm(folder, reading, self.scale.device), columns=[name],
+                                                                limit=n)[name].as_json())
+            found.pop("seconds")
+            results[name] = ColumnResult(**found | {"correct": tuple(found["correct"])})
+        return results
+
+    def bits(self, folder: Path, reading: str, corpus: str) -> dict:
+        """Bits per byte on a corpus's held-out documents: value, stderr, n (pieces), text_bytes, nats_P (per piece).
+
+        At Stage 2 `folded` is the flag-free sum in bits per byte, no probability, shown beside the score only.
+        """
+        texts = heldout_corpus(self.scale, corpus, seed=self.seed)
+        key = {"bits": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
+        return self._known(key, folder, reading, lambda: self._bits(folder, reading, list(texts.documents)))
+
+    def boundaries(self, folder: Path, corpus: str) -> Agreement:
+        """Agreement of a student's router with its teacher's tokens on a corpus's held-out documents."""
+        texts = heldout_corpus(self.scale, corpus, seed=self.seed)
+        key = {"boundaries": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
+        found = self._known(key, folder, "stage1/router", lambda: asdict(self._agreement(folder, list(texts.documents))))
+        found.pop("seconds")
+        return Agreement(**found)
+
+    def _bits(self, folder: Path, reading: str, texts: list[str]) -> dict:
+        token_bytes = _token_bytes(folder)
+        pieces = heldout_pieces(texts, token_bytes, row_bytes=self.scale.row_bytes)
+        if reading == "token":
+            return asdict(bits_per_byte(teacher_nats(load_teacher(folder, device=self.scale.device)[0], pieces), pieces))
+        stage, boundaries = int(reading[5]), reading.split("/")[1]
+        scorer = Scorer(_student(folder, self.scale.device), stage=stage)
+        found = asdict(bits_per_byte(student_nats(scorer, pieces, boundaries=boundaries), pieces))
+        return found if stage == 1 else found | {"folded": bits_per_byte(folded_nats(scorer, pieces), pieces).value}
+
+    def _agreement(self, folder: Path, texts: list[str]) -> Agreement:
+        token_bytes = _token_bytes(folder)
+        rows = pack([document(a, token_bytes) for a in token_bytes.align_batch(texts)], row_bytes=self.scale.row_bytes)
+        return agreement(_student(folder, self.scale.device), rows)
+
+    def _known(self, key: dict, folder: Path, reading: str, compute: Callable[[], dict]) -> dict:
+        """What was measured under this key, or what `compute` measures now; with the seconds that it took."""
+        if reading not in READINGS:
+            raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
+        full = {"measuring": MEASURING, "model": teacher_hash(folder), "reading": reading} | key
+        path = RUNS / "measured" / f"{content_hash(full)[:16]}.json"
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["key"] == full:
+                return kept["found"]
+        except (OSError, ValueError, KeyError):
+            pass  # never measured, or the file is damaged: measuring writes it anew
+        started = time.monotonic()
+        found = compute()
+        found["seconds"] = time.monotonic() - started
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, json.dumps({"key": full, "found": found}))
+        return json.loads(path.read_text(encoding="utf-8"))["found"]
+
+
+def _lm(folder: Path, reading: str, device: str):
+    """The harness's view of a model under a reading."""
+    if reading == "token":
+        return teacher_lm(*load_teacher(folder, device=device), device=device)
+    return StudentLM(_student(folder, device), _token_bytes(folder), stage=int(reading[5]), boundaries=reading.split("/")[1])
+
+
+@lru_cache(maxsize=1)
+def _student(folder: Path, device: str) -> ByteStudent:
+    return ByteStudent.from_pretrained(folder).eval().to(device)
+
+
+@lru_cache(maxsize=4)
+def _token_bytes(folder: Path) -> TokenBytes:
+    return TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(folder))
+
+
+def column_rows(model: str, results: dict[str, ColumnResult], **more) -> list[dict]:
+    """MiniBench results as tidy rows in percent: model, task, value, stderr, n, chance and what `more` adds."""
+    return [{"model": model, "task": name, "value": 100 * r.accuracy, "stderr": 100 * r.stderr, "n": r.n,
+             "chance": 100 * r.chance, "metric": r.metric} | more for name, r in results.items()]
+
+
+def bits_row(model: str, corpus: str, found: dict) -> dict:
+    """A bits-per-byte measurement as a tidy row."""
+    return {"model": model, "corpus": corpus, "value": found["value"], "stderr": found["stderr"], "n": found["n"],
+            "text_bytes": found["text_bytes"], "folded": found.get("folded", math.nan)}
+
+
+def dynamics_rows(measurer: Measurer, runs: list[Run], teacher: Path) -> list[dict]:
+    """Figure 2's rows: accuracy after each kept model of steps 1.1 and 1.2, against bytes from the start of Stage 1.
+
+    Along the teacher's boundaries, since the router learns in step 1.3 only.
+    """
+    items = measurer.scale.dynamics_items
+    rows = column_rows("teacher", measurer.columns(teacher, "token", items=items), step="0", train_bytes=0)
+    seen = 0
+    for run in runs[:2]:
+        step = run.facts()["step"].split()[0]
+        for size, folder in [*run.snapshots(), (run.facts()["train_bytes"], run.model_folder)]:
+            found = measurer.columns(folder, "stage1/tokenizer", items=items)
+            rows += column_rows("student", found, step=step, train_bytes=seen + size)
+        seen += run.facts()["train_bytes"]
+    return rows
+
+
+def boundary_row(corpus: str, found: Agreement) -> dict:
+    """A boundary agreement as a tidy row: F1 in percent, with precision and recall."""
+    return {"corpus": corpus, "value": 100 * found.f1, "stderr": 100 * found.f1_stderr, "n": found.n,
+            "precision": 100 * found.precision, "recall": 100 * found.recall}
