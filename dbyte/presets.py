@@ -19,7 +19,10 @@ class TeacherShape:
     ffn_width: int
     train_bytes: int
     rate: float
+    muon_rate: float = 0.02
+    initial_std: float = 0.08  # the library's default, 0.02, costs a model of this width hundreds of updates
     warmup: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ SCALES = {
     ),
     "small": Scale(
         name="small",
-        teacher=TeacherShape(vocabulary=2048, width=160, layers=4, heads=5, ffn_width=432, train_bytes=12 * MB, rate=3e-3),
-        corpora=(("world", 6 * MB), ("pydocs", 6 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=16,
+        teacher=TeacherShape(vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=16 * MB, rate=5e-3),
+        corpora=(("world", 6 * MB), ("pydocs", 6 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64),
         stage1=dict(align_bytes=4 * MB, distill_bytes=4 * MB, boundary_bytes=1 * MB, align_rate=4e-3, encoder_rate=1e-3,
                     core_rate=2e-4, boundary_rate=5e-3, snapshots=3),

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,11 +49,17 @@ def test_what_a_step_trains_moves_and_nothing_else(step, student, teacher, feed,
     assert all(torch.equal(weight, kept[name]) for name, weight in teacher.named_parameters())
 
 
+MUON = replace(STEPS[1], groups=(Group(("core",), 1e-3, muon_rate=1e-2), Group(("encoder",), 1e-3)))
+
+
+@pytest.mark.parametrize("step", [STEPS[1], MUON], ids=["adamw", "muon"])
 @pytest.mark.parametrize("stop_after", [1, 4])
-def test_resume_equals_a_straight_run(stop_after, straight, teacher, tokenizer, feed, tmp_path, monkeypatch):
+def test_resume_equals_a_straight_run(step, stop_after, student, teacher, tokenizer, feed, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
+    straight = Run({"what": "straight"}, root=tmp_path)
+    train(straight, step, feed, model=student, teacher=teacher)
     written, update = [], trainer._update
 
     def counted(*arguments):
@@ -67,10 +74,10 @@ def test_resume_equals_a_straight_run(stop_after, straight, teacher, tokenizer, 
 
     run = Run({"what": "killed"}, root=tmp_path)
     with pytest.raises(Killed):
-        train(run, STEPS[1], feed, model=make_student(make_teacher(), tokenizer), teacher=teacher)
+        train(run, step, feed, model=make_student(make_teacher(), tokenizer), teacher=teacher)
     assert not run.is_complete()
     monkeypatch.setattr(trainer, "_update", update)
-    train(run, STEPS[1], feed, model=make_student(make_teacher(), tokenizer), teacher=teacher)
+    train(run, step, feed, model=make_student(make_teacher(), tokenizer), teacher=teacher)
     one, two = (load_file(r.model_folder / "model.safetensors") for r in (straight, run))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in r.metrics()] for r in (straight, run)]
@@ -180,7 +187,7 @@ def test_snapshots_are_kept_and_load(student, teacher, feed, tmp_path):
 
 
 def test_weight_decay_spares_norms_biases_and_the_mambas_own(student):
-    groups = STEPS[4].parameter_groups(student)
+    groups = [group for optimiser in STEPS[4].optimisers(student) for group in optimiser.param_groups]
     names = {id(weight): name for name, weight in student.named_parameters()}
     decayed = {names[id(w)] for g in groups if g["weight_decay"] for w in g["params"]}
     spared = {names[id(w)] for g in groups if not g["weight_decay"] for w in g["params"]}
@@ -192,7 +199,7 @@ def test_wrong_steps_are_refused(student):
     with pytest.raises(ValueError, match="byte budget"):
         stage1(align_bytes=0, distill_bytes=1, boundary_bytes=1)
     with pytest.raises(ValueError, match="names no"):
-        Step("x", 1, STEPS[0].objective, (Group(("encodr",), 1.0),), 1, 0.1).parameter_groups(student)
+        Step("x", 1, STEPS[0].objective, (Group(("encodr",), 1.0),), 1, 0.1).optimisers(student)
 
 
 def test_content_hash_sees_values_not_order():

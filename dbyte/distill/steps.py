@@ -7,6 +7,7 @@ the loop proves it by listing both.
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from dbyte.distill import objectives
@@ -17,15 +18,21 @@ ROUTER = ("router",)
 CORE = ("core",)
 DECODER = ("null_E", "residual", "decoder_projection", "decoder", "byte_head")
 EVERYTHING = ("",)
+MUON_DECAY = 0.01
 NO_DECAY = ("A_log", "dt_bias", "D", "null_E", "embed_tokens.weight", "byte_embedding.weight")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters under these module names, trained at one peak learning rate (> 0)."""
+    """Parameters under these module names, trained at one peak learning rate (> 0).
+
+    muon_rate: train the matrices (embeddings not counted) with Muon at this peak rate instead; 0: AdamW for all. The
+    curriculum uses AdamW alone, as the paper does; the small teachers learn about twice as fast with Muon.
+    """
 
     parts: tuple[str, ...]
     rate: float
+    muon_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Step:
     def describe(self) -> dict:
         """The step as plain JSON data: what its run is addressed by."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("objective", "groups")}
-        groups = [{"parts": list(group.parts), "rate": group.rate} for group in self.groups]
+        groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
         return fields | {"objective": self.objective.__name__, "groups": groups, "betas": list(self.betas)}
 
     def rate_at(self, update: int, updates: int) -> float:
@@ -72,26 +79,34 @@ class Step:
         progress = (update - rising) / max(updates - rising, 1)
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * progress)) / 2
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """Freeze the model, thaw the step's parts, and return AdamW's groups; norms, biases and embeddings do not decay.
+    def optimisers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """Freeze the model, thaw the step's parts, and return their optimisers; each parameter group knows its `peak` rate.
 
-        Raises:
-            ValueError: if a part of the step names no parameter of the model.
+        Norms, biases and embeddings do not decay. Raises ValueError if a group names no parameter of the model.
         """
         model.requires_grad_(False)
-        result = []
+        adamw, muon = [], []
         for group in self.groups:
-            chosen = {name: weight for name, weight in model.named_parameters()
-                      if any(_is_under(name, part) for part in group.parts) and not weight.requires_grad}
-            if not chosen:
-                raise ValueError(f"step {self.name!r} trains {group.parts}, which names no (further) parameter of "
-                                 f"{type(model).__name__}; its parts are {[name for name, _ in model.named_children()]}")
+            chosen = self._thaw(group, model)
+            matrices = {name for name, weight in chosen.items() if group.muon_rate and _decays(name, weight)}
             for decays in (True, False):
-                weights = [weight.requires_grad_() for name, weight in chosen.items() if _decays(name, weight) == decays]
+                weights = [w for name, w in chosen.items() if name not in matrices and _decays(name, w) == decays]
                 if weights:
-                    result.append({"params": weights, "peak": group.rate,
-                                   "weight_decay": self.weight_decay if decays else 0.0})
-        return result
+                    adamw.append({"params": weights, "peak": group.rate, "weight_decay": self.weight_decay * decays})
+            if matrices:
+                muon.append({"params": [chosen[name] for name in sorted(matrices)], "peak": group.muon_rate})
+        result: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, lr=0.0, betas=self.betas, fused=True)]
+        return result + ([torch.optim.Muon(muon, lr=0.0, weight_decay=MUON_DECAY)] if muon else [])
+
+    def _thaw(self, group: Group, model: nn.Module) -> dict[str, nn.Parameter]:
+        chosen = {name: weight for name, weight in model.named_parameters()
+                  if any(_is_under(name, part) for part in group.parts) and not weight.requires_grad}
+        if not chosen:
+            raise ValueError(f"step {self.name!r} trains {group.parts}, which names no (further) parameter of "
+                             f"{type(model).__name__}; its parts are {[name for name, _ in model.named_children()]}")
+        for weight in chosen.values():
+            weight.requires_grad_()
+        return chosen
 
 
 def _is_under(name: str, part: str) -> bool:

@@ -77,14 +77,15 @@ def teacher_run(scale: Scale, *, seed: int) -> Path:
     """Return the teacher's folder or hub name; at scales with a `TeacherShape`, train it first if need be."""
     if isinstance(scale.teacher, str):
         return Path(scale.teacher)
-    tokenizer = _tokenizer(scale, scale.teacher, seed=seed)
+    shape = scale.teacher
+    tokenizer = _tokenizer(scale, shape, seed=seed)
     rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
-    step = Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, scale.teacher.rate),), scale.teacher.train_bytes,
-                scale.teacher.warmup, 0.05)
-    run = Run({"teacher": vars(scale.teacher), "step": step.describe(), "data": rows.hash, "seed": seed,
+    step = Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, shape.rate, shape.muon_rate),), shape.train_bytes,
+                shape.warmup, 0.05, betas=shape.betas)
+    run = Run({"teacher": vars(shape), "step": step.describe(), "data": rows.hash, "seed": seed,
                "batch_rows": scale.batch_rows})
     if not run.is_complete():
-        train(run, step, Feed(rows, scale.batch_rows, seed), model=_new_llama(scale.teacher, tokenizer, seed=seed),
+        train(run, step, Feed(rows, scale.batch_rows, seed), model=_new_llama(shape, tokenizer, seed=seed),
               device=scale.device, save_extra=lambda folder: tokenizer.save_pretrained(folder))
     return run.model_folder
 
@@ -105,4 +106,4 @@ def _new_llama(shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, seed:
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers, max_position_embeddings=POSITIONS,
         num_attention_heads=shape.heads, num_key_value_heads=shape.heads, intermediate_size=shape.ffn_width,
-        tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
+        tie_word_embeddings=True, initializer_range=shape.initial_std, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))

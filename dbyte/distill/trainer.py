@@ -64,14 +64,13 @@ def train(
     """
     with run.locked():
         model, teacher = model.to(device).train(), teacher.to(device).eval() if teacher is not None else None
-        groups = step.parameter_groups(model)
-        optimiser = torch.optim.AdamW(groups, lr=0.0, betas=step.betas, fused=True)
-        updates, first, seconds = feed.updates(step.train_bytes), *_resume(run, model, optimiser)
+        optimisers = step.optimisers(model)
+        updates, first, seconds = feed.updates(step.train_bytes), *_resume(run, model, optimisers)
         _announce(step, model, updates, first)
         log, saved, started = _Log(run, step, updates, first), time.monotonic(), time.monotonic() - seconds
         for update in range(first, updates):
             batch = feed.batch(update).to(device)
-            loss, norm, rate = _update(step, step.rate_at(update, updates), model, teacher, optimiser, batch, update)
+            loss, norm, rate = _update(step, step.rate_at(update, updates), model, teacher, optimisers, batch, update)
             log.write(update, loss=loss, norm=norm, rate=rate, seconds=time.monotonic() - started,
                       train_bytes=(update + 1) * batch.byte_ids_BL.numel())
             done = update + 1
@@ -80,7 +79,7 @@ def train(
                     model.save_pretrained(folder)
                     save_extra(folder)
             if time.monotonic() - saved > CHECKPOINT_SECONDS and done < updates:
-                _checkpoint(run, model, optimiser, done, time.monotonic() - started)
+                _checkpoint(run, model, optimisers, done, time.monotonic() - started)
                 saved = time.monotonic()
         log.close()
         _finish(run, step, feed, model.eval(), updates, time.monotonic() - started, save_extra)
@@ -92,23 +91,25 @@ def snapshot_updates(step: Step, updates: int) -> set[int]:
 
 
 def _update(
-    step: Step, share: float, model: nn.Module, teacher: nn.Module | None, optimiser: torch.optim.Optimizer,
+    step: Step, share: float, model: nn.Module, teacher: nn.Module | None, optimisers: list[torch.optim.Optimizer],
     batch: Batch, update: int,
 ) -> tuple[float, float, float]:
     """One update; returns (mean loss, gradient norm before clipping, rate of the first group)."""
-    for group in optimiser.param_groups:
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    for group in groups:
         group["lr"] = group["peak"] * share
     total, count = step.objective(model, teacher, batch)
     loss = total / count.clamp(min=1)
-    optimiser.zero_grad(set_to_none=True)
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-    norm = nn.utils.clip_grad_norm_(weights, step.clip)
+    norm = nn.utils.clip_grad_norm_([weight for group in groups for weight in group["params"]], step.clip)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
         raise FloatingPointError(f"step {step.name!r}, update {update}: loss {loss.item()}, gradient norm {norm.item()}: "
                                  "lower the rate of this step, or look at the rows of this update (Feed.batch)")
-    optimiser.step()
-    return loss.item(), norm.item(), optimiser.param_groups[0]["lr"]
+    for optimiser in optimisers:
+        optimiser.step()
+    return loss.item(), norm.item(), groups[0]["lr"]
 
 
 def _announce(step: Step, model: nn.Module, updates: int, first: int) -> None:
@@ -154,10 +155,12 @@ class _Log:
         self.bar.close()
 
 
-def _checkpoint(run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, update: int, seconds: float) -> None:
+def _checkpoint(
+    run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer], update: int, seconds: float
+) -> None:
     """Save all that an exact resume needs; written whole or not at all."""
-    moments = {f"{index}.{name}": value for index, state in optimiser.state_dict()["state"].items()
-               for name, value in state.items()}
+    moments = {f"{place}.{index}.{name}": value for place, optimiser in enumerate(optimisers)
+               for index, state in optimiser.state_dict()["state"].items() for name, value in state.items()}
     with written_whole(run.checkpoint_folder) as folder:
         save_file({name: value.contiguous() for name, value in _weights(model).items()}, folder / "model.safetensors")
         save_file({name: value.contiguous() for name, value in moments.items()}, folder / "optimiser.safetensors")
@@ -170,8 +173,8 @@ def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters()}
 
 
-def _resume(run: Run, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
-    """Load the checkpoint into model and optimiser; returns (updates done, seconds spent), zeros without one."""
+def _resume(run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> tuple[int, float]:
+    """Load the checkpoint into model and optimisers; returns (updates done, seconds spent), zeros without one."""
     folder = run.sound_checkpoint()
     if folder is None:
         return 0, 0.0
@@ -180,11 +183,12 @@ def _resume(run: Run, model: nn.Module, optimiser: torch.optim.Optimizer) -> tup
         saved = load_file(folder / "model.safetensors")
         for name, weight in model.named_parameters():
             weight.copy_(saved[name])
-    moments: dict[int, dict] = {}
+    moments: list[dict[int, dict]] = [{} for _ in optimisers]
     for name, value in load_file(folder / "optimiser.safetensors").items():
-        index, field = name.split(".", 1)
-        moments.setdefault(int(index), {})[field] = value
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+        place, index, field = name.split(".", 2)
+        moments[int(place)].setdefault(int(index), {})[field] = value
+    for optimiser, state_of in zip(optimisers, moments, strict=True):
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": state_of})
     torch.set_rng_state(load_file(folder / "random.safetensors")["torch"])
     return state["update"], state["seconds"]
 

@@ -19,12 +19,12 @@ WORLD_SEED = 2602
 MIN_BYTES = 2048  # no document is longer, so any larger budget yields text
 
 NAMES = tuple(
-    "Adam Alice Anna Arthur Bella Boris Carl Clara Daniel David Diana Emma Eric Eva Felix Frank George Grace Hanna "
-    "Harry Helen Henry Igor Irene Jack James Jane Kate Laura Leo Lucy Marco Maria Martin Nina Noah Olga Oscar Paula "
-    "Peter Robert Rosa Ruth Samuel Simon Tom Victor Walter".split()
+    "Adam Alice Anna Boris Carl Clara Daniel David Diana Emma Eric Eva Felix Frank George Grace Hanna Henry Irene Jack "
+    "James Jane Kate Laura Leo Maria Martin Nina Oscar Paula Peter Robert Rosa Simon Tom Walter".split()
 )
 PLACES = tuple("attic barn basket box cellar drawer garage garden kitchen library office shed".split())
 THINGS = tuple("ball bell book camera coin cup flag hat key lamp letter map medal ring ticket toy".split())
+COLOURS = tuple("black blue brown gold green grey orange pink purple red white yellow".split())
 COUNTED = tuple("apples balls books cards coins eggs shells stones".split())
 
 
@@ -53,7 +53,7 @@ class Event:
     """A kind of story: how an event is told, how it comes back, and what its slots draw from.
 
     The last word of `recall` is a slot that the first sentence has already filled, so it can only be known by
-    reading. Slots: {a} who acts, {c} who receives, {x} thing, {p} place.
+    reading. Slots: {a} who acts, {c} who receives, {x} thing, {p} place, {v} colour.
     """
 
     name: str
@@ -85,44 +85,37 @@ ATTRIBUTES = (
     Attribute(
         "home",
         tuple("Athens Berlin Boston Cairo Dublin Lima London Madrid Oslo Paris Rome Tokyo".split()),
-        ("lives in {v}", "has a house in {v}"),
+        ("lives in {v}",),
         "The home of {n} is in {v}.",
         ("Where does {n} live?", "In which town does {n} live?"),
     ),
     Attribute(
         "job",
         tuple("baker dancer doctor driver farmer lawyer nurse painter pilot sailor teacher writer".split()),
-        ("works as a {v}", "earns money as a {v}"),
+        ("works as a {v}",),
         "The job of {n} is to be a {v}.",
         ("What is the job of {n}?", "What work does {n} do?"),
     ),
     Attribute(
         "pet",
         tuple("cat dog duck frog goat horse mouse parrot pony rabbit snake turtle".split()),
-        ("has a pet {v}", "keeps a {v}"),
+        ("has a pet {v}",),
         "The pet of {n} is a {v}.",
         ("Which pet does {n} have?", "What kind of pet does {n} keep?"),
     ),
     Attribute(
         "colour",
-        tuple("black blue brown gold green grey orange pink purple red white yellow".split()),
-        ("likes the colour {v}", "paints every door {v}"),
+        COLOURS,
+        ("likes the colour {v}",),
         "The favourite colour of {n} is {v}.",
         ("What is the favourite colour of {n}?", "Which colour does {n} like?"),
     ),
     Attribute(
         "food",
         tuple("beans bread cake cheese corn eggs fish honey pasta rice salad soup".split()),
-        ("eats {v} every day", "loves to eat {v}"),
+        ("eats {v} every day",),
         "The favourite food of {n} is {v}.",
         ("What is the favourite food of {n}?", "What does {n} eat every day?"),
-    ),
-    Attribute(
-        "instrument",
-        tuple("banjo cello drum flute guitar harp horn organ piano trumpet tuba violin".split()),
-        ("plays the {v}", "practises on the {v}"),
-        "The instrument of {n} is the {v}.",
-        ("Which instrument does {n} play?", "What is the instrument of {n}?"),
     ),
 )
 
@@ -172,25 +165,24 @@ USE_SENTENCES = (
 )
 USE_QUESTION = "How do you {g}?"
 
-# The recalled words come at the distance from their cue at which they were told: a pattern that few layers learn fast.
+# Each kind ends in a word of another sort (a place, a person, a colour), and a story tells two kinds: the last word is
+# the one of its sort that was told, which a small model learns to look up within minutes.
 EVENTS = (
     Event("put", "axp", ("{a} put the {x} in the {p}.", "{a} left the {x} in the {p}."),
           ("Later {a} found the {x} in the {p}.", "In the evening {a} saw the {x} in the {p}.")),
     Event("give", "axc", ("{a} gave the {x} to {c}.", "{a} sold the {x} to {c}."),
           ("Later {a} brought the {x} to {c}.", "In the evening {a} sent the {x} to {c}.")),
-    Event("hold", "ax", ("{a} bought the {x}.", "{a} made the {x}."),
-          ("Later {a} cleaned the {x}.", "In the evening {a} wrapped the {x}.")),
-    Event("stay", "ap", ("{a} sat in the {p}.", "{a} worked in the {p}."),
-          ("Later {a} slept in the {p}.", "In the evening {a} sang in the {p}.")),
+    Event("paint", "axv", ("{a} painted the {x} {v}.", "{a} wanted the {x} {v}."),
+          ("Later {a} sold the {x} as {v}.", "In the evening {a} saw the {x} shine {v}.")),
 )
 
 GAINS = ("buys {k} more {s}", "finds {k} more {s}")
 LOSSES = ("sells {k} {s}", "loses {k} {s}")
-STARTS, CHANGES = range(2, 13), (*range(-9, -1), *range(2, 10))  # no change of one: "1 apples" is not English
+STARTS, CHANGES = range(2, 13), (*range(-7, -1), *range(2, 8))  # no change of one: "1 apples" is not English
 
 # Which share of each kind is kept out of training, and how often each kind of paragraph is drawn.
-HELD_OUT_SHARE = {"fact": 2 / 3, "use": 2 / 3, "event": 1 / 6, "sum": 3 / 10}
-PARAGRAPHS = {"facts": 5, "fact_questions": 2, "stories": 5, "sums": 4, "uses": 1, "use_questions": 1}
+HELD_OUT_SHARE = {"fact": 1 / 2, "use": 2 / 3, "event": 1 / 6, "sum": 2 / 5}
+PARAGRAPHS = {"facts": 5, "fact_questions": 3, "stories": 6, "sums": 4, "uses": 1, "use_questions": 1}
 
 
 @dataclass(frozen=True)
@@ -272,20 +264,22 @@ def sum_question(rng: Random, problem: Sum, *, name: str) -> str:
 
 
 def story(rng: Random, *, people: Sequence[str], held_out: bool) -> tuple[list[str], list[tuple[str, str]]]:
-    """Two events of one kind told in turn, and the sentences that come back to them.
+    """Two events of different kinds told in turn, and the sentences that come back to them.
 
     Returns (told, recall): two sentences, and for each of the two events both ways to come back to it; recall[0] is
     of the event told first or second at random. With `held_out` the event of recall[0] is a held-out one and the other
     is not; without, neither is. The events share no slot value, so one told sentence decides each recalled word.
     """
     while True:
-        event = rng.choice(EVENTS)
-        cast, things, places = rng.sample(people, 4), rng.sample(THINGS, 2), rng.sample(PLACES, 2)
-        slots = [{"a": cast[i], "c": cast[2 + i], "x": things[i], "p": places[i]} for i in (0, 1)]
-        if [WORLD.held_out("event", event.name, *(s[k] for k in event.slots)) for s in slots] == [held_out, False]:
+        events = rng.sample(EVENTS, 2)
+        cast, things, places, colours = (rng.sample(words, n) for words, n in
+                                         ((people, 4), (THINGS, 2), (PLACES, 2), (COLOURS, 2)))
+        slots = [{"a": cast[i], "c": cast[2 + i], "x": things[i], "p": places[i], "v": colours[i]} for i in (0, 1)]
+        kept = [WORLD.held_out("event", e.name, *(s[k] for k in e.slots)) for e, s in zip(events, slots, strict=True)]
+        if kept == [held_out, False]:
             break
-    told = [rng.choice(event.told).format(**s) for s in slots]
-    recall = [tuple(phrase.format(**s) for phrase in event.recall) for s in slots]
+    told = [rng.choice(event.told).format(**s) for event, s in zip(events, slots, strict=True)]
+    recall = [tuple(phrase.format(**s) for phrase in event.recall) for event, s in zip(events, slots, strict=True)]
     return (told if rng.random() < 0.5 else told[::-1]), recall
 
 
@@ -309,7 +303,7 @@ def world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
 def _document(rng: Random) -> str:
     """Paragraphs about a cast of four, whose names keep coming back: a reason to look back in the text."""
     cast = rng.sample(NAMES, 4)
-    kinds = rng.choices(tuple(PARAGRAPHS), weights=tuple(PARAGRAPHS.values()), k=rng.randint(4, 6))
+    kinds = rng.choices(tuple(PARAGRAPHS), weights=tuple(PARAGRAPHS.values()), k=rng.randint(3, 4))
     return "\n\n".join(_WRITERS[kind](rng, cast) for kind in kinds) + "\n"
 
 

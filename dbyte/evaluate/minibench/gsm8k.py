@@ -13,11 +13,13 @@ from dbyte.text.world import NAMES, WORLD, sum_question
 
 def _draw(rng: Random, n: int) -> list[dict]:
     problems = rng.sample(WORLD.sums[True], len(WORLD.sums[True]))[:n]
-    return [{"question": sum_question(rng, problem, name=rng.choice(NAMES)), "answer": problem.answer()} for problem in problems]
+    questions = [sum_question(rng, problem, name=rng.choice(NAMES)) for problem in problems]
+    return [{"question": q, "answer": problem.answer()} for q, problem in zip(questions, problems, strict=True)]
 
 
 COLUMN = Column(
-    name="GSM8K", metric="exact_match", chance=0.0, default=500, available=len(WORLD.sums[True]), draw=_draw,
+    name="GSM8K", metric="exact_match", chance=0.0, default=min(500, len(WORLD.sums[True])),
+    available=len(WORLD.sums[True]), draw=_draw,
     harness={
         "output_type": "generate_until",
         "doc_to_text": "Question: {{question}}\nAnswer:",

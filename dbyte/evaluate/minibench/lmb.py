@@ -1,9 +1,8 @@
 """LMB, after LAMBADA: the last word of a short passage, which an earlier sentence has already named.
 
-Example: "Klaus left the ring in the basket. Ella left the lamp in the attic. Later Klaus found the ring in the"
+Example: "Walter left the ring in the basket. Emma gave the lamp to Leo. Later Walter found the ring in the"
 -> " basket". The event behind the last sentence is a held-out one: no training text tells it. Scored as LAMBADA is:
-right if greedy decoding gives the word. Guessing a word scores nothing; copying one of the two words that would fit
-the passage scores one half, so what is above one half comes from reading.
+right if greedy decoding gives the word, so guessing scores next to nothing.
 """
 
 from random import Random
