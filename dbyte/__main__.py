@@ -59,6 +59,20 @@ def run_notebooks(arguments: argparse.Namespace) -> int:
     return status
 
 
+def declare_readme(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("readme", help="check that the README's numbers are those of results/small, or write them")
+    command.add_argument("--write", action="store_true", help="write what differs")
+    command.set_defaults(run=run_readme)
+
+
+def run_readme(arguments: argparse.Namespace) -> int:
+    from dbyte.report.readme import readme
+
+    agrees = readme(write=arguments.write)
+    print("README.md agrees with results/small" if agrees else "README.md differs: run `python -m dbyte readme --write`")
+    return 0 if agrees else 1
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of every command; each sets `run`, which takes the arguments and returns the exit status."""
     top = argparse.ArgumentParser(prog="dbyte", description="Distil token-trained language models to byte-level ones.")
@@ -66,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     declare_reproduce(commands)
     declare_notebooks(commands)
+    declare_readme(commands)
     return top
 
 
@@ -74,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if arguments.traceback:
             raise
         print(f"dbyte: error: {error}", file=sys.stderr)

@@ -98,7 +98,7 @@ def test_a_foreign_config_is_not_taken_for_this_run(straight):
 
 
 def test_two_processes_do_not_share_a_run(straight):
-    with straight.locked(), pytest.raises(RuntimeError, match="another process"), straight.locked():
+    with straight.locked(), pytest.raises(BlockingIOError, match="another process"), straight.locked():
         pass
 
 

