@@ -9,7 +9,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Aligned": "dbyte.text.spans", "TokenBytes": "dbyte.text.spans",
-    "ByteStudent": "dbyte.model.student", "StudentConfig": "dbyte.model.student", "StudentOutput": "dbyte.model.student",
+    "ByteStudent": "dbyte.model.student", "StudentConfig": "dbyte.model.student",
+    "StudentOutput": "dbyte.model.student",
     "ssd": "dbyte.model.ssd", "generate": "dbyte.decode.generate", "losses": "dbyte.distill",
 }
 __all__ = ["__version__", *_HOMES]

@@ -60,7 +60,8 @@ def run_notebooks(arguments: argparse.Namespace) -> int:
 
 
 def declare_readme(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("readme", help="check that the README's numbers are those of results/small, or write them")
+    command = commands.add_parser(
+        "readme", help="check that the README's numbers are those of results/small, or write them")
     command.add_argument("--write", action="store_true", help="write what differs")
     command.set_defaults(run=run_readme)
 
@@ -69,7 +70,8 @@ def run_readme(arguments: argparse.Namespace) -> int:
     from dbyte.report.readme import readme
 
     agrees = readme(write=arguments.write)
-    print("README.md agrees with results/small" if agrees else "README.md differs: run `python -m dbyte readme --write`")
+    print("README.md agrees with results/small" if agrees
+          else "README.md differs: run `python -m dbyte readme --write`")
     return 0 if agrees else 1
 
 

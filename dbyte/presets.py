@@ -58,7 +58,8 @@ PAPER_SIZES = dict(byte_width=1536, encoder_layers=4, decoder_layers=4, ffn_widt
 SCALES = {
     "smoke": Scale(
         name="smoke",
-        teacher=TeacherShape(vocabulary=1024, width=64, layers=2, heads=2, ffn_width=192, train_bytes=1200 * KB, rate=5e-3),
+        teacher=TeacherShape(
+            vocabulary=1024, width=64, layers=2, heads=2, ffn_width=192, train_bytes=1200 * KB, rate=5e-3),
         corpora=(("world", 700 * KB), ("pydocs", 300 * KB)), heldout_bytes=20 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=64, encoder_layers=2, decoder_layers=1, ffn_width=128, state_size=32, head_width=32),
         stage1=dict(align_bytes=300 * KB, distill_bytes=200 * KB, boundary_bytes=100 * KB, align_rate=4e-3,
@@ -68,7 +69,8 @@ SCALES = {
     ),
     "small": Scale(
         name="small",
-        teacher=TeacherShape(vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=14 * MB, rate=5e-3),
+        teacher=TeacherShape(
+            vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=14 * MB, rate=5e-3),
         corpora=(("world", 6 * MB), ("pydocs", 6 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64),
         stage1=dict(align_bytes=4 * MB, distill_bytes=4 * MB, boundary_bytes=1 * MB, align_rate=4e-3, encoder_rate=1e-3,

@@ -14,9 +14,9 @@
 # %% [markdown]
 # # 00 · The teacher
 #
-# Everything begins with a token-trained language model and its tokenizer. At scales `smoke` and `small` both are trained
-# here, on the built-in world and on the documentation strings of the installed packages, in Hugging Face format; at `gpu`
-# and `paper` a published model takes their place, and the rest of the notebooks does not notice.
+# Everything begins with a token-trained language model and its tokenizer. At scales `smoke` and `small` both are
+# trained here, on the built-in world and on the documentation strings of the installed packages, in Hugging Face
+# format; at `gpu` and `paper` a published model takes their place, and the rest of the notebooks does not notice.
 #
 # **Shows:** what the corpora are, that tokens and bytes align exactly, what the teacher has learned.
 # **Cost:** two CPU cores; the minutes that each notebook took are in `results/<scale>/notebook_times.csv`.
@@ -45,15 +45,15 @@ print(environment_report(scale=scale, seed=seed, device=chosen.device))
 # %% [markdown]
 # ## The corpora
 #
-# Documents are deduplicated and split by a hash of their text, so training and held-out documents never overlap, and the
-# content hash says whether two installations read the same text.
+# Documents are deduplicated and split by a hash of their text, so training and held-out documents never overlap, and
+# the content hash says whether two installations read the same text.
 
 # %%
 corpora = training_corpora(chosen, seed=seed) + [heldout_corpus(chosen, name, seed=seed) for name, _ in chosen.corpora]
 rows = [{"corpus": c.name, "split": c.split, "value": c.text_bytes, "stderr": float("nan"), "n": len(c.documents),
          "content_hash": c.content_hash[:16]} for c in corpora]
-results.write_results("corpus", rows, scale=scale, keys=["corpus", "split"], seeds=[seed], config_hash=corpora[0].content_hash,
-                      wall_seconds=time.monotonic() - started)
+results.write_results("corpus", rows, scale=scale, keys=["corpus", "split"], seeds=[seed],
+                      config_hash=corpora[0].content_hash, wall_seconds=time.monotonic() - started)
 shown = results.read_results("corpus", scale=scale).drop(columns="stderr")
 tables.Table(shown.rename(columns={"value": "bytes", "n": "documents"}))
 
@@ -81,9 +81,9 @@ print(f"{type(model).__name__}: {sum(w.numel() for w in model.parameters()):,} p
 
 # %%
 token_bytes = TokenBytes.from_tokenizer(tokenizer)
-examples = ["Where does Mira live? 3 + 4 = 7.", "naïve café", "😀 字節"]
-aligned = token_bytes.align_batch(examples)
-pictures = [(text, diagrams.chunks(a.byte_ids, a.boundary)) for text, a in zip(examples, aligned, strict=True)]
+examples = {"words and digits": "Where does Anna live? 3 + 4 = 7.", "accents": "naïve café", "emoji and CJK": "😀 字節"}
+aligned = {title: token_bytes.align(text) for title, text in examples.items()}
+pictures = [(title, diagrams.chunks(a.byte_ids, a.boundary)) for title, a in aligned.items()]
 path = figures.write_png(diagrams.alignment_figure(pictures), FIGURES / scale / "alignment.png")
 display(Image(path))
 
@@ -93,14 +93,15 @@ checked = token_bytes.align_batch(texts)
 whole = sum(bytes(a.byte_ids.tolist()) == t.encode() and a.boundary.sum() == len(a.token_ids)
             for t, a in zip(texts, checked, strict=True))
 size, tokens = sum(len(a.byte_ids) for a in checked), sum(len(a.token_ids) for a in checked)
-print(f"{whole:,} of {len(texts):,} documents: joined bytes equal the text, one boundary a token; {size / tokens:.2f} bytes a token")
+print(f"{whole:,} of {len(texts):,} documents: joined bytes equal the text, one boundary a token; "
+      f"{size / tokens:.2f} bytes a token")
 assert whole == len(texts)
 
 # %% [markdown]
 # ## What the teacher knows
 #
-# MiniBench has the columns of the paper's benchmarks, generated from the world and held out from training; accuracy is in
-# percent with its standard error. Bits per byte are nats / (ln 2 x UTF-8 bytes) on held-out documents.
+# MiniBench has the columns of the paper's benchmarks, generated from the world and held out from training; accuracy is
+# in percent with its standard error. Bits per byte are nats / (ln 2 x UTF-8 bytes) on held-out documents.
 
 # %%
 measurer, wall = Measurer(chosen, seed), time.monotonic()
@@ -127,11 +128,12 @@ tables.Table(results.read_results("teacher_bits", scale=scale).drop(columns="fol
 bounds = {"ARC-E": 95, "LMB": 80, "GSM8K": 90}
 by_task = accuracy.set_index("task")
 tables.Table(tables.claims_table([
-    tables.Claim(f"teacher, {task}, accuracy %", by_task.value[task], int(by_task.n[task]), by_task.stderr[task], at_least=bound)
+    tables.Claim(f"teacher, {task}, accuracy %", by_task.value[task], int(by_task.n[task]), by_task.stderr[task],
+                 at_least=bound)
     for task, bound in bounds.items()]))
 
 # %% [markdown]
 # ## What is not shown here
 #
-# The paper's teachers (Llama 3.2 3B, Qwen3 4B, OLMo 2 1B) need a GPU and a download; `scale="gpu"` and `scale="paper"` name
-# them. MiniBench measures whether capabilities survive distillation, not how a model compares with published ones.
+# The paper's teachers (Llama 3.2 3B, Qwen3 4B, OLMo 2 1B) need a GPU and a download; `scale="gpu"` and `scale="paper"`
+# name them. MiniBench measures whether capabilities survive distillation, not how a model compares with published ones.

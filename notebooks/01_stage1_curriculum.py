@@ -18,8 +18,8 @@
 # teacher's embeddings (1.1), encoder and core learn the teacher's predictions (1.2), the router learns where tokens end
 # (1.3). The student then reads bytes, cuts them itself, and writes tokens.
 #
-# **Claims:** alignment alone recovers surface-level tasks within few bytes; distillation brings the harder ones; Stage 1
-# keeps nearly all of the teacher. **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# **Claims:** alignment alone recovers surface-level tasks within few bytes; distillation brings the harder ones;
+# Stage 1 keeps nearly all of the teacher. **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
 
 # %% tags=["parameters"]
 scale = "smoke"
@@ -61,8 +61,9 @@ for run in runs:
 
 # %%
 measurer, wall = Measurer(chosen, seed), time.monotonic()
-results.write_results("dynamics", dynamics_rows(measurer, runs, teacher), scale=scale, keys=["model", "task", "train_bytes"],
-                      seeds=[seed], config_hash=runs[1].hash[:16], wall_seconds=time.monotonic() - wall)
+results.write_results("dynamics", dynamics_rows(measurer, runs, teacher), scale=scale,
+                      keys=["model", "task", "train_bytes"], seeds=[seed], config_hash=runs[1].hash[:16],
+                      wall_seconds=time.monotonic() - wall)
 dynamics = results.read_results("dynamics", scale=scale)
 display(Image(figures.save(figures.dynamics_figure(dynamics), "dynamics", frames=[dynamics])))
 
@@ -85,17 +86,17 @@ tables.Table(tables.wide(share, rows="step", values="share").reset_index(), digi
 # %%
 wall, final = time.monotonic(), runs[2].model_folder
 rows = [boundary_row(name, measurer.boundaries(final, name)) for name, _ in chosen.corpora]
-results.write_results("boundaries_stage1", rows, scale=scale, keys=["corpus"], seeds=[seed], config_hash=runs[2].hash[:16],
-                      wall_seconds=time.monotonic() - wall)
+results.write_results("boundaries_stage1", rows, scale=scale, keys=["corpus"], seeds=[seed],
+                      config_hash=runs[2].hash[:16], wall_seconds=time.monotonic() - wall)
 boundaries = results.read_results("boundaries_stage1", scale=scale)
 tables.Table(boundaries)
 
 # %% [markdown]
 # ## What Stage 1 keeps
 #
-# The same items through the same harness for teacher and student, the student along the router's own boundaries and, for
-# comparison, along the tokenizer's. Retention is the student's mean over the teacher's; its interval is a bootstrap over
-# items, paired.
+# The same items through the same harness for teacher and student, the student along the router's own boundaries and,
+# for comparison, along the tokenizer's. Retention is the student's mean over the teacher's; its interval is a bootstrap
+# over items, paired.
 
 # %%
 wall, how = time.monotonic(), {"stage1": "stage1/router", "stage1, tokenizer's boundaries": "stage1/tokenizer"}
@@ -116,8 +117,8 @@ tables.Table(tables.main_table(results.read_results("stage1", scale=scale)))
 wall, names = time.monotonic(), [name for name, _ in chosen.corpora]
 rows = [bits_row("teacher", name, measurer.bits(teacher, "token", name)) for name in names]
 rows += [bits_row(reading, name, measurer.bits(final, reading, name)) for name in names for reading in how.values()]
-results.write_results("bits_stage1", rows, scale=scale, keys=["model", "corpus"], seeds=[seed], config_hash=runs[2].hash[:16],
-                      wall_seconds=time.monotonic() - wall)
+results.write_results("bits_stage1", rows, scale=scale, keys=["model", "corpus"], seeds=[seed],
+                      config_hash=runs[2].hash[:16], wall_seconds=time.monotonic() - wall)
 bits = results.read_results("bits_stage1", scale=scale)
 tables.Table(bits.drop(columns="folded"), digits=4)
 
@@ -131,7 +132,8 @@ kept = {m: retention(*({t: c.correct for t, c in found[k].items()} for k in (m, 
 n, per = sum(c.n for c in found["teacher"].values()), bits.pivot(index="corpus", columns="model", values="value")
 ratio = 100 * (per["stage1/tokenizer"] / per["teacher"] - 1)
 claims = [tables.Claim(f"retention %, {m}", k.value, n, (k.high - k.low) / 4, at_least=97) for m, k in kept.items()]
-claims += [tables.Claim(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97) for row in boundaries.itertuples()]
+claims += [tables.Claim(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97)
+           for row in boundaries.itertuples()]
 claims += [tables.Claim(f"bits per byte over the teacher's, % more, {c}, tokenizer's boundaries", ratio[c],
                         int(bits[bits.corpus == c].n.iloc[0]), at_most=3) for c in ratio.index]
 tables.Table(tables.claims_table(claims))
@@ -139,5 +141,5 @@ tables.Table(tables.claims_table(claims))
 # %% [markdown]
 # ## What could not be reproduced
 #
-# Table 1's absolute numbers belong to billion-parameter teachers. Which of the paper's tasks are "surface-level" and which
-# need reasoning has no exact counterpart in MiniBench; the figure shows each column, and the reader can judge.
+# Table 1's absolute numbers belong to billion-parameter teachers. Which of the paper's tasks are "surface-level" and
+# which need reasoning has no exact counterpart in MiniBench; the figure shows each column, and the reader can judge.

@@ -61,7 +61,8 @@ for run in runs[3:]:
 
 # %%
 measurer, wall = Measurer(chosen, seed), time.monotonic()
-found = {"teacher": measurer.columns(teacher, "token"), "stage1": measurer.columns(runs[2].model_folder, "stage1/router"),
+found = {"teacher": measurer.columns(teacher, "token"),
+         "stage1": measurer.columns(runs[2].model_folder, "stage1/router"),
          "stage2": measurer.columns(runs[4].model_folder, "stage2/router")}
 rows = [row for model, columns in found.items() for row in column_rows(model, columns)]
 results.write_results("main", rows, scale=scale, keys=["model", "task"], seeds=[seed], config_hash=runs[4].hash[:16],
@@ -102,8 +103,8 @@ tables.Table(results.read_results("bits", scale=scale), digits=4)
 # %%
 wall = time.monotonic()
 rows = [boundary_row(name, measurer.boundaries(runs[4].model_folder, name)) for name in names]
-results.write_results("boundaries_stage2", rows, scale=scale, keys=["corpus"], seeds=[seed], config_hash=runs[4].hash[:16],
-                      wall_seconds=time.monotonic() - wall)
+results.write_results("boundaries_stage2", rows, scale=scale, keys=["corpus"], seeds=[seed],
+                      config_hash=runs[4].hash[:16], wall_seconds=time.monotonic() - wall)
 tables.Table(results.read_results("boundaries_stage2", scale=scale))
 
 # %% [markdown]
@@ -111,7 +112,8 @@ tables.Table(results.read_results("boundaries_stage2", scale=scale))
 
 # %%
 student = dbyte.ByteStudent.from_pretrained(runs[4].model_folder)
-prompts = ["Question: Where does Anna live?\nAnswer:", "Return the", "Question: Leo has 7 coins. Then Leo finds 5 more coins."]
+prompts = ["Question: Where does Anna live?\nAnswer:", "Return the",
+           "Question: Leo has 7 coins. Then Leo finds 5 more coins."]
 for prompt, text in zip(prompts, dbyte.generate(student, prompts, max_new_bytes=120), strict=True):
     print(f"[{prompt}]{text}\n")
 
@@ -121,9 +123,11 @@ for prompt, text in zip(prompts, dbyte.generate(student, prompts, max_new_bytes=
 # The bounds are what this project asks at `small`; at `smoke` nothing has trained long enough to reach them.
 
 # %%
-kept = {m: retention(*({t: c.correct for t, c in found[k].items()} for k in (m, "teacher"))) for m in ("stage1", "stage2")}
+kept = {m: retention(*({t: c.correct for t, c in found[k].items()} for k in (m, "teacher")))
+        for m in ("stage1", "stage2")}
 n, bound = sum(c.n for c in found["teacher"].values()), {"stage1": 97, "stage2": 90}
-claims = [tables.Claim(f"retention %, {m}", k.value, n, (k.high - k.low) / 4, at_least=bound[m]) for m, k in kept.items()]
+claims = [tables.Claim(f"retention %, {m}", k.value, n, (k.high - k.low) / 4, at_least=bound[m])
+          for m, k in kept.items()]
 difference = kept["stage1"].value - kept["stage2"].value
 claims += [tables.Claim("Stage 1 keeps more than Stage 2, points of retention", difference, n, at_least=0)]
 tables.Table(tables.claims_table(claims))
@@ -131,5 +135,5 @@ tables.Table(tables.claims_table(claims))
 # %% [markdown]
 # ## What could not be reproduced
 #
-# The paper's absolute numbers, its baselines (BLT, ALM, H-Net, Bolmo) and its 125B bytes of FineWeb are out of a laptop's
-# reach. Average drop over MiniBench columns is not comparable with the paper's average over its own.
+# The paper's absolute numbers, its baselines (BLT, ALM, H-Net, Bolmo) and its 125B bytes of FineWeb are out of a
+# laptop's reach. Average drop over MiniBench columns is not comparable with the paper's average over its own.

@@ -26,8 +26,8 @@ logging.disable_progress_bar()
 
 FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM),
             "olmo2": (Olmo2Config, Olmo2ForCausalLM)}
-TEXTS = ["The cat sat on the mat, and the dog slept in the house.\n", "naïve café 😀 中文 テキスト", "1 + 2 = 3. " * 6, "x",
-         "def f(a):\r\n\treturn a * 2\n", "Where does Mira live? Mira lives in Oslo. " * 3, "e\u0301\x00tail"]
+TEXTS = ["The cat sat on the mat, and the dog slept in the house.\n", "naïve café 😀 中文 テキスト", "1 + 2 = 3. " * 6,
+         "x", "def f(a):\r\n\treturn a * 2\n", "Where does Mira live? Mira lives in Oslo. " * 3, "e\u0301\x00tail"]
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +50,9 @@ def make_teacher(family="llama", *, vocabulary=300, tied=False):
     """A random model of a family with large weights, so that what differs shows."""
     torch.manual_seed(0)
     config_class, model_class = FAMILIES[family]
-    sizes = dict(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                 intermediate_size=48, max_position_embeddings=256, tie_word_embeddings=tied, initializer_range=0.2,
-                 pad_token_id=0, bos_token_id=0, eos_token_id=1)
+    sizes = dict(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, intermediate_size=48, max_position_embeddings=256, tie_word_embeddings=tied,
+                 initializer_range=0.2, pad_token_id=0, bos_token_id=0, eos_token_id=1)
     return model_class(config_class(**sizes)).eval()
 
 

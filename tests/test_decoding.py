@@ -38,7 +38,8 @@ def test_steps_equal_the_parallel_forward_for_rows_with_their_own_boundaries(stu
 @pytest.mark.parametrize("temperature", [0.0])
 def test_a_batch_writes_what_each_prompt_writes_alone(student, stage, temperature):
     together = generate(student, PROMPTS, max_new_bytes=24, stage=stage, temperature=temperature, as_bytes=True)
-    alone = [generate(student, [p], max_new_bytes=24, stage=stage, temperature=temperature, as_bytes=True)[0] for p in PROMPTS]
+    alone = [generate(student, [p], max_new_bytes=24, stage=stage, temperature=temperature, as_bytes=True)[0]
+             for p in PROMPTS]
     assert together == alone and all(len(text) <= 24 for text in together) and any(together)
 
 
@@ -52,7 +53,8 @@ def test_stage_1_writes_the_likeliest_token_of_the_parallel_forward(student):
 
 
 def test_sampling_is_seeded_and_stops_cut(student):
-    one, two, other = (generate(student, [b"a"], max_new_bytes=30, temperature=1.0, seed=s, as_bytes=True)[0] for s in (1, 1, 2))
+    one, two, other = (generate(student, [b"a"], max_new_bytes=30, temperature=1.0, seed=s, as_bytes=True)[0]
+                       for s in (1, 1, 2))
     assert one == two != other
     stop = one[5:6].decode("latin-1")
     if stop.isascii():
@@ -70,7 +72,8 @@ def test_wrong_requests_are_refused(student, wrong):
 def test_stage_1_scores_with_an_oracle_encoder_are_the_teachers(any_teacher, tokenizer, token_bytes, monkeypatch):
     student = make_student(any_teacher, tokenizer)
     pieces = heldout_pieces(["The cat lives in the house of Mira.", "naïve 😀 1 + 2"], token_bytes, row_bytes=200)
-    tokens = iter([torch.tensor(p.token_ids[:-1].astype("int64")) for p in sorted(pieces, key=lambda p: len(p.byte_ids))])
+    tokens = iter([torch.tensor(p.token_ids[:-1].astype("int64"))
+                   for p in sorted(pieces, key=lambda p: len(p.byte_ids))])
 
     def oracle(encoded_BLD, chunks):
         rows = [next(tokens) for _ in range(len(encoded_BLD))]
@@ -91,10 +94,12 @@ def test_teacher_nats_are_the_models_own(any_teacher, token_bytes):
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_scores_do_not_depend_on_the_batch(student, stage):
-    requests = [Request(b"Hello there world", 5), Request(b"ab", 1), Request("é 😀x".encode(), 0), Request(b"a b c d e", 8)]
+    requests = [Request(b"Hello there world", 5), Request(b"ab", 1), Request("é 😀x".encode(), 0),
+                Request(b"a b c d e", 8)]
     alone = [Scorer(student, stage=stage).score([request])[0] for request in requests]
     for batch_bytes in (1, 40, 10_000):
-        for found, expected in zip(Scorer(student, stage=stage, batch_bytes=batch_bytes).score(requests), alone, strict=True):
+        scores = Scorer(student, stage=stage, batch_bytes=batch_bytes).score(requests)
+        for found, expected in zip(scores, alone, strict=True):
             assert found.nats == pytest.approx(expected.nats, abs=1e-4) and found.greedy == expected.greedy
 
 

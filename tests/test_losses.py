@@ -1,4 +1,4 @@
-"""Losses: (sum, count), zero where they must be, equal to the plain formula, blind to padding and to other documents."""
+"""Losses: (sum, count), zero where they must be, equal to the plain formula, blind to padding and other documents."""
 
 import math
 

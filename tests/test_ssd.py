@@ -33,7 +33,8 @@ def test_equals_the_recurrence(inputs, chunk_size, starts):
     document[0, starts] = 1
     document = document.cumsum(1)
     state = torch.randn(B, H, P, N, dtype=torch.float64)
-    y, final = ssd(*inputs, chunk_size=chunk_size, document_BL=document, initial_state_BHPN=state, return_final_state=True)
+    y, final = ssd(
+        *inputs, chunk_size=chunk_size, document_BL=document, initial_state_BHPN=state, return_final_state=True)
     expected_y, expected_final = sequential(*inputs, document, state)
     torch.testing.assert_close(y, expected_y)
     torch.testing.assert_close(final, expected_final)
@@ -45,7 +46,8 @@ def test_gradients_are_those_of_the_function(inputs):
     state = torch.randn(1, H, P, N, dtype=torch.float64, requires_grad=True)
 
     def run(x, dt, A, b, c, state):
-        return ssd(x, dt, A, b, c, chunk_size=4, document_BL=document, initial_state_BHPN=state, return_final_state=True)
+        return ssd(
+            x, dt, A, b, c, chunk_size=4, document_BL=document, initial_state_BHPN=state, return_final_state=True)
 
     assert torch.autograd.gradcheck(run, (*leaves, state))
 

@@ -125,7 +125,8 @@ def test_a_folder_without_weights_of_a_part_is_refused(student, tmp_path):
 
 def test_core_runs_as_a_part_of_the_teacher_would(any_teacher):
     tokens = torch.randint(0, 300, (2, 11))
-    hidden = run_core(any_teacher.model, any_teacher.get_input_embeddings()(tokens), torch.zeros(2, 11, dtype=torch.long))
+    embedded = any_teacher.get_input_embeddings()(tokens)
+    hidden = run_core(any_teacher.model, embedded, torch.zeros(2, 11, dtype=torch.long))
     torch.testing.assert_close(any_teacher.get_output_embeddings()(hidden), any_teacher(tokens).logits)
 
 

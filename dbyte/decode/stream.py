@@ -25,7 +25,9 @@ class ByteStream:
     """
 
     @torch.no_grad()
-    def __init__(self, student: ByteStudent, prompts: list[bytes], *, new_bytes: int, byte_head: bool, close_last: bool):
+    def __init__(
+        self, student: ByteStudent, prompts: list[bytes], *, new_bytes: int, byte_head: bool, close_last: bool
+    ):
         """Read prompts (bytes without BOS, may be empty), leaving room for `new_bytes` more.
 
         byte_head: run the decoder too (Stage 2). close_last: the prompt's last byte ends a chunk (Stage 1's rule); else
@@ -59,7 +61,8 @@ class ByteStream:
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
         encoded_BLD, self.encoder_states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B)
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
-        core_BME = self.core_cache.prefill(student.core, student.chunk_embeddings(encoded_BLD, chunks), chunks.document_BM)
+        core_BME = self.core_cache.prefill(
+            student.core, student.chunk_embeddings(encoded_BLD, chunks), chunks.document_BM)
         count_B = chunks.mask_BM.sum(1)
         last_BE = core_BME[torch.arange(B), (count_B - 1).clamp(min=0)]
         self.core_BE = torch.where((count_B > 0)[:, None], last_BE, student.null_E)
@@ -71,15 +74,18 @@ class ByteStream:
 
     @torch.no_grad()
     def step(self, byte_B: Tensor, ends_B: Tensor, active_B: Tensor | None = None) -> None:
-        """Take in one byte per row (int64) and whether it ends a chunk (bool); rows that are not active stay as they are."""
+        """Take in one byte per row (int64) and whether it ends a chunk (bool).
+
+        Rows that are not active stay as they are.
+        """
         student = self.student
         encoded_BD, states = student.encoder.step(student.byte_embedding(byte_B), self.encoder_states)
         self.encoder_states = _keep(self.encoder_states, states, active_B)
         closing_R = (ends_B if active_B is None else ends_B & active_B).nonzero()[:, 0]
         if len(closing_R):
             self.core_BE = self.core_BE.clone()
-            self.core_BE[closing_R] = self.core_cache.step(student.core, student.encoder_projection(encoded_BD[closing_R]),
-                                                           closing_R)
+            self.core_BE[closing_R] = self.core_cache.step(
+                student.core, student.encoder_projection(encoded_BD[closing_R]), closing_R)
         if self.byte_head:
             up_BE = self.core_BE + student.residual(encoded_BD)
             decoded_BD, states = student.decoder.step(student.decoder_projection(up_BE), self.decoder_states)
@@ -105,5 +111,5 @@ def check_text_bytes(text: bytes) -> None:
     """Raise ValueError if bytes contain BOS or EOS, which UTF-8 never does."""
     for special in (BOS, EOS):
         if special in text:
-            raise ValueError(f"byte 0x{special:02X} at offset {text.index(special)} is reserved (BOS 0xFE, EOS 0xFF) and never "
-                             "occurs in UTF-8: pass UTF-8 text")
+            raise ValueError(f"byte 0x{special:02X} at offset {text.index(special)} is reserved (BOS 0xFE, EOS 0xFF) "
+                             "and never occurs in UTF-8: pass UTF-8 text")

@@ -31,7 +31,8 @@ def packed_rows(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int, so
 
     source: hash of the texts; with the tokenizer's table and the row size it addresses the file.
     """
-    key = content_hash({"packing": PACKING, "source": source, "tokens": token_bytes.content_hash, "row_bytes": row_bytes})
+    key = content_hash(
+        {"packing": PACKING, "source": source, "tokens": token_bytes.content_hash, "row_bytes": row_bytes})
     path = root / "data" / f"rows-{key[:16]}.safetensors"
     if path.exists():
         try:

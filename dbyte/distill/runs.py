@@ -7,7 +7,8 @@
     runs/<hash>/model/             the finished model, in Hugging Face format
     runs/<hash>/complete.json      written last: updates, bytes, wall seconds
 
-Every folder is written under a temporary name, sealed with the SHA-256 of its files (sums.json), and renamed. Tensors are safetensors, the rest is JSON.
+Every folder is written under a temporary name, sealed with the SHA-256 of its files (sums.json), and renamed. Tensors
+are safetensors, the rest is JSON.
 """
 
 import fcntl

@@ -39,9 +39,9 @@ class Group:
 class Step:
     """One step of the curriculum.
 
-    stage: 1 or 2, 0 for a teacher. objective: what is minimised. groups: what trains. train_bytes: the budget, padding included. warmup: the share of
-    updates with a rising rate, in [0, 1]. floor: the final rate over the peak rate, in [0, 1]. snapshots: how many
-    evenly spaced copies of the model are kept on the way, the final one not counted.
+    stage: 1 or 2, 0 for a teacher. objective: what is minimised. groups: what trains. train_bytes: the budget, padding
+    included. warmup: the share of updates with a rising rate, in [0, 1]. floor: the final rate over the peak rate, in
+    [0, 1]. snapshots: how many evenly spaced copies of the model are kept on the way, the final one not counted.
     Raises ValueError where a value leaves its range.
     """
 
@@ -62,12 +62,13 @@ class Step:
             raise ValueError(f"step {self.name!r} needs a positive byte budget and groups with positive rates; found "
                              f"train_bytes = {self.train_bytes}, groups = {self.groups}")
         if not (0 <= self.warmup <= 1 and 0 <= self.floor <= 1 and self.snapshots >= 0):
-            raise ValueError(f"step {self.name!r}: warmup and floor lie in [0, 1], snapshots >= 0; found {self.warmup}, "
-                             f"{self.floor}, {self.snapshots}")
+            raise ValueError(f"step {self.name!r}: warmup and floor lie in [0, 1], snapshots >= 0; found "
+                             f"{self.warmup}, {self.floor}, {self.snapshots}")
 
     def describe(self) -> dict:
         """The step as plain JSON data: what its run is addressed by."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("objective", "groups")}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__
+                  if name not in ("objective", "groups")}
         groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
         return fields | {"objective": self.objective.__name__, "groups": groups, "betas": list(self.betas)}
 
@@ -80,9 +81,10 @@ class Step:
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * progress)) / 2
 
     def optimisers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
-        """Freeze the model, thaw the step's parts, and return their optimisers; each parameter group knows its `peak` rate.
+        """Freeze the model, thaw the step's parts, and return their optimisers.
 
-        Norms, biases and embeddings do not decay. Raises ValueError if a group names no parameter of the model.
+        Each parameter group knows its `peak` rate. Norms, biases and embeddings do not decay. Raises ValueError if a
+        group names no parameter of the model.
         """
         model.requires_grad_(False)
         adamw, muon = [], []
@@ -121,11 +123,14 @@ def stage1(
     *, align_bytes: int, distill_bytes: int, boundary_bytes: int, align_rate: float = 1e-3, encoder_rate: float = 1e-3,
     core_rate: float = 2e-5, boundary_rate: float = 1e-3, snapshots: int = 0,
 ) -> tuple[Step, ...]:
-    """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1); rates default to Table 13 and section 6.1."""
+    """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1).
+
+    Rates default to Table 13 and section 6.1.
+    """
     return (
         Step("1.1 align", 1, objectives.align, (Group(ENCODER, align_rate),), align_bytes, 0.2, snapshots=snapshots),
-        Step("1.2 distill", 1, objectives.distill, (Group(ENCODER, encoder_rate), Group(CORE, core_rate)), distill_bytes,
-             0.01, 0.1, snapshots=snapshots),
+        Step("1.2 distill", 1, objectives.distill, (Group(ENCODER, encoder_rate), Group(CORE, core_rate)),
+             distill_bytes, 0.01, 0.1, snapshots=snapshots),
         Step("1.3 boundary", 1, objectives.boundary, (Group(ROUTER, boundary_rate),), boundary_bytes, 0.1, 0.1),
     )
 

@@ -39,9 +39,9 @@ def load_teacher(folder: Path | str, *, device: str = "cpu", revision: str | Non
         tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision)
         model = AutoModelForCausalLM.from_pretrained(str(folder), revision=revision, dtype="auto")
     except OSError as error:
-        raise FileNotFoundError(f"the teacher {str(folder)!r} is neither a local folder nor could it be fetched from the "
-                                f"hub ({str(error).splitlines()[0]}): check the name, go online and log in if the model is "
-                                "gated, or give a folder with config.json, weights and tokenizer") from error
+        raise FileNotFoundError(f"the teacher {str(folder)!r} is neither a local folder nor could it be fetched from "
+                                f"the hub ({str(error).splitlines()[0]}): check the name, go online and log in if the "
+                                "model is gated, or give a folder with config.json, weights and tokenizer") from error
     if model.config.model_type not in FAMILIES:
         raise ValueError(f"{folder} is a {model.config.model_type!r} model; expected one of {', '.join(FAMILIES)}")
     return model.eval().to(device), tokenizer
@@ -51,8 +51,9 @@ def _require_files(folder: Path) -> None:
     for what, patterns in (("config.json", ("config.json",)), ("weights", ("*.safetensors",)),
                            ("a tokenizer", ("tokenizer.json", "vocab.json"))):
         if not any(match for pattern in patterns for match in folder.glob(pattern)):
-            raise FileNotFoundError(f"the teacher folder {folder} has no {what} (looked for {', '.join(patterns)}): save the "
-                                    "model and its tokenizer there with save_pretrained, or name another folder")
+            raise FileNotFoundError(f"the teacher folder {folder} has no {what} (looked for "
+                                    f"{', '.join(patterns)}): save the model and its tokenizer there with "
+                                    "save_pretrained, or name another folder")
 
 
 def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
@@ -68,8 +69,8 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizer
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocabulary:
-        raise ValueError(f"the text gave {tokenizer.get_vocab_size()} of {vocabulary} tokens: give more text, or ask for a "
-                         "smaller vocabulary")
+        raise ValueError(f"the text gave {tokenizer.get_vocab_size()} of {vocabulary} tokens: give more text, or ask "
+                         "for a smaller vocabulary")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS_TOKEN, eos_token=EOS_TOKEN)
 
 
@@ -93,7 +94,8 @@ def teacher_run(scale: Scale, *, seed: int) -> Path:
 def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTokenizerFast:
     """The teacher's tokenizer, trained once for its corpora and cached."""
     corpora = training_corpora(scale, seed=seed)
-    key = content_hash({"corpora": [c.content_hash for c in corpora], "vocabulary": shape.vocabulary, "pattern": PATTERN})
+    key = content_hash(
+        {"corpora": [c.content_hash for c in corpora], "vocabulary": shape.vocabulary, "pattern": PATTERN})
     folder = RUNS / "data" / f"tokenizer-{key[:16]}"
     if not folder.exists() or damage(folder):
         with written_whole(folder) as temporary:
@@ -104,6 +106,7 @@ def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTok
 def _new_llama(shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers, max_position_embeddings=POSITIONS,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.heads, intermediate_size=shape.ffn_width,
-        tie_word_embeddings=True, initializer_range=shape.initial_std, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
+        vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
+        max_position_embeddings=POSITIONS, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
+        intermediate_size=shape.ffn_width, tie_word_embeddings=True, initializer_range=shape.initial_std,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))

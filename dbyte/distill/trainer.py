@@ -126,8 +126,9 @@ def _update(
     loss.backward()
     norm = nn.utils.clip_grad_norm_([weight for group in groups for weight in group["params"]], step.clip)
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        raise FloatingPointError(f"step {step.name!r}, update {update}: loss {loss.item()}, gradient norm {norm.item()}: "
-                                 "lower the rate of this step, or look at the rows of this update (Feed.batch)")
+        raise FloatingPointError(f"step {step.name!r}, update {update}: loss {loss.item()}, gradient norm "
+                                 f"{norm.item()}: lower the rate of this step, or look at the rows of this update "
+                                 "(Feed.batch)")
     for optimiser in optimisers:
         optimiser.step()
     return loss.item(), norm.item(), groups[0]["lr"]
@@ -135,8 +136,10 @@ def _update(
 
 def _announce(step: Step, model: nn.Module, updates: int, first: int) -> None:
     """Say what trains, what is frozen, and whether the run resumes."""
-    trained = {name: sum(w.numel() for w in part.parameters() if w.requires_grad) for name, part in model.named_children()}
-    frozen = [name for name, part in model.named_children() if trained[name] == 0 and any(True for _ in part.parameters())]
+    trained = {name: sum(w.numel() for w in part.parameters() if w.requires_grad)
+               for name, part in model.named_children()}
+    frozen = [name for name, part in model.named_children()
+              if trained[name] == 0 and any(True for _ in part.parameters())]
     groups = ", ".join(f"{'+'.join(g.parts) or 'all'} at {g.rate:g}" for g in step.groups)
     resumed = f", resumed at {first}" if first else ""
     print(f"{step.name}: {updates} updates{resumed}; trains {groups} ({sum(trained.values()):,} parameters); "
@@ -162,13 +165,14 @@ class _Log:
         self.bar.update()
         if update % self.every and update + 1 != self.updates:
             return
-        line = {"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rate": rate, "seconds": round(seconds, 3)}
+        line = {"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rate": rate,
+                "seconds": round(seconds, 3)}
         self.file.write(json.dumps(line) + "\n")
         self.bar.set_postfix(loss=f"{loss:.4g}", rate=f"{rate:.1e}", refresh=False)
         if self.bar.disable and (update // self.every) % (LOG_LINES // 10) == 0:
             left = seconds / (update + 1) * (self.updates - update - 1)
-            print(f"  {self.name}: {update + 1}/{self.updates}, loss {loss:.4g}, {train_bytes / max(seconds, 1e-9):,.0f} "
-                  f"bytes/s, {left:.0f} s left", flush=True)
+            print(f"  {self.name}: {update + 1}/{self.updates}, loss {loss:.4g}, "
+                  f"{train_bytes / max(seconds, 1e-9):,.0f} bytes/s, {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         """Flush to disk."""
@@ -224,5 +228,5 @@ def _finish(
         save_extra(folder)
 
     trained_bytes = updates * feed.batch_rows * feed.rows.row_bytes
-    run.complete(save, facts={"step": step.name, "updates": updates, "train_bytes": trained_bytes, "seconds": round(seconds, 1),
-                              "next_row": feed.first_row + updates * feed.batch_rows})
+    run.complete(save, facts={"step": step.name, "updates": updates, "train_bytes": trained_bytes,
+                              "seconds": round(seconds, 1), "next_row": feed.first_row + updates * feed.batch_rows})

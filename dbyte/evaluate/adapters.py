@@ -37,9 +37,10 @@ class StudentLM(LM):
     ):
         super().__init__()
         if stage not in (1, 2) or boundaries not in ("router", "tokenizer") or (stage, boundaries) == (2, "tokenizer"):
-            raise ValueError(f"expected stage 1 with boundaries 'router' or 'tokenizer', or stage 2 with 'router'; found "
-                             f"stage {stage!r} with {boundaries!r}")
-        self.student, self.token_bytes, self.stage, self.boundaries, self.rows = student, token_bytes, stage, boundaries, rows
+            raise ValueError(f"expected stage 1 with boundaries 'router' or 'tokenizer', or stage 2 with 'router'; "
+                             f"found stage {stage!r} with {boundaries!r}")
+        self.student, self.token_bytes, self.rows = student, token_bytes, rows
+        self.stage, self.boundaries = stage, boundaries
         self.scorer = Scorer(student, stage=stage)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -64,8 +65,9 @@ class StudentLM(LM):
             if any(requests[place].args[1] != options for place in places):
                 raise ValueError("all requests of a generation task must share their generation options")
             written = generate(
-                self.student, [self.token_bytes.normalise(requests[place].args[0]) for place in places], stage=self.stage,
-                max_new_bytes=options.get("max_gen_bytes", GENERATED_BYTES), stop=_stops(options["until"]),
+                self.student, [self.token_bytes.normalise(requests[place].args[0]) for place in places],
+                stage=self.stage, max_new_bytes=options.get("max_gen_bytes", GENERATED_BYTES),
+                stop=_stops(options["until"]),
                 temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
             for place, text in zip(places, written, strict=True):
                 texts[place] = text

@@ -34,7 +34,8 @@ def heldout_pieces(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int)
     pieces = [piece for aligned in token_bytes.align_batch(texts)
               for piece in cut(document(aligned, token_bytes), row_bytes=row_bytes) if text_of(piece)]
     if not pieces:
-        raise ValueError("there is no held-out text to measure bits per byte on: give at least one document that is not empty")
+        raise ValueError("there is no held-out text to measure bits per byte on: give at least one document that is "
+                         "not empty")
     return pieces
 
 
@@ -71,7 +72,8 @@ def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int 
 
 def student_nats(scorer: Scorer, pieces: list[Document], *, boundaries: str) -> list[float]:
     """The same under a student, along the "tokenizer" or the "router" boundaries (see dbyte.evaluate.scoring)."""
-    requests = [Request(text_of(piece), 0, token_ends(piece) if boundaries == "tokenizer" else None) for piece in pieces]
+    requests = [Request(text_of(piece), 0, token_ends(piece) if boundaries == "tokenizer" else None)
+                for piece in pieces]
     return [-score.nats for score in scorer.score(requests)]
 
 

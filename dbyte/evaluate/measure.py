@@ -46,7 +46,7 @@ class Measurer:
     seed: int
 
     def columns(self, folder: Path, reading: str, *, items: int | None = None) -> dict[str, ColumnResult]:
-        """MiniBench accuracy by column, on `items` items each (default: the scale's), or all where a column has fewer."""
+        """MiniBench accuracy by column, on `items` items each (default: the scale's), or all if a column has fewer."""
         limit = items or self.scale.items
         results = {}
         for name, column in minibench.COLUMNS.items():
@@ -72,7 +72,8 @@ class Measurer:
         """Agreement of a student's router with its teacher's tokens on a corpus's held-out documents."""
         texts = heldout_corpus(self.scale, corpus, seed=self.seed)
         key = {"boundaries": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
-        found = self._known(key, folder, "stage1/router", lambda: asdict(self._agreement(folder, list(texts.documents))))
+        found = self._known(
+            key, folder, "stage1/router", lambda: asdict(self._agreement(folder, list(texts.documents))))
         found.pop("seconds")
         return Agreement(**found)
 
@@ -80,7 +81,8 @@ class Measurer:
         token_bytes = _token_bytes(folder)
         pieces = heldout_pieces(texts, token_bytes, row_bytes=self.scale.row_bytes)
         if reading == "token":
-            return asdict(bits_per_byte(teacher_nats(load_teacher(folder, device=self.scale.device)[0], pieces), pieces))
+            nats = teacher_nats(load_teacher(folder, device=self.scale.device)[0], pieces)
+            return asdict(bits_per_byte(nats, pieces))
         stage, boundaries = int(reading[5]), reading.split("/")[1]
         scorer = Scorer(_student(folder, self.scale.device), stage=stage)
         found = asdict(bits_per_byte(student_nats(scorer, pieces, boundaries=boundaries), pieces))
@@ -115,7 +117,8 @@ def _lm(folder: Path, reading: str, device: str):
     """The harness's view of a model under a reading."""
     if reading == "token":
         return teacher_lm(*load_teacher(folder, device=device), device=device)
-    return StudentLM(_student(folder, device), _token_bytes(folder), stage=int(reading[5]), boundaries=reading.split("/")[1])
+    return StudentLM(
+        _student(folder, device), _token_bytes(folder), stage=int(reading[5]), boundaries=reading.split("/")[1])
 
 
 @lru_cache(maxsize=1)

@@ -52,8 +52,8 @@ class Request:
 
     def __post_init__(self):
         if not 0 <= self.start < len(self.text):
-            raise ValueError(f"nothing to score: the continuation of {self.text[-40:]!r} is empty (start {self.start} of "
-                             f"{len(self.text)} bytes); give at least one byte after the context")
+            raise ValueError(f"nothing to score: the continuation of {self.text[-40:]!r} is empty (start {self.start} "
+                             f"of {len(self.text)} bytes); give at least one byte after the context")
 
 
 class Vocabulary:

@@ -78,7 +78,8 @@ class Mamba2(nn.Module):
         self.in_proj.reset_parameters()
         self.conv1d.reset_parameters()
         self.out_proj.reset_parameters()
-        dt_H = torch.exp(torch.rand_like(self.dt_bias) * math.log(DT_MAX / DT_MIN) + math.log(DT_MIN)).clamp(min=DT_FLOOR)
+        log_dt_H = torch.rand_like(self.dt_bias) * math.log(DT_MAX / DT_MIN) + math.log(DT_MIN)
+        dt_H = torch.exp(log_dt_H).clamp(min=DT_FLOOR)
         self.dt_bias.copy_(dt_H + torch.log(-torch.expm1(-dt_H)))  # the inverse of softplus
         self.A_log.copy_(torch.empty_like(self.A_log).uniform_(A_MIN, A_MAX).log())
         self.D.fill_(1.0)

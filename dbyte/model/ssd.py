@@ -5,7 +5,8 @@
 Source: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), section 6; used by the paper's encoder and decoder
 (arXiv 2602.01007, Table 12). This is the reference: pure PyTorch, any device, any float dtype.
 
-Shape letters: B rows, L bytes, C chunks of Q bytes (SSD chunks, not the student's), H heads, P head width, N state size.
+Shape letters: B rows, L bytes, C chunks of Q bytes (SSD chunks, not the student's), H heads, P head width,
+N state size.
 
 Documents are isolated exactly, by masks instead of large negative decays: a byte reads no state and no input of another
 document, whatever the magnitudes. Deviation from the usual listing: states pass between chunks in a loop over chunks
@@ -78,7 +79,8 @@ def ssd(
         document_BL = torch.zeros(B, L, dtype=torch.long, device=x_BLHP.device)
     pad = -L % chunk_size
     if pad:  # dt 0 neither decays nor adds, so the final state is that of the last true byte
-        x_BLHP, B_BLN, C_BLN = F.pad(x_BLHP, (0, 0, 0, 0, 0, pad)), F.pad(B_BLN, (0, 0, 0, pad)), F.pad(C_BLN, (0, 0, 0, pad))
+        x_BLHP = F.pad(x_BLHP, (0, 0, 0, 0, 0, pad))
+        B_BLN, C_BLN = F.pad(B_BLN, (0, 0, 0, pad)), F.pad(C_BLN, (0, 0, 0, pad))
         dt_BLH = F.pad(dt_BLH, (0, 0, 0, pad))
         document_BL = torch.cat([document_BL, document_BL[:, -1:].expand(B, pad)], dim=1)
     C, Q = (L + pad) // chunk_size, chunk_size
@@ -130,7 +132,8 @@ def ssd_step(
 
 
 def _check_shapes(
-    x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, chunk_size: int, document_BL: Tensor | None
+    x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, chunk_size: int,
+    document_BL: Tensor | None,
 ) -> None:
     B, L, H, _ = x_BLHP.shape
     found = (tuple(dt_BLH.shape), tuple(A_H.shape), tuple(B_BLN.shape), tuple(C_BLN.shape))

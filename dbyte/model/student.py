@@ -1,7 +1,7 @@
 """The byte-level student: encoder, router, chunk, the teacher's core and head, dechunk, decoder (paper section 4.1).
 
     bytes -> embedding -> encoder -> projection to E -> router -> chunk -> core -> token head            (Stage 1)
-                                                     core -> dechunk + residual -> projection to D -> decoder -> byte head
+                                                   core -> dechunk + residual -> projection to D -> decoder -> byte head
                                                                                                          (Stage 2, JBP)
 
 It is a transformers model: config.json and safetensors, save_pretrained, from_pretrained, Auto classes.
@@ -60,7 +60,7 @@ class StudentConfig(PreTrainedConfig):
     dbyte_version: str | None = None
 
     def __post_init__(self, **kwargs):
-        known = {*PreTrainedConfig().to_dict(), "auto_map"}
+        known = {*PreTrainedConfig().to_dict(), "auto_map", "name_or_path"}
         unknown = [name for name in kwargs if not name.startswith("_") and name not in known]
         if unknown:
             raise ValueError(f"StudentConfig has no {', '.join(unknown)}: see its docstring for the sizes it knows")
@@ -70,8 +70,8 @@ class StudentConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.stack_shape(self.encoder_layers), self.stack_shape(self.decoder_layers)
         if self.expand * self.byte_width % self.head_width:
-            raise ValueError(f"expand * byte_width = {self.expand * self.byte_width} must be a multiple of head_width = "
-                             f"{self.head_width}; choose a head_width that divides it")
+            raise ValueError(f"expand * byte_width = {self.expand * self.byte_width} must be a multiple of "
+                             f"head_width = {self.head_width}; choose a head_width that divides it")
 
     @classmethod
     def paper(cls) -> "StudentConfig":
@@ -265,8 +265,8 @@ class ByteStudent(PreTrainedModel):
         wants_info = options.pop("output_loading_info", False)
         student, info = super().from_pretrained(folder, output_loading_info=True, **options)
         if info["missing_keys"]:
-            raise ValueError(f"{folder} lacks weights of the student: {sorted(info['missing_keys'])[:5]}; it was not saved "
-                             "whole, or by another version: save it again with save_pretrained")
+            raise ValueError(f"{folder} lacks weights of the student: {sorted(info['missing_keys'])[:5]}; it was not "
+                             "saved whole, or by another version: save it again with save_pretrained")
         return (student, info) if wants_info else student
 
     def _store_token_bytes(self, token_bytes: TokenBytes) -> None:

@@ -9,7 +9,8 @@ from dbyte.paths import RESULTS, ROOT
 from dbyte.report.results import read_results
 from dbyte.report.tables import main_table, markdown
 
-BEGIN, END = "<!-- generated from results/small by `python -m dbyte readme --write` -->", "<!-- end of the generated part -->"
+BEGIN = "<!-- generated from results/small by `python -m dbyte readme --write` -->"
+END = "<!-- end of the generated part -->"
 SCALE = "small"
 
 
@@ -21,12 +22,13 @@ def generated(*, folder: Path = RESULTS) -> str:
     facts = main.attrs["provenance"]
     minutes = ", ".join(f"{row.notebook} {row.value / 60:.0f} min" for row in times.itertuples())
     return "\n\n".join((
-        f"Scale `{SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}: {minutes}. Accuracy in percent ± "
-        f"standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and matched.",
+        f"Scale `{SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}: {minutes}. Accuracy in "
+        f"percent ± standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and "
+        "matched.",
         markdown(main_table(main)),
         "Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a bound:",
         markdown(_by_model(pd.concat([bits, stage2[stage2.model == "stage2"]]))),
-        f"Router against the tokenizer on held-out text, F1 in percent: "
+        "Router against the tokenizer on held-out text, F1 in percent: "
         + ", ".join(f"{row.corpus} {row.value:.2f} ± {row.stderr:.2f}" for row in edges.itertuples()) + "."))
 
 

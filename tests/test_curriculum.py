@@ -1,0 +1,91 @@
+"""The whole chain at a toy size: lineage, reuse, measurement of every stage, and errors a user can act on."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import dbyte
+from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.teacher import load_teacher, teacher_run
+from dbyte.evaluate.measure import Measurer
+from dbyte.model.student import ByteStudent
+from dbyte.presets import TeacherShape, scale
+
+TOY = dataclasses.replace(
+    scale("smoke"), name="toy", corpora=(("world", 60_000),), heldout_bytes=8_000, row_bytes=1024, batch_rows=2,
+    teacher=TeacherShape(vocabulary=320, width=32, layers=1, heads=2, ffn_width=32, train_bytes=20_000, rate=5e-3),
+    student=dict(byte_width=16, encoder_layers=1, decoder_layers=1, ffn_width=16, state_size=8, head_width=8),
+    stage1=dict(align_bytes=8_000, distill_bytes=8_000, boundary_bytes=8_000, snapshots=1),
+    stage2=dict(head_bytes=8_000, full_bytes=8_000), items=4, dynamics_items=4)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return run_steps(TOY, curriculum(TOY), seed=0)
+
+
+def test_runs_are_a_chain_and_are_reused(runs):
+    assert [run.parent.hash if run.parent else None for run in runs] == [None, *(run.hash for run in runs[:-1])]
+    before = [(run.folder / "complete.json").stat().st_mtime_ns for run in runs]
+    again = run_steps(TOY, curriculum(TOY), seed=0)
+    assert [(run.folder / "complete.json").stat().st_mtime_ns for run in again] == before
+
+
+def test_another_second_step_shares_the_first(runs):
+    steps = curriculum(TOY)
+    other = run_steps(TOY, (steps[0], dataclasses.replace(steps[1], warmup=0.5)), seed=0)
+    assert other[0].hash == runs[0].hash and other[1].hash != runs[1].hash
+
+
+def test_steps_read_on_where_the_step_before_stopped(runs):
+    rows = [run.facts()["next_row"] for run in runs]
+    assert rows == sorted(rows) and len(set(rows)) == len(rows)
+
+
+def test_a_finished_student_knows_its_stage_and_writes(runs):
+    for run, stage in ((runs[2], 1), (runs[4], 2)):
+        student = ByteStudent.from_pretrained(run.model_folder)
+        assert student.config.stage == stage
+        assert isinstance(dbyte.generate(student, ["Where does Anna"], max_new_bytes=8)[0], str)
+
+
+@pytest.mark.parametrize("reading, run", [("token", None), ("stage1/tokenizer", 0), ("stage1/router", 2),
+                                          ("stage2/router", 4)])
+def test_every_reading_is_measured_and_remembered(runs, reading, run):
+    folder = teacher_run(TOY, seed=0) if run is None else runs[run].model_folder
+    measurer = Measurer(TOY, 0)
+    first, second = (measurer.columns(folder, reading) for _ in range(2))
+    assert first == second and all(result.n == 4 for result in first.values())
+    bits = measurer.bits(folder, reading, "world")
+    assert 0 < bits["value"] < 12 and bits["n"] > 0 and bits == measurer.bits(folder, reading, "world")
+
+
+def test_an_unknown_reading_is_refused(runs):
+    with pytest.raises(ValueError, match="stage1/router"):
+        Measurer(TOY, 0).bits(runs[0].model_folder, "stage3", "world")
+
+
+def test_a_teacher_folder_without_weights_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="weights"):
+        load_teacher(tmp_path)
+    with pytest.raises(FileNotFoundError, match="hub"):
+        load_teacher("no-such-owner/no-such-model")
+
+
+def test_another_family_is_refused(tmp_path, tokenizer):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="gpt2"):
+        load_teacher(tmp_path)
+
+
+def test_too_little_text_for_the_vocabulary_is_refused():
+    from dbyte.distill.teacher import train_tokenizer
+
+    with pytest.raises(ValueError, match="smaller vocabulary"):
+        train_tokenizer(["abc"], vocabulary=1000)

@@ -1,0 +1,57 @@
+"""The scales: known by name, complete, and at `paper` the published values, read from the published tables."""
+
+import pytest
+
+from dbyte.distill.curriculum import curriculum
+from dbyte.presets import SCALES, scale
+from dbyte.report.published import published
+
+
+def test_an_unknown_scale_names_the_choices():
+    with pytest.raises(ValueError, match="smoke, small, gpu, paper"):
+        scale("medium")
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_every_scale_has_the_five_steps_in_order(name):
+    steps = curriculum(scale(name))
+    assert [step.name.split()[0] for step in steps] == ["1.1", "1.2", "1.3", "2.1", "2.2"]
+    assert [step.stage for step in steps] == [1, 1, 1, 2, 2]
+
+
+def table13() -> dict:
+    table = published("table13_training")
+    return {(str(row.stage), str(row.step), row.parameter): str(row.value) for row in table.itertuples()}
+
+
+def test_paper_has_table_13():
+    table, chosen = table13(), scale("paper")
+    align, distill, boundary, head, full = curriculum(chosen)
+    number = {"B": 10**9}
+    for stage, steps in (("1", (align, distill, boundary)), ("2", (head, full))):
+        text = table[stage, "all", "total training bytes"]
+        assert sum(step.train_bytes for step in steps) == int(text[:-1]) * number[text[-1]]
+        assert float(table[stage, "all", "weight decay"]) == steps[0].weight_decay
+        assert float(table[stage, "all", "max grad norm"]) == steps[0].clip
+        for place, step in enumerate(steps, start=1):
+            assert float(table[stage, str(place), "warmup ratio"]) == step.warmup
+    assert chosen.batch_rows == int(table["1", "all", "batch size (sequences)"])
+    assert chosen.row_bytes == int(table["1", "all", "sequence length (bytes)"])
+    rates = [[group.rate for group in step.groups] for step in (align, distill, boundary, head, full)]
+    peak = {key[:2]: float(value) for key, value in table.items() if key[2] == "peak lr"}
+    assert rates[0] == [peak["1", "1"]] and rates[1] == [peak["1", "2"]] * 2 and rates[2] == [peak["1", "3"]]
+    assert rates[3] == [float(table["2", "1", "peak lr (decoder)"])]
+    assert rates[4] == [float(table["2", "2", "peak lr (encoder + decoder)"]),
+                        float(table["2", "2", "peak lr (core transformer)"])]
+
+
+def test_paper_has_table_12():
+    table = published("table12_architecture")
+    for component, prefix in (("encoder", "encoder"), ("local decoder", "decoder")):
+        sizes = {row.parameter: str(row.value) for row in table[table.component == component].itertuples()}
+        student = scale("paper").student
+        assert int(sizes["dimension"]) == student["byte_width"]
+        assert int(sizes["num layers"]) == student[f"{prefix}_layers"]
+        assert int(sizes["mamba2 d_state"]) == student["state_size"]
+        assert int(sizes["mamba2 chunk_size"]) == student["chunk_size"]
+        assert int(sizes["ffn expansion dim"]) == student["ffn_width"]
