@@ -27,19 +27,23 @@ seed = 0
 
 # %%
 import time
+from functools import partial
 
 from IPython.display import Image, display
 
 from dbyte import presets
 from dbyte.distill.data import heldout_corpus, training_corpora
-from dbyte.distill.teacher import load_teacher, teacher_run
+from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, bits_row, column_rows
+from dbyte.model.teacher import load_teacher
 from dbyte.paths import FIGURES
 from dbyte.report import diagrams, figures, results, tables
 from dbyte.report.provenance import environment_report
 from dbyte.text.spans import TokenBytes
 
+# %%
 started, chosen = time.monotonic(), presets.scale(scale)
+write = partial(results.write_results, scale=scale, seeds=[seed], device=chosen.device)
 print(environment_report(scale=scale, seed=seed, device=chosen.device))
 
 # %% [markdown]
@@ -52,8 +56,8 @@ print(environment_report(scale=scale, seed=seed, device=chosen.device))
 corpora = training_corpora(chosen, seed=seed) + [heldout_corpus(chosen, name, seed=seed) for name, _ in chosen.corpora]
 rows = [{"corpus": c.name, "split": c.split, "value": c.text_bytes, "stderr": float("nan"), "n": len(c.documents),
          "content_hash": c.content_hash[:16]} for c in corpora]
-results.write_results("corpus", rows, scale=scale, keys=["corpus", "split"], seeds=[seed],
-                      config_hash=corpora[0].content_hash, wall_seconds=time.monotonic() - started)
+write("corpus", rows, keys=["corpus", "split"],
+      config_hash=corpora[0].content_hash, wall_seconds=time.monotonic() - started)
 shown = results.read_results("corpus", scale=scale).drop(columns="stderr")
 tables.Table(shown.rename(columns={"value": "bytes", "n": "documents"}))
 
@@ -106,16 +110,16 @@ assert whole == len(texts)
 # %%
 measurer, wall = Measurer(chosen, seed), time.monotonic()
 found = measurer.columns(folder, "token")
-results.write_results("teacher", column_rows("teacher", found), scale=scale, keys=["model", "task"], seeds=[seed],
-                      config_hash=folder.parent.name, wall_seconds=time.monotonic() - wall)
+write("teacher", column_rows("teacher", found), keys=["model", "task"],
+      config_hash=folder.parent.name, wall_seconds=time.monotonic() - wall)
 accuracy = results.read_results("teacher", scale=scale)
 tables.Table(accuracy)
 
 # %%
 wall = time.monotonic()
 rows = [bits_row("teacher", name, measurer.bits(folder, "token", name)) for name, _ in chosen.corpora]
-results.write_results("teacher_bits", rows, scale=scale, keys=["model", "corpus"], seeds=[seed],
-                      config_hash=folder.parent.name, wall_seconds=time.monotonic() - wall)
+write("teacher_bits", rows, keys=["model", "corpus"],
+      config_hash=folder.parent.name, wall_seconds=time.monotonic() - wall)
 tables.Table(results.read_results("teacher_bits", scale=scale).drop(columns="folded"))
 
 # %% [markdown]

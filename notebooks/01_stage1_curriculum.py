@@ -27,6 +27,7 @@ seed = 0
 
 # %%
 import time
+from functools import partial
 
 from IPython.display import Image, display
 
@@ -38,7 +39,9 @@ from dbyte.evaluate.stats import retention
 from dbyte.report import figures, results, tables
 from dbyte.report.provenance import environment_report
 
+# %%
 chosen = presets.scale(scale)
+write = partial(results.write_results, scale=scale, seeds=[seed], device=chosen.device)
 print(environment_report(scale=scale, seed=seed, device=chosen.device))
 
 # %% [markdown]
@@ -61,9 +64,9 @@ for run in runs:
 
 # %%
 measurer, wall = Measurer(chosen, seed), time.monotonic()
-results.write_results("dynamics", dynamics_rows(measurer, runs, teacher), scale=scale,
-                      keys=["model", "task", "train_bytes"], seeds=[seed], config_hash=runs[1].hash[:16],
-                      wall_seconds=time.monotonic() - wall)
+write("dynamics", dynamics_rows(measurer, runs, teacher),
+      keys=["model", "task", "train_bytes"], config_hash=runs[1].hash[:16],
+      wall_seconds=time.monotonic() - wall)
 dynamics = results.read_results("dynamics", scale=scale)
 display(Image(figures.save(figures.dynamics_figure(dynamics), "dynamics", frames=[dynamics])))
 
@@ -86,8 +89,8 @@ tables.Table(tables.wide(share, rows="step", values="share").reset_index(), digi
 # %%
 wall, final = time.monotonic(), runs[2].model_folder
 rows = [boundary_row(name, measurer.boundaries(final, name)) for name, _ in chosen.corpora]
-results.write_results("boundaries_stage1", rows, scale=scale, keys=["corpus"], seeds=[seed],
-                      config_hash=runs[2].hash[:16], wall_seconds=time.monotonic() - wall)
+write("boundaries_stage1", rows, keys=["corpus"],
+      config_hash=runs[2].hash[:16], wall_seconds=time.monotonic() - wall)
 boundaries = results.read_results("boundaries_stage1", scale=scale)
 tables.Table(boundaries)
 
@@ -102,8 +105,8 @@ tables.Table(boundaries)
 wall, how = time.monotonic(), {"stage1": "stage1/router", "stage1, tokenizer's boundaries": "stage1/tokenizer"}
 found = {"teacher": measurer.columns(teacher, "token")} | {m: measurer.columns(final, how[m]) for m in how}
 rows = [row for model, columns in found.items() for row in column_rows(model, columns)]
-results.write_results("stage1", rows, scale=scale, keys=["model", "task"], seeds=[seed], config_hash=runs[2].hash[:16],
-                      wall_seconds=time.monotonic() - wall)
+write("stage1", rows, keys=["model", "task"], config_hash=runs[2].hash[:16],
+      wall_seconds=time.monotonic() - wall)
 tables.Table(tables.main_table(results.read_results("stage1", scale=scale)))
 
 # %% [markdown]
@@ -117,8 +120,8 @@ tables.Table(tables.main_table(results.read_results("stage1", scale=scale)))
 wall, names = time.monotonic(), [name for name, _ in chosen.corpora]
 rows = [bits_row("teacher", name, measurer.bits(teacher, "token", name)) for name in names]
 rows += [bits_row(reading, name, measurer.bits(final, reading, name)) for name in names for reading in how.values()]
-results.write_results("bits_stage1", rows, scale=scale, keys=["model", "corpus"], seeds=[seed],
-                      config_hash=runs[2].hash[:16], wall_seconds=time.monotonic() - wall)
+write("bits_stage1", rows, keys=["model", "corpus"],
+      config_hash=runs[2].hash[:16], wall_seconds=time.monotonic() - wall)
 bits = results.read_results("bits_stage1", scale=scale)
 tables.Table(bits.drop(columns="folded"), digits=4)
 
@@ -135,7 +138,7 @@ claims = [tables.Claim(f"retention %, {m}", k.value, n, (k.high - k.low) / 4, at
 claims += [tables.Claim(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97)
            for row in boundaries.itertuples()]
 claims += [tables.Claim(f"bits per byte over the teacher's, % more, {c}, tokenizer's boundaries", ratio[c],
-                        int(bits[bits.corpus == c].n.iloc[0]), at_most=3) for c in ratio.index]
+        int(bits[bits.corpus == c].n.iloc[0]), at_most=3) for c in ratio.index]
 tables.Table(tables.claims_table(claims))
 
 # %% [markdown]

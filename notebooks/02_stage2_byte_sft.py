@@ -27,6 +27,7 @@ seed = 0
 
 # %%
 import time
+from functools import partial
 
 from IPython.display import Image, display
 
@@ -40,7 +41,9 @@ from dbyte.report import figures, results, tables
 from dbyte.report.provenance import environment_report
 from dbyte.report.published import published
 
+# %%
 chosen = presets.scale(scale)
+write = partial(results.write_results, scale=scale, seeds=[seed], device=chosen.device)
 print(environment_report(scale=scale, seed=seed, device=chosen.device))
 
 # %% [markdown]
@@ -65,8 +68,8 @@ found = {"teacher": measurer.columns(teacher, "token"),
          "stage1": measurer.columns(runs[2].model_folder, "stage1/router"),
          "stage2": measurer.columns(runs[4].model_folder, "stage2/router")}
 rows = [row for model, columns in found.items() for row in column_rows(model, columns)]
-results.write_results("main", rows, scale=scale, keys=["model", "task"], seeds=[seed], config_hash=runs[4].hash[:16],
-                      wall_seconds=time.monotonic() - wall)
+write("main", rows, keys=["model", "task"], config_hash=runs[4].hash[:16],
+      wall_seconds=time.monotonic() - wall)
 main = results.read_results("main", scale=scale)
 tables.Table(tables.main_table(main))
 
@@ -91,8 +94,8 @@ wall, names = time.monotonic(), [name for name, _ in chosen.corpora]
 models = {"teacher": (teacher, "token"), "stage1": (runs[2].model_folder, "stage1/router"),
           "stage2": (runs[4].model_folder, "stage2/router")}
 rows = [bits_row(model, name, measurer.bits(*models[model], name)) for model in models for name in names]
-results.write_results("bits", rows, scale=scale, keys=["model", "corpus"], seeds=[seed], config_hash=runs[4].hash[:16],
-                      wall_seconds=time.monotonic() - wall)
+write("bits", rows, keys=["model", "corpus"], config_hash=runs[4].hash[:16],
+      wall_seconds=time.monotonic() - wall)
 tables.Table(results.read_results("bits", scale=scale), digits=4)
 
 # %% [markdown]
@@ -103,8 +106,8 @@ tables.Table(results.read_results("bits", scale=scale), digits=4)
 # %%
 wall = time.monotonic()
 rows = [boundary_row(name, measurer.boundaries(runs[4].model_folder, name)) for name in names]
-results.write_results("boundaries_stage2", rows, scale=scale, keys=["corpus"], seeds=[seed],
-                      config_hash=runs[4].hash[:16], wall_seconds=time.monotonic() - wall)
+write("boundaries_stage2", rows, keys=["corpus"],
+      config_hash=runs[4].hash[:16], wall_seconds=time.monotonic() - wall)
 tables.Table(results.read_results("boundaries_stage2", scale=scale))
 
 # %% [markdown]

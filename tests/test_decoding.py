@@ -1,5 +1,7 @@
 """Prefill == step, batched == alone, and scores that equal a plain computation."""
 
+import math
+
 import pytest
 import torch
 from conftest import make_student
@@ -108,8 +110,18 @@ def test_stage_2_scores_the_joint_by_hand(student):
     out = student(torch.tensor([[BOS, *text]]))
     log = out.byte_logits[0].log_softmax(-1)
     joint = [log[i, byte + 256 * int(out.boundary[0, i + 1])].item() for i, byte in enumerate(text)]
-    score = Scorer(student, stage=2).score([Request(text, 4)])[0]
-    assert score.nats == pytest.approx(sum(joint[4:]), abs=1e-4) and score.folded_nats > score.nats
+    whole, score = Scorer(student, stage=2).score([Request(text, 0), Request(text, 4)])
+    flag = joint[3] - torch.logaddexp(log[3, text[3]], log[3, text[3] + 256]).item()
+    assert score.nats == pytest.approx(sum(joint[4:]) + flag, abs=1e-4) and score.folded_nats > score.nats
+    assert whole.nats == pytest.approx(sum(joint), abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_scores_of_all_continuations_add_up_to_at_most_one(student, stage):
+    """The router sees one byte ahead: a score that left its flag out would give more than one."""
+    for context in (b"", b"The cat", b"a b", b"Hello wor"):
+        scores = Scorer(student, stage=stage).score([Request(context + bytes([b]), len(context)) for b in range(192)])
+        assert sum(math.exp(score.nats) for score in scores) <= 1 + 1e-4
 
 
 def test_router_cuts_at_stage_1_become_tokens_that_spell_the_text(student):
@@ -120,8 +132,6 @@ def test_router_cuts_at_stage_1_become_tokens_that_spell_the_text(student):
 
 
 def test_bits_per_byte_by_hand(token_bytes):
-    import math
-
     pieces = heldout_pieces(["abcd", "ab"], token_bytes, row_bytes=50)
     assert bits_per_byte([8 * math.log(2), 4 * math.log(2)], pieces).value == pytest.approx(2.0)
     assert bits_per_byte([8 * math.log(2), 4 * math.log(2)], pieces).stderr == pytest.approx(0.0)

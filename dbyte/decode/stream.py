@@ -38,7 +38,9 @@ class ByteStream:
         length_B = torch.tensor([len(text) for text in texts], device=student.device)
         ids_BL = pad_bytes(texts, device=student.device)
         boundary_BL = self._route(ids_BL, length_B)
-        self.core_cache = CoreCache(student.core, rows=len(texts), slots=int(length_B.max()) + new_bytes)
+        slots = int(boundary_BL.sum(1).max()) + 1 + new_bytes  # at most a chunk a byte; a full cache says so
+        limit = student.core.config.max_position_embeddings
+        self.core_cache = CoreCache(student.core, rows=len(texts), slots=min(slots, limit))
         logits_BK2 = self._prefill(ids_BL, boundary_BL, length_B - 1)
         last_B = ids_BL.gather(1, length_B[:, None] - 1)[:, 0]
         ends_B = torch.ones_like(last_B, dtype=torch.bool)

@@ -11,7 +11,8 @@ import torch
 from dbyte.distill.data import training_rows
 from dbyte.distill.runs import Run, content_hash, file_hash
 from dbyte.distill.steps import Step, stage1, stage2
-from dbyte.distill.teacher import load_teacher, teacher_run
+from dbyte.distill.teacher import teacher_run
+from dbyte.model.teacher import load_teacher
 from dbyte.distill.trainer import Feed, train
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.presets import Scale
@@ -28,10 +29,12 @@ def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int) -> list[Run]:
     folder = teacher_run(scale, seed=seed)
     teacher, tokenizer = load_teacher(folder, device=scale.device)
     rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
+    resolved = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
+                if name not in ("transformers_version", "dbyte_version")}
     runs: list[Run] = []
     for step in steps:
         parent = runs[-1] if runs else None
-        run = Run({"step": step.describe(), "student": dict(scale.student), "teacher": teacher_hash(folder),
+        run = Run({"step": step.describe(), "student": resolved, "teacher": model_hash(folder),
                    "data": rows.hash, "batch_rows": scale.batch_rows, "seed": seed}, parent=parent)
         if not run.is_complete():
             first_row = parent.facts()["next_row"] if parent else 0
@@ -45,13 +48,19 @@ def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int) -> list[Run]:
 
 
 def new_student(scale: Scale, teacher, tokenizer, *, seed: int) -> ByteStudent:
-    """An untrained student of a scale's sizes around a loaded teacher."""
+    """An untrained student of a scale's sizes around a loaded teacher, in fp32 whatever the teacher's dtype.
+
+    Half-precision weights would lose updates at the curriculum's rates.
+    """
     torch.manual_seed(seed)
-    return ByteStudent.from_teacher(teacher, config=StudentConfig(**scale.student), tokenizer=tokenizer)
+    student = ByteStudent.from_teacher(teacher, config=StudentConfig(**scale.student), tokenizer=tokenizer)
+    student.config.dtype = torch.float32
+    return student.float()
 
 
-def teacher_hash(folder: Path) -> str:
-    """What identifies a teacher: the hash of its weights, or its hub name."""
+def model_hash(folder: Path) -> str:
+    """What identifies a model: the hash of its weights, config and tokenizer, or its hub name."""
     if not folder.exists():
         return str(folder)
-    return content_hash({path.name: file_hash(path) for path in sorted(folder.glob("*.safetensors"))})
+    files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+    return content_hash({path.name: file_hash(path) for path in sorted(files) if path.exists()})

@@ -24,7 +24,7 @@ from pathlib import Path
 from dbyte.atomic import atomic_write
 from dbyte.paths import RUNS
 
-SCHEMA = 1  # raise it when old runs must not be taken for new ones
+SCHEMA = 2  # raise it when old runs must not be taken for new ones
 
 
 def content_hash(value: object) -> str:
@@ -48,9 +48,9 @@ def written_whole(folder: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; on success seal it with checksums and rename it to `folder`, else remove it.
 
     Raises:
-        OSError: from the disk (a full one included); `folder` is then as it was.
+        OSError: from the disk (a full one included); `folder` is then as it was, or beside it as `.old`.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -80,10 +80,9 @@ def damage(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{folder / 'sums.json'} cannot be read ({error})"
     found = checksums(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            state = "is missing" if name not in found else "is foreign" if name not in expected else "is damaged"
-            return f"{folder / name} {state}"
+    for name in sorted(expected):  # a file that was put there later is read by nobody
+        if expected[name] != found.get(name):
+            return f"{folder / name} is {'damaged' if name in found else 'missing'}"
     return None
 
 
@@ -108,7 +107,10 @@ class Run:
             return True
         print(f"run {self.hash[:16]}: {wrong}; the run is done again", file=sys.stderr)
         (self.folder / "complete.json").unlink()
-        shutil.rmtree(self.model_folder, ignore_errors=True)
+        aside = self.folder / "model.damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        if self.model_folder.exists():
+            os.rename(self.model_folder, aside)
         return False
 
     def _config_mismatch(self) -> str | None:
@@ -163,5 +165,12 @@ class Run:
 
     def snapshots(self) -> list[tuple[int, Path]]:
         """Bytes trained and folder of each whole model kept on the way, ascending."""
-        found = [folder for folder in (self.folder / "snapshots").glob("*") if folder.name.isdigit()]
-        return sorted((int(folder.name), folder) for folder in found if damage(folder) is None)
+        whole = []
+        for folder in (self.folder / "snapshots").glob("*"):
+            if folder.name.isdigit():
+                wrong = damage(folder)
+                if wrong is None:
+                    whole.append((int(folder.name), folder))
+                else:
+                    print(f"run {self.hash[:16]}: {wrong}; this snapshot is left out", file=sys.stderr)
+        return sorted(whole)

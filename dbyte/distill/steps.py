@@ -70,7 +70,8 @@ class Step:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__
                   if name not in ("objective", "groups")}
         groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
-        return fields | {"objective": self.objective.__name__, "groups": groups, "betas": list(self.betas)}
+        return fields | {"objective": self.objective.__name__, "groups": groups, "betas": list(self.betas),
+                         "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
 
     def rate_at(self, update: int, updates: int) -> float:
         """The share of the peak rate at an update: linear warm-up, then cosine to the floor."""

@@ -7,7 +7,7 @@ with a BOS, and is trained by the same loop as the student, so it is cached and 
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dbyte.distill import objectives
 from dbyte.distill.data import mixed_texts, training_corpora, training_rows
@@ -18,42 +18,10 @@ from dbyte.paths import RUNS
 from dbyte.presets import Scale, TeacherShape
 from dbyte.text.spans import TokenBytes
 
-FAMILIES = ("llama", "qwen3", "olmo2")
 BOS_TOKEN, EOS_TOKEN = "<|begin_of_text|>", "<|end_of_text|>"
 PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
            r"|\s+(?!\S)|\s+")
 POSITIONS = 1024
-
-
-def load_teacher(folder: Path | str, *, device: str = "cpu", revision: str | None = None):
-    """Load (model in eval mode, tokenizer) of a teacher folder or hub name.
-
-    Raises:
-        ValueError: if the model is of another family.
-        FileNotFoundError: if a folder lacks its config or weights.
-    """
-    path = Path(folder)
-    if path.exists():
-        _require_files(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(str(folder), revision=revision, dtype="auto")
-    except OSError as error:
-        raise FileNotFoundError(f"the teacher {str(folder)!r} is neither a local folder nor could it be fetched from "
-                                f"the hub ({str(error).splitlines()[0]}): check the name, go online and log in if the "
-                                "model is gated, or give a folder with config.json, weights and tokenizer") from error
-    if model.config.model_type not in FAMILIES:
-        raise ValueError(f"{folder} is a {model.config.model_type!r} model; expected one of {', '.join(FAMILIES)}")
-    return model.eval().to(device), tokenizer
-
-
-def _require_files(folder: Path) -> None:
-    for what, patterns in (("config.json", ("config.json",)), ("weights", ("*.safetensors",)),
-                           ("a tokenizer", ("tokenizer.json", "vocab.json"))):
-        if not any(match for pattern in patterns for match in folder.glob(pattern)):
-            raise FileNotFoundError(f"the teacher folder {folder} has no {what} (looked for "
-                                    f"{', '.join(patterns)}): save the model and its tokenizer there with "
-                                    "save_pretrained, or name another folder")
 
 
 def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
@@ -84,7 +52,7 @@ def teacher_run(scale: Scale, *, seed: int) -> Path:
     step = Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, shape.rate, shape.muon_rate),), shape.train_bytes,
                 shape.warmup, 0.05, betas=shape.betas)
     run = Run({"teacher": vars(shape), "step": step.describe(), "data": rows.hash, "seed": seed,
-               "batch_rows": scale.batch_rows})
+               "batch_rows": scale.batch_rows, "positions": POSITIONS})
     if not run.is_complete():
         train(run, step, Feed(rows, scale.batch_rows, seed), model=_new_llama(shape, tokenizer, seed=seed),
               device=scale.device, save_extra=lambda folder: tokenizer.save_pretrained(folder))

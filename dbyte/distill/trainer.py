@@ -2,8 +2,8 @@
 
     batch -> objective -> backward -> clip -> AdamW at the scheduled rate -> log -> maybe save
 
-A run that is killed at any moment and started again ends with the same weights and the same metrics, bit for bit on
-one machine: model, optimiser moments, update number (which fixes schedule and data) and the random state are in the
+A run that is killed at any moment and started again ends with the same weights and the same metrics (but for their
+seconds), bit for bit on one machine: model, optimiser moments, update number (which fixes schedule and data) and the random state are in the
 checkpoint. Row order is a seeded permutation per pass, a pure function of the cursor.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from dbyte.distill.runs import Run, write_json, written_whole
@@ -84,6 +84,8 @@ def train(
         FloatingPointError: if loss or gradient is not finite; the update's number is in the message, nothing is saved.
     """
     with run.locked():
+        if run.is_complete():  # another process finished it while this one waited to begin
+            return
         model, teacher = model.to(device).train(), teacher.to(device).eval() if teacher is not None else None
         optimisers = step.optimisers(model)
         updates, first, seconds = feed.updates(step.train_bytes), *_resume(run, model, optimisers)
@@ -158,7 +160,7 @@ class _Log:
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
         self.every, self.updates, self.name = max(updates // LOG_LINES, 1), updates, step.name
         self.bar = tqdm(total=updates, initial=first, desc=step.name, unit="update", mininterval=1,
-                        disable=None if "ipykernel" not in sys.modules else "PAPERMILL" in os.environ)
+                        disable="ipykernel" in sys.modules or not sys.stderr.isatty())  # a notebook gets plain lines
 
     def write(self, update: int, *, loss: float, norm: float, rate: float, seconds: float, train_bytes: int) -> None:
         """Log one update (every few, and the last)."""

@@ -19,6 +19,7 @@ from dbyte.model.student import ByteStudent
 from dbyte.text.spans import TokenBytes
 
 GENERATED_BYTES = 256
+BYTES_A_TOKEN = 4
 
 
 class StudentLM(LM):
@@ -56,22 +57,31 @@ class StudentLM(LM):
 
     @torch.no_grad()
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue contexts until one of `until`, or `max_gen_bytes` (default 256), greedily unless told otherwise."""
+        """Continue contexts until one of `until`, greedily unless told otherwise.
+
+        The limit is `max_gen_bytes`, else `max_gen_toks` times BYTES_A_TOKEN, else GENERATED_BYTES.
+        """
         texts: list[str] = [""] * len(requests)
-        order = sorted(range(len(requests)), key=lambda place: len(requests[place].args[0]))
-        for start in range(0, len(order), self.rows):
-            places = order[start : start + self.rows]
+        order = sorted(range(len(requests)), key=lambda k: (repr(requests[k].args[1]), len(requests[k].args[0])))
+        for places in self._alike(order, requests):
             options = requests[places[0]].args[1]
-            if any(requests[place].args[1] != options for place in places):
-                raise ValueError("all requests of a generation task must share their generation options")
+            limit = options.get("max_gen_bytes", options.get("max_gen_toks", 0) * BYTES_A_TOKEN or GENERATED_BYTES)
             written = generate(
                 self.student, [self.token_bytes.normalise(requests[place].args[0]) for place in places],
-                stage=self.stage, max_new_bytes=options.get("max_gen_bytes", GENERATED_BYTES),
-                stop=_stops(options["until"]),
+                stage=self.stage, max_new_bytes=limit, stop=_stops(options.get("until", [])),
                 temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
             for place, text in zip(places, written, strict=True):
                 texts[place] = text
         return texts
+
+    def _alike(self, order: list[int], requests: list[Instance]) -> list[list[int]]:
+        """Places in groups of at most `rows` that share their generation options."""
+        groups: list[list[int]] = []
+        for place in order:
+            if not groups or len(groups[-1]) == self.rows or requests[groups[-1][0]].args[1] != requests[place].args[1]:
+                groups.append([])
+            groups[-1].append(place)
+        return groups
 
     def _request(self, context: str, continuation: str) -> Request:
         moved = len(context) - len(context.rstrip())
@@ -85,6 +95,7 @@ class StudentLM(LM):
         tokens = self.token_bytes.align(whole).token_ids
         ends = lengths[tokens.numpy()].cumsum().tolist()
         before = len(self.token_bytes.align(context).token_ids) if context else 0
+        before = min(before, len(ends) - 1)  # context and continuation may join to fewer tokens than the context alone
         return Request(text, ends[before - 1] if before else 0, tuple(ends))
 
     def _pieces(self, text: str) -> list[Request]:

@@ -18,10 +18,10 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from dbyte.atomic import atomic_write
-from dbyte.distill.curriculum import teacher_hash
+from dbyte.distill.curriculum import model_hash
 from dbyte.distill.data import heldout_corpus
 from dbyte.distill.runs import Run, content_hash
-from dbyte.distill.teacher import load_teacher
+from dbyte.model.teacher import load_teacher
 from dbyte.evaluate import minibench
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
@@ -52,7 +52,8 @@ class Measurer:
         for name, column in minibench.COLUMNS.items():
             n = min(limit, column.available)
             drawn = minibench.content_hash(column.items(n, seed=0))
-            found = self._known({"column": name, "items": drawn}, folder, reading,
+            asked = {key: value for key, value in column.task(n).items() if not callable(value)}
+            found = self._known({"column": name, "items": drawn, "task": asked}, folder, reading,
                                 lambda name=name, n=n: evaluate(_lm(folder, reading, self.scale.device), columns=[name],
                                                                 limit=n)[name].as_json())
             found.pop("seconds")
@@ -97,7 +98,7 @@ class Measurer:
         """What was measured under this key, or what `compute` measures now; with the seconds that it took."""
         if reading not in READINGS:
             raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
-        full = {"measuring": MEASURING, "model": teacher_hash(folder), "reading": reading} | key
+        full = {"measuring": MEASURING, "model": model_hash(folder), "reading": reading} | key
         path = RUNS / "measured" / f"{content_hash(full)[:16]}.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))

@@ -4,9 +4,11 @@ Stage 1 scores tokens: the sum of log P(token) given the core's state at the chu
 - "tokenizer": the teacher's own tokens, so a perfect student scores as its teacher does; or
 - "router": the student's own cuts. Each chunk must be a token to have a probability: a chunk that is none (a cut was
   missed) is split into the longest tokens from the left, and a cut inside a token leaves two shorter tokens, which are
-  scored as such. Tokens fix bytes and cuts alike, so the sum is the exact log-probability of one segmentation, and a
+  scored as such; the context's end is always a cut. Tokens fix bytes and cuts alike, so the sum is the exact log-probability of one segmentation, and a
   lower bound of log P(text).
-Stage 2 scores the joint: the sum of log p(byte, flag) along the router's boundaries, a lower bound of log P(text).
+Stage 2 scores the joint: the sum of log p(byte, flag) along the router's boundaries, a lower bound of log P(text). The
+router set the flag of the context's last byte with the continuation's first byte in sight, so log p(flag | byte) of that
+byte belongs to the continuation's score; without it the scores of all continuations could add up to more than one.
 Adding up both flags at a byte ("folded") is no probability under a router that has seen the next byte; it is returned
 beside the joint score only.
 
@@ -29,7 +31,9 @@ from dbyte.text.spans import BOS
 
 @dataclass(frozen=True)
 class Score:
-    """The score of one continuation: nats (log-probability, <= 0), and whether greedy decoding would write it.
+    """The score of one continuation: nats (log-probability, <= 0), and whether its every symbol is the likeliest.
+
+    At Stage 2 the likeliest joint symbol's byte counts, along the router's flags; generation follows its own flags.
 
     folded_nats: Stage 2's flag-free sum, beside the score (None for Stage 1).
     """
@@ -122,7 +126,7 @@ class Scorer:
     def _score_tokens(self, batch: list[Request]) -> list[Score]:
         ids_BL, mask_BL, document_BL, encoded_BLD = self._rows(batch)
         routed_BL = self._router_boundary(ids_BL, mask_BL, document_BL, encoded_BLD).cpu()
-        ends = [list(request.token_ends) if request.token_ends is not None else self._token_ends(request.text, routed_L)
+        ends = [list(request.token_ends) if request.token_ends is not None else self._token_ends(request, routed_L)
                 for request, routed_L in zip(batch, routed_BL, strict=True)]
         boundary_BL = torch.zeros_like(mask_BL)
         for row, places in enumerate(ends):
@@ -132,9 +136,10 @@ class Scorer:
         return [self._score_row(request, places, core_ME) for request, places, core_ME in
                 zip(batch, ends, core_BME, strict=True)]
 
-    def _token_ends(self, text: bytes, routed_L: Tensor) -> list[int]:
-        """Where tokens end along the router's cuts; the text's last byte ends one."""
-        cuts = [end for end in routed_L.nonzero()[:, 0].tolist() if 0 < end < len(text)] + [len(text)]
+    def _token_ends(self, request: Request, routed_L: Tensor) -> list[int]:
+        """Where tokens end along the router's cuts; the context's and the text's last byte end one."""
+        text, routed = request.text, routed_L.nonzero()[:, 0].tolist()
+        cuts = sorted({end for end in [*routed, request.start, len(text)] if 0 < end <= len(text)})
         ends = []
         for start, end in zip([0, *cuts], cuts, strict=False):
             for piece in self.vocabulary.split(text[start:end]):
@@ -169,4 +174,5 @@ class Scorer:
                 for row, request in enumerate(batch)]
 
     def _score_span(self, joint_L: Tensor, folded_L: Tensor, right_L: Tensor, span: slice) -> Score:
-        return Score(joint_L[span].sum().item(), bool(right_L[span].all()), folded_L[span].sum().item())
+        flag = joint_L[span.start - 1] - folded_L[span.start - 1] if span.start else 0.0
+        return Score((joint_L[span].sum() + flag).item(), bool(right_L[span].all()), folded_L[span].sum().item())

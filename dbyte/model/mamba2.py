@@ -33,7 +33,7 @@ class Mamba2State:
 
 
 class GatedRMSNorm(nn.Module):
-    """RMSNorm of hidden * silu(gate), in fp32 inside."""
+    """RMSNorm of hidden * silu(gate), in fp32 at least."""
 
     def __init__(self, width: int, eps: float = 1e-5):
         super().__init__()
@@ -41,8 +41,9 @@ class GatedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_BLI: Tensor, gate_BLI: Tensor) -> Tensor:
-        gated_BLI = hidden_BLI * F.silu(gate_BLI)
-        return F.rms_norm(gated_BLI, self.weight.shape, self.weight, self.eps)
+        wide = torch.promote_types(hidden_BLI.dtype, torch.float32)
+        gated_BLI = hidden_BLI.to(wide) * F.silu(gate_BLI.to(wide))
+        return F.rms_norm(gated_BLI, self.weight.shape, self.weight.to(wide), self.eps).to(hidden_BLI.dtype)
 
 
 class Mamba2(nn.Module):
@@ -95,10 +96,11 @@ class Mamba2(nn.Module):
         return self._mix(hidden_BLD, None, real_BL)
 
     def empty_state(self, rows: int) -> Mamba2State:
-        """The state before the first byte of a document, for `rows` rows, in the parameters' dtype and device."""
+        """The state before the first byte of a document, for `rows` rows; the SSM state is fp32 at least."""
         new = self.in_proj.weight.new_zeros
+        wide = torch.promote_types(self.in_proj.weight.dtype, torch.float32)
         return Mamba2State(new(rows, self.conv_width - 1, self.inner + 2 * self.state_size),
-                           new(rows, self.heads, self.head_width, self.state_size))
+                           new(rows, self.heads, self.head_width, self.state_size, dtype=wide))
 
     def step(self, hidden_BD: Tensor, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
         """Mix one byte per row; returns (hidden_BD, the new state)."""
@@ -113,7 +115,8 @@ class Mamba2(nn.Module):
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gate, xBC, dt = self.in_proj(hidden).split([self.inner, self.inner + 2 * self.state_size, self.heads], dim=-1)
-        return gate, xBC, F.softplus(dt + self.dt_bias)
+        wide = torch.promote_types(dt.dtype, torch.float32)
+        return gate, xBC, F.softplus(dt.to(wide) + self.dt_bias.to(wide))
 
     def _mix(
         self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None

@@ -5,6 +5,8 @@
 Source: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), section 6; used by the paper's encoder and decoder
 (arXiv 2602.01007, Table 12). This is the reference: pure PyTorch, any device, any float dtype.
 
+Half-precision inputs are scanned in fp32 (decays and states do not survive fewer bits), and y is given back in theirs.
+
 Shape letters: B rows, L bytes, C chunks of Q bytes (SSD chunks, not the student's), H heads, P head width,
 N state size.
 
@@ -16,6 +18,8 @@ document, whatever the magnitudes. Deviation from the usual listing: states pass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+HALF = (torch.bfloat16, torch.float16)
 
 
 class _PassStates(torch.autograd.Function):
@@ -75,6 +79,10 @@ def ssd(
     B, L, H, P = x_BLHP.shape
     N = B_BLN.shape[-1]
     _check_shapes(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, chunk_size, document_BL)
+    dtype = x_BLHP.dtype
+    if dtype in HALF:
+        x_BLHP, B_BLN, C_BLN = x_BLHP.float(), B_BLN.float(), C_BLN.float()
+    dt_BLH, A_H = dt_BLH.to(x_BLHP.dtype), A_H.to(x_BLHP.dtype)
     if document_BL is None:
         document_BL = torch.zeros(B, L, dtype=torch.long, device=x_BLHP.device)
     pad = -L % chunk_size
@@ -117,18 +125,19 @@ def ssd(
     reads_BCHQ = decay_BCHQ.exp() * (document_BCQ == entering_BC[..., None])[:, :, None]
     from_state_BCQHP = (C_BCQN @ state_BCHPN.reshape(B, C, H * P, N).transpose(-1, -2)).view(B, C, Q, H, P)
     y_BCQHP = torch.addcmul(y_BCHQP.transpose(2, 3), from_state_BCQHP, reads_BCHQ.transpose(2, 3)[..., None])
-    y_BLHP = y_BCQHP.reshape(B, L + pad, H, P)[:, :L]
+    y_BLHP = y_BCQHP.reshape(B, L + pad, H, P)[:, :L].to(dtype)
     return (y_BLHP, final_BHPN) if return_final_state else y_BLHP
 
 
 def ssd_step(
     state_BHPN: Tensor, x_BHP: Tensor, dt_BH: Tensor, A_H: Tensor, B_BN: Tensor, C_BN: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Advance the recurrence by one byte; returns (y_BHP, the new state BHPN)."""
+    """Advance the recurrence by one byte; returns (y_BHP in x's dtype, the new state BHPN in the state's)."""
+    dtype, (x_BHP, dt_BH, A_H, B_BN, C_BN) = x_BHP.dtype, (t.to(state_BHPN.dtype) for t in (x_BHP, dt_BH, A_H, B_BN, C_BN))
     decay_BH = (dt_BH * A_H).exp()
     added_BHPN = (x_BHP * dt_BH[..., None])[..., None] * B_BN[:, None, None, :]
     state_BHPN = state_BHPN * decay_BH[..., None, None] + added_BHPN
-    return (state_BHPN @ C_BN[:, None, :, None]).squeeze(-1), state_BHPN
+    return (state_BHPN @ C_BN[:, None, :, None]).squeeze(-1).to(dtype), state_BHPN
 
 
 def _check_shapes(

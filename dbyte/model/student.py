@@ -17,13 +17,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from dbyte import __version__
 from dbyte.model.blocks import Mamba2Stack, StackShape
 from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks
 from dbyte.model.core import run_core
 from dbyte.model.router import THRESHOLD, Router
+from dbyte.model.teacher import check_family, has_tokenizer, load_model, load_teacher
 from dbyte.text.spans import BOS, EOS, TokenBytes
 
 BYTES = 256
@@ -235,26 +237,24 @@ class ByteStudent(PreTrainedModel):
             ValueError: if the teacher is not a decoder with a token head, or its tokenizer is not byte-exact.
         """
         if not isinstance(teacher, PreTrainedModel):
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(teacher) if tokenizer is None else tokenizer
-            teacher = AutoModelForCausalLM.from_pretrained(teacher, dtype="auto")
-        head = teacher.get_output_embeddings()
-        if head is None or not hasattr(teacher, "model"):
-            raise ValueError(f"{type(teacher).__name__} is not a causal language model with a token head: expected the "
-                             "Llama, Qwen3 or OLMo2 family")
+            if tokenizer is None and has_tokenizer(teacher):
+                teacher, tokenizer = load_teacher(teacher)
+            else:
+                teacher = load_model(teacher)
+        check_family(teacher)
         token_bytes = None if tokenizer is None else TokenBytes.from_tokenizer(tokenizer)
         config = StudentConfig() if config is None else copy.deepcopy(config)
-        config.core_config = teacher.config
-        config.dtype = teacher.dtype
+        config.core_config, config.dtype, config.dbyte_version = teacher.config, teacher.dtype, __version__
         if token_bytes is not None:
             config.bos_token_id, config.eos_token_id = token_bytes.bos_token_id, token_bytes.eos_token_id
             config.token_table_bytes = sum(map(len, token_bytes.token_bytes))
-        student = cls(config).to(teacher.dtype)
+        student = cls(config)
+        for weight in student.parameters():  # not .to(dtype), which would also round the rotary frequencies
+            weight.data = weight.data.to(teacher.dtype)
         student.core.load_state_dict({name: weight for name, weight in teacher.model.state_dict().items()
                                       if not name.startswith("embed_tokens.")})
         with torch.no_grad():
-            student.token_head.weight.copy_(head.weight)
+            student.token_head.weight.copy_(teacher.get_output_embeddings().weight)
         if token_bytes is not None:
             student._store_token_bytes(token_bytes)
         return student

@@ -181,8 +181,8 @@ LOSSES = ("sells {k} {s}", "loses {k} {s}")
 STARTS, CHANGES = range(2, 13), (*range(-7, -1), *range(2, 8))  # no change of one: "1 apples" is not English
 
 # Which share of each kind is kept out of training, and how often each kind of paragraph is drawn.
-HELD_OUT_SHARE = {"fact": 1 / 2, "use": 2 / 3, "event": 1 / 6, "sum": 2 / 5}
-PARAGRAPHS = {"facts": 5, "fact_questions": 3, "stories": 6, "sums": 4, "uses": 1, "use_questions": 1}
+HELD_OUT_SHARE = {"fact": 1 / 3, "use": 2 / 3, "event": 1 / 6, "sum": 2 / 5}
+PARAGRAPHS = {"facts": 6, "fact_questions": 5, "stories": 5, "sums": 4, "uses": 1, "use_questions": 1}
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def story(rng: Random, *, people: Sequence[str], held_out: bool) -> tuple[list[s
 
 
 def world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
-    """Training documents of about 300 to 900 bytes, at most `max_bytes` UTF-8 bytes in all; the same for the same seed.
+    """Training documents of about 200 to 800 bytes, at most `max_bytes` UTF-8 bytes in all; the same for the same seed.
 
     Each is a few paragraphs separated by blank lines and ends with a newline. None contains a held-out question, event
     or sum. ValueError if `max_bytes` is less than MIN_BYTES.

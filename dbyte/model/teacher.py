@@ -1,0 +1,69 @@
+"""Loading a teacher: a transformers causal language model of a family whose core reads plain `inputs_embeds`."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+FAMILIES = ("llama", "qwen3", "olmo2")
+WEIGHTS = ("*.safetensors",)
+TOKENIZER = ("tokenizer.json", "vocab.json")
+
+
+def load_teacher(
+    name: Path | str, *, device: str = "cpu", revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load (model in eval mode, tokenizer) of a teacher folder or hub name.
+
+    Raises:
+        FileNotFoundError: if a folder lacks config, weights or tokenizer, or a hub name cannot be fetched.
+        ValueError: if the model is of another family, or its weights are damaged or not whole.
+    """
+    model = load_model(name, device=device, revision=revision)
+    if Path(name).exists():
+        _require(Path(name), "a tokenizer", TOKENIZER)
+    return model, AutoTokenizer.from_pretrained(str(name), revision=revision)
+
+
+def load_model(name: Path | str, *, device: str = "cpu", revision: str | None = None) -> PreTrainedModel:
+    """Load a teacher's model alone, in eval mode; raises as `load_teacher`."""
+    local = Path(name).exists()
+    if local:
+        _require(Path(name), "config.json", ("config.json",))
+        _require(Path(name), "weights", WEIGHTS)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(str(name), revision=revision, dtype="auto",
+                                                           output_loading_info=True)
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {name} are damaged ({error}): save or download them again") from error
+    except OSError as error:
+        first = str(error).splitlines()[0]
+        raise FileNotFoundError(
+            f"the teacher folder {name} cannot be read ({first}): save the model there again with save_pretrained" if local
+            else f"the teacher {str(name)!r} is no local folder and could not be fetched from the hub ({first}): check the "
+                 "name, go online and log in if the model is gated, or give a folder with config, weights and tokenizer"
+        ) from error
+    check_family(model)
+    if info["missing_keys"]:
+        raise ValueError(f"the weights in {name} lack {sorted(info['missing_keys'])[:3]} and maybe more: save or download "
+                         "the model again")
+    return model.eval().to(device)
+
+
+def check_family(model: PreTrainedModel) -> None:
+    """Raise ValueError unless the model is a causal language model of one of FAMILIES."""
+    if model.config.model_type not in FAMILIES or model.get_output_embeddings() is None:
+        raise ValueError(f"{type(model).__name__} ({model.config.model_type}) is no teacher: expected a causal language "
+                         f"model with its head, of the families {', '.join(FAMILIES)}")
+
+
+def has_tokenizer(name: Path | str) -> bool:
+    """False for a local folder that holds a model alone."""
+    folder = Path(name)
+    return not folder.exists() or any(match for pattern in TOKENIZER for match in folder.glob(pattern))
+
+
+def _require(folder: Path, what: str, patterns: tuple[str, ...]) -> None:
+    if not any(match for pattern in patterns for match in folder.glob(pattern)):
+        raise FileNotFoundError(f"the teacher folder {folder} has no {what} (looked for {', '.join(patterns)}): save the "
+                                "model and its tokenizer there with save_pretrained, or name another folder")
