@@ -8,9 +8,9 @@ import torch
 import dbyte
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.model.teacher import load_teacher
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent
+from dbyte.model.teacher import load_teacher
 from dbyte.presets import TeacherShape, scale
 
 TOY = dataclasses.replace(

@@ -12,9 +12,9 @@ from dbyte.distill.data import training_rows
 from dbyte.distill.runs import Run, content_hash, file_hash
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
-from dbyte.model.teacher import load_teacher
 from dbyte.distill.trainer import Feed, train
 from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.teacher import load_teacher
 from dbyte.presets import Scale
 from dbyte.text.spans import TokenBytes
 

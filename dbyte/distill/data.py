@@ -32,8 +32,8 @@ def packed_rows(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int, so
     source: hash of the texts; with the tokenizer's table and the row size it addresses the file.
     """
     tokenizer = token_bytes.backend.to_str() if token_bytes.backend else None
-    key = content_hash({"packing": PACKING, "source": source, "tokens": token_bytes.content_hash, "tokenizer": tokenizer,
-                        "row_bytes": row_bytes})
+    key = content_hash({"packing": PACKING, "source": source, "tokens": token_bytes.content_hash,
+                        "tokenizer": tokenizer, "row_bytes": row_bytes})
     path = root / "data" / f"rows-{key[:16]}.safetensors"
     if path.exists():
         try:

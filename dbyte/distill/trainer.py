@@ -3,8 +3,8 @@
     batch -> objective -> backward -> clip -> AdamW at the scheduled rate -> log -> maybe save
 
 A run that is killed at any moment and started again ends with the same weights and the same metrics (but for their
-seconds), bit for bit on one machine: model, optimiser moments, update number (which fixes schedule and data) and the random state are in the
-checkpoint. Row order is a seeded permutation per pass, a pure function of the cursor.
+seconds), bit for bit on one machine: model, optimiser moments, update number (which fixes schedule and data) and the
+random state are in the checkpoint. Row order is a seeded permutation per pass, a pure function of the cursor.
 """
 
 import json

@@ -21,7 +21,6 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.curriculum import model_hash
 from dbyte.distill.data import heldout_corpus
 from dbyte.distill.runs import Run, content_hash
-from dbyte.model.teacher import load_teacher
 from dbyte.evaluate import minibench
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
@@ -29,6 +28,7 @@ from dbyte.evaluate.boundaries import Agreement, agreement
 from dbyte.evaluate.harness import ColumnResult, evaluate, teacher_lm
 from dbyte.evaluate.scoring import Scorer
 from dbyte.model.student import ByteStudent
+from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.text.packing import document, pack

@@ -37,24 +37,26 @@ def load_model(name: Path | str, *, device: str = "cpu", revision: str | None = 
     except SafetensorError as error:
         raise ValueError(f"the weights in {name} are damaged ({error}): save or download them again") from error
     except OSError as error:
-        first = str(error).splitlines()[0]
-        raise FileNotFoundError(
-            f"the teacher folder {name} cannot be read ({first}): save the model there again with save_pretrained" if local
-            else f"the teacher {str(name)!r} is no local folder and could not be fetched from the hub ({first}): check the "
-                 "name, go online and log in if the model is gated, or give a folder with config, weights and tokenizer"
-        ) from error
+        raise FileNotFoundError(_unreadable(name, local=local, reason=str(error).splitlines()[0])) from error
     check_family(model)
     if info["missing_keys"]:
-        raise ValueError(f"the weights in {name} lack {sorted(info['missing_keys'])[:3]} and maybe more: save or download "
-                         "the model again")
+        raise ValueError(f"the weights in {name} lack {sorted(info['missing_keys'])[:3]} and maybe more: save or "
+                         "download the model again")
     return model.eval().to(device)
+
+
+def _unreadable(name: Path | str, *, local: bool, reason: str) -> str:
+    if local:
+        return f"the teacher folder {name} cannot be read ({reason}): save the model there again with save_pretrained"
+    return (f"the teacher {str(name)!r} is no local folder and could not be fetched from the hub ({reason}): check the "
+            "name, go online and log in if the model is gated, or give a folder with config, weights and tokenizer")
 
 
 def check_family(model: PreTrainedModel) -> None:
     """Raise ValueError unless the model is a causal language model of one of FAMILIES."""
     if model.config.model_type not in FAMILIES or model.get_output_embeddings() is None:
-        raise ValueError(f"{type(model).__name__} ({model.config.model_type}) is no teacher: expected a causal language "
-                         f"model with its head, of the families {', '.join(FAMILIES)}")
+        raise ValueError(f"{type(model).__name__} ({model.config.model_type}) is no teacher: expected a causal "
+                         f"language model with its head, of the families {', '.join(FAMILIES)}")
 
 
 def has_tokenizer(name: Path | str) -> bool:
@@ -65,5 +67,5 @@ def has_tokenizer(name: Path | str) -> bool:
 
 def _require(folder: Path, what: str, patterns: tuple[str, ...]) -> None:
     if not any(match for pattern in patterns for match in folder.glob(pattern)):
-        raise FileNotFoundError(f"the teacher folder {folder} has no {what} (looked for {', '.join(patterns)}): save the "
-                                "model and its tokenizer there with save_pretrained, or name another folder")
+        raise FileNotFoundError(f"the teacher folder {folder} has no {what} (looked for {', '.join(patterns)}): save "
+                                "the model and its tokenizer there with save_pretrained, or name another folder")
