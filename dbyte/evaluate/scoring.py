@@ -3,9 +3,9 @@
 Stage 1 scores tokens: the sum of log P(token) given the core's state at the chunk before. The boundaries are
 - "tokenizer": the teacher's own tokens, so a perfect student scores as its teacher does; or
 - "router": the student's own cuts, and the context's end. Each chunk must be a token to have a probability: a chunk
-  that is none (a cut was missed) is split into the longest tokens from the left, and a cut inside a token leaves two shorter
-  tokens, which are scored as such. Tokens fix bytes and cuts alike, so the sum is the exact log-probability of one
-  segmentation, and a lower bound of log P(text).
+  that is none (a cut was missed) is split into the longest tokens from the left, and a cut inside a token leaves two
+  shorter tokens, which are scored as such. Tokens fix bytes and cuts alike, so the sum is the exact log-probability of
+  one segmentation, and a lower bound of log P(text).
 Stage 2 scores the joint: the sum of log p(byte, flag) along the router's boundaries, a lower bound of log P(text). The
 router set the flag of the context's last byte with the continuation's first byte in sight, so log p(flag | byte) of
 that byte belongs to the continuation's score; without it the scores of all continuations could exceed one together.
