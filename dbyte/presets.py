@@ -70,8 +70,8 @@ SCALES = {
     "small": Scale(
         name="small",
         teacher=TeacherShape(
-            vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=14 * MB, rate=5e-3),
-        corpora=(("world", 6 * MB), ("pydocs", 6 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
+            vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=16 * MB, rate=5e-3),
+        corpora=(("world", 8 * MB), ("pydocs", 5 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64),
         stage1=dict(align_bytes=3 * MB, distill_bytes=3 * MB, boundary_bytes=1 * MB, align_rate=4e-3, encoder_rate=1e-3,
                     core_rate=2e-4, boundary_rate=5e-3, snapshots=3),

@@ -182,7 +182,7 @@ STARTS, CHANGES = range(2, 13), (*range(-7, -1), *range(2, 8))  # no change of o
 
 # Which share of each kind is kept out of training, and how often each kind of paragraph is drawn.
 HELD_OUT_SHARE = {"fact": 1 / 3, "use": 2 / 3, "event": 1 / 6, "sum": 2 / 5}
-PARAGRAPHS = {"facts": 6, "fact_questions": 5, "stories": 5, "sums": 4, "uses": 1, "use_questions": 1}
+PARAGRAPHS = {"facts": 5, "fact_questions": 4, "stories": 6, "sums": 4, "uses": 1, "use_questions": 1}
 
 
 @dataclass(frozen=True)
