@@ -61,7 +61,8 @@ SCALES = {
         teacher=TeacherShape(
             vocabulary=1024, width=64, layers=2, heads=2, ffn_width=192, train_bytes=1200 * KB, rate=5e-3),
         corpora=(("world", 700 * KB), ("pydocs", 300 * KB)), heldout_bytes=20 * KB, row_bytes=1024, batch_rows=8,
-        student=dict(byte_width=64, encoder_layers=2, decoder_layers=1, ffn_width=128, state_size=32, head_width=32),
+        student=dict(byte_width=64, encoder_layers=2, decoder_layers=1, ffn_width=128, state_size=32, head_width=32,
+                     router_ffn_width=128),
         stage1=dict(align_bytes=300 * KB, distill_bytes=200 * KB, boundary_bytes=100 * KB, align_rate=4e-3,
                     encoder_rate=2e-3, core_rate=5e-4, boundary_rate=1e-2, snapshots=1),
         stage2=dict(head_bytes=150 * KB, full_bytes=150 * KB, head_rate=4e-3, outer_rate=1e-3, core_rate=3e-4),
@@ -72,8 +73,9 @@ SCALES = {
         teacher=TeacherShape(
             vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=16 * MB, rate=5e-3),
         corpora=(("world", 8 * MB), ("pydocs", 5 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
-        student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64),
-        stage1=dict(align_bytes=3 * MB, distill_bytes=3 * MB, boundary_bytes=1 * MB, align_rate=4e-3, encoder_rate=1e-3,
+        student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64,
+                     router_ffn_width=512),
+        stage1=dict(align_bytes=3 * MB, distill_bytes=3 * MB, boundary_bytes=3 * MB, align_rate=4e-3, encoder_rate=1e-3,
                     core_rate=2e-4, boundary_rate=5e-3, snapshots=3),
         stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=1e-3, core_rate=2e-4),
         items=500, dynamics_items=200,
