@@ -1,0 +1,72 @@
+"""How well can one byte of look-ahead tell where tokens end? A table of counts, as a yardstick for the router.
+
+    python benchmarks/lookahead_bound.py [--scale small]
+
+A table over (the bytes of the word so far, the next byte) votes for the commoner label seen in training text, backing
+off to shorter histories. Held-out F1 says what counting reaches on new text; in-sample F1, where the table is built from
+the held-out text itself, is above what any predictor with this view can reach there. BPE looks at whole words, so a
+merge can depend on bytes further ahead: that part no one-byte look-ahead recovers.
+"""
+
+import argparse
+from collections import Counter
+
+from transformers import AutoTokenizer
+
+from dbyte import presets
+from dbyte.distill.data import heldout_corpus, training_corpora
+from dbyte.distill.teacher import teacher_run
+from dbyte.evaluate.boundaries import Agreement
+from dbyte.text.spans import TokenBytes
+
+HISTORIES = (16, 6, 4, 2, 1)  # bytes, longest first
+
+
+def views(text: bytes, boundary: list[bool]):
+    """Yield (history of the word so far, next byte, label) for each byte that another follows."""
+    start = 0
+    for i in range(len(text) - 1):
+        inside = i > 0 and chr(text[i]).isalpha() and (chr(text[i - 1]).isalpha() or text[i - 1] == ord(" "))
+        start = start if inside else i
+        yield text[start : i + 1], text[i + 1], boundary[i]
+
+
+def keys(history: bytes, following: int) -> list[tuple]:
+    return [(size, history[-size:], following) for size in HISTORIES]
+
+
+def table(texts, token_bytes: TokenBytes) -> Counter:
+    """Votes for a boundary minus votes against, by key."""
+    votes: Counter = Counter()
+    for aligned in token_bytes.align_batch(texts):
+        for history, following, label in views(bytes(aligned.byte_ids.tolist()), aligned.boundary.tolist()):
+            for key in keys(history, following):
+                votes[key] += 1 if label else -1
+    return votes
+
+
+def agreement(votes: Counter, texts, token_bytes: TokenBytes) -> Agreement:
+    """The table's boundaries against the tokens'; an unseen byte is cut."""
+    counts = Counter()
+    for aligned in token_bytes.align_batch(texts):
+        for history, following, label in views(bytes(aligned.byte_ids.tolist()), aligned.boundary.tolist()):
+            cut = next((votes[key] >= 0 for key in keys(history, following) if key in votes), True)
+            counts[cut, label] += 1
+    return Agreement(counts[True, True], counts[True, False], counts[False, True], sum(counts.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", default="small")
+    scale = presets.scale(parser.parse_args().scale)
+    token_bytes = TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(teacher_run(scale, seed=0)))
+    print("| corpus | F1 held-out, table of training text | F1 in-sample, upper bound | bytes |\n|---|---:|---:|---:|")
+    for corpus in training_corpora(scale, seed=0):
+        held = heldout_corpus(scale, corpus.name, seed=0).documents
+        learned = agreement(table(corpus.documents, token_bytes), held, token_bytes)
+        bound = agreement(table(held, token_bytes), held, token_bytes)
+        print(f"| {corpus.name} | {100 * learned.f1:.2f} | {100 * bound.f1:.2f} | {learned.n:,} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
