@@ -3,9 +3,9 @@
     python benchmarks/lookahead_bound.py [--scale small]
 
 A table over (the bytes of the word so far, the next byte) votes for the commoner label seen in training text, backing
-off to shorter histories. Held-out F1 says what counting reaches on new text; in-sample F1, where the table is built from
-the held-out text itself, is above what any predictor with this view can reach there. BPE looks at whole words, so a
-merge can depend on bytes further ahead: that part no one-byte look-ahead recovers.
+off to shorter histories. Held-out F1 says what counting reaches on new text; in-sample F1, where the table is built
+from the held-out text itself, is above what any predictor with this view can reach there. BPE looks at whole words, so
+a merge can depend on bytes further ahead: that part no one-byte look-ahead recovers.
 """
 
 import argparse

@@ -139,3 +139,13 @@ def test_bits_per_byte_by_hand(token_bytes):
         heldout_pieces([], token_bytes, row_bytes=50)
     with pytest.raises(ValueError, match="nothing to score"):
         Request(b"ab", 2)
+
+
+def test_a_prompt_is_read_along_given_boundaries(student):
+    prompts, ends = [b"The cat", b"", b"a b"], [[3, 7], [], [1, 3]]
+    found = generate(student, prompts, max_new_bytes=12, stage=1, as_bytes=True, prompt_ends=ends)
+    for prompt, places, text in zip(prompts, ends, found, strict=True):
+        boundary = torch.zeros(1, len(prompt) + 1, dtype=torch.bool)
+        boundary[0, [0, *places]] = True
+        logits = student(torch.tensor([[BOS, *prompt]]), boundary).token_logits
+        assert text.startswith(student.token_text(int(logits[0, len(places)].argmax()))[:12])

@@ -26,6 +26,7 @@ def generate(
     stop: Sequence[str] = (),
     stage: int | None = None,
     as_bytes: bool = False,
+    prompt_ends: list[list[int]] | None = None,
 ) -> list[str] | list[bytes]:
     """Continue each prompt until EOS, a stop string (left out of the result) or `max_new_bytes`.
 
@@ -33,6 +34,8 @@ def generate(
         prompts: str, or UTF-8 bytes; an empty prompt starts from BOS.
         temperature: 0 takes the likeliest symbol, > 0 samples with `seed`.
         stage: 1 writes tokens, 2 writes bytes; None: the stage that the student was trained to.
+        prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
+            (Stage 1 before its router has learned); None: the router cuts.
         as_bytes: return raw bytes; else text, with a cut or invalid character replaced by U+FFFD.
     Raises:
         ValueError: for reserved bytes 0xFE or 0xFF in a prompt, limits below 1, a negative temperature, a stage other
@@ -52,7 +55,8 @@ def generate(
     was_training, generator = student.training, torch.Generator(device=student.device).manual_seed(seed)
     write = _write_tokens if (stage or student.config.stage) == 1 else _write_bytes
     try:
-        texts = write(student.eval(), encoded, max_new_bytes, temperature, generator, [text.encode() for text in stop])
+        texts = write(student.eval(), encoded, max_new_bytes, temperature, generator, [text.encode() for text in stop],
+                      prompt_ends)
     finally:
         student.train(was_training)
     return texts if as_bytes else [text.decode(errors="replace") for text in texts]
@@ -60,9 +64,9 @@ def generate(
 
 def _write_bytes(
     student: ByteStudent, prompts: list[bytes], limit: int, temperature: float, generator: torch.Generator,
-    stops: list[bytes],
+    stops: list[bytes], prompt_ends: list[list[int]] | None,
 ) -> list[bytes]:
-    stream = ByteStream(student, prompts, new_bytes=limit, byte_head=True, close_last=False)
+    stream = ByteStream(student, prompts, new_bytes=limit, byte_head=True, close_last=False, prompt_ends=prompt_ends)
     texts, open_rows = [bytearray() for _ in prompts], set(range(len(prompts)))
     for _ in range(limit):
         logits_BK2 = stream.joint_logits_BK2.clone()
@@ -80,9 +84,9 @@ def _write_bytes(
 
 def _write_tokens(
     student: ByteStudent, prompts: list[bytes], limit: int, temperature: float, generator: torch.Generator,
-    stops: list[bytes],
+    stops: list[bytes], prompt_ends: list[list[int]] | None,
 ) -> list[bytes]:
-    stream = ByteStream(student, prompts, new_bytes=limit, byte_head=False, close_last=True)
+    stream = ByteStream(student, prompts, new_bytes=limit, byte_head=False, close_last=True, prompt_ends=prompt_ends)
     texts, open_rows = [bytearray() for _ in prompts], set(range(len(prompts)))
     while open_rows:
         token_B = draw(student.token_head(stream.core_BE), temperature, generator)

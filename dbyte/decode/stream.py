@@ -26,18 +26,20 @@ class ByteStream:
 
     @torch.no_grad()
     def __init__(
-        self, student: ByteStudent, prompts: list[bytes], *, new_bytes: int, byte_head: bool, close_last: bool
+        self, student: ByteStudent, prompts: list[bytes], *, new_bytes: int, byte_head: bool, close_last: bool,
+        prompt_ends: list[list[int]] | None = None,
     ):
         """Read prompts (bytes without BOS, may be empty), leaving room for `new_bytes` more.
 
         byte_head: run the decoder too (Stage 2). close_last: the prompt's last byte ends a chunk (Stage 1's rule); else
-        the joint head decides it, given the byte (JBP).
+        the joint head decides it, given the byte (JBP). prompt_ends: where chunks end in each prompt (bytes from its
+        start), for a student whose router has not learned yet; None: the router cuts.
         """
         self.student, self.byte_head = student, byte_head
         texts = [bytes([BOS]) + prompt for prompt in prompts]
         length_B = torch.tensor([len(text) for text in texts], device=student.device)
         ids_BL = pad_bytes(texts, device=student.device)
-        boundary_BL = self._route(ids_BL, length_B)
+        boundary_BL = self._route(ids_BL, length_B) if prompt_ends is None else _given(ids_BL, prompt_ends, length_B)
         slots = int(boundary_BL.sum(1).max()) + 1 + new_bytes  # at most a chunk a byte; a full cache says so
         limit = student.core.config.max_position_embeddings
         self.core_cache = CoreCache(student.core, rows=len(texts), slots=min(slots, limit))
@@ -101,6 +103,14 @@ def _keep(old: list[Mamba2State], new: list[Mamba2State], active_B: Tensor | Non
     return [Mamba2State(torch.where(active_B[:, None, None], fresh.conv_BWX, stale.conv_BWX),
                         torch.where(active_B[:, None, None, None], fresh.ssm_BHPN, stale.ssm_BHPN))
             for stale, fresh in zip(old, new, strict=True)]
+
+
+def _given(ids_BL: Tensor, prompt_ends: list[list[int]], length_B: Tensor) -> Tensor:
+    """Boundaries from given chunk ends: byte i of a prompt is byte i + 1 of its row, BOS is a chunk of its own."""
+    boundary_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
+    for row, ends in enumerate(prompt_ends):
+        boundary_BL[row, [0, *ends]] = True
+    return boundary_BL & (torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1)
 
 
 def pad_bytes(texts: list[bytes], *, device: torch.device | str) -> Tensor:

@@ -66,13 +66,21 @@ class StudentLM(LM):
         for places in self._alike(order, requests):
             options = requests[places[0]].args[1]
             limit = options.get("max_gen_bytes", options.get("max_gen_toks", 0) * BYTES_A_TOKEN or GENERATED_BYTES)
+            prompts = [self.token_bytes.normalise(requests[place].args[0]) for place in places]
             written = generate(
-                self.student, [self.token_bytes.normalise(requests[place].args[0]) for place in places],
+                self.student, prompts, prompt_ends=self._prompt_ends(prompts),
                 stage=self.stage, max_new_bytes=limit, stop=_stops(options.get("until", [])),
                 temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
             for place, text in zip(places, written, strict=True):
                 texts[place] = text
         return texts
+
+    def _prompt_ends(self, prompts: list[str]) -> list[list[int]] | None:
+        """Where tokens end in each prompt, for the tokenizer's boundaries."""
+        if self.boundaries == "router":
+            return None
+        return [self.token_bytes.lengths[a.token_ids.numpy()].cumsum().tolist()
+                for a in self.token_bytes.align_batch(prompts)]
 
     def _alike(self, order: list[int], requests: list[Instance]) -> list[list[int]]:
         """Places in groups of at most `rows` that share their generation options."""

@@ -53,6 +53,8 @@ class Measurer:
             n = min(limit, column.available)
             drawn = minibench.content_hash(column.items(n, seed=0))
             asked = {key: value for key, value in column.task(n).items() if not callable(value)}
+            if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
+                asked["prompts"] = "read along the tokenizer's boundaries"
             found = self._known({"column": name, "items": drawn, "task": asked}, folder, reading,
                                 lambda name=name, n=n: evaluate(_lm(folder, reading, self.scale.device), columns=[name],
                                                                 limit=n)[name].as_json())
