@@ -19,16 +19,24 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.boundaries import Agreement
 from dbyte.text.spans import TokenBytes
 
-HISTORIES = (16, 6, 4, 2, 1)  # bytes, longest first
+HISTORIES = (20, 8, 5, 3, 2)  # bytes, longest first
+
+
+def kind(byte: int) -> str:
+    """The class that the pre-tokenizer's pattern sees: letters, digits, blanks or the rest."""
+    return "letter" if chr(byte).isalpha() or byte >= 128 else "digit" if chr(byte).isdigit() else \
+        "blank" if chr(byte).isspace() else "other"
 
 
 def views(text: bytes, boundary: list[bool]):
-    """Yield (history of the word so far, next byte, label) for each byte that another follows."""
+    """Yield (the run of one class so far and the byte before it, next byte, label) for each byte that another follows.
+
+    A pre-token is such a run, with at most one byte of another class before it, and merges never leave a pre-token.
+    """
     start = 0
     for i in range(len(text) - 1):
-        inside = i > 0 and chr(text[i]).isalpha() and (chr(text[i - 1]).isalpha() or text[i - 1] == ord(" "))
-        start = start if inside else i
-        yield text[start : i + 1], text[i + 1], boundary[i]
+        start = start if i and kind(text[i]) == kind(text[i - 1]) else i
+        yield text[max(start - 1, 0) : i + 1], text[i + 1], boundary[i]
 
 
 def keys(history: bytes, following: int) -> list[tuple]:
