@@ -8,7 +8,6 @@ random state are in the checkpoint. Row order is a seeded permutation per pass, 
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from dbyte.atomic import atomic_write
 from dbyte.distill.runs import Run, write_json, written_whole
 from dbyte.distill.steps import Step
 from dbyte.text.packing import Batch, Rows
@@ -154,9 +154,7 @@ class _Log:
     def __init__(self, run: Run, step: Step, updates: int, first: int):
         kept = run.metrics_path.read_text().splitlines() if first and run.metrics_path.exists() else []
         whole = [line for line in kept if line.endswith("}") and json.loads(line)["update"] < first]
-        temporary = run.metrics_path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in whole))
-        os.replace(temporary, run.metrics_path)
+        atomic_write(run.metrics_path, "".join(line + "\n" for line in whole))
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
         self.every, self.updates, self.name = max(updates // LOG_LINES, 1), updates, step.name
         self.bar = tqdm(total=updates, initial=first, desc=step.name, unit="update", mininterval=1,

@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 from dbyte.decode.generate import generate
 from dbyte.evaluate.scoring import Request, Scorer
 from dbyte.model.student import ByteStudent
-from dbyte.text.spans import TokenBytes
+from dbyte.text.spans import Aligned, TokenBytes
 
 GENERATED_BYTES = 256
 BYTES_A_TOKEN = 4
@@ -79,8 +79,11 @@ class StudentLM(LM):
         """Where tokens end in each prompt, for the tokenizer's boundaries."""
         if self.boundaries == "router":
             return None
-        return [self.token_bytes.lengths[a.token_ids.numpy()].cumsum().tolist()
-                for a in self.token_bytes.align_batch(prompts)]
+        return [self._ends(aligned) for aligned in self.token_bytes.align_batch(prompts)]
+
+    def _ends(self, aligned: Aligned) -> list[int]:
+        """Where each token ends, in bytes from the text's start."""
+        return self.token_bytes.lengths[aligned.token_ids.numpy()].cumsum().tolist()
 
     def _alike(self, order: list[int], requests: list[Instance]) -> list[list[int]]:
         """Places in groups of at most `rows` that share their generation options."""
@@ -99,9 +102,7 @@ class StudentLM(LM):
         text, start = whole.encode(), len(self.token_bytes.normalise(context).encode())
         if self.boundaries == "router":
             return Request(text, start)
-        lengths = self.token_bytes.lengths
-        tokens = self.token_bytes.align(whole).token_ids
-        ends = lengths[tokens.numpy()].cumsum().tolist()
+        ends = self._ends(self.token_bytes.align(whole))
         before = len(self.token_bytes.align(context).token_ids) if context else 0
         before = min(before, len(ends) - 1)  # context and continuation may join to fewer tokens than the context alone
         return Request(text, ends[before - 1] if before else 0, tuple(ends))
@@ -110,7 +111,7 @@ class StudentLM(LM):
         """A text as requests of at most as many bytes as the core has positions, cut at token ends."""
         limit = self.student.config.core_config.max_position_embeddings - 1
         aligned = self.token_bytes.align(text)
-        ends = self.token_bytes.lengths[aligned.token_ids.numpy()].cumsum().tolist()
+        ends = self._ends(aligned)
         raw, pieces, start = bytes(aligned.byte_ids.tolist()), [], 0
         while start < len(raw):
             inside = [end for end in ends if start < end <= start + limit]

@@ -25,11 +25,6 @@ def document_ends(document_BL: Tensor) -> Tensor:
     return end_BL
 
 
-def document_starts(document_BL: Tensor) -> Tensor:
-    """Mark the first byte of each document (bool [B, L])."""
-    return document_ends(document_BL.flip(1)).flip(1)
-
-
 class Router(nn.Module):
     """Probability that a chunk ends at each byte, from the encoder's states of this byte and of the next one."""
 

@@ -26,6 +26,7 @@ from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks
 from dbyte.model.core import run_core
 from dbyte.model.router import THRESHOLD, Router
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, load_teacher
+from dbyte.presets import PAPER_SIZES
 from dbyte.text.spans import BOS, EOS, TokenBytes
 
 BYTES = 256
@@ -78,8 +79,7 @@ class StudentConfig(PreTrainedConfig):
     @classmethod
     def paper(cls) -> "StudentConfig":
         """The sizes of the paper's Table 12, the same for all three teachers."""
-        return cls(byte_width=1536, encoder_layers=4, decoder_layers=4, ffn_width=8192, state_size=128, conv_width=4,
-                   expand=2, head_width=64, chunk_size=256)
+        return cls(**PAPER_SIZES)
 
     def stack_shape(self, layers: int) -> StackShape:
         """The shape of the encoder or decoder with that many layers."""
