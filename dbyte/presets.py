@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class TeacherShape:
-    """A teacher trained here: a Llama with tied embeddings and a byte-level BPE of `vocabulary` tokens."""
+    """A teacher trained here: a Llama with tied embeddings and a byte-level BPE of `vocabulary` tokens.
+
+    tokenizer_corpora: the corpora of the scale that the tokenizer is trained on, () for all; the teacher itself is
+    trained on all. A thousand tokens spent on the world alone keep its words whole and cut prose into short pieces,
+    whose ends one byte of look-ahead can tell more often: see `benchmarks/lookahead_bound.py`.
+    """
 
     vocabulary: int
     width: int
@@ -19,6 +24,7 @@ class TeacherShape:
     ffn_width: int
     train_bytes: int
     rate: float
+    tokenizer_corpora: tuple[str, ...] = ()
     muon_rate: float = 0.02
     initial_std: float = 0.08  # the library's default, 0.02, costs a model of this width hundreds of updates
     warmup: float = 0.05
@@ -59,7 +65,8 @@ SCALES = {
     "smoke": Scale(
         name="smoke",
         teacher=TeacherShape(
-            vocabulary=1024, width=64, layers=2, heads=2, ffn_width=192, train_bytes=1200 * KB, rate=5e-3),
+            vocabulary=1024, width=64, layers=2, heads=2, ffn_width=192, train_bytes=1200 * KB, rate=5e-3,
+            tokenizer_corpora=("world",)),
         corpora=(("world", 700 * KB), ("pydocs", 300 * KB)), heldout_bytes=20 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=64, encoder_layers=2, decoder_layers=1, ffn_width=128, state_size=32, head_width=32,
                      router_ffn_width=128),
@@ -71,7 +78,8 @@ SCALES = {
     "small": Scale(
         name="small",
         teacher=TeacherShape(
-            vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=16 * MB, rate=5e-3),
+            vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=16 * MB, rate=5e-3,
+            tokenizer_corpora=("world",)),
         corpora=(("world", 8 * MB), ("pydocs", 5 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64,
                      router_ffn_width=512),

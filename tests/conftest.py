@@ -76,9 +76,8 @@ def make_student(teacher, tokenizer=None, **changes):
     with torch.no_grad():
         for weight in (student.residual.weight, student.null_E):
             weight.normal_()
-        for projection in (student.router.query, student.router.key):
-            for weight in projection.parameters():
-                weight.normal_()
+        for weight in student.router.parameters() if student.config.router == "integrated" else ():
+            weight.normal_()
     return student
 
 

@@ -5,7 +5,7 @@ import torch
 from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from dbyte.model.blocks import Mamba2Stack, StackShape
+from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.mamba2 import Mamba2
 
 WIDTH = 32
@@ -51,7 +51,7 @@ def test_packed_equals_separate_forward_and_gradient(mixer, lengths):
 
 def test_prefill_equals_step_for_rows_of_different_lengths():
     torch.manual_seed(0)
-    stack = Mamba2Stack(StackShape(16, 2, 24, 8, 4, 2, 8, 4)).double()
+    stack = Stack(StackShape(16, 2, 24, 8, 4, 2, 8, 4)).double()
     hidden, length = torch.randn(3, 13, 16, dtype=torch.float64), torch.tensor([0, 2, 9])
     _, states = stack.prefill(hidden, length)
     for row, n in enumerate(length.tolist()):

@@ -7,6 +7,7 @@ the loss does not reach do not run: step 1.1 needs no core, step 1.3 neither cor
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -60,28 +61,35 @@ def boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.L
 
 
 def head(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 2.1: next joint symbol, with encoder, router and core frozen (section 4.2.2)."""
+    """Step 2.1: next byte, with encoder, router and core frozen (section 4.2.2)."""
     with torch.no_grad():
         encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
-        chunks, boundary_BL = router_chunks(student, encoded_BLD, batch)
+        chunks, prob_BL = router_chunks(student, encoded_BLD, batch)
         core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
-    return _next_byte(student, encoded_BLD, core_BME, chunks, boundary_BL, batch)
+    return _next_byte(student, encoded_BLD, core_BME, chunks, prob_BL, batch)
 
 
 def full(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 2.2: next joint symbol, through everything (section 4.2.2)."""
+    """Step 2.2: next byte, through everything (section 4.2.2)."""
     encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
-    chunks, boundary_BL = router_chunks(student, encoded_BLD.detach(), batch)
+    chunks, prob_BL = router_chunks(student, encoded_BLD, batch)
     core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
-    return _next_byte(student, encoded_BLD, core_BME, chunks, boundary_BL, batch)
+    return _next_byte(student, encoded_BLD, core_BME, chunks, prob_BL, batch)
 
 
 def _next_byte(
-    student: ByteStudent, encoded_BLD: Tensor, core_BME: Tensor, chunks: Chunks, boundary_BL: Tensor, batch: Batch
+    student: ByteStudent, encoded_BLD: Tensor, core_BME: Tensor, chunks: Chunks, prob_BL: Tensor, batch: Batch
 ) -> losses.Loss:
-    decoded_BLD = student.decode(core_BME, encoded_BLD, chunks, batch.document_BL)
-    labels_BL = losses.joint_labels(batch.byte_ids_BL, boundary_BL)  # the boundaries that chunked the row
-    return losses.next_byte(student.byte_head(decoded_BLD), labels_BL, losses.has_next(batch.document_BL))
+    """JBP: the joint symbol, whose flags are the boundaries that chunked the row. MBP: the next two bytes, summed."""
+    decoded_BLD = student.decode(core_BME, encoded_BLD, chunks, batch.document_BL, prob_BL)
+    has_next_BL = losses.has_next(batch.document_BL)
+    if student.second_head is None:
+        labels_BL = losses.joint_labels(batch.byte_ids_BL, chunks.boundary_BL)
+        return losses.next_byte(student.byte_head(decoded_BLD), labels_BL, has_next_BL)
+    first, count = losses.next_byte(student.byte_head(decoded_BLD), batch.byte_ids_BL.roll(-1, 1), has_next_BL)
+    second, seconds = losses.next_byte(student.second_head(decoded_BLD), batch.byte_ids_BL.roll(-2, 1),
+                                       has_next_BL & F.pad(has_next_BL[:, 1:], (0, 1)))
+    return first + second * count / seconds.clamp(min=1), count
 
 
 def teacher_chunks(batch: Batch) -> Chunks:
@@ -89,9 +97,10 @@ def teacher_chunks(batch: Batch) -> Chunks:
     return find_chunks(batch.boundary_BL, batch.document_BL, batch.mask_BL)
 
 
-@torch.no_grad()
 def router_chunks(student: ByteStudent, encoded_BLD: Tensor, batch: Batch) -> tuple[Chunks, Tensor]:
-    """The chunks that the router closes, and their boundary_BL."""
-    boundary_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL) >= THRESHOLD
-    boundary_BL &= batch.mask_BL
-    return find_chunks(boundary_BL, batch.document_BL, batch.mask_BL), boundary_BL
+    """The chunks that the router closes, and its boundary_prob_BL, which carries gradients where the decoder reads it."""
+    reads = student.config.smoothing or student.config.confidence
+    with torch.set_grad_enabled(reads and torch.is_grad_enabled()):
+        prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+    boundary_BL = (prob_BL >= THRESHOLD) & batch.mask_BL
+    return find_chunks(boundary_BL, batch.document_BL, batch.mask_BL), prob_BL

@@ -16,7 +16,7 @@ from dbyte.distill.objectives import Objective
 ENCODER = ("byte_embedding", "encoder", "encoder_projection")
 ROUTER = ("router",)
 CORE = ("core",)
-DECODER = ("null_E", "residual", "decoder_projection", "decoder", "byte_head")
+DECODER = ("null_E", "residual", "decoder_projection", "decoder", "byte_head", "second_head")
 EVERYTHING = ("",)
 MUON_DECAY = 0.01
 NO_DECAY = ("A_log", "dt_bias", "D", "null_E", "embed_tokens.weight", "byte_embedding.weight")

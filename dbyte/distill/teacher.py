@@ -61,7 +61,8 @@ def teacher_run(scale: Scale, *, seed: int) -> Path:
 
 def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTokenizerFast:
     """The teacher's tokenizer, trained once for its corpora and cached."""
-    corpora = training_corpora(scale, seed=seed)
+    chosen = shape.tokenizer_corpora or tuple(name for name, _ in scale.corpora)
+    corpora = [corpus for corpus in training_corpora(scale, seed=seed) if corpus.name in chosen]
     key = content_hash(
         {"corpora": [c.content_hash for c in corpora], "vocabulary": shape.vocabulary, "pattern": PATTERN})
     folder = RUNS / "data" / f"tokenizer-{key[:16]}"

@@ -83,6 +83,9 @@ class Scorer:
     """Scores requests with one student, in batches of similar length; the result does not depend on the batching."""
 
     def __init__(self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384):
+        """Raise ValueError for Stage 2 of a student that has no joint head."""
+        if stage == 2:
+            student.check_jbp("scores of bytes")
         self.student, self.stage, self.batch_bytes = student.eval(), stage, batch_bytes
 
     @cached_property
@@ -118,14 +121,11 @@ class Scorer:
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
         return ids_BL, mask_BL, document_BL, self.student.encode(ids_BL, document_BL)
 
-    def _router_boundary(self, ids_BL: Tensor, mask_BL: Tensor, document_BL: Tensor, encoded_BLD: Tensor) -> Tensor:
-        return (self.student.route(encoded_BLD, ids_BL, document_BL) >= THRESHOLD) & mask_BL
-
     # -- Stage 1 ------------------------------------------------------------------------------------------------------
 
     def _score_tokens(self, batch: list[Request]) -> list[Score]:
         ids_BL, mask_BL, document_BL, encoded_BLD = self._rows(batch)
-        routed_BL = self._router_boundary(ids_BL, mask_BL, document_BL, encoded_BLD).cpu()
+        routed_BL = ((self.student.route(encoded_BLD, ids_BL, document_BL) >= THRESHOLD) & mask_BL).cpu()
         ends = [list(request.token_ends) if request.token_ends is not None else self._token_ends(request, routed_L)
                 for request, routed_L in zip(batch, routed_BL, strict=True)]
         boundary_BL = torch.zeros_like(mask_BL)
@@ -161,10 +161,11 @@ class Scorer:
 
     def _score_bytes(self, batch: list[Request]) -> list[Score]:
         ids_BL, mask_BL, document_BL, encoded_BLD = self._rows(batch)
-        boundary_BL = self._router_boundary(ids_BL, mask_BL, document_BL, encoded_BLD)
+        prob_BL = self.student.route(encoded_BLD, ids_BL, document_BL)
+        boundary_BL = (prob_BL >= THRESHOLD) & mask_BL
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
         core_BME = self.student.run_core(self.student.chunk_embeddings(encoded_BLD, chunks), chunks)
-        decoded_BLD = self.student.decode(core_BME, encoded_BLD, chunks, document_BL)
+        decoded_BLD = self.student.decode(core_BME, encoded_BLD, chunks, document_BL, prob_BL)
         log_BLK2 = self.student.byte_head(decoded_BLD).float().log_softmax(-1)[:, :-1]
         byte_BL, flag_BL = ids_BL[:, 1:, None], boundary_BL[:, 1:, None].long()
         joint_BL = log_BLK2.gather(2, byte_BL + BYTES * flag_BL)[..., 0]

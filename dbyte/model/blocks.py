@@ -1,24 +1,33 @@
 """Stacks of pre-norm blocks over bytes: the student's encoder and local decoder (paper section 4.1, Table 12).
 
 A block is a mixer and, as in the paper, a SwiGLU feed-forward network. The authors' code has no feed-forward network
-inside its blocks: `ffn_width=0` builds that.
+inside its blocks: `ffn_width=0` builds that. The mixer is Mamba2, or attention for the Transformer encoder of Table 5,
+whose feed-forward networks are widened until the stack has as many parameters as with Mamba2.
 
 Shape letters: B rows, L bytes, D byte width, F feed-forward width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dbyte.model.attention import Attention, AttentionState
 from dbyte.model.mamba2 import Mamba2, Mamba2State
 
 NORM_EPS = 1e-5
+MIXERS = ("mamba2", "attention")
+State = Mamba2State | AttentionState
 
 
 @dataclass(frozen=True)
 class StackShape:
-    """The sizes of one stack; raises ValueError where a size is below its minimum."""
+    """The sizes of one stack; raises ValueError where a size is below its minimum.
+
+    mixer: "mamba2" or "attention". ffn_width is that of a Mamba2 stack: with attention, what the mixer has fewer goes
+    into wider feed-forward networks. window: how far back attention sees, in bytes; 0: to the document's beginning.
+    """
 
     width: int
     layers: int
@@ -28,12 +37,37 @@ class StackShape:
     expand: int
     head_width: int
     chunk_size: int
+    mixer: str = "mamba2"
+    window: int = 0
 
     def __post_init__(self):
+        if self.mixer not in MIXERS:
+            raise ValueError(f"unknown mixer {self.mixer!r}: choose one of {', '.join(MIXERS)}")
         for name, least in (("width", 1), ("layers", 1), ("ffn_width", 0), ("state_size", 1), ("conv_width", 2),
-                            ("expand", 1), ("head_width", 1), ("chunk_size", 1)):
+                            ("expand", 1), ("head_width", 1), ("chunk_size", 1), ("window", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}")
+
+    def make_mixer(self) -> Mamba2 | Attention:
+        """A new mixer of this shape."""
+        if self.mixer == "attention":
+            return Attention(self.width, head_width=self.head_width, window=self.window)
+        return Mamba2(self.width, state_size=self.state_size, conv_width=self.conv_width, expand=self.expand,
+                      head_width=self.head_width, chunk_size=self.chunk_size)
+
+    def block_ffn_width(self) -> int:
+        """The feed-forward width that gives a block the parameters of a Mamba2 block, within half a unit of width."""
+        if self.mixer == "mamba2":
+            return self.ffn_width
+        with torch.device("meta"):
+            saved = _parameters(replace(self, mixer="mamba2").make_mixer()) - _parameters(self.make_mixer())
+        if not self.ffn_width:
+            saved -= self.width  # the norm of a feed-forward network that the Mamba2 block does not have
+        return max(self.ffn_width + round(saved / (3 * self.width)), 0)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
 
 
 class SwiGLU(nn.Module):
@@ -49,16 +83,16 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(gate_BLF) * up_BLF)
 
 
-class Mamba2Block(nn.Module):
-    """hidden + Mamba2(norm(hidden)), then hidden + SwiGLU(norm(hidden)) unless ffn_width is 0."""
+class Block(nn.Module):
+    """hidden + mixer(norm(hidden)), then hidden + SwiGLU(norm(hidden)) unless the feed-forward width is 0."""
 
     def __init__(self, shape: StackShape):
         super().__init__()
         self.mixer_norm = nn.RMSNorm(shape.width, eps=NORM_EPS)
-        self.mixer = Mamba2(shape.width, state_size=shape.state_size, conv_width=shape.conv_width, expand=shape.expand,
-                            head_width=shape.head_width, chunk_size=shape.chunk_size)
-        self.ffn_norm = nn.RMSNorm(shape.width, eps=NORM_EPS) if shape.ffn_width else None
-        self.ffn = SwiGLU(shape.width, shape.ffn_width) if shape.ffn_width else None
+        self.mixer = shape.make_mixer()
+        ffn_width = shape.block_ffn_width()
+        self.ffn_norm = nn.RMSNorm(shape.width, eps=NORM_EPS) if ffn_width else None
+        self.ffn = SwiGLU(shape.width, ffn_width) if ffn_width else None
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
         return hidden if self.ffn is None else hidden + self.ffn(self.ffn_norm(hidden))
@@ -66,21 +100,21 @@ class Mamba2Block(nn.Module):
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
         return self._feed_forward(hidden_BLD + self.mixer(self.mixer_norm(hidden_BLD), document_BL))
 
-    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, Mamba2State]:
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, State]:
         mixed_BLD, state = self.mixer.prefill(self.mixer_norm(hidden_BLD), length_B)
         return self._feed_forward(hidden_BLD + mixed_BLD), state
 
-    def step(self, hidden_BD: Tensor, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
+    def step(self, hidden_BD: Tensor, state: State) -> tuple[Tensor, State]:
         mixed_BD, state = self.mixer.step(self.mixer_norm(hidden_BD), state)
         return self._feed_forward(hidden_BD + mixed_BD), state
 
 
-class Mamba2Stack(nn.Module):
+class Stack(nn.Module):
     """Blocks and a final RMSNorm, [B, L, D] to [B, L, D]; causal, and isolated by document."""
 
     def __init__(self, shape: StackShape):
         super().__init__()
-        self.blocks = nn.ModuleList(Mamba2Block(shape) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, eps=NORM_EPS)
 
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
@@ -88,7 +122,7 @@ class Mamba2Stack(nn.Module):
             hidden_BLD = block(hidden_BLD, document_BL)
         return self.norm(hidden_BLD)
 
-    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[Mamba2State]]:
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[State]]:
         """Run right-padded rows of one document each; also return each block's state after byte length_B - 1."""
         states = []
         for block in self.blocks:
@@ -96,11 +130,11 @@ class Mamba2Stack(nn.Module):
             states.append(state)
         return self.norm(hidden_BLD), states
 
-    def empty_state(self, rows: int) -> list[Mamba2State]:
+    def empty_state(self, rows: int) -> list[State]:
         """The state before the first byte of a document."""
         return [block.mixer.empty_state(rows) for block in self.blocks]
 
-    def step(self, hidden_BD: Tensor, states: list[Mamba2State]) -> tuple[Tensor, list[Mamba2State]]:
+    def step(self, hidden_BD: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         """Run one byte per row."""
         advanced = []
         for block, state in zip(self.blocks, states, strict=True):

@@ -4,6 +4,11 @@ A boundary marks the last byte of a chunk. `chunk` keeps the encoder's state the
 up-sampling: chunk k becomes visible at its own last byte, not before; the bytes inside chunk k + 1 see chunk k, and
 the bytes before a document's first boundary see a learned NULL.
 
+Two options of H-Net (arXiv 2507.07955, section 2.2) are off in the paper and on in the authors' training, but not in
+their generation; here both paths agree. `smooth` averages chunks, each weighted by the confidence of the boundary that
+opened it: the one that closed it would be a function of the next byte, which the logits at that place predict.
+`straight_through` passes gradients to the router and changes no value.
+
 Shape letters: B rows, L bytes, M chunks (padded to the largest count in the batch), E core width.
 """
 
@@ -12,6 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dbyte.model.ssd import ssd
+
+CONFIDENCE_FLOOR = 1e-4  # H-Net's: the log of 1 - p must stay finite
+
 
 @dataclass(frozen=True)
 class Chunks:
@@ -19,13 +28,14 @@ class Chunks:
 
     position_BM: the byte that ends each chunk, 0 where padded.   document_BM: its document, -1 where padded.
     mask_BM: bool, True for a real chunk.
-    visible_BL: the chunk that byte i may see, -1 for NULL.
+    visible_BL: the chunk that byte i may see, -1 for NULL.   boundary_BL: bool, what was laid out.
     """
 
     position_BM: Tensor
     document_BM: Tensor
     mask_BM: Tensor
     visible_BL: Tensor
+    boundary_BL: Tensor
 
 
 def find_chunks(boundary_BL: Tensor, document_BL: Tensor, mask_BL: Tensor) -> Chunks:
@@ -49,7 +59,7 @@ def find_chunks(boundary_BL: Tensor, document_BL: Tensor, mask_BL: Tensor) -> Ch
     visible_BL = ends_BL - 1
     sees_own_BL = document_BM.gather(1, visible_BL.clamp(min=0)) == document_BL
     visible_BL = visible_BL.masked_fill(~sees_own_BL | ~mask_BL, -1)
-    return Chunks(position_BM, document_BM, mask_BM, visible_BL)
+    return Chunks(position_BM, document_BM, mask_BM, visible_BL, boundary_BL)
 
 
 def chunk(encoded_BLE: Tensor, chunks: Chunks) -> Tensor:
@@ -64,3 +74,37 @@ def dechunk(core_BME: Tensor, null_E: Tensor, chunks: Chunks) -> Tensor:
     index_BLE = (chunks.visible_BL + 1)[..., None].expand(-1, -1, core_BME.shape[-1])
     return with_null_BME.gather(1, index_BLE)
 
+
+
+def opening_confidence(boundary_prob_BL: Tensor, chunks: Chunks) -> Tensor:
+    """The router's probability of the boundary before each chunk, in (0, 1); 1 for a document's first: [B, M]."""
+    closing_BM = boundary_prob_BL.gather(1, chunks.position_BM)
+    opening_BM = torch.cat([torch.ones_like(closing_BM[:, :1]), closing_BM[:, :-1]], dim=1)
+    opening_BM = opening_BM.clamp(CONFIDENCE_FLOOR, 1 - CONFIDENCE_FLOOR)
+    return opening_BM.masked_fill(_first_of_document(chunks), 1.0)
+
+
+def smooth(core_BME: Tensor, confidence_BM: Tensor, chunks: Chunks) -> Tensor:
+    """Exponential average over the chunks of a document: s_k = c_k z_k + (1 - c_k) s_{k-1}, and s_0 = z_0 ([B, M, E]).
+
+    confidence_BM: c, from `opening_confidence`. One head of SSD with decay 1 - c.
+    """
+    first_BM = _first_of_document(chunks)
+    step_BM = -torch.log1p(-confidence_BM.float().masked_fill(first_BM, 0.5))  # nothing precedes the first: any decay
+    input_BME = core_BME * (confidence_BM / step_BM)[..., None].to(core_BME.dtype)
+    one_BM1 = torch.ones_like(step_BM)[..., None].to(core_BME.dtype)
+    smoothed_BM1E = ssd(input_BME[:, :, None], step_BM[..., None], -step_BM.new_ones(1), one_BM1, one_BM1,
+                        document_BL=chunks.document_BM)
+    return smoothed_BM1E[:, :, 0]
+
+
+def straight_through(up_BLE: Tensor, boundary_prob_BL: Tensor, boundary_BL: Tensor) -> Tensor:
+    """Times one in value; the gradient is that of a product with the router's confidence in what was decided."""
+    confidence_BL = torch.where(boundary_BL, boundary_prob_BL, 1 - boundary_prob_BL)
+    return up_BLE * (1 + (confidence_BL - confidence_BL.detach()))[..., None].to(up_BLE.dtype)
+
+
+def _first_of_document(chunks: Chunks) -> Tensor:
+    first_BM = torch.ones_like(chunks.mask_BM)
+    first_BM[:, 1:] = chunks.document_BM[:, 1:] != chunks.document_BM[:, :-1]
+    return first_BM

@@ -31,6 +31,11 @@ class Mamba2State:
         """Select rows (int64 [R])."""
         return Mamba2State(self.conv_BWX[index_R], self.ssm_BHPN[index_R])
 
+    def advanced(self, new: "Mamba2State", active_B: Tensor) -> "Mamba2State":
+        """The new state where active_B (bool), this one elsewhere."""
+        return Mamba2State(torch.where(active_B[:, None, None], new.conv_BWX, self.conv_BWX),
+                           torch.where(active_B[:, None, None, None], new.ssm_BHPN, self.ssm_BHPN))
+
 
 class GatedRMSNorm(nn.Module):
     """RMSNorm of hidden * silu(gate), in fp32 at least."""

@@ -1,10 +1,12 @@
-"""The one-byte look-ahead router: does a chunk end at this byte? (paper section 4.1.1, Eq. 1)
+"""The one-byte look-ahead router: does a chunk end at this byte? (paper section 4.1.1, Eq. 1, and appendix B)
 
-    p_i = (1 - cos(q(x_i), k(x_{i+1}))) / 2,   boundary iff p_i >= 0.5
+Integrated: p_i = (1 - cos(q(x_i), k(x_{i+1}))) / 2 of the encoder's states, boundary iff p_i >= 0.5. Deviation: Eq. 1
+prints 1 - cos / 2, which lies in [0.5, 1.5] and cannot be a probability; this is H-Net's form. q and k carry weights
+because step 1.3 trains the router alone. `ffn_width` > 0 replaces the two linear maps by SwiGLU networks, as in the
+authors' code.
 
-Deviation: Eq. 1 prints 1 - cos / 2, which lies in [0.5, 1.5] and cannot be a probability; this is H-Net's form.
-q and k carry weights because step 1.3 trains the router alone. `ffn_width` > 0 replaces the two linear maps by SwiGLU
-networks, as in the authors' code.
+Split: p_i = sigmoid(w . h_{i+1}) of states h that a stack of its own computes from raw bytes. The appendix does not say
+whether it looks ahead; here it sees what the integrated router sees, so that the comparison is one of features alone.
 
 Shape letters: B rows, L bytes, D byte width.
 """
@@ -13,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbyte.model.blocks import SwiGLU
+from dbyte.model.blocks import Stack, StackShape, SwiGLU
 
 THRESHOLD = 0.5
+BYTES = 256
 
 
 def document_ends(document_BL: Tensor) -> Tensor:
@@ -25,6 +28,11 @@ def document_ends(document_BL: Tensor) -> Tensor:
     return end_BL
 
 
+def _over_documents(prob_BL: Tensor, document_BL: Tensor) -> Tensor:
+    """Append a column for the row's last byte; the last byte of a document has no next byte: p = 1."""
+    return F.pad(prob_BL, (0, 1), value=1.0).masked_fill(document_ends(document_BL), 1.0)
+
+
 class Router(nn.Module):
     """Probability that a chunk ends at each byte, from the encoder's states of this byte and of the next one."""
 
@@ -32,16 +40,26 @@ class Router(nn.Module):
         super().__init__()
         self.query = SwiGLU(width, ffn_width) if ffn_width else nn.Linear(width, width, bias=False)
         self.key = SwiGLU(width, ffn_width) if ffn_width else nn.Linear(width, width, bias=False)
+        if not ffn_width:  # as in H-Net, p begins as the plain cosine of neighbouring states
+            nn.init.eye_(self.query.weight)
+            nn.init.eye_(self.key.weight)
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Start linear maps as the identity (H-Net), so that p begins as the plain cosine of neighbouring states."""
-        for projection in (self.query, self.key):
-            if isinstance(projection, nn.Linear):
-                nn.init.eye_(projection.weight)
+    def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
+        """Return boundary_prob_BL in [0, 1], fp32; byte_ids_BL is not used."""
+        cos_BL = F.cosine_similarity(self.query(encoded_BLD[:, :-1]), self.key(encoded_BLD[:, 1:]), dim=-1)
+        return _over_documents((1 - cos_BL.float()).clamp(0, 2) / 2, document_BL)
 
-    def forward(self, hidden_BLD: Tensor, document_BL: Tensor) -> Tensor:
-        """Return boundary_prob_BL in [0, 1]; the last byte of a document has no next byte: p = 1."""
-        cos_BL = F.cosine_similarity(self.query(hidden_BLD[:, :-1]), self.key(hidden_BLD[:, 1:]), dim=-1)
-        prob_BL = F.pad((1 - cos_BL.float()).clamp(0, 2) / 2, (0, 1), value=1.0)
-        return prob_BL.masked_fill(document_ends(document_BL), 1.0)
+
+class SplitRouter(nn.Module):
+    """Probability that a chunk ends at each byte, from raw bytes up to the next one, apart from the encoder."""
+
+    def __init__(self, shape: StackShape):
+        super().__init__()
+        self.byte_embedding = nn.Embedding(BYTES, shape.width)
+        self.stack = Stack(shape)
+        self.head = nn.Linear(shape.width, 1)
+
+    def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
+        """Return boundary_prob_BL in [0, 1], fp32; encoded_BLD is not used."""
+        hidden_BLD = self.stack(self.byte_embedding(byte_ids_BL), document_BL)
+        return _over_documents(self.head(hidden_BLD[:, 1:])[..., 0].float().sigmoid(), document_BL)

@@ -1,8 +1,8 @@
 """The byte-level student: encoder, router, chunk, the teacher's core and head, dechunk, decoder (paper section 4.1).
 
     bytes -> embedding -> encoder -> projection to E -> router -> chunk -> core -> token head            (Stage 1)
-                                                   core -> dechunk + residual -> projection to D -> decoder -> byte head
-                                                                                                         (Stage 2, JBP)
+                                                   core -> dechunk + residual -> projection to D -> decoder -> byte heads
+                                                                                                  (Stage 2, JBP or MBP)
 
 It is a transformers model: config.json and safetensors, save_pretrained, from_pretrained, Auto classes.
 
@@ -11,7 +11,7 @@ K2 = 512 joint symbols (byte + 256 * a chunk ends there).
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,23 +21,27 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import ModelOutput
 
 from dbyte import __version__
-from dbyte.model.blocks import Mamba2Stack, StackShape
-from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks
+from dbyte.model.blocks import Stack, StackShape
+from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_confidence, smooth, straight_through
 from dbyte.model.core import run_core
-from dbyte.model.router import THRESHOLD, Router
+from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, load_teacher
 from dbyte.presets import PAPER_SIZES
 from dbyte.text.spans import BOS, EOS, TokenBytes
 
-BYTES = 256
 JOINT = 2 * BYTES
+ROUTERS, DECODINGS = ("integrated", "split"), ("jbp", "mbp")
 
 
 class StudentConfig(PreTrainedConfig):
     """Sizes of a student; the defaults fit a laptop, `StudentConfig.paper()` is Table 12.
 
     byte_width D; encoder_layers, decoder_layers >= 1; ffn_width 0 leaves the feed-forward networks out (the authors'
-    code); state_size, conv_width, expand, head_width, chunk_size are Mamba2's; router_ffn_width 0 is two linear maps.
+    code); state_size, conv_width, expand, head_width, chunk_size are Mamba2's.
+    encoder_mixer "attention" is Table 5's Transformer encoder, with as many parameters; encoder_window limits how many
+    bytes it sees, 0: all. router "integrated" reads the encoder (router_ffn_width 0: two linear maps), "split" has
+    router_layers of router_width of its own (appendix B). smoothing, confidence: see chunking.py. decoding "jbp" has one
+    head over (byte, chunk ends), "mbp" two heads, over the next byte and the one after it.
     stage is the stage that the student was last trained in: 1 writes tokens, 2 writes bytes.
     core_config is the teacher's, filled in by `ByteStudent.from_teacher`. Raises ValueError where sizes do not fit.
     """
@@ -54,7 +58,15 @@ class StudentConfig(PreTrainedConfig):
     expand: int = 2
     head_width: int = 64
     chunk_size: int = 64
+    encoder_mixer: str = "mamba2"
+    encoder_window: int = 0
+    router: str = "integrated"
     router_ffn_width: int = 0
+    router_width: int = 512
+    router_layers: int = 4
+    smoothing: bool = False
+    confidence: bool = False
+    decoding: str = "jbp"
     token_table_bytes: int = 0
     bos_token_id: int | None = None
     eos_token_id: int | None = None
@@ -71,20 +83,34 @@ class StudentConfig(PreTrainedConfig):
             core = dict(self.core_config)
             self.core_config = AutoConfig.for_model(core.pop("model_type"), **core)
         super().__post_init__(**kwargs)
-        self.stack_shape(self.encoder_layers), self.stack_shape(self.decoder_layers)
-        if self.expand * self.byte_width % self.head_width:
-            raise ValueError(f"expand * byte_width = {self.expand * self.byte_width} must be a multiple of "
-                             f"head_width = {self.head_width}; choose a head_width that divides it")
+        for name, choices in (("router", ROUTERS), ("decoding", DECODINGS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        if (self.smoothing or self.confidence) and self.router == "split":
+            raise ValueError("smoothing and confidence need the integrated router: a split router does not run while "
+                             "text is written, so what it would say then is not known")
+        for shape in (self.encoder_shape(), self.decoder_shape(), self.router_shape()):
+            with torch.device("meta"):
+                shape.make_mixer()  # raises where widths do not divide, before any weight is made
 
     @classmethod
     def paper(cls) -> "StudentConfig":
         """The sizes of the paper's Table 12, the same for all three teachers."""
         return cls(**PAPER_SIZES)
 
-    def stack_shape(self, layers: int) -> StackShape:
-        """The shape of the encoder or decoder with that many layers."""
-        return StackShape(self.byte_width, layers, self.ffn_width, self.state_size, self.conv_width, self.expand,
-                          self.head_width, self.chunk_size)
+    def encoder_shape(self) -> StackShape:
+        """The shape of the encoder."""
+        return replace(self.decoder_shape(), layers=self.encoder_layers, mixer=self.encoder_mixer,
+                       window=self.encoder_window)
+
+    def decoder_shape(self) -> StackShape:
+        """The shape of the local decoder."""
+        return StackShape(self.byte_width, self.decoder_layers, self.ffn_width, self.state_size, self.conv_width,
+                          self.expand, self.head_width, self.chunk_size)
+
+    def router_shape(self) -> StackShape:
+        """The shape of the split router's stack: Mamba2 without feed-forward networks."""
+        return replace(self.decoder_shape(), width=self.router_width, layers=self.router_layers, ffn_width=0)
 
 
 @dataclass
@@ -92,13 +118,15 @@ class StudentOutput(ModelOutput):
     """What a student returns.
 
     token_logits [B, M, V]: the k-th predicts the token after the row's k-th chunk (Stage 1).
-    byte_logits [B, L, 512]: the i-th predicts byte i + 1 and whether it ends a chunk (Stage 2).
+    byte_logits [B, L, 512]: the i-th predicts byte i + 1 and whether it ends a chunk (Stage 2, JBP); [B, L, 256] with
+        MBP, the byte alone, and then second_logits [B, L, 256] predict byte i + 2.
     boundary_prob [B, L] in [0, 1]: the router's. boundary [B, L] bool: the one used.
     chunk_mask [B, M] bool: which of the M chunks are real.
     """
 
     token_logits: Tensor | None = None
     byte_logits: Tensor | None = None
+    second_logits: Tensor | None = None
     boundary_prob: Tensor | None = None
     boundary: Tensor | None = None
     chunk_mask: Tensor | None = None
@@ -118,9 +146,10 @@ class ByteStudent(PreTrainedModel):
             raise ValueError("StudentConfig has no core_config: build a student with ByteStudent.from_teacher(teacher)")
         E, D = config.core_config.hidden_size, config.byte_width
         self.byte_embedding = nn.Embedding(BYTES, D)
-        self.encoder = Mamba2Stack(config.stack_shape(config.encoder_layers))
+        self.encoder = Stack(config.encoder_shape())
         self.encoder_projection = nn.Linear(D, E, bias=False)
-        self.router = Router(D, config.router_ffn_width)
+        self.router = (Router(D, config.router_ffn_width) if config.router == "integrated" else
+                       SplitRouter(config.router_shape()))
         self.core = AutoModel.from_config(config.core_config)
         self.core.set_input_embeddings(None)
         self.token_head = nn.Linear(E, config.core_config.vocab_size, bias=False)
@@ -128,8 +157,9 @@ class ByteStudent(PreTrainedModel):
         self.residual = nn.Linear(D, E, bias=False)
         nn.init.zeros_(self.residual.weight)  # the core starts as the decoder's only source (H-Net)
         self.decoder_projection = nn.Linear(E, D, bias=False)
-        self.decoder = Mamba2Stack(config.stack_shape(config.decoder_layers))
-        self.byte_head = nn.Linear(D, JOINT, bias=False)
+        self.decoder = Stack(config.decoder_shape())
+        self.byte_head = nn.Linear(D, JOINT if config.decoding == "jbp" else BYTES, bias=False)
+        self.second_head = nn.Linear(D, BYTES, bias=False) if config.decoding == "mbp" else None
         self.register_buffer("token_table", torch.zeros(config.token_table_bytes, dtype=torch.uint8))
         self.register_buffer("token_offset", torch.zeros(config.core_config.vocab_size + 1, dtype=torch.long))
         self.post_init()
@@ -147,7 +177,7 @@ class ByteStudent(PreTrainedModel):
         """Return boundary_prob_BL; BOS and EOS are chunks of their own by the alignment contract, not by learning."""
         special_BL = is_special(byte_ids_BL)
         before_eos_BL = F.pad(byte_ids_BL[:, 1:] == EOS, (0, 1))
-        return self.router(encoded_BLD, document_BL).masked_fill(special_BL | before_eos_BL, 1.0)
+        return self.router(encoded_BLD, byte_ids_BL, document_BL).masked_fill(special_BL | before_eos_BL, 1.0)
 
     def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks) -> Tensor:
         """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings."""
@@ -157,10 +187,19 @@ class ByteStudent(PreTrainedModel):
         """Run the teacher's transformer over the chunks of each document: core_BME."""
         return run_core(self.core, chunk_BME, chunks.document_BM)
 
-    def decode(self, core_BME: Tensor, encoded_BLD: Tensor, chunks: Chunks, document_BL: Tensor) -> Tensor:
-        """Turn chunks back into bytes: decoded_BLD, which `byte_head` maps to joint logits."""
-        up_BLE = dechunk(core_BME, self.null_E, chunks) + self.residual(encoded_BLD)
-        return self.decoder(self.decoder_projection(up_BLE), document_BL)
+    def decode(
+        self, core_BME: Tensor, encoded_BLD: Tensor, chunks: Chunks, document_BL: Tensor, boundary_prob_BL: Tensor
+    ) -> Tensor:
+        """Turn chunks back into bytes: decoded_BLD, which the byte heads map to logits.
+
+        boundary_prob_BL matters with smoothing and, for gradients alone, with confidence.
+        """
+        if self.config.smoothing:
+            core_BME = smooth(core_BME, opening_confidence(boundary_prob_BL, chunks), chunks)
+        up_BLE = dechunk(core_BME, self.null_E, chunks)
+        if self.config.confidence:
+            up_BLE = straight_through(up_BLE, boundary_prob_BL, chunks.boundary_BL)
+        return self.decoder(self.decoder_projection(up_BLE + self.residual(encoded_BLD)), document_BL)
 
     # -- the whole ----------------------------------------------------------------------------------------------------
 
@@ -197,8 +236,16 @@ class ByteStudent(PreTrainedModel):
         if token_logits:
             out.token_logits = self.token_head(core_BME)
         if byte_logits:
-            out.byte_logits = self.byte_head(self.decode(core_BME, encoded_BLD, chunks, document_BL))
+            decoded_BLD = self.decode(core_BME, encoded_BLD, chunks, document_BL, boundary_prob_BL)
+            out.byte_logits = self.byte_head(decoded_BLD)
+            out.second_logits = None if self.second_head is None else self.second_head(decoded_BLD)
         return out
+
+    def check_jbp(self, what: str) -> None:
+        """Raise ValueError if the student has MBP's heads: `what` needs the joint law of byte and flag."""
+        if self.second_head is not None:
+            raise ValueError(f"{what} need the joint head, and this student was built with decoding='mbp': use one with "
+                             "decoding='jbp'")
 
     def _check_rows(
         self, byte_ids_BL: Tensor, boundary_BL: Tensor | None, document_BL: Tensor | None, mask_BL: Tensor | None

@@ -22,7 +22,7 @@ NAMES = tuple(
     "Adam Alice Anna Boris Carl Clara Daniel David Diana Emma Eric Eva Felix Frank George Grace Hanna Henry Irene Jack "
     "James Jane Kate Laura Leo Maria Martin Nina Oscar Paula Peter Robert Rosa Simon Tom Walter".split()
 )
-PLACES = tuple("attic barn basket box cellar drawer garage garden kitchen library office shed".split())
+PLACES = tuple("Bergen Bonn Cork Delhi Genoa Hull Kyoto Lyon Milan Naples Porto Riga".split())  # nobody's home
 THINGS = tuple("ball bell book camera coin cup flag hat key lamp letter map medal ring ticket toy".split())
 COLOURS = tuple("black blue brown gold green grey orange pink purple red white yellow".split())
 COUNTED = tuple("apples balls books cards coins eggs shells stones".split())
@@ -168,8 +168,8 @@ USE_QUESTION = "How do you {g}?"
 # Each kind ends in a word of another sort (a place, a person, a colour), and a story tells two kinds: the last word is
 # the one of its sort that was told, which a small model learns to look up within minutes.
 EVENTS = (
-    Event("put", "axp", ("{a} put the {x} in the {p}.", "{a} left the {x} in the {p}."),
-          ("Later {a} found the {x} in the {p}.", "In the evening {a} saw the {x} in the {p}.")),
+    Event("leave", "axp", ("{a} left the {x} in {p}.", "{a} forgot the {x} in {p}."),
+          ("Later {a} found the {x} in {p}.", "In the evening {a} saw the {x} in {p}.")),
     Event("give", "axc", ("{a} gave the {x} to {c}.", "{a} sold the {x} to {c}."),
           ("Later {a} brought the {x} to {c}.", "In the evening {a} sent the {x} to {c}.")),
     Event("paint", "axv", ("{a} painted the {x} {v}.", "{a} wanted the {x} {v}."),

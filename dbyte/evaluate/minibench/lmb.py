@@ -1,7 +1,7 @@
 """LMB, after LAMBADA: the last word of a short passage, which an earlier sentence has already named.
 
-Example: "Walter left the ring in the basket. Emma gave the lamp to Leo. Later Walter found the ring in the"
--> " basket". The event behind the last sentence is a held-out one: no training text tells it. Scored as LAMBADA is:
+Example: "Walter left the ring in Bergen. Emma gave the lamp to Leo. Later Walter found the ring in" ->
+" Bergen". The event behind the last sentence is a held-out one: no training text tells it. Scored as LAMBADA is:
 right if greedy decoding gives the word, so guessing scores next to nothing.
 """
 

@@ -1,0 +1,109 @@
+"""Causal self-attention over the bytes of a document: the mixer of the Transformer encoder in the paper's Table 5.
+
+It has the interface of `Mamba2`: a row in parallel, a prompt with the state it leaves, one byte at a time.
+
+Shape letters: B rows, L bytes, D width, H heads, W head width, S slots for past bytes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dbyte.model.core import positions_within
+
+ROTARY_BASE = 10_000.0
+MIN_SLOTS = 64
+
+
+@dataclass
+class AttentionState:
+    """What a mixer remembers between bytes: rotated keys and values of the first length_B bytes of each row."""
+
+    key_BHSW: Tensor
+    value_BHSW: Tensor
+    length_B: Tensor
+
+    def rows(self, index_R: Tensor) -> "AttentionState":
+        """Select rows (int64 [R])."""
+        return AttentionState(self.key_BHSW[index_R], self.value_BHSW[index_R], self.length_B[index_R])
+
+    def advanced(self, new: "AttentionState", active_B: Tensor) -> "AttentionState":
+        """The new state where active_B (bool), this one elsewhere: what a slot behind length_B holds does not count."""
+        return AttentionState(new.key_BHSW, new.value_BHSW, torch.where(active_B, new.length_B, self.length_B))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions that restart with each document.
+
+    window: how many bytes back a byte sees, itself included; 0: all of its document. Raises ValueError if width is not
+    a multiple of an even head_width.
+    """
+
+    def __init__(self, width: int, *, head_width: int = 64, window: int = 0):
+        super().__init__()
+        if width % head_width or head_width % 2:
+            raise ValueError(f"width = {width} must be a multiple of head_width = {head_width}, which must be even: "
+                             f"choose an even head_width that divides {width}")
+        self.head_width, self.window = head_width, window
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
+        """Mix each document of each row on its own; document_BL int, contiguous per document, None: one a row."""
+        if document_BL is None:
+            document_BL = torch.zeros(hidden_BLD.shape[:2], dtype=torch.long, device=hidden_BLD.device)
+        return self._attend(*self._project(hidden_BLD, positions_within(document_BL)), document_BL)
+
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, AttentionState]:
+        """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64)."""
+        document_BL = torch.zeros(hidden_BLD.shape[:2], dtype=torch.long, device=hidden_BLD.device)
+        query_BHLW, key_BHLW, value_BHLW = self._project(hidden_BLD, positions_within(document_BL))
+        mixed_BLD = self._attend(query_BHLW, key_BHLW, value_BHLW, document_BL)
+        return mixed_BLD, AttentionState(key_BHLW, value_BHLW, length_B.clone())
+
+    def empty_state(self, rows: int) -> AttentionState:
+        """The state before the first byte of a document, for `rows` rows."""
+        weight = self.out_proj.weight
+        slots_BHSW = weight.new_zeros(rows, weight.shape[0] // self.head_width, MIN_SLOTS, self.head_width)
+        return AttentionState(slots_BHSW, slots_BHSW.clone(), torch.zeros(rows, dtype=torch.long, device=weight.device))
+
+    def step(self, hidden_BD: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
+        """Mix one byte per row; returns (hidden_BD, the new state). A full state doubles its slots."""
+        length_B, rows_B = state.length_B, torch.arange(len(hidden_BD), device=hidden_BD.device)
+        grow = state.key_BHSW.shape[2] if int(length_B.max()) >= state.key_BHSW.shape[2] else 0
+        key_BHSW, value_BHSW = (F.pad(past, (0, 0, 0, grow)) if grow else past.clone()
+                                for past in (state.key_BHSW, state.value_BHSW))
+        query_BH1W, key_BH1W, value_BH1W = self._project(hidden_BD[:, None], length_B[:, None])
+        key_BHSW[rows_B, :, length_B], value_BHSW[rows_B, :, length_B] = key_BH1W[:, :, 0], value_BH1W[:, :, 0]
+        back_BS = length_B[:, None] - torch.arange(key_BHSW.shape[2], device=hidden_BD.device)
+        mixed_BH1W = F.scaled_dot_product_attention(query_BH1W, key_BHSW, value_BHSW,
+                                                    attn_mask=self._sees(back_BS)[:, None, None])
+        return self.out_proj(mixed_BH1W.flatten(1)), AttentionState(key_BHSW, value_BHSW, length_B + 1)
+
+    def _project(self, hidden_BLD: Tensor, position_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (both rotated) and values, each BHLW."""
+        query, key, value = (part.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+                             for part in self.qkv_proj(hidden_BLD).chunk(3, dim=-1))
+        return _rotate(query, position_BL), _rotate(key, position_BL), value
+
+    def _attend(self, query_BHLW: Tensor, key_BHLW: Tensor, value_BHLW: Tensor, document_BL: Tensor) -> Tensor:
+        order_L = torch.arange(document_BL.shape[1], device=document_BL.device)
+        sees_BLL = (document_BL[:, :, None] == document_BL[:, None]) & self._sees(order_L[:, None] - order_L)
+        mixed_BHLW = F.scaled_dot_product_attention(query_BHLW, key_BHLW, value_BHLW, attn_mask=sees_BLL[:, None])
+        return self.out_proj(mixed_BHLW.transpose(1, 2).flatten(2))
+
+    def _sees(self, back: Tensor) -> Tensor:
+        """Whether a byte that lies `back` bytes before is visible (bool)."""
+        return (back >= 0) & (back < self.window) if self.window else back >= 0
+
+
+def _rotate(heads_BHLW: Tensor, position_BL: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al., arXiv 2104.09864), the two halves of a head being the pairs; angles fp32."""
+    half = heads_BHLW.shape[-1] // 2
+    rate_W = ROTARY_BASE ** (-torch.arange(half, device=heads_BHLW.device, dtype=torch.float32) / half)
+    angle_BLW = position_BL[:, None, :, None] * rate_W
+    cos, sin = angle_BLW.cos().to(heads_BHLW.dtype), angle_BLW.sin().to(heads_BHLW.dtype)
+    one, two = heads_BHLW.chunk(2, dim=-1)
+    return torch.cat([one * cos - two * sin, two * cos + one * sin], dim=-1)
