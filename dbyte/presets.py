@@ -83,7 +83,7 @@ SCALES = {
         corpora=(("world", 8 * MB), ("pydocs", 5 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64,
                      router_ffn_width=512),
-        stage1=dict(align_bytes=3 * MB, distill_bytes=3 * MB, boundary_bytes=3 * MB, align_rate=4e-3, encoder_rate=1e-3,
+        stage1=dict(align_bytes=3 * MB, distill_bytes=3 * MB, boundary_bytes=9 * MB, align_rate=4e-3, encoder_rate=1e-3,
                     core_rate=2e-4, boundary_rate=5e-3, snapshots=3),
         stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=1e-3, core_rate=2e-4),
         items=500, dynamics_items=200,

@@ -99,8 +99,8 @@ def teacher_chunks(batch: Batch) -> Chunks:
 
 def router_chunks(student: ByteStudent, encoded_BLD: Tensor, batch: Batch) -> tuple[Chunks, Tensor]:
     """The chunks that the router closes, and its boundary_prob_BL, which carries gradients where the decoder reads it."""
-    reads = student.config.smoothing or student.config.confidence
-    with torch.set_grad_enabled(reads and torch.is_grad_enabled()):
-        prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+    if not (student.config.smoothing or student.config.confidence):
+        encoded_BLD = encoded_BLD.detach()
+    prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
     boundary_BL = (prob_BL >= THRESHOLD) & batch.mask_BL
     return find_chunks(boundary_BL, batch.document_BL, batch.mask_BL), prob_BL

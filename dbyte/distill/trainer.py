@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from dbyte.atomic import atomic_write
 from dbyte.distill.runs import Run, write_json, written_whole
 from dbyte.distill.steps import Step
+from dbyte.memory import keep_freed_memory
 from dbyte.text.packing import Batch, Rows
 
 CHECKPOINT_SECONDS = 60.0
@@ -83,6 +84,7 @@ def train(
     Raises:
         FloatingPointError: if loss or gradient is not finite; the update's number is in the message, nothing is saved.
     """
+    keep_freed_memory()
     with run.locked():
         if run.is_complete():  # another process finished it while this one waited to begin
             return

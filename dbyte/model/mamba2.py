@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dbyte.model.convolution import convolve
 from dbyte.model.ssd import ssd, ssd_step
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -38,17 +39,12 @@ class Mamba2State:
 
 
 class GatedRMSNorm(nn.Module):
-    """RMSNorm of hidden * silu(gate), in fp32 at least."""
+    """Holds the weight of the norm under mamba_ssm's name; `Mamba2._out` applies it."""
 
     def __init__(self, width: int, eps: float = 1e-5):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
-
-    def forward(self, hidden_BLI: Tensor, gate_BLI: Tensor) -> Tensor:
-        wide = torch.promote_types(hidden_BLI.dtype, torch.float32)
-        gated_BLI = hidden_BLI.to(wide) * F.silu(gate_BLI.to(wide))
-        return F.rms_norm(gated_BLI, self.weight.shape, self.weight.to(wide), self.eps).to(hidden_BLI.dtype)
 
 
 class Mamba2(nn.Module):
@@ -116,18 +112,28 @@ class Mamba2(nn.Module):
         x_BHP = x_BI.unflatten(-1, (self.heads, self.head_width))
         y_BHP, ssm_BHPN = ssd_step(state.ssm_BHPN, x_BHP, dt_BH, -self.A_log.exp(), B_BN, C_BN)
         y_BHP = y_BHP + x_BHP * self.D[:, None]
-        return self.out_proj(self.norm(y_BHP.flatten(-2), gate_BI)), Mamba2State(window_BWX[:, 1:], ssm_BHPN)
+        return self._out(y_BHP.flatten(-2), gate_BI), Mamba2State(window_BWX[:, 1:], ssm_BHPN)
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        gate, xBC, dt = self.in_proj(hidden).split([self.inner, self.inner + 2 * self.state_size, self.heads], dim=-1)
+        """The gate, what is convolved and dt; three products, as the parts of one would have to be joined in backward."""
+        parts = self.in_proj.weight.split([self.inner, self.inner + 2 * self.state_size, self.heads])
+        gate, xBC, dt = (F.linear(hidden, part) for part in parts)
         wide = torch.promote_types(dt.dtype, torch.float32)
         return gate, xBC, F.softplus(dt.to(wide) + self.dt_bias.to(wide))
+
+    def _out(self, hidden: Tensor, gate: Tensor) -> Tensor:
+        """out_proj(RMSNorm(hidden * silu(gate))); the norm's weight moves into the projection, its scale behind it."""
+        gated = hidden * F.silu(gate)
+        wide = torch.promote_types(gated.dtype, torch.float32)
+        square = torch.linalg.vector_norm(gated, dim=-1, keepdim=True, dtype=wide).square() / self.inner
+        scale = torch.rsqrt(square + self.norm.eps).to(gated.dtype)
+        return F.linear(gated, self.out_proj.weight * self.norm.weight) * scale
 
     def _mix(
         self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
     ) -> tuple[Tensor, Mamba2State | None]:
         gate_BLI, xBC_BLX, dt_BLH = self._project(hidden_BLD)
-        convolved_BLX = F.silu(self._convolve(xBC_BLX, document_BL))
+        convolved_BLX = F.silu(convolve(xBC_BLX, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL))
         x_BLI, B_BLN, C_BLN = convolved_BLX.split([self.inner, self.state_size, self.state_size], dim=-1)
         x_BLHP = x_BLI.unflatten(-1, (self.heads, self.head_width))
         if real_BL is not None:  # a padded byte must not touch the state that is handed on
@@ -136,20 +142,7 @@ class Mamba2(nn.Module):
                                  document_BL=document_BL, return_final_state=True)
         y_BLI = torch.addcmul(y_BLHP, x_BLHP, self.D[:, None]).flatten(-2)
         state = None if real_BL is None else Mamba2State(self._last_inputs(xBC_BLX, real_BL.sum(1)), final_BHPN)
-        return self.out_proj(self.norm(y_BLI, gate_BLI)), state
-
-    def _convolve(self, xBC_BLX: Tensor, document_BL: Tensor | None) -> Tensor:
-        """Depthwise causal convolution; a tap that would read another document reads zero."""
-        weight_WX = self.conv1d.weight[:, 0].T
-        out_BLX = torch.addcmul(self.conv1d.bias, xBC_BLX, weight_WX[-1])
-        L = xBC_BLX.shape[1]
-        for back in range(1, min(self.conv_width, L)):
-            earlier_BLX = F.pad(xBC_BLX[:, : L - back], (0, 0, back, 0))
-            if document_BL is not None:
-                same_BL = F.pad(document_BL[:, back:] == document_BL[:, : L - back], (back, 0))
-                earlier_BLX = earlier_BLX * same_BL[..., None]
-            out_BLX = torch.addcmul(out_BLX, earlier_BLX, weight_WX[-1 - back])
-        return out_BLX
+        return self._out(y_BLI, gate_BLI), state
 
     def _last_inputs(self, xBC_BLX: Tensor, length_B: Tensor) -> Tensor:
         """The last W - 1 convolution inputs before length_B, zeros where the document is shorter."""

@@ -18,33 +18,96 @@ document, whatever the magnitudes. Deviation from the usual listing: states pass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 HALF = (torch.bfloat16, torch.float16)
 
 
-class _PassStates(torch.autograd.Function):
-    """Run state <- decay * state + update over chunks, keeping the state that enters each chunk."""
+class _Scan(torch.autograd.Function):
+    """The scan over whole chunks, with a backward pass by hand: a third of the memory traffic of the recorded one.
+
+    Gradients of the log decays need no product of their own. All that byte i receives is proportional to exp(a_i), all
+    that byte j sends to exp(-a_j), and a chunk's final state to exp(a_last), so with X = x dt
+        d a_i = <dy_i, y_i> - <dX_i, X_i>        d a_last += <d state, state>
+    """
 
     @staticmethod
-    def forward(ctx, update_BCHPN: Tensor, decay_BCH: Tensor, initial_BHPN: Tensor) -> tuple[Tensor, Tensor]:
-        entering_BCHPN = torch.empty_like(update_BCHPN)
-        state_BHPN = initial_BHPN.clone()
-        for c in range(update_BCHPN.shape[1]):
-            entering_BCHPN[:, c] = state_BHPN
-            state_BHPN = torch.addcmul(update_BCHPN[:, c], decay_BCH[:, c, :, None, None], state_BHPN)
-        ctx.save_for_backward(entering_BCHPN, decay_BCH)
-        return entering_BCHPN, state_BHPN
+    def forward(ctx, x_BCQHP, dt_BCHQ, A_H, B_BCQN, C_BCQN, initial_BHPN, same_BCQQ, open_BCQ, entered_BCQ, carried_BC):
+        B, C, Q, H, P = x_BCQHP.shape
+        N = B_BCQN.shape[-1]
+        decay_BCHQ = (dt_BCHQ * A_H[:, None]).cumsum(-1)  # log of the decay from the chunk's start through byte q
+        X_BCHQP = torch.mul(x_BCQHP.transpose(2, 3), dt_BCHQ[..., None], out=x_BCQHP.new_empty(B, C, H, Q, P))
+
+        # 1. Inside a chunk: byte i reads byte j <= i of its own document.
+        decays_BCHQQ = decay_BCHQ[..., :, None] - decay_BCHQ[..., None, :]
+        decays_BCHQQ.masked_fill_(~same_BCQQ.tril()[:, :, None], float("-inf")).exp_()
+        scores_BCQQ = C_BCQN @ B_BCQN.transpose(-1, -2)
+        y_BCHQP = (scores_BCQQ[:, :, None] * decays_BCHQQ) @ X_BCHQP
+
+        # 2. What a chunk adds to the state of the document that is open at its end.
+        to_end_BCQH = ((decay_BCHQ[..., -1:] - decay_BCHQ).exp() * open_BCQ[:, :, None]).transpose(2, 3).contiguous()
+        sent_BCQI = (x_BCQHP * (dt_BCHQ.transpose(2, 3) * to_end_BCQH)[..., None]).view(B, C, Q, H * P)
+        state_BCHPN = (sent_BCQI.transpose(-1, -2) @ B_BCQN).view(B, C, H, P, N)
+
+        # 3. From chunk to chunk; state_BCHPN turns from what each chunk adds into what enters it.
+        carry_BCH = decay_BCHQ[..., -1].exp() * carried_BC[..., None]
+        running_BHPN = initial_BHPN
+        for c in range(C):
+            after_BHPN = torch.addcmul(state_BCHPN[:, c], carry_BCH[:, c, :, None, None], running_BHPN)
+            state_BCHPN[:, c] = running_BHPN
+            running_BHPN = after_BHPN
+
+        # 4. What the entering state contributes to the bytes of its own document.
+        from_start_BCQH = (decay_BCHQ.exp() * entered_BCQ[:, :, None]).transpose(2, 3).contiguous()
+        y_BCQHP = (C_BCQN @ state_BCHPN.view(B, C, H * P, N).transpose(-1, -2)).view(B, C, Q, H, P)
+        y_BCQHP.mul_(from_start_BCQH[..., None]).add_(y_BCHQP.transpose(2, 3))
+        ctx.save_for_backward(x_BCQHP, dt_BCHQ, A_H, B_BCQN, C_BCQN, X_BCHQP, decays_BCHQQ, scores_BCQQ, to_end_BCQH,
+                              state_BCHPN, carry_BCH, running_BHPN, from_start_BCQH, y_BCQHP)
+        return y_BCQHP, running_BHPN
 
     @staticmethod
-    def backward(ctx, grad_entering_BCHPN: Tensor, grad_final_BHPN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        entering_BCHPN, decay_BCH = ctx.saved_tensors
-        grad_update_BCHPN = torch.empty_like(entering_BCHPN)
-        grad_BHPN = grad_final_BHPN
-        for c in reversed(range(entering_BCHPN.shape[1])):
-            grad_update_BCHPN[:, c] = grad_BHPN
-            grad_BHPN = torch.addcmul(grad_entering_BCHPN[:, c], decay_BCH[:, c, :, None, None], grad_BHPN)
-        grad_decay_BCH = (grad_update_BCHPN * entering_BCHPN).sum((-2, -1))
-        return grad_update_BCHPN, grad_decay_BCH, grad_BHPN
+    @once_differentiable
+    def backward(ctx, dy_BCQHP, dfinal_BHPN):
+        (x_BCQHP, dt_BCHQ, A_H, B_BCQN, C_BCQN, X_BCHQP, decays_BCHQQ, scores_BCQQ, to_end_BCQH, state_BCHPN, carry_BCH,
+         final_BHPN, from_start_BCQH, y_BCQHP) = ctx.saved_tensors
+        B, C, Q, H, P = x_BCQHP.shape
+        N, dt_BCQH = B_BCQN.shape[-1], dt_BCHQ.transpose(2, 3)
+        dy_BCHQP = dy_BCQHP.transpose(2, 3).contiguous()
+
+        # 4 and 3, backwards: dstate_BCHPN turns from the gradient of what enters into that of what leaves a chunk.
+        read_BCQI = (dy_BCQHP * from_start_BCQH[..., None]).view(B, C, Q, H * P)
+        dC_BCQN = read_BCQI @ state_BCHPN.view(B, C, H * P, N)
+        dstate_BCHPN = (read_BCQI.transpose(-1, -2) @ C_BCQN).view(B, C, H, P, N)
+        running_BHPN = dfinal_BHPN
+        for c in reversed(range(C)):
+            before_BHPN = torch.addcmul(dstate_BCHPN[:, c], carry_BCH[:, c, :, None, None], running_BHPN)
+            dstate_BCHPN[:, c] = running_BHPN
+            running_BHPN = before_BHPN
+
+        # 2 and 1, backwards.
+        sent_BCQI = (x_BCQHP * (dt_BCQH * to_end_BCQH)[..., None]).view(B, C, Q, H * P)
+        dB_BCQN = sent_BCQI @ dstate_BCHPN.view(B, C, H * P, N)
+        dX_BCQHP = (B_BCQN @ dstate_BCHPN.view(B, C, H * P, N).transpose(-1, -2)).view(B, C, Q, H, P)
+        weights_BCHQQ = scores_BCQQ[:, :, None] * decays_BCHQQ
+        dX_BCQHP.mul_(to_end_BCQH[..., None]).add_((weights_BCHQQ.transpose(-1, -2) @ dy_BCHQP).transpose(2, 3))
+        dscores_BCQQ = (dy_BCHQP @ X_BCHQP.transpose(-1, -2)).mul_(decays_BCHQQ).sum(2)
+        dC_BCQN += dscores_BCQQ @ B_BCQN
+        dB_BCQN += dscores_BCQQ.transpose(-1, -2) @ C_BCQN
+
+        # Step sizes and decays.
+        ddt_BCQH = torch.linalg.vecdot(dX_BCQHP, x_BCQHP)
+        da_BCQH = torch.linalg.vecdot(dy_BCQHP, y_BCQHP) - ddt_BCQH * dt_BCQH
+        da_BCQH[:, :-1, -1] += _dot(dstate_BCHPN[:, :-1], state_BCHPN[:, 1:])
+        da_BCQH[:, -1, -1] += _dot(dstate_BCHPN[:, -1], final_BHPN)
+        dlog_BCQH = da_BCQH.flip(2).cumsum(2).flip(2)  # a is a running sum of dt A
+        dA_H = (dlog_BCQH * dt_BCQH).sum((0, 1, 2))
+        ddt_BCHQ = (ddt_BCQH + dlog_BCQH * A_H).transpose(2, 3)
+        return (dX_BCQHP.mul_(dt_BCQH[..., None]), ddt_BCHQ, dA_H, dB_BCQN, dC_BCQN, running_BHPN, None, None, None,
+                None)
+
+
+def _dot(one_XHPN: Tensor, two_XHPN: Tensor) -> Tensor:
+    return torch.linalg.vecdot(one_XHPN.flatten(-2), two_XHPN.flatten(-2))
 
 
 def ssd(
@@ -94,37 +157,16 @@ def ssd(
     C, Q = (L + pad) // chunk_size, chunk_size
 
     document_BCQ = document_BL.view(B, C, Q)
-    dt_BCHQ = dt_BLH.view(B, C, Q, H).transpose(2, 3)
-    decay_BCHQ = (dt_BCHQ * A_H[:, None]).cumsum(-1)  # log of the decay from the chunk's start through byte q
-    x_BCHQP = x_BLHP.view(B, C, Q, H, P).transpose(2, 3)
-    x_BCHQP = x_BCHQP * dt_BCHQ[..., None]
-    B_BCQN, C_BCQN = B_BLN.view(B, C, Q, N), C_BLN.view(B, C, Q, N)
-
-    # 1. Inside a chunk: byte i reads byte j <= i of its own document.
-    same_BCQQ = document_BCQ[..., :, None] == document_BCQ[..., None, :]
-    reads_BCQQ = same_BCQQ & torch.ones(Q, Q, dtype=torch.bool, device=x_BLHP.device).tril()
-    scores_BCQQ = (C_BCQN @ B_BCQN.transpose(-1, -2)).masked_fill(~reads_BCQQ, 0)
-    # masked before exp: above the diagonal the difference is positive and may overflow
-    log_BCHQQ = (decay_BCHQ[..., :, None] - decay_BCHQ[..., None, :]).clamp(max=0)
-    y_BCHQP = (scores_BCQQ[:, :, None] * log_BCHQQ.exp()) @ x_BCHQP
-
-    # 2. What a chunk adds to the state of the document that is open at its end.
-    open_BC = document_BCQ[..., -1]
-    adds_BCHQ = (decay_BCHQ[..., -1:] - decay_BCHQ).exp() * (document_BCQ == open_BC[..., None])[:, :, None]
-    update_BCHPN = (x_BCHQP * adds_BCHQ[..., None]).transpose(-1, -2).reshape(B, C, H * P, Q) @ B_BCQN
-
-    # 3. From chunk to chunk: the state survives a chunk iff the chunk ends in the document that entered it.
+    open_BC = document_BCQ[..., -1]  # the document that is open at a chunk's end, and the one that was open before it
     entering_BC = torch.cat([document_BL[:, :1] if initial_document_B is None else initial_document_B[:, None],
                              open_BC[:, :-1]], dim=1)
-    carry_BCH = decay_BCHQ[..., -1].exp() * (open_BC == entering_BC)[..., None]
     if initial_state_BHPN is None:
         initial_state_BHPN = x_BLHP.new_zeros(B, H, P, N)
-    state_BCHPN, final_BHPN = _PassStates.apply(update_BCHPN.view(B, C, H, P, N), carry_BCH, initial_state_BHPN)
-
-    # 4. What the entering state contributes to the bytes of its own document.
-    reads_BCHQ = decay_BCHQ.exp() * (document_BCQ == entering_BC[..., None])[:, :, None]
-    from_state_BCQHP = (C_BCQN @ state_BCHPN.reshape(B, C, H * P, N).transpose(-1, -2)).view(B, C, Q, H, P)
-    y_BCQHP = torch.addcmul(y_BCHQP.transpose(2, 3), from_state_BCQHP, reads_BCHQ.transpose(2, 3)[..., None])
+    y_BCQHP, final_BHPN = _Scan.apply(
+        x_BLHP.reshape(B, C, Q, H, P), dt_BLH.view(B, C, Q, H).transpose(2, 3).contiguous(), A_H,
+        B_BLN.reshape(B, C, Q, N), C_BLN.reshape(B, C, Q, N), initial_state_BHPN,
+        document_BCQ[..., :, None] == document_BCQ[..., None, :], document_BCQ == open_BC[..., None],
+        document_BCQ == entering_BC[..., None], open_BC == entering_BC)
     y_BLHP = y_BCQHP.reshape(B, L + pad, H, P)[:, :L].to(dtype)
     return (y_BLHP, final_BHPN) if return_final_state else y_BLHP
 

@@ -1,0 +1,84 @@
+"""The depthwise causal convolution of Mamba2 over packed documents: a tap that would read another document reads zero.
+
+The rows go through the library's convolution as if each were one document; then the first W - 1 bytes of every document
+but a row's first are computed again with the taps they may use. They are few, and nothing of another document is left
+in them, where a subtraction would leave its rounding.
+
+Shape letters: B rows, L bytes, X channels, W taps, R bytes computed again.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def convolve(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None = None) -> Tensor:
+    """Return [B, L, X]: byte i sees bytes i - W + 1 .. i of its own document, the last tap being its own.
+
+    document_BL: int, contiguous per document; None: one document a row.
+    """
+    return _Convolution.apply(hidden_BLX, weight_XW, bias_X, document_BL)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None) -> Tensor:
+        ctx.save_for_backward(hidden_BLX, weight_XW, document_BL)
+        out_BLX = _along_rows(hidden_BLX, weight_XW, bias_X)
+        _mend(out_BLX, hidden_BLX, weight_XW, bias_X, document_BL, towards=-1)
+        return out_BLX
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_BLX: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """The gradient of the input is the same convolution of the output's gradient with time reversed."""
+        hidden_BLX, weight_XW, document_BL = ctx.saved_tensors
+        W, L = weight_XW.shape[1], hidden_BLX.shape[1]
+        zero_X = weight_XW.new_zeros(len(weight_XW))
+        dhidden_BLX = _along_rows(grad_BLX, weight_XW.flip(1), zero_X, ahead=True)
+        _mend(dhidden_BLX, grad_BLX, weight_XW, zero_X, document_BL, towards=1)
+        one_1T = grad_BLX.new_ones(1, grad_BLX.shape[0] * L)  # a matrix product adds up faster than a sum
+        dweight_XW = torch.empty_like(weight_XW)
+        product_BLX = torch.empty_like(grad_BLX)
+        for back in range(W):
+            product_BLX[:, :back] = 0
+            torch.mul(grad_BLX[:, back:], hidden_BLX[:, : max(L - back, 0)], out=product_BLX[:, back:])
+            if document_BL is not None and back:
+                product_BLX[:, back:][document_BL[:, back:] != document_BL[:, : max(L - back, 0)]] = 0
+            dweight_XW[:, W - 1 - back] = (one_1T @ product_BLX.flatten(0, 1))[0]
+        return dhidden_BLX, dweight_XW, (one_1T @ grad_BLX.flatten(0, 1))[0], None
+
+
+def _along_rows(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, *, ahead: bool = False) -> Tensor:
+    """Convolve whole rows, each byte with those before it, or with those ahead of it.
+
+    A row is an image of one line with its channels last, which is the layout that the library's convolution is fast in.
+    """
+    L, W = hidden_BLX.shape[1], weight_XW.shape[1]
+    image_BX1L = hidden_BLX.transpose(1, 2)[:, :, None]
+    out_BX1L = F.conv2d(image_BX1L, weight_XW[:, None, None], bias_X, padding=(0, W - 1), groups=len(weight_XW))
+    return out_BX1L[:, :, 0, W - 1 :][..., :L].transpose(1, 2) if ahead else out_BX1L[:, :, 0, :L].transpose(1, 2)
+
+
+def _mend(
+    out_BLX: Tensor, hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None, *, towards: int
+) -> None:
+    """Compute the bytes again whose taps reach into the document before theirs (towards -1) or after it (1), in place."""
+    if document_BL is None:
+        return
+    W, L = weight_XW.shape[1], document_BL.shape[1]
+    reaches_BL = torch.zeros_like(document_BL, dtype=torch.bool)
+    for reach in range(1, min(W, L)):
+        crosses_BL = document_BL[:, reach:] != document_BL[:, :-reach]
+        (reaches_BL[:, reach:] if towards < 0 else reaches_BL[:, :-reach]).logical_or_(crosses_BL)
+    row_R, byte_R = reaches_BL.nonzero(as_tuple=True)
+    again_RX = bias_X.expand(len(row_R), -1)
+    for reach in range(W):
+        other_R = byte_R + towards * reach
+        inside_R = (other_R >= 0) & (other_R < L)
+        other_R = other_R.clamp(0, L - 1)
+        inside_R &= document_BL[row_R, other_R] == document_BL[row_R, byte_R]
+        taps_RX = torch.where(inside_R[:, None], hidden_BLX[row_R, other_R], 0)
+        again_RX = torch.addcmul(again_RX, taps_RX, weight_XW[:, W - 1 - reach])
+    out_BLX[row_R, byte_R] = again_RX
