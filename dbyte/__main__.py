@@ -75,6 +75,20 @@ def run_readme(arguments: argparse.Namespace) -> int:
     return 0 if agrees else 1
 
 
+def declare_plan(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("plan", help="what a student of the paper's sizes weighs, without a download")
+    command.add_argument("--teacher", action="append", help="a published teacher (default: the paper's three)")
+    command.set_defaults(run=run_plan)
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    from dbyte.model.cores import PAPER
+    from dbyte.report.plan import parameters_table
+
+    print(parameters_table(tuple(arguments.teacher or PAPER)))
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of every command; each sets `run`, which takes the arguments and returns the exit status."""
     top = argparse.ArgumentParser(prog="dbyte", description="Distil token-trained language models to byte-level ones.")
@@ -83,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     declare_reproduce(commands)
     declare_notebooks(commands)
     declare_readme(commands)
+    declare_plan(commands)
     return top
 
 

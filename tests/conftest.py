@@ -69,6 +69,13 @@ def teacher():
 SIZES = dict(byte_width=16, encoder_layers=2, decoder_layers=1, ffn_width=24, state_size=8, head_width=8, chunk_size=16)
 
 
+VARIANTS = {
+    "paper": {}, "authors": dict(ffn_width=0, router_ffn_width=12, smoothing=True, confidence=True),
+    "attention": dict(encoder_mixer="attention"), "window": dict(encoder_mixer="attention", encoder_window=5),
+    "split": dict(router="split", router_width=16, router_layers=1), "mbp": dict(decoding="mbp"),
+}
+
+
 def make_student(teacher, tokenizer=None, **changes):
     """A small student whose new parts are far from zero, so that every path carries signal."""
     torch.manual_seed(1)
@@ -84,3 +91,9 @@ def make_student(teacher, tokenizer=None, **changes):
 @pytest.fixture
 def student(teacher, tokenizer):
     return make_student(teacher, tokenizer)
+
+
+@pytest.fixture(params=VARIANTS)
+def any_student(request, teacher, tokenizer):
+    """Each kind of student: the paper's, the authors', and those of the ablations."""
+    return make_student(teacher, tokenizer, **VARIANTS[request.param])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dbyte.model.chunking import chunk, dechunk, find_chunks
+from dbyte.model.chunking import chunk, dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import document_mask, positions_within
 
 BOUNDARY = torch.tensor([[1, 0, 1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 0, 0, 0]]).bool()
@@ -49,3 +49,28 @@ def test_positions_restart_and_attention_stays_inside_documents():
     assert positions_within(torch.tensor([[0, 0, 0, 1, 1, 2, -1, -1]])).tolist() == [[0, 1, 2, 0, 1, 0, 0, 1]]
     seen = document_mask(torch.tensor([[0, 0, 1]]), torch.float32)[0, 0] == 0
     assert seen.tolist() == [[True, False, False], [True, True, False], [False, False, True]]
+
+
+def test_smoothing_is_the_running_average_of_each_document():
+    torch.manual_seed(0)
+    boundary = torch.tensor([[1, 0, 1, 0, 1, 1, 0, 1, 1, 0], [1, 1, 0, 0, 0, 0, 1, 0, 0, 0]]).bool()
+    document = torch.tensor([[0] * 5 + [1] * 4 + [-1], [0] * 7 + [-1] * 3])
+    chunks = find_chunks(boundary, document, document >= 0)
+    prob, core = torch.rand(2, 10), torch.randn(2, chunks.mask_BM.shape[1], 3)
+    found = smooth(core, opening_confidence(prob, chunks), chunks)
+    for row in range(2):
+        average, before = None, None
+        for k in range(int(chunks.mask_BM[row].sum())):
+            place = chunks.position_BM[row, k]
+            if average is None or document[row, place] != document[row, before]:
+                average = core[row, k]
+            else:
+                average = prob[row, before] * core[row, k] + (1 - prob[row, before]) * average
+            torch.testing.assert_close(found[row, k], average)
+            before = place
+
+
+def test_smoothing_of_sure_boundaries_changes_almost_nothing():
+    boundary, document = torch.ones(1, 6).bool(), torch.zeros(1, 6).long()
+    chunks, core = find_chunks(boundary, document, boundary), torch.randn(1, 6, 2)
+    assert (smooth(core, opening_confidence(torch.ones(1, 6), chunks), chunks) - core).abs().max() < 1e-3

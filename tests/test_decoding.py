@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import make_student
+from conftest import VARIANTS, make_student
 
 from dbyte.decode.generate import generate
 from dbyte.decode.stream import ByteStream
@@ -15,9 +15,11 @@ from dbyte.text.spans import BOS
 PROMPTS = [b"", b"x", b"The cat sat", "Where does Mira live? 😀 caf\u00e9".encode()]
 
 
+@pytest.mark.parametrize("variant", [name for name, sizes in VARIANTS.items() if sizes.get("decoding") != "mbp"])
 @pytest.mark.parametrize("split", range(4))
-def test_steps_equal_the_parallel_forward_for_rows_with_their_own_boundaries(student, split):
+def test_steps_equal_the_parallel_forward_for_rows_with_their_own_boundaries(teacher, tokenizer, variant, split):
     """Prompts of different lengths, cut at any byte: the joint head decides the flag of a prompt's last byte."""
+    student = make_student(teacher, tokenizer, **VARIANTS[variant])
     prompts = [prompt[: len(prompt) * (split + 1) // 4] for prompt in PROMPTS]
     torch.manual_seed(split)
     new, ends = torch.randint(0, 250, (4, 7)), torch.rand(4, 7) < 0.4
@@ -36,12 +38,12 @@ def test_steps_equal_the_parallel_forward_for_rows_with_their_own_boundaries(stu
         torch.testing.assert_close(torch.stack(found)[:, row], whole.byte_logits[0, n - 1 :], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("variant", ["paper", "authors", "window"])
 @pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("temperature", [0.0])
-def test_a_batch_writes_what_each_prompt_writes_alone(student, stage, temperature):
-    together = generate(student, PROMPTS, max_new_bytes=24, stage=stage, temperature=temperature, as_bytes=True)
-    alone = [generate(student, [p], max_new_bytes=24, stage=stage, temperature=temperature, as_bytes=True)[0]
-             for p in PROMPTS]
+def test_a_batch_writes_what_each_prompt_writes_alone(teacher, tokenizer, stage, variant):
+    student = make_student(teacher, tokenizer, **VARIANTS[variant])
+    together = generate(student, PROMPTS, max_new_bytes=24, stage=stage, as_bytes=True)
+    alone = [generate(student, [p], max_new_bytes=24, stage=stage, as_bytes=True)[0] for p in PROMPTS]
     assert together == alone and all(len(text) <= 24 for text in together) and any(together)
 
 
@@ -149,3 +151,12 @@ def test_a_prompt_is_read_along_given_boundaries(student):
         boundary[0, [0, *places]] = True
         logits = student(torch.tensor([[BOS, *prompt]]), boundary).token_logits
         assert text.startswith(student.token_text(int(logits[0, len(places)].argmax()))[:12])
+
+
+def test_a_student_with_two_byte_heads_is_refused_where_the_joint_law_is_needed(teacher, tokenizer):
+    student = make_student(teacher, tokenizer, decoding="mbp")
+    with pytest.raises(ValueError, match="decoding='jbp'"):
+        Scorer(student, stage=2)
+    with pytest.raises(ValueError, match="decoding='jbp'"):
+        generate(student, ["a"], stage=2)
+    assert generate(student, ["a"], stage=1, max_new_bytes=4)

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from conftest import make_student, make_teacher
+from conftest import VARIANTS, make_student, make_teacher
 from transformers import AutoModel
 
+from dbyte import __version__
 from dbyte.model.chunking import find_chunks
 from dbyte.model.core import run_core
+from dbyte.model.kernels import check_backend
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.text.spans import BOS, EOS
 
@@ -36,20 +38,27 @@ def test_from_teacher_copies_core_and_head_bit_for_bit(any_teacher):
     assert torch.equal(student.token_head.weight, any_teacher.get_output_embeddings().weight)
 
 
-def test_causality_with_given_boundaries(student, rows):
-    batch = everything(rows)
+def stage2(out):
+    """Stage 2's logits: MBP's second head beside the first."""
+    return out.byte_logits if out.second_logits is None else torch.cat([out.byte_logits, out.second_logits], -1)
+
+
+def test_causality_with_given_boundaries(any_student, rows):
+    """None of the logits may know of a later byte; with smoothing that holds of the boundary's confidence too."""
+    student, batch = any_student, everything(rows)
     before = student(batch.byte_ids_BL, batch.boundary_BL, batch.document_BL, batch.mask_BL)
     for j in (1, 7, 60, 100):
         changed = batch.byte_ids_BL.clone()
         changed[0, j] = (changed[0, j] + 1) % 250
         after = student(changed, batch.boundary_BL, batch.document_BL, batch.mask_BL)
-        torch.testing.assert_close(after.byte_logits[0, :j], before.byte_logits[0, :j])
-        torch.testing.assert_close(after.byte_logits[1:], before.byte_logits[1:])
+        torch.testing.assert_close(stage2(after)[0, :j], stage2(before)[0, :j])
+        torch.testing.assert_close(stage2(after)[1:], stage2(before)[1:])
         assert not torch.allclose(after.byte_logits[0, j], before.byte_logits[0, j])
 
 
-def test_the_routers_look_ahead_is_exactly_one_byte(student):
+def test_the_routers_look_ahead_is_exactly_one_byte(any_student):
     torch.manual_seed(0)
+    student = any_student
     ids = torch.randint(0, 250, (1, 40))
     before = student(ids)
     for j in (5, 20, 39):
@@ -61,35 +70,37 @@ def test_the_routers_look_ahead_is_exactly_one_byte(student):
         torch.testing.assert_close(after.byte_logits[0, : j - 1], before.byte_logits[0, : j - 1])
 
 
-def test_packed_equals_separate_forward_and_gradients(any_teacher, rows):
-    student, batch = make_student(any_teacher).double(), everything(rows)
+@pytest.mark.parametrize("family, variant", [("llama", name) for name in VARIANTS] + [("qwen3", "paper"),
+                                                                                      ("olmo2", "paper")])
+def test_packed_equals_separate_forward_and_gradients(family, variant, rows):
+    student, batch = make_student(make_teacher(family), **VARIANTS[variant]).double(), everything(rows)
     out = student(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL)
     alone = []
     for row in range(len(rows)):
         for document in range(int(batch.document_BL[row].max()) + 1):
             here = batch.document_BL[row] == document
             one = student(batch.byte_ids_BL[row, here][None])
-            torch.testing.assert_close(out.byte_logits[row, here], one.byte_logits[0])
+            torch.testing.assert_close(stage2(out)[row, here], stage2(one)[0])
             torch.testing.assert_close(out.boundary_prob[row, here], one.boundary_prob[0])
             alone.append(one)
     packed_tokens = out.token_logits[out.chunk_mask]
     torch.testing.assert_close(packed_tokens, torch.cat([one.token_logits[0] for one in alone]))
-    (out.byte_logits[batch.mask_BL].square().sum() + packed_tokens.square().sum()).backward()
+    (stage2(out)[batch.mask_BL].square().sum() + packed_tokens.square().sum()).backward()
     together = {name: weight.grad.clone() for name, weight in student.named_parameters() if weight.grad is not None}
     student.zero_grad()
-    sum(one.byte_logits.square().sum() + one.token_logits.square().sum() for one in alone).backward()
+    sum(stage2(one).square().sum() + one.token_logits.square().sum() for one in alone).backward()
     for name, weight in student.named_parameters():
         if name in together:
             torch.testing.assert_close(together[name], weight.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_padding_changes_nothing(student):
-    ids = torch.randint(0, 250, (2, 30))
+def test_padding_changes_nothing(any_student):
+    student, ids = any_student, torch.randint(0, 250, (2, 30))
     mask = torch.ones(2, 45, dtype=torch.bool)
     mask[:, 30:] = False
     padded = torch.cat([ids, torch.randint(0, 250, (2, 15))], 1)
     short, long = student(ids), student(padded, None, None, mask)
-    torch.testing.assert_close(long.byte_logits[:, :30], short.byte_logits)
+    torch.testing.assert_close(stage2(long)[:, :30], stage2(short))
     torch.testing.assert_close(long.boundary_prob[:, :30], short.boundary_prob)
     assert torch.equal(long.boundary[:, :30], short.boundary) and not long.boundary[:, 30:].any()
 
@@ -100,16 +111,17 @@ def test_bos_and_eos_are_chunks_of_their_own(student):
     assert boundary[[0, 3, 4, 5, 6, 7]].all()
 
 
-def test_saving_is_bit_exact_and_auto_classes_load(student, rows, tmp_path):
-    batch = everything(rows)
+def test_saving_is_bit_exact_and_auto_classes_load(any_student, rows, tmp_path):
+    student, batch = any_student, everything(rows)
     student.save_pretrained(tmp_path)
     for loaded in (ByteStudent.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
         assert type(loaded) is ByteStudent
         expected = student.state_dict()
         assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
         one, two = (m(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL) for m in (student, loaded))
-        assert torch.equal(one.byte_logits, two.byte_logits) and torch.equal(one.token_logits, two.token_logits)
+        assert torch.equal(stage2(one), stage2(two)) and torch.equal(one.token_logits, two.token_logits)
         assert loaded.token_text(40) == student.token_text(40)
+        assert loaded.config.dbyte_version == __version__
 
 
 def test_a_folder_without_weights_of_a_part_is_refused(student, tmp_path):
@@ -154,3 +166,38 @@ def test_a_student_needs_a_teacher_and_fitting_sizes():
         StudentConfig(encoder_layers=0)
     with pytest.raises(ValueError, match="head"):
         ByteStudent.from_teacher(make_teacher().model)
+
+
+@pytest.mark.parametrize("sizes", [dict(router="none"), dict(decoding="bytes"), dict(encoder_mixer="convolution"),
+                                   dict(router="split", smoothing=True), dict(encoder_mixer="attention", head_width=48),
+                                   dict(router="split", router_width=24), dict(encoder_window=-1)])
+def test_sizes_that_contradict_are_refused(sizes):
+    with pytest.raises(ValueError, match="choose|one of|integrated|multiple|at least"):
+        StudentConfig(**sizes)
+
+
+def test_confidence_reaches_the_router_and_changes_no_value(teacher, rows):
+    batch = everything(rows)
+    plain, confident = (make_student(teacher, confidence=on) for on in (False, True))
+    outputs = [student(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL).byte_logits
+               for student in (plain, confident)]
+    torch.testing.assert_close(*outputs)
+    for logits in outputs:
+        logits.square().mean().backward()
+    assert plain.router.query.weight.grad is None and confident.router.query.weight.grad.abs().sum() > 0
+
+
+def test_the_backend_that_is_not_installed_is_refused_by_name(student):
+    if check_backend_works():
+        pytest.skip("mamba-ssm and a GPU are here: test_kernels.py compares the two")
+    with pytest.raises(ValueError, match="environment.yml|CUDA device"):
+        student.use_backend("triton")
+    with pytest.raises(ValueError, match="torch, triton"):
+        student.use_backend("cuda")
+
+
+def check_backend_works():
+    try:
+        return bool(check_backend("triton"))
+    except ValueError:
+        return False

@@ -98,7 +98,7 @@ def teacher_chunks(batch: Batch) -> Chunks:
 
 
 def router_chunks(student: ByteStudent, encoded_BLD: Tensor, batch: Batch) -> tuple[Chunks, Tensor]:
-    """The chunks that the router closes, and its boundary_prob_BL, which carries gradients where the decoder reads it."""
+    """The chunks that the router closes, and boundary_prob_BL, with gradients where the decoder reads it."""
     if not (student.config.smoothing or student.config.confidence):
         encoded_BLD = encoded_BLD.detach()
     prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)

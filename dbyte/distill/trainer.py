@@ -95,7 +95,7 @@ def train(
         log, saved, started = _Log(run, step, updates, first), time.monotonic(), time.monotonic() - seconds
         for update in range(first, updates):
             batch = feed.batch(update).to(device)
-            loss, norm, rate = _update(step, step.rate_at(update, updates), model, teacher, optimisers, batch, update)
+            loss, norm, rate = train_on(batch, step, step.rate_at(update, updates), model, teacher, optimisers, update)
             log.write(update, loss=loss, norm=norm, rate=rate, seconds=time.monotonic() - started,
                       train_bytes=(update + 1) * batch.byte_ids_BL.numel())
             done = update + 1
@@ -115,11 +115,14 @@ def snapshot_updates(step: Step, updates: int) -> set[int]:
     return {round(updates * k / (step.snapshots + 1)) for k in range(1, step.snapshots + 1)} - {0, updates}
 
 
-def _update(
-    step: Step, share: float, model: nn.Module, teacher: nn.Module | None, optimisers: list[torch.optim.Optimizer],
-    batch: Batch, update: int,
+def train_on(
+    batch: Batch, step: Step, share: float, model: nn.Module, teacher: nn.Module | None,
+    optimisers: list[torch.optim.Optimizer], update: int,
 ) -> tuple[float, float, float]:
-    """One update; returns (mean loss, gradient norm before clipping, rate of the first group)."""
+    """One update at `share` of the peak rates; returns (mean loss, gradient norm before clipping, first group's rate).
+
+    update: its number, for the message of FloatingPointError if loss or gradient is not finite.
+    """
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
     for group in groups:
         group["lr"] = group["peak"] * share

@@ -100,7 +100,7 @@ class Attention(nn.Module):
 
 
 def _rotate(heads_BHLW: Tensor, position_BL: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al., arXiv 2104.09864), the two halves of a head being the pairs; angles fp32."""
+    """Rotary position embedding (Su et al., arXiv 2104.09864) of the two halves of a head; angles in fp32."""
     half = heads_BHLW.shape[-1] // 2
     rate_W = ROTARY_BASE ** (-torch.arange(half, device=heads_BHLW.device, dtype=torch.float32) / half)
     angle_BLW = position_BL[:, None, :, None] * rate_W

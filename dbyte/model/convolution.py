@@ -18,7 +18,9 @@ def convolve(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL:
 
     document_BL: int, contiguous per document; None: one document a row.
     """
-    return _Convolution.apply(hidden_BLX, weight_XW, bias_X, document_BL)
+    dtype = hidden_BLX.dtype
+    with torch.autocast(hidden_BLX.device.type, enabled=False):
+        return _Convolution.apply(hidden_BLX, weight_XW.to(dtype), bias_X.to(dtype), document_BL)
 
 
 class _Convolution(torch.autograd.Function):
@@ -64,7 +66,7 @@ def _along_rows(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, *, ahead:
 def _mend(
     out_BLX: Tensor, hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None, *, towards: int
 ) -> None:
-    """Compute the bytes again whose taps reach into the document before theirs (towards -1) or after it (1), in place."""
+    """Compute bytes again, in place, whose taps reach into the document before theirs (towards -1) or behind it (1)."""
     if document_BL is None:
         return
     W, L = weight_XW.shape[1], document_BL.shape[1]

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbyte.model.convolution import convolve
-from dbyte.model.ssd import ssd, ssd_step
+from dbyte.model.kernels import check_backend, convolve_silu, scan
+from dbyte.model.ssd import ssd_step
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 A_MIN, A_MAX = 1.0, 16.0
@@ -50,14 +50,16 @@ class GatedRMSNorm(nn.Module):
 class Mamba2(nn.Module):
     """Map hidden_BLD to hidden_BLD with a causal convolution and an SSD scan.
 
-    Raises ValueError if expand * width is not a multiple of head_width.
+    backend: "torch" or "triton" (kernels.py); it changes speed, not the function, and is not saved with the weights.
+    Raises ValueError if expand * width is not a multiple of head_width, or the backend cannot be used here.
     """
 
     def __init__(
         self, width: int, *, state_size: int = 128, conv_width: int = 4, expand: int = 2, head_width: int = 64,
-        chunk_size: int = 64,
+        chunk_size: int = 64, backend: str = "torch",
     ):
         super().__init__()
+        self.backend = check_backend(backend)
         inner = expand * width
         if inner % head_width:
             raise ValueError(f"expand * width = {inner} must be a multiple of head_width = {head_width}; "
@@ -115,7 +117,7 @@ class Mamba2(nn.Module):
         return self._out(y_BHP.flatten(-2), gate_BI), Mamba2State(window_BWX[:, 1:], ssm_BHPN)
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gate, what is convolved and dt; three products, as the parts of one would have to be joined in backward."""
+        """The gate, what is convolved, and dt: three products, so that backward need not join gradients of parts."""
         parts = self.in_proj.weight.split([self.inner, self.inner + 2 * self.state_size, self.heads])
         gate, xBC, dt = (F.linear(hidden, part) for part in parts)
         wide = torch.promote_types(dt.dtype, torch.float32)
@@ -133,16 +135,16 @@ class Mamba2(nn.Module):
         self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
     ) -> tuple[Tensor, Mamba2State | None]:
         gate_BLI, xBC_BLX, dt_BLH = self._project(hidden_BLD)
-        convolved_BLX = F.silu(convolve(xBC_BLX, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL))
+        convolved_BLX = convolve_silu(xBC_BLX, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL,
+                                      backend=self.backend)
         x_BLI, B_BLN, C_BLN = convolved_BLX.split([self.inner, self.state_size, self.state_size], dim=-1)
         x_BLHP = x_BLI.unflatten(-1, (self.heads, self.head_width))
         if real_BL is not None:  # a padded byte must not touch the state that is handed on
             dt_BLH = dt_BLH * real_BL[..., None]
-        y_BLHP, final_BHPN = ssd(x_BLHP, dt_BLH, -self.A_log.exp(), B_BLN, C_BLN, chunk_size=self.chunk_size,
-                                 document_BL=document_BL, return_final_state=True)
-        y_BLI = torch.addcmul(y_BLHP, x_BLHP, self.D[:, None]).flatten(-2)
+        y_BLHP, final_BHPN = scan(x_BLHP, dt_BLH, -self.A_log.exp(), B_BLN, C_BLN, self.D, document_BL,
+                                  chunk_size=self.chunk_size, backend=self.backend)
         state = None if real_BL is None else Mamba2State(self._last_inputs(xBC_BLX, real_BL.sum(1)), final_BHPN)
-        return self._out(y_BLI, gate_BLI), state
+        return self._out(y_BLHP.flatten(-2), gate_BLI), state
 
     def _last_inputs(self, xBC_BLX: Tensor, length_B: Tensor) -> Tensor:
         """The last W - 1 convolution inputs before length_B, zeros where the document is shorter."""

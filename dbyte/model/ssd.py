@@ -24,7 +24,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 class _Scan(torch.autograd.Function):
-    """The scan over whole chunks, with a backward pass by hand: a third of the memory traffic of the recorded one.
+    """The scan over whole chunks, with a backward pass by hand, which touches memory less than the recorded one would.
 
     Gradients of the log decays need no product of their own. All that byte i receives is proportional to exp(a_i), all
     that byte j sends to exp(-a_j), and a chunk's final state to exp(a_last), so with X = x dt
@@ -162,11 +162,12 @@ def ssd(
                              open_BC[:, :-1]], dim=1)
     if initial_state_BHPN is None:
         initial_state_BHPN = x_BLHP.new_zeros(B, H, P, N)
-    y_BCQHP, final_BHPN = _Scan.apply(
-        x_BLHP.reshape(B, C, Q, H, P), dt_BLH.view(B, C, Q, H).transpose(2, 3).contiguous(), A_H,
-        B_BLN.reshape(B, C, Q, N), C_BLN.reshape(B, C, Q, N), initial_state_BHPN,
-        document_BCQ[..., :, None] == document_BCQ[..., None, :], document_BCQ == open_BC[..., None],
-        document_BCQ == entering_BC[..., None], open_BC == entering_BC)
+    with torch.autocast(x_BLHP.device.type, enabled=False):  # it would round what has just been widened
+        y_BCQHP, final_BHPN = _Scan.apply(
+            x_BLHP.reshape(B, C, Q, H, P), dt_BLH.view(B, C, Q, H).transpose(2, 3).contiguous(), A_H,
+            B_BLN.reshape(B, C, Q, N), C_BLN.reshape(B, C, Q, N), initial_state_BHPN,
+            document_BCQ[..., :, None] == document_BCQ[..., None, :], document_BCQ == open_BC[..., None],
+            document_BCQ == entering_BC[..., None], open_BC == entering_BC)
     y_BLHP = y_BCQHP.reshape(B, L + pad, H, P)[:, :L].to(dtype)
     return (y_BLHP, final_BHPN) if return_final_state else y_BLHP
 

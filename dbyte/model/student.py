@@ -1,8 +1,8 @@
 """The byte-level student: encoder, router, chunk, the teacher's core and head, dechunk, decoder (paper section 4.1).
 
     bytes -> embedding -> encoder -> projection to E -> router -> chunk -> core -> token head            (Stage 1)
-                                                   core -> dechunk + residual -> projection to D -> decoder -> byte heads
-                                                                                                  (Stage 2, JBP or MBP)
+                                                   core -> dechunk + residual -> projection to D -> decoder -> heads
+                                                                                                 (Stage 2, JBP or MBP)
 
 It is a transformers model: config.json and safetensors, save_pretrained, from_pretrained, Auto classes.
 
@@ -24,6 +24,8 @@ from dbyte import __version__
 from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_confidence, smooth, straight_through
 from dbyte.model.core import run_core
+from dbyte.model.kernels import check_backend
+from dbyte.model.mamba2 import Mamba2
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, load_teacher
 from dbyte.presets import PAPER_SIZES
@@ -38,10 +40,10 @@ class StudentConfig(PreTrainedConfig):
 
     byte_width D; encoder_layers, decoder_layers >= 1; ffn_width 0 leaves the feed-forward networks out (the authors'
     code); state_size, conv_width, expand, head_width, chunk_size are Mamba2's.
-    encoder_mixer "attention" is Table 5's Transformer encoder, with as many parameters; encoder_window limits how many
-    bytes it sees, 0: all. router "integrated" reads the encoder (router_ffn_width 0: two linear maps), "split" has
-    router_layers of router_width of its own (appendix B). smoothing, confidence: see chunking.py. decoding "jbp" has one
-    head over (byte, chunk ends), "mbp" two heads, over the next byte and the one after it.
+    encoder_mixer "attention" is Table 5's Transformer encoder, with as many parameters; encoder_window: how many bytes
+    it sees, 0: all. router "integrated" reads the encoder (router_ffn_width 0: two linear maps), "split" has
+    router_layers of router_width of its own (appendix B). smoothing, confidence: see chunking.py. decoding "jbp" has
+    one head over (byte, chunk ends), "mbp" two heads, over the next byte and the one after it.
     stage is the stage that the student was last trained in: 1 writes tokens, 2 writes bytes.
     core_config is the teacher's, filled in by `ByteStudent.from_teacher`. Raises ValueError where sizes do not fit.
     """
@@ -167,6 +169,14 @@ class ByteStudent(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Leave modules as their constructors made them; `from_pretrained` refuses a folder that lacks weights."""
 
+    def use_backend(self, backend: str) -> "ByteStudent":
+        """Run every Mamba2 by "torch" or "triton" (kernels.py); ValueError with the remedy if that cannot run here."""
+        check_backend(backend)
+        for module in self.modules():
+            if isinstance(module, Mamba2):
+                module.backend = backend
+        return self
+
     # -- parts, in the order of the data ------------------------------------------------------------------------------
 
     def encode(self, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
@@ -244,7 +254,7 @@ class ByteStudent(PreTrainedModel):
     def check_jbp(self, what: str) -> None:
         """Raise ValueError if the student has MBP's heads: `what` needs the joint law of byte and flag."""
         if self.second_head is not None:
-            raise ValueError(f"{what} need the joint head, and this student was built with decoding='mbp': use one with "
+            raise ValueError(f"{what} need the joint head, and this student has decoding='mbp': use one with "
                              "decoding='jbp'")
 
     def _check_rows(

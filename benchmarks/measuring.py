@@ -1,0 +1,70 @@
+"""What the benchmarks share: interleaved timing, the matmul rate, the FLOPs of a call, a line on the machine."""
+
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dbyte.memory import keep_freed_memory
+
+MATMUL = 2048
+
+
+def interleaved(calls: dict[str, Callable[[], object]], *, rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of each call, `rounds` times in turn after two rounds unmeasured: all of them meet the same noise."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 2):
+        for name, call in calls.items():
+            gc.collect()
+            _wait(device)
+            started = time.perf_counter()
+            call()
+            _wait(device)
+            if turn >= 2:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def matmul(device: str = "cpu", dtype: torch.dtype = torch.float32, size: int = MATMUL) -> Callable[[], object]:
+    """A square product to time beside the rest; it takes 2 size^3 FLOPs."""
+    one, two = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return lambda: one @ two
+
+
+def flops(call: Callable[[], object]) -> int:
+    """FLOPs of the matrix products, convolutions and attention of a call, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def machine(device: str = "cpu") -> str:
+    """The machine and versions in one line."""
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def begin() -> None:
+    """Settle what would disturb the first rounds."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+
+
+def write(path: Path, text: str) -> None:
+    """Print a report and write it beside the script."""
+    print(text)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,65 @@
+"""Backends of Mamba2's convolution and scan: `torch`, pure PyTorch on any device; `triton`, mamba-ssm's kernels.
+
+`triton` takes causal-conv1d and mamba-ssm (extra `cuda`), both imported at its first use, and a CUDA device. The two
+compute the same function; where a GPU is at hand the tests hold them against each other.
+
+Shape letters: B rows, L bytes, X convolved channels, W taps, H heads, P head width, N state size.
+"""
+
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dbyte.model.convolution import convolve
+from dbyte.model.ssd import ssd
+
+BACKENDS = ("torch", "triton")
+PACKAGES = ("mamba_ssm", "causal_conv1d")
+
+
+def check_backend(backend: str) -> str:
+    """Return a backend that can be used here; ValueError with the remedy otherwise."""
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    if backend == "triton":
+        missing = [name for name in PACKAGES if find_spec(name) is None]
+        if missing:
+            raise ValueError(f"backend 'triton' needs {' and '.join(missing)}, not found here: create the environment "
+                             "of environment.yml or install the extra (pip install 'dbyte[cuda]'), or use 'torch'")
+        if not torch.cuda.is_available():
+            raise ValueError("backend 'triton' needs a CUDA device, and torch finds none: use backend 'torch'")
+    return backend
+
+
+def convolve_silu(
+    hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None, *, backend: str
+) -> Tensor:
+    """silu of the depthwise causal convolution inside each document: [B, L, X]."""
+    if backend == "torch":
+        return F.silu(convolve(hidden_BLX, weight_XW, bias_X, document_BL))
+    from causal_conv1d import causal_conv1d_fn
+
+    return causal_conv1d_fn(hidden_BLX.transpose(1, 2), weight_XW, bias_X, seq_idx=_sequence_index(document_BL),
+                            activation="silu").transpose(1, 2)
+
+
+def scan(
+    x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor,
+    document_BL: Tensor | None, *, chunk_size: int, backend: str,
+) -> tuple[Tensor, Tensor]:
+    """SSD plus the skip D x: (y_BLHP, the state after the last byte BHPN); arguments as in `ssd`."""
+    if backend == "torch":
+        y_BLHP, final_BHPN = ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, chunk_size=chunk_size, document_BL=document_BL,
+                                 return_final_state=True)
+        return torch.addcmul(y_BLHP, x_BLHP, D_H[:, None].to(x_BLHP.dtype)), final_BHPN
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    return mamba_chunk_scan_combined(x_BLHP, dt_BLH, A_H, B_BLN[:, :, None], C_BLN[:, :, None], chunk_size, D=D_H,
+                                     seq_idx=_sequence_index(document_BL), return_final_states=True)
+
+
+def _sequence_index(document_BL: Tensor | None) -> Tensor | None:
+    """Documents as the kernels want them: int32, and not negative, which would mean padding to skip."""
+    return None if document_BL is None else (document_BL + 1).int().contiguous()

@@ -1,0 +1,83 @@
+"""The stacks: equal sizes for either mixer, packed == separate, prefill == step, and how far attention sees."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dbyte.model.blocks import Stack, StackShape
+
+MAMBA = StackShape(width=16, layers=2, ffn_width=24, state_size=8, conv_width=4, expand=2, head_width=8, chunk_size=4)
+SHAPES = {"mamba2": MAMBA, "without FFN": replace(MAMBA, ffn_width=0), "attention": replace(MAMBA, mixer="attention"),
+          "window": replace(MAMBA, mixer="attention", window=3)}
+
+
+@pytest.fixture(params=SHAPES)
+def stack(request):
+    torch.manual_seed(0)
+    return Stack(SHAPES[request.param]).double()
+
+
+@pytest.mark.parametrize("width, ffn_width", [(16, 24), (128, 256), (128, 0), (1536, 8192)])
+def test_a_transformer_stack_has_the_parameters_of_a_mamba2_stack(width, ffn_width):
+    head_width = min(width // 2, 64)
+    shape = replace(MAMBA, width=width, ffn_width=ffn_width, head_width=head_width, state_size=32)
+    with torch.device("meta"):
+        mamba, attention = (sum(w.numel() for w in Stack(replace(shape, mixer=mixer)).parameters())
+                            for mixer in ("mamba2", "attention"))
+    assert abs(attention - mamba) <= 1.5 * width * shape.layers < 0.02 * mamba or width == 16
+
+
+@pytest.mark.parametrize("lengths", [[1, 2, 3, 23], [29], [8, 8, 13]])
+def test_packed_equals_separate_forward_and_gradient(stack, lengths):
+    pieces = torch.randn(1, sum(lengths), 16, dtype=torch.float64)
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[None]
+    packed, separate = pieces.clone().requires_grad_(), pieces.clone().requires_grad_()
+    together = stack(packed, document)
+    alone = torch.cat([stack(piece) for piece in separate.split(lengths, 1)], 1)
+    torch.testing.assert_close(together, alone)
+    together.square().sum().backward()
+    weights = {name: weight.grad.clone() for name, weight in stack.named_parameters()}
+    stack.zero_grad()
+    alone.square().sum().backward()
+    torch.testing.assert_close(packed.grad, separate.grad)
+    for name, weight in stack.named_parameters():
+        torch.testing.assert_close(weights[name], weight.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_prefill_equals_step_for_rows_of_different_lengths(stack):
+    """Eighty bytes, more than attention's first slots hold."""
+    hidden, length = torch.randn(3, 80, 16, dtype=torch.float64), torch.tensor([0, 2, 70])
+    _, states = stack.prefill(hidden, length)
+    for row, n in enumerate(length.tolist()):
+        expected = stack(hidden[row : row + 1])
+        own = [state.rows(torch.tensor([row])) for state in states]
+        for i in range(n, 80):
+            out, own = stack.step(hidden[row : row + 1, i], own)
+            torch.testing.assert_close(out, expected[:, i])
+
+
+def test_steps_from_nothing_and_rows_that_wait(stack):
+    hidden, states = torch.randn(2, 9, 16, dtype=torch.float64), stack.empty_state(2)
+    expected, active = stack(hidden), torch.tensor([True, False])
+    for i in range(9):
+        for advances in (active, ~active):  # row 1 waits while row 0 advances, and the reverse
+            out, fresh = stack.step(hidden[:, i], states)
+            states = [old.advanced(new, advances) for old, new in zip(states, fresh, strict=True)]
+            torch.testing.assert_close(out[advances], expected[advances, i])
+
+
+def test_a_window_is_how_far_attention_sees():
+    torch.manual_seed(0)
+    stack = Stack(replace(MAMBA, mixer="attention", window=3, layers=1)).double()
+    hidden = torch.randn(1, 12, 16, dtype=torch.float64)
+    changed = hidden.clone()
+    changed[0, 4] += 1
+    differs = (stack(changed) - stack(hidden)).abs().amax(-1)[0] > 1e-9
+    assert differs.nonzero()[:, 0].tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize("wrong", [dict(mixer="lstm"), dict(window=-1), dict(layers=0), dict(ffn_width=-1)])
+def test_impossible_shapes_are_refused(wrong):
+    with pytest.raises(ValueError, match="choose|at least"):
+        replace(MAMBA, **wrong)
