@@ -8,11 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from dbyte.memory import keep_freed_memory
 
 MATMUL = 2048
+aten = torch.ops.aten
+CPU_ATTENTION = {  # the library counts that of GPUs only
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v),
+}
 
 
 def interleaved(calls: dict[str, Callable[[], object]], *, rounds: int, device: str = "cpu") -> dict[str, list[float]]:
@@ -47,7 +53,7 @@ def matmul(device: str = "cpu", dtype: torch.dtype = torch.float32, size: int = 
 
 def flops(call: Callable[[], object]) -> int:
     """FLOPs of the matrix products, convolutions and attention of a call, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         call()
     return counter.get_total_flops()
 

@@ -6,7 +6,7 @@
     python benchmarks/steps.py --toy                            the second on a CPU at toy size, to see that it runs
 
 An update is batch, objective, backward, clip and optimisers, as in the trainer. The FLOPs are those of the products,
-convolutions and attention that run, attention to other documents' masked positions included. Where the rest of the time
+convolutions and attention that run, what attention computes and then masks included. Where the rest of the time
 goes is read off a profile of the same updates.
 """
 

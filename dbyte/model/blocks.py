@@ -79,7 +79,8 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(ffn_width, out_width or width, bias=False)
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
-        gate_BLF, up_BLF = self.gate_up(hidden_BLD).chunk(2, dim=-1)
+        # two products: gradients of two halves would have to be joined
+        gate_BLF, up_BLF = (F.linear(hidden_BLD, half) for half in self.gate_up.weight.chunk(2))
         return self.down(F.silu(gate_BLF) * up_BLF)
 
 

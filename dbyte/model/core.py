@@ -10,6 +10,8 @@ Shape letters: B rows, M chunks or tokens, E core width, G key-value heads, W he
 import torch
 from torch import Tensor, nn
 
+from dbyte.model.packed_attention import attention_blocks
+
 
 def document_mask(document_BM: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive attention mask [B, 1, M, M]: 0 within a document up to the diagonal, -inf elsewhere.
@@ -39,7 +41,8 @@ def run_core(core: nn.Module, input_BME: Tensor, document_BM: Tensor, cache: "Co
     position_BM = positions_within(document_BM)
     check_positions(int(position_BM.masked_fill(document_BM < 0, 0).max()) + 1, core.config.max_position_embeddings)
     return core(inputs_embeds=input_BME, attention_mask=document_mask(document_BM, input_BME.dtype),
-                position_ids=position_BM, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+                position_ids=position_BM, past_key_values=cache, use_cache=cache is not None,
+                blocks=attention_blocks(position_BM)).last_hidden_state
 
 
 def check_positions(needed: int, limit: int) -> None:

@@ -26,6 +26,7 @@ from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_co
 from dbyte.model.core import run_core
 from dbyte.model.kernels import check_backend
 from dbyte.model.mamba2 import Mamba2
+from dbyte.model.packed_attention import PACKED
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, load_teacher
 from dbyte.presets import PAPER_SIZES
@@ -152,7 +153,7 @@ class ByteStudent(PreTrainedModel):
         self.encoder_projection = nn.Linear(D, E, bias=False)
         self.router = (Router(D, config.router_ffn_width) if config.router == "integrated" else
                        SplitRouter(config.router_shape()))
-        self.core = AutoModel.from_config(config.core_config)
+        self.core = AutoModel.from_config(config.core_config, attn_implementation=PACKED)
         self.core.set_input_embeddings(None)
         self.token_head = nn.Linear(E, config.core_config.vocab_size, bias=False)
         self.null_E = nn.Parameter(torch.zeros(E))

@@ -5,6 +5,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from dbyte.model.packed_attention import PACKED
+
 FAMILIES = ("llama", "qwen3", "olmo2")
 WEIGHTS = ("*.safetensors",)
 TOKENIZER = ("tokenizer.json", "vocab.json")
@@ -33,7 +35,7 @@ def load_model(name: Path | str, *, device: str = "cpu", revision: str | None = 
         _require(Path(name), "weights", WEIGHTS)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(str(name), revision=revision, dtype="auto",
-                                                           output_loading_info=True)
+                                                           attn_implementation=PACKED, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"the weights in {name} are damaged ({error}): save or download them again") from error
     except OSError as error:

@@ -1,0 +1,46 @@
+"""Attention over packed documents that leaves out what no byte of a block can see.
+
+A packed row is a run of documents, and the library's attention computes every pair of its positions before it masks
+those of other documents and those ahead. Here a row is cut into a few blocks of queries, and each block meets only the
+keys from the earliest document that is open in it, in any row, to its own end.
+
+Importing this registers the implementation with transformers under the name PACKED; models that were loaded with it
+behave as with `sdpa` wherever no blocks are given.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+PACKED = "dbyte_packed"
+BLOCKS, MIN_BLOCK = 8, 64
+
+Block = tuple[int, int, int]  # first query, end of queries and keys, first key
+
+
+def attention_blocks(position_BM: Tensor) -> list[Block]:
+    """Cut M positions into at most BLOCKS blocks; position_BM int64: each position's number within its document."""
+    M = position_BM.shape[1]
+    size = max(-(-M // BLOCKS), MIN_BLOCK)
+    starts = range(0, M, size)
+    open_S = (torch.arange(0, M, size, device=position_BM.device) - position_BM[:, ::size]).min(0).values
+    return [(start, min(start + size, M), first) for start, first in zip(starts, open_S.tolist(), strict=True)]
+
+
+def packed_attention(
+    module: nn.Module, query_BHMW: Tensor, key_BGMW: Tensor, value_BGMW: Tensor, attention_mask: Tensor | None,
+    blocks: list[Block] | None = None, **options,
+) -> tuple[Tensor, None]:
+    """transformers' `sdpa`, block by block: ([B, M, H, W], None)."""
+    if blocks is None:
+        return sdpa_attention_forward(module, query_BHMW, key_BGMW, value_BGMW, attention_mask, **options)
+    parts = [sdpa_attention_forward(module, query_BHMW[:, :, start:end], key_BGMW[:, :, first:end],
+                                    value_BGMW[:, :, first:end], attention_mask[:, :, start:end, first:end],
+                                    **options)[0] for start, end, first in blocks]
+    return torch.cat(parts, dim=1), None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
