@@ -60,7 +60,7 @@ def test_resume_equals_a_straight_run(step, stop_after, student, teacher, tokeni
 
     straight = Run({"what": "straight"}, root=tmp_path)
     train(straight, step, feed, model=student, teacher=teacher)
-    written, update = [], trainer._update
+    written, update = [], trainer.train_on
 
     def counted(*arguments):
         if len(written) == stop_after:
@@ -69,7 +69,7 @@ def test_resume_equals_a_straight_run(step, stop_after, student, teacher, tokeni
         return update(*arguments)
 
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(trainer, "_update", counted)
+    monkeypatch.setattr(trainer, "train_on", counted)
     from conftest import make_teacher
 
     run = Run({"what": "killed"}, root=tmp_path)
@@ -78,7 +78,7 @@ def test_resume_equals_a_straight_run(step, stop_after, student, teacher, tokeni
     assert not run.is_complete()
     with run.metrics_path.open("a") as file:  # what a kill after the last checkpoint leaves behind
         file.write('{"update": 5, "loss": 0.0}\n{"upda')
-    monkeypatch.setattr(trainer, "_update", update)
+    monkeypatch.setattr(trainer, "train_on", update)
     train(run, step, feed, model=make_student(make_teacher(), tokenizer), teacher=teacher)
     one, two = (load_file(r.model_folder / "model.safetensors") for r in (straight, run))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
@@ -120,8 +120,8 @@ def test_sigkill_leaves_a_run_that_resumes(tmp_path):
         "import sys; sys.path.insert(0, sys.argv[2]); import conftest, time, pathlib\n"
         "from dbyte.distill import trainer; from test_training import STEPS; from dbyte.distill.runs import Run\n"
         "from dbyte.text.packing import Rows\n"
-        "trainer.CHECKPOINT_SECONDS = 0.0; slow = trainer._update\n"
-        "trainer._update = lambda *a: (time.sleep(0.2 * (sys.argv[3] == 'slow')), slow(*a))[1]\n"
+        "trainer.CHECKPOINT_SECONDS = 0.0; slow = trainer.train_on\n"
+        "trainer.train_on = lambda *a: (time.sleep(0.2 * (sys.argv[3] == 'slow')), slow(*a))[1]\n"
         "root = pathlib.Path(sys.argv[1]); teacher = conftest.make_teacher()\n"
         "trainer.train(Run({}, root=root), STEPS[0], trainer.Feed(Rows.load(root / 'rows.safetensors'), 2, 0),\n"
         "              model=conftest.make_student(conftest.make_teacher()), teacher=teacher)\n")

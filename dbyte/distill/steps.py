@@ -26,8 +26,8 @@ NO_DECAY = ("A_log", "dt_bias", "D", "null_E", "embed_tokens.weight", "byte_embe
 class Group:
     """Parameters under these module names, trained at one peak learning rate (> 0).
 
-    muon_rate: train the matrices (embeddings not counted) with Muon at this peak rate instead; 0: AdamW for all. The
-    curriculum uses AdamW alone, as the paper does; the small teachers learn about twice as fast with Muon.
+    muon_rate: train the matrices (embeddings not counted) with Muon at this peak rate instead; 0: AdamW for all, as the
+    paper does. On few bytes Muon learns more: see docs/log.md.
     """
 
     parts: tuple[str, ...]
@@ -91,15 +91,20 @@ class Step:
         adamw, muon = [], []
         for group in self.groups:
             chosen = self._thaw(group, model)
-            matrices = {name for name, weight in chosen.items() if group.muon_rate and _decays(name, weight)}
+            matrices = {name for name, weight in chosen.items()
+                        if group.muon_rate and _decays(name, weight) and weight.ndim == 2}
             for decays in (True, False):
                 weights = [w for name, w in chosen.items() if name not in matrices and _decays(name, w) == decays]
                 if weights:
                     adamw.append({"params": weights, "peak": group.rate, "weight_decay": self.weight_decay * decays})
             if matrices:
                 muon.append({"params": [chosen[name] for name in sorted(matrices)], "peak": group.muon_rate})
-        result: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, lr=0.0, betas=self.betas, fused=True)]
-        return result + ([torch.optim.Muon(muon, lr=0.0, weight_decay=MUON_DECAY)] if muon else [])
+        optimisers: list[torch.optim.Optimizer] = []
+        if adamw:
+            optimisers.append(torch.optim.AdamW(adamw, lr=0.0, betas=self.betas, fused=True))
+        if muon:
+            optimisers.append(torch.optim.Muon(muon, lr=0.0, weight_decay=MUON_DECAY))
+        return optimisers
 
     def _thaw(self, group: Group, model: nn.Module) -> dict[str, nn.Parameter]:
         chosen = {name: weight for name, weight in model.named_parameters()
@@ -122,17 +127,21 @@ def _decays(name: str, weight: nn.Parameter) -> bool:
 
 def stage1(
     *, align_bytes: int, distill_bytes: int, boundary_bytes: int, align_rate: float = 1e-3, encoder_rate: float = 1e-3,
-    core_rate: float = 2e-5, boundary_rate: float = 1e-3, snapshots: int = 0,
+    core_rate: float = 2e-5, boundary_rate: float = 1e-3, align_muon: float = 0.0, encoder_muon: float = 0.0,
+    boundary_muon: float = 0.0, snapshots: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1).
 
-    Rates default to Table 13 and section 6.1.
+    Rates default to Table 13 and section 6.1. align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1,
+    of the encoder in step 1.2, and of step 1.3.
     """
     return (
-        Step("1.1 align", 1, objectives.align, (Group(ENCODER, align_rate),), align_bytes, 0.2, snapshots=snapshots),
-        Step("1.2 distill", 1, objectives.distill, (Group(ENCODER, encoder_rate), Group(CORE, core_rate)),
+        Step("1.1 align", 1, objectives.align, (Group(ENCODER, align_rate, align_muon),), align_bytes, 0.2,
+             snapshots=snapshots),
+        Step("1.2 distill", 1, objectives.distill, (Group(ENCODER, encoder_rate, encoder_muon), Group(CORE, core_rate)),
              distill_bytes, 0.01, 0.1, snapshots=snapshots),
-        Step("1.3 boundary", 1, objectives.boundary, (Group(ROUTER, boundary_rate),), boundary_bytes, 0.1, 0.1),
+        Step("1.3 boundary", 1, objectives.boundary, (Group(ROUTER, boundary_rate, boundary_muon),), boundary_bytes,
+             0.1, 0.1),
     )
 
 
