@@ -4,8 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
+from dbyte.model.attention import Attention
 from dbyte.model.blocks import Stack, StackShape
+from dbyte.model.core import document_mask, positions_within
 
 MAMBA = StackShape(width=16, layers=2, ffn_width=24, state_size=8, conv_width=4, expand=2, head_width=8, chunk_size=4)
 SHAPES = {"mamba2": MAMBA, "without FFN": replace(MAMBA, ffn_width=0), "attention": replace(MAMBA, mixer="attention"),
@@ -75,6 +79,19 @@ def test_a_window_is_how_far_attention_sees():
     changed[0, 4] += 1
     differs = (stack(changed) - stack(hidden)).abs().amax(-1)[0] > 1e-9
     assert differs.nonzero()[:, 0].tolist() == [4, 5, 6]
+
+
+def test_attention_gives_the_outputs_of_transformers_llama_attention():
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=4, attn_implementation="sdpa")
+    peer, ours = LlamaAttention(config, layer_idx=0).double(), Attention(32, head_width=8).double()
+    with torch.no_grad():
+        ours.qkv_proj.weight.copy_(torch.cat([peer.q_proj.weight, peer.k_proj.weight, peer.v_proj.weight]))
+        ours.out_proj.weight.copy_(peer.o_proj.weight)
+    hidden, document = torch.randn(1, 21, 32, dtype=torch.float64), torch.tensor([[0] * 8 + [1] * 13])
+    rotary = LlamaRotaryEmbedding(config)(hidden, positions_within(document))
+    expected = peer(hidden, position_embeddings=rotary, attention_mask=document_mask(document, torch.float64))[0]
+    torch.testing.assert_close(ours(hidden, document), expected, rtol=1e-6, atol=1e-6)  # fp32 angles
 
 
 @pytest.mark.parametrize("wrong", [dict(mixer="lstm"), dict(window=-1), dict(layers=0), dict(ffn_width=-1)])

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from conftest import make_student
 
-from dbyte.distill import losses
+from dbyte.distill import losses, objectives
 from dbyte.text.spans import BOS, EOS
 
 
@@ -83,3 +84,17 @@ def test_token_counts_only_the_masked_in():
     logits[0, 0, 2] = 100
     total, count = losses.token(logits, torch.tensor([[2, 1, 1]]), torch.tensor([[True, True, False]]))
     assert count == 2 and total.item() == pytest.approx(math.log(4))
+
+
+def test_mbp_learns_the_next_two_bytes_of_its_document(teacher, tokenizer, rows):
+    student, batch = make_student(teacher, tokenizer, decoding="mbp"), rows.batch(range(len(rows)))
+    total, count = objectives.full(student, None, batch)
+    out = student(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL)
+    nats = {1: [], 2: []}
+    for ahead, logits in ((1, out.byte_logits), (2, out.second_logits)):
+        for row, i in batch.mask_BL.nonzero().tolist():
+            later = i + ahead
+            if later < batch.mask_BL.shape[1] and batch.document_BL[row, later] == batch.document_BL[row, i]:
+                nats[ahead].append(-logits[row, i].log_softmax(-1)[batch.byte_ids_BL[row, later]])
+    expected = sum(torch.stack(each).mean() for each in nats.values())
+    torch.testing.assert_close(total / count, expected, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,11 @@ WIDTH = 32
 @pytest.fixture
 def mixer():
     torch.manual_seed(0)
-    return Mamba2(WIDTH, state_size=8, head_width=16, chunk_size=8).double()
+    mixer = Mamba2(WIDTH, state_size=8, head_width=16, chunk_size=8).double()
+    with torch.no_grad():  # ones at first, which would hide their absence
+        mixer.norm.weight.normal_()
+        mixer.D.normal_()
+    return mixer
 
 
 def test_same_weights_give_transformers_outputs(mixer):
@@ -32,7 +36,9 @@ def test_names_shapes_and_initialisation_are_mamba_ssms(mixer):
                       "dt_bias": (4,), "A_log": (4,), "D": (4,), "norm.weight": (64,), "out_proj.weight": (32, 64)}
     dt = torch.nn.functional.softplus(mixer.dt_bias)
     assert (dt >= 1e-4).all() and (dt <= 0.1001).all()
-    assert (mixer.A_log.exp() >= 1).all() and (mixer.A_log.exp() <= 16).all() and (mixer.D == 1).all()
+    mixer.reset_parameters()
+    assert (mixer.A_log.exp() >= 1).all() and (mixer.A_log.exp() <= 16).all()
+    assert (mixer.D == 1).all() and (mixer.norm.weight == 1).all()
 
 
 @pytest.mark.parametrize("lengths", [[1, 2, 3, 23], [29], [8, 8, 13]])

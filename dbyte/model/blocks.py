@@ -71,12 +71,12 @@ def _parameters(module: nn.Module) -> int:
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)), from width to out_width (width where that is None)."""
+    """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, width: int, ffn_width: int, out_width: int | None = None):
+    def __init__(self, width: int, ffn_width: int):
         super().__init__()
         self.gate_up = nn.Linear(width, 2 * ffn_width, bias=False)
-        self.down = nn.Linear(ffn_width, out_width or width, bias=False)
+        self.down = nn.Linear(ffn_width, width, bias=False)
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
         # two products: gradients of two halves would have to be joined
