@@ -9,8 +9,9 @@ Shape letters: B rows, L prompt bytes, D byte width, E core width, R rows that c
 import torch
 from torch import Tensor
 
+from dbyte.decode.confidence import OpeningConfidence
 from dbyte.model.blocks import State
-from dbyte.model.chunking import CONFIDENCE_FLOOR, dechunk, find_chunks, opening_confidence, smooth
+from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
@@ -73,7 +74,7 @@ class ByteStream:
         if self.smoothing:
             prob_BL = student.route(encoded_BLD, ids_BL, document_BL)
             core_BME = smooth(core_BME, opening_confidence(prob_BL, chunks), chunks)
-            self._begin_confidence(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
+            self.opening = OpeningConfidence(student, encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
         count_B = chunks.mask_BM.sum(1)
         last_BE = core_BME[torch.arange(B), (count_B - 1).clamp(min=0)]
         self.core_BE = torch.where((count_B > 0)[:, None], last_BE, student.null_E)
@@ -82,29 +83,6 @@ class ByteStream:
         up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
         decoded_BLD, self.decoder_states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
         return student.byte_head(decoded_BLD[torch.arange(B), (length_B - 1).clamp(min=0)])
-
-    def _begin_confidence(
-        self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor
-    ) -> None:
-        """Remember the last byte read, and how sure the router was of the boundary that opened the open chunk."""
-        rows, last_B = torch.arange(len(ids_BL)), (length_B - 1).clamp(min=0)
-        self.last = (encoded_BLD[rows, last_B], ids_BL[rows, last_B], boundary_BL[rows, last_B] & (length_B > 0))
-        order_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-        opened_B = torch.where(boundary_BL, order_L, -1).max(1).values  # the byte before the open chunk
-        confidence_B = prob_BL[rows, opened_B.clamp(min=0)].clamp(CONFIDENCE_FLOOR, 1 - CONFIDENCE_FLOOR)
-        self.confidence_B = confidence_B.masked_fill(opened_B < 0, 1.0)
-
-    def _advance_confidence(self, encoded_BD: Tensor, byte_B: Tensor, ends_B: Tensor, active_B: Tensor | None) -> None:
-        """If the last byte closed a chunk, this one opens the next, and tells how sure the router is of that."""
-        last_BD, last_B, closed_B = self.last
-        pair_B2 = torch.stack([last_B, byte_B], 1)
-        prob_B = self.student.route(torch.stack([last_BD, encoded_BD], 1), pair_B2, torch.zeros_like(pair_B2))[:, 0]
-        opens_B = closed_B if active_B is None else closed_B & active_B
-        self.confidence_B = torch.where(opens_B, prob_B.clamp(CONFIDENCE_FLOOR, 1 - CONFIDENCE_FLOOR),
-                                        self.confidence_B)
-        active_B = torch.ones_like(closed_B) if active_B is None else active_B
-        self.last = (torch.where(active_B[:, None], encoded_BD, last_BD), torch.where(active_B, byte_B, last_B),
-                     torch.where(active_B, ends_B, closed_B))
 
     @torch.no_grad()
     def step(self, byte_B: Tensor, ends_B: Tensor, active_B: Tensor | None = None) -> None:
@@ -116,12 +94,13 @@ class ByteStream:
         encoded_BD, states = student.encoder.step(student.byte_embedding(byte_B), self.encoder_states)
         self.encoder_states = _keep(self.encoder_states, states, active_B)
         if self.smoothing:
-            self._advance_confidence(encoded_BD, byte_B, ends_B, active_B)
+            self.opening.advance(encoded_BD, byte_B, ends_B, active_B)
         closing_R = (ends_B if active_B is None else ends_B & active_B).nonzero()[:, 0]
         if len(closing_R):
             core_RE = self.core_cache.step(student.core, student.encoder_projection(encoded_BD[closing_R]), closing_R)
             if self.smoothing:
-                core_RE = torch.lerp(self.core_BE[closing_R], core_RE, self.confidence_B[closing_R, None].to(core_RE))
+                weight_R1 = self.opening.value_B[closing_R, None].to(core_RE)
+                core_RE = torch.lerp(self.core_BE[closing_R], core_RE, weight_R1)
             self.core_BE = self.core_BE.clone()
             self.core_BE[closing_R] = core_RE
         if self.byte_head:
