@@ -1,11 +1,10 @@
-"""The mixer: packed == separate, prefill == step, and the same function as transformers' Mamba2Mixer."""
+"""The mixer: packed == separate, and the same function as transformers' Mamba2Mixer."""
 
 import pytest
 import torch
 from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.mamba2 import Mamba2
 
 WIDTH = 32
@@ -53,19 +52,6 @@ def test_packed_equals_separate_forward_and_gradient(mixer, lengths):
     together.square().sum().backward()
     alone.square().sum().backward()
     torch.testing.assert_close(packed.grad, separate.grad)
-
-
-def test_prefill_equals_step_for_rows_of_different_lengths():
-    torch.manual_seed(0)
-    stack = Stack(StackShape(16, 2, 24, 8, 4, 2, 8, 4)).double()
-    hidden, length = torch.randn(3, 13, 16, dtype=torch.float64), torch.tensor([0, 2, 9])
-    _, states = stack.prefill(hidden, length)
-    for row, n in enumerate(length.tolist()):
-        expected = stack(hidden[row : row + 1])
-        own = [state.rows(torch.tensor([row])) for state in states]
-        for i in range(n, 13):
-            out, own = stack.step(hidden[row : row + 1, i], own)
-            torch.testing.assert_close(out, expected[:, i])
 
 
 def test_head_width_must_divide():

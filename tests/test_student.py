@@ -94,15 +94,24 @@ def test_packed_equals_separate_forward_and_gradients(family, variant, rows):
             torch.testing.assert_close(together[name], weight.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_padding_changes_nothing(any_student):
-    student, ids = any_student, torch.randint(0, 250, (2, 30))
+def test_padding_changes_nothing_forward_and_gradients(any_student):
+    student, ids = any_student.double(), torch.randint(0, 250, (2, 30))
     mask = torch.ones(2, 45, dtype=torch.bool)
     mask[:, 30:] = False
     padded = torch.cat([ids, torch.randint(0, 250, (2, 15))], 1)
-    short, long = student(ids), student(padded, None, None, mask)
+    gradients = []
+    for arguments in ((ids,), (padded, None, None, mask)):
+        out = student(*arguments)
+        gradients.append((out, {}))
+        student.zero_grad()
+        (stage2(out)[:, :30].square().sum() + out.token_logits[out.chunk_mask].square().sum()).backward()
+        gradients[-1][1].update({name: w.grad.clone() for name, w in student.named_parameters() if w.grad is not None})
+    (short, alone), (long, together) = gradients
     torch.testing.assert_close(stage2(long)[:, :30], stage2(short))
+    torch.testing.assert_close(long.token_logits[long.chunk_mask], short.token_logits[short.chunk_mask])
     torch.testing.assert_close(long.boundary_prob[:, :30], short.boundary_prob)
     assert torch.equal(long.boundary[:, :30], short.boundary) and not long.boundary[:, 30:].any()
+    torch.testing.assert_close(together, alone)
 
 
 def test_bos_and_eos_are_chunks_of_their_own(student):
