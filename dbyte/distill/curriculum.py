@@ -41,8 +41,8 @@ def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int) -> list[Run]:
             student = (ByteStudent.from_pretrained(parent.model_folder) if parent
                        else new_student(scale, teacher, tokenizer, seed=seed))
             student.config.stage = step.stage
-            train(run, step, Feed(rows, scale.batch_rows, seed, first_row), model=student, teacher=teacher,
-                  device=scale.device, save_extra=lambda folder: tokenizer.save_pretrained(folder))
+            feed = Feed(rows, scale.batch_rows, seed, first_row, step.grouped)
+            train(run, step, feed, model=student, teacher=teacher, device=scale.device, save_extra=lambda folder: tokenizer.save_pretrained(folder))
         runs.append(run)
     return runs
 

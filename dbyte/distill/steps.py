@@ -42,6 +42,8 @@ class Step:
     stage: 1 or 2, 0 for a teacher. objective: what is minimised. groups: what trains. train_bytes: the budget, padding
     included. warmup: the share of updates with a rising rate, in [0, 1]. floor: the final rate over the peak rate, in
     [0, 1]. snapshots: how many evenly spaced copies of the model are kept on the way, the final one not counted.
+    grouped: batches of rows with similar token counts, which is faster where the core runs, but such batches lean to
+    one corpus.
     Raises ValueError where a value leaves its range.
     """
 
@@ -56,6 +58,7 @@ class Step:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     snapshots: int = 0
+    grouped: bool = True
 
     def __post_init__(self):
         if self.train_bytes <= 0 or not self.groups or any(group.rate <= 0 for group in self.groups):
@@ -68,7 +71,8 @@ class Step:
     def describe(self) -> dict:
         """The step as plain JSON data: what its run is addressed by."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__
-                  if name not in ("objective", "groups")}
+                  if name not in ("objective", "groups", "grouped")}
+        fields |= {} if self.grouped else {"grouped": False}  # the default is left out, as runs had it before it was
         groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
         return fields | {"objective": self.objective.__name__, "groups": groups, "betas": list(self.betas),
                          "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
@@ -128,12 +132,12 @@ def _decays(name: str, weight: nn.Parameter) -> bool:
 def stage1(
     *, align_bytes: int, distill_bytes: int, boundary_bytes: int, align_rate: float = 1e-3, encoder_rate: float = 1e-3,
     core_rate: float = 2e-5, boundary_rate: float = 1e-3, align_muon: float = 0.0, encoder_muon: float = 0.0,
-    boundary_muon: float = 0.0, snapshots: int = 0,
+    boundary_muon: float = 0.0, boundary_floor: float = 0.1, snapshots: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1).
 
     Rates default to Table 13 and section 6.1. align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1,
-    of the encoder in step 1.2, and of step 1.3.
+    of the encoder in step 1.2, and of step 1.3, whose batches are not grouped: no core runs in it.
     """
     return (
         Step("1.1 align", 1, objectives.align, (Group(ENCODER, align_rate, align_muon),), align_bytes, 0.2,
@@ -141,7 +145,7 @@ def stage1(
         Step("1.2 distill", 1, objectives.distill, (Group(ENCODER, encoder_rate, encoder_muon), Group(CORE, core_rate)),
              distill_bytes, 0.01, 0.1, snapshots=snapshots),
         Step("1.3 boundary", 1, objectives.boundary, (Group(ROUTER, boundary_rate, boundary_muon),), boundary_bytes,
-             0.1, 0.1),
+             0.1, boundary_floor, grouped=False),
     )
 
 

@@ -36,14 +36,15 @@ LOG_LINES = 200  # about how many lines a run's metrics.jsonl has
 class Feed:
     """Which rows an update sees: `batch_rows` rows an update, starting `first_row` rows into the seeded order.
 
-    Rows hold equal bytes but unequal tokens, and a batch is padded to its longest: inside a window of WINDOW batches
-    rows of similar token counts go together, which saves a third of the core's work on mixed text.
+    Rows hold equal bytes but unequal tokens, and a batch is padded to its longest. So, if `grouped`, inside a window of
+    WINDOW batches rows of similar token counts go together, which saves a third of the core's work on mixed text.
     """
 
     rows: Rows
     batch_rows: int
     seed: int
     first_row: int = 0
+    grouped: bool = True
     _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def batch(self, update: int) -> Batch:
@@ -58,11 +59,11 @@ class Feed:
             rng, tokens_R = np.random.default_rng([self.seed, number]), (self.rows.token_ids >= 0).sum(1)
             shuffled, size = rng.permutation(len(self.rows)), WINDOW * self.batch_rows
             windows = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-            self._orders[number] = np.concatenate([self._grouped(w[np.argsort(tokens_R[w], kind="stable")], rng)
-                                                   for w in windows])
+            self._orders[number] = shuffled if not self.grouped else np.concatenate(
+                [self._by_tokens(w[np.argsort(tokens_R[w], kind="stable")], rng) for w in windows])
         return self._orders[number]
 
-    def _grouped(self, sorted_rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _by_tokens(self, sorted_rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Batches of neighbours in a seeded order; a last batch that is not full stays last."""
         whole = len(sorted_rows) // self.batch_rows
         batches = sorted_rows[: whole * self.batch_rows].reshape(whole, self.batch_rows)
