@@ -42,7 +42,8 @@ def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int) -> list[Run]:
                        else new_student(scale, teacher, tokenizer, seed=seed))
             student.config.stage = step.stage
             feed = Feed(rows, scale.batch_rows, seed, first_row, step.grouped)
-            train(run, step, feed, model=student, teacher=teacher, device=scale.device, save_extra=lambda folder: tokenizer.save_pretrained(folder))
+            train(run, step, feed, model=student, teacher=teacher, device=scale.device,
+                  save_extra=lambda folder: tokenizer.save_pretrained(folder))
         runs.append(run)
     return runs
 

@@ -148,7 +148,8 @@ def _announce(step: Step, model: nn.Module, updates: int, first: int) -> None:
                for name, part in model.named_children()}
     frozen = [name for name, part in model.named_children()
               if trained[name] == 0 and any(True for _ in part.parameters())]
-    groups = ", ".join(f"{'+'.join(g.parts) or 'all'} at {g.rate:g}" for g in step.groups)
+    groups = ", ".join(f"{'+'.join(part or 'all' for part in g.parts)} at {g.rate:g}"
+                       + (f", matrices by Muon at {g.muon_rate:g}" if g.muon_rate else "") for g in step.groups)
     resumed = f", resumed at {first}" if first else ""
     print(f"{step.name}: {updates} updates{resumed}; trains {groups} ({sum(trained.values()):,} parameters); "
           f"frozen: {', '.join(frozen) or 'nothing'}", flush=True)
