@@ -73,7 +73,8 @@ SCALES = {
         stage1=dict(align_bytes=300 * KB, distill_bytes=200 * KB, boundary_bytes=100 * KB, align_rate=4e-3,
                     encoder_rate=2e-3, core_rate=5e-4, align_muon=0.03, encoder_muon=0.003, boundary_muon=0.05,
                     boundary_floor=0.0, snapshots=1),
-        stage2=dict(head_bytes=150 * KB, full_bytes=150 * KB, head_rate=4e-3, outer_rate=1e-3, core_rate=3e-4),
+        stage2=dict(head_bytes=150 * KB, full_bytes=150 * KB, head_rate=4e-3, outer_rate=1e-3, core_rate=3e-4,
+                    boundary_loss=True),
         items=24, dynamics_items=24,
     ),
     "small": Scale(
@@ -87,7 +88,8 @@ SCALES = {
         stage1=dict(align_bytes=4 * MB, distill_bytes=3 * MB, boundary_bytes=9 * MB, align_rate=4e-3, encoder_rate=5e-4,
                     core_rate=2e-4, align_muon=0.03, encoder_muon=0.003, boundary_muon=0.05, boundary_floor=0.0,
                     snapshots=3),
-        stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=7e-4, core_rate=2e-4),
+        stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=1e-3, core_rate=2e-4,
+                    boundary_loss=True),
         items=500, dynamics_items=200,
     ),
     "gpu": Scale(

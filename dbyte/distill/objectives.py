@@ -77,6 +77,17 @@ def full(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
     return _next_byte(student, encoded_BLD, core_BME, chunks, prob_BL, batch)
 
 
+def full_with_boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 2.2 with Eq. 4 beside the next byte, at equal weight: the encoder moves, and the router must not lose it."""
+    encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+    prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+    chunks = _cut(prob_BL, batch)
+    core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
+    total, count = _next_byte(student, encoded_BLD, core_BME, chunks, prob_BL, batch)
+    wrong, routed = losses.boundary(prob_BL, batch.boundary_BL, losses.routed(batch.byte_ids_BL, batch.document_BL))
+    return total + wrong * count / routed.clamp(min=1), count
+
+
 def _next_byte(
     student: ByteStudent, encoded_BLD: Tensor, core_BME: Tensor, chunks: Chunks, prob_BL: Tensor, batch: Batch
 ) -> losses.Loss:
@@ -102,5 +113,8 @@ def router_chunks(student: ByteStudent, encoded_BLD: Tensor, batch: Batch) -> tu
     if not (student.config.smoothing or student.config.confidence):
         encoded_BLD = encoded_BLD.detach()
     prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
-    boundary_BL = (prob_BL >= THRESHOLD) & batch.mask_BL
-    return find_chunks(boundary_BL, batch.document_BL, batch.mask_BL), prob_BL
+    return _cut(prob_BL, batch), prob_BL
+
+
+def _cut(prob_BL: Tensor, batch: Batch) -> Chunks:
+    return find_chunks((prob_BL >= THRESHOLD) & batch.mask_BL, batch.document_BL, batch.mask_BL)

@@ -151,10 +151,15 @@ def stage1(
 
 def stage2(
     *, head_bytes: int, full_bytes: int, head_rate: float = 1e-3, outer_rate: float = 4e-5, core_rate: float = 2e-5,
+    boundary_loss: bool = False,
 ) -> tuple[Step, ...]:
-    """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13."""
+    """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13.
+
+    boundary_loss: step 2.2 also trains the router, by Eq. 4, as the authors' code does.
+    """
+    outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
     return (
         Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate),), head_bytes, 0.1, 0.1),
-        Step("2.2 full", 2, objectives.full, (Group(ENCODER + DECODER, outer_rate), Group(CORE, core_rate)), full_bytes,
-             0.01, 0.1),
+        Step("2.2 full", 2, objectives.full_with_boundary if boundary_loss else objectives.full,
+             (Group(outer, outer_rate), Group(CORE, core_rate)), full_bytes, 0.01, 0.1),
     )
