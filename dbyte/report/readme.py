@@ -16,13 +16,12 @@ SCALE = "small"
 
 def generated(*, folder: Path = RESULTS) -> str:
     """The README's results at `small` as markdown; FileNotFoundError where they were never made."""
-    main, bits, edges, times = (read_results(name, scale=SCALE, folder=folder) for name in
-                                ("main", "bits_stage1", "boundaries_stage1", "notebook_times"))
+    main, bits, edges = (read_results(name, scale=SCALE, folder=folder) for name in
+                         ("main", "bits_stage1", "boundaries_stage1"))
     stage2 = read_results("bits", scale=SCALE, folder=folder)
     facts = main.attrs["provenance"]
-    minutes = ", ".join(f"{row.notebook} {row.value / 60:.0f} min" for row in times.itertuples())
     return "\n\n".join((
-        f"Scale `{SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}: {minutes}. Accuracy in "
+        f"Scale `{SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
         f"percent ± standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and "
         "matched.",
         markdown(main_table(main)),
