@@ -50,7 +50,6 @@ def test_packed_equals_separate_forward_and_gradient(stack, lengths):
 
 
 def test_prefill_equals_step_for_rows_of_different_lengths(stack):
-    """Eighty bytes, more than attention's first slots hold."""
     hidden, length = torch.randn(3, 80, 16, dtype=torch.float64), torch.tensor([0, 2, 70])
     _, states = stack.prefill(hidden, length)
     for row, n in enumerate(length.tolist()):
@@ -62,9 +61,9 @@ def test_prefill_equals_step_for_rows_of_different_lengths(stack):
 
 
 def test_steps_from_nothing_and_rows_that_wait(stack):
-    hidden, states = torch.randn(2, 9, 16, dtype=torch.float64), stack.empty_state(2)
+    hidden, states = torch.randn(2, 70, 16, dtype=torch.float64), stack.empty_state(2)  # more than the first slots
     expected, active = stack(hidden), torch.tensor([True, False])
-    for i in range(9):
+    for i in range(70):
         for advances in (active, ~active):  # row 1 waits while row 0 advances, and the reverse
             out, fresh = stack.step(hidden[:, i], states)
             states = [old.advanced(new, advances) for old, new in zip(states, fresh, strict=True)]
