@@ -2,7 +2,6 @@
 
 import gc
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,10 +38,6 @@ def interleaved(calls: dict[str, Callable[[], object]], *, rounds: int, device: 
 def _wait(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-
-
-def median(values: list[float]) -> float:
-    return statistics.median(values)
 
 
 def matmul(device: str = "cpu", dtype: torch.dtype = torch.float32, size: int = MATMUL) -> Callable[[], object]:

@@ -14,9 +14,10 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import torch
-from measuring import MATMUL, begin, flops, interleaved, machine, matmul, median, write
+from measuring import MATMUL, begin, flops, interleaved, machine, matmul, write
 from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 

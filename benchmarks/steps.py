@@ -13,9 +13,10 @@ goes is read off a profile of the same updates.
 import argparse
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import torch
-from measuring import MATMUL, begin, flops, interleaved, machine, matmul, median, write
+from measuring import MATMUL, begin, flops, interleaved, machine, matmul, write
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 

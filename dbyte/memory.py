@@ -1,7 +1,7 @@
 """Keep freed memory for the next update instead of giving it back to the system.
 
 A training step allocates and frees the same large tensors over and over. glibc maps each anew, and the system zeroes
-every page of it at first touch: on two cores this took a fifth of a step (benchmarks/step_throughput.py).
+every page of it at first touch, which on a CPU is a visible share of a step.
 """
 
 import ctypes

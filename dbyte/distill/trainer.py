@@ -37,7 +37,7 @@ class Feed:
     """Which rows an update sees: `batch_rows` rows an update, starting `first_row` rows into the seeded order.
 
     Rows hold equal bytes but unequal tokens, and a batch is padded to its longest. So, if `grouped`, inside a window of
-    WINDOW batches rows of similar token counts go together, which saves a third of the core's work on mixed text.
+    WINDOW batches rows of similar token counts go together, which saves core work on mixed text.
     """
 
     rows: Rows
