@@ -5,6 +5,8 @@ The public names load on first use, so that `import dbyte` is quick and needs ne
 
 from importlib import import_module
 
+from dbyte.memory import ask_for_huge_pages
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -14,6 +16,9 @@ _HOMES = {
     "ssd": "dbyte.model.ssd", "generate": "dbyte.decode.generate", "losses": "dbyte.distill",
 }
 __all__ = ["__version__", *_HOMES]
+
+
+ask_for_huge_pages()
 
 
 def __getattr__(name: str):

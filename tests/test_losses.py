@@ -33,28 +33,6 @@ def test_distill_by_hand():
     assert total.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
 
 
-@pytest.mark.parametrize("rows", [1, 4, 100])
-def test_distill_in_rows_equals_the_plain_formula_in_value_and_gradient(rows):
-    torch.manual_seed(0)
-    student = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
-    head = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
-    teacher, teacher_head = torch.randn(9, 4, dtype=torch.float64), torch.randn(11, 4, dtype=torch.float64)
-    plain, count = losses.distill((student @ head.T)[None], (teacher @ teacher_head.T)[None], torch.ones(1, 9).bool())
-    expected = torch.autograd.grad(2 * plain, [student, head])
-    total, count_in_rows = losses.distill_in_rows(student, head, teacher, teacher_head, rows=rows)
-    found = torch.autograd.grad(2 * total, [student, head])
-    assert count == count_in_rows == 9
-    torch.testing.assert_close(total.float(), plain.float())
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a.float(), b.float(), rtol=1e-5, atol=1e-5)
-
-
-def test_distill_in_rows_leaves_a_frozen_head_alone():
-    student, head = torch.randn(5, 3, requires_grad=True), torch.randn(7, 3)
-    losses.distill_in_rows(student, head, torch.randn(5, 2), torch.randn(7, 2))[0].backward()
-    assert student.grad is not None and head.grad is None
-
-
 def test_boundary_by_hand_and_finite_at_the_ends():
     prob, label = torch.tensor([[0.25, 1.0, 0.0]]), torch.tensor([[True, False, False]])
     total, count = losses.boundary(prob, label, torch.tensor([[True, False, True]]))
@@ -77,13 +55,6 @@ def test_next_byte_is_uniform_at_zero_logits():
     mask[1, 2:] = False
     total, count = losses.next_byte(torch.zeros(2, 5, 512), label, mask)
     assert count == 7 and total.item() == pytest.approx(7 * math.log(512), rel=1e-6)
-
-
-def test_token_counts_only_the_masked_in():
-    logits = torch.zeros(1, 3, 4)
-    logits[0, 0, 2] = 100
-    total, count = losses.token(logits, torch.tensor([[2, 1, 1]]), torch.tensor([[True, True, False]]))
-    assert count == 2 and total.item() == pytest.approx(math.log(4))
 
 
 def test_mbp_learns_the_next_two_bytes_of_its_document(teacher, tokenizer, rows):

@@ -44,12 +44,21 @@ def test_gradients_are_those_of_the_function(inputs):
     document = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 2, 2]])
     leaves = [t[:1, :9].clone().requires_grad_() if t.dim() > 1 else t.clone().requires_grad_() for t in inputs]
     state = torch.randn(1, H, P, N, dtype=torch.float64, requires_grad=True)
+    skip = torch.randn(H, dtype=torch.float64, requires_grad=True)
 
-    def run(x, dt, A, b, c, state):
-        return ssd(
-            x, dt, A, b, c, chunk_size=4, document_BL=document, initial_state_BHPN=state, return_final_state=True)
+    def run(x, dt, A, b, c, D, state):
+        return ssd(x, dt, A, b, c, D_H=D, chunk_size=4, document_BL=document, initial_state_BHPN=state,
+                   return_final_state=True)
 
-    assert torch.autograd.gradcheck(run, (*leaves, state))
+    assert torch.autograd.gradcheck(run, (*leaves, skip, state))
+
+
+def test_the_skip_adds_D_x_and_leaves_the_state(inputs):
+    skip = torch.randn(H, dtype=torch.float64)
+    with_skip, state = ssd(*inputs, D_H=skip, chunk_size=8, return_final_state=True)
+    without, same_state = ssd(*inputs, chunk_size=8, return_final_state=True)
+    torch.testing.assert_close(with_skip, without + inputs[0] * skip[:, None])
+    assert torch.equal(state, same_state)
 
 
 def test_a_split_row_continues_from_its_state(inputs):

@@ -4,12 +4,10 @@ So a notebook that needs step 1.2 trains what is missing and loads the rest, and
 beginning.
 """
 
-from pathlib import Path
-
 import torch
 
 from dbyte.distill.data import training_rows
-from dbyte.distill.runs import Run, content_hash, file_hash
+from dbyte.distill.runs import Run, model_hash
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Feed, train
@@ -57,11 +55,3 @@ def new_student(scale: Scale, teacher, tokenizer, *, seed: int) -> ByteStudent:
     student = ByteStudent.from_teacher(teacher, config=StudentConfig(**scale.student), tokenizer=tokenizer)
     student.config.dtype = torch.float32
     return student.float()
-
-
-def model_hash(folder: Path) -> str:
-    """What identifies a model: the hash of its weights, config and tokenizer, or its hub name."""
-    if not folder.exists():
-        return str(folder)
-    files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
-    return content_hash({path.name: file_hash(path) for path in sorted(files) if path.exists()})

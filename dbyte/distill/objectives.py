@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dbyte.distill import losses
+from dbyte.distill.in_rows import distill_in_rows, token_in_rows
 from dbyte.model.chunking import Chunks, find_chunks
 from dbyte.model.core import run_core
 from dbyte.model.router import THRESHOLD
@@ -27,13 +28,23 @@ def token(model: PreTrainedModel, _: None, batch: Batch) -> losses.Loss:
     hidden_BME = run_core(model.model, embedded_BME, batch.token_document_BM)
     mask_BM = losses.has_next(batch.token_document_BM)
     next_BM = batch.token_ids_BM.roll(-1, dims=1)
-    return losses.token(model.get_output_embeddings()(hidden_BME), next_BM, mask_BM)
+    return token_in_rows(hidden_BME[mask_BM], model.get_output_embeddings().weight, next_BM[mask_BM])
 
 
 def align(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
     """Step 1.1: chunk embeddings against the teacher's static embeddings, at the teacher's boundaries (Eq. 2)."""
-    chunks = teacher_chunks(batch)
-    chunk_BME = student.chunk_embeddings(student.encode(batch.byte_ids_BL, batch.document_BL), chunks)
+    return _align(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL))
+
+
+def align_with_boundary(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 1.1 with Eq. 4 beside the distance, at equal weight: the encoder learns to carry what the router reads."""
+    encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+    prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+    return _with_boundary(_align(student, teacher, batch, encoded_BLD), prob_BL, batch)
+
+
+def _align(student: ByteStudent, teacher: PreTrainedModel, batch: Batch, encoded_BLD: Tensor) -> losses.Loss:
+    chunk_BME = student.chunk_embeddings(encoded_BLD, teacher_chunks(batch))
     with torch.no_grad():
         embedding_BME = teacher.get_input_embeddings()(batch.token_ids_BM)
     return losses.align(chunk_BME, embedding_BME, batch.token_mask_BM)
@@ -41,15 +52,37 @@ def align(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losse
 
 def distill(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
     """Step 1.2: KL(teacher || student) over the next token, at the teacher's boundaries (Eq. 3)."""
+    return _distill(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL))
+
+
+def distill_reverse(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 1.2 with KL(student || teacher), as in the authors' code."""
+    return _distill(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL), "reverse")
+
+
+def distill_js(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 1.2 with the Jensen-Shannon divergence."""
+    return _distill(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL), "js")
+
+
+def distill_with_boundary(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
+    """Step 1.2 with Eq. 4 beside the divergence, at equal weight: the encoder learns to carry what the router reads."""
+    encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+    prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+    return _with_boundary(_distill(student, teacher, batch, encoded_BLD), prob_BL, batch)
+
+
+def _distill(
+    student: ByteStudent, teacher: PreTrainedModel, batch: Batch, encoded_BLD: Tensor, divergence: str = "forward"
+) -> losses.Loss:
     chunks = teacher_chunks(batch)
-    chunk_BME = student.chunk_embeddings(student.encode(batch.byte_ids_BL, batch.document_BL), chunks)
-    student_BME = student.run_core(chunk_BME, chunks)
+    student_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
     with torch.no_grad():
         embedded_BME = teacher.get_input_embeddings()(batch.token_ids_BM)
         teacher_BME = run_core(teacher.model, embedded_BME, batch.token_document_BM)
     predicts_BM = losses.has_next(batch.token_document_BM)
-    return losses.distill_in_rows(student_BME[predicts_BM], student.token_head.weight, teacher_BME[predicts_BM],
-                                  teacher.get_output_embeddings().weight)
+    return distill_in_rows(student_BME[predicts_BM], student.token_head.weight, teacher_BME[predicts_BM],
+                           teacher.get_output_embeddings().weight, divergence=divergence)
 
 
 def boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
@@ -83,7 +116,12 @@ def full_with_boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -
     prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
     chunks = _cut(prob_BL, batch)
     core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
-    total, count = _next_byte(student, encoded_BLD, core_BME, chunks, prob_BL, batch)
+    return _with_boundary(_next_byte(student, encoded_BLD, core_BME, chunks, prob_BL, batch), prob_BL, batch)
+
+
+def _with_boundary(loss: losses.Loss, prob_BL: Tensor, batch: Batch) -> losses.Loss:
+    """A loss plus the mean of Eq. 4 against the teacher's boundaries."""
+    total, count = loss
     wrong, routed = losses.boundary(prob_BL, batch.boundary_BL, losses.routed(batch.byte_ids_BL, batch.document_BL))
     return total + wrong * count / routed.clamp(min=1), count
 

@@ -38,6 +38,14 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def model_hash(folder: Path) -> str:
+    """What identifies a model: the hash of its weights, config and tokenizer, or its hub name."""
+    if not folder.exists():
+        return str(folder)
+    files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+    return content_hash({path.name: file_hash(path) for path in sorted(files) if path.exists()})
+
+
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the whole new one."""
     atomic_write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")

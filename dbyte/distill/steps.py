@@ -132,20 +132,23 @@ def _decays(name: str, weight: nn.Parameter) -> bool:
 def stage1(
     *, align_bytes: int, distill_bytes: int, boundary_bytes: int, align_rate: float = 1e-3, encoder_rate: float = 1e-3,
     core_rate: float = 2e-5, boundary_rate: float = 1e-3, align_muon: float = 0.0, encoder_muon: float = 0.0,
-    boundary_muon: float = 0.0, boundary_floor: float = 0.1, snapshots: int = 0,
+    boundary_muon: float = 0.0, boundary_floor: float = 0.1, boundary_loss: bool = False, snapshots: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1).
 
     Rates default to Table 13 and section 6.1. align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1,
-    of the encoder in step 1.2, and of step 1.3, whose batches are not grouped: no core runs in it.
+    of the encoder in step 1.2, and of step 1.3, whose batches are not grouped: no core runs in it. boundary_loss: steps
+    1.1 and step 1.2 train the router too, by Eq. 4, at the rates of step 1.3.
     """
+    router = (Group(ROUTER, boundary_rate, boundary_muon),)
+    routed = router if boundary_loss else ()
     return (
-        Step("1.1 align", 1, objectives.align, (Group(ENCODER, align_rate, align_muon),), align_bytes, 0.2,
+        Step("1.1 align", 1, objectives.align_with_boundary if boundary_loss else objectives.align,
+             (Group(ENCODER, align_rate, align_muon), *routed), align_bytes, 0.2, snapshots=snapshots),
+        Step("1.2 distill", 1, objectives.distill_with_boundary if boundary_loss else objectives.distill,
+             (Group(ENCODER, encoder_rate, encoder_muon), Group(CORE, core_rate), *routed), distill_bytes, 0.01, 0.1,
              snapshots=snapshots),
-        Step("1.2 distill", 1, objectives.distill, (Group(ENCODER, encoder_rate, encoder_muon), Group(CORE, core_rate)),
-             distill_bytes, 0.01, 0.1, snapshots=snapshots),
-        Step("1.3 boundary", 1, objectives.boundary, (Group(ROUTER, boundary_rate, boundary_muon),), boundary_bytes,
-             0.1, boundary_floor, grouped=False),
+        Step("1.3 boundary", 1, objectives.boundary, router, boundary_bytes, 0.1, boundary_floor, grouped=False),
     )
 
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from dbyte.atomic import atomic_write
-from dbyte.distill.curriculum import model_hash
 from dbyte.distill.data import heldout_corpus
-from dbyte.distill.runs import Run, content_hash
+from dbyte.distill.runs import Run, content_hash, model_hash
 from dbyte.evaluate import minibench
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats

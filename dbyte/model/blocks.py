@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dbyte.model.attention import Attention, AttentionState
 from dbyte.model.mamba2 import Mamba2, Mamba2State
+from dbyte.model.projection import Projection, project
 
 NORM_EPS = 1e-5
 MIXERS = ("mamba2", "attention")
@@ -75,12 +76,12 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, ffn_width: int):
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * ffn_width, bias=False)
-        self.down = nn.Linear(ffn_width, width, bias=False)
+        self.gate_up = Projection(width, 2 * ffn_width)
+        self.down = Projection(ffn_width, width)
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
         # two products: gradients of two halves would have to be joined
-        gate_BLF, up_BLF = (F.linear(hidden_BLD, half) for half in self.gate_up.weight.chunk(2))
+        gate_BLF, up_BLF = (project(hidden_BLD, half) for half in self.gate_up.weight.chunk(2))
         return self.down(F.silu(gate_BLF) * up_BLF)
 
 

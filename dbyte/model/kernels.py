@@ -51,9 +51,8 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """SSD plus the skip D x: (y_BLHP, the state after the last byte BHPN); arguments as in `ssd`."""
     if backend == "torch":
-        y_BLHP, final_BHPN = ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, chunk_size=chunk_size, document_BL=document_BL,
-                                 return_final_state=True)
-        return torch.addcmul(y_BLHP, x_BLHP, D_H[:, None].to(x_BLHP.dtype)), final_BHPN
+        return ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, D_H=D_H, chunk_size=chunk_size, document_BL=document_BL,
+                   return_final_state=True)
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     return mamba_chunk_scan_combined(x_BLHP, dt_BLH, A_H, B_BLN[:, :, None], C_BLN[:, :, None], chunk_size, D=D_H,

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dbyte.model.gated_projection import gated_projection
 from dbyte.model.kernels import check_backend, convolve_silu, scan
+from dbyte.model.projection import project
 from dbyte.model.ssd import ssd_step
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -39,7 +41,7 @@ class Mamba2State:
 
 
 class GatedRMSNorm(nn.Module):
-    """Holds the weight of the norm under mamba_ssm's name; `Mamba2._out` applies it."""
+    """Holds the weight of the norm under mamba_ssm's name; `gated_projection` applies it."""
 
     def __init__(self, width: int, eps: float = 1e-5):
         super().__init__()
@@ -119,17 +121,12 @@ class Mamba2(nn.Module):
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gate, what is convolved, and dt: three products, so that backward need not join gradients of parts."""
         parts = self.in_proj.weight.split([self.inner, self.inner + 2 * self.state_size, self.heads])
-        gate, xBC, dt = (F.linear(hidden, part) for part in parts)
+        gate, xBC, dt = (project(hidden, part) for part in parts)
         wide = torch.promote_types(dt.dtype, torch.float32)
         return gate, xBC, F.softplus(dt.to(wide) + self.dt_bias.to(wide))
 
     def _out(self, hidden: Tensor, gate: Tensor) -> Tensor:
-        """out_proj(RMSNorm(hidden * silu(gate))); the norm's weight moves into the projection, its scale behind it."""
-        gated = hidden * F.silu(gate)
-        wide = torch.promote_types(gated.dtype, torch.float32)
-        square = torch.linalg.vector_norm(gated, dim=-1, keepdim=True, dtype=wide).square() / self.inner
-        scale = torch.rsqrt(square + self.norm.eps).to(gated.dtype)
-        return F.linear(gated, self.out_proj.weight * self.norm.weight) * scale
+        return gated_projection(hidden, gate, self.norm.weight, self.out_proj.weight, eps=self.norm.eps)
 
     def _mix(
         self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None

@@ -28,11 +28,12 @@ class _Scan(torch.autograd.Function):
 
     Gradients of the log decays need no product of their own. All that byte i receives is proportional to exp(a_i), all
     that byte j sends to exp(-a_j), and a chunk's final state to exp(a_last), so with X = x dt
-        d a_i = <dy_i, y_i> - <dX_i, X_i>        d a_last += <d state, state>
+        d a_i = <dy_i, y_i - D x_i> - <dX_i, X_i>        d a_last += <d state, state>
     """
 
     @staticmethod
-    def forward(ctx, x_BCQHP, dt_BCHQ, A_H, B_BCQN, C_BCQN, initial_BHPN, same_BCQQ, open_BCQ, entered_BCQ, carried_BC):
+    def forward(ctx, x_BCQHP, dt_BCHQ, A_H, B_BCQN, C_BCQN, D_H, initial_BHPN, same_BCQQ, open_BCQ, entered_BCQ,
+                carried_BC):
         B, C, Q, H, P = x_BCQHP.shape
         N = B_BCQN.shape[-1]
         decay_BCHQ = (dt_BCHQ * A_H[:, None]).cumsum(-1)  # log of the decay from the chunk's start through byte q
@@ -60,16 +61,16 @@ class _Scan(torch.autograd.Function):
         # 4. What the entering state contributes to the bytes of its own document.
         from_start_BCQH = (decay_BCHQ.exp() * entered_BCQ[:, :, None]).transpose(2, 3).contiguous()
         y_BCQHP = (C_BCQN @ state_BCHPN.view(B, C, H * P, N).transpose(-1, -2)).view(B, C, Q, H, P)
-        y_BCQHP.mul_(from_start_BCQH[..., None]).add_(y_BCHQP.transpose(2, 3))
-        ctx.save_for_backward(x_BCQHP, dt_BCHQ, A_H, B_BCQN, C_BCQN, X_BCHQP, decays_BCHQQ, scores_BCQQ, to_end_BCQH,
-                              state_BCHPN, carry_BCH, running_BHPN, from_start_BCQH, y_BCQHP)
+        y_BCQHP.mul_(from_start_BCQH[..., None]).add_(y_BCHQP.transpose(2, 3)).addcmul_(x_BCQHP, D_H[:, None])
+        ctx.save_for_backward(x_BCQHP, dt_BCHQ, A_H, B_BCQN, C_BCQN, D_H, X_BCHQP, decays_BCHQQ, scores_BCQQ,
+                              to_end_BCQH, state_BCHPN, carry_BCH, running_BHPN, from_start_BCQH, y_BCQHP)
         return y_BCQHP, running_BHPN
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy_BCQHP, dfinal_BHPN):
-        (x_BCQHP, dt_BCHQ, A_H, B_BCQN, C_BCQN, X_BCHQP, decays_BCHQQ, scores_BCQQ, to_end_BCQH, state_BCHPN, carry_BCH,
-         final_BHPN, from_start_BCQH, y_BCQHP) = ctx.saved_tensors
+        (x_BCQHP, dt_BCHQ, A_H, B_BCQN, C_BCQN, D_H, X_BCHQP, decays_BCHQQ, scores_BCQQ, to_end_BCQH, state_BCHPN,
+         carry_BCH, final_BHPN, from_start_BCQH, y_BCQHP) = ctx.saved_tensors
         B, C, Q, H, P = x_BCQHP.shape
         N, dt_BCQH = B_BCQN.shape[-1], dt_BCHQ.transpose(2, 3)
         dy_BCHQP = dy_BCQHP.transpose(2, 3).contiguous()
@@ -96,14 +97,16 @@ class _Scan(torch.autograd.Function):
 
         # Step sizes and decays.
         ddt_BCQH = torch.linalg.vecdot(dX_BCQHP, x_BCQHP)
-        da_BCQH = torch.linalg.vecdot(dy_BCQHP, y_BCQHP) - ddt_BCQH * dt_BCQH
+        skipped_BCQH = torch.linalg.vecdot(dy_BCQHP, x_BCQHP)
+        da_BCQH = torch.linalg.vecdot(dy_BCQHP, y_BCQHP) - skipped_BCQH * D_H - ddt_BCQH * dt_BCQH
         da_BCQH[:, :-1, -1] += _dot(dstate_BCHPN[:, :-1], state_BCHPN[:, 1:])
         da_BCQH[:, -1, -1] += _dot(dstate_BCHPN[:, -1], final_BHPN)
         dlog_BCQH = da_BCQH.flip(2).cumsum(2).flip(2)  # a is a running sum of dt A
         dA_H = (dlog_BCQH * dt_BCQH).sum((0, 1, 2))
         ddt_BCHQ = (ddt_BCQH + dlog_BCQH * A_H).transpose(2, 3)
-        return (dX_BCQHP.mul_(dt_BCQH[..., None]), ddt_BCHQ, dA_H, dB_BCQN, dC_BCQN, running_BHPN, None, None, None,
-                None)
+        dx_BCQHP = dX_BCQHP.mul_(dt_BCQH[..., None]).addcmul_(dy_BCQHP, D_H[:, None])
+        return (dx_BCQHP, ddt_BCHQ, dA_H, dB_BCQN, dC_BCQN, skipped_BCQH.sum((0, 1, 2)), running_BHPN, None, None,
+                None, None)
 
 
 def _dot(one_XHPN: Tensor, two_XHPN: Tensor) -> Tensor:
@@ -117,6 +120,7 @@ def ssd(
     B_BLN: Tensor,
     C_BLN: Tensor,
     *,
+    D_H: Tensor | None = None,
     chunk_size: int = 64,
     document_BL: Tensor | None = None,
     initial_state_BHPN: Tensor | None = None,
@@ -130,6 +134,7 @@ def ssd(
         dt_BLH: step sizes after softplus, >= 0; a byte with dt 0 leaves the state as it is.
         A_H: decay rates, < 0.
         B_BLN, C_BLN: input and output maps.
+        D_H: adds D x to y, past the state; None: nothing.
         chunk_size: bytes per chunk, >= 1; changes speed and memory, not the result. L need not be a multiple.
         document_BL: int; bytes of one document are contiguous and share a value; None: one document a row.
         initial_state_BHPN: the state before the first byte; belongs to `initial_document_B` (int), or to the document
@@ -145,6 +150,7 @@ def ssd(
     dtype = x_BLHP.dtype
     if dtype in HALF:
         x_BLHP, B_BLN, C_BLN = x_BLHP.float(), B_BLN.float(), C_BLN.float()
+    D_H = x_BLHP.new_zeros(H) if D_H is None else D_H.to(x_BLHP.dtype)
     dt_BLH, A_H = dt_BLH.to(x_BLHP.dtype), A_H.to(x_BLHP.dtype)
     if document_BL is None:
         document_BL = torch.zeros(B, L, dtype=torch.long, device=x_BLHP.device)
@@ -165,7 +171,7 @@ def ssd(
     with torch.autocast(x_BLHP.device.type, enabled=False):  # it would round what has just been widened
         y_BCQHP, final_BHPN = _Scan.apply(
             x_BLHP.reshape(B, C, Q, H, P), dt_BLH.view(B, C, Q, H).transpose(2, 3).contiguous(), A_H,
-            B_BLN.reshape(B, C, Q, N), C_BLN.reshape(B, C, Q, N), initial_state_BHPN,
+            B_BLN.reshape(B, C, Q, N), C_BLN.reshape(B, C, Q, N), D_H, initial_state_BHPN,
             document_BCQ[..., :, None] == document_BCQ[..., None, :], document_BCQ == open_BC[..., None],
             document_BCQ == entering_BC[..., None], open_BC == entering_BC)
     y_BLHP = y_BCQHP.reshape(B, L + pad, H, P)[:, :L].to(dtype)

@@ -1,0 +1,166 @@
+"""What lies in `runs/`: listed, shown with its lineage, verified against its checksums, pruned of what nobody needs.
+
+Nothing here trains or loads a model; a folder that another process holds is never touched.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbyte.distill.runs import SCHEMA, content_hash, damage, model_hash
+
+LEFTOVERS = ("*.tmp", "*.old", "model.damaged")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run folder as it lies on disk; `config` is None where config.json cannot be read."""
+
+    folder: Path
+    config: dict | None
+    facts: dict | None
+
+    @property
+    def name(self) -> str:
+        """The sixteen hexadecimal digits that the run is called by."""
+        return self.folder.name
+
+    @property
+    def step(self) -> str:
+        """The step's name, `?` where it is not known."""
+        return (self.config or {}).get("step", {}).get("name", "?")
+
+    @property
+    def parent(self) -> str | None:
+        """The name of the run that this one went on from."""
+        parent = (self.config or {}).get("parent")
+        return parent[:16] if parent else None
+
+    def state(self) -> str:
+        """`complete`, `running` (a process holds it), `resumable` (it has a checkpoint), `begun` or `foreign`."""
+        if self.config is None or content_hash(self.config)[:16] != self.name:
+            return "foreign"
+        if self.facts is not None:
+            return "complete"
+        if is_held(self.folder):
+            return "running"
+        return "resumable" if (self.folder / "checkpoint").exists() else "begun"
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return folder_bytes(self.folder)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def is_held(folder: Path) -> bool:
+    """True while a process holds the run's lock."""
+    lock = folder / "lock"
+    if not lock.exists():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def entries(root: Path) -> list[Entry]:
+    """Every run folder below `root`, by step and name; folders of other kinds (data, measured) are passed over."""
+    found = [Entry(folder, _json(folder / "config.json"), _json(folder / "complete.json"))
+             for folder in root.glob("*") if folder.is_dir() and _is_name(folder.name)]
+    return sorted(found, key=lambda entry: (entry.step, entry.name))
+
+
+def find(name: str, root: Path) -> Entry:
+    """The run whose name begins with `name`; ValueError where there is none, or more than one."""
+    matching = [entry for entry in entries(root) if name and entry.name.startswith(name)]
+    if len(matching) != 1:
+        what = "none does" if not matching else ", ".join(entry.name for entry in matching)
+        raise ValueError(f"one run in {root} must begin with {name!r}, but {what}: `python -m dbyte runs` lists them")
+    return matching[0]
+
+
+def lineage(entry: Entry, root: Path) -> list[Entry]:
+    """The run and the runs it came from, oldest first, as far as they are still there; the teacher's leads."""
+    everything = {other.name: other for other in entries(root)}
+    line = [entry]
+    while line[0].parent in everything:
+        line.insert(0, everything[line[0].parent])
+    teacher = (entry.config or {}).get("teacher")
+    trained = [other for other in everything.values() if isinstance(teacher, str) and other.facts is not None
+               and other.step.startswith("0 ") and model_hash(other.folder / "model") == teacher]
+    return trained + line
+
+
+def verify(entry: Entry) -> list[str]:
+    """What is wrong with a run's files, by name; nothing where all are as they were written."""
+    wrong = []
+    if entry.config is None:
+        wrong.append(f"{entry.folder / 'config.json'} cannot be read")
+    elif content_hash(entry.config)[:16] != entry.name:
+        wrong.append(f"{entry.folder / 'config.json'} does not describe this run")
+    elif entry.config.get("schema") != SCHEMA:
+        wrong.append(f"{entry.folder} has layout {entry.config.get('schema')}, this version reads {SCHEMA}")
+    sealed = [entry.folder / "model"] if entry.facts is not None else []
+    sealed += [path for path in (entry.folder / "checkpoint", *entry.folder.glob("snapshots/*")) if path.exists()]
+    return wrong + [found for folder in sealed if (found := damage(folder))]
+
+
+def leftovers(root: Path) -> list[Path]:
+    """What killed processes left behind: temporary and replaced folders of runs that nobody holds."""
+    inside = [path for entry in entries(root) if not is_held(entry.folder)
+              for pattern in LEFTOVERS for below in ("", "snapshots/") for path in entry.folder.glob(below + pattern)
+              if not (path.name == "checkpoint.old" and damage(entry.folder / "checkpoint"))]
+    return sorted(inside + list(root.glob("*.removed.tmp")))
+
+
+def unused(root: Path, results: Path) -> list[Entry]:
+    """Runs that no file in results/ names and that no such run came from; runs that are held stay."""
+    cited = {_json(path).get("config_hash") for path in results.glob("*/*.json") if _json(path)}
+    needed = {relative.name for entry in entries(root) if entry.name in cited for relative in lineage(entry, root)}
+    return [entry for entry in entries(root) if entry.name not in needed and not is_held(entry.folder)]
+
+
+def descendants(entry: Entry, root: Path) -> list[Entry]:
+    """The run and all that went on from it, children last."""
+    found, names = [entry], {entry.name}
+    while more := [other for other in entries(root) if other.parent in names and other.name not in names]:
+        found += more
+        names |= {other.name for other in more}
+    return found
+
+
+def remove(folders: Iterable[Path]) -> int:
+    """Remove folders, each first renamed so that a half-removed one is not taken for a run; returns the bytes freed.
+
+    Raises:
+        BlockingIOError: if a process holds one of them; what came before it is gone, nothing after it is touched.
+    """
+    freed = 0
+    for folder in folders:
+        if is_held(folder):
+            raise BlockingIOError(f"another process works on run {folder}: wait for it, or stop it")
+        freed += folder_bytes(folder)
+        if not folder.name.endswith(".tmp"):
+            folder = folder.rename(folder.with_name(folder.name + ".removed.tmp"))
+        shutil.rmtree(folder)
+    return freed
+
+
+def _is_name(name: str) -> bool:
+    return len(name) == 16 and set(name) <= set("0123456789abcdef")
+
+
+def _json(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

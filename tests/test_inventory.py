@@ -1,0 +1,107 @@
+"""`python -m dbyte runs`: what is listed, shown, verified and pruned is what lies on disk."""
+
+import json
+
+import pytest
+
+from dbyte.__main__ import main
+from dbyte.distill import inventory
+from dbyte.distill.runs import Run
+from dbyte.report import ledger
+
+
+def finished(root, name: str, parent: Run | None = None) -> Run:
+    run = Run({"step": {"name": name}}, parent=parent, root=root)
+    with run.locked():
+        run.complete(lambda folder: (folder / "weights").write_text(name),
+                     facts={"train_bytes": 2_000_000, "seconds": 60})
+    return run
+
+
+@pytest.fixture
+def family(tmp_path):
+    """A parent, its child, and a stranger."""
+    parent = finished(tmp_path, "1.1 align")
+    return tmp_path, parent, finished(tmp_path, "1.2 distill", parent), finished(tmp_path, "9 other")
+
+
+def test_every_run_is_listed_with_state_step_and_parent(family):
+    root, parent, child, _ = family
+    begun = Run({"step": {"name": "1.3 boundary"}}, parent=child, root=root)
+    with begun.locked():
+        held = ledger.listing(inventory.entries(root))
+    assert [line.split()[1] for line in held.splitlines()[1:]] == ["complete", "complete", "running", "complete"]
+    lines = ledger.listing(inventory.entries(root)).splitlines()
+    assert "1.1 align" in lines[1] and "2.0" in lines[1] and "1.0" in lines[1]
+    assert lines[2].endswith(parent.hash[:16])
+    assert lines[3].split()[1] == "begun"
+
+
+def test_a_run_is_found_by_its_first_digits_and_shown_with_its_lineage(family):
+    root, parent, child, _ = family
+    entry = inventory.find(child.hash[:7], root)
+    assert [one.name for one in inventory.lineage(entry, root)] == [parent.hash[:16], child.hash[:16]]
+    assert child.hash[:16] in ledger.description(entry, root) and "train_bytes" in ledger.description(entry, root)
+    with pytest.raises(ValueError, match="none does"):
+        inventory.find("zz", root)
+    with pytest.raises(ValueError, match="must begin with ''"):
+        inventory.find("", root)
+
+
+def test_verify_names_a_damaged_file_a_missing_one_and_a_foreign_folder(family):
+    root, parent, child, other = family
+    assert [inventory.verify(entry) for entry in inventory.entries(root)] == [[], [], []]
+    (parent.model_folder / "weights").write_text("tampered")
+    (child.model_folder / "weights").unlink()
+    config = json.loads((other.folder / "config.json").read_text())
+    (other.folder / "config.json").write_text(json.dumps(config | {"seed": 7}))
+    wrong = [inventory.verify(entry) for entry in inventory.entries(root)]
+    assert [len(lines) for lines in wrong] == [1, 1, 1]
+    assert "weights is damaged" in wrong[0][0] and "weights is missing" in wrong[1][0]
+    assert "does not describe this run" in wrong[2][0]
+    assert inventory.find(other.hash[:16], root).state() == "foreign"
+
+
+def test_unused_runs_are_those_that_no_result_comes_from(family, tmp_path):
+    root, parent, child, other = family
+    results = tmp_path / "results"
+    (results / "small").mkdir(parents=True)
+    (results / "small" / "stage1.json").write_text(json.dumps({"config_hash": child.hash[:16]}))
+    assert [entry.name for entry in inventory.unused(root, results)] == [other.hash[:16]]
+    assert [entry.name for entry in inventory.descendants(inventory.find(parent.hash[:16], root), root)] == [
+        parent.hash[:16], child.hash[:16]]
+
+
+def test_pruning_removes_what_it_said_and_never_a_held_run(family):
+    root, parent, child, other = family
+    (child.folder / "model.123.tmp").mkdir()
+    (child.folder / "model.123.tmp" / "half").write_text("half")
+    assert inventory.leftovers(root) == [child.folder / "model.123.tmp"]
+    with child.locked():
+        assert inventory.leftovers(root) == []
+        with pytest.raises(BlockingIOError, match="another process"):
+            inventory.remove([child.folder])
+    assert inventory.remove([child.folder / "model.123.tmp", other.folder]) > 4
+    assert [entry.name for entry in inventory.entries(root)] == [parent.hash[:16], child.hash[:16]]
+    assert child.is_complete()
+
+
+def test_the_only_whole_checkpoint_is_no_leftover(tmp_path):
+    run = Run({"step": {"name": "1.1 align"}}, root=tmp_path)
+    with run.locked():
+        pass
+    (run.folder / "checkpoint.old").mkdir()
+    assert inventory.leftovers(tmp_path) == []
+
+
+def test_the_command_lists_verifies_and_only_prunes_when_told(family, monkeypatch, capsys):
+    root, parent, _, other = family
+    monkeypatch.setattr("dbyte.paths.RUNS", root)
+    assert main(["runs"]) == 0 and parent.hash[:16] in capsys.readouterr().out
+    assert main(["runs", "prune", "--run", other.hash[:9]]) == 0
+    assert "nothing was removed" in capsys.readouterr().out and other.folder.exists()
+    assert main(["runs", "prune", "--run", other.hash[:9], "--yes"]) == 0 and not other.folder.exists()
+    assert main(["runs", "verify"]) == 0
+    (parent.model_folder / "weights").write_text("tampered")
+    capsys.readouterr()
+    assert main(["runs", "verify"]) == 1 and "is damaged" in capsys.readouterr().out
