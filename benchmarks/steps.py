@@ -23,9 +23,10 @@ from transformers import AutoModelForCausalLM
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, new_student
 from dbyte.distill.data import training_rows
+from dbyte.distill.feed import Feed
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.trainer import Feed, train_on
+from dbyte.distill.trainer import Trainee, train_on
 from dbyte.model.cores import core_config
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
@@ -83,11 +84,11 @@ def made_up(rows: int, row_bytes: int, vocabulary: int) -> Batch:
 
 def updates(step: Step, student: ByteStudent, teacher: torch.nn.Module, batches: list[Batch]):
     """A call that makes one update a batch; the rate is next to nothing, so that rounds stay alike."""
-    optimisers = step.optimisers(student)
+    optimisers, trainee = step.optimisers(student), Trainee(student, teacher, step.objective)
 
     def call() -> None:
         for batch in batches:
-            train_on(batch, step, 1e-6, student, teacher, optimisers, 0)
+            train_on(batch, step, 1e-6, trainee, optimisers)
 
     return call
 

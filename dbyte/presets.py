@@ -38,7 +38,7 @@ class Scale:
     teacher: sizes of one trained here, or the folder or hub name of any Llama, Qwen3 or OLMo2 model.
     corpora: (name, bytes of training text), mixed; heldout_bytes: held-out text per corpus for bits per byte.
     row_bytes, batch_rows: bytes per row, rows per update. student: StudentConfig's arguments.
-    stage1, stage2: arguments of the functions of that name in distill/steps.py.
+    stage1, stage2: arguments of the functions of that name in distill/steps.py. precision: "fp32", or "bf16" autocast.
     items: MiniBench items per column; dynamics_items: the same for the many models of Figure 2.
     """
 
@@ -54,6 +54,7 @@ class Scale:
     items: int
     dynamics_items: int
     device: str = "cpu"
+    precision: str = "fp32"
     notes: str = field(default="", compare=False)
 
 
@@ -72,7 +73,7 @@ SCALES = {
                      router_ffn_width=128),
         stage1=dict(align_bytes=300 * KB, distill_bytes=200 * KB, boundary_bytes=100 * KB, align_rate=4e-3,
                     encoder_rate=2e-3, core_rate=5e-4, align_muon=0.03, encoder_muon=0.003, boundary_muon=0.05,
-                    boundary_floor=0.0, snapshots=1),
+                    boundary_floor=0.0, boundary_loss=True, snapshots=1),
         stage2=dict(head_bytes=150 * KB, full_bytes=150 * KB, head_rate=4e-3, outer_rate=1e-3, core_rate=3e-4,
                     boundary_loss=True),
         items=24, dynamics_items=24,
@@ -80,14 +81,14 @@ SCALES = {
     "small": Scale(
         name="small",
         teacher=TeacherShape(
-            vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=16 * MB, rate=5e-3,
+            vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=14 * MB, rate=5e-3,
             tokenizer_corpora=("world",)),
         corpora=(("world", 8 * MB), ("pydocs", 5 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64,
                      router_ffn_width=512),
-        stage1=dict(align_bytes=4 * MB, distill_bytes=3 * MB, boundary_bytes=9 * MB, align_rate=4e-3, encoder_rate=5e-4,
+        stage1=dict(align_bytes=4 * MB, distill_bytes=3 * MB, boundary_bytes=6 * MB, align_rate=4e-3, encoder_rate=5e-4,
                     core_rate=2e-4, align_muon=0.03, encoder_muon=0.003, boundary_muon=0.05, boundary_floor=0.0,
-                    snapshots=3),
+                    boundary_loss=True, snapshots=3),
         stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=1e-3, core_rate=2e-4,
                     boundary_loss=True),
         items=500, dynamics_items=200,
@@ -98,6 +99,7 @@ SCALES = {
         student=PAPER_SIZES,
         stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
         stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500, device="cuda",
+        precision="bf16",
     ),
     "paper": Scale(
         name="paper", teacher="meta-llama/Llama-3.2-3B",
@@ -105,6 +107,7 @@ SCALES = {
         student=PAPER_SIZES,
         stage1=dict(align_bytes=10 * GB, distill_bytes=10 * GB, boundary_bytes=10 * GB, encoder_rate=2e-5, snapshots=8),
         stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000, device="cuda",
+        precision="bf16",
     ),
 }
 

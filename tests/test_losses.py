@@ -59,7 +59,7 @@ def test_next_byte_is_uniform_at_zero_logits():
 
 def test_mbp_learns_the_next_two_bytes_of_its_document(teacher, tokenizer, rows):
     student, batch = make_student(teacher, tokenizer, decoding="mbp"), rows.batch(range(len(rows)))
-    total, count = objectives.full(student, None, batch)
+    found = objectives.full(student, None, batch)
     out = student(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL)
     nats = {1: [], 2: []}
     for ahead, logits in ((1, out.byte_logits), (2, out.second_logits)):
@@ -68,4 +68,4 @@ def test_mbp_learns_the_next_two_bytes_of_its_document(teacher, tokenizer, rows)
             if later < batch.mask_BL.shape[1] and batch.document_BL[row, later] == batch.document_BL[row, i]:
                 nats[ahead].append(-logits[row, i].log_softmax(-1)[batch.byte_ids_BL[row, later]])
     expected = sum(torch.stack(each).mean() for each in nats.values())
-    torch.testing.assert_close(total / count, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -13,9 +13,10 @@ from conftest import make_student
 from safetensors.torch import load_file
 
 from dbyte.distill import objectives, trainer
+from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run, content_hash, damage, written_whole
 from dbyte.distill.steps import Group, Step, stage1, stage2
-from dbyte.distill.trainer import Feed, snapshot_updates, train
+from dbyte.distill.trainer import snapshot_updates, train
 
 BUDGET = 6 * 2 * 160  # six updates of two rows
 STEPS = (stage1(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET)
@@ -62,11 +63,11 @@ def test_resume_equals_a_straight_run(step, stop_after, student, teacher, tokeni
     train(straight, step, feed, model=student, teacher=teacher)
     written, update = [], trainer.train_on
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         if len(written) == stop_after:
             raise Killed
         written.append(None)
-        return update(*arguments)
+        return update(*arguments, **options)
 
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(trainer, "train_on", counted)
@@ -118,12 +119,13 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
 def test_sigkill_leaves_a_run_that_resumes(tmp_path):
     script = (
         "import sys; sys.path.insert(0, sys.argv[2]); import conftest, time, pathlib\n"
-        "from dbyte.distill import trainer; from test_training import STEPS; from dbyte.distill.runs import Run\n"
+        "from dbyte.distill import trainer; from dbyte.distill.feed import Feed; from dbyte.distill.runs import Run\n"
+        "from test_training import STEPS\n"
         "from dbyte.text.packing import Rows\n"
         "trainer.CHECKPOINT_SECONDS = 0.0; slow = trainer.train_on\n"
-        "trainer.train_on = lambda *a: (time.sleep(0.2 * (sys.argv[3] == 'slow')), slow(*a))[1]\n"
+        "trainer.train_on = lambda *a, **k: (time.sleep(0.2 * (sys.argv[3] == 'slow')), slow(*a, **k))[1]\n"
         "root = pathlib.Path(sys.argv[1]); teacher = conftest.make_teacher()\n"
-        "trainer.train(Run({}, root=root), STEPS[0], trainer.Feed(Rows.load(root / 'rows.safetensors'), 2, 0),\n"
+        "trainer.train(Run({}, root=root), STEPS[0], Feed(Rows.load(root / 'rows.safetensors'), 2, 0),\n"
         "              model=conftest.make_student(conftest.make_teacher()), teacher=teacher)\n")
     from conftest import TEXTS
 
@@ -212,9 +214,9 @@ def test_the_boundary_loss_of_step_2_2_is_added_at_equal_weight(student, teacher
     batch = feed.batch(0)
     whole, plain, boundary = (objectives.__dict__[name](student, teacher, batch)
                               for name in ("full_with_boundary", "full", "boundary"))
-    torch.testing.assert_close(whole[0] / whole[1], plain[0] / plain[1] + boundary[0] / boundary[1])
+    torch.testing.assert_close(whole, plain + boundary)
     step = stage2(head_bytes=1, full_bytes=1, boundary_loss=True)[1]
     step.optimisers(student)
     assert all(weight.requires_grad for weight in student.router.parameters())
-    (whole[0] / whole[1]).backward()
+    whole.backward()
     assert all(weight.grad.abs().sum() > 0 for weight in student.router.parameters())

@@ -7,10 +7,11 @@ beginning.
 import torch
 
 from dbyte.distill.data import training_rows
+from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run, model_hash
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.trainer import Feed, train
+from dbyte.distill.trainer import Launch, train
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Scale
@@ -22,26 +23,30 @@ def curriculum(scale: Scale) -> tuple[Step, ...]:
     return stage1(**scale.stage1) + stage2(**scale.stage2)
 
 
-def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int) -> list[Run]:
+def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launch | None = None) -> list[Run]:
     """Train a student through `steps`, reusing every run that is complete; returns one complete run per step."""
-    folder = teacher_run(scale, seed=seed)
-    teacher, tokenizer = load_teacher(folder, device=scale.device)
-    rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
+    launch = launch or Launch()
+    folder = teacher_run(scale, seed=seed, launch=launch)
+    device = launch.processes.device if launch.processes.count > 1 else scale.device
+    teacher, tokenizer = load_teacher(folder, device=device)
+    with launch.processes.first_goes_first():
+        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
     resolved = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
                 if name not in ("transformers_version", "dbyte_version")}
     runs: list[Run] = []
     for step in steps:
         parent = runs[-1] if runs else None
         run = Run({"step": step.describe(), "student": resolved, "teacher": model_hash(folder),
-                   "data": rows.hash, "batch_rows": scale.batch_rows, "seed": seed}, parent=parent)
+                   "data": rows.hash, "batch_rows": scale.batch_rows, "precision": scale.precision, "seed": seed},
+                  parent=parent)
         if not run.is_complete():
             first_row = parent.facts()["next_row"] if parent else 0
             student = (ByteStudent.from_pretrained(parent.model_folder) if parent
                        else new_student(scale, teacher, tokenizer, seed=seed))
             student.config.stage = step.stage
             feed = Feed(rows, scale.batch_rows, seed, first_row, step.grouped)
-            train(run, step, feed, model=student, teacher=teacher, device=scale.device,
-                  save_extra=lambda folder: tokenizer.save_pretrained(folder))
+            train(run, step, feed, model=student, teacher=teacher, device=device, precision=scale.precision,
+                  launch=launch, save_extra=lambda folder: tokenizer.save_pretrained(folder))
         runs.append(run)
     return runs
 

@@ -1,10 +1,13 @@
 """What one batch contributes to each step's loss: the model's parts that the step needs, and no others.
 
-An objective is a function (model, teacher, batch) -> (sum, count). Frozen parts run without a graph, and parts that
-the loss does not reach do not run: step 1.1 needs no core, step 1.3 neither core nor head.
+A loss is a sum of means, and what each mean is divided by depends on the batch alone. So an objective gives sums and
+counts apart: the counts of all micro-batches and processes are known before the first of them runs, and a mean is
+never a mean of means. Frozen parts run without a graph, and parts that the loss does not reach do not run: step 1.1
+needs no core, step 1.3 neither core nor head.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,62 +22,102 @@ from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Batch
 
-Objective = Callable[[nn.Module, PreTrainedModel | None, Batch], losses.Loss]
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step minimises: the sum over its terms of (summed loss / count).
+
+    sums: (model, teacher, batch) to one fp32 scalar a term. counts: (model, batch) to one int64 scalar a term, without
+    running the model.
+    """
+
+    name: str
+    sums: Callable[[nn.Module, PreTrainedModel | None, Batch], tuple[Tensor, ...]]
+    counts: Callable[[nn.Module, Batch], tuple[Tensor, ...]]
+
+    def __call__(self, model: nn.Module, teacher: PreTrainedModel | None, batch: Batch) -> Tensor:
+        """The loss of one batch by itself."""
+        return mean(self.sums(model, teacher, batch), self.counts(model, batch))
 
 
-def token(model: PreTrainedModel, _: None, batch: Batch) -> losses.Loss:
-    """Next-token cross-entropy: how the small teachers are trained."""
+def mean(sums: tuple[Tensor, ...], counts: tuple[Tensor, ...]) -> Tensor:
+    """The sum of sum / count over terms; a term without positions is zero."""
+    return sum(total / count.clamp(min=1) for total, count in zip(sums, counts, strict=True))
+
+
+# -- what the means are over ------------------------------------------------------------------------------------------
+
+
+def _tokens(_: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    return (batch.token_mask_BM.sum(),)
+
+
+def _predicted_tokens(_: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    return (losses.has_next(batch.token_document_BM).sum(),)
+
+
+def _routed_bytes(_: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    return (losses.routed(batch.byte_ids_BL, batch.document_BL).sum(),)
+
+
+def _predicted_bytes(student: ByteStudent, batch: Batch) -> tuple[Tensor, ...]:
+    first = losses.has_next(batch.document_BL).sum()
+    return (first,) if student.second_head is None else (first, _has_two(batch).sum())
+
+
+def _both(one: Callable, two: Callable) -> Callable[[nn.Module, Batch], tuple[Tensor, ...]]:
+    return lambda model, batch: (*one(model, batch), *two(model, batch))
+
+
+def _has_two(batch: Batch) -> Tensor:
+    """True for the bytes that two more bytes of their document follow."""
+    has_next_BL = losses.has_next(batch.document_BL)
+    return has_next_BL & F.pad(has_next_BL[:, 1:], (0, 1))
+
+
+# -- the sums ---------------------------------------------------------------------------------------------------------
+
+
+def _token(model: PreTrainedModel, _: None, batch: Batch) -> tuple[Tensor, ...]:
     embedded_BME = model.get_input_embeddings()(batch.token_ids_BM)
     hidden_BME = run_core(model.model, embedded_BME, batch.token_document_BM)
     mask_BM = losses.has_next(batch.token_document_BM)
     next_BM = batch.token_ids_BM.roll(-1, dims=1)
-    return token_in_rows(hidden_BME[mask_BM], model.get_output_embeddings().weight, next_BM[mask_BM])
+    return token_in_rows(hidden_BME[mask_BM], model.get_output_embeddings().weight, next_BM[mask_BM])[:1]
 
 
-def align(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 1.1: chunk embeddings against the teacher's static embeddings, at the teacher's boundaries (Eq. 2)."""
-    return _align(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL))
+def _align(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
+    return (_distance(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL)),)
 
 
-def align_with_boundary(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 1.1 with Eq. 4 beside the distance, at equal weight: the encoder learns to carry what the router reads."""
+def _align_with_boundary(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
-    prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
-    return _with_boundary(_align(student, teacher, batch, encoded_BLD), prob_BL, batch)
+    return _distance(student, teacher, batch, encoded_BLD), _wrong_cuts(_route(student, encoded_BLD, batch), batch)
 
 
-def _align(student: ByteStudent, teacher: PreTrainedModel, batch: Batch, encoded_BLD: Tensor) -> losses.Loss:
+def _distance(student: ByteStudent, teacher: PreTrainedModel, batch: Batch, encoded_BLD: Tensor) -> Tensor:
     chunk_BME = student.chunk_embeddings(encoded_BLD, teacher_chunks(batch))
     with torch.no_grad():
         embedding_BME = teacher.get_input_embeddings()(batch.token_ids_BM)
-    return losses.align(chunk_BME, embedding_BME, batch.token_mask_BM)
+    return losses.align(chunk_BME, embedding_BME, batch.token_mask_BM)[0]
 
 
-def distill(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 1.2: KL(teacher || student) over the next token, at the teacher's boundaries (Eq. 3)."""
-    return _distill(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL))
+def _distill(divergence: str) -> Callable[[ByteStudent, PreTrainedModel, Batch], tuple[Tensor, ...]]:
+    def sums(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
+        return (_divergence(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL), divergence),)
+
+    return sums
 
 
-def distill_reverse(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 1.2 with KL(student || teacher), as in the authors' code."""
-    return _distill(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL), "reverse")
-
-
-def distill_js(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 1.2 with the Jensen-Shannon divergence."""
-    return _distill(student, teacher, batch, student.encode(batch.byte_ids_BL, batch.document_BL), "js")
-
-
-def distill_with_boundary(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 1.2 with Eq. 4 beside the divergence, at equal weight: the encoder learns to carry what the router reads."""
+def _distill_with_boundary(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
-    prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
-    return _with_boundary(_distill(student, teacher, batch, encoded_BLD), prob_BL, batch)
+    return (_divergence(student, teacher, batch, encoded_BLD, "forward"),
+            _wrong_cuts(_route(student, encoded_BLD, batch), batch))
 
 
-def _distill(
-    student: ByteStudent, teacher: PreTrainedModel, batch: Batch, encoded_BLD: Tensor, divergence: str = "forward"
-) -> losses.Loss:
+def _divergence(
+    student: ByteStudent, teacher: PreTrainedModel, batch: Batch, encoded_BLD: Tensor, divergence: str
+) -> Tensor:
     chunks = teacher_chunks(batch)
     student_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
     with torch.no_grad():
@@ -82,63 +125,59 @@ def _distill(
         teacher_BME = run_core(teacher.model, embedded_BME, batch.token_document_BM)
     predicts_BM = losses.has_next(batch.token_document_BM)
     return distill_in_rows(student_BME[predicts_BM], student.token_head.weight, teacher_BME[predicts_BM],
-                           teacher.get_output_embeddings().weight, divergence=divergence)
+                           teacher.get_output_embeddings().weight, divergence=divergence)[0]
 
 
-def boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 1.3: the router against the teacher's boundaries, on a frozen encoder (Eq. 4)."""
+def _boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
     with torch.no_grad():
         encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
-    prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
-    return losses.boundary(prob_BL, batch.boundary_BL, losses.routed(batch.byte_ids_BL, batch.document_BL))
+    return (_wrong_cuts(_route(student, encoded_BLD, batch), batch),)
 
 
-def head(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 2.1: next byte, with encoder, router and core frozen (section 4.2.2)."""
+def _route(student: ByteStudent, encoded_BLD: Tensor, batch: Batch) -> Tensor:
+    return student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+
+
+def _wrong_cuts(prob_BL: Tensor, batch: Batch) -> Tensor:
+    """Eq. 4 against the teacher's boundaries."""
+    return losses.boundary(prob_BL, batch.boundary_BL, losses.routed(batch.byte_ids_BL, batch.document_BL))[0]
+
+
+def _head(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
     with torch.no_grad():
         encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
         chunks, prob_BL = router_chunks(student, encoded_BLD, batch)
         core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
-    return _next_byte(student, encoded_BLD, core_BME, chunks, prob_BL, batch)
+    return _next_bytes(student, encoded_BLD, core_BME, chunks, prob_BL, batch)
 
 
-def full(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 2.2: next byte, through everything (section 4.2.2)."""
+def _full(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
     encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
     chunks, prob_BL = router_chunks(student, encoded_BLD, batch)
     core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
-    return _next_byte(student, encoded_BLD, core_BME, chunks, prob_BL, batch)
+    return _next_bytes(student, encoded_BLD, core_BME, chunks, prob_BL, batch)
 
 
-def full_with_boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> losses.Loss:
-    """Step 2.2 with Eq. 4 beside the next byte, at equal weight: the encoder moves, and the router must not lose it."""
+def _full_with_boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
     encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
-    prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+    prob_BL = _route(student, encoded_BLD, batch)
     chunks = _cut(prob_BL, batch)
     core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
-    return _with_boundary(_next_byte(student, encoded_BLD, core_BME, chunks, prob_BL, batch), prob_BL, batch)
+    return (*_next_bytes(student, encoded_BLD, core_BME, chunks, prob_BL, batch), _wrong_cuts(prob_BL, batch))
 
 
-def _with_boundary(loss: losses.Loss, prob_BL: Tensor, batch: Batch) -> losses.Loss:
-    """A loss plus the mean of Eq. 4 against the teacher's boundaries."""
-    total, count = loss
-    wrong, routed = losses.boundary(prob_BL, batch.boundary_BL, losses.routed(batch.byte_ids_BL, batch.document_BL))
-    return total + wrong * count / routed.clamp(min=1), count
-
-
-def _next_byte(
+def _next_bytes(
     student: ByteStudent, encoded_BLD: Tensor, core_BME: Tensor, chunks: Chunks, prob_BL: Tensor, batch: Batch
-) -> losses.Loss:
-    """JBP: the joint symbol, whose flags are the boundaries that chunked the row. MBP: the next two bytes, summed."""
+) -> tuple[Tensor, ...]:
+    """JBP: the joint symbol, whose flags are the boundaries that chunked the row. MBP: the next two bytes."""
     decoded_BLD = student.decode(core_BME, encoded_BLD, chunks, batch.document_BL, prob_BL)
     has_next_BL = losses.has_next(batch.document_BL)
     if student.second_head is None:
         labels_BL = losses.joint_labels(batch.byte_ids_BL, chunks.boundary_BL)
-        return losses.next_byte(student.byte_head(decoded_BLD), labels_BL, has_next_BL)
-    first, count = losses.next_byte(student.byte_head(decoded_BLD), batch.byte_ids_BL.roll(-1, 1), has_next_BL)
-    second, seconds = losses.next_byte(student.second_head(decoded_BLD), batch.byte_ids_BL.roll(-2, 1),
-                                       has_next_BL & F.pad(has_next_BL[:, 1:], (0, 1)))
-    return first + second * count / seconds.clamp(min=1), count
+        return losses.next_byte(student.byte_head(decoded_BLD), labels_BL, has_next_BL)[:1]
+    first, _ = losses.next_byte(student.byte_head(decoded_BLD), batch.byte_ids_BL.roll(-1, 1), has_next_BL)
+    second, _ = losses.next_byte(student.second_head(decoded_BLD), batch.byte_ids_BL.roll(-2, 1), _has_two(batch))
+    return first, second
 
 
 def teacher_chunks(batch: Batch) -> Chunks:
@@ -156,3 +195,30 @@ def router_chunks(student: ByteStudent, encoded_BLD: Tensor, batch: Batch) -> tu
 
 def _cut(prob_BL: Tensor, batch: Batch) -> Chunks:
     return find_chunks((prob_BL >= THRESHOLD) & batch.mask_BL, batch.document_BL, batch.mask_BL)
+
+
+# -- the objectives ---------------------------------------------------------------------------------------------------
+
+token = Objective("token", _token, _predicted_tokens)
+"""Next-token cross-entropy: how the small teachers are trained."""
+align = Objective("align", _align, _tokens)
+"""Step 1.1: chunk embeddings against the teacher's static embeddings, at the teacher's boundaries (Eq. 2)."""
+align_with_boundary = Objective("align_with_boundary", _align_with_boundary, _both(_tokens, _routed_bytes))
+"""Step 1.1 with Eq. 4 beside the distance, at equal weight: the encoder learns to carry what the router reads."""
+distill = Objective("distill", _distill("forward"), _predicted_tokens)
+"""Step 1.2: KL(teacher || student) over the next token, at the teacher's boundaries (Eq. 3)."""
+distill_reverse = Objective("distill_reverse", _distill("reverse"), _predicted_tokens)
+"""Step 1.2 with KL(student || teacher), as in the authors' code."""
+distill_js = Objective("distill_js", _distill("js"), _predicted_tokens)
+"""Step 1.2 with the Jensen-Shannon divergence."""
+distill_with_boundary = Objective(
+    "distill_with_boundary", _distill_with_boundary, _both(_predicted_tokens, _routed_bytes))
+"""Step 1.2 with Eq. 4 beside the divergence, at equal weight."""
+boundary = Objective("boundary", _boundary, _routed_bytes)
+"""Step 1.3: the router against the teacher's boundaries, on a frozen encoder (Eq. 4)."""
+head = Objective("head", _head, _predicted_bytes)
+"""Step 2.1: next byte, with encoder, router and core frozen (section 4.2.2)."""
+full = Objective("full", _full, _predicted_bytes)
+"""Step 2.2: next byte, through everything (section 4.2.2)."""
+full_with_boundary = Objective("full_with_boundary", _full_with_boundary, _both(_predicted_bytes, _routed_bytes))
+"""Step 2.2 with Eq. 4 beside the next byte, at equal weight: the encoder moves, and the router must not lose it."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from dbyte.atomic import atomic_write
 from dbyte.paths import RUNS
 
-SCHEMA = 2  # raise it when old runs must not be taken for new ones
+SCHEMA = 3  # raise it when old runs must not be taken for new ones
 
 
 def content_hash(value: object) -> str:

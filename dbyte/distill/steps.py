@@ -70,11 +70,9 @@ class Step:
 
     def describe(self) -> dict:
         """The step as plain JSON data: what its run is addressed by."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__
-                  if name not in ("objective", "groups", "grouped")}
-        fields |= {} if self.grouped else {"grouped": False}  # the default is left out, as runs had it before it was
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
-        return fields | {"objective": self.objective.__name__, "groups": groups, "betas": list(self.betas),
+        return fields | {"objective": self.objective.name, "groups": groups, "betas": list(self.betas),
                          "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
 
     def rate_at(self, update: int, updates: int) -> float:
@@ -85,16 +83,21 @@ class Step:
         progress = (update - rising) / max(updates - rising, 1)
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * progress)) / 2
 
-    def optimisers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
-        """Freeze the model, thaw the step's parts, and return their optimisers.
+    def thaw(self, model: nn.Module) -> list[dict[str, nn.Parameter]]:
+        """Freeze the model but for the step's parts; returns the parameters of each group by name.
 
-        Each parameter group knows its `peak` rate. Norms, biases and embeddings do not decay. Raises ValueError if a
-        group names no parameter of the model.
+        Raises ValueError if a group names no parameter of the model.
         """
         model.requires_grad_(False)
+        return [self._thaw(group, model) for group in self.groups]
+
+    def optimisers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """Thaw the step's parts, and return their optimisers; raises as `thaw`.
+
+        Each parameter group knows its `peak` rate. Norms, biases and embeddings do not decay.
+        """
         adamw, muon = [], []
-        for group in self.groups:
-            chosen = self._thaw(group, model)
+        for group, chosen in zip(self.groups, self.thaw(model), strict=True):
             matrices = {name for name, weight in chosen.items()
                         if group.muon_rate and _decays(name, weight) and weight.ndim == 2}
             for decays in (True, False):
@@ -129,23 +132,31 @@ def _decays(name: str, weight: nn.Parameter) -> bool:
     return weight.ndim > 1 and not name.endswith(NO_DECAY)
 
 
+DIVERGENCES = {"forward": objectives.distill, "reverse": objectives.distill_reverse, "js": objectives.distill_js}
+
+
 def stage1(
-    *, align_bytes: int, distill_bytes: int, boundary_bytes: int, align_rate: float = 1e-3, encoder_rate: float = 1e-3,
-    core_rate: float = 2e-5, boundary_rate: float = 1e-3, align_muon: float = 0.0, encoder_muon: float = 0.0,
-    boundary_muon: float = 0.0, boundary_floor: float = 0.1, boundary_loss: bool = False, snapshots: int = 0,
+    *, align_bytes: int, distill_bytes: int, boundary_bytes: int, divergence: str = "forward", align_rate: float = 1e-3,
+    encoder_rate: float = 1e-3, core_rate: float = 2e-5, boundary_rate: float = 1e-3, align_muon: float = 0.0,
+    encoder_muon: float = 0.0, boundary_muon: float = 0.0, boundary_floor: float = 0.1, boundary_loss: bool = False,
+    snapshots: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1).
 
     Rates default to Table 13 and section 6.1. align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1,
     of the encoder in step 1.2, and of step 1.3, whose batches are not grouped: no core runs in it. boundary_loss: steps
-    1.1 and step 1.2 train the router too, by Eq. 4, at the rates of step 1.3.
+    1.1 and step 1.2 train the router too, by Eq. 4, at the rates of step 1.3. divergence: "forward" is Eq. 3,
+    "reverse" the authors' code, or "js"; with boundary_loss only Eq. 3. Raises ValueError for another.
     """
+    if divergence not in DIVERGENCES or (boundary_loss and divergence != "forward"):
+        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, and 'forward' with boundary_loss; found "
+                         f"{divergence!r}")
     router = (Group(ROUTER, boundary_rate, boundary_muon),)
     routed = router if boundary_loss else ()
     return (
         Step("1.1 align", 1, objectives.align_with_boundary if boundary_loss else objectives.align,
              (Group(ENCODER, align_rate, align_muon), *routed), align_bytes, 0.2, snapshots=snapshots),
-        Step("1.2 distill", 1, objectives.distill_with_boundary if boundary_loss else objectives.distill,
+        Step("1.2 distill", 1, objectives.distill_with_boundary if boundary_loss else DIVERGENCES[divergence],
              (Group(ENCODER, encoder_rate, encoder_muon), Group(CORE, core_rate), *routed), distill_bytes, 0.01, 0.1,
              snapshots=snapshots),
         Step("1.3 boundary", 1, objectives.boundary, router, boundary_bytes, 0.1, boundary_floor, grouped=False),

@@ -11,9 +11,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from dbyte.distill import objectives
 from dbyte.distill.data import mixed_texts, training_corpora, training_rows
+from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run, content_hash, damage, written_whole
 from dbyte.distill.steps import EVERYTHING, Group, Step
-from dbyte.distill.trainer import Feed, train
+from dbyte.distill.trainer import Launch, train
 from dbyte.model.packed_attention import PACKED
 from dbyte.paths import RUNS
 from dbyte.presets import Scale, TeacherShape
@@ -43,20 +44,22 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizer
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS_TOKEN, eos_token=EOS_TOKEN)
 
 
-def teacher_run(scale: Scale, *, seed: int) -> Path:
+def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Path:
     """Return the teacher's folder or hub name; at scales with a `TeacherShape`, train it first if need be."""
     if isinstance(scale.teacher, str):
         return Path(scale.teacher)
-    shape = scale.teacher
-    tokenizer = _tokenizer(scale, shape, seed=seed)
-    rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
+    shape, launch = scale.teacher, launch or Launch()
+    with launch.processes.first_goes_first():
+        tokenizer = _tokenizer(scale, shape, seed=seed)
+        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
     step = Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, shape.rate, shape.muon_rate),), shape.train_bytes,
                 shape.warmup, 0.05, betas=shape.betas)
     run = Run({"teacher": vars(shape), "step": step.describe(), "data": rows.hash, "seed": seed,
-               "batch_rows": scale.batch_rows, "positions": POSITIONS})
+               "batch_rows": scale.batch_rows, "positions": POSITIONS, "precision": scale.precision})
     if not run.is_complete():
         train(run, step, Feed(rows, scale.batch_rows, seed), model=_new_llama(shape, tokenizer, seed=seed),
-              device=scale.device, save_extra=lambda folder: tokenizer.save_pretrained(folder))
+              device=launch.processes.device if launch.processes.count > 1 else scale.device,
+              precision=scale.precision, launch=launch, save_extra=lambda folder: tokenizer.save_pretrained(folder))
     return run.model_folder
 
 

@@ -1,114 +1,123 @@
-"""The training loop: one for the teacher and for every step of the curriculum.
+"""The training loop: one for the teacher and for every step of the curriculum, in one process or in many.
 
-    batch -> objective -> backward -> clip -> AdamW at the scheduled rate -> log -> maybe save
+    batch -> micro-batches -> objective -> backward -> clip -> optimisers at the scheduled rate -> log -> maybe save
 
 A run that is killed at any moment and started again ends with the same weights and the same metrics (but for their
 seconds), bit for bit on one machine: model, optimiser moments, update number (which fixes schedule and data) and the
-random state are in the checkpoint. Row order is a seeded permutation per pass, a pure function of the cursor.
+random state are in the checkpoint. How it is computed (processes, sharding, micro-batches) changes no more than the
+order of sums, and may change between two sittings.
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dbyte.atomic import atomic_write
+from dbyte.distill.feed import Feed
+from dbyte.distill.objectives import Objective, mean
+from dbyte.distill.processes import Processes, like, whole
+from dbyte.distill.progress import Progress
 from dbyte.distill.runs import Run, write_json, written_whole
 from dbyte.distill.steps import Step
 from dbyte.memory import keep_freed_memory
-from dbyte.text.packing import Batch, Rows
+from dbyte.model.checkpointing import checkpoint_activations, sharding_units
+from dbyte.text.packing import Batch
 
 CHECKPOINT_SECONDS = 60.0
-WINDOW = 16
-LOG_LINES = 200  # about how many lines a run's metrics.jsonl has
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Which rows an update sees: `batch_rows` rows an update, starting `first_row` rows into the seeded order.
+class Launch:
+    """How a run is computed, of which its address knows nothing.
 
-    Rows hold equal bytes but unequal tokens, and a batch is padded to its longest. So, if `grouped`, inside a window of
-    WINDOW batches rows of similar token counts go together, which saves core work on mixed text.
+    rows_at_once: rows of a micro-batch, None: all of the process's share. recompute: keep no activations inside blocks
+    and compute them again in backward. tensorboard: write its files too.
     """
 
-    rows: Rows
-    batch_rows: int
-    seed: int
-    first_row: int = 0
-    grouped: bool = True
-    _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    processes: Processes = Processes()
+    rows_at_once: int | None = None
+    recompute: bool = False
+    tensorboard: bool = False
 
-    def batch(self, update: int) -> Batch:
-        """The batch of an update (0, 1, ...), whatever came before it."""
-        wanted = self.first_row + update * self.batch_rows + np.arange(self.batch_rows)
-        passes, places = np.divmod(wanted, len(self.rows))
-        return self.rows.batch(np.array([self._order(int(p))[i] for p, i in zip(passes, places, strict=True)]))
 
-    def _order(self, number: int) -> np.ndarray:
-        """The order of all rows in a pass, int64 [R]."""
-        if number not in self._orders:
-            rng, tokens_R = np.random.default_rng([self.seed, number]), (self.rows.token_ids >= 0).sum(1)
-            shuffled, size = rng.permutation(len(self.rows)), WINDOW * self.batch_rows
-            windows = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
-            self._orders[number] = shuffled if not self.grouped else np.concatenate(
-                [self._by_tokens(w[np.argsort(tokens_R[w], kind="stable")], rng) for w in windows])
-        return self._orders[number]
+class Trainee(nn.Module):
+    """What DDP and FSDP2 wrap: from a batch to the sums of an objective, under autocast where precision is half."""
 
-    def _by_tokens(self, sorted_rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Batches of neighbours in a seeded order; a last batch that is not full stays last."""
-        whole = len(sorted_rows) // self.batch_rows
-        batches = sorted_rows[: whole * self.batch_rows].reshape(whole, self.batch_rows)
-        return np.concatenate([batches[rng.permutation(whole)].ravel(), sorted_rows[whole * self.batch_rows :]])
+    def __init__(self, model: nn.Module, teacher: nn.Module | None, objective: Objective, precision: str = "fp32"):
+        super().__init__()
+        self.model, self.objective = model, objective
+        self._teacher = (teacher,)  # in a tuple it is no submodule: nothing of it is trained, sharded or saved
+        self.half = PRECISIONS[precision]
 
-    def updates(self, train_bytes: int) -> int:
-        """Updates that consume a byte budget, padding included; at least one."""
-        return max(round(train_bytes / (self.batch_rows * self.rows.row_bytes)), 1)
+    def forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        kind = batch.byte_ids_BL.device.type
+        with torch.autocast(kind, self.half) if self.half else nullcontext():
+            return self.objective.sums(self.model, self._teacher[0], batch)
 
 
 def train(
     run: Run, step: Step, feed: Feed, *, model: PreTrainedModel, teacher: PreTrainedModel | None = None,
-    device: str = "cpu", save_extra: Callable[[Path], None] = lambda folder: None,
+    device: str = "cpu", precision: str = "fp32", launch: Launch | None = None,
+    save_extra: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Train `model` by one step, resuming the run's checkpoint if there is one, and complete the run.
 
     Args:
+        precision: "fp32", or "bf16": autocast, with fp32 weights, losses, norms and SSD states.
         save_extra: writes what else belongs into a model folder (the tokenizer of a teacher).
     Raises:
-        FloatingPointError: if loss or gradient is not finite; the update's number is in the message, nothing is saved.
+        FloatingPointError: if loss or gradient is not finite; the batch and where it came from are saved, the model is
+            not.
+        ValueError: if the processes cannot share the rows of an update, or FSDP2 would cut what Muon needs whole.
     """
+    launch = launch or Launch()
+    processes = launch.processes
     keep_freed_memory()
-    with run.locked():
-        if run.is_complete():  # another process finished it while this one waited to begin
+    with run.locked() if processes.is_first else nullcontext():
+        processes.wait()
+        if processes.gathered(run.is_complete() if processes.is_first else None)[0]:  # finished while this one waited
             return
-        model, teacher = model.to(device).train(), teacher.to(device).eval() if teacher is not None else None
+        half = teacher is not None and device != "cpu" and precision == "bf16"
+        teacher = teacher.to(device, torch.bfloat16 if half else None).eval() if teacher is not None else None
+        model = model.to(device).train()
+        step.thaw(model)
+        checkpoint_activations(model, launch.recompute)
+        if processes.sharding == "fsdp2" and any(group.muon_rate for group in step.groups):
+            raise ValueError(f"step {step.name!r} trains with Muon, which needs whole matrices: shard by ddp")
+        trainee = processes.wrap(Trainee(model, teacher, step.objective, precision), sharding_units(model))
         optimisers = step.optimisers(model)
-        updates, first, seconds = feed.updates(step.train_bytes), *_resume(run, model, optimisers)
-        _announce(step, model, updates, first)
-        log, saved, started = _Log(run, step, updates, first), time.monotonic(), time.monotonic() - seconds
+        updates, (first, seconds) = feed.updates(step.train_bytes), _resume(run, model, optimisers, feed)
+        if processes.is_first:
+            _announce(step, model, updates, first)
+        log = Progress(run, step.name, updates, first, tensorboard=launch.tensorboard) if processes.is_first else None
+        saved, started = time.monotonic(), time.monotonic() - seconds
         for update in range(first, updates):
-            batch = feed.batch(update).to(device)
-            loss, norm, rate = train_on(batch, step, step.rate_at(update, updates), model, teacher, optimisers, update)
-            log.write(update, loss=loss, norm=norm, rate=rate, seconds=time.monotonic() - started,
-                      train_bytes=(update + 1) * batch.byte_ids_BL.numel())
-            done = update + 1
+            batch = feed.batch(update, part=processes.rank, parts=processes.count).to(device)
+            due = time.monotonic() - saved > CHECKPOINT_SECONDS
+            made = train_on(batch, step, step.rate_at(update, updates), trainee, optimisers, launch=launch, due=due)
+            if not made.is_finite():
+                _stop(run, step, feed, batch, made, update, processes)
+            done, seconds = update + 1, time.monotonic() - started
+            if log:
+                log.write(update, loss=made.loss, norm=made.norm, rates=made.rates, seconds=seconds,
+                          train_bytes=done * feed.batch_rows * feed.row_bytes)
             if done in snapshot_updates(step, updates):
-                with written_whole(run.folder / "snapshots" / str(done * batch.byte_ids_BL.numel())) as folder:
-                    model.save_pretrained(folder)
-                    save_extra(folder)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS and done < updates:
-                _checkpoint(run, model, optimisers, done, time.monotonic() - started)
+                folder = run.folder / "snapshots" / str(done * feed.batch_rows * feed.row_bytes)
+                _save_model(model, folder, save_extra, processes)
+            if made.due and done < updates:
+                _checkpoint(run, model, optimisers, feed, done, seconds, processes)
                 saved = time.monotonic()
-        log.close()
-        _finish(run, step, feed, model.eval(), updates, time.monotonic() - started, save_extra)
+        if log:
+            log.close()
+        _finish(run, step, feed, model.eval(), updates, time.monotonic() - started, save_extra, processes)
 
 
 def snapshot_updates(step: Step, updates: int) -> set[int]:
@@ -116,30 +125,55 @@ def snapshot_updates(step: Step, updates: int) -> set[int]:
     return {round(updates * k / (step.snapshots + 1)) for k in range(1, step.snapshots + 1)} - {0, updates}
 
 
-def train_on(
-    batch: Batch, step: Step, share: float, model: nn.Module, teacher: nn.Module | None,
-    optimisers: list[torch.optim.Optimizer], update: int,
-) -> tuple[float, float, float]:
-    """One update at `share` of the peak rates; returns (mean loss, gradient norm before clipping, first group's rate).
+@dataclass(frozen=True)
+class Made:
+    """One update: the mean loss over all processes, the gradient norm before clipping, each group's rate, and whether
+    the first process finds that a checkpoint is due."""
 
-    update: its number, for the message of FloatingPointError if loss or gradient is not finite.
+    loss: float
+    norm: float
+    rates: list[float]
+    due: bool
+
+    def is_finite(self) -> bool:
+        return self.loss - self.loss == 0 and self.norm - self.norm == 0
+
+
+def train_on(
+    batch: Batch, step: Step, share: float, trainee: nn.Module, optimisers: list[torch.optim.Optimizer], *,
+    launch: Launch | None = None, due: bool = False,
+) -> Made:
+    """One update at `share` of the peak rates on this process's share of the rows; nothing moves if it is not finite.
+
+    Gradients of micro-batches and processes add up to those of one large batch: each term is divided by its count over
+    all of them, which is known before.
     """
+    launch = launch or Launch()
+    processes = launch.processes
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
     for group in groups:
         group["lr"] = group["peak"] * share
-    total, count = step.objective(model, teacher, batch)
-    loss = total / count.clamp(min=1)
+    parts = batch.split(launch.rows_at_once)
+    model = getattr(trainee, "module", trainee).model
+    counts_KT = torch.stack([torch.stack(step.objective.counts(model, part)) for part in parts])
+    counted_T = processes.total(torch.cat([counts_KT.sum(0), counts_KT.new_tensor([due and processes.is_first])]))
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_([weight for group in groups for weight in group["params"]], step.clip)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        raise FloatingPointError(f"step {step.name!r}, update {update}: loss {loss.item()}, gradient norm "
-                                 f"{norm.item()}: lower the rate of this step, or look at the rows of this update "
-                                 "(Feed.batch)")
-    for optimiser in optimisers:
-        optimiser.step()
-    return loss.item(), norm.item(), groups[0]["lr"]
+    loss = torch.zeros((), device=batch.byte_ids_BL.device)
+    for place, part in enumerate(parts):
+        with processes.deferred(trainee, last=place + 1 == len(parts)):
+            # sharding averages the gradients of processes, and they must add up
+            part_loss = mean(trainee(part), tuple(counted_T[:-1])) * processes.count
+            part_loss.backward()
+        loss += part_loss.detach()
+    weights = [weight for group in groups for weight in group["params"]]
+    norm = whole(nn.utils.clip_grad_norm_(weights, step.clip)).item()
+    made = Made(processes.total(loss).item() / processes.count, norm, [group["lr"] for group in groups],
+                bool(counted_T[-1]))
+    if made.is_finite():
+        for optimiser in optimisers:
+            optimiser.step()
+    return made
 
 
 def _announce(step: Step, model: nn.Module, updates: int, first: int) -> None:
@@ -155,85 +189,101 @@ def _announce(step: Step, model: nn.Module, updates: int, first: int) -> None:
           f"frozen: {', '.join(frozen) or 'nothing'}", flush=True)
 
 
-class _Log:
-    """metrics.jsonl, and a bar on a terminal or notebook, or a line now and then elsewhere."""
+def _stop(run: Run, step: Step, feed: Feed, batch: Batch, made: Made, update: int, processes: Processes) -> None:
+    """Save which batch it was, its bytes and documents, and raise FloatingPointError."""
+    folder = run.folder / f"not_finite.{processes.rank}"
+    with written_whole(folder) as temporary:
+        save_file({"byte_ids": batch.byte_ids_BL.cpu(), "document": batch.document_BL.cpu(),
+                   "boundary": batch.boundary_BL.cpu()}, temporary / "batch.safetensors")
+        write_json(temporary / "where.json", {"step": step.name, "update": update, "process": processes.rank,
+                                              "processes": processes.count, "loss": str(made.loss),
+                                              "norm": str(made.norm), "feed": feed.state()})
+    raise FloatingPointError(f"step {step.name!r}, update {update}: loss {made.loss}, gradient norm {made.norm}. The "
+                             f"weights were not touched by it, and the batch is in {folder}: look at it, or lower the "
+                             "rates of this step")
 
-    def __init__(self, run: Run, step: Step, updates: int, first: int):
-        kept = run.metrics_path.read_text().splitlines() if first and run.metrics_path.exists() else []
-        whole = [line for line in kept if line.endswith("}") and json.loads(line)["update"] < first]
-        atomic_write(run.metrics_path, "".join(line + "\n" for line in whole))
-        self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
-        self.every, self.updates, self.name = max(updates // LOG_LINES, 1), updates, step.name
-        self.bar = tqdm(total=updates, initial=first, desc=step.name, unit="update", mininterval=1,
-                        disable="ipykernel" in sys.modules or not sys.stderr.isatty())  # a notebook gets plain lines
 
-    def write(self, update: int, *, loss: float, norm: float, rate: float, seconds: float, train_bytes: int) -> None:
-        """Log one update (every few, and the last)."""
-        self.bar.update()
-        if update % self.every and update + 1 != self.updates:
-            return
-        line = {"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rate": rate,
-                "seconds": round(seconds, 3)}
-        self.file.write(json.dumps(line) + "\n")
-        self.bar.set_postfix(loss=f"{loss:.4g}", rate=f"{rate:.1e}", refresh=False)
-        if self.bar.disable and (update // self.every) % (LOG_LINES // 10) == 0:
-            left = seconds / (update + 1) * (self.updates - update - 1)
-            print(f"  {self.name}: {update + 1}/{self.updates}, loss {loss:.4g}, "
-                  f"{train_bytes / max(seconds, 1e-9):,.0f} bytes/s, {left:.0f} s left", flush=True)
+def _save_model(
+    model: PreTrainedModel, folder: Path, save_extra: Callable[[Path], None], processes: Processes
+) -> None:
+    """Save the whole model, in the first process; all must call it, for each may hold a share."""
+    options = _whole_state(model, processes)
+    if processes.is_first:
+        with written_whole(folder) as temporary:
+            model.save_pretrained(temporary, **options)
+            save_extra(temporary)
 
-    def close(self) -> None:
-        """Flush to disk."""
-        self.file.close()
-        self.bar.close()
+
+def _whole_state(model: nn.Module, processes: Processes) -> dict:
+    """What save_pretrained must be given: the whole weights where they are shared out."""
+    if processes.sharding != "fsdp2":
+        return {}
+    return {"state_dict": {name: whole(value) for name, value in model.state_dict().items()}}
 
 
 def _checkpoint(
-    run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer], update: int, seconds: float
+    run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer], feed: Feed, update: int, seconds: float,
+    processes: Processes,
 ) -> None:
-    """Save all that an exact resume needs; written whole or not at all."""
-    moments = {f"{place}.{index}.{name}": value for place, optimiser in enumerate(optimisers)
+    """Save all that an exact resume needs; written whole or not at all. What is frozen comes from the run's parent."""
+    weights = {name: whole(weight.detach()).contiguous() for name, weight in _trained(model).items()}
+    moments = {f"{place}.{index}.{name}": whole(value).contiguous() for place, optimiser in enumerate(optimisers)
                for index, state in optimiser.state_dict()["state"].items() for name, value in state.items()}
-    with written_whole(run.checkpoint_folder) as folder:
-        save_file({name: value.contiguous() for name, value in _weights(model).items()}, folder / "model.safetensors")
-        save_file({name: value.contiguous() for name, value in moments.items()}, folder / "optimiser.safetensors")
-        save_file({"torch": torch.get_rng_state()}, folder / "random.safetensors")
-        write_json(folder / "state.json", {"update": update, "seconds": seconds})
+    feeds = processes.gathered(feed.state())
+    if processes.is_first:
+        with written_whole(run.checkpoint_folder) as folder:
+            save_file(weights, folder / "model.safetensors")
+            save_file(moments, folder / "optimiser.safetensors")
+            save_file({"torch": torch.get_rng_state()}, folder / "random.safetensors")
+            write_json(folder / "state.json", {"update": update, "seconds": seconds,
+                                               "feed": {lane: state for each in feeds for lane, state in each.items()}})
 
 
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters by name, tied ones once."""
-    return {name: weight.detach() for name, weight in model.named_parameters()}
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name, tied ones once."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def _resume(run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> tuple[int, float]:
-    """Load the checkpoint into model and optimisers; returns (updates done, seconds spent), zeros without one."""
+def _resume(
+    run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer], feed: Feed
+) -> tuple[int, float]:
+    """Load the checkpoint into model, optimisers and feed; (updates done, seconds spent), zeros without one."""
     folder = run.sound_checkpoint()
     if folder is None:
         return 0, 0.0
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     with torch.no_grad():
         saved = load_file(folder / "model.safetensors")
-        for name, weight in model.named_parameters():
-            weight.copy_(saved[name])
+        for name, weight in _trained(model).items():
+            weight.copy_(like(saved[name], weight))
     moments: list[dict[int, dict]] = [{} for _ in optimisers]
     for name, value in load_file(folder / "optimiser.safetensors").items():
         place, index, field = name.split(".", 2)
         moments[int(place)].setdefault(int(index), {})[field] = value
     for optimiser, state_of in zip(optimisers, moments, strict=True):
-        optimiser.load_state_dict(optimiser.state_dict() | {"state": state_of})
+        weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+        shared = {index: {field: like(value, weights[index]) if value.shape == weights[index].shape else value
+                          for field, value in fields.items()} for index, fields in state_of.items()}
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": shared})
     torch.set_rng_state(load_file(folder / "random.safetensors")["torch"])
+    feed.restore(state["feed"], state["update"])
     return state["update"], state["seconds"]
 
 
 def _finish(
     run: Run, step: Step, feed: Feed, model: PreTrainedModel, updates: int, seconds: float,
-    save_extra: Callable[[Path], None],
+    save_extra: Callable[[Path], None], processes: Processes,
 ) -> None:
     """Save the model and complete the run."""
+    options = _whole_state(model, processes)
+
     def save(folder: Path) -> None:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **options)
         save_extra(folder)
 
-    trained_bytes = updates * feed.batch_rows * feed.rows.row_bytes
-    run.complete(save, facts={"step": step.name, "updates": updates, "train_bytes": trained_bytes,
-                              "seconds": round(seconds, 1), "next_row": feed.first_row + updates * feed.batch_rows})
+    if processes.is_first:
+        run.complete(save, facts={
+            "step": step.name, "updates": updates, "train_bytes": updates * feed.batch_rows * feed.row_bytes,
+            "seconds": round(seconds, 1), "processes": processes.count,
+            "next_row": getattr(feed, "first_row", 0) + updates * feed.batch_rows})
+    processes.wait()

@@ -90,6 +90,21 @@ class Batch:
         """The same batch on `device`."""
         return replace(self, **{each.name: getattr(self, each.name).to(device) for each in fields(self)})
 
+    def split(self, rows: int | None) -> list["Batch"]:
+        """The same rows in batches of at most `rows` (>= 1, None: all), each padded to its own longest row alone."""
+        if rows is None or rows >= len(self.byte_ids_BL):
+            return [self]
+        if rows < 1:
+            raise ValueError(f"a batch is split into batches of at least one row, found {rows}")
+        parts = [replace(self, **{each.name: getattr(self, each.name)[start : start + rows] for each in fields(self)})
+                 for start in range(0, len(self.byte_ids_BL), rows)]
+        return [part._trimmed() for part in parts]
+
+    def _trimmed(self) -> "Batch":
+        most = max(int(self.token_mask_BM.sum(1).max()), 1)
+        return replace(self, **{name: getattr(self, name)[:, :most]
+                                for name in ("token_ids_BM", "token_document_BM", "token_mask_BM")})
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -1,0 +1,131 @@
+"""The processes that train one run together, one being the degenerate case.
+
+`accelerate launch` and `torchrun` start them and say so in the environment; accelerate joins them (gloo on CPUs, NCCL
+on GPUs), and torch shards: DDP keeps the whole model in each, FSDP2 a share of every weight, gradient and moment. What
+is computed does not depend on how many there are.
+
+Two launchers deceive on a CPU: `accelerate launch --cpu --num_processes 2` runs one process, and torchrun without the
+CPU setting runs two that do not know of each other. So the number that was asked for is checked against the number
+that met.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+SHARDINGS = ("ddp", "fsdp2")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes there are, which of them this is (0 is the first), and how they share the model."""
+
+    rank: int = 0
+    count: int = 1
+    device: str = "cpu"
+    sharding: str = "ddp"
+
+    @property
+    def is_first(self) -> bool:
+        """True in the one process that writes and speaks."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module, units: list[nn.Module]) -> nn.Module:
+        """Make a module's forward and backward common to all; units: what FSDP2 gathers and frees one by one."""
+        if self.sharding == "fsdp2":
+            for unit in units:
+                fully_shard(unit)
+            return fully_shard(module)
+        return module if self.count == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+
+    @contextmanager
+    def deferred(self, module: nn.Module, *, last: bool) -> Iterator[None]:
+        """Leave gradients unshared but in the `last` of an update's backward passes."""
+        if isinstance(module, DistributedDataParallel):
+            with nullcontext() if last else module.no_sync():
+                yield
+            return
+        if self.sharding == "fsdp2":
+            module.set_requires_gradient_sync(last)
+        yield
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over processes."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gathered(self, value: object) -> list:
+        """The value of every process, in the order of ranks."""
+        values = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Go on when all have come this far."""
+        if self.count > 1:
+            dist.barrier()
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """Run a block in the first process, then in the others, which find what it has cached."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor whole in this process; every process must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, template: Tensor) -> Tensor:
+    """A whole tensor, shared out as the template is."""
+    tensor = tensor.to(template.device)
+    if isinstance(template, DTensor):
+        return distribute_tensor(tensor, template.device_mesh, template.placements)
+    return tensor
+
+
+def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "ddp") -> Processes:
+    """Meet the processes that a launcher started; alone where none did.
+
+    expected: how many there must be; None: as many as the launcher says.
+    Raises:
+        ValueError: for an unknown sharding.
+        RuntimeError: if fewer or more met than were asked for.
+    """
+    if sharding not in SHARDINGS:
+        raise ValueError(f"unknown sharding {sharding!r}: choose one of {', '.join(SHARDINGS)}")
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched == 1 and sharding == "ddp":
+        _check(1, expected)
+        return Processes(device=device)
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu")
+    if state.num_processes != launched:
+        raise RuntimeError(f"the launcher started {launched} processes, but {state.num_processes} met: on a CPU start "
+                           "them by torchrun with --device cpu, and on GPUs give each its own")
+    _check(state.num_processes, expected)
+    if not dist.is_initialized():  # FSDP2 shards over a group, be it of one
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "29531")
+        dist.init_process_group("gloo" if device == "cpu" else "nccl", rank=0, world_size=1)
+    return Processes(state.process_index, state.num_processes, str(state.device), sharding)
+
+
+def _check(found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        raise RuntimeError(f"{expected} processes were asked for, but {found} met. On a CPU `accelerate launch --cpu "
+                           "--num_processes 2` starts one: use `torchrun --nproc_per_node 2 -m dbyte train ...`")

@@ -1,0 +1,69 @@
+"""What a run says while it trains: JSON lines always, a bar on a terminal, a line now and then elsewhere.
+
+TensorBoard gets the same numbers if asked to (extra `tensorboard`).
+"""
+
+import json
+import sys
+
+from tqdm import tqdm
+
+from dbyte.atomic import atomic_write
+from dbyte.distill.runs import Run
+
+LINES = 200  # about how many lines a run's metrics.jsonl has
+
+
+class Progress:
+    """The log of one run, from update `first` on; `seconds` are those of the run, earlier sittings included."""
+
+    def __init__(self, run: Run, name: str, updates: int, first: int, *, tensorboard: bool = False):
+        kept = run.metrics_path.read_text().splitlines() if first and run.metrics_path.exists() else []
+        whole = [line for line in kept if line.endswith("}") and json.loads(line)["update"] < first]
+        atomic_write(run.metrics_path, "".join(line + "\n" for line in whole))
+        self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
+        self.every, self.updates, self.name = max(updates // LINES, 1), updates, name
+        self.bar = tqdm(total=updates, initial=first, desc=name, unit="update", mininterval=1,
+                        disable="ipykernel" in sys.modules or not sys.stderr.isatty())  # a notebook gets plain lines
+        self.board = _board(run) if tensorboard else None
+
+    def is_due(self, update: int) -> bool:
+        """True for every few updates, and the last."""
+        return update % self.every == 0 or update + 1 == self.updates
+
+    def write(
+        self, update: int, *, loss: float, norm: float, rates: list[float], seconds: float, train_bytes: int
+    ) -> None:
+        """Log one update; rates: the learning rate of each group."""
+        self.bar.update()
+        if not self.is_due(update):
+            return
+        line = {"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rates": rates,
+                "seconds": round(seconds, 3)}
+        self.file.write(json.dumps(line) + "\n")
+        self.bar.set_postfix(loss=f"{loss:.4g}", rate=f"{rates[0]:.1e}", refresh=False)
+        for name in ("loss", "norm") if self.board else ():
+            self.board.add_scalar(name, line[name], train_bytes)
+        for place, rate in enumerate(rates) if self.board else ():
+            self.board.add_scalar(f"rate/{place}", rate, train_bytes)
+        if self.bar.disable and (update // self.every) % (LINES // 10) == 0:
+            left = seconds / (update + 1) * (self.updates - update - 1)
+            print(f"  {self.name}: {update + 1}/{self.updates}, loss {loss:.4g}, "
+                  f"rates {', '.join(f'{rate:.1e}' for rate in rates)}, "
+                  f"{train_bytes / max(seconds, 1e-9):,.0f} bytes/s, {left:.0f} s left", flush=True)
+
+    def close(self) -> None:
+        """Flush to disk."""
+        self.file.close()
+        self.bar.close()
+        if self.board:
+            self.board.close()
+
+
+def _board(run: Run):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise ValueError("TensorBoard is not installed: pip install 'dbyte[tensorboard]', or do without it (every "
+                         "number is in metrics.jsonl)") from error
+    return SummaryWriter(str(run.folder / "tensorboard"))

@@ -1,0 +1,23 @@
+"""The blocks of a model as units: what is recomputed in backward instead of kept, and what FSDP2 gathers one by one."""
+
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dbyte.model.blocks import Block
+
+
+def sharding_units(model: nn.Module) -> list[nn.Module]:
+    """The blocks of encoder, decoder and split router, and the layers of every transformer core inside."""
+    cores = [module for module in model.modules() if isinstance(getattr(module, "layers", None), nn.ModuleList)]
+    return [module for module in model.modules() if isinstance(module, Block)] + [
+        layer for core in cores for layer in core.layers]
+
+
+def checkpoint_activations(model: nn.Module, on: bool) -> None:
+    """Have every unit keep its input alone and run again in backward, or undo that; values stay the same."""
+    for unit in sharding_units(model):
+        unit.__dict__.pop("forward", None)
+        if on:
+            unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)

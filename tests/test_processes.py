@@ -1,0 +1,108 @@
+"""Many processes are one: the same curve and weights, checkpoints that load in either, and a count that is checked.
+
+Two gloo processes on the CPU. Sums are taken in another order, so curves agree to 1e-4 and weights to 1e-4, no more.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from train_together import LENGTH, UPDATES
+
+from dbyte.distill.processes import Processes, join
+from dbyte.distill.runs import Run
+from dbyte.model.student import ByteStudent
+
+HERE = Path(__file__).parent
+CLOSE = dict(rtol=1e-4, atol=1e-4)
+
+
+def launch(root: Path, count: int, *arguments: object, expected: int | None = None, check: bool = True):
+    """Run train_together.py in `count` processes."""
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    start = together if count > 1 else [sys.executable]
+    step, sharding, *rest = map(str, arguments)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
+    found = subprocess.run([*start, str(HERE / "train_together.py"), str(root), step, sharding,
+                            str(expected or count), *rest], env=environment, capture_output=True, text=True)
+    assert not check or found.returncode == 0, found.stderr[-3000:]
+    return found
+
+
+@pytest.fixture
+def folder(rows, tmp_path):
+    """Make a root of its own for a launch, with the rows in it."""
+    def make(name: str) -> Path:
+        root = tmp_path / name
+        root.mkdir()
+        rows.save(root / "rows.safetensors")
+        return root
+
+    assert rows.row_bytes == LENGTH
+    return make
+
+
+def result(root: Path, step: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+    run = Run({"step": step}, root=root)
+    assert run.is_complete()
+    return [line["loss"] for line in run.metrics()], load_file(run.model_folder / "model.safetensors")
+
+
+def assert_same(one, two) -> None:
+    assert len(one[0]) == UPDATES
+    torch.testing.assert_close(torch.tensor(one[0]), torch.tensor(two[0]), **CLOSE)
+    assert one[1].keys() == two[1].keys()
+    for name, weight in one[1].items():
+        torch.testing.assert_close(two[1][name], weight, **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("step, sharding", [("1.2", "ddp"), ("1.2", "fsdp2"), ("1.3", "ddp"), ("2.1", "fsdp2"),
+                                            ("2.2", "ddp"), ("2.2", "fsdp2")])
+def test_two_processes_train_as_one(folder, step, sharding):
+    alone, together = folder("alone"), folder("together")
+    launch(alone, 1, step, "ddp")
+    launch(together, 2, step, sharding)
+    assert_same(result(alone, step), result(together, step))
+    student = ByteStudent.from_pretrained(Run({"step": step}, root=together).model_folder)
+    assert type(student) is ByteStudent
+
+
+@pytest.mark.parametrize("before, after", [((2, "fsdp2"), (1, "ddp")), ((1, "ddp"), (2, "fsdp2")),
+                                           ((2, "ddp"), (1, "ddp"))])
+def test_a_checkpoint_goes_on_in_another_number_of_processes(folder, before, after):
+    alone, root = folder("alone"), folder("moved")
+    launch(alone, 1, "1.2", "ddp")
+    assert launch(root, before[0], "1.2", before[1], 3, check=False).returncode != 0
+    run = Run({"step": "1.2"}, root=root)
+    assert run.sound_checkpoint() and not run.is_complete()
+    launch(root, after[0], "1.2", after[1])
+    assert_same(result(alone, "1.2"), result(root, "1.2"))
+
+
+def test_snapshots_of_shared_models_are_whole(folder):
+    root = folder("together")
+    launch(root, 2, "1.1", "fsdp2")
+    (_, snapshot), = Run({"step": "1.1"}, root=root).snapshots()
+    final = load_file(Run({"step": "1.1"}, root=root).model_folder / "model.safetensors")
+    assert {name: w.shape for name, w in load_file(snapshot / "model.safetensors").items()} == {
+        name: w.shape for name, w in final.items()}
+
+
+def test_another_number_of_processes_than_asked_for_is_refused(folder):
+    found = launch(folder("one"), 1, "1.2", "ddp", expected=2, check=False)
+    assert found.returncode != 0 and "2 processes were asked for, but 1 met" in found.stderr
+    found = launch(folder("two"), 2, "1.2", "ddp", expected=3, check=False)
+    assert found.returncode != 0 and "3 processes were asked for, but 2 met" in found.stderr
+
+
+def test_alone_is_the_degenerate_case():
+    assert join() == Processes() and Processes().is_first
+    assert Processes().total(torch.tensor([3])).tolist() == [3] and Processes().gathered("x") == ["x"]
+    with pytest.raises(ValueError, match="unknown sharding"):
+        join(sharding="zero3")
+    with pytest.raises(RuntimeError, match="8 processes were asked for, but 1 met"):
+        join(expected=8)

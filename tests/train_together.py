@@ -1,0 +1,45 @@
+"""What each process of tests/test_processes.py runs: one step of a small curriculum, alone or with others.
+
+    python train_together.py ROOT STEP SHARDING EXPECTED [STOP]     STOP: die after so many updates
+"""
+
+import sys
+from pathlib import Path
+
+import conftest
+import torch
+
+from dbyte.distill import trainer
+from dbyte.distill.feed import Feed
+from dbyte.distill.processes import join
+from dbyte.distill.runs import Run
+from dbyte.distill.steps import stage1, stage2
+from dbyte.text.packing import Rows
+
+UPDATES, ROWS, LENGTH = 6, 4, 160
+BUDGET = UPDATES * ROWS * LENGTH
+STEPS = {step.name[:3]: step for step in (
+    *stage1(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET, snapshots=1),
+    *stage2(head_bytes=BUDGET, full_bytes=BUDGET))}
+
+
+def main(root: Path, name: str, sharding: str, expected: str, stop: str = "") -> None:
+    torch.set_num_threads(1)
+    processes = join("cpu", expected=int(expected), sharding=sharding)
+    if stop:
+        trainer.CHECKPOINT_SECONDS, kept, made = 0.0, trainer.train_on, []
+
+        def dying(*arguments, **options):
+            if len(made) == int(stop):
+                raise SystemExit(f"died after {stop}")
+            made.append(None)
+            return kept(*arguments, **options)
+
+        trainer.train_on = dying
+    trainer.train(Run({"step": name}, root=root), STEPS[name], Feed(Rows.load(root / "rows.safetensors"), ROWS, seed=0),
+                  model=conftest.make_student(conftest.make_teacher()), teacher=conftest.make_teacher(),
+                  launch=trainer.Launch(processes=processes, rows_at_once=1 if sharding == "fsdp2" else None))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
