@@ -5,7 +5,7 @@ on one GPU, `paper` is Tables 12 and 13. Plain data: importing this needs neithe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,14 @@ class Scale:
 
 KB, MB, GB = 10**3, 10**6, 10**9
 
+TEACHERS = {  # hub names of the teachers that the paper and its readers use, each at the revision meant here
+    "meta-llama/Llama-3.2-1B": "4e20de362430cd3b72f300e6b0f18e50e7166e08",
+    "meta-llama/Llama-3.2-3B": "13afe5124825b4f3751f836b40dafda64c1ed062",
+    "Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca",
+    "Qwen/Qwen3-4B": "1cfa9a7208912126459214e8b04321603b3df60c",
+    "allenai/OLMo-2-0425-1B": "a1847dff35000b4271fa70afc5db10fd29fedbdf",
+}
+
 PAPER_SIZES = dict(byte_width=1536, encoder_layers=4, decoder_layers=4, ffn_width=8192, state_size=128, chunk_size=256)
 
 SCALES = {
@@ -110,6 +118,27 @@ SCALES = {
         precision="bf16",
     ),
 }
+
+
+def changed(
+    scale: Scale, *, teacher: str | None = None, corpora: Mapping[str, int] | None = None, **values: object
+) -> Scale:
+    """A scale with another teacher (folder or hub name), other corpora (bytes by name), or other plain fields.
+
+    values: device, precision, batch_rows, row_bytes; None leaves a field as it is. Raises ValueError for a number that
+    is not positive or an unknown precision.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in ("batch_rows", "row_bytes"):
+        if given.get(name, 1) < 1:
+            raise ValueError(f"{name} must be at least 1, found {given[name]}")
+    if given.get("precision", "fp32") not in ("fp32", "bf16"):
+        raise ValueError(f"precision must be fp32 or bf16, found {given['precision']!r}")
+    if corpora:
+        if wrong := {name: amount for name, amount in corpora.items() if amount < 1}:
+            raise ValueError(f"a corpus needs a positive number of bytes, found {wrong}")
+        given["corpora"] = tuple(corpora.items())
+    return replace(scale, **given, **({"teacher": teacher} if teacher else {}))
 
 
 def scale(name: str) -> Scale:

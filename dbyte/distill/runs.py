@@ -21,8 +21,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from dbyte.atomic import atomic_write
 from dbyte.paths import RUNS
+from dbyte.presets import TEACHERS
 
 SCHEMA = 3  # raise it when old runs must not be taken for new ones
 
@@ -39,9 +42,9 @@ def file_hash(path: Path) -> str:
 
 
 def model_hash(folder: Path) -> str:
-    """What identifies a model: the hash of its weights, config and tokenizer, or its hub name."""
+    """What identifies a model: the hash of its weights, config and tokenizer, or its hub name and revision."""
     if not folder.exists():
-        return str(folder)
+        return f"{folder}@{TEACHERS.get(str(folder))}"
     files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
     return content_hash({path.name: file_hash(path) for path in sorted(files) if path.exists()})
 
@@ -70,6 +73,10 @@ def written_whole(folder: Path) -> Iterator[Path]:
             os.rename(folder, previous)
         os.rename(temporary, folder)
         shutil.rmtree(previous, ignore_errors=True)
+    except SafetensorError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"{folder} could not be written ({error}): is the disk full? What was there before is untouched"
+                      ) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

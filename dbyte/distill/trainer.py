@@ -25,6 +25,7 @@ from dbyte.distill.objectives import Objective, mean
 from dbyte.distill.processes import Processes, like, whole
 from dbyte.distill.progress import Progress
 from dbyte.distill.runs import Run, write_json, written_whole
+from dbyte.distill.sharing import share_frozen
 from dbyte.distill.steps import Step
 from dbyte.memory import keep_freed_memory
 from dbyte.model.checkpointing import checkpoint_activations, sharding_units
@@ -89,6 +90,8 @@ def train(
         teacher = teacher.to(device, torch.bfloat16 if half else None).eval() if teacher is not None else None
         model = model.to(device).train()
         step.thaw(model)
+        if teacher is not None:
+            share_frozen(model, teacher)
         checkpoint_activations(model, launch.recompute)
         if processes.sharding == "fsdp2" and any(group.muon_rate for group in step.groups):
             raise ValueError(f"step {step.name!r} trains with Muon, which needs whole matrices: shard by ddp")

@@ -18,6 +18,11 @@ CORES: dict[str, dict] = {
         model_type="llama", hidden_size=3072, num_hidden_layers=28, num_attention_heads=24, num_key_value_heads=8,
         head_dim=128, intermediate_size=8192, vocab_size=128_256, max_position_embeddings=131_072,
         tie_word_embeddings=True, rms_norm_eps=1e-5, rope_parameters=LLAMA3_ROPE),
+    "Qwen/Qwen3-0.6B": dict(
+        model_type="qwen3", hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8,
+        head_dim=128, intermediate_size=3072, vocab_size=151_936, max_position_embeddings=40_960,
+        tie_word_embeddings=True, rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0}),
     "Qwen/Qwen3-4B": dict(
         model_type="qwen3", hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8,
         head_dim=128, intermediate_size=9728, vocab_size=151_936, max_position_embeddings=40_960,

@@ -6,6 +6,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dbyte.model.packed_attention import PACKED
+from dbyte.presets import TEACHERS
 
 FAMILIES = ("llama", "qwen3", "olmo2")
 WEIGHTS = ("*.safetensors",)
@@ -17,6 +18,7 @@ def load_teacher(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load (model in eval mode, tokenizer) of a teacher folder or hub name.
 
+    revision: of a hub name; None: the one that `presets.TEACHERS` pins, or the newest of any other name.
     Raises:
         FileNotFoundError: if a folder lacks config, weights or tokenizer, or a hub name cannot be fetched.
         ValueError: if the model is of another family, or its weights are damaged or not whole.
@@ -24,7 +26,7 @@ def load_teacher(
     model = load_model(name, device=device, revision=revision)
     if Path(name).exists():
         _require(Path(name), "a tokenizer", TOKENIZER)
-    return model, AutoTokenizer.from_pretrained(str(name), revision=revision)
+    return model, AutoTokenizer.from_pretrained(str(name), revision=revision or TEACHERS.get(str(name)))
 
 
 def load_model(name: Path | str, *, device: str = "cpu", revision: str | None = None) -> PreTrainedModel:
@@ -34,8 +36,9 @@ def load_model(name: Path | str, *, device: str = "cpu", revision: str | None = 
         _require(Path(name), "config.json", ("config.json",))
         _require(Path(name), "weights", WEIGHTS)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(str(name), revision=revision, dtype="auto",
-                                                           attn_implementation=PACKED, output_loading_info=True)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(name), revision=revision or TEACHERS.get(str(name)), dtype="auto", attn_implementation=PACKED,
+            output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"the weights in {name} are damaged ({error}): save or download them again") from error
     except OSError as error:

@@ -1,0 +1,24 @@
+"""Weights that student and teacher have in common are held once.
+
+The student's token head never trains, and its core is the teacher's until step 1.2: at three billion parameters a
+second copy of what is equal is memory for nothing.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def share_frozen(student: nn.Module, teacher: PreTrainedModel) -> int:
+    """Let frozen weights of the student that equal the teacher's use the teacher's memory; returns the bytes saved."""
+    own = dict(teacher.named_parameters()) | {"lm_head.weight": teacher.get_output_embeddings().weight}
+    saved = 0
+    for name, weight in student.named_parameters():
+        twin = own.get("lm_head.weight" if name == "token_head.weight" else name.replace("core.", "model.", 1))
+        if weight.requires_grad or twin is None or weight.data_ptr() == twin.data_ptr():
+            continue
+        if (weight.shape, weight.dtype, weight.device) == (twin.shape, twin.dtype, twin.device) and torch.equal(
+                weight, twin):
+            weight.data = twin.data
+            saved += weight.numel() * weight.element_size()
+    return saved

@@ -1,0 +1,242 @@
+"""How a run is computed changes nothing of what it computes; what goes wrong is said and saved, and nothing is torn."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_student, make_teacher
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from dbyte.distill import trainer
+from dbyte.distill.feed import Feed
+from dbyte.distill.runs import Run
+from dbyte.distill.sharing import share_frozen
+from dbyte.distill.steps import stage1, stage2
+from dbyte.distill.trainer import Launch, Trainee, train, train_on
+from dbyte.model.checkpointing import checkpoint_activations, sharding_units
+
+BUDGET = 20 * 4 * 160
+BYTES = dict(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET)
+PLAIN = stage1(**BYTES) + stage2(head_bytes=BUDGET, full_bytes=BUDGET)
+STEPS = {step.name[:3]: step for step in PLAIN} | {
+    "1.1+4": stage1(**BYTES, boundary_loss=True)[0], "1.2+4": stage1(**BYTES, boundary_loss=True)[1],
+    "1.2 reverse": stage1(**BYTES, divergence="reverse")[1], "1.2 js": stage1(**BYTES, divergence="js")[1],
+    "2.2+4": stage2(head_bytes=BUDGET, full_bytes=BUDGET, boundary_loss=True)[1]}
+each_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+
+
+@pytest.fixture
+def feed(rows):
+    return Feed(rows, 4, seed=0)
+
+
+def gradients(step, feed, *, launch=None, recompute=False, **changes):
+    """The loss of one update at rate zero, and the gradients it left behind."""
+    teacher, student = make_teacher(), make_student(make_teacher(), **changes).train()
+    optimisers = step.optimisers(student)
+    checkpoint_activations(student, recompute)
+    made = train_on(feed.batch(0), replace(step, clip=1e9), 0.0, Trainee(student, teacher, step.objective), optimisers,
+                    launch=launch)
+    return made, {name: w.grad for name, w in student.named_parameters() if w.grad is not None}
+
+
+def assert_same(one, two) -> None:
+    assert one[0].loss == pytest.approx(two[0].loss, rel=1e-5) and one[0].norm == pytest.approx(two[0].norm, rel=1e-4)
+    assert one[1].keys() == two[1].keys() and one[1]
+    for name, gradient in one[1].items():
+        torch.testing.assert_close(two[1][name], gradient, rtol=1e-4, atol=1e-5 * one[0].norm, msg=name)
+
+
+@each_step
+@pytest.mark.parametrize("rows_at_once", [1, 3])
+def test_micro_batches_add_up_to_one_large_batch(step, rows_at_once, feed):
+    assert_same(gradients(step, feed), gradients(step, feed, launch=Launch(rows_at_once=rows_at_once)))
+
+
+def test_micro_batches_of_two_byte_heads_add_up_too(feed):
+    step = STEPS["2.2"]
+    assert_same(gradients(step, feed, decoding="mbp"),
+                gradients(step, feed, decoding="mbp", launch=Launch(rows_at_once=1)))
+
+
+@each_step
+def test_what_is_recomputed_is_what_was_kept(step, feed):
+    assert_same(gradients(step, feed), gradients(step, feed, recompute=True))
+
+
+def test_recomputing_runs_every_block_again_and_can_be_undone(feed):
+    student, batch = make_student(make_teacher()).train(), feed.batch(0)
+    assert len(sharding_units(student)) == 2 + 1 + 2
+
+    def flops() -> int:
+        with FlopCounterMode(display=False) as counter:
+            STEPS["2.2"].objective(student, None, batch).backward()
+        return counter.get_total_flops()
+
+    kept = flops()
+    checkpoint_activations(student, True)
+    assert flops() > 1.2 * kept
+    checkpoint_activations(student, False)
+    assert flops() == kept
+
+
+@each_step
+def test_half_precision_follows_the_full_one_with_fp32_weights_and_sums(step, feed):
+    student, teacher, batch = make_student(make_teacher()).train(), make_teacher(), feed.batch(0)
+    step.optimisers(student)
+    full = Trainee(student, teacher, step.objective)(batch)
+    half = Trainee(student, teacher, step.objective, "bf16")(batch)
+    sum(half).backward()
+    for one, two in zip(full, half, strict=True):
+        assert two.dtype == torch.float32 and two.item() == pytest.approx(one.item(), rel=0.1)
+    trained = [w for w in student.parameters() if w.requires_grad]
+    assert all(w.dtype == w.grad.dtype == torch.float32 and torch.isfinite(w.grad).all() for w in trained)
+
+
+def test_scan_states_stay_wide_under_autocast(student):
+    with torch.autocast("cpu", torch.bfloat16):
+        _, states = student.encoder.prefill(torch.randn(2, 9, 16), torch.tensor([9, 4]))
+    assert all(state.ssm_BHPN.dtype == torch.float32 for state in states)
+
+
+def test_a_batch_splits_into_rows_without_the_padding_of_others(feed):
+    batch = feed.batch(0)
+    parts = batch.split(3)
+    assert [len(part.byte_ids_BL) for part in parts] == [3, 1] and batch.split(None) == [batch] == batch.split(4)
+    assert torch.equal(torch.cat([part.byte_ids_BL for part in parts]), batch.byte_ids_BL)
+    for part in parts:
+        assert part.token_ids_BM.shape[1] == part.token_mask_BM.sum(1).max()
+    with pytest.raises(ValueError, match="at least one row"):
+        batch.split(0)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_the_shares_of_an_update_are_the_update(feed, parts):
+    whole = feed.row_numbers(3)
+    assert [n for part in range(parts) for n in feed.row_numbers(3, part=part, parts=parts)] == list(whole)
+    with pytest.raises(ValueError, match="3 processes cannot share equally"):
+        feed.row_numbers(0, part=0, parts=3)
+
+
+def test_what_is_not_finite_stops_untouched_and_is_kept(feed, tmp_path):
+    student = make_student(make_teacher())
+    with torch.no_grad():
+        student.encoder_projection.weight[0, 0] = float("nan")
+    before = {name: weight.clone() for name, weight in student.named_parameters()}
+    run = Run({}, root=tmp_path)
+    with pytest.raises(FloatingPointError, match=r"update 0.*not_finite\.0"):
+        train(run, STEPS["1.1"], feed, model=student, teacher=make_teacher())
+    where = json.loads((run.folder / "not_finite.0" / "where.json").read_text())
+    assert where["update"] == 0 and where["step"] == "1.1 align"
+    kept = load_file(run.folder / "not_finite.0" / "batch.safetensors")
+    assert torch.equal(kept["byte_ids"], feed.batch(0).byte_ids_BL)
+    assert all(torch.equal(weight.nan_to_num(), before[name].nan_to_num())
+               for name, weight in student.named_parameters())
+    assert not run.is_complete() and run.sound_checkpoint() is None
+
+
+FULL_DISK = """
+import resource, sys; sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+import conftest
+from test_engine import STEPS
+from dbyte.distill import trainer
+from dbyte.distill.feed import Feed
+from dbyte.distill.runs import Run
+from dbyte.distill.sharing import share_frozen
+from dbyte.text.packing import Rows
+root = Path(sys.argv[1])
+run, feed = Run({}, root=root), Feed(Rows.load(root / "rows.safetensors"), 4, 0)
+made, kept = [], trainer.train_on
+def train_on(*arguments, **options):
+    made.append(None)
+    if len(made) == 4:  # three checkpoints lie there: from now on no file may grow beyond a few kilobytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+    return kept(*arguments, **options)
+trainer.train_on, trainer.CHECKPOINT_SECONDS = train_on, 0.0
+try:
+    trainer.train(run, STEPS["1.1"], feed, model=conftest.make_student(conftest.make_teacher()),
+                  teacher=conftest.make_teacher())
+except OSError as error:
+    print("told:", error)
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint_whole(rows, tmp_path):
+    rows.save(tmp_path / "rows.safetensors")
+    here = Path(__file__).parent
+    found = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path), str(here)], capture_output=True, text=True,
+                           cwd=here, env={**os.environ, "PYTHONPATH": str(here.parent)})
+    assert "told:" in found.stdout, found.stderr[-2000:]
+    run = Run({}, root=tmp_path)
+    state = json.loads((run.sound_checkpoint() / "state.json").read_text())
+    assert state["update"] == 3 and not run.is_complete() and not list(run.folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_equal_frozen_weights_are_held_once_and_trained_ones_never(tied):
+    teacher = make_teacher(tied=tied)
+    student = make_student(teacher)
+    STEPS["1.1"].thaw(student)
+    core = sum(w.numel() for w in student.core.parameters())
+    assert share_frozen(student, teacher) == 4 * (core + student.token_head.weight.numel())
+    assert student.token_head.weight.data_ptr() == teacher.get_output_embeddings().weight.data_ptr()
+    assert share_frozen(student, teacher) == 0
+
+    student = make_student(teacher)
+    STEPS["1.2"].thaw(student)
+    assert share_frozen(student, teacher) == 4 * student.token_head.weight.numel()
+    with torch.no_grad():
+        student.token_head.weight = torch.nn.Parameter(student.token_head.weight + 1, requires_grad=False)
+    assert share_frozen(student, teacher) == 0
+
+
+GOLDEN = Path(__file__).with_name("golden_curve.json")
+
+
+def curve(rows, tmp_path) -> dict[str, list[float]]:
+    """Losses of twenty updates of every step, each going on from the one before."""
+    teacher, student, losses = make_teacher(), make_student(make_teacher()), {}
+    for step in PLAIN:
+        run = Run({"step": step.name}, root=tmp_path)
+        train(run, step, Feed(rows, 4, seed=0), model=student, teacher=teacher)
+        losses[step.name] = [round(line["loss"], 6) for line in run.metrics()]
+    return losses
+
+
+def test_the_golden_curve(rows, tmp_path):
+    """A change of these numbers must be meant: DBYTE_GOLDEN=write makes the file anew."""
+    found = curve(rows, tmp_path)
+    if os.environ.get("DBYTE_GOLDEN") == "write":
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    golden = json.loads(GOLDEN.read_text())
+    assert found.keys() == golden.keys()
+    for step, losses in golden.items():
+        assert len(losses) == 20
+        torch.testing.assert_close(torch.tensor(found[step]), torch.tensor(losses), rtol=2e-3, atol=2e-3, msg=step)
+
+
+def test_tensorboard_gets_what_the_log_gets_or_says_that_it_is_missing(feed, tmp_path):
+    run = Run({}, root=tmp_path)
+    try:
+        import tensorboard  # noqa: F401
+    except ModuleNotFoundError:
+        with pytest.raises(ValueError, match=r"dbyte\[tensorboard\]"):
+            train(run, STEPS["1.3"], feed, model=make_student(make_teacher()), launch=Launch(tensorboard=True))
+        return
+    train(run, STEPS["1.3"], feed, model=make_student(make_teacher()), launch=Launch(tensorboard=True))
+    assert list((run.folder / "tensorboard").glob("events*"))
+
+
+def test_muon_and_fsdp2_do_not_go_together(feed, tmp_path):
+    step = stage1(**BYTES, align_muon=0.01)[0]
+    launch = Launch(processes=trainer.Processes(sharding="fsdp2"))
+    with pytest.raises(ValueError, match="whole matrices"):
+        train(Run({}, root=tmp_path), step, feed, model=make_student(make_teacher()), teacher=make_teacher(),
+              launch=launch)
