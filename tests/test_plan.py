@@ -10,7 +10,8 @@ from dbyte.report.published import published
 
 # The parameters that each model's card or weight index gives, embeddings counted once where they are tied.
 PUBLISHED = {"meta-llama/Llama-3.2-1B": 1_235_814_400, "meta-llama/Llama-3.2-3B": 3_212_749_824,
-             "Qwen/Qwen3-4B": 4_022_468_096, "allenai/OLMo-2-0425-1B": 1_484_916_736}
+             "Qwen/Qwen3-0.6B": 596_049_920, "Qwen/Qwen3-4B": 4_022_468_096,
+             "allenai/OLMo-2-0425-1B": 1_484_916_736}
 
 
 @pytest.mark.parametrize("name", CORES)

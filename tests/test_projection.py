@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import make_teacher
 
 from dbyte.model import projection
 from dbyte.model.gated_projection import gated_projection
-from dbyte.model.projection import ROWS_WORTH_IT, Projection, project
+from dbyte.model.projection import ROWS_WORTH_IT, Projection, project, project_everywhere
 
 
 @pytest.mark.parametrize("shape", [(5, 24), (ROWS_WORTH_IT, 24), (2, 70, 24), (1, 200, 24), (3, 1, 40, 24)])
@@ -48,6 +49,14 @@ def test_autocast_gives_half_precision():
     layer = Projection(8, 4)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.randn(80, 8)).dtype == torch.bfloat16
+
+
+def test_a_transformers_model_computes_the_same_through_projections():
+    teacher, ids = make_teacher(), torch.randint(0, 300, (2, 60))
+    names, expected = list(teacher.state_dict()), teacher(ids).logits
+    assert project_everywhere(teacher) is teacher
+    assert type(teacher.lm_head) is Projection and list(teacher.state_dict()) == names
+    torch.testing.assert_close(teacher(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def gated_plainly(hidden, gate, norm, weight, eps):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.distill.losses import Loss
+from dbyte.model.projection import product
 
 ROWS_AT_ONCE = 1024
 # (the positions of a slice, the student's log probabilities there) -> (summed loss, its gradient in the logits)
@@ -61,7 +62,7 @@ def distill_in_rows(
     pair, teacher_TE, teacher_head_VE = DIVERGENCES[divergence], teacher_TE.detach(), teacher_head_VE.detach()
 
     def loss(where: slice, student_TV: Tensor) -> tuple[Tensor, Tensor]:
-        return pair(student_TV, _log_softmax(F.linear(teacher_TE[where], teacher_head_VE)))
+        return pair(student_TV, _log_softmax(product(teacher_TE[where], teacher_head_VE)))
 
     return _InRows.apply(student_TE, student_head_VE, loss, rows), _count(student_TE)
 
@@ -96,7 +97,7 @@ class _InRows(torch.autograd.Function):
         total = hidden_TE.new_zeros((), dtype=wide)
         for start in range(0, len(hidden_TE), rows):
             where = slice(start, start + rows)
-            value, grad_TV = loss(where, _log_softmax(F.linear(hidden_TE[where], head_VE)))
+            value, grad_TV = loss(where, _log_softmax(product(hidden_TE[where], head_VE)))
             total += value
             grad_TV = grad_TV.to(hidden_TE.dtype)
             if wants_hidden:

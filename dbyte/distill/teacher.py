@@ -16,6 +16,7 @@ from dbyte.distill.runs import Run, content_hash, damage, written_whole
 from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.trainer import Launch, train
 from dbyte.model.packed_attention import PACKED
+from dbyte.model.projection import project_everywhere
 from dbyte.paths import RUNS
 from dbyte.presets import Scale, TeacherShape
 from dbyte.text.spans import TokenBytes
@@ -78,8 +79,8 @@ def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTok
 
 def _new_llama(shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    return LlamaForCausalLM._from_config(LlamaConfig(
+    return project_everywhere(LlamaForCausalLM._from_config(LlamaConfig(
         vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
         max_position_embeddings=POSITIONS, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
         intermediate_size=shape.ffn_width, tie_word_embeddings=True, initializer_range=shape.initial_std,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id), attn_implementation=PACKED)
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id), attn_implementation=PACKED))

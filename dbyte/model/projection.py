@@ -34,6 +34,14 @@ class Projection(nn.Linear):
         return project(hidden, self.weight)
 
 
+def project_everywhere(model: nn.Module) -> nn.Module:
+    """Make every linear layer of a transformers model that has no bias a `Projection`; weights and names stay."""
+    for module in model.modules():
+        if type(module) is nn.Linear and module.bias is None:
+            module.__class__ = Projection
+    return model
+
+
 class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_TD: Tensor, weight_OD: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from dbyte.model.core import run_core
 from dbyte.model.kernels import check_backend
 from dbyte.model.mamba2 import Mamba2
 from dbyte.model.packed_attention import PACKED
-from dbyte.model.projection import Projection
+from dbyte.model.projection import Projection, project_everywhere
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, load_teacher
 from dbyte.presets import PAPER_SIZES
@@ -154,7 +154,7 @@ class ByteStudent(PreTrainedModel):
         self.encoder_projection = Projection(D, E)
         self.router = (Router(D, config.router_ffn_width) if config.router == "integrated" else
                        SplitRouter(config.router_shape()))
-        self.core = AutoModel.from_config(config.core_config, attn_implementation=PACKED)
+        self.core = project_everywhere(AutoModel.from_config(config.core_config, attn_implementation=PACKED))
         self.core.set_input_embeddings(None)
         self.token_head = Projection(E, config.core_config.vocab_size)
         self.null_E = nn.Parameter(torch.zeros(E))

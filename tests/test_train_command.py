@@ -1,0 +1,103 @@
+"""`python -m dbyte train`: from a folder and a corpus to runs, alone and launched; wrong input is told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from conftest import make_teacher
+from safetensors.torch import load_file
+from test_curriculum import TOY
+
+from dbyte import presets
+from dbyte.__main__ import main, parser
+from dbyte.distill.inventory import entries
+from dbyte.model.cores import CORES, core_config
+from dbyte.paths import ROOT
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.setitem(presets.SCALES, "toy", TOY)
+
+
+def test_it_trains_through_a_step_and_says_where(toy, capsys):
+    assert main(["train", "--scale", "toy", "--through", "1.2"]) == 0
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[0] for line in lines] == ["teacher", "1.1", "1.2"]
+    assert all((Path(line.split()[1]) / "model.safetensors").exists() for line in lines)
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (["--through", "3.1"], "--through must be one of teacher, 1.1"), (["--scale", "huge"], "unknown scale"),
+    (["--corpus", "world"], "NAME=BYTES"), (["--corpus", "world=-1"], "positive number of bytes"),
+    (["--batch-rows", "0"], "batch_rows must be at least 1"), (["--precision", "fp8"], "fp32 or bf16"),
+    (["--sharding", "zero"], "unknown sharding"), (["--processes", "8"], "8 processes were asked for, but 1 met"),
+    (["--teacher", "no/such/folder"], "no local folder and could not be fetched"),
+])
+def test_wrong_input_is_told_and_trains_nothing(toy, arguments, told, capsys):
+    assert main(["train", "--scale", "toy", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def command(root: Path, teacher: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "DBYTE_ROOT": str(root), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent),
+                   "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "dbyte", "train", "--scale", "smoke", "--teacher", str(teacher), "--corpus",
+         "world=4e4", "--row-bytes", "2048", "--batch-rows", "8", "--through", "1.1", *arguments],
+        env=environment, capture_output=True, text=True, cwd=root)
+
+
+def test_two_launched_processes_end_with_the_run_of_one(tokenizer, tmp_path):
+    teacher = tmp_path / "teacher"
+    make_teacher().save_pretrained(teacher)
+    tokenizer.save_pretrained(teacher)
+    weights = []
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    accelerate = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                  "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29533")
+    for name, launcher, processes in (("alone", (), "1"), ("torchrun", torchrun, "2"), ("accelerate", accelerate, "2")):
+        root = tmp_path / name
+        root.mkdir()
+        found = command(root, teacher, "--processes", processes, launcher=launcher)
+        assert found.returncode == 0, found.stderr[-3000:]
+        assert found.stdout.count("updates; trains") == 1, "one process speaks"
+        (entry,) = entries(root / "runs")
+        assert entry.facts["processes"] == int(processes)
+        weights.append((entry.name, load_file(entry.folder / "model" / "model.safetensors")))
+    for name, found in weights[1:]:
+        assert name == weights[0][0], "how it is computed is no part of the address"
+        for key, weight in weights[0][1].items():
+            torch.testing.assert_close(found[key], weight, rtol=2e-2, atol=2e-2, msg=key)
+
+
+def test_the_launcher_that_starts_one_process_for_two_is_found_out(tokenizer, tmp_path):
+    teacher = tmp_path / "teacher"
+    make_teacher().save_pretrained(teacher)
+    tokenizer.save_pretrained(teacher)
+    found = command(tmp_path, teacher, "--processes", "2",
+                    launcher=("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines",
+                              "1", "--mixed_precision", "no", "--dynamo_backend", "no"))
+    assert found.returncode != 0 and "2 processes were asked for, but 1 met" in found.stderr + found.stdout
+
+
+@pytest.mark.parametrize("name, count", [("one_gpu", 1), ("eight_gpus", 8)])
+def test_launch_configurations_load_and_their_commands_parse(name, count):
+    path = ROOT / "launch" / f"{name}.yaml"
+    assert load_config_from_file(str(path)).num_processes == count
+    line = path.read_text().splitlines()[0].split("-m dbyte ")[1].split()
+    arguments = parser().parse_args(line)
+    assert arguments.processes == count and arguments.scale in presets.SCALES
+
+
+def test_every_named_teacher_is_pinned_and_known():
+    assert presets.TEACHERS.keys() == CORES.keys()
+    assert all(len(revision) == 40 and int(revision, 16) for revision in presets.TEACHERS.values())
+    assert {core_config(name).model_type for name in presets.TEACHERS} == {"llama", "qwen3", "olmo2"}
+    assert presets.scale("paper").teacher in presets.TEACHERS and presets.scale("gpu").teacher in presets.TEACHERS
