@@ -19,7 +19,7 @@ from dbyte.distill.in_rows import ROWS_AT_ONCE
 from dbyte.distill.steps import Step
 from dbyte.model.blocks import StackShape
 from dbyte.model.student import JOINT, ByteStudent, StudentConfig
-from dbyte.report.flops import RowShape, head_width, step_pass
+from dbyte.report.flops import Pass, RowShape, head_width, step_pass
 
 SHARDINGS = ("none", "ddp", "fsdp2")
 FP32, BF16 = 4, 2
@@ -183,18 +183,19 @@ def footprint(
     weights = sum(weight.numel() for weight in student.parameters())
     in_graph = sum(weight.numel() for name, weight in student.named_parameters() if how.keeps(name.split(".")[0]))
     shards = gpus if sharding == "fsdp2" else 1
-    copies = BF16 * in_graph * half + {"none": 0, "ddp": FP32 * trained, "fsdp2": GATHERED * FP32 * _unit(student)
-                                       }[sharding]
+    beside = {"none": 0, "ddp": FP32 * trained, "fsdp2": GATHERED * FP32 * _unit(student, how)}[sharding]
     logits = (LOGIT_COPIES * FP32 * ROWS_AT_ONCE * config.core_config.vocab_size
               if how.keeps("token_head") else 0)
     return Footprint(
-        FP32 * weights / shards, FP32 * trained / shards, FP32 * moments / shards, copies,
-        (BF16 if half else FP32) * teacher_parameters, logits,
+        FP32 * weights / shards, FP32 * trained / shards, FP32 * moments / shards,
+        BF16 * in_graph * half + beside, (BF16 if half else FP32) * teacher_parameters, logits,
         sum(activation_bytes(config, rows, step, half=half, backend=backend, checkpointing=checkpointing).values()))
 
 
-def _unit(student: ByteStudent) -> int:
-    """Parameters of the largest unit that FSDP2 gathers: a layer of the core, a block, or one of the other parts."""
-    blocks = [*student.core.layers, *student.encoder.blocks, *student.decoder.blocks]
-    others = [part for name, part in student.named_children() if name not in ("core", "encoder", "decoder")]
-    return max(sum(weight.numel() for weight in unit.parameters()) for unit in blocks + others)
+def _unit(student: ByteStudent, how: Pass) -> int:
+    """Parameters of the largest unit that FSDP2 gathers in a step: a layer of the core, a block, or another part."""
+    runs = {name: part for name, part in student.named_children() if name in how.without_graph + how.with_graph}
+    layers = {"core": "layers", "encoder": "blocks", "decoder": "blocks"}
+    units = [unit for name, part in runs.items()
+             for unit in (getattr(part, layers[name]) if name in layers else [part])]
+    return max(sum(weight.numel() for weight in unit.parameters()) for unit in units)
