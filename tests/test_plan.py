@@ -1,11 +1,25 @@
-"""The paper's students on the meta device: sizes of Table 12, cores of the published size, parts that add up."""
+"""The plan: sizes of Table 12 on the meta device, hours that add up, memory that fits or not, input that is refused."""
+
+from dataclasses import replace
 
 import pytest
 
+from dbyte.__main__ import main
+from dbyte.distill.curriculum import curriculum
 from dbyte.model.cores import CORES, PAPER, core_config
 from dbyte.model.student import StudentConfig
-from dbyte.presets import PAPER_SIZES
-from dbyte.report.plan import meta_student, parameters_by_part, parameters_table
+from dbyte.presets import PAPER_SIZES, SCALES, scale
+from dbyte.report.devices import DEVICES, Device, device
+from dbyte.report.flops import RowShape, step_flops
+from dbyte.report.plan import (
+    Setting,
+    meta_student,
+    parameters_by_part,
+    parameters_table,
+    plan_steps,
+    plan_text,
+    teacher_parameters,
+)
 from dbyte.report.published import published
 
 # The parameters that each model's card or weight index gives, embeddings counted once where they are tied.
@@ -51,3 +65,76 @@ def test_the_table_and_the_names():
     assert "| core | 1,073.87 |" in text and text.endswith("1,713.89 |")
     with pytest.raises(ValueError, match="Llama-3.2-1B"):
         core_config("gpt2")
+
+
+def test_the_teacher_weighs_what_is_published():
+    assert {name: teacher_parameters(meta_student(name)) for name in CORES} == PUBLISHED
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return Setting(scale("paper"), device("h100"))
+
+
+def test_hours_are_bytes_times_flops_over_what_the_gpus_reach(paper):
+    student, rows, planned = plan_steps(paper)
+    assert rows == RowShape.one_document(8192, 30 / 7) and rows.chunks == 1911
+    for one in planned:
+        work = one.step.train_bytes * sum(step_flops(student.config, rows, one.step).values())
+        assert one.seconds == pytest.approx(work / (8 * 989e12 * 0.4))
+    assert sum(one.step.train_bytes for one in planned if one.step.stage == 1) == 30e9
+    assert sum(one.step.train_bytes for one in planned) == 125e9
+    core, full = parameters_by_part(student)["core"], planned[4].flops["core"]
+    assert 6 * core * 7 / 30 < full < 1.1 * 6 * core * 7 / 30  # six FLOPs a weight and chunk, and attention
+
+
+def test_more_gpus_and_a_better_use_of_them_take_less_time(paper):
+    base, double, half, again = (sum(one.seconds for one in plan_steps(setting)[2]) for setting in (
+        paper, replace(paper, gpus=16), replace(paper, utilisation=0.2), replace(paper, checkpointing=True)))
+    assert double == pytest.approx(base / 2) and half == pytest.approx(2 * base) and base < again < 1.5 * base
+
+
+def test_memory_is_shared_out_or_not(paper):
+    fsdp, ddp, alone = (plan_steps(setting)[2][4].memory for setting in (
+        paper, replace(paper, sharding="ddp"), replace(paper, gpus=1, sharding="")))
+    assert fsdp.weights == ddp.weights / 8 and alone.weights == ddp.weights
+    assert fsdp.rows_that_fit(80e9) >= 1 and ddp.rows_that_fit(80e9) == 0
+    assert replace(paper, gpus=1).sharding == "fsdp2" and replace(paper, gpus=1, sharding="").sharding == "none"
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_every_scale_has_a_plan(name):
+    setting = Setting(scale(name), device("cpu", flops_per_second=1e11), gpus=1)
+    text = plan_text(setting)
+    for step in curriculum(setting.scale):
+        assert f"| {step.name} |" in text
+    assert "0.1 TFLOP/s" in text and "1.1 align" in text and "rows at a time" not in text  # nobody said how much memory
+    assert ("| Muon |" in text) == (name in ("smoke", "small"))
+
+
+def test_the_command_prints_the_plan(capsys):
+    assert main(["plan", "--gpus", "2", "--device", "a100", "--checkpointing", "--teacher", PAPER[2], "--teacher",
+                 PAPER[1], "--bytes-per-token", "4"]) == 0
+    text = capsys.readouterr().out
+    assert f"| part, million parameters | {PAPER[2]} | {PAPER[1]} |" in text
+    assert "| core | 1,073.87 | 3,633.51 |" in text
+    assert "2 x a100 (312 TFLOP/s, 80 GB, 2.039 TB/s), sharding fsdp2" in text and "has 2,048 chunks" in text
+    for heading in ("## Time", "| stage 1 | 30 |", "| stage 2 | 95 |", "| all | 125 |", "| fits | yes |", "## Assump"):
+        assert heading in text
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ("--gpus 0", "--gpus 0"), ("--utilisation 0", "(0, 1], found 0.0"), ("--utilisation 1.5", "found 1.5"),
+    ("--device tpu", "h100, h200, a100, rtx4090, cpu"), ("--device cpu", "--flops-per-second"),
+    ("--flops-per-second 0", "positive"), ("--scale huge", "smoke, small, gpu, paper"), ("--teacher gpt2", "Llama-3.2"),
+    ("--sharding none", "one GPU"), ("--sharding zero3", "none, ddp, fsdp2"), ("--bytes-per-token 0.5", "0.5"),
+    ("--backend cuda", "torch, triton"),
+])
+def test_wrong_input_is_refused_by_name(arguments, message, capsys):
+    assert main(["plan", *arguments.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_devices():
+    assert device("h100", flops_per_second=5e14) == Device("h100", 5e14, 80e9, 3.35e12)
+    assert all(one.memory_bytes > 1e10 and one.flops_per_second > 1e14 for one in DEVICES.values())

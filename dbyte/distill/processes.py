@@ -47,14 +47,12 @@ class Processes:
 
     @contextmanager
     def deferred(self, module: nn.Module, *, last: bool) -> Iterator[None]:
-        """Leave gradients unshared but in the `last` of an update's backward passes."""
-        if isinstance(module, DistributedDataParallel):
-            with nullcontext() if last else module.no_sync():
-                yield
-            return
-        if self.sharding == "fsdp2":
-            module.set_requires_gradient_sync(last)
-        yield
+        """Under DDP share gradients in the `last` of an update's backward passes alone.
+
+        FSDP2 shares them out in each, for until then it would hold them whole.
+        """
+        with module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext():
+            yield
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over processes."""

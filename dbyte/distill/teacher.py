@@ -77,10 +77,18 @@ def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTok
     return AutoTokenizer.from_pretrained(folder)
 
 
-def _new_llama(shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    return project_everywhere(LlamaForCausalLM._from_config(LlamaConfig(
+def llama_config(
+    shape: TeacherShape, *, bos_token_id: int | None = None, eos_token_id: int | None = None
+) -> LlamaConfig:
+    """The config of a teacher trained here."""
+    return LlamaConfig(
         vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
         max_position_embeddings=POSITIONS, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
         intermediate_size=shape.ffn_width, tie_word_embeddings=True, initializer_range=shape.initial_std,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id), attn_implementation=PACKED))
+        bos_token_id=bos_token_id, eos_token_id=eos_token_id)
+
+
+def _new_llama(shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = llama_config(shape, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    return project_everywhere(LlamaForCausalLM._from_config(config, attn_implementation=PACKED))

@@ -1,0 +1,136 @@
+"""Does the plan hold? FLOPs and seconds of every step at scale `small`, modelled and measured.
+
+    python benchmarks/plan_check.py                             a few updates a step, and the runs that lie in runs/
+    python benchmarks/plan_check.py --rounds 1 --updates 1 --out /tmp/plan_check.md     to see that it runs
+
+The plan knows one rate, that of matrix products, and one utilisation. Here the rate is measured beside every step, the
+utilisation is what step 1.2 reaches, and the seconds of all other steps are predicted from the two. The rows are real:
+what a batch holds is read off it, the router's chunks in stage 2 included.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+
+import torch
+from measuring import MATMUL, begin, flops, interleaved, machine, matmul, write
+from steps import ROUNDS, UPDATES, small, updates
+
+from dbyte import presets
+from dbyte.distill import inventory, objectives
+from dbyte.distill.steps import Step
+from dbyte.model.student import ByteStudent
+from dbyte.paths import RUNS
+from dbyte.presets import Scale
+from dbyte.report.flops import RowShape, muon_flops, step_flops
+from dbyte.text.packing import Batch
+
+CALIBRATED = "1.2 distill"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One step: FLOPs per byte by the model and by torch, bytes, seconds and the matmul rate of the same rounds."""
+
+    step: Step
+    modelled: float
+    counted: float
+    many: int
+    seconds: float
+    rate: float
+
+    @property
+    def utilisation(self) -> float:
+        """The share of the matmul rate that the step reaches."""
+        return self.modelled * self.many / (self.seconds * self.rate)
+
+    def predicted(self, utilisation: float) -> float:
+        """Seconds by the plan's formula."""
+        return self.modelled * self.many / (self.rate * utilisation)
+
+
+def rows_met(step: Step, student: ByteStudent, batch: Batch) -> RowShape:
+    """What a batch holds: the teacher's tokens, or in stage 2 the chunks that the router cuts."""
+    document_BM = batch.token_document_BM
+    if step.stage == 2:
+        with torch.no_grad():
+            encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+            document_BM = objectives.router_chunks(student, encoded_BLD, batch)[0].document_BM
+    return RowShape.of_documents(batch.byte_ids_BL.shape[1], document_BM)
+
+
+def measure(
+    step: Step, student: ByteStudent, teacher: torch.nn.Module, batches: list[Batch], *, rounds: int
+) -> Measured:
+    """Run a few updates of a step, in turn with a product whose rate is known."""
+    modelled = mean(sum(step_flops(student.config, rows_met(step, student, batch), step).values())
+                    + muon_flops(student, step) / batch.byte_ids_BL.numel() for batch in batches)
+    call, many = updates(step, student, teacher, batches), sum(batch.byte_ids_BL.numel() for batch in batches)
+    seconds = interleaved({"step": call, "matmul": matmul()}, rounds=rounds)
+    return Measured(step, modelled, flops(call) / many, many, median(seconds["step"]),
+                    2 * MATMUL**3 / median(seconds["matmul"]))
+
+
+def steps_table(measured: list[Measured]) -> list[str]:
+    """A step a row: the two counts, the utilisation, and seconds predicted with that of CALIBRATED."""
+    utilisation = next(one.utilisation for one in measured if one.step.name == CALIBRATED)
+    lines = ["| step | MFLOP a byte, modelled | counted | off by | utilisation | s/MB, predicted | measured | off by |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for one in measured:
+        predicted, a_megabyte = one.predicted(utilisation), 1e6 / one.many
+        lines.append(f"| {one.step.name} | {one.modelled / 1e6:.3f} | {one.counted / 1e6:.3f} | "
+                     f"{100 * (one.modelled / one.counted - 1):+.2f} % | {100 * one.utilisation:.0f} % | "
+                     f"{predicted * a_megabyte:.1f} | {one.seconds * a_megabyte:.1f} | "
+                     f"{100 * (predicted / one.seconds - 1):+.0f} % |")
+    return lines
+
+
+def whole_runs(scale: Scale, steps: tuple[Step, ...]) -> list[tuple[Step, dict]]:
+    """The complete runs below runs/ that trained a step of a scale, whatever the seed: (step, facts)."""
+    found = []
+    for entry in inventory.entries(RUNS):
+        student, facts = (entry.config or {}).get("student"), entry.facts
+        if facts and student and all(student.get(name) == size for name, size in scale.student.items()):
+            found += [(step, facts) for step in steps if facts["step"] == step.name
+                      and abs(facts["train_bytes"] - step.train_bytes) <= scale.batch_rows * scale.row_bytes]
+    return found
+
+
+def runs_table(measured: list[Measured], runs: list[tuple[Step, dict]]) -> list[str]:
+    """A step a row: seconds of whole runs, predicted from the rate of today, against what their folders say."""
+    utilisation = next(one.utilisation for one in measured if one.step.name == CALIBRATED)
+    lines = ["| step | runs | MB | s, predicted | s, median of runs | off by |", "|---|---:|---:|---:|---:|---:|"]
+    for one in measured:
+        facts = [facts for step, facts in runs if step.name == one.step.name]
+        if facts:
+            seconds, many = median(each["seconds"] for each in facts), facts[0]["train_bytes"]
+            predicted = one.predicted(utilisation) * many / one.many
+            lines.append(f"| {one.step.name} | {len(facts)} | {many / 1e6:.1f} | {predicted:.0f} | {seconds:.0f} | "
+                         f"{100 * (predicted / seconds - 1):+.0f} % |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--updates", type=int, default=UPDATES, help="of a step in a round")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
+    arguments = parser.parse_args()
+    begin()
+    student, teacher, batches, steps, what = small()
+    measured = []
+    for step in steps:
+        measured.append(measure(step, student, teacher, batches[: arguments.updates], rounds=arguments.rounds))
+        print(f"{step.name}: {100 * measured[-1].utilisation:.0f} % of the matmul rate", flush=True)
+    runs = whole_runs(presets.scale("small"), steps)
+    write(arguments.out, "\n".join([
+        f"The plan's FLOPs and seconds against measured ones: {what}. {machine()}; rounds: {arguments.rounds}, of "
+        f"{arguments.updates} updates, medians. Seconds are predicted with the utilisation of step {CALIBRATED}.", "",
+        *steps_table(measured), "",
+        "Whole runs, snapshots and logs included, on whatever else the machine did that day:", "",
+        *runs_table(measured, runs)]))
+
+
+if __name__ == "__main__":
+    main()
