@@ -104,5 +104,5 @@ def test_alone_is_the_degenerate_case():
     assert Processes().total(torch.tensor([3])).tolist() == [3] and Processes().gathered("x") == ["x"]
     with pytest.raises(ValueError, match="unknown sharding"):
         join(sharding="zero3")
-    with pytest.raises(RuntimeError, match="8 processes were asked for, but 1 met"):
+    with pytest.raises(ValueError, match="8 processes were asked for, but 1 met"):
         join(expected=8)

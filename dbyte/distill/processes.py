@@ -100,8 +100,7 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
 
     expected: how many there must be; None: as many as the launcher says.
     Raises:
-        ValueError: for an unknown sharding.
-        RuntimeError: if fewer or more met than were asked for.
+        ValueError: for an unknown sharding, or if fewer or more met than were asked for.
     """
     if sharding not in SHARDINGS:
         raise ValueError(f"unknown sharding {sharding!r}: choose one of {', '.join(SHARDINGS)}")
@@ -113,8 +112,8 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
 
     state = PartialState(cpu=device == "cpu")
     if state.num_processes != launched:
-        raise RuntimeError(f"the launcher started {launched} processes, but {state.num_processes} met: on a CPU start "
-                           "them by torchrun with --device cpu, and on GPUs give each its own")
+        raise ValueError(f"the launcher started {launched} processes, but {state.num_processes} met: on a CPU start "
+                         "them by torchrun with --device cpu, and on GPUs give each its own")
     _check(state.num_processes, expected)
     if not dist.is_initialized():  # FSDP2 shards over a group, be it of one
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -125,5 +124,5 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
 
 def _check(found: int, expected: int | None) -> None:
     if expected is not None and found != expected:
-        raise RuntimeError(f"{expected} processes were asked for, but {found} met. On a CPU `accelerate launch --cpu "
-                           "--num_processes 2` starts one: use `torchrun --nproc_per_node 2 -m dbyte train ...`")
+        raise ValueError(f"{expected} processes were asked for, but {found} met. On a CPU `accelerate launch --cpu "
+                         "--num_processes 2` starts one: use `torchrun --nproc_per_node 2 -m dbyte train ...`")

@@ -1,0 +1,8 @@
+"""The command line, a module a command: `declare` adds its arguments, `run` takes them and returns the exit status.
+
+Heavy imports belong into `run`, so that `--help` answers at once.
+"""
+
+from dbyte.commands import notebooks, plan, readme, reproduce, runs, train
+
+COMMANDS = (reproduce, train, runs, plan, notebooks, readme)

@@ -1,0 +1,25 @@
+"""`notebooks`: check or write the paired notebooks."""
+
+import argparse
+
+
+def declare(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("notebooks", help="check that each .ipynb agrees with its script, or write it anew")
+    command.add_argument("--write", action="store_true", help="write what differs, outputs of unchanged cells kept")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from dbyte.pairing import differences, find_scripts, read_notebook, read_script, sync
+    from dbyte.paths import NOTEBOOKS
+
+    status = 0
+    for script in find_scripts(NOTEBOOKS):
+        paired = script.with_suffix(".ipynb")
+        if arguments.write:
+            print(f"{paired.name}: {'written' if sync(script) else 'in step'}")
+            continue
+        found = differences(read_script(script), read_notebook(paired)) if paired.exists() else ["it is missing"]
+        print("\n".join(f"{paired.name}: {line}" for line in found) or f"{paired.name}: in step")
+        status |= bool(found)
+    return status

@@ -1,0 +1,38 @@
+"""`plan`: what a scale costs, before it is run."""
+
+import argparse
+
+
+def declare(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "plan", help="parameters, FLOPs, hours and memory of a scale's curriculum, without a download")
+    command.add_argument("--scale", default="paper", help="smoke, small, gpu or paper (the default)")
+    command.add_argument("--teacher", action="append",
+                         help="a published teacher in place of the scale's; further ones: their parameters beside it")
+    command.add_argument("--gpus", type=int, default=8)
+    command.add_argument("--device", default="h100", help="h100 (the default), h200, a100, rtx4090 or cpu")
+    command.add_argument("--flops-per-second", type=float, help="a measured matmul rate of the device; cpu needs one")
+    command.add_argument("--sharding", default="", help="none, ddp or fsdp2 (the default on several GPUs)")
+    command.add_argument("--utilisation", type=float, help="share of that rate, in (0, 1]; the plan states it")
+    command.add_argument("--bytes-per-token", type=float, help="the tokenizer's (default: the paper's)")
+    command.add_argument("--checkpointing", action="store_true", help="keep the inputs of blocks, run them twice")
+    command.add_argument("--backend", default="torch", help="of Mamba2: torch (the default) or triton")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from dbyte.model.cores import PAPER
+    from dbyte.presets import scale
+    from dbyte.report.devices import device
+    from dbyte.report.plan import UTILISATION, Setting, plan_text
+
+    chosen = scale(arguments.scale)
+    teachers = tuple(arguments.teacher or ())
+    compared = teachers[1:] if teachers or chosen.name != "paper" else PAPER
+    setting = Setting(
+        chosen, device(arguments.device, flops_per_second=arguments.flops_per_second),
+        teacher=teachers[0] if teachers else None, gpus=arguments.gpus, sharding=arguments.sharding,
+        utilisation=UTILISATION if arguments.utilisation is None else arguments.utilisation,
+        bytes_per_token=arguments.bytes_per_token, checkpointing=arguments.checkpointing, backend=arguments.backend)
+    print(plan_text(setting, compared=compared))
+    return 0

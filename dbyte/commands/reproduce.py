@@ -1,0 +1,31 @@
+"""`reproduce`: run the notebooks at a scale."""
+
+import argparse
+import ast
+from pathlib import Path
+
+
+def declare(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("reproduce", help="run the notebooks: results, tables and figures at one scale")
+    command.add_argument("--scale", default="smoke", help="smoke (minutes, CPU), small (an hour, CPU), gpu or paper")
+    command.add_argument("--only", metavar="NN[,NN]", help="some notebooks, such as 01 or 01,02")
+    command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
+    command.add_argument("--out", type=Path, help="folder of the executed notebooks (default runs/notebooks/SCALE)")
+    command.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                         help="one more parameter of the notebooks, which must all have it")
+    command.set_defaults(run=run)
+
+
+def literal(text: str) -> object:
+    """Return the Python literal that `text` spells, or the text itself: `3` is a number, `cuda` is a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from dbyte.reproduce import reproduce
+
+    extra = {name: literal(value) for name, value in arguments.parameter}
+    return reproduce(arguments.scale, only=arguments.only, out=arguments.out, seed=arguments.seed, extra=extra)

@@ -1,0 +1,47 @@
+"""`runs`: list, show, verify and prune what was trained."""
+
+import argparse
+
+
+def declare(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("runs", help="list what was trained; show, verify or prune it")
+    what = command.add_subparsers(metavar="WHAT", dest="what")
+    what.add_parser("list", help="one line a run (the default)")
+    for name, text in (("show", "settings, lineage and last losses of one run"),
+                       ("verify", "check every file against its checksum; status 1 if one is damaged")):
+        what.add_parser(name, help=text).add_argument("name", nargs="?" if name == "verify" else None,
+                                                      help="the first digits of its name")
+    prune = what.add_parser("prune", help="say what could go, and with --yes remove it; killed writes always count")
+    prune.add_argument("--unused", action="store_true", help="runs that no file in results/ comes from")
+    prune.add_argument("--run", dest="names", metavar="NAME", action="append", default=[],
+                       help="this run and all that went on from it")
+    prune.add_argument("--yes", action="store_true", help="remove it")
+    command.set_defaults(run=run, what="list")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from dbyte.distill import inventory
+    from dbyte.paths import RESULTS, RUNS
+    from dbyte.report import ledger
+
+    if arguments.what == "list":
+        print(ledger.listing(inventory.entries(RUNS)))
+        return 0
+    if arguments.what == "show":
+        print(ledger.description(inventory.find(arguments.name, RUNS), RUNS))
+        return 0
+    if arguments.what == "verify":
+        chosen = [inventory.find(arguments.name, RUNS)] if arguments.name else inventory.entries(RUNS)
+        wrong = [line for entry in chosen for line in inventory.verify(entry)]
+        print("\n".join(wrong) or f"{len(chosen)} run{'s' * (len(chosen) != 1)}: every file is as it was written")
+        return 1 if wrong else 0
+    going = [entry for name in arguments.names for entry in inventory.descendants(inventory.find(name, RUNS), RUNS)]
+    going += [entry for entry in inventory.unused(RUNS, RESULTS) if arguments.unused and entry not in going]
+    folders = inventory.leftovers(RUNS) + [entry.folder for entry in reversed(going)]
+    for folder in folders:
+        print(f"{inventory.folder_bytes(folder) / 1e6:10.1f} MB  {folder}")
+    if not arguments.yes:
+        print(f"{len(folders)} folders; nothing was removed: say --yes to remove them")
+        return 0
+    print(f"{inventory.remove(folders) / 1e6:.1f} MB freed")
+    return 0

@@ -1,0 +1,61 @@
+"""`train`: teacher and student, in one process or many."""
+
+import argparse
+
+
+def declare(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("train", help="train teacher and student, in one process or many (torchrun, "
+                                                "accelerate launch); what is complete is not trained again")
+    command.add_argument("--scale", default="smoke", help="smoke, small, gpu or paper (default smoke)")
+    command.add_argument("--through", default="2.2", metavar="STEP", help="the last step: teacher, 1.1 .. 2.2")
+    command.add_argument("--teacher", help="a folder or hub name instead of the scale's teacher")
+    command.add_argument("--corpus", action="append", default=[], metavar="NAME=BYTES",
+                         help="world, pydocs, file:PATH or hub:NAME instead of the scale's corpora (repeatable)")
+    command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
+    command.add_argument("--device", help="cpu or cuda instead of the scale's")
+    command.add_argument("--precision", help="fp32 or bf16 instead of the scale's")
+    command.add_argument("--batch-rows", type=int, help="rows of an update, over all processes")
+    command.add_argument("--row-bytes", type=int, help="bytes of a row")
+    command.add_argument("--processes", type=int, help="how many must have met; refused if others did")
+    command.add_argument("--sharding", default="ddp", help="ddp: the model whole in each process; fsdp2: shared out")
+    command.add_argument("--rows-at-once", type=int, help="rows of a micro-batch in each process (less memory)")
+    command.add_argument("--recompute", action="store_true", help="keep no activations inside blocks (less memory)")
+    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files beside metrics.jsonl")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from dbyte import presets
+
+    scale = presets.changed(presets.scale(arguments.scale), teacher=arguments.teacher,
+                            corpora=dict(map(corpus_amount, arguments.corpus)), device=arguments.device,
+                            precision=arguments.precision, batch_rows=arguments.batch_rows,
+                            row_bytes=arguments.row_bytes)
+    from dbyte.distill.curriculum import curriculum, run_steps
+    from dbyte.distill.processes import join
+    from dbyte.distill.teacher import teacher_run
+    from dbyte.distill.trainer import Launch
+
+    steps = curriculum(scale)
+    names = ["teacher", *(step.name[:3] for step in steps)]
+    if arguments.through not in names:
+        raise ValueError(f"--through must be one of {', '.join(names)}, found {arguments.through!r}")
+    launch = Launch(join(scale.device, expected=arguments.processes, sharding=arguments.sharding),
+                    rows_at_once=arguments.rows_at_once, recompute=arguments.recompute,
+                    tensorboard=arguments.tensorboard)
+    folders = [teacher_run(scale, seed=arguments.seed, launch=launch)]
+    if arguments.through != "teacher":
+        runs = run_steps(scale, steps[: names.index(arguments.through)], seed=arguments.seed, launch=launch)
+        folders += [run.model_folder for run in runs]
+    if launch.processes.is_first:
+        print("\n".join(f"{name:8} {folder}" for name, folder in zip(names, folders, strict=False)))
+    return 0
+
+
+def corpus_amount(text: str) -> tuple[str, int]:
+    """NAME=BYTES, as in `world=8_000_000` or `file:notes=5e6`; ValueError otherwise."""
+    name, _, amount = text.rpartition("=")
+    try:
+        return name, int(float(amount.replace("_", "")))
+    except (ValueError, OverflowError):
+        raise ValueError(f"--corpus expects NAME=BYTES, such as pydocs=5e6, found {text!r}") from None
