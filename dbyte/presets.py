@@ -39,6 +39,7 @@ class Scale:
     corpora: (name, bytes of training text), mixed; heldout_bytes: held-out text per corpus for bits per byte.
     row_bytes, batch_rows: bytes per row, rows per update. student: StudentConfig's arguments.
     stage1, stage2: arguments of the functions of that name in distill/steps.py. precision: "fp32", or "bf16" autocast.
+    streamed: read the corpora while training, instead of packing them all before.
     items: MiniBench items per column; dynamics_items: the same for the many models of Figure 2.
     """
 
@@ -54,6 +55,7 @@ class Scale:
     items: int
     dynamics_items: int
     device: str = "cpu"
+    streamed: bool = False
     precision: str = "fp32"
     notes: str = field(default="", compare=False)
 
@@ -106,7 +108,7 @@ SCALES = {
         corpora=(("hub:HuggingFaceFW/fineweb", 6 * GB),), heldout_bytes=2 * MB, row_bytes=8192, batch_rows=32,
         student=PAPER_SIZES,
         stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
-        stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500, device="cuda",
+        stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500, device="cuda", streamed=True,
         precision="bf16",
     ),
     "paper": Scale(
@@ -115,7 +117,7 @@ SCALES = {
         student=PAPER_SIZES,
         stage1=dict(align_bytes=10 * GB, distill_bytes=10 * GB, boundary_bytes=10 * GB, encoder_rate=2e-5, snapshots=8),
         stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000, device="cuda",
-        precision="bf16",
+        streamed=True, precision="bf16",
     ),
 }
 

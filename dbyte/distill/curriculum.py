@@ -4,18 +4,24 @@ So a notebook that needs step 1.2 trains what is missing and loads the rest, and
 beginning.
 """
 
+import math
+
 import torch
 
 from dbyte.distill.data import training_rows
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run, model_hash
 from dbyte.distill.steps import Step, stage1, stage2
+from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Launch, train
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Scale
+from dbyte.text.packing import Rows
 from dbyte.text.spans import TokenBytes
+
+LANES = 32  # streams that are open at once, over all processes; it is part of a run's address
 
 
 def curriculum(scale: Scale) -> tuple[Step, ...]:
@@ -29,26 +35,40 @@ def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launc
     folder = teacher_run(scale, seed=seed, launch=launch)
     device = launch.processes.device if launch.processes.count > 1 else scale.device
     teacher, tokenizer = load_teacher(folder, device=device)
+    token_bytes = TokenBytes.from_tokenizer(tokenizer)
     with launch.processes.first_goes_first():
-        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
+        rows = None if scale.streamed else training_rows(scale, token_bytes, seed=seed)
     resolved = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
                 if name not in ("transformers_version", "dbyte_version")}
     runs: list[Run] = []
     for step in steps:
         parent = runs[-1] if runs else None
+        feed = _feed(scale, step, rows, token_bytes, parent, seed=seed)
         run = Run({"step": step.describe(), "student": resolved, "teacher": model_hash(folder),
-                   "data": rows.hash, "batch_rows": scale.batch_rows, "precision": scale.precision, "seed": seed},
-                  parent=parent)
-        if not run.is_complete():
-            first_row = parent.facts()["next_row"] if parent else 0
+                   "data": rows.hash if rows else feed.describe(), "batch_rows": scale.batch_rows,
+                   "precision": scale.precision, "seed": seed}, parent=parent)
+        if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
             student = (ByteStudent.from_pretrained(parent.model_folder) if parent
                        else new_student(scale, teacher, tokenizer, seed=seed))
             student.config.stage = step.stage
-            feed = Feed(rows, scale.batch_rows, seed, first_row, step.grouped)
-            train(run, step, feed, model=student, teacher=teacher, device=device, precision=scale.precision,
-                  launch=launch, save_extra=lambda folder: tokenizer.save_pretrained(folder))
+            train(run, step, feed, model=student, teacher=teacher if step.objective.reads_teacher else None,
+                  device=device, precision=scale.precision, launch=launch,
+                  save_extra=lambda folder: tokenizer.save_pretrained(folder))
         runs.append(run)
     return runs
+
+
+def _feed(
+    scale: Scale, step: Step, rows: Rows | None, token_bytes: TokenBytes, parent: Run | None, *, seed: int
+) -> Feed | StreamFeed:
+    """The rows of a step, from where the step before stopped reading."""
+    facts = parent.facts() if parent else {}
+    if rows is not None:
+        return Feed(rows, scale.batch_rows, seed, facts.get("next_row", 0), step.grouped)
+    feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows, seed=seed,
+                      lanes=math.gcd(scale.batch_rows, LANES))
+    feed.restore(facts.get("feed", {}), 0)
+    return feed
 
 
 def new_student(scale: Scale, teacher, tokenizer, *, seed: int) -> ByteStudent:

@@ -72,3 +72,6 @@ class Feed:
 
     def restore(self, state: dict, update: int) -> None:
         """Go on from a checkpoint: nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""

@@ -27,6 +27,7 @@ from dbyte.distill.progress import Progress
 from dbyte.distill.runs import Run, write_json, written_whole
 from dbyte.distill.sharing import share_frozen
 from dbyte.distill.steps import Step
+from dbyte.distill.stream import StreamFeed
 from dbyte.memory import keep_freed_memory
 from dbyte.model.checkpointing import checkpoint_activations, sharding_units
 from dbyte.text.packing import Batch
@@ -65,7 +66,7 @@ class Trainee(nn.Module):
 
 
 def train(
-    run: Run, step: Step, feed: Feed, *, model: PreTrainedModel, teacher: PreTrainedModel | None = None,
+    run: Run, step: Step, feed: Feed | StreamFeed, *, model: PreTrainedModel, teacher: PreTrainedModel | None = None,
     device: str = "cpu", precision: str = "fp32", launch: Launch | None = None,
     save_extra: Callable[[Path], None] = lambda folder: None,
 ) -> None:
@@ -239,7 +240,12 @@ def _checkpoint(
             save_file(moments, folder / "optimiser.safetensors")
             save_file({"torch": torch.get_rng_state()}, folder / "random.safetensors")
             write_json(folder / "state.json", {"update": update, "seconds": seconds,
-                                               "feed": {lane: state for each in feeds for lane, state in each.items()}})
+                                               "feed": _merged(feeds)})
+
+
+def _merged(feeds: list[dict]) -> dict:
+    """The states of all processes' lanes in one."""
+    return {lane: state for each in feeds for lane, state in each.items()}
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -278,7 +284,7 @@ def _finish(
     save_extra: Callable[[Path], None], processes: Processes,
 ) -> None:
     """Save the model and complete the run."""
-    options = _whole_state(model, processes)
+    options, feeds = _whole_state(model, processes), processes.gathered(feed.state())
 
     def save(folder: Path) -> None:
         model.save_pretrained(folder, **options)
@@ -288,5 +294,6 @@ def _finish(
         run.complete(save, facts={
             "step": step.name, "updates": updates, "train_bytes": updates * feed.batch_rows * feed.row_bytes,
             "seconds": round(seconds, 1), "processes": processes.count,
-            "next_row": getattr(feed, "first_row", 0) + updates * feed.batch_rows})
+            "next_row": getattr(feed, "first_row", 0) + updates * feed.batch_rows, "feed": _merged(feeds)})
+    feed.close()
     processes.wait()
