@@ -178,7 +178,10 @@ def remembered(scale: str, *, results: Path) -> dict[str, dict[str, object]]:
 
 
 def remember(seconds: Mapping[str, float], *, scale: str, seed: int, results: Path) -> None:
-    """Keep what the notebooks took: the longest of all runs, since a rerun that loads finished training says little."""
+    """Keep what the notebooks took: the longest of all runs, since a rerun that loads finished training says little.
+
+    Faster code shows when the file is removed before a run from empty `runs/`.
+    """
     from dbyte.report.provenance import commit
     from dbyte.report.results import write_results
 

@@ -1,6 +1,8 @@
 """What each process of tests/test_processes.py runs: one step of a small curriculum, alone or with others.
 
     python train_together.py ROOT STEP SHARDING EXPECTED [STOP]     STOP: die after so many updates
+
+Under fsdp2 it runs in micro-batches of one row and recomputes activations, so that they are tested together.
 """
 
 import sys
@@ -38,7 +40,8 @@ def main(root: Path, name: str, sharding: str, expected: str, stop: str = "") ->
         trainer.train_on = dying
     trainer.train(Run({"step": name}, root=root), STEPS[name], Feed(Rows.load(root / "rows.safetensors"), ROWS, seed=0),
                   model=conftest.make_student(conftest.make_teacher()), teacher=conftest.make_teacher(),
-                  launch=trainer.Launch(processes=processes, rows_at_once=1 if sharding == "fsdp2" else None))
+                  launch=trainer.Launch(processes=processes, rows_at_once=1 if sharding == "fsdp2" else None,
+                                        recompute=sharding == "fsdp2"))
 
 
 if __name__ == "__main__":

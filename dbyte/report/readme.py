@@ -18,13 +18,17 @@ def generated(*, folder: Path = RESULTS) -> str:
     """The README's results at `small` as markdown; FileNotFoundError where they were never made."""
     main, bits, edges = (read_results(name, scale=SCALE, folder=folder) for name in
                          ("main", "bits_stage1", "boundaries_stage1"))
-    stage2 = read_results("bits", scale=SCALE, folder=folder)
+    stage2, stage1, times = (read_results(name, scale=SCALE, folder=folder)
+                             for name in ("bits", "stage1", "notebook_times"))
+    given = stage1[~stage1.model.isin(main.model.unique())]
     facts = main.attrs["provenance"]
     return "\n\n".join((
         f"Scale `{SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
         f"percent ± standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and "
-        "matched.",
-        markdown(main_table(main)),
+        "matched. Notebooks "
+        + ", ".join(f"{row.notebook[:2]} ({row.value / 60:.0f} min)" for row in times.itertuples())
+        + f" took {times.value.sum() / 60:.0f} minutes from an empty `runs/`.",
+        markdown(main_table(pd.concat([main, given]))),
         "Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a bound:",
         markdown(_by_model(pd.concat([bits, stage2[stage2.model == "stage2"]]))),
         "Router against the tokenizer on held-out text, F1 in percent: "
