@@ -189,6 +189,17 @@ class Rows:
         return cls(**arrays)
 
 
+def joined(chosen: Sequence[tuple[Rows, int]]) -> Rows:
+    """Rows made of one row of each of several, (rows, index) after (rows, index), which hold rows of one size."""
+    arrays = {name: np.stack([getattr(rows, name)[r] for rows, r in chosen])
+              for name in ("byte_ids", "boundary", "document")}
+    most_tokens = max(rows.token_ids.shape[1] for rows, _ in chosen)
+    token_ids_RM = np.full((len(chosen), most_tokens), -1, dtype=np.int32)
+    for tokens_M, (rows, r) in zip(token_ids_RM, chosen, strict=True):
+        tokens_M[: rows.token_ids.shape[1]] = rows.token_ids[r]
+    return Rows(**arrays, token_ids=token_ids_RM)
+
+
 def content_hash(arrays: dict[str, np.ndarray]) -> str:
     """SHA-256 (hex) of the arrays of rows: their shapes and content, the same on every machine."""
     digest = hashlib.sha256(f"rows {FORMAT['schema']} {[arrays[name].shape for name in DTYPES]}".encode())
