@@ -177,8 +177,8 @@ class HubSource:
                 if dataset.num_shards < lanes:
                     dataset = dataset.reshard()
             if dataset.num_shards < lanes:
-                print(f"{self.name} has {dataset.num_shards} shards for {lanes} lanes: lanes that share a shard read "
-                      "all of it and skip each other's documents, which is right but slower", flush=True)
+                print(f"{self.name} has fewer shards ({dataset.num_shards}) than lanes ({lanes}): lanes that share a "
+                      "shard read all of it and skip each other's documents, which is right but slower", flush=True)
             self._datasets[lanes] = dataset
         return self._datasets[lanes]
 
