@@ -4,10 +4,19 @@ An existing local folder in the hub's layout (parquet or jsonl shards) is read t
 split read is the dataset's "train", the column is "text". Code that comes with a dataset is never run.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 COLUMN = "text"
+DECODED = 256  # records of a shard decoded at once
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def hub_documents(place: str) -> Iterator[str]:
@@ -16,9 +25,14 @@ def hub_documents(place: str) -> Iterator[str]:
     for number, record in enumerate(records(name, config, revision)):
         text = record.get(COLUMN)
         if not isinstance(text, str):
-            raise ValueError(f"record {number} of dataset {place!r} has no text under {COLUMN!r}, its columns are "
-                             f"{sorted(record)}; use another dataset, or export it to a .jsonl and use file:PATH")
+            raise ValueError(without_text(f"record {number}", place, list(record)))
         yield text
+
+
+def without_text(where: str, place: str, columns: list[str]) -> str:
+    """What to say of a record that holds no text."""
+    return (f"{where} of dataset {place!r} has no text under {COLUMN!r}, its columns are {sorted(columns)}; use "
+            "another dataset, or export it to a .jsonl and use file:PATH")
 
 
 def parse_place(place: str) -> tuple[str, str | None, str | None]:
@@ -36,10 +50,44 @@ def parse_place(place: str) -> tuple[str, str | None, str | None]:
 
 def records(name: str, config: str | None, revision: str | None) -> Iterator[dict]:
     """The records of a dataset's train split, one after the other."""
-    from datasets import load_dataset
+    with reading(name):
+        yield from streamed(name, config, revision)
 
+
+def streamed(name: str, config: str | None, revision: str | None) -> "IterableDataset":
+    """A dataset's train split, nothing of it read yet."""
+    from datasets import load_dataset_builder
+
+    builder = load_dataset_builder(name, config, revision=revision)
+    # Parquet is else decoded by whole row groups: too much for many open shards, and an error for an empty one.
+    if hasattr(builder.config, "batch_size"):
+        builder.config.batch_size = DECODED
+    return builder.as_streaming_dataset(split="train")
+
+
+def commit(name: str, revision: str | None) -> str:
+    """The commit that a revision of a hub dataset stands for now; of a folder the hash of its files' names and sizes.
+
+    A commit given in full is taken as it is, without a question to the hub; ConnectionError where the hub is needed
+    and cannot be asked.
+    """
+    if Path(name).is_dir():
+        files = sorted(each for each in Path(name).rglob("*") if each.is_file())
+        listing = "".join(f"{each.relative_to(name).as_posix()}\0{each.stat().st_size}\n" for each in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    with reading(name):
+        return HfApi().dataset_info(name, revision=revision).sha
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what goes wrong inside into a ConnectionError that says what to do."""
     try:
-        yield from load_dataset(name, config, split="train", streaming=True, revision=revision)
+        yield
     # The hub's clients raise errors of many libraries; here each of them means the same to the user.
     except Exception as error:
         raise ConnectionError(

@@ -42,15 +42,14 @@ class Document:
             found = getattr(self, name).dtype
             if found != DTYPES[name]:
                 raise ValueError(f"a document's {name} must be {np.dtype(DTYPES[name])}, found {found}")
-        if self.byte_ids.shape != self.boundary.shape or self.boundary.sum() != len(self.token_ids):
+        if self.byte_ids.shape != self.boundary.shape or np.count_nonzero(self.boundary) != len(self.token_ids):
             raise ValueError(
                 f"a document needs one boundary a token: found {len(self.byte_ids)} bytes, {self.boundary.sum()} "
                 f"boundaries in {len(self.boundary)}, {len(self.token_ids)} tokens"
             )
         if len(self.byte_ids) == 0 or self.byte_ids[0] != BOS or not self.boundary[0] or not self.boundary[-1]:
             raise ValueError("a document opens with BOS, a chunk of its own, and ends where a token ends")
-        reserved_L = self.byte_ids[1:] >= BOS
-        if reserved_L[:-1].any() or (reserved_L.any() and self.byte_ids[-1] != EOS):
+        if np.count_nonzero(self.byte_ids >= BOS) != 1 + (self.byte_ids[-1] == EOS):
             raise ValueError(f"bytes {BOS} and {EOS} are BOS and EOS and cannot be text; is the text UTF-8?")
 
     def __len__(self) -> int:
@@ -60,14 +59,17 @@ class Document:
 def document(aligned: Aligned, token_bytes: TokenBytes) -> Document:
     """Put BOS before and EOS after an aligned text, each a chunk that stands for the teacher's own token."""
     text_L = aligned.byte_ids.numpy()
-    if (text_L >= BOS).any():
+    if text_L.max(initial=0) >= BOS:
         raise ValueError(f"bytes {BOS} and {EOS} are BOS and EOS and cannot be text; is the text UTF-8?")
-    tokens = (token_bytes.bos_token_id, *aligned.token_ids.tolist(), token_bytes.eos_token_id)
-    return Document(
-        byte_ids=np.concatenate([[BOS], text_L, [EOS]]).astype(np.uint8),
-        boundary=np.concatenate([[True], aligned.boundary.numpy(), [True]]),
-        token_ids=np.array(tokens, dtype=np.int32),
-    )
+    # Filled in place: documents are short and many, and every pass over one costs as much as tokenising some words.
+    byte_ids = np.empty(len(text_L) + 2, dtype=np.uint8)
+    boundary = np.ones(len(byte_ids), dtype=np.bool_)
+    token_ids = np.empty(len(aligned.token_ids) + 2, dtype=np.int32)
+    byte_ids[0], byte_ids[1:-1], byte_ids[-1] = BOS, text_L, EOS
+    boundary[1:-1] = aligned.boundary.numpy()
+    token_ids[0], token_ids[1:-1], token_ids[-1] = (
+        token_bytes.bos_token_id, aligned.token_ids.numpy(), token_bytes.eos_token_id)
+    return Document(byte_ids=byte_ids, boundary=boundary, token_ids=token_ids)
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,17 @@ class Rows:
         if content_hash(arrays) != metadata.get("hash"):
             raise ValueError(f"{path} is damaged: its content does not match its checksum; delete it and pack again")
         return cls(**arrays)
+
+
+def joined(chosen: Sequence[tuple[Rows, int]]) -> Rows:
+    """Rows made of one row of each of several, (rows, index) after (rows, index), which hold rows of one size."""
+    arrays = {name: np.stack([getattr(rows, name)[r] for rows, r in chosen])
+              for name in ("byte_ids", "boundary", "document")}
+    most_tokens = max(rows.token_ids.shape[1] for rows, _ in chosen)
+    token_ids_RM = np.full((len(chosen), most_tokens), -1, dtype=np.int32)
+    for tokens_M, (rows, r) in zip(token_ids_RM, chosen, strict=True):
+        tokens_M[: rows.token_ids.shape[1]] = rows.token_ids[r]
+    return Rows(**arrays, token_ids=token_ids_RM)
 
 
 def content_hash(arrays: dict[str, np.ndarray]) -> str:

@@ -158,16 +158,14 @@ class TokenBytes:
     def _align_some(self, texts: Sequence[str]) -> Iterator[Aligned]:
         # Normalised before encoding: added tokens cut the text first, and normalising the pieces alone could
         # differ where a combining mark follows one. A piece of normalised text is normalised already.
-        targets = [self._target(text) for text in texts]
-        encodings = self._require_backend().encode_batch_fast([text for text, _ in targets], add_special_tokens=False)
+        texts, targets = zip(*map(self._target, texts), strict=True)
+        encodings = self._require_backend().encode_batch_fast(texts, add_special_tokens=False)
         ids = [encoding.ids for encoding in encodings]
         # All texts of the call go through one set of array operations: most texts are short.
-        byte_ids_L, boundary_L, token_ids_M = self._spans(ids, [target for _, target in targets])
-        byte_at = token_at = 0
-        for (_, target), each in zip(targets, ids, strict=True):
-            byte_end, token_end = byte_at + len(target), token_at + len(each)
-            yield Aligned(token_ids_M[token_at:token_end], byte_ids_L[byte_at:byte_end], boundary_L[byte_at:byte_end])
-            byte_at, token_at = byte_end, token_end
+        byte_ids_L, boundary_L, token_ids_M = self._spans(ids, targets)
+        byte_counts, token_counts = list(map(len, targets)), list(map(len, ids))
+        yield from map(Aligned, token_ids_M.split(token_counts), byte_ids_L.split(byte_counts),
+                       boundary_L.split(byte_counts))
 
     def _target(self, text: str) -> tuple[str, bytes]:
         target = self.normalise(text)
