@@ -1,17 +1,21 @@
 """The whole chain at a toy size: lineage, reuse, measurement of every stage, and errors a user can act on."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 import dbyte
 from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import TeacherShape, scale
+from dbyte.text.corpus import load_corpus
+from dbyte.text.spans import TokenBytes
 
 TOY = dataclasses.replace(
     scale("smoke"), name="toy", corpora=(("world", 60_000),), heldout_bytes=8_000, row_bytes=1024, batch_rows=2,
@@ -42,6 +46,23 @@ def test_another_second_step_shares_the_first(runs):
 def test_steps_read_on_where_the_step_before_stopped(runs):
     rows = [run.facts()["next_row"] for run in runs]
     assert rows == sorted(rows) and len(set(rows)) == len(rows)
+
+
+def test_a_streamed_scale_trains_and_each_step_reads_on(tmp_path):
+    for shard in range(2):
+        lines = [json.dumps({"text": text}) for text in load_corpus("world", seed=shard, max_bytes=40_000).documents]
+        (tmp_path / f"train-{shard}.jsonl").write_text("\n".join(lines))
+    streamed = dataclasses.replace(TOY, corpora=((f"hub:{tmp_path}", 60_000),), streamed=True)
+    first, second = run_steps(streamed, curriculum(streamed)[:2], seed=0)
+    states = [run.facts()["feed"] for run in (first, second)]
+    assert states[0].keys() == states[1].keys() == {"0", "1"} and states[0] != states[1]
+    assert first.hash not in [run.hash for run in run_steps(TOY, curriculum(TOY)[:1], seed=0)]
+    feed = StreamFeed(streamed.corpora, TokenBytes.from_tokenizer(load_teacher(teacher_run(streamed, seed=0))[1]),
+                      row_bytes=TOY.row_bytes, batch_rows=TOY.batch_rows, seed=0)
+    for update in range(first.facts()["updates"] + second.facts()["updates"]):
+        feed.batch(update)
+    assert feed.state() == states[1], "two steps read what one stream reads"
+    feed.close()
 
 
 def test_a_finished_student_knows_its_stage_and_writes(runs):
