@@ -33,7 +33,10 @@ def test_paper_has_table_13():
         assert sum(step.train_bytes for step in steps) == int(text[:-1]) * number[text[-1]]
         assert float(table[stage, "all", "weight decay"]) == steps[0].weight_decay
         assert float(table[stage, "all", "max grad norm"]) == steps[0].clip
+        assert table[stage, "all", "lr schedule"] == "warmup + cosine decay"
         for place, step in enumerate(steps, start=1):
+            assert table[stage, "all", "optimizer"] == f"AdamW ({step.betas[0]} {step.betas[1]})"
+            assert not any(group.muon_rate for group in step.groups)
             assert float(table[stage, str(place), "warmup ratio"]) == step.warmup
     assert chosen.batch_rows == int(table["1", "all", "batch size (sequences)"])
     assert chosen.row_bytes == int(table["1", "all", "sequence length (bytes)"])

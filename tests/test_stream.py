@@ -372,6 +372,7 @@ def test_an_interrupt_does_not_hang():
 import os, signal, threading, time
 from dbyte.distill import ahead
 ahead.END_SECONDS = 0.2
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background was told to ignore it
 def items():
     yield 1
     time.sleep(60)
