@@ -28,6 +28,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"dbyte: error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if arguments.traceback or type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(f"dbyte: error: {error}\nless at once: --rows-at-once 1, --recompute, --sharding fsdp2; "
+              "`python -m dbyte plan` tells what fits", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         if arguments.traceback or error.name not in NOTEBOOK_PACKAGES:
             raise

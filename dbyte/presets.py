@@ -39,7 +39,8 @@ class Scale:
     corpora: (name, bytes of training text), mixed; heldout_bytes: held-out text per corpus for bits per byte.
     row_bytes, batch_rows: bytes per row, rows per update. student: StudentConfig's arguments.
     stage1, stage2: arguments of the functions of that name in distill/steps.py. precision: "fp32", or "bf16" autocast.
-    streamed: read the corpora while training, instead of packing them all before.
+    streamed: read the corpora while training, instead of packing them all before. rows_at_once: rows of a micro-batch
+    in each process unless told otherwise, None: all.
     items: MiniBench items per column; dynamics_items: the same for the many models of Figure 2.
     """
 
@@ -56,6 +57,7 @@ class Scale:
     dynamics_items: int
     device: str = "cpu"
     streamed: bool = False
+    rows_at_once: int | None = None
     precision: str = "fp32"
     notes: str = field(default="", compare=False)
 
@@ -70,6 +72,7 @@ TEACHERS = {  # hub names of the teachers that the paper and its readers use, ea
     "allenai/OLMo-2-0425-1B": "a1847dff35000b4271fa70afc5db10fd29fedbdf",
 }
 
+FINEWEB = "hub:HuggingFaceFW/fineweb@9bb295ddab0e05d785b879661af7260fed5140fc"
 PAPER_SIZES = dict(byte_width=1536, encoder_layers=4, decoder_layers=4, ffn_width=8192, state_size=128, chunk_size=256)
 
 SCALES = {
@@ -105,19 +108,19 @@ SCALES = {
     ),
     "gpu": Scale(
         name="gpu", teacher="allenai/OLMo-2-0425-1B",
-        corpora=(("hub:HuggingFaceFW/fineweb", 6 * GB),), heldout_bytes=2 * MB, row_bytes=8192, batch_rows=32,
+        corpora=((FINEWEB, 6 * GB),), heldout_bytes=2 * MB, row_bytes=8192, batch_rows=32,
         student=PAPER_SIZES,
         stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
         stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500, device="cuda", streamed=True,
-        precision="bf16",
+        rows_at_once=1, precision="bf16",
     ),
     "paper": Scale(
         name="paper", teacher="meta-llama/Llama-3.2-3B",
-        corpora=(("hub:HuggingFaceFW/fineweb", 125 * GB),), heldout_bytes=10 * MB, row_bytes=8192, batch_rows=256,
+        corpora=((FINEWEB, 125 * GB),), heldout_bytes=10 * MB, row_bytes=8192, batch_rows=256,
         student=PAPER_SIZES,
         stage1=dict(align_bytes=10 * GB, distill_bytes=10 * GB, boundary_bytes=10 * GB, encoder_rate=2e-5, snapshots=8),
         stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000, device="cuda",
-        streamed=True, precision="bf16",
+        streamed=True, rows_at_once=1, precision="bf16",
     ),
 }
 

@@ -13,7 +13,7 @@ from conftest import make_student, make_teacher
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from dbyte.distill import trainer
+from dbyte.distill import losses, trainer
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run
 from dbyte.distill.sharing import share_frozen
@@ -99,6 +99,39 @@ def test_half_precision_follows_the_full_one_with_fp32_weights_and_sums(step, fe
     assert all(w.dtype == w.grad.dtype == torch.float32 and torch.isfinite(w.grad).all() for w in trained)
 
 
+def test_what_runs_through_the_blocks_stays_wide_under_autocast(feed):
+    student, batch, seen = make_student(make_teacher()), feed.batch(0), {}
+    for unit in sharding_units(student):
+        unit.register_forward_hook(lambda unit, _, out: seen.setdefault(
+            type(unit).__name__, []).append((out[0] if isinstance(out, tuple) else out).dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        STEPS["2.2"].objective(student, None, batch)
+    assert {dtype for found in seen.values() for dtype in found} == {torch.float32} and len(seen) == 2
+
+
+def test_a_teacher_in_half_precision_keeps_its_rotary_frequencies():
+    teacher = make_teacher()
+    frequencies = teacher.model.rotary_emb.inv_freq.clone()
+    trainer.halve(teacher)
+    assert {weight.dtype for weight in teacher.parameters()} == {torch.bfloat16}
+    assert teacher.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.equal(teacher.model.rotary_emb.inv_freq, frequencies)
+
+
+def test_eq_4_runs_where_autocast_refuses_its_formula(monkeypatch):
+    """CUDA's autocast refuses F.binary_cross_entropy; a CPU's does not, so the refusal is put in by hand."""
+    plain = torch.nn.functional.binary_cross_entropy
+
+    def refusing(*arguments, **options):
+        assert not torch.is_autocast_enabled("cpu"), "unsafe to autocast"
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "binary_cross_entropy", refusing)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = losses.boundary(torch.rand(2, 3), torch.ones(2, 3).bool(), torch.ones(2, 3).bool())
+    assert total.dtype == torch.float32
+
+
 def test_scan_states_stay_wide_under_autocast(student):
     with torch.autocast("cpu", torch.bfloat16):
         _, states = student.encoder.prefill(torch.randn(2, 9, 16), torch.tensor([9, 4]))
@@ -146,7 +179,7 @@ import resource, sys; sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 import conftest
 from test_engine import STEPS
-from dbyte.distill import trainer
+from dbyte.distill import losses, trainer
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run
 from dbyte.distill.sharing import share_frozen
@@ -159,7 +192,7 @@ def train_on(*arguments, **options):
     if len(made) == 4:  # three checkpoints lie there: from now on no file may grow beyond a few kilobytes
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
     return kept(*arguments, **options)
-trainer.train_on, trainer.CHECKPOINT_SECONDS = train_on, 0.0
+trainer.train_on, trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = train_on, 0.0, float("inf")
 try:
     trainer.train(run, STEPS["1.1"], feed, model=conftest.make_student(conftest.make_teacher()),
                   teacher=conftest.make_teacher())
@@ -217,9 +250,9 @@ def test_the_golden_curve(rows, tmp_path):
         GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
     golden = json.loads(GOLDEN.read_text())
     assert found.keys() == golden.keys()
-    for step, losses in golden.items():
-        assert len(losses) == 20
-        torch.testing.assert_close(torch.tensor(found[step]), torch.tensor(losses), rtol=2e-3, atol=2e-3, msg=step)
+    for step, kept in golden.items():
+        assert len(kept) == 20
+        torch.testing.assert_close(torch.tensor(found[step]), torch.tensor(kept), rtol=2e-3, atol=2e-3, msg=step)
 
 
 def test_tensorboard_gets_what_the_log_gets(feed, tmp_path):
@@ -229,7 +262,7 @@ def test_tensorboard_gets_what_the_log_gets(feed, tmp_path):
     train(run, STEPS["1.3"], feed, model=make_student(make_teacher()), launch=Launch(tensorboard=True))
     board = EventAccumulator(str(run.folder / "tensorboard")).Reload()
     assert [(event.step, pytest.approx(event.value)) for event in board.Scalars("loss")] == [
-        (line["bytes"], line["loss"]) for line in run.metrics()]
+        (line["update"], line["loss"]) for line in run.metrics()]
 
 
 def test_without_tensorboard_it_is_said_before_anything_runs(feed, tmp_path, monkeypatch):

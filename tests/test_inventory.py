@@ -74,16 +74,23 @@ def test_unused_runs_are_those_that_no_result_comes_from(family, tmp_path):
 
 def test_pruning_removes_what_it_said_and_never_a_held_run(family):
     root, parent, child, other = family
-    (child.folder / "model.123.tmp").mkdir()
-    (child.folder / "model.123.tmp" / "half").write_text("half")
-    assert inventory.leftovers(root) == [child.folder / "model.123.tmp"]
     with child.locked():
+        (child.folder / "model.123.tmp").mkdir()
+        (child.folder / "model.123.tmp" / "half").write_text("half")
         assert inventory.leftovers(root) == []
         with pytest.raises(BlockingIOError, match="another process"):
             inventory.remove([child.folder])
+    assert inventory.leftovers(root) == [child.folder / "model.123.tmp"]
     assert inventory.remove([child.folder / "model.123.tmp", other.folder]) > 4
     assert [entry.name for entry in inventory.entries(root)] == [parent.hash[:16], child.hash[:16]]
     assert child.is_complete()
+
+
+def test_a_parent_and_its_child_go_once_each(family, monkeypatch, capsys):
+    root, parent, child, other = family
+    monkeypatch.setattr("dbyte.paths.RUNS", root)
+    assert main(["runs", "prune", "--run", parent.hash[:9], "--run", child.hash[:9], "--yes"]) == 0
+    assert [entry.name for entry in inventory.entries(root)] == [other.hash[:16]]
 
 
 def test_the_only_whole_checkpoint_is_no_leftover(tmp_path):

@@ -113,7 +113,7 @@ def test_every_scale_has_a_plan(name):
 
 
 def test_the_command_prints_the_plan(capsys):
-    assert main(["plan", "--gpus", "2", "--device", "a100", "--checkpointing", "--teacher", PAPER[2], "--teacher",
+    assert main(["plan", "--gpus", "2", "--device", "a100", "--recompute", "--teacher", PAPER[2], "--teacher",
                  PAPER[1], "--bytes-per-token", "4"]) == 0
     text = capsys.readouterr().out
     assert f"| part, million parameters | {PAPER[2]} | {PAPER[1]} |" in text

@@ -70,6 +70,7 @@ def test_resume_equals_a_straight_run(step, stop_after, student, teacher, tokeni
         return update(*arguments, **options)
 
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", float("inf"))
     monkeypatch.setattr(trainer, "train_on", counted)
     from conftest import make_teacher
 
@@ -93,6 +94,17 @@ def test_a_finished_run_is_known_and_a_damaged_one_is_done_again(straight, capsy
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     assert "model.safetensors is damaged" in damage(straight.model_folder)
     assert not straight.is_complete() and "model.safetensors" in capsys.readouterr().err
+
+
+def test_an_unreadable_word_of_completion_is_named_and_the_run_done_again(straight, capsys):
+    (straight.folder / "complete.json").write_text("{")
+    assert not straight.is_complete() and "complete.json cannot be read" in capsys.readouterr().err
+
+
+def test_what_a_killed_write_left_is_cleared_by_the_next_sitting(straight):
+    (straight.folder / "checkpoint.1.tmp").mkdir()
+    with straight.locked():
+        assert not list(straight.folder.glob("*.tmp"))
 
 
 def test_a_foreign_config_is_not_taken_for_this_run(straight):
@@ -122,7 +134,7 @@ def test_sigkill_leaves_a_run_that_resumes(tmp_path):
         "from dbyte.distill import trainer; from dbyte.distill.feed import Feed; from dbyte.distill.runs import Run\n"
         "from test_training import STEPS\n"
         "from dbyte.text.packing import Rows\n"
-        "trainer.CHECKPOINT_SECONDS = 0.0; slow = trainer.train_on\n"
+        "trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = 0.0, float('inf'); slow = trainer.train_on\n"
         "trainer.train_on = lambda *a, **k: (time.sleep(0.2 * (sys.argv[3] == 'slow')), slow(*a, **k))[1]\n"
         "root = pathlib.Path(sys.argv[1]); teacher = conftest.make_teacher()\n"
         "trainer.train(Run({}, root=root), STEPS[0], Feed(Rows.load(root / 'rows.safetensors'), 2, 0),\n"

@@ -29,7 +29,8 @@ def main(root: Path, name: str, sharding: str, expected: str, stop: str = "") ->
     torch.set_num_threads(1)
     processes = join("cpu", expected=int(expected), sharding=sharding)
     if stop:
-        trainer.CHECKPOINT_SECONDS, kept, made = 0.0, trainer.train_on, []
+        trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = 0.0, float("inf")
+        kept, made = trainer.train_on, []
 
         def dying(*arguments, **options):
             if len(made) == int(stop):

@@ -15,7 +15,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--sharding", default="", help="none, ddp or fsdp2 (the default on several GPUs)")
     command.add_argument("--utilisation", type=float, help="share of that rate, in (0, 1]; the plan states it")
     command.add_argument("--bytes-per-token", type=float, help="the tokenizer's (default: the paper's)")
-    command.add_argument("--checkpointing", action="store_true", help="keep the inputs of blocks, run them twice")
+    command.add_argument("--recompute", action="store_true", help="keep the inputs of blocks, run them twice")
     command.add_argument("--backend", default="torch", help="of Mamba2: torch (the default) or triton")
     command.set_defaults(run=run)
 
@@ -33,6 +33,6 @@ def run(arguments: argparse.Namespace) -> int:
         chosen, device(arguments.device, flops_per_second=arguments.flops_per_second),
         teacher=teachers[0] if teachers else None, gpus=arguments.gpus, sharding=arguments.sharding,
         utilisation=UTILISATION if arguments.utilisation is None else arguments.utilisation,
-        bytes_per_token=arguments.bytes_per_token, checkpointing=arguments.checkpointing, backend=arguments.backend)
+        bytes_per_token=arguments.bytes_per_token, checkpointing=arguments.recompute, backend=arguments.backend)
     print(plan_text(setting, compared=compared))
     return 0

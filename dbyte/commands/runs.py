@@ -36,8 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(wrong) or f"{len(chosen)} run{'s' * (len(chosen) != 1)}: every file is as it was written")
         return 1 if wrong else 0
     going = [entry for name in arguments.names for entry in inventory.descendants(inventory.find(name, RUNS), RUNS)]
-    going += [entry for entry in inventory.unused(RUNS, RESULTS) if arguments.unused and entry not in going]
-    folders = inventory.leftovers(RUNS) + [entry.folder for entry in reversed(going)]
+    going += inventory.unused(RUNS, RESULTS) if arguments.unused else []
+    children_first = dict.fromkeys(entry.folder for entry in reversed(going))
+    folders = [path for path in inventory.leftovers(RUNS) if path.parent not in children_first] + list(children_first)
     for folder in folders:
         print(f"{inventory.folder_bytes(folder) / 1e6:10.1f} MB  {folder}")
     if not arguments.yes:

@@ -18,8 +18,11 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--row-bytes", type=int, help="bytes of a row")
     command.add_argument("--processes", type=int, help="how many must have met; refused if others did")
     command.add_argument("--sharding", default="ddp", help="ddp: the model whole in each process; fsdp2: shared out")
-    command.add_argument("--rows-at-once", type=int, help="rows of a micro-batch in each process (less memory)")
+    command.add_argument("--rows-at-once", type=int,
+                         help="rows of a micro-batch in each process: less memory, and `plan` tells how many fit")
     command.add_argument("--recompute", action="store_true", help="keep no activations inside blocks (less memory)")
+    command.add_argument("--backend", default="torch",
+                         help="of Mamba2: torch, or triton where its kernels and a GPU are")
     command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files beside metrics.jsonl")
     command.set_defaults(run=run)
 
@@ -40,8 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
     names = ["teacher", *(step.name[:3] for step in steps)]
     if arguments.through not in names:
         raise ValueError(f"--through must be one of {', '.join(names)}, found {arguments.through!r}")
+    at_once = scale.rows_at_once if arguments.rows_at_once is None else arguments.rows_at_once
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"--rows-at-once must be at least 1, found {at_once}")
     launch = Launch(join(scale.device, expected=arguments.processes, sharding=arguments.sharding),
-                    rows_at_once=arguments.rows_at_once, recompute=arguments.recompute,
+                    rows_at_once=at_once, recompute=arguments.recompute,
+                    backend=arguments.backend,
                     tensorboard=arguments.tensorboard)
     folders = [teacher_run(scale, seed=arguments.seed, launch=launch)]
     if arguments.through != "teacher":

@@ -31,10 +31,10 @@ def curriculum(scale: Scale) -> tuple[Step, ...]:
 
 def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launch | None = None) -> list[Run]:
     """Train a student through `steps`, reusing every run that is complete; returns one complete run per step."""
-    launch = launch or Launch()
+    launch = launch or Launch(rows_at_once=scale.rows_at_once)
     folder = teacher_run(scale, seed=seed, launch=launch)
     device = launch.processes.device if launch.processes.count > 1 else scale.device
-    teacher, tokenizer = load_teacher(folder, device=device)
+    teacher, tokenizer = load_teacher(folder)
     token_bytes = TokenBytes.from_tokenizer(tokenizer)
     with launch.processes.first_goes_first():
         rows = None if scale.streamed else training_rows(scale, token_bytes, seed=seed)
@@ -51,6 +51,9 @@ def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launc
             student = (ByteStudent.from_pretrained(parent.model_folder) if parent
                        else new_student(scale, teacher, tokenizer, seed=seed))
             student.config.stage = step.stage
+            student.use_backend(launch.backend)
+            if not step.objective.reads_teacher:
+                teacher = teacher.cpu()
             train(run, step, feed, model=student, teacher=teacher if step.objective.reads_teacher else None,
                   device=device, precision=scale.precision, launch=launch,
                   save_extra=lambda folder: tokenizer.save_pretrained(folder))

@@ -119,7 +119,7 @@ def leftovers(root: Path) -> list[Path]:
     inside = [path for entry in entries(root) if not is_held(entry.folder)
               for pattern in LEFTOVERS for below in ("", "snapshots/") for path in entry.folder.glob(below + pattern)
               if not (path.name == "checkpoint.old" and damage(entry.folder / "checkpoint"))]
-    return sorted(inside + list(root.glob("*.removed.tmp")))
+    return sorted([*inside, *root.glob("*.removed.tmp"), *root.glob("data/*.tmp")])
 
 
 def unused(root: Path, results: Path) -> list[Entry]:

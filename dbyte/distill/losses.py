@@ -11,6 +11,7 @@ caller divides the summed loss by the summed count once, so that a mean is never
 Shape letters: B rows, L bytes, M chunks or tokens, E core width, V vocabulary, K2 = 512 joint symbols, T positions.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -40,7 +41,8 @@ def _kl(student_logits_TV: Tensor, teacher_logits_TV: Tensor) -> Tensor:
 def boundary(prob_BL: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Loss:
     """Binary cross-entropy of boundary probabilities in [0, 1] (Eq. 4), in nats, over masked bytes."""
     prob_BL = prob_BL.float().clamp(PROB_FLOOR, 1 - PROB_FLOOR)
-    bce_BL = F.binary_cross_entropy(prob_BL, label_BL.float(), reduction="none")
+    with torch.autocast(prob_BL.device.type, enabled=False):  # on CUDA autocast refuses it, in fp32 too
+        bce_BL = F.binary_cross_entropy(prob_BL, label_BL.float(), reduction="none")
     return (bce_BL * mask_BL).sum(), mask_BL.sum()
 
 

@@ -13,14 +13,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 SHARDINGS = ("ddp", "fsdp2")
+PATIENCE = timedelta(hours=6)  # others wait while the first packs text or writes a model
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,13 @@ class Processes:
         """Make a module's forward and backward common to all; units: what FSDP2 gathers and frees one by one."""
         if self.sharding == "fsdp2":
             for unit in units:
-                fully_shard(unit)
-            return fully_shard(module)
+                fully_shard(unit, mesh=self.mesh())
+            return fully_shard(module, mesh=self.mesh())
         return module if self.count == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+
+    def mesh(self) -> DeviceMesh:
+        """All processes in a line, on this run's kind of device whatever else the machine has."""
+        return init_device_mesh(self.device.split(":")[0], (self.count,))
 
     @contextmanager
     def deferred(self, module: nn.Module, *, last: bool) -> Iterator[None]:
@@ -110,15 +117,13 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
         return Processes(device=device)
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu")
+    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     if state.num_processes != launched:
         raise ValueError(f"the launcher started {launched} processes, but {state.num_processes} met: on a CPU start "
                          "them by torchrun with --device cpu, and on GPUs give each its own")
     _check(state.num_processes, expected)
     if not dist.is_initialized():  # FSDP2 shards over a group, be it of one
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29531")
-        dist.init_process_group("gloo" if device == "cpu" else "nccl", rank=0, world_size=1)
+        dist.init_process_group("gloo" if device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
     return Processes(state.process_index, state.num_processes, str(state.device), sharding)
 
 

@@ -18,14 +18,14 @@ class Progress:
     """The log of one run, from update `first` on; `seconds` are those of the run, earlier sittings included."""
 
     def __init__(self, run: Run, name: str, updates: int, first: int, *, tensorboard: bool = False):
-        kept = run.metrics_path.read_text().splitlines() if first and run.metrics_path.exists() else []
-        whole = [line for line in kept if line.endswith("}") and json.loads(line)["update"] < first]
+        self.board = _board(run, purge_step=first) if tensorboard else None
+        kept = run.metrics_path.read_text(errors="replace").splitlines() if run.metrics_path.exists() else []
+        whole = [line for line in kept if (update := _update(line)) is not None and update < first]
         atomic_write(run.metrics_path, "".join(line + "\n" for line in whole))
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
         self.every, self.updates, self.name = max(updates // LINES, 1), updates, name
         self.bar = tqdm(total=updates, initial=first, desc=name, unit="update", mininterval=1,
                         disable="ipykernel" in sys.modules or not sys.stderr.isatty())  # a notebook gets plain lines
-        self.board = _board(run) if tensorboard else None
 
     def is_due(self, update: int) -> bool:
         """True for every few updates, and the last."""
@@ -41,16 +41,18 @@ class Progress:
         line = {"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rates": rates,
                 "seconds": round(seconds, 3)}
         self.file.write(json.dumps(line) + "\n")
-        self.bar.set_postfix(loss=f"{loss:.4g}", rate=f"{rates[0]:.1e}", refresh=False)
+        speed = train_bytes / max(seconds, 1e-9)
+        self.bar.set_postfix_str(f"{speed:,.0f} bytes/s, loss {loss:.4g}, rates "
+                                 + ", ".join(f"{rate:.1e}" for rate in rates), refresh=False)
         for name in ("loss", "norm") if self.board else ():
-            self.board.add_scalar(name, line[name], train_bytes)
+            self.board.add_scalar(name, line[name], update)
         for place, rate in enumerate(rates) if self.board else ():
-            self.board.add_scalar(f"rate/{place}", rate, train_bytes)
+            self.board.add_scalar(f"rate/{place}", rate, update)
         if self.bar.disable and (update // self.every) % (LINES // 10) == 0:
             left = seconds / (update + 1) * (self.updates - update - 1)
             print(f"  {self.name}: {update + 1}/{self.updates}, loss {loss:.4g}, "
                   f"rates {', '.join(f'{rate:.1e}' for rate in rates)}, "
-                  f"{train_bytes / max(seconds, 1e-9):,.0f} bytes/s, {left:.0f} s left", flush=True)
+                  f"{speed:,.0f} bytes/s, {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         """Flush to disk."""
@@ -60,10 +62,18 @@ class Progress:
             self.board.close()
 
 
-def _board(run: Run):
+def _update(line: str) -> int | None:
+    """The update that a logged line is of; None for half a line."""
+    try:
+        return json.loads(line)["update"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _board(run: Run, *, purge_step: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
         raise ValueError("TensorBoard is not installed: pip install 'dbyte[tensorboard]', or do without it (every "
                          "number is in metrics.jsonl)") from error
-    return SummaryWriter(str(run.folder / "tensorboard"))
+    return SummaryWriter(str(run.folder / "tensorboard"), purge_step=purge_step)

@@ -117,7 +117,7 @@ class Run:
         """True where a finished, undamaged model lies; a damaged one is named and moved aside to be trained again."""
         if not (self.folder / "complete.json").exists():
             return False
-        wrong = damage(self.model_folder) or self._config_mismatch()
+        wrong = damage(self.model_folder) or self._config_mismatch() or self._facts_unreadable()
         if wrong is None:
             return True
         print(f"run {self.hash[:16]}: {wrong}; the run is done again", file=sys.stderr)
@@ -135,6 +135,13 @@ class Run:
         except (OSError, ValueError):
             same = False
         return None if same else f"{self.folder / 'config.json'} does not describe this run"
+
+    def _facts_unreadable(self) -> str | None:
+        try:
+            self.facts()
+        except (OSError, ValueError):
+            return f"{self.folder / 'complete.json'} cannot be read"
+        return None
 
     def sound_checkpoint(self) -> Path | None:
         """The checkpoint folder if it is whole; a damaged one is named and ignored."""
@@ -159,6 +166,8 @@ class Run:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BlockingIOError(f"another process works on run {self.folder}: wait for it, or stop it") from None
+            for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
+                shutil.rmtree(left, ignore_errors=True)
             write_json(self.folder / "config.json", self.config)
             yield
 

@@ -1,7 +1,8 @@
 """Weights that student and teacher have in common are held once.
 
-The student's token head never trains, and its core is the teacher's until step 1.2: at three billion parameters a
-second copy of what is equal is memory for nothing.
+The student's token head never trains, and its core is the teacher's until step 1.2: a second copy of what is equal is
+memory for nothing. Equal means in dtype too, so this helps in fp32. Beside a bf16 teacher the student keeps fp32
+weights of its own, which FSDP2 can share out.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Training rows from a stream: what `trainer.Feed` does from rows in memory, from corpora that never fit there.
+"""Training rows from a stream: what `feed.Feed` does from rows in memory, from corpora that never fit there.
 
 An update's rows are those of all lanes, the same number of each. Processes share an update by lanes: part p of n takes
 the lanes p, p + n, .. So the rows of an update are the same for any number of processes, and a run may go on with

@@ -57,7 +57,7 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
                 shape.warmup, 0.05, betas=shape.betas)
     run = Run({"teacher": vars(shape), "step": step.describe(), "data": rows.hash, "seed": seed,
                "batch_rows": scale.batch_rows, "positions": POSITIONS, "precision": scale.precision})
-    if not run.is_complete():
+    if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
         train(run, step, Feed(rows, scale.batch_rows, seed), model=_new_llama(shape, tokenizer, seed=seed),
               device=launch.processes.device if launch.processes.count > 1 else scale.device,
               precision=scale.precision, launch=launch, save_extra=lambda folder: tokenizer.save_pretrained(folder))

@@ -32,7 +32,7 @@ from dbyte.memory import keep_freed_memory
 from dbyte.model.checkpointing import checkpoint_activations, sharding_units
 from dbyte.text.packing import Batch
 
-CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60.0, 0.05  # between two, at least; of a run's time, at most
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -41,13 +41,14 @@ class Launch:
     """How a run is computed, of which its address knows nothing.
 
     rows_at_once: rows of a micro-batch, None: all of the process's share. recompute: keep no activations inside blocks
-    and compute them again in backward. tensorboard: write its files too.
+    and compute them again in backward. tensorboard: write its files too. backend: of Mamba2 (model/kernels.py).
     """
 
     processes: Processes = Processes()
     rows_at_once: int | None = None
     recompute: bool = False
     tensorboard: bool = False
+    backend: str = "torch"
 
 
 class Trainee(nn.Module):
@@ -87,8 +88,10 @@ def train(
         processes.wait()
         if processes.gathered(run.is_complete() if processes.is_first else None)[0]:  # finished while this one waited
             return
-        half = teacher is not None and device != "cpu" and precision == "bf16"
-        teacher = teacher.to(device, torch.bfloat16 if half else None).eval() if teacher is not None else None
+        if teacher is not None:
+            teacher = teacher.to(device).eval()
+            if device != "cpu" and precision == "bf16":
+                halve(teacher)
         model = model.to(device).train()
         step.thaw(model)
         if teacher is not None:
@@ -102,13 +105,14 @@ def train(
         if processes.is_first:
             _announce(step, model, updates, first)
         log = Progress(run, step.name, updates, first, tensorboard=launch.tensorboard) if processes.is_first else None
-        saved, started = time.monotonic(), time.monotonic() - seconds
+        next_save, started = time.monotonic() + CHECKPOINT_SECONDS, time.monotonic() - seconds
         for update in range(first, updates):
+            where = feed.state()
             batch = feed.batch(update, part=processes.rank, parts=processes.count).to(device)
-            due = time.monotonic() - saved > CHECKPOINT_SECONDS
-            made = train_on(batch, step, step.rate_at(update, updates), trainee, optimisers, launch=launch, due=due)
+            made = train_on(batch, step, step.rate_at(update, updates), trainee, optimisers, launch=launch,
+                            due=time.monotonic() >= next_save)
             if not made.is_finite():
-                _stop(run, step, feed, batch, made, update, processes)
+                _stop(run, step, where, batch, made, update, processes)
             done, seconds = update + 1, time.monotonic() - started
             if log:
                 log.write(update, loss=made.loss, norm=made.norm, rates=made.rates, seconds=seconds,
@@ -117,11 +121,19 @@ def train(
                 folder = run.folder / "snapshots" / str(done * feed.batch_rows * feed.row_bytes)
                 _save_model(model, folder, save_extra, processes)
             if made.due and done < updates:
+                began = time.monotonic()
                 _checkpoint(run, model, optimisers, feed, done, seconds, processes)
-                saved = time.monotonic()
+                took = time.monotonic() - began
+                next_save = time.monotonic() + max(CHECKPOINT_SECONDS, took / CHECKPOINT_SHARE)
         if log:
             log.close()
         _finish(run, step, feed, model.eval(), updates, time.monotonic() - started, save_extra, processes)
+
+
+def halve(teacher: nn.Module) -> None:
+    """Turn weights to bf16, and not buffers: rotary frequencies do not survive fewer bits."""
+    for weight in teacher.parameters():
+        weight.data = weight.data.bfloat16()
 
 
 def snapshot_updates(step: Step, updates: int) -> set[int]:
@@ -193,7 +205,9 @@ def _announce(step: Step, model: nn.Module, updates: int, first: int) -> None:
           f"frozen: {', '.join(frozen) or 'nothing'}", flush=True)
 
 
-def _stop(run: Run, step: Step, feed: Feed, batch: Batch, made: Made, update: int, processes: Processes) -> None:
+def _stop(
+    run: Run, step: Step, where: dict, batch: Batch, made: Made, update: int, processes: Processes
+) -> None:
     """Save which batch it was, its bytes and documents, and raise FloatingPointError."""
     folder = run.folder / f"not_finite.{processes.rank}"
     with written_whole(folder) as temporary:
@@ -201,7 +215,8 @@ def _stop(run: Run, step: Step, feed: Feed, batch: Batch, made: Made, update: in
                    "boundary": batch.boundary_BL.cpu()}, temporary / "batch.safetensors")
         write_json(temporary / "where.json", {"step": step.name, "update": update, "process": processes.rank,
                                               "processes": processes.count, "loss": str(made.loss),
-                                              "norm": str(made.norm), "feed": feed.state()})
+                                              "norm": str(made.norm), "feed_before": where})
+    processes.wait()  # the launcher ends the others when the first has ended
     raise FloatingPointError(f"step {step.name!r}, update {update}: loss {made.loss}, gradient norm {made.norm}. The "
                              f"weights were not touched by it, and the batch is in {folder}: look at it, or lower the "
                              "rates of this step")
@@ -222,17 +237,18 @@ def _whole_state(model: nn.Module, processes: Processes) -> dict:
     """What save_pretrained must be given: the whole weights where they are shared out."""
     if processes.sharding != "fsdp2":
         return {}
-    return {"state_dict": {name: whole(value) for name, value in model.state_dict().items()}}
+    return {"state_dict": _gathered(model.state_dict(), processes)}
 
 
 def _checkpoint(
-    run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer], feed: Feed, update: int, seconds: float,
-    processes: Processes,
+    run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer], feed: Feed | StreamFeed, update: int,
+    seconds: float, processes: Processes,
 ) -> None:
     """Save all that an exact resume needs; written whole or not at all. What is frozen comes from the run's parent."""
-    weights = {name: whole(weight.detach()).contiguous() for name, weight in _trained(model).items()}
-    moments = {f"{place}.{index}.{name}": whole(value).contiguous() for place, optimiser in enumerate(optimisers)
-               for index, state in optimiser.state_dict()["state"].items() for name, value in state.items()}
+    weights = _gathered(_trained(model), processes)
+    moments = _gathered({f"{place}.{index}.{name}": value for place, optimiser in enumerate(optimisers)
+                         for index, state in optimiser.state_dict()["state"].items()
+                         for name, value in state.items()}, processes)
     feeds = processes.gathered(feed.state())
     if processes.is_first:
         with written_whole(run.checkpoint_folder) as folder:
@@ -241,6 +257,16 @@ def _checkpoint(
             save_file({"torch": torch.get_rng_state()}, folder / "random.safetensors")
             write_json(folder / "state.json", {"update": update, "seconds": seconds,
                                                "feed": _merged(feeds)})
+
+
+def _gathered(tensors: dict[str, Tensor], processes: Processes) -> dict[str, Tensor]:
+    """Tensors whole on the CPU of the first process, one after the other: no GPU holds more than one of them whole."""
+    found = {}
+    for name, tensor in tensors.items():
+        tensor = whole(tensor.detach())
+        if processes.is_first:
+            found[name] = tensor.cpu().contiguous()
+    return found
 
 
 def _merged(feeds: list[dict]) -> dict:
@@ -254,7 +280,7 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _resume(
-    run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer], feed: Feed
+    run: Run, model: nn.Module, optimisers: list[torch.optim.Optimizer], feed: Feed | StreamFeed
 ) -> tuple[int, float]:
     """Load the checkpoint into model, optimisers and feed; (updates done, seconds spent), zeros without one."""
     folder = run.sound_checkpoint()
@@ -280,7 +306,7 @@ def _resume(
 
 
 def _finish(
-    run: Run, step: Step, feed: Feed, model: PreTrainedModel, updates: int, seconds: float,
+    run: Run, step: Step, feed: Feed | StreamFeed, model: PreTrainedModel, updates: int, seconds: float,
     save_extra: Callable[[Path], None], processes: Processes,
 ) -> None:
     """Save the model and complete the run."""

@@ -193,7 +193,8 @@ class ByteStudent(PreTrainedModel):
 
     def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks) -> Tensor:
         """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings."""
-        return self.encoder_projection(chunk(encoded_BLD, chunks))
+        # what autocast halves is widened again: the core adds up many small changes
+        return self.encoder_projection(chunk(encoded_BLD, chunks)).to(encoded_BLD.dtype)
 
     def run_core(self, chunk_BME: Tensor, chunks: Chunks) -> Tensor:
         """Run the teacher's transformer over the chunks of each document: core_BME."""
@@ -211,7 +212,8 @@ class ByteStudent(PreTrainedModel):
         up_BLE = dechunk(core_BME, self.null_E, chunks)
         if self.config.confidence:
             up_BLE = straight_through(up_BLE, boundary_prob_BL, chunks.boundary_BL)
-        return self.decoder(self.decoder_projection(up_BLE + self.residual(encoded_BLD)), document_BL)
+        decoder_BLD = self.decoder_projection(up_BLE + self.residual(encoded_BLD)).to(encoded_BLD.dtype)
+        return self.decoder(decoder_BLD, document_BL)
 
     # -- the whole ----------------------------------------------------------------------------------------------------
 

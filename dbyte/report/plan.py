@@ -205,7 +205,7 @@ def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
     memory = setting.device.memory_bytes
     if memory is not None:
         fitting = [one.memory.rows_that_fit(memory) for one in planned]
-        lines += [(f"rows at a time, of {setting.rows_a_gpu()}",
+        lines += [(f"rows at a time (--rows-at-once), of {setting.rows_a_gpu()}",
                    *(str(min(rows, setting.rows_a_gpu())) for rows in fitting)),
                   ("fits", *("yes" if rows else "no" for rows in fitting))]
     return _table(("", *(one.step.name for one in planned)), lines)
