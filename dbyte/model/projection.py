@@ -18,10 +18,16 @@ ROWS_WORTH_IT = 64
 def project(hidden: Tensor, weight_OD: Tensor) -> Tensor:
     """hidden [..., D] times the transposed weight: [..., O]."""
     rows = hidden.numel() // max(hidden.shape[-1], 1)
-    if hidden.device.type != "cpu" or not hidden.dtype == weight_OD.dtype == torch.float32 or rows < ROWS_WORTH_IT \
-            or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
+    if rows < ROWS_WORTH_IT or weight_OD.dtype != hidden.dtype or not _is_faster(hidden) \
+            or torch.is_autocast_enabled("cpu"):
         return F.linear(hidden, weight_OD)
     return _Projection.apply(hidden.reshape(rows, -1), weight_OD).view(*hidden.shape[:-1], -1)
+
+
+def _is_faster(hidden: Tensor) -> bool:
+    """Whether the convolution is: in fp32 on a CPU, and not with one thread, where torch has a slow one of its own."""
+    return (hidden.device.type == "cpu" and hidden.dtype == torch.float32 and torch.get_num_threads() > 1
+            and torch.backends.mkldnn.is_available())
 
 
 class Projection(nn.Linear):
@@ -59,7 +65,7 @@ class _Projection(torch.autograd.Function):
 
 def product(hidden_TD: Tensor, weight_OD: Tensor) -> Tensor:
     """[T, D] times [O, D] transposed, outside of autograd; fp32 on a CPU goes through the convolution."""
-    if hidden_TD.device.type != "cpu" or hidden_TD.dtype != torch.float32:
+    if not _is_faster(hidden_TD):
         return hidden_TD @ weight_OD.T
     T, D = hidden_TD.shape
     image_1D1T = hidden_TD.contiguous().as_strided((1, D, 1, T), (T * D, 1, T * D, D))  # channels last, in place
