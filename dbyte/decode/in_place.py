@@ -1,0 +1,112 @@
+"""One byte through a stack of blocks, with states that are updated where they lie: `Stack.step` for generation.
+
+What `Stack.step` works out anew for every byte is prepared once: the convolution's taps, -exp(A_log), the norm's weight
+in the projection behind it. Nothing whose size grows is allocated. A byte can be tried (`commit=False`): its outputs
+come back and the states stay as they were, which is how MBP looks ahead. Weights that change afterwards are not seen.
+
+Shape letters: B rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dbyte.model.attention import AttentionState
+from dbyte.model.blocks import Block, Stack, State
+from dbyte.model.mamba2 import Mamba2, Mamba2State
+
+
+class StackInPlace:
+    """A stack for one byte at a time: [B, D] to [B, D]."""
+
+    def __init__(self, stack: Stack):
+        self.stack, self.norm = stack, stack.norm
+        self.blocks = [(_MambaInPlace(block) if isinstance(block.mixer, Mamba2) else _AttentionInPlace(block), block)
+                       for block in stack.blocks]
+
+    def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
+        """Run one byte per row; commit False: leave the states as they are."""
+        for (mixer, block), state in zip(self.blocks, states, strict=True):
+            norm = block.mixer_norm
+            hidden_BD = hidden_BD + mixer.step(
+                F.rms_norm(hidden_BD, norm.normalized_shape, norm.weight, norm.eps), state, commit)
+            if block.ffn is not None:
+                norm, ffn = block.ffn_norm, block.ffn
+                gate_BF, up_BF = F.linear(F.rms_norm(hidden_BD, norm.normalized_shape, norm.weight, norm.eps),
+                                          ffn.gate_up.weight).chunk(2, dim=-1)
+                hidden_BD = hidden_BD + F.linear(F.silu(gate_BF) * up_BF, ffn.down.weight)
+        return F.rms_norm(hidden_BD, self.norm.normalized_shape, self.norm.weight, self.norm.eps)
+
+
+def with_room(states: list[State], slots: int) -> list[State]:
+    """States whose attention, if they are of attention, has `slots` slots for bytes; those of Mamba2 need none."""
+    return [AttentionState(_padded(state.key_BHSW, slots), _padded(state.value_BHSW, slots), state.length_B)
+            if isinstance(state, AttentionState) else Mamba2State(state.conv_BWX, state.ssm_BHPN.contiguous())
+            for state in states]
+
+
+def _padded(past_BHSW: Tensor, slots: int) -> Tensor:
+    new_BHSW = past_BHSW.new_zeros(*past_BHSW.shape[:2], slots, past_BHSW.shape[3])
+    have = min(slots, past_BHSW.shape[2])
+    new_BHSW[:, :, :have] = past_BHSW[:, :, :have]
+    return new_BHSW
+
+
+class _MambaInPlace:
+    def __init__(self, block: Block):
+        mixer = block.mixer
+        self.wide = torch.promote_types(mixer.in_proj.weight.dtype, torch.float32)
+        self.project, self.bias_X = mixer.in_proj.weight, mixer.conv1d.bias
+        self.sizes = (mixer.inner, mixer.inner + 2 * mixer.state_size, mixer.heads)
+        self.parts = (mixer.inner, mixer.state_size, mixer.state_size)
+        self.heads = (mixer.heads, mixer.head_width)
+        self.taps_WX = mixer.conv1d.weight[:, 0].T.contiguous()
+        self.dt_bias_H, self.rate_H = mixer.dt_bias.to(self.wide), (-mixer.A_log.exp()).to(self.wide)
+        self.skip_H1 = mixer.D[:, None].to(self.wide)
+        self.out_DI, self.eps = mixer.out_proj.weight * mixer.norm.weight, mixer.norm.eps
+
+    def step(self, hidden_BD: Tensor, state: Mamba2State, commit: bool) -> Tensor:
+        gate_BI, xBC_BX, dt_BH = F.linear(hidden_BD, self.project).split(self.sizes, dim=-1)
+        dt_BH = F.softplus(dt_BH.to(self.wide) + self.dt_bias_H)
+        window_BWX = torch.cat([state.conv_BWX, xBC_BX[:, None]], dim=1)
+        mixed_BX = F.silu((window_BWX * self.taps_WX).sum(1).add_(self.bias_X), inplace=True).to(self.wide)
+        x_BI, B_BN, C_BN = mixed_BX.split(self.parts, dim=-1)
+        x_BHP = x_BI.unflatten(-1, self.heads)
+        decay_BH1 = (dt_BH * self.rate_H).exp_()[..., None]
+        added_BHP = x_BHP * dt_BH[..., None]
+        if commit:
+            state.conv_BWX.copy_(window_BWX[:, 1:])
+            state.ssm_BHPN.mul_(decay_BH1[..., None]).addcmul_(added_BHP[..., None], B_BN[:, None, None])
+            y_BHP = _read(state.ssm_BHPN, C_BN)
+        else:  # what the new state would say, without making it
+            along_B11 = (B_BN * C_BN).sum(-1)[:, None, None]
+            y_BHP = _read(state.ssm_BHPN, C_BN).mul_(decay_BH1).addcmul_(added_BHP, along_B11)
+        y_BHP = y_BHP.addcmul_(x_BHP, self.skip_H1)
+        gated_BI = F.silu(gate_BI).mul_(y_BHP.flatten(1).to(gate_BI.dtype))
+        return F.linear(F.rms_norm(gated_BI, gated_BI.shape[-1:], None, self.eps), self.out_DI)
+
+
+def _read(ssm_BHPN: Tensor, C_BN: Tensor) -> Tensor:
+    """The state along C, [B, H, P]: one group of C serves all heads."""
+    B, H, P, N = ssm_BHPN.shape
+    return torch.bmm(ssm_BHPN.view(B, H * P, N), C_BN[:, :, None]).view(B, H, P)
+
+
+class _AttentionInPlace:
+    def __init__(self, block: Block):
+        self.mixer = block.mixer
+
+    def step(self, hidden_BD: Tensor, state: AttentionState, commit: bool) -> Tensor:
+        mixer, length_B = self.mixer, state.length_B
+        rows_B, used = torch.arange(len(hidden_BD), device=hidden_BD.device), int(length_B.max()) + 1
+        query_BH1W, key_BH1W, value_BH1W = mixer._project(hidden_BD[:, None], length_B[:, None])
+        # a byte that is only tried is written too: its slot lies behind what counts, and the next byte takes it
+        state.key_BHSW[rows_B, :, length_B] = key_BH1W[:, :, 0]
+        state.value_BHSW[rows_B, :, length_B] = value_BH1W[:, :, 0]
+        back_BS = length_B[:, None] - torch.arange(used, device=hidden_BD.device)
+        mixed_BH1W = F.scaled_dot_product_attention(
+            query_BH1W, state.key_BHSW[:, :, :used], state.value_BHSW[:, :, :used],
+            attn_mask=mixer._sees(back_BS)[:, None, None])
+        if commit:
+            state.length_B.add_(1)
+        return mixer.out_proj(mixed_BH1W.flatten(1))

@@ -1,0 +1,110 @@
+"""One position through the core for a few rows: a layer of Llama, Qwen3 or OLMo2 without transformers' bookkeeping.
+
+transformers' own forward makes masks, positions and keyword arguments anew for every layer, which at the widths of a
+small core takes several times what the arithmetic takes. This is the same function on the same weights, none of them
+copied; `tests/test_decoding.py` holds the two against each other for each family.
+
+Shape letters: R rows, E width, H heads, G key-value heads, W head width, S slots.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PLAIN_ROTARY = ("default", "linear", "llama3", "yarn")  # whose angles do not depend on how long a text has grown
+NUMBERS_WORTH_A_VIEW = 12_000  # keys of a row from which its own attention call is cheaper than gathering them
+
+
+def can_step(core: nn.Module) -> bool:
+    """Whether `CoreStep` computes what this core computes; else transformers' forward has to."""
+    rope = getattr(core.config, "rope_parameters", None) or {}
+    layers = getattr(core.config, "layer_types", None) or []
+    return (core.config.model_type in ("llama", "qwen3", "olmo2") and rope.get("rope_type", "default") in PLAIN_ROTARY
+            and all(kind == "full_attention" for kind in layers))
+
+
+class CoreStep:
+    """The core's layers for one position a row: [R, E] to [R, E]."""
+
+    def __init__(self, core: nn.Module, *, slots: int):
+        self.core, self.layers = core, list(core.layers)
+        self.norm_after = core.config.model_type == "olmo2"
+        weight = core.layers[0].self_attn.q_proj.weight
+        position_1S = torch.arange(slots, device=weight.device)[None]
+        cos_1SW, sin_1SW = core.rotary_emb(weight[:1, None], position_1S)
+        self.cos_SW = cos_1SW[0].to(weight.dtype)
+        half = self.cos_SW.shape[-1] // 2
+        self.sin_SW = torch.cat([-sin_1SW[0, :, :half], sin_1SW[0, :, half:]], dim=-1).to(weight.dtype)
+        self.width, self.half = 2 * half, half
+
+    def step(self, hidden_RE: Tensor, keys: Tensor, values: Tensor, rows: list[int], slots: list[int]) -> Tensor:
+        """Append one position to each of these rows; keys and values: [layers, B, S, G, W], written at `slots`."""
+        device = hidden_RE.device
+        place_R = torch.tensor([row * keys.shape[2] + slot for row, slot in zip(rows, slots, strict=True)],
+                               device=device)
+        slot_R = torch.tensor(slots, device=device)
+        rotary = self.cos_SW[slot_R][:, None], self.sin_SW[slot_R][:, None]
+        gather = None
+        used = max(slots) + 1
+        if device.type != "cpu" or used * keys.shape[3] * keys.shape[4] < NUMBERS_WORTH_A_VIEW:
+            visible_RS = torch.arange(used, device=device) <= slot_R[:, None]
+            gather = (torch.tensor(rows, device=device), visible_RS[:, None, None])
+        for i, layer in enumerate(self.layers):
+            hidden_RE = self._layer(layer, hidden_RE, keys[i], values[i], place_R, rotary, gather, rows, slots)
+        return _normed(hidden_RE, self.core.norm)
+
+    def _layer(
+        self, layer: nn.Module, hidden_RE: Tensor, keys_BSGW: Tensor, values_BSGW: Tensor, place_R: Tensor,
+        rotary: tuple[Tensor, Tensor], gather: tuple[Tensor, Tensor] | None, rows: list[int], slots: list[int],
+    ) -> Tensor:
+        read_RE = hidden_RE if self.norm_after else _normed(hidden_RE, layer.input_layernorm)
+        query_RHW, key_RGW, value_RE = self._heads(layer.self_attn, read_RE, rotary)
+        keys_BSGW.view(-1, *keys_BSGW.shape[2:]).index_copy_(0, place_R, key_RGW)
+        values_BSGW.view(-1, *values_BSGW.shape[2:]).index_copy_(0, place_R, value_RE.view_as(key_RGW))
+        # a key-value head's queries go as one block: at one position there is nothing ahead to mask
+        query_RGQW = query_RHW.unflatten(1, (key_RGW.shape[1], -1))
+        scale = layer.self_attn.scaling
+        if gather is not None:
+            rows_R, visible_R11S = gather
+            used = visible_R11S.shape[-1]
+            mixed_RGQW = F.scaled_dot_product_attention(
+                query_RGQW, keys_BSGW[rows_R, :used].transpose(1, 2), values_BSGW[rows_R, :used].transpose(1, 2),
+                attn_mask=visible_R11S, scale=scale)
+        else:
+            mixed_RGQW = torch.cat([F.scaled_dot_product_attention(
+                query_RGQW[k : k + 1], keys_BSGW[row : row + 1, : slot + 1].transpose(1, 2),
+                values_BSGW[row : row + 1, : slot + 1].transpose(1, 2), scale=scale)
+                for k, (row, slot) in enumerate(zip(rows, slots, strict=True))])
+        mixed_RE = _linear(mixed_RGQW.reshape(len(rows), -1), layer.self_attn.o_proj)
+        if self.norm_after:
+            hidden_RE = hidden_RE + _normed(mixed_RE, layer.post_attention_layernorm)
+            return hidden_RE + _normed(_feed_forward(hidden_RE, layer.mlp), layer.post_feedforward_layernorm)
+        hidden_RE = hidden_RE + mixed_RE
+        return hidden_RE + _feed_forward(_normed(hidden_RE, layer.post_attention_layernorm), layer.mlp)
+
+    def _heads(
+        self, attention: nn.Module, hidden_RE: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [R, H, W] and keys [R, G, W], normed where the family does and rotated, and values [R, G * W]."""
+        query, key = _linear(hidden_RE, attention.q_proj), _linear(hidden_RE, attention.k_proj)
+        norms = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        if norms[0] is not None and self.norm_after:  # OLMo2 norms all heads together, Qwen3 each
+            query, key = _normed(query, norms[0]), _normed(key, norms[1])
+        query, key = query.unflatten(-1, (-1, self.width)), key.unflatten(-1, (-1, self.width))
+        if norms[0] is not None and not self.norm_after:
+            query, key = _normed(query, norms[0]), _normed(key, norms[1])
+        cos, sin = rotary
+        query, key = (torch.addcmul(part * cos, part.roll(self.half, -1), sin) for part in (query, key))
+        return query, key, _linear(hidden_RE, attention.v_proj)
+
+
+def _linear(hidden: Tensor, layer: nn.Linear) -> Tensor:
+    return F.linear(hidden, layer.weight, layer.bias)
+
+
+def _normed(hidden: Tensor, norm: nn.Module) -> Tensor:
+    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _feed_forward(hidden_RE: Tensor, mlp: nn.Module) -> Tensor:
+    return _linear(mlp.act_fn(_linear(hidden_RE, mlp.gate_proj)) * _linear(hidden_RE, mlp.up_proj), mlp.down_proj)
