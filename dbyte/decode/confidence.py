@@ -41,7 +41,7 @@ class OpeningConfidence:
         pair_B2 = torch.stack([self.byte_B, byte_B], 1)
         prob_B2 = self.student.route(torch.stack([self.encoded_BD, encoded_BD], 1), pair_B2, torch.zeros_like(pair_B2))
         self.value_B = torch.where(self.closed_B, _bounded(prob_B2[:, 0]), self.value_B)
-        self.encoded_BD, self.byte_B, self.closed_B = encoded_BD, byte_B, ends_B
+        self.encoded_BD, self.byte_B, self.closed_B = encoded_BD, byte_B.clone(), ends_B.clone()
 
 
 def _bounded(prob_B: Tensor) -> Tensor:

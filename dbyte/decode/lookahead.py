@@ -65,7 +65,7 @@ class LookAhead:
             counts_B = ~is_special(self.byte_B)
             self.decided_N.index_add_(0, row_B, counts_B.long())
             self.agreed_N.index_add_(0, row_B, (counts_B & (true_B == self.ended_B)).long())
-        self.encoded_BD, self.byte_B = encoded_BD, byte_B
+        self.encoded_BD, self.byte_B = encoded_BD, byte_B.clone()
         self.ended_B = self._tried(byte_B, encoded_BD, encoder_states, guess_B)
         return self.ended_B
 

@@ -218,7 +218,9 @@ class ByteStream:
                    for name, tensor in self.tensors().items()}
         facts = {"student": fingerprint(self.student), "stage": self.stage, "rows": len(self),
                  "slots": self.core_cache.slots, "byte_slots": self.byte_slots, "length": self.core_cache.length}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+        # clones, because safetensors refuses tensors that share memory, and the parts of a stream may hold one in common
+        save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+                  folder / TENSORS)
         atomic_write(folder / FACTS, json.dumps(facts, indent=1))
 
     @classmethod
