@@ -7,13 +7,26 @@ come back and the states stay as they were, which is how MBP looks ahead. Weight
 Shape letters: B rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.model.attention import AttentionState
 from dbyte.model.blocks import Block, Stack, State
-from dbyte.model.mamba2 import Mamba2, Mamba2State
+from dbyte.model.mamba2 import Mamba2
+
+
+@dataclass
+class MambaBytes:
+    """A mixer's `Mamba2State` laid out for steps: with N first, reading it along C is one product a row."""
+
+    conv_BWX: Tensor
+    ssm_BNI: Tensor
+
+
+ByteState = MambaBytes | AttentionState
 
 
 class StackInPlace:
@@ -24,24 +37,24 @@ class StackInPlace:
         self.blocks = [(_MambaInPlace(block) if isinstance(block.mixer, Mamba2) else _AttentionInPlace(block), block)
                        for block in stack.blocks]
 
-    def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
+    def step(self, hidden_BD: Tensor, states: list[ByteState], *, commit: bool = True) -> Tensor:
         """Run one byte per row; commit False: leave the states as they are."""
         for (mixer, block), state in zip(self.blocks, states, strict=True):
             norm = block.mixer_norm
-            hidden_BD = hidden_BD + mixer.step(
-                F.rms_norm(hidden_BD, norm.normalized_shape, norm.weight, norm.eps), state, commit)
+            hidden_BD = hidden_BD + mixer.step(_normed(hidden_BD, norm.weight, norm.eps), state, commit)
             if block.ffn is not None:
                 norm, ffn = block.ffn_norm, block.ffn
-                gate_BF, up_BF = F.linear(F.rms_norm(hidden_BD, norm.normalized_shape, norm.weight, norm.eps),
-                                          ffn.gate_up.weight).chunk(2, dim=-1)
-                hidden_BD = hidden_BD + F.linear(F.silu(gate_BF) * up_BF, ffn.down.weight)
-        return F.rms_norm(hidden_BD, self.norm.normalized_shape, self.norm.weight, self.norm.eps)
+                normed_BD = _normed(hidden_BD, norm.weight, norm.eps)
+                gate_BF, up_BF = F.linear(normed_BD, ffn.gate_up.weight).chunk(2, dim=-1)
+                hidden_BD = hidden_BD.add_(F.linear(F.silu(gate_BF).mul_(up_BF), ffn.down.weight))
+        return _normed(hidden_BD, self.norm.weight, self.norm.eps)
 
 
-def with_room(states: list[State], slots: int) -> list[State]:
-    """States whose attention, if they are of attention, has `slots` slots for bytes; those of Mamba2 need none."""
+def laid_out(states: list[State], *, slots: int) -> list[ByteState]:
+    """States as `StackInPlace` wants them; those of attention get `slots` slots for bytes."""
     return [AttentionState(_padded(state.key_BHSW, slots), _padded(state.value_BHSW, slots), state.length_B)
-            if isinstance(state, AttentionState) else Mamba2State(state.conv_BWX, state.ssm_BHPN.contiguous())
+            if isinstance(state, AttentionState) else
+            MambaBytes(state.conv_BWX, state.ssm_BHPN.permute(0, 3, 1, 2).flatten(2).contiguous())
             for state in states]
 
 
@@ -65,7 +78,7 @@ class _MambaInPlace:
         self.skip_H1 = mixer.D[:, None].to(self.wide)
         self.out_DI, self.eps = mixer.out_proj.weight * mixer.norm.weight, mixer.norm.eps
 
-    def step(self, hidden_BD: Tensor, state: Mamba2State, commit: bool) -> Tensor:
+    def step(self, hidden_BD: Tensor, state: MambaBytes, commit: bool) -> Tensor:
         gate_BI, xBC_BX, dt_BH = F.linear(hidden_BD, self.project).split(self.sizes, dim=-1)
         dt_BH = F.softplus(dt_BH.to(self.wide) + self.dt_bias_H)
         window_BWX = torch.cat([state.conv_BWX, xBC_BX[:, None]], dim=1)
@@ -76,20 +89,25 @@ class _MambaInPlace:
         added_BHP = x_BHP * dt_BH[..., None]
         if commit:
             state.conv_BWX.copy_(window_BWX[:, 1:])
-            state.ssm_BHPN.mul_(decay_BH1[..., None]).addcmul_(added_BHP[..., None], B_BN[:, None, None])
-            y_BHP = _read(state.ssm_BHPN, C_BN)
+            state.ssm_BNI.unflatten(2, self.heads).mul_(decay_BH1[:, None])
+            state.ssm_BNI.addcmul_(B_BN[:, :, None], added_BHP.flatten(1)[:, None])
+            y_BHP = torch.bmm(C_BN[:, None], state.ssm_BNI).unflatten(2, self.heads)[:, 0]
         else:  # what the new state would say, without making it
             along_B11 = (B_BN * C_BN).sum(-1)[:, None, None]
-            y_BHP = _read(state.ssm_BHPN, C_BN).mul_(decay_BH1).addcmul_(added_BHP, along_B11)
+            y_BHP = torch.bmm(C_BN[:, None], state.ssm_BNI).unflatten(2, self.heads)[:, 0]
+            y_BHP = y_BHP.mul_(decay_BH1).addcmul_(added_BHP, along_B11)
         y_BHP = y_BHP.addcmul_(x_BHP, self.skip_H1)
         gated_BI = F.silu(gate_BI).mul_(y_BHP.flatten(1).to(gate_BI.dtype))
-        return F.linear(F.rms_norm(gated_BI, gated_BI.shape[-1:], None, self.eps), self.out_DI)
+        return F.linear(_normed(gated_BI, None, self.eps), self.out_DI)
 
 
-def _read(ssm_BHPN: Tensor, C_BN: Tensor) -> Tensor:
-    """The state along C, [B, H, P]: one group of C serves all heads."""
-    B, H, P, N = ssm_BHPN.shape
-    return torch.bmm(ssm_BHPN.view(B, H * P, N), C_BN[:, :, None]).view(B, H, P)
+def _normed(hidden_BD: Tensor, weight_D: Tensor | None, eps: float) -> Tensor:
+    """RMSNorm; in fp32 by a few operations that together take half of what torch's own takes on a CPU for few rows."""
+    if hidden_BD.dtype != torch.float32 or hidden_BD.device.type != "cpu":
+        return F.rms_norm(hidden_BD, hidden_BD.shape[-1:], weight_D, eps)
+    square_B = torch.linalg.vecdot(hidden_BD, hidden_BD)
+    scaled_BD = hidden_BD * square_B.div_(hidden_BD.shape[-1]).add_(eps).rsqrt_()[:, None]
+    return scaled_BD if weight_D is None else scaled_BD.mul_(weight_D)
 
 
 class _AttentionInPlace:

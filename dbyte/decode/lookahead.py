@@ -23,7 +23,7 @@ Shape letters: B rows, N rows at the start, D byte width.
 import torch
 from torch import Tensor
 
-from dbyte.decode.in_place import StackInPlace
+from dbyte.decode.in_place import ByteState, StackInPlace, laid_out
 from dbyte.model.router import THRESHOLD, Router
 from dbyte.model.student import ByteStudent, is_special
 from dbyte.text.spans import BOS, EOS
@@ -41,30 +41,30 @@ class LookAhead:
         new = student.null_E.new_zeros
         self.student, self.encoder = student, encoder
         self.split = None if isinstance(student.router, Router) else StackInPlace(student.router.stack)
-        self.split_states = [] if self.split is None else student.router.stack.empty_state(rows)
+        self.split_states = [] if self.split is None else laid_out(student.router.stack.empty_state(rows), slots=0)
         self.encoded_BD = new(rows, student.config.byte_width)
         self.byte_B = torch.full((rows,), BOS, device=student.device)
         self.ended_B = torch.ones(rows, dtype=torch.bool, device=student.device)
         self.agreed_N, self.decided_N = (torch.zeros(rows, dtype=torch.long, device=student.device) for _ in range(2))
 
     def prefill(self, ids_BL: Tensor, length_B: Tensor) -> None:
-        """Go to behind the first length_B (>= 0) bytes of each row; their boundaries were no guesses."""
+        """Take in the first length_B bytes of each row, whose boundaries were no guesses."""
         if self.split is not None:
             router = self.student.router
-            self.split_states = router.stack.prefill(router.byte_embedding(ids_BL), length_B)[1]
+            self.split_states = laid_out(router.stack.prefill(router.byte_embedding(ids_BL), length_B)[1], slots=0)
 
-    def decide(
-        self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list, guess_B: Tensor, row_B: Tensor, *, first: bool
-    ) -> Tensor:
-        """Take in a byte, whose encoder state is encoded_BD, and say whether a chunk ends there (bool [B]).
+    def take_in(self, byte_B: Tensor, encoded_BD: Tensor, row_B: Tensor) -> None:
+        """Take in a byte, whose encoder state is encoded_BD, and count whether the byte before it was decided rightly.
 
-        row_B: the rows' numbers at the start. first: the byte is the prompt's last, and no guess stands before it.
+        row_B: the rows' numbers at the start.
         """
-        true_B = self._taken_in(byte_B, encoded_BD)
-        if not first:
-            counts_B = ~is_special(self.byte_B)
-            self.decided_N.index_add_(0, row_B, counts_B.long())
-            self.agreed_N.index_add_(0, row_B, (counts_B & (true_B == self.ended_B)).long())
+        counts_B = ~is_special(self.byte_B)
+        agrees_B = self._taken_in(byte_B, encoded_BD) == self.ended_B
+        self.decided_N.index_add_(0, row_B, counts_B.long())
+        self.agreed_N.index_add_(0, row_B, (counts_B & agrees_B).long())
+
+    def decide(self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[ByteState], guess_B: Tensor) -> Tensor:
+        """Whether a chunk ends at a byte that has been taken in, were the guess to follow (bool [B])."""
         self.encoded_BD, self.byte_B = encoded_BD, byte_B.clone()
         self.ended_B = self._tried(byte_B, encoded_BD, encoder_states, guess_B)
         return self.ended_B
@@ -76,7 +76,9 @@ class LookAhead:
         router = self.student.router
         return self._sigmoid(self.split.step(router.byte_embedding(byte_B), self.split_states))
 
-    def _tried(self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list, guess_B: Tensor) -> Tensor:
+    def _tried(
+        self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[ByteState], guess_B: Tensor
+    ) -> Tensor:
         student = self.student
         if self.split is None:
             tried_BD = self.encoder.step(student.byte_embedding(guess_B), encoder_states, commit=False)

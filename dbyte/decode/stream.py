@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dbyte.atomic import atomic_write
 from dbyte.decode.confidence import OpeningConfidence
-from dbyte.decode.in_place import StackInPlace, with_room
+from dbyte.decode.in_place import StackInPlace, laid_out
 from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
@@ -59,22 +59,30 @@ class ByteStream:
         texts = [bytes([BOS]) + prompt for prompt in prompts]
         length_B = torch.tensor([len(text) for text in texts], device=student.device)
         ids_BL = pad_bytes(texts, device=student.device)
-        boundary_BL = _routed(student, ids_BL, length_B) if prompt_ends is None else _given(
-            ids_BL, prompt_ends, length_B)
+        encoded_BLD, states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B)
+        prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL))
+        boundary_BL = prob_BL >= THRESHOLD if prompt_ends is None else _given(ids_BL, prompt_ends)
+        # the router needs the next byte, so a prompt's last byte is decided below
+        boundary_BL &= torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1
         chunks, positions = boundary_BL.sum(1).tolist(), student.core.config.max_position_embeddings
         check_prompts(prompts, chunks, positions)
         slots = min(max(chunks) + 1 + new_bytes, positions)  # at most a chunk a byte
         self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=ids_BL.shape[1] + new_bytes + 1)
-        self._prefill(ids_BL, boundary_BL, length_B - 1)
-        last_B = ids_BL.gather(1, length_B[:, None] - 1)[:, 0]
+        self.encoder_states = laid_out(states, slots=self.byte_slots)
+        if self.look_ahead is not None:
+            self.look_ahead.prefill(ids_BL, length_B)
+        self._prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B - 1)
+        rows_B = torch.arange(len(texts), device=ids_BL.device)
+        last_B, encoded_BD = ids_BL[rows_B, length_B - 1], encoded_BLD[rows_B, length_B - 1]
         if stage == 1:
-            self.step(last_B, torch.ones_like(last_B, dtype=torch.bool))
+            ends_B = torch.ones_like(last_B, dtype=torch.bool)
         elif self.look_ahead is not None:
-            self.step(last_B, guess_B=self.second_logits_BK.index_fill(
-                1, torch.tensor([BOS], device=last_B.device), float("-inf")).argmax(-1), first=True)
+            guess_BK = self.second_logits_BK.index_fill(1, torch.tensor([BOS], device=last_B.device), float("-inf"))
+            ends_B = self.look_ahead.decide(last_B, encoded_BD, self.encoder_states, guess_BK.argmax(-1))
         else:
-            joint_B2 = torch.stack([self.logits_BX.gather(1, last_B[:, None] + flag)[:, 0] for flag in (0, BYTES)], 1)
-            self.step(last_B, (joint_B2[:, 1] >= joint_B2[:, 0]) | (length_B == 1))
+            ends_B = self.logits_BX[rows_B, last_B + BYTES] >= self.logits_BX[rows_B, last_B]
+            ends_B |= length_B == 1
+        self._take_in(last_B, encoded_BD, ends_B)
 
     def _allocate(self, student: ByteStudent, rows: int, *, stage: int, slots: int, byte_slots: int) -> None:
         """Empty states for so many rows, with room for so many chunks and, where the encoder is attention, bytes."""
@@ -82,8 +90,8 @@ class ByteStream:
         self.encoder, self.decoder = StackInPlace(student.encoder), StackInPlace(student.decoder)
         self.core_cache = CoreCache(student.core, rows=rows, slots=slots)
         self.core_BE = student.null_E.detach().repeat(rows, 1)
-        self.encoder_states = with_room(student.encoder.empty_state(rows), byte_slots)
-        self.decoder_states = student.decoder.empty_state(rows) if stage == 2 else []
+        self.encoder_states = laid_out(student.encoder.empty_state(rows), slots=byte_slots)
+        self.decoder_states = laid_out(student.decoder.empty_state(rows), slots=byte_slots) if stage == 2 else []
         self.logits_BX = self.core_BE.new_zeros(rows, len(student.byte_head.weight) if stage == 2 else 0)
         two = stage == 2 and student.second_head is not None
         self.second_logits_BK = self.core_BE.new_zeros(rows, BYTES if two else 0)
@@ -91,51 +99,50 @@ class ByteStream:
         self.opening = OpeningConfidence(student, rows) if student.config.smoothing and stage == 2 else None
         self.look_ahead = LookAhead(student, self.encoder, rows) if two else None
 
-    def _prefill(self, ids_BL: Tensor, boundary_BL: Tensor, length_B: Tensor) -> None:
-        """Take in the first length_B (>= 0) bytes of each row in parallel."""
+    def _prefill(
+        self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor
+    ) -> None:
+        """Run core and decoder over the first length_B (>= 0) bytes of each row, whose encoder states are at hand."""
         student, (B, L) = self.student, ids_BL.shape
         mask_BL = torch.arange(L, device=ids_BL.device) < length_B[:, None]
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
-        encoded_BLD, states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B)
-        self.encoder_states = with_room(states, self.byte_slots)
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
         core_BME = self.core_cache.prefill(
             student.core, student.chunk_embeddings(encoded_BLD, chunks), chunks.document_BM)
         if self.opening is not None:
-            prob_BL = student.route(encoded_BLD, ids_BL, document_BL)
             core_BME = smooth(core_BME, opening_confidence(prob_BL, chunks), chunks)
             self.opening.prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
-        if self.look_ahead is not None:
-            self.look_ahead.prefill(ids_BL, length_B)
         count_B, rows_B = chunks.mask_BM.sum(1), torch.arange(B, device=ids_BL.device)
         last_BE = core_BME[rows_B, (count_B - 1).clamp(min=0)]
         self.core_BE = torch.where((count_B > 0)[:, None], last_BE, student.null_E)
         if self.stage == 2:
             up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
-            decoded_BLD, self.decoder_states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
+            decoded_BLD, states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
+            self.decoder_states = laid_out(states, slots=0)
             self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)])
 
     @torch.inference_mode()
-    def step(
-        self, byte_B: Tensor, ends_B: Tensor | None = None, *, guess_B: Tensor | None = None, first: bool = False
-    ) -> None:
+    def step(self, byte_B: Tensor, ends_B: Tensor | None = None, *, guess_B: Tensor | None = None) -> None:
         """Take in one byte per row (int64) and whether it ends a chunk (bool).
 
         guess_B: for MBP in place of ends_B, the byte that is taken to follow (int64); the router then decides.
-        first: the byte is a prompt's last, which no look-ahead went before.
         """
-        student = self.student
-        encoded_BD = self.encoder.step(student.byte_embedding(byte_B), self.encoder_states)
+        encoded_BD = self.encoder.step(self.student.byte_embedding(byte_B), self.encoder_states)
         if guess_B is not None:
-            ends_B = self.look_ahead.decide(byte_B, encoded_BD, self.encoder_states, guess_B, self.row_B, first=first)
+            self.look_ahead.take_in(byte_B, encoded_BD, self.row_B)
+            ends_B = self.look_ahead.decide(byte_B, encoded_BD, self.encoder_states, guess_B)
+        self._take_in(byte_B, encoded_BD, ends_B)
+
+    def _take_in(self, byte_B: Tensor, encoded_BD: Tensor, ends_B: Tensor) -> None:
+        """Run core and decoder for a byte that the encoder has seen."""
         if self.opening is not None:
             self.opening.advance(encoded_BD, byte_B, ends_B)
         closing = [row for row, ends in enumerate(ends_B.tolist()) if ends]
         if closing:
             self._close(encoded_BD, closing)
         if self.stage == 2:
-            up_BE = self.core_BE + student.residual(encoded_BD)
-            self._predict(self.decoder.step(student.decoder_projection(up_BE), self.decoder_states))
+            up_BE = self.core_BE + self.student.residual(encoded_BD)
+            self._predict(self.decoder.step(self.student.decoder_projection(up_BE), self.decoder_states))
 
     def _close(self, encoded_BD: Tensor, closing: list[int]) -> None:
         """Run the core for the rows whose chunk ends at this byte."""
@@ -218,7 +225,7 @@ class ByteStream:
                    for name, tensor in self.tensors().items()}
         facts = {"student": fingerprint(self.student), "stage": self.stage, "rows": len(self),
                  "slots": self.core_cache.slots, "byte_slots": self.byte_slots, "length": self.core_cache.length}
-        # clones, because safetensors refuses tensors that share memory, and the parts of a stream may hold one in common
+        # clones: safetensors refuses tensors that share memory, and parts of a stream may hold one in common
         save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
                   folder / TENSORS)
         atomic_write(folder / FACTS, json.dumps(facts, indent=1))
@@ -294,20 +301,12 @@ def fingerprint(student: ByteStudent) -> str:
     return digest.hexdigest()
 
 
-def _routed(student: ByteStudent, ids_BL: Tensor, length_B: Tensor) -> Tensor:
-    """The router's boundaries; it needs the next byte, so the last byte of a prompt is left to the caller."""
-    document_BL = torch.zeros_like(ids_BL)
-    encoded_BLD = student.encode(ids_BL, document_BL)  # causal: padding behind a byte does not change it
-    boundary_BL = student.route(encoded_BLD, ids_BL, document_BL) >= THRESHOLD
-    return boundary_BL & (torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1)
-
-
-def _given(ids_BL: Tensor, prompt_ends: list[list[int]], length_B: Tensor) -> Tensor:
+def _given(ids_BL: Tensor, prompt_ends: list[list[int]]) -> Tensor:
     """Boundaries from given chunk ends: byte i of a prompt is byte i + 1 of its row, BOS is a chunk of its own."""
     boundary_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
     for row, ends in enumerate(prompt_ends):
         boundary_BL[row, [0, *ends]] = True
-    return boundary_BL & (torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1)
+    return boundary_BL
 
 
 def pad_bytes(texts: list[bytes], *, device: torch.device | str) -> Tensor:
