@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dbyte.model.norm import rms_norm
+
 PLAIN_ROTARY = ("default", "linear", "llama3", "yarn")  # whose angles do not depend on how long a text has grown
-NUMBERS_WORTH_A_VIEW = 12_000  # keys of a row from which its own attention call is cheaper than gathering them
+VIEWS_ON = ("cpu",)  # where an attention call a row, on the row's own keys, is cheaper than gathering the rows' keys
 
 
 def can_step(core: nn.Module) -> bool:
@@ -45,9 +47,8 @@ class CoreStep:
         slot_R = torch.tensor(slots, device=device)
         rotary = self.cos_SW[slot_R][:, None], self.sin_SW[slot_R][:, None]
         gather = None
-        used = max(slots) + 1
-        if device.type != "cpu" or used * keys.shape[3] * keys.shape[4] < NUMBERS_WORTH_A_VIEW:
-            visible_RS = torch.arange(used, device=device) <= slot_R[:, None]
+        if device.type not in VIEWS_ON:
+            visible_RS = torch.arange(max(slots) + 1, device=device) <= slot_R[:, None]
             gather = (torch.tensor(rows, device=device), visible_RS[:, None, None])
         for i, layer in enumerate(self.layers):
             hidden_RE = self._layer(layer, hidden_RE, keys[i], values[i], place_R, rotary, gather, rows, slots)
@@ -71,9 +72,10 @@ class CoreStep:
                 query_RGQW, keys_BSGW[rows_R, :used].transpose(1, 2), values_BSGW[rows_R, :used].transpose(1, 2),
                 attn_mask=visible_R11S, scale=scale)
         else:
+            keys_BGSW, values_BGSW = keys_BSGW.transpose(1, 2), values_BSGW.transpose(1, 2)
             mixed_RGQW = torch.cat([F.scaled_dot_product_attention(
-                query_RGQW[k : k + 1], keys_BSGW[row : row + 1, : slot + 1].transpose(1, 2),
-                values_BSGW[row : row + 1, : slot + 1].transpose(1, 2), scale=scale)
+                query_RGQW[k : k + 1], keys_BGSW[row : row + 1, :, : slot + 1],
+                values_BGSW[row : row + 1, :, : slot + 1], scale=scale)
                 for k, (row, slot) in enumerate(zip(rows, slots, strict=True))])
         mixed_RE = _linear(mixed_RGQW.reshape(len(rows), -1), layer.self_attn.o_proj)
         if self.norm_after:
@@ -103,7 +105,7 @@ def _linear(hidden: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _normed(hidden: Tensor, norm: nn.Module) -> Tensor:
-    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    return rms_norm(hidden, norm.weight, norm.variance_epsilon)
 
 
 def _feed_forward(hidden_RE: Tensor, mlp: nn.Module) -> Tensor:
