@@ -35,7 +35,7 @@ from dbyte.text.spans import EOS, TokenBytes
 from dbyte.text.world import world_documents
 
 SCALE, ROUNDS, BATCHES = "small", 5, (1, 16)
-DAMPED = 0.7  # flagged symbols of random heads
+DAMPED = 0.9  # flagged symbols of random heads
 
 
 def trained() -> tuple:
