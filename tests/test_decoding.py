@@ -134,6 +134,23 @@ def test_a_core_step_is_transformers_own_forward(family, views, monkeypatch):
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("variant", JBP)
+def test_a_byte_that_is_tried_gives_the_next_states_output_and_changes_nothing(teacher, tokenizer, variant):
+    student = student_of(variant, teacher, tokenizer)
+    with torch.inference_mode():
+        stream = ByteStream(student, PROMPTS, new_bytes=4)
+        for state in stream.encoder_states:  # so that what the decay does shows
+            if hasattr(state, "ssm_BNI"):
+                state.ssm_BNI.normal_(std=3.0)
+        hidden = torch.randn(4, student.config.byte_width)
+        tried = [stream.encoder.step(hidden, stream.encoder_states, commit=False) for _ in range(2)]
+        taken = stream.encoder.step(hidden, stream.encoder_states)
+        after = stream.encoder.step(hidden, stream.encoder_states)
+    torch.testing.assert_close(tried[0], tried[1], rtol=0, atol=0)
+    torch.testing.assert_close(tried[0], taken, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(taken, after, atol=1e-3)
+
+
 # -- batched is alone, and both are the plain loop --------------------------------------------------------------------
 
 
