@@ -8,7 +8,8 @@
 Greedy, EOS suppressed in all four, prompts and lengths as given (1 kB each by default), all timed in turn in one
 process, the reading of the prompt included. The teacher writes tokens until its text has as many bytes; its bytes a
 second are those of the tokens that it wrote. MBP at scale small is the JBP student's Stage 1 with two new heads: it is
-timed and not judged here.
+timed and not judged here. "JBP compiled" fuses the steps of encoder and decoder (`compiled=True`); compiling is not
+timed.
 """
 
 import argparse
@@ -79,11 +80,15 @@ def prompts_of(rows: int, size: int) -> list[bytes]:
     return [text[row * size : (row + 1) * size] for row in range(rows)]
 
 
-def writes(student: ByteStudent, prompts: list[bytes], new_bytes: int, *, stage: int, told: dict, name: str):
+def writes(
+    student: ByteStudent, prompts: list[bytes], new_bytes: int, *, stage: int, told: dict, name: tuple[str, int],
+    compiled: bool = False,
+):
     """A call that reads the prompts and writes `new_bytes` a row; it notes the bytes and chunks in `told`."""
 
     def call() -> None:
-        writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(), stage=stage, valid_utf8=False)
+        writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(), stage=stage, valid_utf8=False,
+                       compiled=compiled)
         ends = [token for token in range(len(writer.tokens)) if not writer.tokens[token]] if stage == 1 else [EOS]
         writer.symbols.floor_SX[:, ends] = float("-inf")
         if stage == 2:
@@ -94,7 +99,7 @@ def writes(student: ByteStudent, prompts: list[bytes], new_bytes: int, *, stage:
     return call
 
 
-def teacher_writes(teacher, tokenizer, prompts: list[bytes], new_bytes: int, *, told: dict, name: str):
+def teacher_writes(teacher, tokenizer, prompts: list[bytes], new_bytes: int, *, told: dict, name: tuple[str, int]):
     """A call of transformers' own greedy generation over as many bytes, as near as whole tokens come."""
     table = TokenBytes.from_tokenizer(tokenizer)
     rows = [[table.bos_token_id, *table.align(prompt.decode(errors="ignore")).token_ids.tolist()]
@@ -126,8 +131,10 @@ def report(arguments: argparse.Namespace) -> str:
     mbp, told, calls = two_heads(student), {}, {}
     for rows in BATCHES:
         prompts, size = prompts_of(rows, arguments.prompt_bytes), arguments.new_bytes
-        for kind, of, stage in (("Stage 1", student, 1), ("JBP", student, 2), ("MBP", mbp, 2)):
-            calls[kind, rows] = writes(of, prompts, size, stage=stage, told=told, name=(kind, rows))
+        for kind, of, stage in (("Stage 1", student, 1), ("JBP", student, 2), ("MBP", mbp, 2),
+                                ("JBP compiled", student, 2)):
+            calls[kind, rows] = writes(of, prompts, size, stage=stage, told=told, name=(kind, rows),
+                                       compiled="compiled" in kind)
         calls["teacher", rows] = teacher_writes(teacher, tokenizer, prompts, size, told=told, name=("teacher", rows))
     seconds = interleaved(calls, rounds=arguments.rounds)
     rate = {key: told[key][0] / median(values) for key, values in seconds.items()}

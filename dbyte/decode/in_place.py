@@ -7,7 +7,8 @@ come back and the states stay as they were, which is how MBP looks ahead. Weight
 Shape letters: B rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from dbyte.model.attention import AttentionState
 from dbyte.model.blocks import Block, Stack, State
 from dbyte.model.mamba2 import Mamba2
 from dbyte.model.norm import rms_norm
+
+_COMPILED: WeakKeyDictionary = WeakKeyDictionary()  # stack -> the state of its weights, and its steps
 
 
 @dataclass
@@ -33,13 +36,22 @@ ByteState = MambaBytes | AttentionState
 class StackInPlace:
     """A stack for one byte at a time: [B, D] to [B, D]."""
 
-    def __init__(self, stack: Stack):
-        self.stack, self.norm = stack, stack.norm
+    def __init__(self, stack: Stack, *, compiled: bool = False):
+        """compiled: fuse a step by torch.compile, where the stack is of Mamba2; it takes a C++ compiler and seconds."""
+        self.norm = stack.norm
         self.blocks = [(_MambaInPlace(block) if isinstance(block.mixer, Mamba2) else _AttentionInPlace(block), block)
                        for block in stack.blocks]
+        recurrent = isinstance(stack.blocks[0].mixer, Mamba2)
+        self.kind = MambaBytes if recurrent else AttentionState
+        # dynamic: rows that finish leave, and a new number of rows must not mean a new compilation
+        self._run = torch.compile(self._plain, dynamic=True) if compiled and recurrent else self._plain
 
     def step(self, hidden_BD: Tensor, states: list[ByteState], *, commit: bool = True) -> Tensor:
         """Run one byte per row; commit False: leave the states as they are."""
+        return self._run(hidden_BD, commit, *(tensor for state in states for tensor in vars(state).values()))
+
+    def _plain(self, hidden_BD: Tensor, commit: bool, *tensors: Tensor) -> Tensor:
+        states = [self.kind(*some) for some in zip(*[iter(tensors)] * len(fields(self.kind)), strict=True)]
         for (mixer, block), state in zip(self.blocks, states, strict=True):
             norm = block.mixer_norm
             hidden_BD = hidden_BD + mixer.step(rms_norm(hidden_BD, norm.weight, norm.eps), state, commit)
@@ -49,6 +61,17 @@ class StackInPlace:
                 gate_BF, up_BF = F.linear(normed_BD, ffn.gate_up.weight).chunk(2, dim=-1)
                 hidden_BD = hidden_BD.add_(F.linear(F.silu(gate_BF).mul_(up_BF), ffn.down.weight))
         return rms_norm(hidden_BD, self.norm.weight, self.norm.eps)
+
+
+def in_place(stack: Stack, *, compiled: bool = False) -> StackInPlace:
+    """The stack for steps; what was compiled is used again for as long as the weights stay as they were."""
+    if not compiled:
+        return StackInPlace(stack)
+    weights = tuple((weight.data_ptr(), weight._version) for weight in stack.parameters())
+    have = _COMPILED.get(stack)
+    if have is None or have[0] != weights:
+        have = _COMPILED[stack] = weights, StackInPlace(stack, compiled=True)
+    return have[1]
 
 
 def laid_out(states: list[State], *, slots: int) -> list[ByteState]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dbyte.atomic import atomic_write
 from dbyte.decode.confidence import OpeningConfidence
-from dbyte.decode.in_place import StackInPlace, laid_out
+from dbyte.decode.in_place import in_place, laid_out
 from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
@@ -45,12 +45,12 @@ class ByteStream:
     @torch.inference_mode()
     def __init__(
         self, student: ByteStudent, prompts: list[bytes], *, new_bytes: int, stage: int = 2,
-        prompt_ends: list[list[int]] | None = None,
+        prompt_ends: list[list[int]] | None = None, compiled: bool = False,
     ):
         """Read prompts (bytes without BOS, may be empty), leaving room for `new_bytes` more.
 
         stage 1: no decoder runs. prompt_ends: where chunks end in each prompt (bytes from its start), for a student
-        whose router has not learned yet; None: the router cuts.
+        whose router has not learned yet; None: the router cuts. compiled: fuse the steps of encoder and decoder.
         Raises:
             ValueError: for a prompt of more chunks than the core has positions, or bytes that UTF-8 does not have.
         """
@@ -67,7 +67,8 @@ class ByteStream:
         chunks, positions = boundary_BL.sum(1).tolist(), student.core.config.max_position_embeddings
         check_prompts(prompts, chunks, positions)
         slots = min(max(chunks) + 1 + new_bytes, positions)  # at most a chunk a byte
-        self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=ids_BL.shape[1] + new_bytes + 1)
+        self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=ids_BL.shape[1] + new_bytes + 1,
+                       compiled=compiled)
         self.encoder_states = laid_out(states, slots=self.byte_slots)
         if self.look_ahead is not None:
             self.look_ahead.prefill(ids_BL, length_B)
@@ -84,10 +85,13 @@ class ByteStream:
             ends_B |= length_B == 1
         self._take_in(last_B, encoded_BD, ends_B)
 
-    def _allocate(self, student: ByteStudent, rows: int, *, stage: int, slots: int, byte_slots: int) -> None:
+    def _allocate(
+        self, student: ByteStudent, rows: int, *, stage: int, slots: int, byte_slots: int, compiled: bool
+    ) -> None:
         """Empty states for so many rows, with room for so many chunks and, where the encoder is attention, bytes."""
         self.student, self.stage, self.byte_slots = student, stage, byte_slots
-        self.encoder, self.decoder = StackInPlace(student.encoder), StackInPlace(student.decoder)
+        self.encoder, self.decoder = (in_place(stack, compiled=compiled)
+                                      for stack in (student.encoder, student.decoder))
         self.core_cache = CoreCache(student.core, rows=rows, slots=slots)
         self.core_BE = student.null_E.detach().repeat(rows, 1)
         self.encoder_states = laid_out(student.encoder.empty_state(rows), slots=byte_slots)
@@ -232,7 +236,7 @@ class ByteStream:
 
     @classmethod
     @torch.inference_mode()
-    def load(cls, student: ByteStudent, folder: str | Path) -> "ByteStream":
+    def load(cls, student: ByteStudent, folder: str | Path, *, compiled: bool = False) -> "ByteStream":
         """Read a stream that `save` wrote with this student; it goes on as if it had never stopped.
 
         Raises:
@@ -248,7 +252,7 @@ class ByteStream:
                              "wrote it, or read the prompt again")
         stream = cls.__new__(cls)
         stream._allocate(student, facts["rows"], stage=facts["stage"], slots=facts["slots"],
-                         byte_slots=facts["byte_slots"])
+                         byte_slots=facts["byte_slots"], compiled=compiled)
         loaded = load_file(folder / TENSORS, device=str(student.device))
         for name, holder, attribute, _ in list(stream._tensors()):
             if name.startswith("core."):
