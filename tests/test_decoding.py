@@ -1,6 +1,7 @@
 """The recurrent path is the parallel one, batched is alone, what is written is what was asked for; scores by hand."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -380,6 +381,21 @@ def test_rows_that_leave_in_any_order_leave_the_others_alone(student):
         torch.testing.assert_close(stream.logits_BX[place], alone.logits_BX[0], rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="at least one row"):
         stream.keep([])
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_steps_are_the_plain_ones_for_any_number_of_rows(student):
+    plain, fused = (ByteStream(student, PROMPTS, new_bytes=8, compiled=compiled) for compiled in (False, True))
+    for rows in (4, 3, 2):
+        for stream in (plain, fused):
+            stream.keep(list(range(rows)))
+            stream.step(torch.arange(65, 65 + rows), torch.arange(rows) % 2 == 0)
+        torch.testing.assert_close(fused.logits_BX, plain.logits_BX, rtol=1e-4, atol=1e-4)
+    again = ByteStream(student, PROMPTS[:1], new_bytes=8, compiled=True)
+    assert again.encoder is fused.encoder, "compiled once for a student"
+    with torch.no_grad():
+        student.encoder.norm.weight.mul_(2)
+    assert ByteStream(student, PROMPTS[:1], new_bytes=8, compiled=True).encoder is not fused.encoder
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
