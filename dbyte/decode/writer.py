@@ -164,8 +164,14 @@ class Writer:
 
     @property
     def boundaries(self) -> tuple[list[int], list[int]]:
-        """MBP: for each row, how many of its boundaries agree with the router's own, and of how many."""
+        """MBP: for each row, how many of its boundaries agree with the router's own, and of how many.
+
+        Raises:
+            ValueError: for another decoder, whose boundaries are no guesses.
+        """
         ahead = self.stream.look_ahead
+        if ahead is None:
+            raise ValueError("only MBP guesses its boundaries: there is nothing to compare for Stage 1 or JBP")
         return ahead.agreed_N.tolist(), ahead.decided_N.tolist()
 
 
