@@ -271,7 +271,8 @@ def state_bytes(
     """Bytes of the tensors of a stream, in closed form.
 
     max_chunks: slots of the core's cache, per row. max_bytes: prompt, BOS, new bytes and one more, which matters only
-    where the encoder is attention. What a step allocates and frees is not counted; nothing of it grows with the text.
+    where the encoder is attention. Not counted: what a step allocates and frees, the core's rotary angles (2 * slots *
+    head width, once for all rows), and the few weights that steps prepare.
     """
     config, core = student.config, student.core.config
     size = student.null_E.element_size()
