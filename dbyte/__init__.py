@@ -13,7 +13,8 @@ _HOMES = {
     "Aligned": "dbyte.text.spans", "TokenBytes": "dbyte.text.spans",
     "ByteStudent": "dbyte.model.student", "StudentConfig": "dbyte.model.student",
     "StudentOutput": "dbyte.model.student",
-    "ssd": "dbyte.model.ssd", "generate": "dbyte.decode.generate", "losses": "dbyte.distill",
+    "ssd": "dbyte.model.ssd", "generate": "dbyte.decode.generate", "generate_stream": "dbyte.decode.generate",
+    "losses": "dbyte.distill",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -16,28 +16,32 @@ from dbyte.model.student import ByteStudent
 class OpeningConfidence:
     """`value_B` in (0, 1], 1 in a document's first chunk; the running counterpart of `chunking.opening_confidence`."""
 
-    def __init__(
-        self, student: ByteStudent, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor,
-        length_B: Tensor,
-    ):
-        """Begin after the first length_B (>= 0) bytes of each row, whose boundaries lie before that."""
+    def __init__(self, student: ByteStudent, rows: int):
+        """Begin before the first byte of each row."""
+        weight = student.null_E
         self.student = student
-        rows, last_B = torch.arange(len(ids_BL)), (length_B - 1).clamp(min=0)
+        self.encoded_BD = weight.new_zeros(rows, student.config.byte_width)
+        self.byte_B = torch.zeros(rows, dtype=torch.long, device=weight.device)
+        self.closed_B = torch.zeros(rows, dtype=torch.bool, device=weight.device)
+        self.value_B = torch.ones(rows, device=weight.device)
+
+    def prefill(
+        self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor
+    ) -> None:
+        """Go to behind the first length_B (>= 0) bytes of each row, whose boundaries lie before that."""
+        rows, last_B = torch.arange(len(ids_BL), device=ids_BL.device), (length_B - 1).clamp(min=0)
         self.encoded_BD, self.byte_B = encoded_BLD[rows, last_B], ids_BL[rows, last_B]
         self.closed_B = boundary_BL[rows, last_B] & (length_B > 0)
         order_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
         opened_B = torch.where(boundary_BL, order_L, -1).max(1).values  # the byte before the open chunk
         self.value_B = _bounded(prob_BL[rows, opened_B.clamp(min=0)]).masked_fill(opened_B < 0, 1.0)
 
-    def advance(self, encoded_BD: Tensor, byte_B: Tensor, ends_B: Tensor, active_B: Tensor | None) -> None:
-        """Take in one byte per row; behind a boundary it opens a chunk. Rows that are not active stay as they are."""
-        active_B = torch.ones_like(self.closed_B) if active_B is None else active_B
+    def advance(self, encoded_BD: Tensor, byte_B: Tensor, ends_B: Tensor) -> None:
+        """Take in one byte per row; behind a boundary it opens a chunk."""
         pair_B2 = torch.stack([self.byte_B, byte_B], 1)
         prob_B2 = self.student.route(torch.stack([self.encoded_BD, encoded_BD], 1), pair_B2, torch.zeros_like(pair_B2))
-        self.value_B = torch.where(self.closed_B & active_B, _bounded(prob_B2[:, 0]), self.value_B)
-        self.encoded_BD = torch.where(active_B[:, None], encoded_BD, self.encoded_BD)
-        self.byte_B = torch.where(active_B, byte_B, self.byte_B)
-        self.closed_B = torch.where(active_B, ends_B, self.closed_B)
+        self.value_B = torch.where(self.closed_B, _bounded(prob_B2[:, 0]), self.value_B)
+        self.encoded_BD, self.byte_B, self.closed_B = encoded_BD, byte_B.clone(), ends_B.clone()
 
 
 def _bounded(prob_B: Tensor) -> Tensor:

@@ -1,19 +1,16 @@
-"""Generate text: Stage 1 reads bytes and writes tokens, Stage 2 reads and writes bytes (paper section 4.1.2, JBP).
+"""Generate text: Stage 1 reads bytes and writes tokens, Stage 2 reads and writes bytes by JBP or MBP (section 4.1.2).
 
-Rows of different lengths run together, and each row's text is what it would be alone. A Stage-2 step draws the joint
-symbol (next byte, ends a chunk). A Stage-1 step draws a token at a chunk's end and feeds its bytes back; the token's
-last byte ends the chunk. Whether a prompt's last byte ends a chunk: Stage 2 asks its joint head; Stage 1 takes it that
-the prompt ends at a token's end, as a token model does.
+Rows of different lengths run together, and each row's text is what it would be alone, sampled or not. `stream.py` holds
+the states, `writer.py` the loop, `sampling.py` the draws, `utf8.py` what keeps a text UTF-8, `lookahead.py` MBP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-import torch
-from torch import Tensor
-
-from dbyte.decode.stream import ByteStream, check_text_bytes, pad_bytes
-from dbyte.model.student import BYTES, ByteStudent
-from dbyte.text.spans import BOS, EOS
+from dbyte.decode.sampling import Sampling
+from dbyte.decode.stream import ByteStream
+from dbyte.decode.writer import Reading, Writer
+from dbyte.model.student import ByteStudent
 
 
 def generate(
@@ -22,109 +19,113 @@ def generate(
     *,
     max_new_bytes: int = 256,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
     seed: int = 0,
     stop: Sequence[str] = (),
     stage: int | None = None,
     as_bytes: bool = False,
+    valid_utf8: bool | None = None,
     prompt_ends: list[list[int]] | None = None,
+    compiled: bool = False,
+    on_text: Callable[[int, str], object] | None = None,
 ) -> list[str] | list[bytes]:
     """Continue each prompt until EOS, a stop string (left out of the result) or `max_new_bytes`.
 
     Args:
         prompts: str, or UTF-8 bytes; an empty prompt starts from BOS.
-        temperature: 0 takes the likeliest symbol, > 0 samples with `seed`.
+        temperature, top_k, top_p, seed: see `sampling.Sampling`; temperature 0 takes the likeliest symbol.
         stage: 1 writes tokens, 2 writes bytes; None: the stage that the student was trained to.
+        as_bytes: return raw bytes; else text.
+        valid_utf8: draw only what may follow in UTF-8, and drop a character that the limit cuts; None: for text, not
+            for bytes. False: text has U+FFFD for a cut or invalid character. A character that a prompt of bytes broke
+            off is completed, and comes back whole at the beginning of the text.
         prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
             (Stage 1 before its router has learned); None: the router cuts.
-        as_bytes: return raw bytes; else text, with a cut or invalid character replaced by U+FFFD.
+        compiled: fuse the steps of encoder and decoder by torch.compile: quicker bytes after a start of seconds, the
+            same function within rounding. It takes a C++ compiler.
+        on_text: called with (number of the prompt, new text) as text becomes certain, as in `generate_stream`.
     Raises:
-        ValueError: for reserved bytes 0xFE or 0xFF in a prompt, limits below 1, a negative temperature, a stage other
-            than 1 or 2, or stop strings that are empty or not in a list.
+        ValueError: for reserved bytes 0xFE or 0xFF in a prompt or, with valid_utf8, no UTF-8; a prompt of more chunks
+            than the core has positions; a limit below 1; a temperature, top_k or top_p out of range; a stage other
+            than 1 or 2; stop strings that are empty or not in a list.
     """
-    if max_new_bytes < 1 or temperature < 0 or isinstance(prompts, str | bytes):
-        raise ValueError(f"generate expects a list of prompts, max_new_bytes >= 1 and temperature >= 0; found "
-                         f"{type(prompts).__name__}, {max_new_bytes}, {temperature}")
-    if stage not in (None, 1, 2) or isinstance(stop, str) or not all(stop):
-        raise ValueError(f"generate expects stage 1, 2 or None and a list of stop strings that are not empty; found "
-                         f"{stage!r}, {stop!r}")
-    encoded = [prompt.encode() if isinstance(prompt, str) else prompt for prompt in prompts]
-    for prompt in encoded:
-        check_text_bytes(prompt)
-    if not encoded:
+    if isinstance(prompts, str | bytes):
+        raise ValueError(f"generate expects a list of prompts, found {type(prompts).__name__}: put it into a list")
+    valid_utf8 = not as_bytes if valid_utf8 is None else valid_utf8
+    if not prompts:
+        check(max_new_bytes=max_new_bytes, stop=stop, stage=stage)
         return []
-    was_training, generator = student.training, torch.Generator(device=student.device).manual_seed(seed)
-    write = _write_tokens if (stage or student.config.stage) == 1 else _write_bytes
+    writer = begin(student, prompts, max_new_bytes=max_new_bytes, sampling=Sampling(temperature, top_k, top_p, seed),
+                   stop=stop, stage=stage, valid_utf8=valid_utf8, prompt_ends=prompt_ends, compiled=compiled)
+    readings = [Reading(writer, row) for row in range(len(prompts))] if on_text else []
+    going = True
+    with evaluating(student):
+        while going:
+            going = writer.advance()
+            for reading in readings:
+                if new := reading.fresh_text():
+                    on_text(reading.row, new)
+    return [bytes(text) for text in writer.written] if as_bytes else [writer.text(row) for row in range(len(prompts))]
+
+
+def generate_stream(
+    student: ByteStudent, prompt: str | bytes, *, as_bytes: bool = False, valid_utf8: bool | None = None,
+    max_new_bytes: int = 256, temperature: float = 0.0, top_k: int | None = None, top_p: float = 1.0, seed: int = 0,
+    stop: Sequence[str] = (), stage: int | None = None, compiled: bool = False,
+) -> Iterator[str] | Iterator[bytes]:
+    """Yield the continuation of one prompt piece by piece; the pieces joined are what `generate` returns.
+
+    A piece has whole characters, and what may become a stop string is held back until it is known. Arguments and errors
+    are those of `generate`, and errors come with the call, before the first piece.
+    """
+    writer = begin(student, [prompt], max_new_bytes=max_new_bytes, sampling=Sampling(temperature, top_k, top_p, seed),
+                   stop=stop, stage=stage, valid_utf8=not as_bytes if valid_utf8 is None else valid_utf8,
+                   compiled=compiled)
+    reading = Reading(writer, 0)
+
+    def pieces() -> Iterator[str] | Iterator[bytes]:
+        going = True
+        while going:
+            with evaluating(student):
+                going = writer.advance()
+            if new := reading.fresh() if as_bytes else reading.fresh_text():
+                yield new
+
+    return pieces()
+
+
+def begin(
+    student: ByteStudent, prompts: Sequence[str | bytes], *, max_new_bytes: int, sampling: Sampling,
+    stop: Sequence[str] = (), stage: int | None = None, valid_utf8: bool = True,
+    prompt_ends: list[list[int]] | None = None, compiled: bool = False,
+) -> Writer:
+    """Read the prompts and return the writer that continues them; raises as `generate`."""
+    check(max_new_bytes=max_new_bytes, stop=stop, stage=stage)
+    encoded = [prompt.encode() if isinstance(prompt, str) else bytes(prompt) for prompt in prompts]
+    with evaluating(student):
+        stream = ByteStream(student, encoded, new_bytes=max_new_bytes, stage=stage or student.config.stage or 2,
+                            prompt_ends=prompt_ends, compiled=compiled)
+    return Writer(stream, encoded, sampling=sampling, limit=max_new_bytes, stops=[text.encode() for text in stop],
+                  valid_utf8=valid_utf8)
+
+
+@contextmanager
+def evaluating(student: ByteStudent) -> Iterator[None]:
+    """Evaluation mode for a while."""
+    was_training = student.training
+    student.eval()
     try:
-        texts = write(student.eval(), encoded, max_new_bytes, temperature, generator, [text.encode() for text in stop],
-                      prompt_ends)
+        yield
     finally:
         student.train(was_training)
-    return texts if as_bytes else [text.decode(errors="replace") for text in texts]
 
 
-def _write_bytes(
-    student: ByteStudent, prompts: list[bytes], limit: int, temperature: float, generator: torch.Generator,
-    stops: list[bytes], prompt_ends: list[list[int]] | None,
-) -> list[bytes]:
-    stream = ByteStream(student, prompts, new_bytes=limit, byte_head=True, close_last=False, prompt_ends=prompt_ends)
-    texts, open_rows = [bytearray() for _ in prompts], set(range(len(prompts)))
-    for _ in range(limit):
-        logits_BK2 = stream.joint_logits_BK2.clone()
-        logits_BK2[:, [BOS, BOS + BYTES]] = float("-inf")
-        symbol_B = draw(logits_BK2, temperature, generator)
-        byte_B, ends_B = symbol_B % BYTES, symbol_B >= BYTES
-        for row, byte in enumerate(byte_B.tolist()):
-            if row in open_rows and _append(texts[row], bytes([byte]), stops, limit):
-                open_rows.remove(row)
-        if not open_rows:
-            break
-        stream.step(byte_B, ends_B)
-    return [bytes(text) for text in texts]
-
-
-def _write_tokens(
-    student: ByteStudent, prompts: list[bytes], limit: int, temperature: float, generator: torch.Generator,
-    stops: list[bytes], prompt_ends: list[list[int]] | None,
-) -> list[bytes]:
-    stream = ByteStream(student, prompts, new_bytes=limit, byte_head=False, close_last=True, prompt_ends=prompt_ends)
-    texts, open_rows = [bytearray() for _ in prompts], set(range(len(prompts)))
-    while open_rows:
-        token_B = draw(student.token_head(stream.core_BE), temperature, generator)
-        written = [_token_or_eos(student, token) for token in token_B.tolist()]
-        for row in sorted(open_rows):
-            if _append(texts[row], written[row], stops, limit):
-                open_rows.remove(row)
-        if open_rows:
-            _feed(stream, [text if row in open_rows else b"" for row, text in enumerate(written)])
-    return [bytes(text) for text in texts]
-
-
-def _token_or_eos(student: ByteStudent, token: int) -> bytes:
-    """A token's bytes; EOS for tokens without text, so that generation ends there."""
-    return student.token_text(token) or bytes([EOS])
-
-
-def _feed(stream: ByteStream, written: list[bytes]) -> None:
-    """Step each row through the bytes of its token, closing the chunk at the last one."""
-    ids_BL = pad_bytes(written, device=stream.core_BE.device)
-    length_B = torch.tensor([len(text) for text in written], device=ids_BL.device)
-    for i in range(ids_BL.shape[1]):
-        stream.step(ids_BL[:, i], length_B == i + 1, active_B=i < length_B)
-
-
-def _append(text: bytearray, new: bytes, stops: list[bytes], limit: int) -> bool:
-    """Append generated bytes to a row's text; True if the row is finished, with the text cut where it ends."""
-    before = len(text)
-    text += new[: limit - before]
-    places = (text.find(stop, max(before - len(stop) + 1, 0)) for stop in [*stops, bytes([EOS])])
-    ends = [place for place in places if place >= 0]
-    if ends:
-        del text[min(ends):]
-    return bool(ends) or len(text) >= limit
-
-
-def draw(logits_BX: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Draw one symbol per row: the likeliest at temperature 0."""
-    if temperature == 0:
-        return logits_BX.argmax(-1)
-    return torch.multinomial((logits_BX.float() / temperature).softmax(-1), 1, generator=generator)[:, 0]
+def check(*, max_new_bytes: int, stop: Sequence[str], stage: int | None) -> None:
+    """Raise ValueError for a limit, stop strings or a stage that cannot be used."""
+    if max_new_bytes < 1:
+        raise ValueError(f"max_new_bytes must be at least 1, found {max_new_bytes}")
+    if stage not in (None, 1, 2):
+        raise ValueError(f"stage must be 1 (writes tokens), 2 (writes bytes) or None (as trained), found {stage!r}")
+    if isinstance(stop, str | bytes) or not all(stop):
+        raise ValueError(f"stop must be a list of strings that are not empty, found {stop!r}")

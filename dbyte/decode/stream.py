@@ -1,127 +1,317 @@
 """A student's running state: rows of bytes that advance one byte at a time, each with boundaries of its own.
 
 The recurrent path gives the parallel path's logits. A prompt is read in parallel; from then on a step costs one byte
-of encoder and decoder, and one core position for just those rows whose chunk closed.
+of encoder and decoder, and one core position for just those rows whose chunk closed. States are preallocated and
+updated in place; rows that are finished leave, and what is left moves together.
 
-Shape letters: B rows, L prompt bytes, D byte width, E core width, R rows that closed a chunk, K2 = 512 joint symbols.
+Whether the prompt's last byte closes a chunk is not assumed where it can be known: with JBP the joint head of the byte
+before decides, given the byte; with MBP the look-ahead does (`lookahead.py`). Stage 1 writes tokens, so its prompt ends
+where a token ends, as a token model's does. BOS is a chunk of its own.
+
+Shape letters: B rows, L prompt bytes, D byte width, E core width, R rows that closed a chunk, X = 512 joint symbols or
+256 bytes, K bytes.
 """
 
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dbyte.atomic import atomic_write
 from dbyte.decode.confidence import OpeningConfidence
-from dbyte.model.blocks import State
+from dbyte.decode.in_place import in_place, laid_out
+from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS, EOS
 
+TENSORS, FACTS = "stream.safetensors", "stream.json"
+
 
 class ByteStream:
     """Encoder, core and decoder states of B rows, each holding one document that begins with BOS.
 
-    After construction `core_BE` is what the last byte sees of the core, and with `byte_head` `joint_logits_BK2` is the
-    law of the next byte and its flag.
+    `core_BE` is what the last byte sees of the core. At stage 2 `logits_BX` is the law of the next byte, with its flag
+    for JBP, and `second_logits_BK` MBP's of the byte after it. `row_B` numbers the rows as they were at the start.
     """
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __init__(
-        self, student: ByteStudent, prompts: list[bytes], *, new_bytes: int, byte_head: bool, close_last: bool,
-        prompt_ends: list[list[int]] | None = None,
+        self, student: ByteStudent, prompts: list[bytes], *, new_bytes: int, stage: int = 2,
+        prompt_ends: list[list[int]] | None = None, compiled: bool = False,
     ):
         """Read prompts (bytes without BOS, may be empty), leaving room for `new_bytes` more.
 
-        byte_head: run the decoder too (Stage 2). close_last: the prompt's last byte ends a chunk (Stage 1's rule); else
-        the joint head decides it, given the byte (JBP). prompt_ends: where chunks end in each prompt (bytes from its
-        start), for a student whose router has not learned yet; None: the router cuts.
+        stage 1: no decoder runs. prompt_ends: where chunks end in each prompt (bytes from its start), for a student
+        whose router has not learned yet; None: the router cuts. compiled: fuse the steps of encoder and decoder.
+        Raises:
+            ValueError: for a prompt of more chunks than the core has positions, or bytes that UTF-8 does not have.
         """
-        if byte_head:
-            student.check_jbp("streams of bytes")
-        self.student, self.byte_head = student, byte_head
-        self.smoothing = student.config.smoothing and byte_head
+        for prompt in prompts:
+            check_text_bytes(prompt)
         texts = [bytes([BOS]) + prompt for prompt in prompts]
         length_B = torch.tensor([len(text) for text in texts], device=student.device)
         ids_BL = pad_bytes(texts, device=student.device)
-        boundary_BL = self._route(ids_BL, length_B) if prompt_ends is None else _given(ids_BL, prompt_ends, length_B)
-        slots = int(boundary_BL.sum(1).max()) + 1 + new_bytes  # at most a chunk a byte; a full cache says so
-        limit = student.core.config.max_position_embeddings
-        self.core_cache = CoreCache(student.core, rows=len(texts), slots=min(slots, limit))
-        logits_BK2 = self._prefill(ids_BL, boundary_BL, length_B - 1)
-        last_B = ids_BL.gather(1, length_B[:, None] - 1)[:, 0]
-        ends_B = torch.ones_like(last_B, dtype=torch.bool)
-        if not close_last:
-            closed_B = logits_BK2.gather(1, last_B[:, None] + BYTES) >= logits_BK2.gather(1, last_B[:, None])
-            ends_B = closed_B[:, 0] | (length_B == 1)  # BOS is a chunk of its own
-        self.step(last_B, ends_B)
+        encoded_BLD, states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B)
+        prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL))
+        boundary_BL = prob_BL >= THRESHOLD if prompt_ends is None else _given(ids_BL, prompt_ends)
+        # the router needs the next byte, so a prompt's last byte is decided below
+        boundary_BL &= torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1
+        chunks, positions = boundary_BL.sum(1).tolist(), student.core.config.max_position_embeddings
+        check_prompts(prompts, chunks, positions)
+        slots = min(max(chunks) + 1 + new_bytes, positions)  # at most a chunk a byte
+        self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=ids_BL.shape[1] + new_bytes + 1,
+                       compiled=compiled)
+        self.encoder_states = laid_out(states, slots=self.byte_slots)
+        if self.look_ahead is not None:
+            self.look_ahead.prefill(ids_BL, length_B)
+        self._prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B - 1)
+        rows_B = torch.arange(len(texts), device=ids_BL.device)
+        last_B, encoded_BD = ids_BL[rows_B, length_B - 1], encoded_BLD[rows_B, length_B - 1]
+        if stage == 1:
+            ends_B = torch.ones_like(last_B, dtype=torch.bool)
+        elif self.look_ahead is not None:
+            guess_BK = self.second_logits_BK.index_fill(1, torch.tensor([BOS], device=last_B.device), float("-inf"))
+            ends_B = self.look_ahead.decide(last_B, encoded_BD, self.encoder_states, guess_BK.argmax(-1))
+        else:
+            ends_B = self.logits_BX[rows_B, last_B + BYTES] >= self.logits_BX[rows_B, last_B]
+            ends_B |= length_B == 1
+        self._take_in(last_B, encoded_BD, ends_B)
 
-    def _route(self, ids_BL: Tensor, length_B: Tensor) -> Tensor:
-        """The router's boundaries; it needs the next byte, so the last byte of a prompt is left to the caller."""
-        document_BL = torch.zeros_like(ids_BL)
-        encoded_BLD = self.student.encode(ids_BL, document_BL)  # causal: padding behind a byte does not change it
-        boundary_BL = self.student.route(encoded_BLD, ids_BL, document_BL) >= THRESHOLD
-        return boundary_BL & (torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1)
+    def _allocate(
+        self, student: ByteStudent, rows: int, *, stage: int, slots: int, byte_slots: int, compiled: bool
+    ) -> None:
+        """Empty states for so many rows, with room for so many chunks and, where the encoder is attention, bytes."""
+        self.student, self.stage, self.byte_slots = student, stage, byte_slots
+        self.encoder, self.decoder = (in_place(stack, compiled=compiled)
+                                      for stack in (student.encoder, student.decoder))
+        self.core_cache = CoreCache(student.core, rows=rows, slots=slots)
+        self.core_BE = student.null_E.detach().repeat(rows, 1)
+        self.encoder_states = laid_out(student.encoder.empty_state(rows), slots=byte_slots)
+        self.decoder_states = laid_out(student.decoder.empty_state(rows), slots=byte_slots) if stage == 2 else []
+        self.logits_BX = self.core_BE.new_zeros(rows, len(student.byte_head.weight) if stage == 2 else 0)
+        two = stage == 2 and student.second_head is not None
+        self.second_logits_BK = self.core_BE.new_zeros(rows, BYTES if two else 0)
+        self.row_B = torch.arange(rows, device=student.device)
+        self.opening = OpeningConfidence(student, rows) if student.config.smoothing and stage == 2 else None
+        self.look_ahead = LookAhead(student, self.encoder, rows) if two else None
 
-    def _prefill(self, ids_BL: Tensor, boundary_BL: Tensor, length_B: Tensor) -> Tensor | None:
-        """Take in the first length_B (>= 0) bytes of each row in parallel; returns the joint logits after the last."""
+    def _prefill(
+        self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor
+    ) -> None:
+        """Run core and decoder over the first length_B (>= 0) bytes of each row, whose encoder states are at hand."""
         student, (B, L) = self.student, ids_BL.shape
         mask_BL = torch.arange(L, device=ids_BL.device) < length_B[:, None]
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
-        encoded_BLD, self.encoder_states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B)
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
         core_BME = self.core_cache.prefill(
             student.core, student.chunk_embeddings(encoded_BLD, chunks), chunks.document_BM)
-        if self.smoothing:
-            prob_BL = student.route(encoded_BLD, ids_BL, document_BL)
+        if self.opening is not None:
             core_BME = smooth(core_BME, opening_confidence(prob_BL, chunks), chunks)
-            self.opening = OpeningConfidence(student, encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
-        count_B = chunks.mask_BM.sum(1)
-        last_BE = core_BME[torch.arange(B), (count_B - 1).clamp(min=0)]
+            self.opening.prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
+        count_B, rows_B = chunks.mask_BM.sum(1), torch.arange(B, device=ids_BL.device)
+        last_BE = core_BME[rows_B, (count_B - 1).clamp(min=0)]
         self.core_BE = torch.where((count_B > 0)[:, None], last_BE, student.null_E)
-        if not self.byte_head:
-            return None
-        up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
-        decoded_BLD, self.decoder_states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
-        return student.byte_head(decoded_BLD[torch.arange(B), (length_B - 1).clamp(min=0)])
+        if self.stage == 2:
+            up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
+            decoded_BLD, states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
+            self.decoder_states = laid_out(states, slots=0)
+            self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)])
 
-    @torch.no_grad()
-    def step(self, byte_B: Tensor, ends_B: Tensor, active_B: Tensor | None = None) -> None:
+    @torch.inference_mode()
+    def step(self, byte_B: Tensor, ends_B: Tensor | None = None, *, guess_B: Tensor | None = None) -> None:
         """Take in one byte per row (int64) and whether it ends a chunk (bool).
 
-        Rows that are not active stay as they are.
+        guess_B: for MBP in place of ends_B, the byte that is taken to follow (int64); the router then decides.
         """
-        student = self.student
-        encoded_BD, states = student.encoder.step(student.byte_embedding(byte_B), self.encoder_states)
-        self.encoder_states = _keep(self.encoder_states, states, active_B)
-        if self.smoothing:
-            self.opening.advance(encoded_BD, byte_B, ends_B, active_B)
-        closing_R = (ends_B if active_B is None else ends_B & active_B).nonzero()[:, 0]
-        if len(closing_R):
-            core_RE = self.core_cache.step(student.core, student.encoder_projection(encoded_BD[closing_R]), closing_R)
-            if self.smoothing:
-                weight_R1 = self.opening.value_B[closing_R, None].to(core_RE)
-                core_RE = torch.lerp(self.core_BE[closing_R], core_RE, weight_R1)
-            self.core_BE = self.core_BE.clone()
-            self.core_BE[closing_R] = core_RE
-        if self.byte_head:
-            up_BE = self.core_BE + student.residual(encoded_BD)
-            decoded_BD, states = student.decoder.step(student.decoder_projection(up_BE), self.decoder_states)
-            self.decoder_states = _keep(self.decoder_states, states, active_B)
-            self.joint_logits_BK2 = student.byte_head(decoded_BD)
+        encoded_BD = self.encoder.step(self.student.byte_embedding(byte_B), self.encoder_states)
+        if guess_B is not None:
+            self.look_ahead.take_in(byte_B, encoded_BD, self.row_B)
+            ends_B = self.look_ahead.decide(byte_B, encoded_BD, self.encoder_states, guess_B)
+        self._take_in(byte_B, encoded_BD, ends_B)
+
+    def _take_in(self, byte_B: Tensor, encoded_BD: Tensor, ends_B: Tensor) -> None:
+        """Run core and decoder for a byte that the encoder has seen."""
+        if self.opening is not None:
+            self.opening.advance(encoded_BD, byte_B, ends_B)
+        closing = [row for row, ends in enumerate(ends_B.tolist()) if ends]
+        if closing:
+            self._close(encoded_BD, closing)
+        if self.stage == 2:
+            up_BE = self.core_BE + self.student.residual(encoded_BD)
+            self._predict(self.decoder.step(self.student.decoder_projection(up_BE), self.decoder_states))
+
+    def _close(self, encoded_BD: Tensor, closing: list[int]) -> None:
+        """Run the core for the rows whose chunk ends at this byte."""
+        student, everyone = self.student, len(closing) == len(encoded_BD)
+        closing_R = None if everyone else torch.tensor(closing, device=encoded_BD.device)
+        encoded_RD = encoded_BD if everyone else encoded_BD[closing_R]
+        core_RE = self.core_cache.step(student.core, student.encoder_projection(encoded_RD), closing)
+        if self.opening is not None:
+            weight_R1 = self.opening.value_B[closing, None].to(core_RE)
+            core_RE = torch.lerp(self.core_BE[closing], core_RE, weight_R1)
+        if everyone:
+            self.core_BE.copy_(core_RE)
+        else:
+            self.core_BE.index_copy_(0, closing_R, core_RE)
+
+    def _predict(self, decoded_BD: Tensor) -> None:
+        self.logits_BX = self.student.byte_head(decoded_BD)
+        if self.look_ahead is not None:
+            self.second_logits_BK = self.student.second_head(decoded_BD)
+
+    # -- rows that leave, and streams on disk -------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.row_B)
+
+    def is_full(self, row: int) -> bool:
+        """Whether a row has as many chunks as there is room for."""
+        return self.core_cache.length[row] >= self.core_cache.slots
+
+    @torch.inference_mode()
+    def keep(self, rows: list[int]) -> list[int]:
+        """Drop all but these rows (ascending), moving the last into the gaps; returns the places that they came from.
+
+        Raises:
+            ValueError: if no row is left.
+        """
+        if not rows:
+            raise ValueError("a stream holds at least one row: let it go instead of keeping none")
+        count = len(rows)
+        gaps = sorted(set(range(count)) - set(rows))
+        moves = dict(zip(gaps, (row for row in rows if row >= count), strict=True))
+        order = [moves.get(place, place) for place in range(count)]
+        for _, holder, name, dim in self._tensors():
+            tensor = getattr(holder, name)
+            for to, origin in moves.items():
+                tensor.select(dim, to).copy_(tensor.select(dim, origin))
+            setattr(holder, name, tensor.narrow(dim, 0, count))
+        self.core_cache.length = [self.core_cache.length[origin] for origin in order]
+        return order
+
+    def _tensors(self) -> Iterator[tuple[str, object, str, int]]:
+        """Every tensor of these rows: its name, who holds it under which attribute, and the dimension of rows."""
+        stacks = {"encoder": self.encoder_states, "decoder": self.decoder_states}
+        plain = [("", self, ("core_BE", "logits_BX", "second_logits_BK", "row_B"))]
+        if self.opening is not None:
+            plain.append(("opening.", self.opening, ("encoded_BD", "byte_B", "closed_B", "value_B")))
+        if self.look_ahead is not None:
+            plain.append(("look_ahead.", self.look_ahead, ("encoded_BD", "byte_B", "ended_B")))
+            stacks["router"] = self.look_ahead.split_states
+        for stack, states in stacks.items():
+            for i, state in enumerate(states):
+                plain.append((f"{stack}.{i}.", state, tuple(field.name for field in fields(state))))
+        for prefix, holder, names in plain:
+            yield from ((prefix + name, holder, name, 0) for name in names)
+        yield from (("core." + name, self.core_cache, name, 1) for name in ("keys", "values"))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state by name."""
+        found = {name: getattr(holder, attribute) for name, holder, attribute, _ in self._tensors()}
+        if self.look_ahead is not None:
+            found |= {"agreed_N": self.look_ahead.agreed_N, "decided_N": self.look_ahead.decided_N}
+        return found
+
+    def save(self, folder: str | Path) -> None:
+        """Write the stream: safetensors and JSON; the student is not written."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        used = max(self.core_cache.length)
+        tensors = {name: tensor[:, :, :used] if name.startswith("core.") else tensor
+                   for name, tensor in self.tensors().items()}
+        facts = {"student": fingerprint(self.student), "stage": self.stage, "rows": len(self),
+                 "slots": self.core_cache.slots, "byte_slots": self.byte_slots, "length": self.core_cache.length}
+        # clones: safetensors refuses tensors that share memory, and parts of a stream may hold one in common
+        save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+                  folder / TENSORS)
+        atomic_write(folder / FACTS, json.dumps(facts, indent=1))
+
+    @classmethod
+    @torch.inference_mode()
+    def load(cls, student: ByteStudent, folder: str | Path, *, compiled: bool = False) -> "ByteStream":
+        """Read a stream that `save` wrote with this student; it goes on as if it had never stopped.
+
+        Raises:
+            FileNotFoundError: if the folder holds no stream. ValueError: if another student wrote it.
+        """
+        folder = Path(folder)
+        if not (folder / FACTS).is_file() or not (folder / TENSORS).is_file():
+            raise FileNotFoundError(f"{folder} holds no stream (looked for {FACTS} and {TENSORS}): name a folder that "
+                                    "ByteStream.save wrote")
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        if facts["student"] != fingerprint(student):
+            raise ValueError(f"the stream in {folder} was written by another student: load it with the student that "
+                             "wrote it, or read the prompt again")
+        stream = cls.__new__(cls)
+        stream._allocate(student, facts["rows"], stage=facts["stage"], slots=facts["slots"],
+                         byte_slots=facts["byte_slots"], compiled=compiled)
+        loaded = load_file(folder / TENSORS, device=str(student.device))
+        for name, holder, attribute, _ in list(stream._tensors()):
+            if name.startswith("core."):
+                getattr(holder, attribute)[:, :, : loaded[name].shape[2]] = loaded[name]
+            else:
+                setattr(holder, attribute, loaded[name])
+        if stream.look_ahead is not None:
+            stream.look_ahead.agreed_N, stream.look_ahead.decided_N = loaded["agreed_N"], loaded["decided_N"]
+        stream.core_cache.length = facts["length"]
+        return stream
 
 
-def _keep(old: list[State], new: list[State], active_B: Tensor | None) -> list[State]:
-    if active_B is None:
-        return new
-    return [stale.advanced(fresh, active_B) for stale, fresh in zip(old, new, strict=True)]
+def state_bytes(
+    student: ByteStudent, *, rows: int, max_chunks: int, max_bytes: int = 0, stage: int = 2
+) -> int:
+    """Bytes of the tensors of a stream, in closed form.
+
+    max_chunks: slots of the core's cache, per row. max_bytes: prompt, BOS, new bytes and one more, which matters only
+    where the encoder is attention. Not counted: what a step allocates and frees, the core's rotary angles (2 * slots *
+    head width, once for all rows), and the few weights that steps prepare.
+    """
+    config, core = student.config, student.core.config
+    size = student.null_E.element_size()
+    wide = max(size, torch.float32.itemsize)
+    head = getattr(core, "head_dim", None) or core.hidden_size // core.num_attention_heads
+
+    def stack(shape) -> int:
+        if shape.mixer == "attention":
+            return shape.layers * (2 * shape.width * max_bytes * size + 8)
+        inner = shape.expand * shape.width
+        return shape.layers * ((shape.conv_width - 1) * (inner + 2 * shape.state_size) * size
+                               + inner * shape.state_size * wide)
+
+    row = 2 * core.num_hidden_layers * max_chunks * core.num_key_value_heads * head * size
+    row += stack(config.encoder_shape()) + core.hidden_size * size + 8
+    if stage == 2:
+        two = config.decoding == "mbp"
+        row += stack(config.decoder_shape()) + 2 * BYTES * size
+        row += config.smoothing * (config.byte_width * size + 8 + 1 + 4)
+        row += two * (config.byte_width * size + 8 + 1 + 2 * 8)
+        row += stack(config.router_shape()) if two and config.router == "split" else 0
+    return rows * row
 
 
-def _given(ids_BL: Tensor, prompt_ends: list[list[int]], length_B: Tensor) -> Tensor:
+def fingerprint(student: ByteStudent) -> str:
+    """What tells students apart: a hash of the weights of the two ends, the byte embedding and the byte head."""
+    digest = hashlib.sha256()
+    for weight in (student.byte_embedding.weight, student.byte_head.weight):
+        digest.update(str((tuple(weight.shape), weight.dtype)).encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _given(ids_BL: Tensor, prompt_ends: list[list[int]]) -> Tensor:
     """Boundaries from given chunk ends: byte i of a prompt is byte i + 1 of its row, BOS is a chunk of its own."""
     boundary_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
     for row, ends in enumerate(prompt_ends):
         boundary_BL[row, [0, *ends]] = True
-    return boundary_BL & (torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1)
+    return boundary_BL
 
 
 def pad_bytes(texts: list[bytes], *, device: torch.device | str) -> Tensor:
@@ -136,3 +326,11 @@ def check_text_bytes(text: bytes) -> None:
         if special in text:
             raise ValueError(f"byte 0x{special:02X} at offset {text.index(special)} is reserved (BOS 0xFE, EOS 0xFF) "
                              "and never occurs in UTF-8: pass UTF-8 text")
+
+
+def check_prompts(prompts: list[bytes], chunks: list[int], positions: int) -> None:
+    """Raise ValueError if a prompt leaves the core no position to go on from."""
+    for number, (prompt, count) in enumerate(zip(prompts, chunks, strict=True)):
+        if count + 1 > positions:
+            raise ValueError(f"prompt {number} has {len(prompt)} bytes in at least {count + 1} chunks, but the core "
+                             f"was built for {positions} positions (max_position_embeddings): shorten the prompt")

@@ -69,7 +69,7 @@ class StudentLM(LM):
             prompts = [self.token_bytes.normalise(requests[place].args[0]) for place in places]
             written = generate(
                 self.student, prompts, prompt_ends=self._prompt_ends(prompts),
-                stage=self.stage, max_new_bytes=limit, stop=_stops(options.get("until", [])),
+                stage=self.stage, max_new_bytes=limit, stop=_stops(options.get("until", [])), valid_utf8=False,
                 temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
             for place, text in zip(places, written, strict=True):
                 texts[place] = text

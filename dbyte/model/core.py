@@ -10,6 +10,7 @@ Shape letters: B rows, M chunks or tokens, E core width, G key-value heads, W he
 import torch
 from torch import Tensor, nn
 
+from dbyte.model.core_step import CoreStep, can_step
 from dbyte.model.packed_attention import attention_blocks
 
 
@@ -55,60 +56,73 @@ def check_positions(needed: int, limit: int) -> None:
 class CoreCache:
     """Preallocated keys and values of every core layer, for rows that advance at their own pace.
 
-    transformers' caches assume one length for all rows; here row b holds length_B[b] positions, and a step writes the
-    chosen rows only. Memory: 2 * layers * B * G * S * W numbers.
+    transformers' caches assume one length for all rows; here row b holds length[b] positions, and a step writes the
+    chosen rows only. Memory: 2 * layers * B * S * G * W numbers, and 2 * S * W for the rotary angles.
     """
 
     is_compileable = False
 
-    def __init__(self, core: nn.Module, *, rows: int, slots: int):
+    def __init__(self, core: nn.Module, *, rows: int, slots: int, direct: bool = True):
+        """direct: step by `CoreStep` where it knows the core's family; else by transformers' own forward.
+
+        Raises:
+            ValueError: for more slots than the core has positions.
+        """
         config = core.config
         head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         weight = next(core.parameters())
-        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, slots, head_width)
+        shape = (config.num_hidden_layers, rows, slots, config.num_key_value_heads, head_width)
         check_positions(slots, config.max_position_embeddings)
         self.keys, self.values = weight.new_zeros(shape), weight.new_zeros(shape)
-        self.length_B = torch.zeros(rows, dtype=torch.long, device=weight.device)
+        self.length = [0] * rows  # plain numbers: reading a tensor's would wait for the device
         self.slots = slots
-        self._rows_R: Tensor | None = None
+        self._direct = CoreStep(core, slots=slots) if direct and can_step(core) else None
+        self._rows: list[int] | None = None
 
     def update(self, key_BGMW: Tensor, value_BGMW: Tensor, layer: int, *_, **__) -> tuple[Tensor, Tensor]:
         """Store this layer's new keys and values; called by transformers' attention."""
-        if self._rows_R is None:  # prefill: every row, from slot 0
+        if self._rows is None:  # prefill: every row, from slot 0
             M = key_BGMW.shape[2]
-            self.keys[layer, :, :, :M], self.values[layer, :, :, :M] = key_BGMW, value_BGMW
+            self.keys[layer, :, :M], self.values[layer, :, :M] = key_BGMW.transpose(1, 2), value_BGMW.transpose(1, 2)
             return key_BGMW, value_BGMW
-        rows_R, slot_R = self._rows_R, self.length_B[self._rows_R]
-        self.keys[layer, rows_R, :, slot_R] = key_BGMW[:, :, 0]
-        self.values[layer, rows_R, :, slot_R] = value_BGMW[:, :, 0]
-        used = int(slot_R.max()) + 1
-        return self.keys[layer, rows_R, :, :used], self.values[layer, rows_R, :, :used]
+        slots = [self.length[row] for row in self._rows]
+        self.keys[layer, self._rows, slots] = key_BGMW[:, :, 0]
+        self.values[layer, self._rows, slots] = value_BGMW[:, :, 0]
+        used = max(slots) + 1
+        return (self.keys[layer, self._rows, :used].transpose(1, 2),
+                self.values[layer, self._rows, :used].transpose(1, 2))
 
     def get_seq_length(self, *_) -> int:
         """Longest row; transformers asks for it, positions are passed explicitly."""
-        return int(self.length_B.max())
+        return max(self.length)
 
     def prefill(self, core: nn.Module, input_BME: Tensor, document_BM: Tensor) -> Tensor:
         """Run whole rows of one right-padded document each (padding has document -1) and keep their keys and values."""
         output_BME = run_core(core, input_BME, document_BM, cache=self)
-        self.length_B = (document_BM >= 0).sum(1)
+        self.length = (document_BM >= 0).sum(1).tolist()
         return output_BME
 
-    def step(self, core: nn.Module, input_RE: Tensor, rows_R: Tensor) -> Tensor:
-        """Append one position to the rows in rows_R (int64) and return their hidden states [R, E].
+    def step(self, core: nn.Module, input_RE: Tensor, rows: list[int]) -> Tensor:
+        """Append one position to these rows and return their hidden states [R, E].
 
         Raises:
             ValueError: if a row has no free slot.
         """
-        position_R = self.length_B[rows_R]
-        used = int(position_R.max()) + 1
-        if used > self.slots:
+        slots = [self.length[row] for row in rows]
+        if max(slots) >= self.slots:
             raise ValueError(f"the cache holds {self.slots} chunks a row and is full: allow for more when it is made")
-        self._rows_R = rows_R
-        visible_RS = torch.arange(used, device=rows_R.device) <= position_R[:, None]
-        mask_R11S = torch.zeros_like(visible_RS, dtype=input_RE.dtype).masked_fill(~visible_RS, float("-inf"))
-        hidden_R1E = core(inputs_embeds=input_RE[:, None], attention_mask=mask_R11S[:, None, None],
+        hidden_RE = (self._by_forward(core, input_RE, rows, slots) if self._direct is None else
+                     self._direct.step(input_RE, self.keys, self.values, rows, slots))
+        for row in rows:
+            self.length[row] += 1
+        return hidden_RE
+
+    def _by_forward(self, core: nn.Module, input_RE: Tensor, rows: list[int], slots: list[int]) -> Tensor:
+        position_R = torch.tensor(slots, device=input_RE.device)
+        visible_RS = torch.arange(max(slots) + 1, device=input_RE.device) <= position_R[:, None]
+        mask_RS = torch.zeros_like(visible_RS, dtype=input_RE.dtype).masked_fill(~visible_RS, float("-inf"))
+        self._rows = rows
+        hidden_R1E = core(inputs_embeds=input_RE[:, None], attention_mask=mask_RS[:, None, None],
                           position_ids=position_R[:, None], past_key_values=self, use_cache=True).last_hidden_state
-        self._rows_R = None
-        self.length_B[rows_R] += 1
+        self._rows = None
         return hidden_R1E[:, 0]

@@ -1,0 +1,192 @@
+"""Decoding: bytes a second of Stage 1, JBP and MBP against the teacher's own `transformers` generation.
+
+    python benchmarks/decoding.py                  teacher and students from the runs of scale small; writes decoding.md
+    python benchmarks/decoding.py --random         random weights of the same sizes, where there are no runs
+    python benchmarks/decoding.py --random --prompt-bytes 64 --new-bytes 32 --rounds 1 --no-report   only that it runs
+    python benchmarks/decoding.py --profile        where the time of a JBP step goes, batch 1 and 16
+
+Greedy, EOS suppressed in all four, prompts and lengths as given (1 kB each by default), all timed in turn in one
+process, the reading of the prompt included. The teacher writes tokens until its text has as many bytes; its bytes a
+second are those of the tokens that it wrote. MBP at scale small is the JBP student's Stage 1 with two new heads: it is
+timed and not judged here. "JBP compiled" fuses the steps of encoder and decoder (`compiled=True`); compiling is not
+timed.
+"""
+
+import argparse
+import copy
+from pathlib import Path
+from statistics import median
+
+import torch
+from measuring import begin as settle
+from measuring import interleaved, machine, write
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaForCausalLM
+
+from dbyte import presets
+from dbyte.decode.generate import begin
+from dbyte.decode.sampling import Sampling
+from dbyte.distill.curriculum import curriculum, new_student, run_steps
+from dbyte.distill.teacher import POSITIONS, llama_config, teacher_run, train_tokenizer
+from dbyte.model.packed_attention import PACKED
+from dbyte.model.projection import project_everywhere
+from dbyte.model.student import BYTES, ByteStudent
+from dbyte.model.teacher import load_teacher
+from dbyte.text.spans import EOS, TokenBytes
+from dbyte.text.world import world_documents
+
+SCALE, ROUNDS, BATCHES = "small", 5, (1, 16)
+DAMPED = 0.9  # flagged symbols of random heads
+
+
+def trained() -> tuple:
+    """Teacher, tokenizer and JBP student of the runs of the scale; trains what is missing."""
+    scale = presets.scale(SCALE)
+    runs = run_steps(scale, curriculum(scale), seed=0)
+    teacher, tokenizer = load_teacher(teacher_run(scale, seed=0))
+    return teacher, tokenizer, ByteStudent.from_pretrained(runs[-1].model_folder)
+
+
+def untrained() -> tuple:
+    """The same sizes with random weights; the joint head's flags are damped until chunks have a few bytes."""
+    scale = presets.scale(SCALE)
+    texts = list(world_documents(seed=0, max_bytes=400_000))
+    tokenizer = train_tokenizer(texts, vocabulary=scale.teacher.vocabulary)
+    torch.manual_seed(0)
+    config = llama_config(scale.teacher, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    config.max_position_embeddings = 4 * POSITIONS  # untrained routers cut more often
+    teacher = project_everywhere(LlamaForCausalLM._from_config(config, attn_implementation=PACKED)).eval()
+    student = new_student(scale, teacher, tokenizer, seed=0).eval()
+    with torch.no_grad():
+        student.byte_head.weight[BYTES:] *= DAMPED
+    return teacher, tokenizer, student
+
+
+def two_heads(student: ByteStudent) -> ByteStudent:
+    """The student with MBP's heads: the joint head's first half, and a second head like it."""
+    config = copy.deepcopy(student.config)
+    config.decoding = "mbp"
+    other = ByteStudent(config)
+    weights = dict(student.state_dict())
+    weights["byte_head.weight"] = weights["byte_head.weight"][:BYTES]
+    weights["second_head.weight"] = weights["byte_head.weight"].roll(1, 0)
+    other.load_state_dict(weights)
+    return other.eval()
+
+
+def prompts_of(rows: int, size: int) -> list[bytes]:
+    """So many prompts of so many bytes, of the world's text."""
+    text = "".join(world_documents(seed=7, max_bytes=2 * rows * size + 10_000)).encode()
+    return [text[row * size : (row + 1) * size] for row in range(rows)]
+
+
+def writes(
+    student: ByteStudent, prompts: list[bytes], new_bytes: int, *, stage: int, told: dict, name: tuple[str, int],
+    compiled: bool = False,
+):
+    """A call that reads the prompts and writes `new_bytes` a row; it notes the bytes and chunks in `told`."""
+
+    def call() -> None:
+        writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(), stage=stage, valid_utf8=False,
+                       compiled=compiled)
+        ends = [token for token in range(len(writer.tokens)) if not writer.tokens[token]] if stage == 1 else [EOS]
+        writer.symbols.floor_SX[:, ends] = float("-inf")
+        if stage == 2:
+            writer.symbols.floor_SX[:, EOS::BYTES] = float("-inf")
+        writer.run()
+        told[name] = sum(map(len, writer.written)), writer.core_rows
+
+    return call
+
+
+def teacher_writes(teacher, tokenizer, prompts: list[bytes], new_bytes: int, *, told: dict, name: tuple[str, int]):
+    """A call of transformers' own greedy generation over as many bytes, as near as whole tokens come."""
+    table = TokenBytes.from_tokenizer(tokenizer)
+    rows = [[table.bos_token_id, *table.align(prompt.decode(errors="ignore")).token_ids.tolist()]
+            for prompt in prompts]
+    longest = max(map(len, rows))
+    ids_BM = torch.tensor([[table.eos_token_id] * (longest - len(row)) + row for row in rows])
+    mask_BM = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    tokens = max(new_bytes * len(prompts) // max(table.lengths[ids_BM[mask_BM.bool()].numpy()].mean(), 1) //
+                 len(prompts), 1)
+
+    def call() -> None:
+        with torch.inference_mode():
+            out_BM = teacher.generate(ids_BM, attention_mask=mask_BM, max_new_tokens=int(tokens),
+                                      min_new_tokens=int(tokens), do_sample=False, pad_token_id=table.eos_token_id)
+        told[name] = int(table.lengths[out_BM[:, longest:].numpy()].sum()), out_BM[:, longest:].numel()
+
+    return call
+
+
+def report(arguments: argparse.Namespace) -> str:
+    if arguments.folders:
+        teacher, tokenizer = load_teacher(arguments.folders[0])
+        student, what = ByteStudent.from_pretrained(arguments.folders[1]).eval(), "given folders"
+    else:
+        teacher, tokenizer, student = untrained() if arguments.random else trained()
+        what = f"scale {SCALE}, " + ("random weights" if arguments.random else "trained")
+    if arguments.profile:
+        return profiled(student, arguments)
+    mbp, told, calls = two_heads(student), {}, {}
+    for rows in BATCHES:
+        prompts, size = prompts_of(rows, arguments.prompt_bytes), arguments.new_bytes
+        for kind, of, stage in (("Stage 1", student, 1), ("JBP", student, 2), ("MBP", mbp, 2),
+                                ("JBP compiled", student, 2)):
+            calls[kind, rows] = writes(of, prompts, size, stage=stage, told=told, name=(kind, rows),
+                                       compiled="compiled" in kind)
+        calls["teacher", rows] = teacher_writes(teacher, tokenizer, prompts, size, told=told, name=("teacher", rows))
+    seconds = interleaved(calls, rounds=arguments.rounds)
+    rate = {key: told[key][0] / median(values) for key, values in seconds.items()}
+    lines = [f"Decoding: {what}, prompts of {arguments.prompt_bytes} bytes, {arguments.new_bytes} written a row, "
+             f"greedy, EOS suppressed. {machine()}; medians of {arguments.rounds} rounds in turn.", "",
+             "| decoder | rows | bytes/s | of the teacher's | spread % | bytes a core position | over one row |",
+             "|---|---:|---:|---:|---:|---:|---:|"]
+    for (kind, rows), value in rate.items():
+        values = seconds[kind, rows]
+        spread = 100 * (max(values) - min(values)) / median(values)
+        lines.append(f"| {kind} | {rows} | {value:,.0f} | {value / rate['teacher', rows]:.2f} | {spread:.0f} | "
+                     f"{told[kind, rows][0] / max(told[kind, rows][1], 1):.2f} | {value / rate[kind, 1]:.1f} |")
+    last = BATCHES[-1]
+    over_teacher, over_one = rate["JBP", last] / rate["teacher", last], rate["JBP", last] / rate["JBP", 1]
+    lines += ["", f"Goals: JBP at least 1.0 of the teacher at {last} rows: {over_teacher:.2f}; {last} rows at least 8 "
+              f"times one row: {over_one:.1f}."]
+    return "\n".join(lines)
+
+
+def profiled(student: ByteStudent, arguments: argparse.Namespace) -> str:
+    """Where the time of JBP steps goes, by operation, for each batch."""
+    lines = []
+    for rows in BATCHES:
+        writer = begin(student, prompts_of(rows, arguments.prompt_bytes), max_new_bytes=arguments.new_bytes,
+                       sampling=Sampling(), stage=2, valid_utf8=False)
+        for _ in range(8):
+            writer.advance()
+        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+            for _ in range(16):
+                writer.advance()
+        lines.append(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=22,
+                                                   max_name_column_width=40))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--random", action="store_true", help="random weights instead of the runs")
+    parser.add_argument("--folders", nargs=2, metavar=("TEACHER", "STUDENT"), help="these models instead")
+    parser.add_argument("--prompt-bytes", type=int, default=1000)
+    parser.add_argument("--new-bytes", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--profile", action="store_true", help="profile JBP steps instead")
+    parser.add_argument("--no-report", action="store_true", help="print alone")
+    arguments = parser.parse_args()
+    settle()
+    text = report(arguments)
+    if arguments.no_report or arguments.profile:
+        print(text)
+    else:
+        write(Path(__file__).with_suffix(".md"), text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""`generate`: continue text with a trained student, once or prompt by prompt."""
+
+import argparse
+import sys
+from pathlib import Path
+
+INTERRUPTED = 130
+
+
+def declare(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "generate", help="continue text with a student; without a prompt, on a terminal, it asks for them")
+    command.add_argument("folder", metavar="FOLDER", help="of a student, as `train` names it")
+    command.add_argument("prompts", metavar="PROMPT", nargs="*", help="text to continue; - reads standard input")
+    command.add_argument("--file", action="append", default=[], metavar="PATH",
+                         help="a prompt from a file, taken as it is (repeatable; - is standard input)")
+    command.add_argument("--stage", type=int, help="1 writes tokens, 2 bytes (default: as trained)")
+    command.add_argument("--max-new-bytes", type=int, default=256, metavar="N", help="default 256")
+    command.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest symbol")
+    command.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest symbols")
+    command.add_argument("--top-p", type=float, default=1.0, metavar="P", help="or from those that make up P of (0, 1]")
+    command.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    command.add_argument("--stop", action="append", default=[], metavar="TEXT",
+                         help="end before this text (repeatable)")
+    command.add_argument("--raw", action="store_true", help="write bytes as they are drawn, UTF-8 or not")
+    command.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    prompts = _prompts(arguments)
+    student = load_student(arguments.folder, device=arguments.device)
+    try:
+        if prompts is None:
+            return _converse(student, arguments)
+        for prompt in prompts:
+            _write(student, prompt, arguments)
+    except KeyboardInterrupt:
+        _end_line()
+        return INTERRUPTED
+    return 0
+
+
+def load_student(folder: str, *, device: str):
+    """A student from a local folder; FileNotFoundError or ValueError with what was looked for and found."""
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no student (looked for config.json): name a folder that `python -m "
+                                "dbyte train` printed, or one that save_pretrained wrote")
+    from dbyte.model.student import ByteStudent
+
+    return ByteStudent.from_pretrained(path).eval().to(device)
+
+
+def _prompts(arguments: argparse.Namespace) -> list[bytes] | None:
+    """The prompts that were given; None to ask for them."""
+    given = [sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
+             for prompt in arguments.prompts]
+    for name in arguments.file:
+        given.append(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+    if not given and not sys.stdin.isatty():
+        given = [sys.stdin.buffer.read()]
+    return given or None
+
+
+def _converse(student, arguments: argparse.Namespace) -> int:
+    """Ask for a prompt, write, ask again until the input ends; Ctrl-C ends a text, and at the prompt the command."""
+    print("A prompt a line; Ctrl-C ends a text, Ctrl-D the command.", file=sys.stderr)
+    while True:
+        try:
+            prompt = input("> ").encode(errors="surrogateescape")
+        except EOFError:
+            _end_line()
+            return 0
+        try:
+            _write(student, prompt, arguments)
+        except KeyboardInterrupt:
+            _end_line()
+        except ValueError as error:
+            print(f"dbyte: error: {error}", file=sys.stderr)
+
+
+def _write(student, prompt: bytes, arguments: argparse.Namespace) -> None:
+    """Write the prompt's continuation as it becomes certain, and end the line."""
+    from dbyte.decode.generate import generate_stream
+
+    pieces = generate_stream(
+        student, prompt, as_bytes=arguments.raw, max_new_bytes=arguments.max_new_bytes, stop=arguments.stop,
+        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed,
+        stage=arguments.stage)
+    out = sys.stdout.buffer
+    for piece in pieces:
+        out.write(piece if arguments.raw else piece.encode())  # UTF-8 whatever the locale says
+        out.flush()
+    if not arguments.raw:
+        _end_line()
+
+
+def _end_line() -> None:
+    sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()

@@ -1,0 +1,145 @@
+"""One byte through a stack of blocks, with states that are updated where they lie: `Stack.step` for generation.
+
+What `Stack.step` works out anew for every byte is prepared once: the convolution's taps, -exp(A_log), the norm's weight
+in the projection behind it. Nothing whose size grows is allocated. A byte can be tried (`commit=False`): its outputs
+come back and the states stay as they were, which is how MBP looks ahead. Weights that change afterwards are not seen.
+
+Shape letters: B rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels.
+"""
+
+from dataclasses import dataclass, fields
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dbyte.model.attention import AttentionState
+from dbyte.model.blocks import Block, Stack, State
+from dbyte.model.mamba2 import Mamba2
+from dbyte.model.norm import rms_norm
+
+_COMPILED: WeakKeyDictionary = WeakKeyDictionary()  # stack -> the state of its weights, and its steps
+
+
+@dataclass
+class MambaBytes:
+    """A mixer's `Mamba2State` laid out for steps: with N first, reading it along C is one product a row."""
+
+    conv_BWX: Tensor
+    ssm_BNI: Tensor
+
+
+ByteState = MambaBytes | AttentionState
+
+
+class StackInPlace:
+    """A stack for one byte at a time: [B, D] to [B, D]."""
+
+    def __init__(self, stack: Stack, *, compiled: bool = False):
+        """compiled: fuse a step by torch.compile, where the stack is of Mamba2; it takes a C++ compiler and seconds."""
+        self.norm = stack.norm
+        self.blocks = [(_MambaInPlace(block) if isinstance(block.mixer, Mamba2) else _AttentionInPlace(block), block)
+                       for block in stack.blocks]
+        recurrent = isinstance(stack.blocks[0].mixer, Mamba2)
+        self.kind = MambaBytes if recurrent else AttentionState
+        # dynamic: rows that finish leave, and a new number of rows must not mean a new compilation
+        self._run = torch.compile(self._plain, dynamic=True) if compiled and recurrent else self._plain
+
+    def step(self, hidden_BD: Tensor, states: list[ByteState], *, commit: bool = True) -> Tensor:
+        """Run one byte per row; commit False: leave the states as they are."""
+        return self._run(hidden_BD, commit, *(tensor for state in states for tensor in vars(state).values()))
+
+    def _plain(self, hidden_BD: Tensor, commit: bool, *tensors: Tensor) -> Tensor:
+        states = [self.kind(*some) for some in zip(*[iter(tensors)] * len(fields(self.kind)), strict=True)]
+        for (mixer, block), state in zip(self.blocks, states, strict=True):
+            norm = block.mixer_norm
+            hidden_BD = hidden_BD + mixer.step(rms_norm(hidden_BD, norm.weight, norm.eps), state, commit)
+            if block.ffn is not None:
+                norm, ffn = block.ffn_norm, block.ffn
+                normed_BD = rms_norm(hidden_BD, norm.weight, norm.eps)
+                gate_BF, up_BF = F.linear(normed_BD, ffn.gate_up.weight).chunk(2, dim=-1)
+                hidden_BD = hidden_BD.add_(F.linear(F.silu(gate_BF).mul_(up_BF), ffn.down.weight))
+        return rms_norm(hidden_BD, self.norm.weight, self.norm.eps)
+
+
+def in_place(stack: Stack, *, compiled: bool = False) -> StackInPlace:
+    """The stack for steps; what was compiled is used again for as long as the weights stay as they were."""
+    if not compiled:
+        return StackInPlace(stack)
+    weights = tuple((weight.data_ptr(), weight._version) for weight in stack.parameters())
+    have = _COMPILED.get(stack)
+    if have is None or have[0] != weights:
+        have = _COMPILED[stack] = weights, StackInPlace(stack, compiled=True)
+    return have[1]
+
+
+def laid_out(states: list[State], *, slots: int) -> list[ByteState]:
+    """States as `StackInPlace` wants them; those of attention get `slots` slots for bytes."""
+    return [AttentionState(_padded(state.key_BHSW, slots), _padded(state.value_BHSW, slots), state.length_B)
+            if isinstance(state, AttentionState) else
+            MambaBytes(state.conv_BWX, state.ssm_BHPN.permute(0, 3, 1, 2).flatten(2).contiguous())
+            for state in states]
+
+
+def _padded(past_BHSW: Tensor, slots: int) -> Tensor:
+    new_BHSW = past_BHSW.new_zeros(*past_BHSW.shape[:2], slots, past_BHSW.shape[3])
+    have = min(slots, past_BHSW.shape[2])
+    new_BHSW[:, :, :have] = past_BHSW[:, :, :have]
+    return new_BHSW
+
+
+class _MambaInPlace:
+    def __init__(self, block: Block):
+        mixer = block.mixer
+        self.wide = torch.promote_types(mixer.in_proj.weight.dtype, torch.float32)
+        self.project, self.bias_X = mixer.in_proj.weight, mixer.conv1d.bias
+        self.sizes = (mixer.inner, mixer.inner + 2 * mixer.state_size, mixer.heads)
+        self.parts = (mixer.inner, mixer.state_size, mixer.state_size)
+        self.heads = (mixer.heads, mixer.head_width)
+        self.taps_WX = mixer.conv1d.weight[:, 0].T.contiguous()
+        self.dt_bias_H, self.rate_H = mixer.dt_bias.to(self.wide), (-mixer.A_log.exp()).to(self.wide)
+        self.skip_H1 = mixer.D[:, None].to(self.wide)
+        self.out_DI, self.eps = mixer.out_proj.weight * mixer.norm.weight, mixer.norm.eps
+
+    def step(self, hidden_BD: Tensor, state: MambaBytes, commit: bool) -> Tensor:
+        gate_BI, xBC_BX, dt_BH = F.linear(hidden_BD, self.project).split(self.sizes, dim=-1)
+        dt_BH = F.softplus(dt_BH.to(self.wide) + self.dt_bias_H)
+        window_BWX = torch.cat([state.conv_BWX, xBC_BX[:, None]], dim=1)
+        mixed_BX = F.silu((window_BWX * self.taps_WX).sum(1).add_(self.bias_X), inplace=True).to(self.wide)
+        x_BI, B_BN, C_BN = mixed_BX.split(self.parts, dim=-1)
+        x_BHP = x_BI.unflatten(-1, self.heads)
+        decay_BH1 = (dt_BH * self.rate_H).exp_()[..., None]
+        added_BHP = x_BHP * dt_BH[..., None]
+        if commit:
+            state.conv_BWX.copy_(window_BWX[:, 1:])
+            state.ssm_BNI.unflatten(2, self.heads).mul_(decay_BH1[:, None])
+            state.ssm_BNI.addcmul_(B_BN[:, :, None], added_BHP.flatten(1)[:, None])
+            y_BHP = torch.bmm(C_BN[:, None], state.ssm_BNI).unflatten(2, self.heads)[:, 0]
+        else:  # what the new state would say, without making it
+            along_B11 = (B_BN * C_BN).sum(-1)[:, None, None]
+            y_BHP = torch.bmm(C_BN[:, None], state.ssm_BNI).unflatten(2, self.heads)[:, 0]
+            y_BHP = y_BHP.mul_(decay_BH1).addcmul_(added_BHP, along_B11)
+        y_BHP = y_BHP.addcmul_(x_BHP, self.skip_H1)
+        gated_BI = F.silu(gate_BI).mul_(y_BHP.flatten(1).to(gate_BI.dtype))
+        return F.linear(rms_norm(gated_BI, None, self.eps), self.out_DI)
+
+
+class _AttentionInPlace:
+    def __init__(self, block: Block):
+        self.mixer = block.mixer
+
+    def step(self, hidden_BD: Tensor, state: AttentionState, commit: bool) -> Tensor:
+        mixer, length_B = self.mixer, state.length_B
+        rows_B, used = torch.arange(len(hidden_BD), device=hidden_BD.device), int(length_B.max()) + 1
+        query_BH1W, key_BH1W, value_BH1W = mixer._project(hidden_BD[:, None], length_B[:, None])
+        # a byte that is only tried is written too: its slot lies behind what counts, and the next byte takes it
+        state.key_BHSW[rows_B, :, length_B] = key_BH1W[:, :, 0]
+        state.value_BHSW[rows_B, :, length_B] = value_BH1W[:, :, 0]
+        back_BS = length_B[:, None] - torch.arange(used, device=hidden_BD.device)
+        mixed_BH1W = F.scaled_dot_product_attention(
+            query_BH1W, state.key_BHSW[:, :, :used], state.value_BHSW[:, :, :used],
+            attn_mask=mixer._sees(back_BS)[:, None, None])
+        if commit:
+            state.length_B.add_(1)
+        return mixer.out_proj(mixed_BH1W.flatten(1))

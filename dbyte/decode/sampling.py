@@ -1,0 +1,94 @@
+"""Drawing symbols: temperature, top-k, top-p, and random numbers that belong to a row and not to its batch.
+
+A row's numbers come from a generator of its own, seeded by (seed, prompt, how many equal prompts stand before it): so a
+row is drawn as it would be alone, and equal prompts in one batch are drawn apart. For JBP the law is that of the 512
+joint symbols, and top-k and top-p count (byte, flag) pairs: a byte that is likely with either flag counts twice.
+
+Shape letters: R rows that draw, X symbols.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How symbols are drawn; raises ValueError where a value leaves its range.
+
+    temperature: 0 takes the likeliest symbol, whatever the rest says. top_k >= 1: the k likeliest alone (and what ties
+    with the last of them); None: all. top_p in (0, 1]: the likeliest whose sum first reaches it, after top_k.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be a number >= 0 (0: the likeliest symbol), found {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, found {self.top_k}: leave it out (None) to draw from all")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], found {self.top_p}: 1 draws from all symbols")
+
+
+def law(logits_RX: Tensor, sampling: Sampling) -> Tensor:
+    """The probabilities that are drawn from, fp64, not normalised; temperature > 0."""
+    scaled_RX = logits_RX.double() / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < scaled_RX.shape[-1]:
+        last_R1 = scaled_RX.topk(sampling.top_k).values[:, -1:]
+        scaled_RX = scaled_RX.masked_fill(scaled_RX < last_R1, float("-inf"))
+    prob_RX = scaled_RX.softmax(-1)
+    if sampling.top_p < 1:
+        ordered_RX, order_RX = prob_RX.sort(descending=True, stable=True)
+        beyond_RX = ordered_RX.cumsum(-1) - ordered_RX >= sampling.top_p
+        prob_RX = prob_RX.masked_fill(torch.zeros_like(beyond_RX).scatter(1, order_RX, beyond_RX), 0.0)
+    return prob_RX
+
+
+class Sampler:
+    """Draws for rows that are known by their number; `drawn` counts what each has drawn."""
+
+    def __init__(self, sampling: Sampling, prompts: Sequence[bytes], *, drawn: Sequence[int] | None = None):
+        """drawn: go on behind so many draws of each row; None: from the first."""
+        self.sampling, seen = sampling, Counter()
+        self.drawn = list(drawn) if drawn is not None else [0] * len(prompts)
+        self.seeds = []
+        for prompt in prompts:
+            self.seeds.append(row_seed(sampling.seed, prompt, seen[prompt]))
+            seen[prompt] += 1
+        self._blocks: dict[int, tuple[int, list[float], torch.Generator]] = {}
+
+    def draw(self, logits_RX: Tensor, rows: Sequence[int]) -> Tensor:
+        """One symbol (int64 [R]) for each of these rows."""
+        if self.sampling.temperature == 0:
+            return logits_RX.argmax(-1)
+        uniform_R1 = torch.tensor([[self._uniform(row)] for row in rows], dtype=torch.double, device=logits_RX.device)
+        mass_RX = law(logits_RX, self.sampling).cumsum(-1)
+        # in the order of symbols, not of probabilities: symbols that nearly tie may not change places
+        below_R1 = torch.nextafter(mass_RX[:, -1:], torch.zeros_like(uniform_R1))
+        return torch.searchsorted(mass_RX, torch.minimum(uniform_R1 * mass_RX[:, -1:], below_R1), right=True)[:, 0]
+
+    def _uniform(self, row: int) -> float:
+        """The row's next number in [0, 1)."""
+        block, place = divmod(self.drawn[row], BLOCK)
+        self.drawn[row] += 1
+        have, values, generator = self._blocks.get(row) or (-1, [], torch.Generator().manual_seed(self.seeds[row]))
+        while have < block:
+            have, values = have + 1, torch.rand(BLOCK, generator=generator, dtype=torch.double).tolist()
+        self._blocks[row] = have, values, generator
+        return values[place]
+
+
+def row_seed(seed: int, prompt: bytes, repetition: int) -> int:
+    """The seed of a row, in 0..2^63 - 1."""
+    digest = hashlib.sha256(f"{seed} {repetition} ".encode() + prompt).digest()
+    return int.from_bytes(digest[:8]) >> 1

@@ -1,0 +1,207 @@
+"""Writing text with a stream of rows: draw, append, drop the rows that are finished, step the rest.
+
+One loop for three decoders. Each advance gives every row that needs one a new symbol and feeds one byte a row:
+- tokens (Stage 1): a row whose token has been fed whole draws the next one; the token's last byte ends the chunk
+- JBP: the joint symbol (next byte, ends a chunk)
+- MBP: the next byte, and the second head's guess of the one after it, by which the router decides (`lookahead.py`)
+
+Shape letters: B rows that still write, R rows that draw, V tokens, K bytes.
+"""
+
+import codecs
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dbyte.decode.sampling import Sampler, Sampling
+from dbyte.decode.stream import ByteStream
+from dbyte.decode.utf8 import Alphabet, anything, broken_character, over_tokens, state_after, transitions
+from dbyte.model.student import BYTES
+from dbyte.text.spans import EOS
+
+
+class Writer:
+    """Continues the rows of a stream; `written` holds each row's new bytes, without EOS and stop strings.
+
+    `core_rows` counts the core positions that were computed while writing, over all rows.
+    """
+
+    def __init__(
+        self, stream: ByteStream, before: Sequence[bytes], *, sampling: Sampling, limit: int,
+        stops: Sequence[bytes] = (), valid_utf8: bool = True, drawn: Sequence[int] | None = None,
+    ):
+        """before: what each row of the stream says so far. limit: new bytes a row, at most; drawn: see `Sampler`.
+
+        Raises:
+            ValueError: with valid_utf8, for a row that is no UTF-8; its last character may be broken off.
+        """
+        self.stream, self.limit, self.stops, self.valid_utf8 = stream, limit, list(stops), valid_utf8
+        self.written = [bytearray() for _ in before]
+        self.rows = list(range(len(before)))  # whose texts the stream's rows are
+        self.sampler = Sampler(sampling, before, drawn=drawn)
+        self.states = [state_after(text) if valid_utf8 else 0 for text in before]
+        self.broken = [broken_character(text) if valid_utf8 else b"" for text in before]
+        self.core_rows = 0
+        student, device = stream.student, stream.core_BE.device
+        next_SK = transitions() if valid_utf8 else anything()
+        self.bytes = Alphabet(next_SK, device=device)
+        if stream.stage == 1:
+            offsets = student.token_offset.tolist()
+            table = bytes(student.token_table.tolist())
+            self.tokens = [table[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+            next_SV = over_tokens(student) if valid_utf8 else torch.zeros(1, len(self.tokens), dtype=torch.long)
+            self.symbols, self.queues = Alphabet(next_SV, device=device), [b""] * len(before)
+        else:
+            self.symbols = Alphabet(next_SK.repeat(1, 2), device=device) if stream.look_ahead is None else self.bytes
+
+    @torch.inference_mode()
+    def advance(self) -> bool:
+        """Write on by a symbol or, at Stage 1, by a byte; False once no row writes any more."""
+        if not self.rows:
+            return False
+        fed = self._token_bytes() if self.stream.stage == 1 else self._byte_symbols()
+        open_rows = [place for place, feed in enumerate(fed) if feed is not None]
+        if len(open_rows) < len(fed):
+            if not open_rows:
+                self.rows = []
+                return False
+            order = self.stream.keep(open_rows)
+            self.rows, fed = [self.rows[place] for place in order], [fed[place] for place in order]
+        self._step(fed)
+        return True
+
+    def run(self) -> "Writer":
+        """Write to the end."""
+        while self.advance():
+            pass
+        return self
+
+    # -- drawing ------------------------------------------------------------------------------------------------------
+
+    def _draw(self, logits_RX: Tensor, rows: list[int]) -> list[int]:
+        """A symbol for each of these rows (numbers of texts), and their new UTF-8 states."""
+        bounded_RX = self.symbols.bounded(logits_RX, [self.states[row] for row in rows])
+        symbols = self.sampler.draw(bounded_RX, rows).tolist()
+        for row, symbol in zip(rows, symbols, strict=True):
+            self.states[row] = self.symbols.next[self.states[row]][symbol]
+        return symbols
+
+    def _byte_symbols(self) -> list[tuple[int, bool] | None]:
+        """(byte, whether it ends a chunk) for each row of the stream, None for one that is finished by it."""
+        symbols = self._draw(self.stream.logits_BX, self.rows)
+        return [None if self._append(place, bytes([symbol % BYTES])) else (symbol % BYTES, symbol >= BYTES)
+                for place, symbol in enumerate(symbols)]
+
+    def _token_bytes(self) -> list[tuple[int, bool] | None]:
+        """As `_byte_symbols`: the next byte of each row's token, after a new token for the rows that have none."""
+        empty = [place for place, row in enumerate(self.rows) if not self.queues[row]]
+        finished = set()
+        if empty:
+            core_RE = self.stream.core_BE if len(empty) == len(self.rows) else self.stream.core_BE[empty]
+            tokens = self._draw(self.stream.student.token_head(core_RE), [self.rows[place] for place in empty])
+            for place, token in zip(empty, tokens, strict=True):
+                text = self.tokens[token] or bytes([EOS])
+                self.queues[self.rows[place]] = text
+                if self._append(place, text):
+                    finished.add(place)
+        fed: list[tuple[int, bool] | None] = []
+        for place, row in enumerate(self.rows):
+            queue = self.queues[row]
+            fed.append(None if place in finished else (queue[0], len(queue) == 1))
+            self.queues[row] = queue[1:]
+        return fed
+
+    def _step(self, fed: list[tuple[int, bool]]) -> None:
+        device, before = self.stream.core_BE.device, sum(self.stream.core_cache.length)
+        byte_B = torch.tensor([byte for byte, _ in fed], device=device)
+        if self.stream.look_ahead is None:
+            self.stream.step(byte_B, torch.tensor([ends for _, ends in fed], device=device))
+        else:
+            states = [self.states[row] for row in self.rows]
+            self.stream.step(byte_B, guess_B=self.bytes.bounded(self.stream.second_logits_BK, states).argmax(-1))
+        self.core_rows += sum(self.stream.core_cache.length) - before
+
+    # -- the texts ----------------------------------------------------------------------------------------------------
+
+    def _append(self, place: int, new: bytes) -> bool:
+        """Append to the text of a row of the stream; True if that finishes it, with the text cut where it ends."""
+        row = self.rows[place]
+        text, before = self.written[row], len(self.written[row])
+        text += new[: self.limit - before]
+        ends = [before + new.index(EOS)] if EOS in new else []
+        ends += [found for stop in self.stops if (found := text.find(stop, max(before - len(stop) + 1, 0))) >= 0]
+        if ends:
+            del text[min(ends):]
+            return True
+        if len(text) >= self.limit:
+            if self.valid_utf8:
+                self._drop_broken(row)
+            return True
+        if self.stream.is_full(place):
+            warnings.warn(f"text {row} ends after {len(text)} bytes: its document has {self.stream.core_cache.slots} "
+                          "chunks, and there is room for no more", stacklevel=2)
+            if self.valid_utf8:
+                self._drop_broken(row)
+            return True
+        return False
+
+    def _drop_broken(self, row: int) -> None:
+        """Take off a character that the limit cuts; one that the prompt began and nothing ended leaves no bytes."""
+        text = self.broken[row] + self.written[row]
+        keep = len(text) - len(broken_character(text)) - len(self.broken[row])
+        del self.written[row][max(keep, 0):]
+
+    def is_open(self, row: int) -> bool:
+        """Whether a text (by its number) is still being written."""
+        return row in self.rows
+
+    def text(self, row: int) -> str:
+        """A row's text. A character that its prompt began comes back whole; what is no UTF-8 as U+FFFD."""
+        whole = self.broken[row] if self.written[row] else b""
+        return (whole + self.written[row]).decode(errors="replace")
+
+    @property
+    def boundaries(self) -> tuple[list[int], list[int]]:
+        """MBP: for each row, how many of its boundaries agree with the router's own, and of how many.
+
+        Raises:
+            ValueError: for another decoder, whose boundaries are no guesses.
+        """
+        ahead = self.stream.look_ahead
+        if ahead is None:
+            raise ValueError("only MBP guesses its boundaries: there is nothing to compare for Stage 1 or JBP")
+        return ahead.agreed_N.tolist(), ahead.decided_N.tolist()
+
+
+class Reading:
+    """What may be shown of a text that grows: whole characters, and nothing that may become a stop string."""
+
+    def __init__(self, writer: Writer, row: int):
+        self.writer, self.row, self.shown = writer, row, 0
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.begun = False
+
+    def fresh(self) -> bytes:
+        """The bytes that have become certain since the last call."""
+        text, last = self.writer.written[self.row], not self.writer.is_open(self.row)
+        until = len(text) if last else len(text) - _held_back(text, self.writer.stops)
+        if not last and self.writer.valid_utf8:
+            until -= len(broken_character(self.writer.broken[self.row] + text[:until]))
+        found = bytes(text[self.shown : max(until, self.shown)])
+        self.shown += len(found)
+        return found
+
+    def fresh_text(self) -> str:
+        """The same as text; all of them joined are `Writer.text`."""
+        found = self.fresh()
+        if found and not self.begun:
+            found, self.begun = self.writer.broken[self.row] + found, True
+        return self.decoder.decode(found, final=not self.writer.is_open(self.row))
+
+
+def _held_back(text: bytes, stops: Sequence[bytes]) -> int:
+    """How many bytes at the end of a text are the beginning of a stop string: the longest such end."""
+    return max((size for stop in stops for size in range(1, min(len(stop), len(text) + 1))
+                if text.endswith(stop[:size])), default=0)

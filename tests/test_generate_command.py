@@ -1,0 +1,123 @@
+"""`python -m dbyte generate`: one-shot, from files and standard input, interactive, interrupted; bad input is told."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import make_student, make_teacher
+
+from dbyte.__main__ import main
+from dbyte.decode.generate import generate
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DBYTE_ROOT": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("student")
+    teacher = make_teacher()
+    teacher.config.max_position_embeddings = 4096
+    make_student(teacher, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    from dbyte.model.student import ByteStudent
+
+    return ByteStudent.from_pretrained(folder)
+
+
+def shell(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "dbyte", "generate", *map(str, arguments)], capture_output=True,
+                          env=ENVIRONMENT, timeout=120, **options)
+
+
+def test_it_writes_what_generate_returns_a_prompt_a_line(folder, loaded, capfdbinary):
+    assert main(["generate", str(folder), "The cat", "naïve", "--max-new-bytes", "30"]) == 0
+    expected = generate(loaded, ["The cat", "naïve"], max_new_bytes=30)
+    assert capfdbinary.readouterr().out == "".join(text + "\n" for text in expected).encode()
+
+
+def test_options_reach_the_draw(folder, loaded, capfdbinary, tmp_path):
+    path = tmp_path / "prompt"
+    path.write_bytes("The cat 😀".encode()[:-2])
+    options = dict(max_new_bytes=25, temperature=0.9, top_k=20, top_p=0.8, seed=7, stage=1, stop=["e"])
+    assert main(["generate", str(folder), "--file", str(path), "--max-new-bytes", "25", "--temperature", "0.9",
+                 "--top-k", "20", "--top-p", "0.8", "--seed", "7", "--stage", "1", "--stop", "e"]) == 0
+    (expected,) = generate(loaded, [path.read_bytes()], **options)
+    assert capfdbinary.readouterr().out.decode() == expected + "\n"
+
+
+def test_raw_bytes_and_a_prompt_from_standard_input(folder, loaded):
+    found = shell(folder, "-", "--raw", "--max-new-bytes", "40", input=b"The cat\n")
+    assert found.returncode == 0, found.stderr.decode()
+    assert found.stdout == generate(loaded, [b"The cat\n"], max_new_bytes=40, as_bytes=True)[0]
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (["--max-new-bytes", "0"], "max_new_bytes must be at least 1"), (["--top-p", "1.5"], "top_p must lie in (0, 1]"),
+    (["--top-p", "0"], "top_p must lie in (0, 1]"), (["--top-k", "0"], "top_k must be at least 1"),
+    (["--temperature", "-1"], "temperature must be"), (["--stage", "3"], "stage must be"),
+    (["--stop", ""], "stop must"), (["--file", "no-such-file"], "no-such-file"),
+])
+def test_wrong_options_are_told(folder, arguments, told, capsys):
+    assert main(["generate", str(folder), "a", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_unknown_folder_and_bytes_that_are_no_text_are_told(folder, tmp_path, capsys):
+    assert main(["generate", str(tmp_path / "none"), "a"]) == 2
+    assert "holds no student" in capsys.readouterr().err
+    for content, told in ((b"a\xfe", "0xFE"), (b"\xff", "0xFF"), (b"a\xe9tude", "offset 1")):
+        (tmp_path / "bad").write_bytes(content)
+        assert main(["generate", str(folder), "--file", str(tmp_path / "bad")]) == 2
+        assert told in capsys.readouterr().err
+
+
+def until(handle, wanted, seconds=60.0):
+    """Read a terminal until it shows something."""
+    found, end = b"", time.monotonic() + seconds
+    while wanted(found) is False and time.monotonic() < end:
+        if select.select([handle], [], [], 0.2)[0]:
+            try:
+                found += os.read(handle, 4096)
+            except OSError:  # the other side has closed
+                break
+    return found
+
+
+def test_an_interrupt_leaves_whole_characters_and_a_line_and_exits_130(folder):
+    running = subprocess.Popen(
+        [sys.executable, "-m", "dbyte", "generate", str(folder), "x", "--max-new-bytes", "4000", "--temperature", "3",
+         "--seed", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    first = running.stdout.read(20)
+    running.send_signal(signal.SIGINT)
+    rest, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors.decode()
+    text = (first + rest).decode()  # raises if a character is cut
+    assert text.endswith("\n") and len(text.encode()) < 4000 and b"Traceback" not in errors
+
+
+def test_a_conversation_on_a_terminal_goes_on_after_an_interrupt(folder, loaded):
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "dbyte", "generate", str(folder), "--max-new-bytes", "3000", "--temperature", "3",
+         "--seed", "1"], stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT)
+    os.close(theirs)
+    until(ours, lambda found: b"> " in found)
+    os.write(ours, b"one\n")
+    until(ours, lambda found: len(found) > 40)
+    running.send_signal(signal.SIGINT)
+    assert b"> " in until(ours, lambda found: found.endswith(b"> "))
+    running.send_signal(signal.SIGINT)
+    until(ours, lambda found: False, seconds=1.0)
+    assert running.wait(timeout=30) == 130
+    os.close(ours)
