@@ -94,10 +94,16 @@ def until(handle, wanted, seconds=60.0):
     return found
 
 
+def listening() -> None:
+    """Hear interrupts, which a job in the background was told to ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_leaves_whole_characters_and_a_line_and_exits_130(folder):
     running = subprocess.Popen(
         [sys.executable, "-m", "dbyte", "generate", str(folder), "x", "--max-new-bytes", "4000", "--temperature", "3",
-         "--seed", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+         "--seed", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+        preexec_fn=listening)
     first = running.stdout.read(20)
     running.send_signal(signal.SIGINT)
     rest, errors = running.communicate(timeout=60)
@@ -110,7 +116,7 @@ def test_a_conversation_on_a_terminal_goes_on_after_an_interrupt(folder, loaded)
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
         [sys.executable, "-m", "dbyte", "generate", str(folder), "--max-new-bytes", "3000", "--temperature", "3",
-         "--seed", "1"], stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT)
+         "--seed", "1"], stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT, preexec_fn=listening)
     os.close(theirs)
     until(ours, lambda found: b"> " in found)
     os.write(ours, b"one\n")
