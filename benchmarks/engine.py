@@ -27,7 +27,7 @@ from dbyte.distill.trainer import Trainee, train, train_on
 from dbyte.model.teacher import load_model, load_teacher
 from dbyte.text.spans import TokenBytes
 
-UPDATES, ROUNDS, LOOP_UPDATES, LOOP_ROUNDS = 8, 5, 90, 2
+UPDATES, ROUNDS, LOOP_UPDATES, LOOP_ROUNDS = 8, 5, 60, 2
 RATE = 1e-9  # so that rounds stay alike
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dbyte.distill import losses, trainer
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run
-from dbyte.distill.sharing import share_frozen
+from dbyte.distill.sharing import EmbeddingsOnly, share_frozen
 from dbyte.distill.steps import stage1, stage2
 from dbyte.distill.trainer import Launch, Trainee, train, train_on
 from dbyte.model.checkpointing import checkpoint_activations, sharding_units
@@ -182,7 +182,7 @@ from test_engine import STEPS
 from dbyte.distill import losses, trainer
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run
-from dbyte.distill.sharing import share_frozen
+from dbyte.distill.sharing import EmbeddingsOnly, share_frozen
 from dbyte.text.packing import Rows
 root = Path(sys.argv[1])
 run, feed = Run({}, root=root), Feed(Rows.load(root / "rows.safetensors"), 4, 0)
@@ -228,6 +228,17 @@ def test_equal_frozen_weights_are_held_once_and_trained_ones_never(tied):
     with torch.no_grad():
         student.token_head.weight = torch.nn.Parameter(student.token_head.weight + 1, requires_grad=False)
     assert share_frozen(student, teacher) == 0
+
+
+def test_the_targets_of_step_1_1_are_a_look_up_and_need_no_teacher_besides(feed):
+    teacher, student, batch = make_teacher(), make_student(make_teacher()), feed.batch(0)
+    alone = EmbeddingsOnly(teacher)
+    assert sum(w.numel() for w in alone.parameters()) == teacher.get_input_embeddings().weight.numel()
+    for name in ("1.1", "1.1+4"):
+        step = STEPS[name]
+        assert step.objective.reads_teacher == "embeddings"
+        assert torch.equal(step.objective(student, alone, batch), step.objective(student, teacher, batch))
+    assert STEPS["1.2"].objective.reads_teacher == "whole" and not STEPS["2.2+4"].objective.reads_teacher
 
 
 GOLDEN = Path(__file__).with_name("golden_curve.json")

@@ -11,6 +11,7 @@ import torch
 from dbyte.distill.data import training_rows
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run, model_hash
+from dbyte.distill.sharing import EmbeddingsOnly
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
@@ -52,10 +53,10 @@ def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launc
                        else new_student(scale, teacher, tokenizer, seed=seed))
             student.config.stage = step.stage
             student.use_backend(launch.backend)
-            if not step.objective.reads_teacher:
-                teacher = teacher.cpu()
-            train(run, step, feed, model=student, teacher=teacher if step.objective.reads_teacher else None,
-                  device=device, precision=scale.precision, launch=launch,
+            read = {"whole": teacher, "embeddings": EmbeddingsOnly(teacher), "": None}[step.objective.reads_teacher]
+            if read is not teacher:
+                teacher.cpu()
+            train(run, step, feed, model=student, teacher=read, device=device, precision=scale.precision, launch=launch,
                   save_extra=lambda folder: tokenizer.save_pretrained(folder))
         runs.append(run)
     return runs

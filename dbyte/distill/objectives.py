@@ -28,13 +28,14 @@ class Objective:
     """What a step minimises: the sum over its terms of (summed loss / count).
 
     sums: (model, teacher, batch) to one fp32 scalar a term. counts: (model, batch) to one int64 scalar a term, without
-    running the model. reads_teacher: False where the teacher may be None.
+    running the model. reads_teacher: "whole"; "embeddings", its targets
+    being a look-up; or "", where the teacher may be None.
     """
 
     name: str
     sums: Callable[[nn.Module, PreTrainedModel | None, Batch], tuple[Tensor, ...]]
     counts: Callable[[nn.Module, Batch], tuple[Tensor, ...]]
-    reads_teacher: bool = False
+    reads_teacher: str = ""
 
     def __call__(self, model: nn.Module, teacher: PreTrainedModel | None, batch: Batch) -> Tensor:
         """The loss of one batch by itself."""
@@ -202,18 +203,19 @@ def _cut(prob_BL: Tensor, batch: Batch) -> Chunks:
 
 token = Objective("token", _token, _predicted_tokens)
 """Next-token cross-entropy: how the small teachers are trained."""
-align = Objective("align", _align, _tokens, True)
+align = Objective("align", _align, _tokens, "embeddings")
 """Step 1.1: chunk embeddings against the teacher's static embeddings, at the teacher's boundaries (Eq. 2)."""
-align_with_boundary = Objective("align_with_boundary", _align_with_boundary, _both(_tokens, _routed_bytes), True)
+align_with_boundary = Objective(
+    "align_with_boundary", _align_with_boundary, _both(_tokens, _routed_bytes), "embeddings")
 """Step 1.1 with Eq. 4 beside the distance, at equal weight: the encoder learns to carry what the router reads."""
-distill = Objective("distill", _distill("forward"), _predicted_tokens, True)
+distill = Objective("distill", _distill("forward"), _predicted_tokens, "whole")
 """Step 1.2: KL(teacher || student) over the next token, at the teacher's boundaries (Eq. 3)."""
-distill_reverse = Objective("distill_reverse", _distill("reverse"), _predicted_tokens, True)
+distill_reverse = Objective("distill_reverse", _distill("reverse"), _predicted_tokens, "whole")
 """Step 1.2 with KL(student || teacher), as in the authors' code."""
-distill_js = Objective("distill_js", _distill("js"), _predicted_tokens, True)
+distill_js = Objective("distill_js", _distill("js"), _predicted_tokens, "whole")
 """Step 1.2 with the Jensen-Shannon divergence."""
 distill_with_boundary = Objective(
-    "distill_with_boundary", _distill_with_boundary, _both(_predicted_tokens, _routed_bytes), True)
+    "distill_with_boundary", _distill_with_boundary, _both(_predicted_tokens, _routed_bytes), "whole")
 """Step 1.2 with Eq. 4 beside the divergence, at equal weight."""
 boundary = Objective("boundary", _boundary, _routed_bytes)
 """Step 1.3: the router against the teacher's boundaries, on a frozen encoder (Eq. 4)."""

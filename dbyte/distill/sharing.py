@@ -10,8 +10,21 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def share_frozen(student: nn.Module, teacher: PreTrainedModel) -> int:
+class EmbeddingsOnly(nn.Module):
+    """What step 1.1 needs of a teacher: its targets are a look-up in this table, made once and read ever after."""
+
+    def __init__(self, teacher: PreTrainedModel):
+        super().__init__()
+        self.embedding = teacher.get_input_embeddings()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding
+
+
+def share_frozen(student: nn.Module, teacher: PreTrainedModel | EmbeddingsOnly) -> int:
     """Let frozen weights of the student that equal the teacher's use the teacher's memory; returns the bytes saved."""
+    if isinstance(teacher, EmbeddingsOnly):
+        return 0
     own = dict(teacher.named_parameters()) | {"lm_head.weight": teacher.get_output_embeddings().weight}
     saved = 0
     for name, weight in student.named_parameters():
