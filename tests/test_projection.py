@@ -10,6 +10,12 @@ from dbyte.model.gated_projection import gated_projection
 from dbyte.model.projection import ROWS_WORTH_IT, Projection, project, project_everywhere
 
 
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """The convolution is taken whatever number of threads the tests were given."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
 @pytest.mark.parametrize("shape", [(5, 24), (ROWS_WORTH_IT, 24), (2, 70, 24), (1, 200, 24), (3, 1, 40, 24)])
 def test_project_is_linear_in_value_and_gradient(shape):
     torch.manual_seed(0)
@@ -23,7 +29,6 @@ def test_project_is_linear_in_value_and_gradient(shape):
 
 
 def test_many_rows_go_through_the_convolution_and_few_do_not(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     def refuse(*_):
         raise AssertionError("the convolution ran")
 
