@@ -31,18 +31,18 @@ def test_a_model_equals_itself():
     columns = {"A": outcomes(0, 80, 0.7), "B": outcomes(1, 30, 0.4)}
     difference, retention = stats.difference(columns, columns), stats.retention(columns, columns)
     assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
-    assert (retention.value, retention.low, retention.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert (retention.value, retention.low, retention.high) == pytest.approx((100.0, 100.0, 100.0))
 
 
 def test_paired_difference_matches_the_normal_approximation():
     teacher = outcomes(2, 2000, 0.8)
     student = np.where(outcomes(3, 2000, 0.1) == 1, 1 - teacher, teacher)
     interval = stats.paired_difference(student, teacher)
-    change = student - teacher
+    change = 100.0 * (student - teacher)
     half = 1.96 * change.std() / len(change) ** 0.5
     assert interval.value == pytest.approx(change.mean())
-    assert interval.low == pytest.approx(change.mean() - half, abs=2e-3)
-    assert interval.high == pytest.approx(change.mean() + half, abs=2e-3)
+    assert interval.low == pytest.approx(change.mean() - half, abs=0.2)
+    assert interval.high == pytest.approx(change.mean() + half, abs=0.2)
 
 
 def test_pairing_narrows_the_interval():
@@ -57,14 +57,14 @@ def test_pairing_narrows_the_interval():
 def test_columns_weigh_alike_whatever_their_size():
     teacher = {"big": np.ones(900), "small": np.ones(10)}
     student = {"big": np.ones(900), "small": np.zeros(10)}
-    assert stats.retention(student, teacher).value == pytest.approx(0.5)
-    assert stats.difference(student, teacher).value == pytest.approx(-0.5)
+    assert stats.retention(student, teacher).value == pytest.approx(50)
+    assert stats.difference(student, teacher).value == pytest.approx(-50)
 
 
 def test_retention_is_the_ratio_of_averages_not_the_average_of_ratios():
     teacher = {"A": [1, 1, 1, 1], "B": [1, 0, 0, 0]}
     student = {"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}
-    assert stats.retention(student, teacher).value == pytest.approx((0.5 + 0.25) / (1 + 0.25))
+    assert stats.retention(student, teacher).value == pytest.approx(100 * (0.5 + 0.25) / (1 + 0.25))
 
 
 def test_intervals_depend_on_the_seed_alone():
@@ -82,7 +82,7 @@ def test_interval_covers_the_truth_at_its_level():
         teacher = rng.binomial(1, 0.8, 150)
         student = rng.binomial(1, np.where(teacher == 1, 0.9, 0.1))
         interval = stats.paired_difference(student, teacher, resamples=500)
-        hits += interval.low <= (0.8 * 0.9 + 0.2 * 0.1) - 0.8 <= interval.high
+        hits += interval.low <= 100 * (0.8 * 0.9 + 0.2 * 0.1 - 0.8) <= interval.high
     assert 0.89 <= hits / 200 <= 0.99
 
 

@@ -194,14 +194,13 @@ def train_on(
 
 def _announce(step: Step, model: nn.Module, updates: int, first: int) -> None:
     """Say what trains, what is frozen, and whether the run resumes."""
-    trained = {name: sum(w.numel() for w in part.parameters() if w.requires_grad)
-               for name, part in model.named_children()}
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)  # tied ones come once
     frozen = [name for name, part in model.named_children()
-              if trained[name] == 0 and any(True for _ in part.parameters())]
+              if any(True for _ in part.parameters()) and not any(w.requires_grad for w in part.parameters())]
     groups = ", ".join(f"{'+'.join(part or 'all' for part in g.parts)} at {g.rate:g}"
                        + (f", matrices by Muon at {g.muon_rate:g}" if g.muon_rate else "") for g in step.groups)
     resumed = f", resumed at {first}" if first else ""
-    print(f"{step.name}: {updates} updates{resumed}; trains {groups} ({sum(trained.values()):,} parameters); "
+    print(f"{step.name}: {updates} updates{resumed}; trains {groups} ({trained:,} parameters); "
           f"frozen: {', '.join(frozen) or 'nothing'}", flush=True)
 
 

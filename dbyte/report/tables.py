@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from dbyte.evaluate.stats import Interval
 from dbyte.report.published import published
 
 BENCHMARKS = ("LMB", "HellaS", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "MMLU", "GSM8K")
@@ -137,6 +138,11 @@ class Claim:
             raise ValueError(f"claim {self.what!r} has two bounds: state it as two claims")
         if self.n < 1:
             raise ValueError(f"claim {self.what!r} needs n >= 1, found {self.n}")
+
+    @classmethod
+    def of_interval(cls, what: str, interval: Interval, n: int, **rest: float) -> "Claim":
+        """Return the claim on an estimate with its 95 % interval, whose quarter is the standard error."""
+        return cls(what, interval.value, n, (interval.high - interval.low) / 4, **rest)
 
     @property
     def verdict(self) -> str:
