@@ -14,7 +14,8 @@ from dbyte.distill.runs import content_hash
 from dbyte.text import lane as lanes_of_text
 from dbyte.text.lane import Lane
 from dbyte.text.packing import Batch, joined
-from dbyte.text.sources import READ, Source, source_of
+from dbyte.text.shards import READ
+from dbyte.text.sources import Source, source_of
 from dbyte.text.spans import TokenBytes
 
 DEPTH = 4  # batches made ahead
@@ -88,7 +89,7 @@ class StreamFeed:
         A hub dataset without a revision is described by the commit that its main branch has now, and read from there.
         """
         tokenizer = self.token_bytes.backend.to_str() if self.token_bytes.backend else None
-        return {"stream": 1, "packing": PACKING, "read": READ,
+        return {"stream": 2, "packing": PACKING, "read": READ,
                 "group_rows": [lanes_of_text.GROUP_ROWS, lanes_of_text.FIRST_GROUP_ROWS],
                 "corpora": [[name, amount, source.revision]
                             for (name, amount), source in zip(self.corpora, self._sources, strict=True)],
