@@ -52,7 +52,7 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
     shape, launch = scale.teacher, launch or Launch()
     with launch.processes.first_goes_first():
         tokenizer = _tokenizer(scale, shape, seed=seed)
-        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
+        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed, positions=POSITIONS)
     step = Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, shape.rate, shape.muon_rate),), shape.train_bytes,
                 shape.warmup, 0.05, betas=shape.betas)
     run = Run({"teacher": vars(shape), "step": step.describe(), "data": rows.hash, "seed": seed,
