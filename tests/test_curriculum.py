@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 import torch
 
 import dbyte
 from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.runs import Run
 from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer
@@ -67,7 +69,7 @@ def test_a_streamed_scale_trains_and_each_step_reads_on(tmp_path):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_core_of_few_positions_trains_on_long_documents_through_every_step(streamed, monkeypatch, capsys):
+def test_a_core_of_few_positions_trains_on_long_documents_through_every_step(streamed, monkeypatch, tmp_path):
     """Rows are cut for the teacher's tokens; the untrained router cuts finer, and the core begins anew."""
     seen, whole = [], core.run_core
 
@@ -75,6 +77,8 @@ def test_a_core_of_few_positions_trains_on_long_documents_through_every_step(str
         seen.append(int(core.positions_within(document_BM).masked_fill(document_BM < 0, 0).max()) + 1)
         return whole(part, input_BME, document_BM, cache)
 
+    for module in ("teacher", "curriculum"):  # a run that an earlier session completed would train nothing
+        monkeypatch.setattr(f"dbyte.distill.{module}.Run", partial(Run, root=tmp_path))
     monkeypatch.setattr("dbyte.distill.teacher.POSITIONS", 24)
     monkeypatch.setattr("dbyte.model.student.run_core", watched)
     tight = dataclasses.replace(TOY, streamed=streamed)
