@@ -15,7 +15,7 @@ from dbyte.distill.sharing import EmbeddingsOnly
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.trainer import Launch, train
+from dbyte.distill.trainer import Launch, check_sharding, train
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Scale
@@ -33,6 +33,7 @@ def curriculum(scale: Scale) -> tuple[Step, ...]:
 def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launch | None = None) -> list[Run]:
     """Train a student through `steps`, reusing every run that is complete; returns one complete run per step."""
     launch = launch or Launch(rows_at_once=scale.rows_at_once)
+    check_sharding(steps, launch.processes.sharding)
     folder = teacher_run(scale, seed=seed, launch=launch)
     device = launch.processes.device if launch.processes.count > 1 else scale.device
     teacher, tokenizer = load_teacher(folder)
