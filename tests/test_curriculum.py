@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 import torch
 
 import dbyte
 from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.runs import Run
 from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer
+from dbyte.model import core
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import TeacherShape, scale
@@ -63,6 +66,26 @@ def test_a_streamed_scale_trains_and_each_step_reads_on(tmp_path):
         feed.batch(update)
     assert feed.state() == states[1], "two steps read what one stream reads"
     feed.close()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_core_of_few_positions_trains_on_long_documents_through_every_step(streamed, monkeypatch, tmp_path):
+    """Rows are cut for the teacher's tokens; the untrained router cuts finer, and the core begins anew."""
+    seen, whole = [], core.run_core
+
+    def watched(part, input_BME, document_BM, cache=None):
+        seen.append(int(core.positions_within(document_BM).masked_fill(document_BM < 0, 0).max()) + 1)
+        return whole(part, input_BME, document_BM, cache)
+
+    for module in ("teacher", "curriculum"):  # a run that an earlier session completed would train nothing
+        monkeypatch.setattr(f"dbyte.distill.{module}.Run", partial(Run, root=tmp_path))
+    monkeypatch.setattr("dbyte.distill.teacher.POSITIONS", 24)
+    monkeypatch.setattr("dbyte.model.student.run_core", watched)
+    tight = dataclasses.replace(TOY, streamed=streamed)
+    tight_runs = run_steps(tight, curriculum(tight), seed=0)
+    assert all(run.is_complete() for run in tight_runs)
+    assert max(seen) == 24
+    assert ByteStudent.from_pretrained(tight_runs[-1].model_folder).config.core_config.max_position_embeddings == 24
 
 
 def test_a_finished_student_knows_its_stage_and_writes(runs):
