@@ -23,8 +23,9 @@ Shape letters: B rows, N rows at the start, D byte width.
 import torch
 from torch import Tensor
 
-from dbyte.decode.in_place import ByteState, StackInPlace, laid_out
+from dbyte.model.blocks import State
 from dbyte.model.router import THRESHOLD, Router
+from dbyte.model.stack_step import StackStep
 from dbyte.model.student import ByteStudent, is_special
 from dbyte.text.spans import BOS, EOS
 
@@ -36,12 +37,12 @@ class LookAhead:
     and that before EOS not at all.
     """
 
-    def __init__(self, student: ByteStudent, encoder: StackInPlace, rows: int):
+    def __init__(self, student: ByteStudent, encoder: StackStep, rows: int):
         """Begin before the first byte of each row."""
         new = student.null_E.new_zeros
         self.student, self.encoder = student, encoder
-        self.split = None if isinstance(student.router, Router) else StackInPlace(student.router.stack)
-        self.split_states = [] if self.split is None else laid_out(student.router.stack.empty_state(rows), slots=0)
+        self.split = None if isinstance(student.router, Router) else StackStep(student.router.stack)
+        self.split_states = [] if self.split is None else student.router.stack.empty_state(rows)
         self.encoded_BD = new(rows, student.config.byte_width)
         self.byte_B = torch.full((rows,), BOS, device=student.device)
         self.ended_B = torch.ones(rows, dtype=torch.bool, device=student.device)
@@ -51,7 +52,7 @@ class LookAhead:
         """Take in the first length_B bytes of each row, whose boundaries were no guesses."""
         if self.split is not None:
             router = self.student.router
-            self.split_states = laid_out(router.stack.prefill(router.byte_embedding(ids_BL), length_B)[1], slots=0)
+            self.split_states = router.stack.prefill(router.byte_embedding(ids_BL), length_B)[1]
 
     def take_in(self, byte_B: Tensor, encoded_BD: Tensor, row_B: Tensor) -> None:
         """Take in a byte, whose encoder state is encoded_BD, and count whether the byte before it was decided rightly.
@@ -63,7 +64,7 @@ class LookAhead:
         self.decided_N.index_add_(0, row_B, counts_B.long())
         self.agreed_N.index_add_(0, row_B, (counts_B & agrees_B).long())
 
-    def decide(self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[ByteState], guess_B: Tensor) -> Tensor:
+    def decide(self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[State], guess_B: Tensor) -> Tensor:
         """Whether a chunk ends at a byte that has been taken in, were the guess to follow (bool [B])."""
         self.encoded_BD, self.byte_B = encoded_BD, byte_B.clone()
         self.ended_B = self._tried(byte_B, encoded_BD, encoder_states, guess_B)
@@ -77,7 +78,7 @@ class LookAhead:
         return self._sigmoid(self.split.step(router.byte_embedding(byte_B), self.split_states))
 
     def _tried(
-        self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[ByteState], guess_B: Tensor
+        self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[State], guess_B: Tensor
     ) -> Tensor:
         student = self.student
         if self.split is None:

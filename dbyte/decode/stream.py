@@ -24,11 +24,11 @@ from torch import Tensor
 
 from dbyte.atomic import atomic_write
 from dbyte.decode.confidence import OpeningConfidence
-from dbyte.decode.in_place import in_place, laid_out
 from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
 from dbyte.model.router import THRESHOLD
+from dbyte.model.stack_step import stack_step
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS, EOS
 
@@ -59,7 +59,8 @@ class ByteStream:
         texts = [bytes([BOS]) + prompt for prompt in prompts]
         length_B = torch.tensor([len(text) for text in texts], device=student.device)
         ids_BL = pad_bytes(texts, device=student.device)
-        encoded_BLD, states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B)
+        byte_slots = ids_BL.shape[1] + new_bytes + 1
+        encoded_BLD, states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B, slots=byte_slots)
         prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL))
         boundary_BL = prob_BL >= THRESHOLD if prompt_ends is None else _given(ids_BL, prompt_ends)
         # the router needs the next byte, so a prompt's last byte is decided below
@@ -67,9 +68,8 @@ class ByteStream:
         chunks, positions = boundary_BL.sum(1).tolist(), student.core.config.max_position_embeddings
         check_prompts(prompts, chunks, positions)
         slots = min(max(chunks) + 1 + new_bytes, positions)  # at most a chunk a byte
-        self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=ids_BL.shape[1] + new_bytes + 1,
-                       compiled=compiled)
-        self.encoder_states = laid_out(states, slots=self.byte_slots)
+        self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=byte_slots, compiled=compiled)
+        self.encoder_states = states
         if self.look_ahead is not None:
             self.look_ahead.prefill(ids_BL, length_B)
         self._prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B - 1)
@@ -90,12 +90,12 @@ class ByteStream:
     ) -> None:
         """Empty states for so many rows, with room for so many chunks and, where the encoder is attention, bytes."""
         self.student, self.stage, self.byte_slots = student, stage, byte_slots
-        self.encoder, self.decoder = (in_place(stack, compiled=compiled)
+        self.encoder, self.decoder = (stack_step(stack, compiled=compiled)
                                       for stack in (student.encoder, student.decoder))
         self.core_cache = CoreCache(student.core, rows=rows, slots=slots)
         self.core_BE = student.null_E.detach().repeat(rows, 1)
-        self.encoder_states = laid_out(student.encoder.empty_state(rows), slots=byte_slots)
-        self.decoder_states = laid_out(student.decoder.empty_state(rows), slots=byte_slots) if stage == 2 else []
+        self.encoder_states = student.encoder.empty_state(rows, slots=byte_slots)
+        self.decoder_states = student.decoder.empty_state(rows) if stage == 2 else []
         self.logits_BX = self.core_BE.new_zeros(rows, len(student.byte_head.weight) if stage == 2 else 0)
         two = stage == 2 and student.second_head is not None
         self.second_logits_BK = self.core_BE.new_zeros(rows, BYTES if two else 0)
@@ -121,8 +121,7 @@ class ByteStream:
         self.core_BE = torch.where((count_B > 0)[:, None], last_BE, student.null_E)
         if self.stage == 2:
             up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
-            decoded_BLD, states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
-            self.decoder_states = laid_out(states, slots=0)
+            decoded_BLD, self.decoder_states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
             self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)])
 
     @torch.inference_mode()
