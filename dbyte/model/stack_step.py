@@ -88,7 +88,8 @@ class _MambaStep:
         added_BHP = x_BHP * dt_BH[..., None]
         if commit:
             state.conv_BWX.copy_(window_BWX[:, 1:])
-            state.ssm_BNI.unflatten(2, self.heads).mul_(decay_BH1[:, None])
+            # a factor a column: one a head would be multiplied in by short runs, at half the speed
+            state.ssm_BNI.mul_(decay_BH1.expand_as(x_BHP).reshape(len(x_BI), 1, -1))
             state.ssm_BNI.addcmul_(B_BN[:, :, None], added_BHP.flatten(1)[:, None])
             y_BHP = torch.bmm(C_BN[:, None], state.ssm_BNI).unflatten(2, self.heads)[:, 0]
         else:  # what the new state would say, without making it
