@@ -46,6 +46,22 @@ def test_another_second_step_shares_the_first(runs):
     assert other[0].hash == runs[0].hash and other[1].hash != runs[1].hash
 
 
+def test_mbp_is_another_tuple_on_the_same_stage_1_at_equal_bytes(runs):
+    other = run_steps(TOY, curriculum(TOY, decoding="mbp"), seed=0)
+    assert [one.hash == run.hash for one, run in zip(other, runs, strict=True)] == [True] * 3 + [False] * 2
+    assert [one.facts()["train_bytes"] for one in other] == [run.facts()["train_bytes"] for run in runs]
+    assert [one.facts()["next_row"] for one in other] == [run.facts()["next_row"] for run in runs]
+    assert all("decoding" not in step.describe() for step in curriculum(TOY)), "addresses of old runs must stay"
+    stage1, first, last = (ByteStudent.from_pretrained(run.model_folder) for run in (runs[2], other[3], other[4]))
+    assert (stage1.config.decoding, first.config.decoding, last.config.decoding) == ("jbp", "mbp", "mbp")
+    for name, weight in stage1.state_dict().items():  # step 2.1 trains the decoder's side alone
+        if name.startswith(("encoder", "router", "core", "token_")):
+            assert torch.equal(weight, first.state_dict()[name]), name
+    assert not torch.equal(last.second_head.weight, first.second_head.weight)
+    assert Measurer(TOY, 0).columns(other[4].model_folder, "stage2/own", items=2).keys() == {
+        "LMB", "PIQA", "ARC-E", "GSM8K"}
+
+
 def test_steps_read_on_where_the_step_before_stopped(runs):
     rows = [run.facts()["next_row"] for run in runs]
     assert rows == sorted(rows) and len(set(rows)) == len(rows)

@@ -137,7 +137,7 @@ def test_eq_4_runs_where_autocast_refuses_its_formula(monkeypatch):
 def test_scan_states_stay_wide_under_autocast(student):
     with torch.autocast("cpu", torch.bfloat16):
         _, states = student.encoder.prefill(torch.randn(2, 9, 16), torch.tensor([9, 4]))
-    assert all(state.ssm_BHPN.dtype == torch.float32 for state in states)
+    assert all(state.ssm_BNI.dtype == torch.float32 for state in states)
 
 
 def test_a_batch_splits_into_rows_without_the_padding_of_others(feed):

@@ -231,3 +231,30 @@ def test_chunks_and_characters_cover_every_byte_once():
     assert sum(size for _, size, _ in spans) == len(text) and spans[-1][2] == "·"
     with pytest.raises(ValueError, match="empty"):
         diagrams.alignment_figure([("nothing", [])])
+
+
+def exposure_rows():
+    return [{"model": model, "corpus": "world", "text": text, "first": first, "value": value, "stderr": 1.0, "n": 100,
+             "last": first + 7, "deviating": value} for model, text, first, value in
+            (("JBP", "given", 0, 2), ("JBP", "given", 8, 4), ("JBP", "written", 0, 6), ("MBP", "given", 0, 10))]
+
+
+def test_exposure_is_drawn_bin_by_bin_and_summed_over_bytes():
+    frame = pd.DataFrame(exposure_rows())
+    figure = figures.exposure_figure(frame)
+    (axes,) = figure.axes
+    drawn = {container.get_label(): [tuple(map(float, point)) for point in container.lines[0].get_xydata()]
+             for container in axes.containers}
+    assert drawn == {"JBP, given": [(3.5, 2.0), (11.5, 4.0)], "JBP, written": [(3.5, 6.0)], "MBP, given": [(3.5, 10.0)]}
+    shares = tables.agreement_table(frame).set_index("model")
+    assert shares.loc["JBP", "given"] == pytest.approx(97.0) and shares.loc["JBP", "written"] == pytest.approx(94.0)
+    assert shares.loc["MBP", "given"] == pytest.approx(90.0)
+
+
+def test_differences_stand_beside_those_of_table_4():
+    frame = pd.DataFrame([{"what": what, "value": 3.0, "low": 1.0, "high": 5.0, "n": 10, "verdict": "shown"}
+                          for what in ("GSM8K", "GSM8K beyond the others")])
+    shown = tables.beside_table4(frame)
+    table04 = published("table04_decoding").set_index("decoding").GSM8K
+    assert shown.paper.tolist() == [f"{table04.JBP - table04.MBP:+.1f}", ""]
+    assert shown["95 % interval"].tolist() == ["+1.0 to +5.0"] * 2

@@ -110,3 +110,16 @@ def test_verdict(low, high, direction, expected):
 def test_bad_input_is_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_claims_by_column_and_what_the_generated_one_loses_alone():
+    one = {"A": [1] * 50, "GSM8K": [1] * 90 + [0] * 10}
+    other = {"A": [1] * 50, "GSM8K": [1] * 40 + [0] * 60}
+    rows = {row["what"]: row for row in stats.claim_rows(one, other, generated="GSM8K")}
+    assert rows["A"]["value"] == 0 and rows["A"]["verdict"] == "not shown"
+    assert rows["GSM8K"]["value"] == pytest.approx(50) and rows["GSM8K"]["verdict"] == "shown"
+    beyond = rows["GSM8K beyond the others"]
+    assert beyond["value"] == pytest.approx(50) and beyond["verdict"] == "shown" and beyond["n"] == 150
+    assert beyond["low"] == pytest.approx(rows["GSM8K"]["low"], abs=1.0)  # A never differs
+    rows = {row["what"]: row for row in stats.claim_rows(other, one, generated="GSM8K")}
+    assert rows["GSM8K"]["verdict"] == rows["GSM8K beyond the others"]["verdict"] == "opposite"

@@ -25,9 +25,9 @@ from dbyte.text.spans import TokenBytes
 LANES = 32  # streams that are open at once, over all processes; it is part of a run's address
 
 
-def curriculum(scale: Scale) -> tuple[Step, ...]:
-    """The five steps of the paper at a scale."""
-    return stage1(**scale.stage1) + stage2(**scale.stage2)
+def curriculum(scale: Scale, *, decoding: str | None = None) -> tuple[Step, ...]:
+    """The five steps of the paper at a scale; decoding "mbp": the same Stage 1, then MBP's heads at equal bytes."""
+    return stage1(**scale.stage1) + stage2(**scale.stage2, decoding=decoding)
 
 
 def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launch | None = None) -> list[Run]:
@@ -53,6 +53,9 @@ def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launc
         if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
             student = (ByteStudent.from_pretrained(parent.model_folder) if parent
                        else new_student(scale, teacher, tokenizer, seed=seed))
+            if step.decoding:
+                torch.manual_seed(seed)
+                student = student.with_decoding(step.decoding)
             student.config.stage = step.stage
             student.use_backend(launch.backend)
             read = {"whole": teacher, "embeddings": EmbeddingsOnly(teacher), "": None}[step.objective.reads_teacher]

@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from dbyte.decode.generate import generate
+from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.scoring import Request, Scorer
 from dbyte.model.student import ByteStudent
 from dbyte.text.spans import Aligned, TokenBytes
@@ -26,23 +27,24 @@ class StudentLM(LM):
     """A student behind the harness's interface.
 
     Args:
-        stage: 1 or 2. boundaries: "router" or "tokenizer" (Stage 1 only).
+        stage: 1 or 2. boundaries: "router", "tokenizer" (Stage 1 only) or "own" (Stage 2: the decoder's own cuts, as it
+            writes; the only one for MBP).
         token_bytes: the teacher's, for the tokenizer's boundaries and its normaliser.
         rows: how many texts are generated at a time.
     Raises:
-        ValueError: for another stage or boundary source, or the tokenizer's boundaries at Stage 2.
+        ValueError: for another stage or boundary source, or one that the stage or the student does not have.
     """
 
     def __init__(
         self, student: ByteStudent, token_bytes: TokenBytes, *, stage: int, boundaries: str = "router", rows: int = 64
     ):
         super().__init__()
-        if stage not in (1, 2) or boundaries not in ("router", "tokenizer") or (stage, boundaries) == (2, "tokenizer"):
-            raise ValueError(f"expected stage 1 with boundaries 'router' or 'tokenizer', or stage 2 with 'router'; "
-                             f"found stage {stage!r} with {boundaries!r}")
+        if (stage, boundaries) not in ((1, "router"), (1, "tokenizer"), (2, "router"), (2, "own")):
+            raise ValueError(f"expected stage 1 with boundaries 'router' or 'tokenizer', or stage 2 with 'router' or "
+                             f"'own'; found stage {stage!r} with {boundaries!r}")
         self.student, self.token_bytes, self.rows = student, token_bytes, rows
         self.stage, self.boundaries = stage, boundaries
-        self.scorer = Scorer(student, stage=stage)
+        self.scorer = OwnCutsScorer(student) if boundaries == "own" else Scorer(student, stage=stage)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score (context, continuation) pairs: (nats, would greedy decoding write it)."""
@@ -77,7 +79,7 @@ class StudentLM(LM):
 
     def _prompt_ends(self, prompts: list[str]) -> list[list[int]] | None:
         """Where tokens end in each prompt, for the tokenizer's boundaries."""
-        if self.boundaries == "router":
+        if self.boundaries != "tokenizer":
             return None
         return [self._ends(aligned) for aligned in self.token_bytes.align_batch(prompts)]
 
@@ -100,7 +102,7 @@ class StudentLM(LM):
             context, continuation = context[:-moved], context[-moved:] + continuation
         whole = self.token_bytes.normalise(context + continuation)
         text, start = whole.encode(), len(self.token_bytes.normalise(context).encode())
-        if self.boundaries == "router":
+        if self.boundaries != "tokenizer":
             return Request(text, start)
         ends = self._ends(self.token_bytes.align(whole))
         before = len(self.token_bytes.align(context).token_ids) if context else 0

@@ -99,6 +99,31 @@ def verdict(low: float, high: float, *, threshold: float = 0.0, direction: str =
     return "shown" if claimed else "opposite" if denied else "not shown"
 
 
+def claim_rows(one: Columns, other: Columns, *, generated: str) -> list[dict]:
+    """Tidy rows of one - other by column, in points: what, value, stderr, n, low, high, and the verdict on "above 0".
+
+    The last row holds the column `generated` against the mean of the others: what is lost there and not elsewhere.
+    """
+    rows = []
+    for name in one:
+        found = paired_difference(one[name], other[name])
+        rows.append(_claim(name, found, len(one[name])))
+    scored = [name for name in one if name != generated]
+    # (a - b) - (c - d) = (a + d) - (c + b): items of different columns are independent, so the variances add up
+    ahead = paired_difference(one[generated], other[generated])
+    rest = difference({name: one[name] for name in scored}, {name: other[name] for name in scored})
+    half = (((ahead.high - ahead.low) / 2) ** 2 + ((rest.high - rest.low) / 2) ** 2) ** 0.5
+    gap = ahead.value - rest.value
+    rows.append(_claim(f"{generated} beyond the others", Interval(gap, gap - half, gap + half),
+                       sum(map(len, one.values()))))
+    return rows
+
+
+def _claim(what: str, found: Interval, n: int) -> dict:
+    return {"what": what, "value": 100 * found.value, "stderr": 100 * (found.high - found.low) / (2 * 1.96), "n": n,
+            "low": 100 * found.low, "high": 100 * found.high, "verdict": verdict(found.low, found.high)}
+
+
 def _paired(
     student: Columns, teacher: Columns, statistic: Callable, *, seed: int, resamples: int, level: float
 ) -> Interval:
