@@ -120,8 +120,8 @@ def claim_rows(one: Columns, other: Columns, *, generated: str) -> list[dict]:
 
 
 def _claim(what: str, found: Interval, n: int) -> dict:
-    return {"what": what, "value": 100 * found.value, "stderr": 100 * (found.high - found.low) / (2 * 1.96), "n": n,
-            "low": 100 * found.low, "high": 100 * found.high, "verdict": verdict(found.low, found.high)}
+    return {"what": what, "value": found.value, "stderr": (found.high - found.low) / (2 * 1.96), "n": n,
+            "low": found.low, "high": found.high, "verdict": verdict(found.low, found.high)}
 
 
 def _paired(
