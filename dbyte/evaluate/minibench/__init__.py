@@ -6,8 +6,8 @@ its question, event or sum occurs in no training text of `dbyte.text.world` (tes
 
 from collections.abc import Sequence
 
+from dbyte.evaluate.column import Column, HarnessTask, content_hash
 from dbyte.evaluate.minibench import arc_e, gsm8k, lmb, piqa
-from dbyte.evaluate.minibench.column import Column, content_hash
 
 __all__ = ["CHANCE", "COLUMNS", "Column", "content_hash", "items", "tasks"]
 
@@ -20,15 +20,12 @@ def items(column: str, n: int | None = None, *, seed: int = 0) -> list[dict]:
     return _column(column).items(n, seed=seed)
 
 
-def tasks(columns: Sequence[str], limit: int | None = None, *, seed: int = 0) -> list[dict]:
-    """lm-evaluation-harness task configs of the named columns, each of `limit` items or its default number.
+def tasks(columns: Sequence[str], limit: int | None = None, *, seed: int = 0) -> list[HarnessTask]:
+    """The named columns as the harness runs them, each of `limit` items or its default number.
 
     A limit beyond what a column has takes all it has. ValueError for an unknown column or a limit below 1.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 item a column, got {limit}")
-    chosen = [_column(name) for name in columns]
-    return [c.task(None if limit is None else min(limit, c.available), seed=seed) for c in chosen]
+    return [_column(name).as_task(limit, seed=seed) for name in columns]
 
 
 def _column(name: str) -> Column:
