@@ -3,7 +3,15 @@
 import os
 import sysconfig
 
-from setuptools import setup
+from setuptools import Distribution, setup
+
+
+class WithData(Distribution):
+    """Setuptools asks an editable install `has_data`, which no distribution answers: data files were left out."""
+
+    def has_data(self) -> bool:
+        return self.has_data_files()
+
 
 packages = os.path.relpath(sysconfig.get_path("purelib"), sysconfig.get_path("data"))
-setup(data_files=[(packages, ["dbyte-lm-eval.pth"])])
+setup(data_files=[(packages, ["dbyte-lm-eval.pth"])], distclass=WithData)
