@@ -7,13 +7,13 @@
 
 Greedy, EOS suppressed in all four, prompts and lengths as given (1 kB each by default), all timed in turn in one
 process, the reading of the prompt included. The teacher writes tokens until its text has as many bytes; its bytes a
-second are those of the tokens that it wrote. MBP at scale small is the JBP student's Stage 1 with two new heads: it is
-timed and not judged here. "JBP compiled" fuses the steps of encoder and decoder (`compiled=True`); compiling is not
+second are those of the tokens that it wrote. MBP is the JBP student with two new heads: it is timed here and
+judged in notebook 06. "JBP compiled" fuses the steps of encoder and decoder (`compiled=True`); compiling is not
 timed.
 """
 
 import argparse
-import copy
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -28,11 +28,12 @@ from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.distill.curriculum import curriculum, new_student, run_steps
 from dbyte.distill.teacher import POSITIONS, llama_config, teacher_run, train_tokenizer
+from dbyte.evaluate.speed import Wrote, student_writes, teacher_writes
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project_everywhere
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
-from dbyte.text.spans import EOS, TokenBytes
+from dbyte.text.spans import TokenBytes
 from dbyte.text.world import world_documents
 
 SCALE, ROUNDS, BATCHES = "small", 5, (1, 16)
@@ -62,61 +63,18 @@ def untrained() -> tuple:
     return teacher, tokenizer, student
 
 
-def two_heads(student: ByteStudent) -> ByteStudent:
-    """The student with MBP's heads: the joint head's first half, and a second head like it."""
-    config = copy.deepcopy(student.config)
-    config.decoding = "mbp"
-    other = ByteStudent(config)
-    weights = dict(student.state_dict())
-    weights["byte_head.weight"] = weights["byte_head.weight"][:BYTES]
-    weights["second_head.weight"] = weights["byte_head.weight"].roll(1, 0)
-    other.load_state_dict(weights)
-    return other.eval()
-
-
 def prompts_of(rows: int, size: int) -> list[bytes]:
     """So many prompts of so many bytes, of the world's text."""
     text = "".join(world_documents(seed=7, max_bytes=2 * rows * size + 10_000)).encode()
     return [text[row * size : (row + 1) * size] for row in range(rows)]
 
 
-def writes(
-    student: ByteStudent, prompts: list[bytes], new_bytes: int, *, stage: int, told: dict, name: tuple[str, int],
-    compiled: bool = False,
-):
-    """A call that reads the prompts and writes `new_bytes` a row; it notes the bytes and chunks in `told`."""
+def noting(call: Callable[[], Wrote], key: tuple[str, int], told: dict[tuple[str, int], Wrote]) -> Callable[[], None]:
+    """The call, which puts what it wrote into `told`."""
+    def noted() -> None:
+        told[key] = call()
 
-    def call() -> None:
-        writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(), stage=stage, valid_utf8=False,
-                       compiled=compiled)
-        ends = [token for token in range(len(writer.tokens)) if not writer.tokens[token]] if stage == 1 else [EOS]
-        writer.symbols.floor_SX[:, ends] = float("-inf")
-        if stage == 2:
-            writer.symbols.floor_SX[:, EOS::BYTES] = float("-inf")
-        writer.run()
-        told[name] = sum(map(len, writer.written)), writer.core_rows
-
-    return call
-
-
-def teacher_writes(teacher, tokenizer, prompts: list[bytes], new_bytes: int, *, told: dict, name: tuple[str, int]):
-    """A call of transformers' own greedy generation over as many bytes, as near as whole tokens come."""
-    table = TokenBytes.from_tokenizer(tokenizer)
-    rows = [[table.bos_token_id, *table.align(prompt.decode(errors="ignore")).token_ids.tolist()]
-            for prompt in prompts]
-    longest = max(map(len, rows))
-    ids_BM = torch.tensor([[table.eos_token_id] * (longest - len(row)) + row for row in rows])
-    mask_BM = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    tokens = max(new_bytes * len(prompts) // max(table.lengths[ids_BM[mask_BM.bool()].numpy()].mean(), 1) //
-                 len(prompts), 1)
-
-    def call() -> None:
-        with torch.inference_mode():
-            out_BM = teacher.generate(ids_BM, attention_mask=mask_BM, max_new_tokens=int(tokens),
-                                      min_new_tokens=int(tokens), do_sample=False, pad_token_id=table.eos_token_id)
-        told[name] = int(table.lengths[out_BM[:, longest:].numpy()].sum()), out_BM[:, longest:].numel()
-
-    return call
+    return noted
 
 
 def report(arguments: argparse.Namespace) -> str:
@@ -128,25 +86,25 @@ def report(arguments: argparse.Namespace) -> str:
         what = f"scale {SCALE}, " + ("random weights" if arguments.random else "trained")
     if arguments.profile:
         return profiled(student, arguments)
-    mbp, told, calls = two_heads(student), {}, {}
+    torch.manual_seed(0)
+    mbp, told, calls = student.with_decoding("mbp").eval(), {}, {}
     for rows in BATCHES:
         prompts, size = prompts_of(rows, arguments.prompt_bytes), arguments.new_bytes
         for kind, of, stage in (("Stage 1", student, 1), ("JBP", student, 2), ("MBP", mbp, 2),
                                 ("JBP compiled", student, 2)):
-            calls[kind, rows] = writes(of, prompts, size, stage=stage, told=told, name=(kind, rows),
-                                       compiled="compiled" in kind)
-        calls["teacher", rows] = teacher_writes(teacher, tokenizer, prompts, size, told=told, name=("teacher", rows))
-    seconds = interleaved(calls, rounds=arguments.rounds)
-    rate = {key: told[key][0] / median(values) for key, values in seconds.items()}
+            calls[kind, rows] = student_writes(of, prompts, size, stage=stage, compiled="compiled" in kind)
+        calls["teacher", rows] = teacher_writes(teacher, TokenBytes.from_tokenizer(tokenizer), prompts, size)
+    seconds = interleaved({key: noting(call, key, told) for key, call in calls.items()}, rounds=arguments.rounds)
+    rate = {key: told[key].text_bytes / median(values) for key, values in seconds.items()}
     lines = [f"Decoding: {what}, prompts of {arguments.prompt_bytes} bytes, {arguments.new_bytes} written a row, "
              f"greedy, EOS suppressed. {machine()}; medians of {arguments.rounds} rounds in turn.", "",
              "| decoder | rows | bytes/s | of the teacher's | spread % | bytes a core position | over one row |",
              "|---|---:|---:|---:|---:|---:|---:|"]
     for (kind, rows), value in rate.items():
-        values = seconds[kind, rows]
+        values, wrote = seconds[kind, rows], told[kind, rows]
         spread = 100 * (max(values) - min(values)) / median(values)
         lines.append(f"| {kind} | {rows} | {value:,.0f} | {value / rate['teacher', rows]:.2f} | {spread:.0f} | "
-                     f"{told[kind, rows][0] / max(told[kind, rows][1], 1):.2f} | {value / rate[kind, 1]:.1f} |")
+                     f"{wrote.text_bytes / max(wrote.positions, 1):.2f} | {value / rate[kind, 1]:.1f} |")
     last = BATCHES[-1]
     over_teacher, over_one = rate["JBP", last] / rate["teacher", last], rate["JBP", last] / rate["JBP", 1]
     lines += ["", f"Goals: JBP at least 1.0 of the teacher at {last} rows: {over_teacher:.2f}; {last} rows at least 8 "

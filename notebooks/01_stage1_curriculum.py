@@ -36,7 +36,8 @@ from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows, dynamics_rows
 from dbyte.evaluate.stats import retention
-from dbyte.report import figures, results, tables
+from dbyte.paths import FIGURES
+from dbyte.report import diagrams, figures, results, tables
 from dbyte.report.provenance import environment_report
 
 # %%
@@ -47,6 +48,13 @@ print(environment_report(scale=scale, seed=seed, device=chosen.device))
 # %% [markdown]
 # ## The three steps
 #
+# The whole curriculum as this scale runs it:
+
+# %%
+picture = diagrams.pipeline_figure(curriculum(chosen))
+display(Image(figures.write_png(picture, FIGURES / scale / "pipeline.png")))
+
+# %% [markdown]
 # Each line says what trains, at which peak rate, and what is frozen. Runs that are complete are loaded.
 
 # %%
@@ -134,7 +142,7 @@ tables.Table(bits.drop(columns="folded"), digits=4)
 kept = {m: retention(*({t: c.correct for t, c in found[k].items()} for k in (m, "teacher"))) for m in how}
 n, per = sum(c.n for c in found["teacher"].values()), bits.pivot(index="corpus", columns="model", values="value")
 ratio = 100 * (per["stage1/tokenizer"] / per["teacher"] - 1)
-claims = [tables.Claim(f"retention %, {m}", k.value, n, (k.high - k.low) / 4, at_least=97) for m, k in kept.items()]
+claims = [tables.Claim.of_interval(f"retention %, {m}", k, n, at_least=97) for m, k in kept.items()]
 claims += [tables.Claim(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97)
            for row in boundaries.itertuples()]
 claims += [tables.Claim(f"bits per byte over the teacher's, % more, {c}, tokenizer's boundaries", ratio[c],

@@ -19,7 +19,7 @@ from dbyte.evaluate.scoring import Request, Scorer
 from dbyte.text.spans import BOS
 
 ROOT = Path(__file__).resolve().parents[1]
-READINGS = [(1, "tokenizer"), (1, "router"), (2, "router")]
+READINGS = [(1, "tokenizer"), (1, "router"), (2, "router"), (2, "own")]
 PAIRS = [("The cat sat on", " the mat"), ("naïve café 😀", " 中文"), ("", "x"), ("1 + 2 =", " 3."),
          ("The", " dog slept " * 6), ("Where does Mira live? " * 4, "Mira lives in Oslo."), ("a b c", " d"),
          ("e", "\u0301 tail")]
@@ -168,10 +168,10 @@ def folders(tokenizer, tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     teacher = make_teacher()
     teacher.save_pretrained(root / "teacher")
-    for stage in (1, 2):
-        student = make_student(teacher, tokenizer)
+    for name, stage, changes in (("stage1", 1, {}), ("stage2", 2, {}), ("mbp", 2, {"decoding": "mbp"})):
+        student = make_student(teacher, tokenizer, **changes)
         student.config.stage = stage
-        student.save_pretrained(root / f"stage{stage}")
+        student.save_pretrained(root / name)
     for folder in root.iterdir():
         tokenizer.save_pretrained(folder)
     return root
@@ -187,6 +187,13 @@ def folders(tokenizer, tmp_path_factory):
 def test_a_folder_that_does_not_fit_is_refused(folders, name, arguments, error, said):
     with pytest.raises(error, match=said):
         load_lm(folders / name, **arguments)
+
+
+def test_two_byte_heads_are_scored_along_their_own_cuts(folders):
+    lm = load_lm(folders / "mbp")
+    assert lm.boundaries == "own" and lm.loglikelihood([Ask("The cat", " sat")])[0][0] < 0
+    with pytest.raises(ValueError, match="decoding='jbp'"):
+        load_lm(folders / "mbp", boundaries="router")
 
 
 def test_a_student_without_its_tokenizer_is_refused(folders, student, tmp_path):
@@ -206,7 +213,7 @@ def test_the_command_compares_item_by_item_and_writes_json(folders, tmp_path, ca
         assert {name: (r["n"], len(r["correct"])) for name, r in found[who].items()} == {
             "mini/LMB": (5, 5), "mini/ARC-E": (5, 5)}
     student, teacher = (sum(found[who]["mini/ARC-E"]["correct"]) / 5 for who in ("student", "teacher"))
-    assert found["difference"]["mini/ARC-E"]["value"] == pytest.approx(student - teacher)
+    assert found["difference"]["mini/ARC-E"]["value"] == pytest.approx(100 * (student - teacher))
     assert found["asked"]["seed"] == 0 and found["facts"]["read"]["beam"] == 2
     assert found["facts"]["environment"]["versions"]["lm-eval"] and found["student"]["mini/LMB"]["items_hash"]
 

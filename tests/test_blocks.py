@@ -10,6 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotary
 from dbyte.model.attention import Attention
 from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.core import document_mask, positions_within
+from dbyte.model.stack_step import StackStep
 
 MAMBA = StackShape(width=16, layers=2, ffn_width=24, state_size=8, conv_width=4, expand=2, head_width=8, chunk_size=4)
 SHAPES = {"mamba2": MAMBA, "without FFN": replace(MAMBA, ffn_width=0), "attention": replace(MAMBA, mixer="attention"),
@@ -51,23 +52,24 @@ def test_packed_equals_separate_forward_and_gradient(stack, lengths):
 
 def test_prefill_equals_step_for_rows_of_different_lengths(stack):
     hidden, length = torch.randn(3, 80, 16, dtype=torch.float64), torch.tensor([0, 2, 70])
-    _, states = stack.prefill(hidden, length)
-    for row, n in enumerate(length.tolist()):
-        expected = stack(hidden[row : row + 1])
-        own = [state.rows(torch.tensor([row])) for state in states]
-        for i in range(n, 80):
-            out, own = stack.step(hidden[row : row + 1, i], own)
-            torch.testing.assert_close(out, expected[:, i])
+    rows, expected, step = torch.arange(3), stack(hidden), StackStep(stack)
+    with torch.inference_mode():
+        _, states = stack.prefill(hidden, length, slots=90)
+        for i in range(10):
+            out = step.step(hidden[rows, length + i], states)
+            torch.testing.assert_close(out, expected[rows, length + i])
 
 
-def test_steps_from_nothing_and_rows_that_wait(stack):
-    hidden, states = torch.randn(2, 70, 16, dtype=torch.float64), stack.empty_state(2)  # more than the first slots
-    expected, active = stack(hidden), torch.tensor([True, False])
-    for i in range(70):
-        for advances in (active, ~active):  # row 1 waits while row 0 advances, and the reverse
-            out, fresh = stack.step(hidden[:, i], states)
-            states = [old.advanced(new, advances) for old, new in zip(states, fresh, strict=True)]
-            torch.testing.assert_close(out[advances], expected[advances, i])
+def test_steps_from_nothing_are_the_forward_and_tries_between_them_leave_no_trace(stack):
+    hidden, states = torch.randn(2, 70, 16, dtype=torch.float64), stack.empty_state(2, slots=70)
+    expected, step = stack(hidden), StackStep(stack)
+    with torch.inference_mode():
+        for i in range(70):
+            other = torch.randn(2, 16, dtype=torch.float64)
+            tried = [step.step(some, states, commit=False) for some in (hidden[:, i], other)]
+            torch.testing.assert_close(tried[0], expected[:, i])
+            assert not torch.allclose(tried[1], expected[:, i])
+            torch.testing.assert_close(step.step(hidden[:, i], states), expected[:, i])
 
 
 def test_a_window_is_how_far_attention_sees():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dbyte.model.chunking import chunk, dechunk, find_chunks, opening_confidence, smooth
-from dbyte.model.core import document_mask, positions_within
+from dbyte.model.core import document_mask, positions_within, restarted
 
 BOUNDARY = torch.tensor([[1, 0, 1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 0, 0, 0]]).bool()
 DOCUMENT = torch.tensor([[0, 0, 0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 1, -1, -1, -1]])
@@ -43,6 +43,15 @@ def test_a_boundary_on_padding_is_refused():
     wrong[1, 6] = True
     with pytest.raises(ValueError, match="padded"):
         find_chunks(wrong, DOCUMENT, MASK)
+
+
+def test_a_document_beyond_the_positions_is_several_and_none_of_them_meets_another():
+    document_BM = torch.tensor([[0, 0, 0, 0, 0, 1, 1, -1], [4, 5, 5, 5, 5, 5, 5, 5]])
+    parts_BM = restarted(document_BM, 3)
+    assert positions_within(parts_BM)[parts_BM >= 0].tolist() == [0, 1, 2, 0, 1, 0, 1, 0, 0, 1, 2, 0, 1, 2, 0]
+    assert [len(set(row[row >= 0].tolist())) for row in parts_BM] == [3, 4]
+    assert torch.equal(parts_BM < 0, document_BM < 0)
+    assert restarted(document_BM, 8) is document_BM
 
 
 def test_positions_restart_and_attention_stays_inside_documents():

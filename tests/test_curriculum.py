@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 import torch
 
 import dbyte
 from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.runs import Run
 from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer
+from dbyte.model import core
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import TeacherShape, scale
@@ -43,6 +46,22 @@ def test_another_second_step_shares_the_first(runs):
     assert other[0].hash == runs[0].hash and other[1].hash != runs[1].hash
 
 
+def test_mbp_is_another_tuple_on_the_same_stage_1_at_equal_bytes(runs):
+    other = run_steps(TOY, curriculum(TOY, decoding="mbp"), seed=0)
+    assert [one.hash == run.hash for one, run in zip(other, runs, strict=True)] == [True] * 3 + [False] * 2
+    assert [one.facts()["train_bytes"] for one in other] == [run.facts()["train_bytes"] for run in runs]
+    assert [one.facts()["next_row"] for one in other] == [run.facts()["next_row"] for run in runs]
+    assert all("decoding" not in step.describe() for step in curriculum(TOY)), "addresses of old runs must stay"
+    stage1, first, last = (ByteStudent.from_pretrained(run.model_folder) for run in (runs[2], other[3], other[4]))
+    assert (stage1.config.decoding, first.config.decoding, last.config.decoding) == ("jbp", "mbp", "mbp")
+    for name, weight in stage1.state_dict().items():  # step 2.1 trains the decoder's side alone
+        if name.startswith(("encoder", "router", "core", "token_")):
+            assert torch.equal(weight, first.state_dict()[name]), name
+    assert not torch.equal(last.second_head.weight, first.second_head.weight)
+    assert Measurer(TOY, 0).columns(other[4].model_folder, "stage2/own", items=2).keys() == {
+        "LMB", "PIQA", "ARC-E", "GSM8K"}
+
+
 def test_steps_read_on_where_the_step_before_stopped(runs):
     rows = [run.facts()["next_row"] for run in runs]
     assert rows == sorted(rows) and len(set(rows)) == len(rows)
@@ -63,6 +82,26 @@ def test_a_streamed_scale_trains_and_each_step_reads_on(tmp_path):
         feed.batch(update)
     assert feed.state() == states[1], "two steps read what one stream reads"
     feed.close()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_core_of_few_positions_trains_on_long_documents_through_every_step(streamed, monkeypatch, tmp_path):
+    """Rows are cut for the teacher's tokens; the untrained router cuts finer, and the core begins anew."""
+    seen, whole = [], core.run_core
+
+    def watched(part, input_BME, document_BM, cache=None):
+        seen.append(int(core.positions_within(document_BM).masked_fill(document_BM < 0, 0).max()) + 1)
+        return whole(part, input_BME, document_BM, cache)
+
+    for module in ("teacher", "curriculum"):  # a run that an earlier session completed would train nothing
+        monkeypatch.setattr(f"dbyte.distill.{module}.Run", partial(Run, root=tmp_path))
+    monkeypatch.setattr("dbyte.distill.teacher.POSITIONS", 24)
+    monkeypatch.setattr("dbyte.model.student.run_core", watched)
+    tight = dataclasses.replace(TOY, streamed=streamed)
+    tight_runs = run_steps(tight, curriculum(tight), seed=0)
+    assert all(run.is_complete() for run in tight_runs)
+    assert max(seen) == 24
+    assert ByteStudent.from_pretrained(tight_runs[-1].model_folder).config.core_config.max_position_embeddings == 24
 
 
 def test_a_finished_student_knows_its_stage_and_writes(runs):

@@ -79,7 +79,7 @@ def test_steps_equal_the_parallel_forward_for_rows_with_their_own_boundaries(tea
             stream.step(new[:, i], ends[:, i])
         else:
             stream.step(new[:, i], guess_B=guesses[:, i])
-            ends[:, i] = stream.look_ahead.ended_B
+            ends[:, i] = stream.ended_B
         found.append(stream.logits_BX)
         second.append(stream.second_logits_BK)
     for row, prompt in enumerate(prompts):
@@ -199,28 +199,26 @@ def test_tokens_are_those_of_a_loop_over_the_parallel_forward(student):
         assert generate(student, [prompt], max_new_bytes=30, stage=1, as_bytes=True) == [written[:30]]
 
 
-@pytest.mark.parametrize("variant", MBP)
-def test_agreement_counts_the_routers_own_boundaries(teacher, tokenizer, variant):
+@pytest.mark.parametrize("variant", ["paper", "split", *MBP])
+def test_the_cuts_that_a_writer_tells_are_those_that_it_wrote_along(teacher, tokenizer, variant):
     student = student_of(variant, teacher, tokenizer)
-    writer = begin(student, PROMPTS, max_new_bytes=20, sampling=Sampling(1.0), valid_utf8=False)
-    ended = [[] for _ in PROMPTS]
-    writer_step = writer.stream.step
-
-    def recorded(*arguments, **options):
-        writer_step(*arguments, **options)
-        for row, ends in zip(writer.rows, writer.stream.look_ahead.ended_B.tolist(), strict=True):
-            ended[row].append(ends)
-
-    for row, ends in enumerate(writer.stream.look_ahead.ended_B.tolist()):
-        ended[row].append(ends)
-    writer.stream.step = recorded
-    agreed, decided = writer.run().boundaries
-    for row, prompt in enumerate(PROMPTS):
-        taken = writer.written[row][: len(ended[row]) - 1]
-        boundary = student(torch.tensor([[BOS, *prompt, *taken]])).boundary[0, len(prompt) : -1].tolist()
-        pairs = list(zip(boundary, ended[row], strict=False))[not prompt :]
-        assert decided[row] == len(pairs) and agreed[row] == sum(one == other for one, other in pairs)
-    assert 0 < sum(agreed) < sum(decided)
+    writer = begin(student, PROMPTS, max_new_bytes=20, sampling=Sampling(1.0), valid_utf8=False).run()
+    for prompt, new, ended in zip(PROMPTS, writer.written, writer.ended, strict=True):
+        assert len(new) - 1 <= len(ended) <= len(new)
+        ids, boundary = with_last(student, prompt)
+        for byte, ends in zip(new, ended, strict=False):
+            out = student(ids, boundary)
+            ids = torch.cat([ids, torch.tensor([[byte]])], 1)
+            boundary = torch.cat([boundary, torch.tensor([[ends]])], 1)
+            if student.second_head is not None:
+                assert ends == bool(looked_ahead(student, ids, best(out.second_logits[0, -1], BOS)))
+        if student.second_head is None:  # the flag is drawn: along another one the next symbol would not be what it is
+            assert 0 < sum(ended) < len(ended) or len(ended) < 5
+            stream = ByteStream(student, [prompt], new_bytes=20)
+            for byte, ends in zip(new, ended, strict=False):
+                stream.step(torch.tensor([byte]), torch.tensor([ends]))
+            torch.testing.assert_close(stream.logits_BX[0], student(ids, boundary).byte_logits[0, -1], rtol=1e-4,
+                                       atol=1e-4)
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
@@ -347,25 +345,28 @@ def test_a_saved_stream_goes_on_as_if_it_had_not_stopped(teacher, tokenizer, sta
     student = student_of(variant, teacher, tokenizer)
     options = dict(sampling=Sampling(0.8, seed=4), limit=30, valid_utf8=False)
     whole = Writer(ByteStream(student, PROMPTS, new_bytes=30, stage=stage), PROMPTS, **options).run().written
-    writer = Writer(ByteStream(student, PROMPTS, new_bytes=30, stage=stage), PROMPTS, **options)
-    for _ in range(12):
-        writer.advance()
-    while stage == 1 and any(writer.queues):  # a stream is saved where a token ends
-        writer.advance()
-        if not writer.rows:
-            break
-    writer.stream.save(tmp_path / "stream")
-    stream = ByteStream.load(student, tmp_path / "stream")
-    for name, tensor in writer.stream.tensors().items():
-        if not name.startswith("core."):
-            assert torch.equal(tensor, stream.tensors()[name]), name
-    writer.stream = stream
-    assert writer.run().written == whole
+    for saved_after in (0, 5, 12, 100):  # inside tokens too, and when all is written
+        writer = Writer(ByteStream(student, PROMPTS, new_bytes=30, stage=stage), PROMPTS, **options)
+        for _ in range(saved_after):
+            writer.advance()
+        writer.save(tmp_path / "stream")
+        again = Writer.load(student, tmp_path / "stream")
+        for name, tensor in writer.stream.tensors().items():
+            if not name.startswith("core."):
+                assert torch.equal(tensor, again.stream.tensors()[name]), name
+        del writer
+        assert again.run().written == whole
+    ByteStream.load(student, tmp_path / "stream").save(tmp_path / "alone")
+    with pytest.raises(ValueError, match="no texts"):
+        Writer.load(student, tmp_path / "alone")
+    (tmp_path / "damaged").write_bytes((tmp_path / "stream").read_bytes()[:-9])
+    with pytest.raises(ValueError, match="damaged"):
+        ByteStream.load(student, tmp_path / "damaged")
     other = make_student(teacher, tokenizer, byte_width=24)
     with pytest.raises(ValueError, match="another student"):
         ByteStream.load(other, tmp_path / "stream")
-    with pytest.raises(FileNotFoundError, match="holds no stream"):
-        ByteStream.load(student, tmp_path)
+    with pytest.raises(FileNotFoundError, match="no stream"):
+        ByteStream.load(student, tmp_path / "none")
 
 
 def test_rows_that_leave_in_any_order_leave_the_others_alone(student):
@@ -395,7 +396,9 @@ def test_half_precision_steps_follow_the_half_precision_forward(teacher, tokeniz
         torch.testing.assert_close(stream.logits_BX[2], student(ids, boundary).byte_logits[0, -1], rtol=0.1, atol=0.3)
 
 
-@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None,
+                    reason="torch.compile needs a C++ compiler here: steps fused by it are not compared with the plain "
+                           "ones; install g++ to check them")
 def test_compiled_steps_are_the_plain_ones_for_any_number_of_rows(student):
     plain, fused = (ByteStream(student, PROMPTS, new_bytes=8, compiled=compiled) for compiled in (False, True))
     for rows in (4, 3, 2):

@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from dbyte.distill import losses, trainer
+from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run
 from dbyte.distill.sharing import EmbeddingsOnly, share_frozen
 from dbyte.distill.steps import stage1, stage2
 from dbyte.distill.trainer import Launch, Trainee, train, train_on
 from dbyte.model.checkpointing import checkpoint_activations, sharding_units
+from dbyte.presets import scale
 
 BUDGET = 20 * 4 * 160
 BYTES = dict(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET)
@@ -135,7 +137,7 @@ def test_eq_4_runs_where_autocast_refuses_its_formula(monkeypatch):
 def test_scan_states_stay_wide_under_autocast(student):
     with torch.autocast("cpu", torch.bfloat16):
         _, states = student.encoder.prefill(torch.randn(2, 9, 16), torch.tensor([9, 4]))
-    assert all(state.ssm_BHPN.dtype == torch.float32 for state in states)
+    assert all(state.ssm_BNI.dtype == torch.float32 for state in states)
 
 
 def test_a_batch_splits_into_rows_without_the_padding_of_others(feed):
@@ -286,6 +288,11 @@ def test_without_tensorboard_it_is_said_before_anything_runs(feed, tmp_path, mon
 def test_muon_and_fsdp2_do_not_go_together(feed, tmp_path):
     step = stage1(**BYTES, align_muon=0.01)[0]
     launch = Launch(processes=trainer.Processes(sharding="fsdp2"))
+    run = Run({}, root=tmp_path)
     with pytest.raises(ValueError, match="whole matrices"):
-        train(Run({}, root=tmp_path), step, feed, model=make_student(make_teacher()), teacher=make_teacher(),
-              launch=launch)
+        train(run, step, feed, model=None, launch=launch)  # the model is not even looked at
+    with pytest.raises(ValueError, match="whole matrices"):
+        run_steps(scale("smoke"), curriculum(scale("smoke")), seed=0, launch=launch)
+    assert not run.folder.exists()
+    for name in ("gpu", "paper"):
+        trainer.check_sharding(curriculum(scale(name)), "fsdp2")

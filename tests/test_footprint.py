@@ -4,10 +4,15 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import VARIANTS, make_teacher
 from test_flops import NAMES, STEPS, make_batch, roomy, rows_met
+from torch.distributed.tensor import DTensor
 
+from dbyte.distill.processes import Processes
 from dbyte.distill.steps import stage1
+from dbyte.distill.trainer import Trainee, train_on
+from dbyte.model.checkpointing import sharding_units
 from dbyte.report.flops import RowShape, step_pass
 from dbyte.report.footprint import ROWS_AT_ONCE, activation_bytes, footprint
 
@@ -67,6 +72,43 @@ def test_states_by_hand():
     muon = footprint(student, 1000, rows, stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1, align_muon=0.1)[0],
                      gpus=1, sharding="none")
     assert muon.gradients < muon.moments < alone.moments
+
+
+@pytest.fixture
+def group():
+    """A gloo group of this process alone, over which fully_shard gathers as it does over many."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("step", STEPS, ids=NAMES)
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_what_fsdp2_holds_whole_is_what_a_run_of_it_holds(step, batch, group):
+    """On a CPU nothing is fetched ahead, so of GATHERED units it is one that runs beside the root."""
+    student = roomy(make_teacher(), encoder_layers=2)
+    model = footprint(student, 0, RowShape.one_document(800, 4), step, gpus=1, sharding="fsdp2", half=False)
+    largest = max(sum(weight.numel() for weight in unit.parameters()) for unit in sharding_units(student))
+    missed = {name: weight.numel() for name, weight in student.named_parameters() if weight.requires_grad
+              and not any(weight is one for unit in sharding_units(student) for one in unit.parameters())}
+    trainee = Processes(sharding="fsdp2").wrap(Trainee(student, make_teacher(), step.objective),
+                                               sharding_units(student))
+    weights, gradients = set(), set()
+
+    def look(*_):
+        whole = {name: weight for name, weight in student.named_parameters() if not isinstance(weight, DTensor)}
+        have_gradient = {name: weight.numel() for name, weight in whole.items() if weight.grad is not None}
+        weights.add(sum(weight.numel() for weight in whole.values()))
+        gradients.add(sum(have_gradient.values()))
+        for name in have_gradient:
+            missed.pop(name, None)
+
+    for unit in sharding_units(student):
+        unit.register_forward_hook(look, prepend=True)  # before FSDP2's own, which frees the unit
+        unit.register_full_backward_hook(look)
+    train_on(batch, step, 1.0, trainee, step.optimisers(student))
+    # Gradients of the root that are made after the last unit's (the embedding's) are seen by no hook of a unit.
+    assert max(weights) + max(gradients) + sum(missed.values()) == model.copies / 4 - largest
 
 
 def test_checkpointing_and_kernels_keep_less_and_rows_fill_the_memory():

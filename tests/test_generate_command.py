@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,25 @@ def test_options_reach_the_draw(folder, loaded, capfdbinary, tmp_path):
     assert capfdbinary.readouterr().out.decode() == expected + "\n"
 
 
+def test_prompts_of_a_file_are_written_together_in_their_order(folder, loaded, capfdbinary, tmp_path):
+    prompts = ["The cat", "", "naïve 😀", "The cat", "Where does Mira live?"]
+    (tmp_path / "prompts").write_bytes("\n".join(prompts[1:]).encode())
+    options = dict(max_new_bytes=20, temperature=0.9, seed=3, stop=["e"])
+    arguments = ["--max-new-bytes", "20", "--temperature", "0.9", "--seed", "3", "--stop", "e"]
+    for rows in (3, 16):
+        assert main(["generate", str(folder), prompts[0], "--lines", str(tmp_path / "prompts"), "--rows", str(rows),
+                     *arguments]) == 0
+        expected = [text for first in range(0, 5, rows)
+                    for text in generate(loaded, prompts[first : first + rows], **options)]
+        assert capfdbinary.readouterr().out.decode() == "".join(text + "\n" for text in expected)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_steps_write_the_same(folder, loaded, capfdbinary):
+    assert main(["generate", str(folder), "The cat", "--compiled", "--max-new-bytes", "12"]) == 0
+    assert capfdbinary.readouterr().out.decode() == generate(loaded, ["The cat"], max_new_bytes=12)[0] + "\n"
+
+
 def test_raw_bytes_and_a_prompt_from_standard_input(folder, loaded):
     found = shell(folder, "-", "--raw", "--max-new-bytes", "40", input=b"The cat\n")
     assert found.returncode == 0, found.stderr.decode()
@@ -66,7 +86,7 @@ def test_raw_bytes_and_a_prompt_from_standard_input(folder, loaded):
     (["--max-new-bytes", "0"], "max_new_bytes must be at least 1"), (["--top-p", "1.5"], "top_p must lie in (0, 1]"),
     (["--top-p", "0"], "top_p must lie in (0, 1]"), (["--top-k", "0"], "top_k must be at least 1"),
     (["--temperature", "-1"], "temperature must be"), (["--stage", "3"], "stage must be"),
-    (["--stop", ""], "stop must"), (["--file", "no-such-file"], "no-such-file"),
+    (["--stop", ""], "stop must"), (["--rows", "0"], "--rows must"), (["--file", "no-such-file"], "no-such-file"),
 ])
 def test_wrong_options_are_told(folder, arguments, told, capsys):
     assert main(["generate", str(folder), "a", *arguments]) == 2

@@ -1,6 +1,8 @@
 """`python -m dbyte runs`: what is listed, shown, verified and pruned is what lies on disk."""
 
+import fcntl
 import json
+import threading
 
 import pytest
 
@@ -84,6 +86,18 @@ def test_pruning_removes_what_it_said_and_never_a_held_run(family):
     assert inventory.remove([child.folder / "model.123.tmp", other.folder]) > 4
     assert [entry.name for entry in inventory.entries(root)] == [parent.hash[:16], child.hash[:16]]
     assert child.is_complete()
+
+
+def test_looking_at_a_run_keeps_nobody_from_it(family):
+    """What a look does is done here by hand and takes its time: a second look and a starting run meet it."""
+    _, parent, *_ = family
+    with (parent.folder / "lock").open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        assert not inventory.is_held(parent.folder)
+        threading.Timer(0.1, lambda: fcntl.flock(look, fcntl.LOCK_UN)).start()
+        with parent.locked():
+            assert inventory.is_held(parent.folder)
+    assert not inventory.is_held(parent.folder)
 
 
 def test_a_parent_and_its_child_go_once_each(family, monkeypatch, capsys):

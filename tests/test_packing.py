@@ -90,6 +90,29 @@ def test_pieces_of_a_long_document_join_to_it_and_cut_no_token(documents):
         assert {tokens[0] for _, _, tokens in parts} == {each.token_ids[0]}
 
 
+@pytest.mark.parametrize("positions", [3, 4, 7, 50])
+def test_no_piece_has_more_tokens_than_the_core_has_positions(documents, positions):
+    for each in documents:
+        parts = [content(part) for part in cut(each, row_bytes=ROW_BYTES, positions=positions)]
+        sizes = [len(tokens) for _, _, tokens in parts]
+        assert max(sizes) <= positions and all(len(byte_ids) <= ROW_BYTES for byte_ids, _, _ in parts)
+        assert b"".join(byte_ids[1:] for byte_ids, _, _ in parts) == each.byte_ids[1:].tobytes()
+        assert [token for _, _, tokens in parts for token in tokens[1:]] == each.token_ids[1:].tolist()
+        assert all(boundary[0] and boundary[-1] for _, boundary, _ in parts)
+        assert min(len(set(byte_ids) - {BOS, EOS}) for byte_ids, _, _ in parts) > 0 or len(each) == 2
+        if len(each) <= ROW_BYTES:  # cut as late as possible: all but the last two are full
+            assert all(size == positions for size in sizes[:-2])
+    rows = pack(documents, row_bytes=ROW_BYTES, positions=positions)
+    assert max(len(tokens) for _, _, tokens in pieces(rows)) == positions
+    assert rows.text_bytes == sum(len(each) - 2 for each in documents)
+
+
+def test_a_bound_that_nothing_reaches_changes_nothing(documents, rows):
+    assert pack(documents, row_bytes=ROW_BYTES, positions=ROW_BYTES).hash == rows.hash
+    with pytest.raises(ValueError, match="at least 3"):
+        pack(documents, row_bytes=ROW_BYTES, positions=2)
+
+
 def test_every_token_of_a_row_stands_for_its_bytes(rows, token_bytes):
     for byte_ids, boundary, tokens in pieces(rows):
         ends = np.flatnonzero(boundary) + 1

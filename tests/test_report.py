@@ -6,8 +6,13 @@ import math
 
 import pandas as pd
 import pytest
+from matplotlib.colors import same_color
+from matplotlib.patches import FancyBboxPatch
 
+from dbyte import presets
 from dbyte.atomic import atomic_write
+from dbyte.distill.curriculum import curriculum
+from dbyte.evaluate.stats import retention
 from dbyte.report import diagrams, figures, tables
 from dbyte.report.published import published
 from dbyte.report.published import tables as published_tables
@@ -149,7 +154,7 @@ def drawn(folder):
         figures.save(figures.dynamics_figure(dynamics), "dynamics", frames=[dynamics], folder=folder / "figures"),
         figures.save(figures.retention_figure(main, paper=paper), "retention", frames=[main],
                      published=["table01_main"], folder=folder / "figures"),
-        figures.write_png(diagrams.pipeline_figure(), folder / "pipeline.png"),
+        figures.write_png(diagrams.pipeline_figure(curriculum(presets.scale("paper"))), folder / "pipeline.png"),
         figures.write_png(diagrams.alignment_figure([("text", [b"a", b"\xf0\x9f", b"\x99\x82 b"])]), folder / "a.png"),
     ]
 
@@ -170,7 +175,7 @@ def test_a_figure_refuses_numbers_without_origin_or_of_two_scales(tmp_path):
     for scale in ("smoke", "small"):
         write(tmp_path, scale=scale)
         frames.append(read_results("main", scale=scale, folder=tmp_path))
-    figure = diagrams.pipeline_figure()
+    figure = diagrams.pipeline_figure(curriculum(presets.scale("paper")))
     with pytest.raises(ValueError, match="mixes the scales"):
         figures.save(figure, "x", frames=frames, folder=tmp_path)
     with pytest.raises(ValueError, match="read_results returned"):
@@ -191,6 +196,31 @@ def test_figure_2_shows_every_point_at_its_megabytes(tmp_path):
     assert set(divider.get_xdata()) == {1.0}
 
 
+@pytest.mark.parametrize(("scale", "routers"), [("paper", 1), ("small", 4)])
+def test_the_pipeline_shows_what_each_step_of_the_scale_trains(scale, routers):
+    steps = curriculum(presets.scale(scale))
+    (axes,) = diagrams.pipeline_figure(steps).axes
+    trained = [box for box in axes.patches
+               if isinstance(box, FancyBboxPatch) and same_color(box.get_facecolor(), diagrams.TRAIN_COLOUR)]
+    rows = [round(box.get_y() / diagrams.RISE) for box in trained]
+    assert rows.count(list(diagrams.PARTS).index("router")) == routers
+    for index, step in enumerate(steps, start=1):
+        parts = {part for group in step.groups for part in group.parts}
+        expected = sum(bool(parts & set(modules)) for modules in diagrams.PARTS.values())
+        assert sum(abs(box.get_x() - index * diagrams.PITCH) < 0.1 for box in trained) == expected, step.name
+    with pytest.raises(ValueError, match="Stage 1, then of Stage 2"):
+        diagrams.pipeline_figure(steps[::-1])
+
+
+def test_a_claim_takes_its_number_and_error_from_the_interval():
+    columns = {"A": [1] * 90 + [0] * 10}
+    kept = retention({"A": [1] * 45 + [0] * 55}, columns)
+    claim = tables.Claim.of_interval("retention %", kept, 100, at_least=97)
+    assert (claim.ours, claim.verdict) == (pytest.approx(50), "fails")
+    assert claim.stderr == pytest.approx((kept.high - kept.low) / 4) and 3 < claim.stderr < 8
+    assert tables.Claim.of_interval("retention %", retention(columns, columns), 100, at_least=97).verdict == "holds"
+
+
 def test_chunks_and_characters_cover_every_byte_once():
     text = "naïve 🦖 日本\n".encode() + b"\xff"
     boundary = [index % 3 == 0 for index in range(len(text))]
@@ -201,3 +231,30 @@ def test_chunks_and_characters_cover_every_byte_once():
     assert sum(size for _, size, _ in spans) == len(text) and spans[-1][2] == "·"
     with pytest.raises(ValueError, match="empty"):
         diagrams.alignment_figure([("nothing", [])])
+
+
+def exposure_rows():
+    return [{"model": model, "corpus": "world", "text": text, "first": first, "value": value, "stderr": 1.0, "n": 100,
+             "last": first + 7, "deviating": value} for model, text, first, value in
+            (("JBP", "given", 0, 2), ("JBP", "given", 8, 4), ("JBP", "written", 0, 6), ("MBP", "given", 0, 10))]
+
+
+def test_exposure_is_drawn_bin_by_bin_and_summed_over_bytes():
+    frame = pd.DataFrame(exposure_rows())
+    figure = figures.exposure_figure(frame)
+    (axes,) = figure.axes
+    drawn = {container.get_label(): [tuple(map(float, point)) for point in container.lines[0].get_xydata()]
+             for container in axes.containers}
+    assert drawn == {"JBP, given": [(3.5, 2.0), (11.5, 4.0)], "JBP, written": [(3.5, 6.0)], "MBP, given": [(3.5, 10.0)]}
+    shares = tables.agreement_table(frame).set_index("model")
+    assert shares.loc["JBP", "given"] == pytest.approx(97.0) and shares.loc["JBP", "written"] == pytest.approx(94.0)
+    assert shares.loc["MBP", "given"] == pytest.approx(90.0)
+
+
+def test_differences_stand_beside_those_of_table_4():
+    frame = pd.DataFrame([{"what": what, "value": 3.0, "low": 1.0, "high": 5.0, "n": 10, "verdict": "shown"}
+                          for what in ("GSM8K", "GSM8K beyond the others")])
+    shown = tables.beside_table4(frame)
+    table04 = published("table04_decoding").set_index("decoding").GSM8K
+    assert shown.paper.tolist() == [f"{table04.JBP - table04.MBP:+.1f}", ""]
+    assert shown["95 % interval"].tolist() == ["+1.0 to +5.0"] * 2

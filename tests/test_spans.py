@@ -327,3 +327,16 @@ def test_the_declaration_in_every_language_at_hand(token_bytes):
     texts = [path.read_bytes().decode() for path in files]
     for text, aligned in zip(texts, token_bytes.align_batch(texts), strict=True):
         assert_exact(token_bytes, text, aligned)
+
+
+@pytest.mark.parametrize("content, bare", [("<added>", True), ("e\u0301", False)])
+def test_normalised_text_is_encoded_as_the_tokenizer_itself_encodes_it(content, bare):
+    """Whether the backend normalises once more or not: an added token that NFC changes is what needs it to."""
+    tokenizer = qwen()
+    tokenizer.add_tokens([AddedToken(content, normalized=True, special=False)])
+    table = TokenBytes.from_tokenizer(tokenizer)
+    assert (table._encoder.normalizer is None) == bare and table.backend.normalizer is not None
+    texts = [text + f"{content}x {content}" for text in [*TEXTS.values(), *SCRIPTS.values(), "e\u0301", "\u1100\u1161"]]
+    own = table.backend.encode_batch([table.normalise(text) for text in texts], add_special_tokens=False)
+    assert [aligned.token_ids.tolist() for aligned in table.align_batch(texts)] == [one.ids for one in own]
+    assert all(table.normalise(text) == unicodedata.normalize("NFC", text) for text in texts)

@@ -31,18 +31,18 @@ def test_a_model_equals_itself():
     columns = {"A": outcomes(0, 80, 0.7), "B": outcomes(1, 30, 0.4)}
     difference, retention = stats.difference(columns, columns), stats.retention(columns, columns)
     assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
-    assert (retention.value, retention.low, retention.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert (retention.value, retention.low, retention.high) == pytest.approx((100.0, 100.0, 100.0))
 
 
 def test_paired_difference_matches_the_normal_approximation():
     teacher = outcomes(2, 2000, 0.8)
     student = np.where(outcomes(3, 2000, 0.1) == 1, 1 - teacher, teacher)
     interval = stats.paired_difference(student, teacher)
-    change = student - teacher
+    change = 100.0 * (student - teacher)
     half = 1.96 * change.std() / len(change) ** 0.5
     assert interval.value == pytest.approx(change.mean())
-    assert interval.low == pytest.approx(change.mean() - half, abs=2e-3)
-    assert interval.high == pytest.approx(change.mean() + half, abs=2e-3)
+    assert interval.low == pytest.approx(change.mean() - half, abs=0.2)
+    assert interval.high == pytest.approx(change.mean() + half, abs=0.2)
 
 
 def test_pairing_narrows_the_interval():
@@ -57,14 +57,14 @@ def test_pairing_narrows_the_interval():
 def test_columns_weigh_alike_whatever_their_size():
     teacher = {"big": np.ones(900), "small": np.ones(10)}
     student = {"big": np.ones(900), "small": np.zeros(10)}
-    assert stats.retention(student, teacher).value == pytest.approx(0.5)
-    assert stats.difference(student, teacher).value == pytest.approx(-0.5)
+    assert stats.retention(student, teacher).value == pytest.approx(50)
+    assert stats.difference(student, teacher).value == pytest.approx(-50)
 
 
 def test_retention_is_the_ratio_of_averages_not_the_average_of_ratios():
     teacher = {"A": [1, 1, 1, 1], "B": [1, 0, 0, 0]}
     student = {"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}
-    assert stats.retention(student, teacher).value == pytest.approx((0.5 + 0.25) / (1 + 0.25))
+    assert stats.retention(student, teacher).value == pytest.approx(100 * (0.5 + 0.25) / (1 + 0.25))
 
 
 def test_intervals_depend_on_the_seed_alone():
@@ -82,7 +82,7 @@ def test_interval_covers_the_truth_at_its_level():
         teacher = rng.binomial(1, 0.8, 150)
         student = rng.binomial(1, np.where(teacher == 1, 0.9, 0.1))
         interval = stats.paired_difference(student, teacher, resamples=500)
-        hits += interval.low <= (0.8 * 0.9 + 0.2 * 0.1) - 0.8 <= interval.high
+        hits += interval.low <= 100 * (0.8 * 0.9 + 0.2 * 0.1 - 0.8) <= interval.high
     assert 0.89 <= hits / 200 <= 0.99
 
 
@@ -116,13 +116,13 @@ def test_shares_are_resampled_as_items():
     """Pairs of means are what is drawn, so a constant change has an interval of no width."""
     teacher = np.random.default_rng(1).integers(0, 3, 60) / 3
     interval = stats.paired_difference(teacher + 1 / 3, teacher)
-    assert (interval.value, interval.low, interval.high) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert (interval.value, interval.low, interval.high) == pytest.approx((100 / 3, 100 / 3, 100 / 3))
     with pytest.raises(ValueError, match="from 0 to 1"):
         stats.paired_difference([0.5, 1.5], [0.0, 1.0])
 
 
 @pytest.mark.parametrize("direction, threshold, expected", [
-    ("above", 0.0, "shown"), ("below", 0.0, "opposite"), ("above", 0.3, "not shown")])
+    ("above", 0.0, "shown"), ("below", 0.0, "opposite"), ("above", 30.0, "not shown")])
 def test_a_claim_is_judged_with_its_interval(direction, threshold, expected):
     first, second = {"A": outcomes(0, 400, 0.9)}, {"A": outcomes(1, 400, 0.6)}
     found = stats.judge("A beats B", first, second, direction=direction, threshold=threshold, seed=3)
@@ -135,3 +135,16 @@ def test_a_claim_is_judged_with_its_interval(direction, threshold, expected):
 def test_a_claim_that_cannot_be_judged_is_refused(arguments, said):
     with pytest.raises(ValueError, match=said):
         stats.judge("A", {"A": [1, 0]}, {"A": [0, 1]}, **arguments)
+
+
+def test_claims_by_column_and_what_the_generated_one_loses_alone():
+    one = {"A": [1] * 50, "GSM8K": [1] * 90 + [0] * 10}
+    other = {"A": [1] * 50, "GSM8K": [1] * 40 + [0] * 60}
+    rows = {row["what"]: row for row in stats.claim_rows(one, other, generated="GSM8K")}
+    assert rows["A"]["value"] == 0 and rows["A"]["verdict"] == "not shown"
+    assert rows["GSM8K"]["value"] == pytest.approx(50) and rows["GSM8K"]["verdict"] == "shown"
+    beyond = rows["GSM8K beyond the others"]
+    assert beyond["value"] == pytest.approx(50) and beyond["verdict"] == "shown" and beyond["n"] == 150
+    assert beyond["low"] == pytest.approx(rows["GSM8K"]["low"], abs=1.0)  # A never differs
+    rows = {row["what"]: row for row in stats.claim_rows(other, one, generated="GSM8K")}
+    assert rows["GSM8K"]["verdict"] == rows["GSM8K beyond the others"]["verdict"] == "opposite"

@@ -1,6 +1,7 @@
 """Streams: the same batches for any number of processes, resumed bit for bit without reading what came before."""
 
 import gc
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +24,8 @@ from dbyte.text.corpus import of_split
 from dbyte.text.hub import commit
 from dbyte.text.lane import Lane
 from dbyte.text.packing import cut, document
-from dbyte.text.sources import HubReader, source_of
+from dbyte.text.shards import READ, LineShard
+from dbyte.text.sources import HubReader, in_pass, source_of
 from dbyte.text.spans import BOS
 
 ROW_BYTES, BATCH_ROWS, LANES, UPDATES = 128, 8, 4, 14
@@ -194,6 +197,93 @@ def test_going_on_reads_only_from_the_row_group_of_its_group_on(tmp_path, token_
             del decoded[before:]
         lane.next_row()
     assert len(boundaries) > 5 and len(decoded) >= 0.9 * len(TEXTS) / 2
+
+
+class Recorded(io.FileIO):
+    """A file that knows which of its bytes were fetched."""
+
+    fetched: list[tuple[str, int, int]] = []
+
+    def readinto(self, buffer):
+        start = self.tell()
+        count = super().readinto(buffer)
+        self.fetched.append((self.name, start, start + count))
+        return count
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_going_on_fetches_no_byte_of_jsonl_before_the_cursor(tmp_path, feed_of, monkeypatch, parts):
+    name = shards(tmp_path / "set", "jsonl", LANES, texts=[f"{text} {'and so on ' * 40}" for text in TEXTS])
+    monkeypatch.setattr("dbyte.text.shards.BUFFER", 64)
+    monkeypatch.setattr("datasets.utils.file_utils.xopen", lambda path, mode: Recorded(path, mode))
+    paths = sorted(map(str, (tmp_path / "set" / "data").iterdir()))
+    path_of = dict(zip(map(str, range(LANES)), (paths[i] for i in in_pass(LANES, 0, 0)), strict=True))
+    straight = feed_of(name, row_bytes=1024)
+    for update in range(10):
+        straight.batch(update)
+    state = json.loads(json.dumps(straight.state()))
+    cursors = {path_of[lane]: each["positions"][0]["place"] for lane, each in state.items()}
+    assert min(cursors.values()) > 5000 and len(cursors) == LANES
+    Recorded.fetched.clear()
+    found = Counter()
+    for part in range(parts):
+        resumed = feed_of(name, row_bytes=1024)
+        resumed.restore(state, 10)
+        found += Counter(content(resumed.batch(10, part=part, parts=parts)))
+        resumed.close()
+    firsts = {path: min(start for one, start, _ in Recorded.fetched if one == path) for path in paths}
+    assert firsts == cursors
+    assert found == Counter(content(straight.batch(10)))
+
+
+def test_a_remote_jsonl_is_fetched_from_the_cursor_on_and_in_large_pieces(tmp_path):
+    ranges = []
+
+    class Remote(fsspec.spec.AbstractBufferedFile):
+        def _fetch_range(self, start, end):
+            ranges.append((start, min(end, self.size)))
+            return (tmp_path / "far.jsonl").read_bytes()[start:end]
+
+    class Host(fsspec.AbstractFileSystem):
+        protocol = "far"
+
+        def _open(self, path, mode="rb", **_):
+            return Remote(self, path, mode, block_size=4096, size=(tmp_path / "far.jsonl").stat().st_size)
+
+    fsspec.register_implementation("far", Host, clobber=True)
+    (tmp_path / "far.jsonl").write_text("".join(json.dumps({"text": text}) + "\n\n" for text in TEXTS))
+    whole = LineShard("far://far.jsonl", "far", place=0, records=0)
+    texts, places = [], []
+    while more := whole.read():
+        texts, places = texts + more, [*places, (whole.place, whole.records)]
+    assert texts == TEXTS and len(ranges) < len(TEXTS) / 16
+    ranges.clear()
+    place, records = places[3]
+    assert LineShard("far://far.jsonl", "far", place=place, records=records).read() == TEXTS[records : records + READ]
+    assert min(start for start, _ in ranges) == place > 0
+
+
+@pytest.mark.parametrize("kind", ["jsonl.gz", "json"])
+def test_what_has_no_places_is_read_again_and_resumes_all_the_same(tmp_path, feed_of, kind):
+    name = shards(tmp_path / "set", kind, 6)
+    feed = feed_of(name)
+    plain = feed_of(shards(tmp_path / "plain", "jsonl", 6))
+    for update in range(6):
+        assert same(feed.batch(update), plain.batch(update))
+    resumed = feed_of(name)
+    resumed.restore(json.loads(json.dumps(feed.state())), 6)
+    assert same(resumed.batch(6), plain.batch(6))
+
+
+@pytest.mark.parametrize("line, told", [
+    (b'{"text": "half', "is no JSON"), (b'{"body": "x"}', r"its columns are \['body'\]"),
+    (b'["x"]', "has no text"), (b'{"text": null}', r"its columns are \['text'\]"), (b'{"text": "\xff"}', "is no JSON")])
+def test_a_line_without_text_is_named_by_its_byte(tmp_path, feed_of, line, told):
+    path = tmp_path / "set" / "train.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(b'{"text": "first"}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=f"the line at byte 18 of .*train.jsonl.*{told}"):
+        feed_of(f"hub:{path.parent}").batch(0)
 
 
 def test_going_on_splits_and_aligns_no_document_before_its_group(corpus, token_bytes, monkeypatch):

@@ -26,6 +26,14 @@ def toy(monkeypatch):
     monkeypatch.setitem(presets.SCALES, "toy", TOY)
 
 
+@pytest.mark.parametrize("name", ["smoke", "small"])
+def test_muon_under_fsdp2_is_refused_before_anything_is_loaded(name, capsys):
+    """A teacher that does not exist is not missed yet, and no other process is waited for."""
+    wrong = ["--teacher", "no/such/folder", "--processes", "2"]
+    assert main(["train", "--scale", name, "--sharding", "fsdp2", *wrong]) == 2
+    assert "'1.1 align' trains with Muon" in capsys.readouterr().err
+
+
 def test_it_trains_through_a_step_and_says_where(toy, capsys):
     assert main(["train", "--scale", "toy", "--through", "1.2"]) == 0
     lines = capsys.readouterr().out.splitlines()[-3:]
@@ -38,6 +46,7 @@ def test_it_trains_through_a_step_and_says_where(toy, capsys):
     (["--corpus", "world"], "NAME=BYTES"), (["--corpus", "world=-1"], "positive number of bytes"),
     (["--batch-rows", "0"], "batch_rows must be at least 1"), (["--precision", "fp8"], "fp32 or bf16"),
     (["--sharding", "zero"], "unknown sharding"), (["--processes", "8"], "8 processes were asked for, but 1 met"),
+    (["--sharding", "fsdp2"], "'0 teacher' trains with Muon"),
     (["--teacher", "no/such/folder"], "no local folder and could not be fetched"),
 ])
 def test_wrong_input_is_told_and_trains_nothing(toy, arguments, told, capsys):

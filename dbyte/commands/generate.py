@@ -14,6 +14,9 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("prompts", metavar="PROMPT", nargs="*", help="text to continue; - reads standard input")
     command.add_argument("--file", action="append", default=[], metavar="PATH",
                          help="a prompt from a file, taken as it is (repeatable; - is standard input)")
+    command.add_argument("--lines", action="append", default=[], metavar="PATH",
+                         help="prompts from a file, one a line without its end (repeatable)")
+    command.add_argument("--rows", type=int, default=16, metavar="N", help="prompts written at once, default 16")
     command.add_argument("--stage", type=int, help="1 writes tokens, 2 bytes (default: as trained)")
     command.add_argument("--max-new-bytes", type=int, default=256, metavar="N", help="default 256")
     command.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest symbol")
@@ -23,18 +26,22 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--stop", action="append", default=[], metavar="TEXT",
                          help="end before this text (repeatable)")
     command.add_argument("--raw", action="store_true", help="write bytes as they are drawn, UTF-8 or not")
+    command.add_argument("--compiled", action="store_true", help="fuse steps by torch.compile: seconds to start, a C++ "
+                         "compiler, then quicker bytes")
     command.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.rows < 1:
+        raise ValueError(f"--rows must be at least 1, found {arguments.rows}")
     prompts = _prompts(arguments)
     student = load_student(arguments.folder, device=arguments.device)
     try:
         if prompts is None:
             return _converse(student, arguments)
-        for prompt in prompts:
-            _write(student, prompt, arguments)
+        for first in range(0, len(prompts), arguments.rows):
+            _write(student, prompts[first : first + arguments.rows], arguments)
     except KeyboardInterrupt:
         _end_line()
         return INTERRUPTED
@@ -58,7 +65,9 @@ def _prompts(arguments: argparse.Namespace) -> list[bytes] | None:
              for prompt in arguments.prompts]
     for name in arguments.file:
         given.append(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
-    if not given and not sys.stdin.isatty():
+    for name in arguments.lines:
+        given += Path(name).read_bytes().splitlines()
+    if not given and not arguments.lines and not sys.stdin.isatty():
         given = [sys.stdin.buffer.read()]
     return given or None
 
@@ -73,27 +82,39 @@ def _converse(student, arguments: argparse.Namespace) -> int:
             _end_line()
             return 0
         try:
-            _write(student, prompt, arguments)
+            _write(student, [prompt], arguments)
         except KeyboardInterrupt:
             _end_line()
         except ValueError as error:
             print(f"dbyte: error: {error}", file=sys.stderr)
 
 
-def _write(student, prompt: bytes, arguments: argparse.Namespace) -> None:
-    """Write the prompt's continuation as it becomes certain, and end the line."""
-    from dbyte.decode.generate import generate_stream
+def _write(student, prompts: list[bytes], arguments: argparse.Namespace) -> None:
+    """Write the continuations in the prompts' order, each as it becomes certain, and end each line.
 
-    pieces = generate_stream(
-        student, prompt, as_bytes=arguments.raw, max_new_bytes=arguments.max_new_bytes, stop=arguments.stop,
-        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed,
-        stage=arguments.stage)
-    out = sys.stdout.buffer
-    for piece in pieces:
-        out.write(piece if arguments.raw else piece.encode())  # UTF-8 whatever the locale says
-        out.flush()
-    if not arguments.raw:
-        _end_line()
+    All are written at once; what a later one has is held back until those before it have ended.
+    """
+    from dbyte.decode.generate import begin, evaluating
+    from dbyte.decode.sampling import Sampling
+    from dbyte.decode.writer import Reading
+
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
+    writer = begin(student, prompts, max_new_bytes=arguments.max_new_bytes, sampling=sampling, stop=arguments.stop,
+                   stage=arguments.stage, valid_utf8=not arguments.raw, compiled=arguments.compiled)
+    out, readings, going = sys.stdout.buffer, [Reading(writer, row) for row in range(len(prompts))], True
+    while readings:
+        if going:
+            with evaluating(student):
+                going = writer.advance()
+        while readings:
+            reading = readings[0]
+            out.write(reading.fresh() if arguments.raw else reading.fresh_text().encode())  # whatever the locale says
+            out.flush()
+            if writer.is_open(reading.row):
+                break
+            readings.pop(0)
+            if not arguments.raw:
+                _end_line()
 
 
 def _end_line() -> None:

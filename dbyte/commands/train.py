@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
                             row_bytes=arguments.row_bytes)
     from dbyte.distill.curriculum import curriculum, run_steps
     from dbyte.distill.processes import join
-    from dbyte.distill.teacher import teacher_run
-    from dbyte.distill.trainer import Launch
+    from dbyte.distill.teacher import teacher_run, teacher_step
+    from dbyte.distill.trainer import Launch, check_sharding
 
     steps = curriculum(scale)
     names = ["teacher", *(step.name[:3] for step in steps)]
@@ -46,13 +46,16 @@ def run(arguments: argparse.Namespace) -> int:
     at_once = scale.rows_at_once if arguments.rows_at_once is None else arguments.rows_at_once
     if at_once is not None and at_once < 1:
         raise ValueError(f"--rows-at-once must be at least 1, found {at_once}")
+    chosen = steps[: names.index(arguments.through)]
+    of_teacher = () if isinstance(scale.teacher, str) else (teacher_step(scale.teacher),)
+    check_sharding(of_teacher + chosen, arguments.sharding)
     launch = Launch(join(scale.device, expected=arguments.processes, sharding=arguments.sharding),
                     rows_at_once=at_once, recompute=arguments.recompute,
                     backend=arguments.backend,
                     tensorboard=arguments.tensorboard)
     folders = [teacher_run(scale, seed=arguments.seed, launch=launch)]
     if arguments.through != "teacher":
-        runs = run_steps(scale, steps[: names.index(arguments.through)], seed=arguments.seed, launch=launch)
+        runs = run_steps(scale, chosen, seed=arguments.seed, launch=launch)
         folders += [run.model_folder for run in runs]
     if launch.processes.is_first:
         print("\n".join(f"{name:8} {folder}" for name, folder in zip(names, folders, strict=False)))

@@ -19,27 +19,27 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dbyte.atomic import atomic_write
 from dbyte.decode.confidence import OpeningConfidence
-from dbyte.decode.in_place import in_place, laid_out
 from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
 from dbyte.model.router import THRESHOLD
-from dbyte.model.student import BYTES, ByteStudent
+from dbyte.model.stack_step import stack_step
+from dbyte.model.student import BYTES, ByteStudent, is_special
 from dbyte.text.spans import BOS, EOS
-
-TENSORS, FACTS = "stream.safetensors", "stream.json"
 
 
 class ByteStream:
     """Encoder, core and decoder states of B rows, each holding one document that begins with BOS.
 
-    `core_BE` is what the last byte sees of the core. At stage 2 `logits_BX` is the law of the next byte, with its flag
-    for JBP, and `second_logits_BK` MBP's of the byte after it. `row_B` numbers the rows as they were at the start.
+    `core_BE` is what the last byte sees of the core, `up_BD` its projection for the decoder, `ended_B` whether the byte
+    ended a chunk. At stage 2 `logits_BX` is the law of the next byte, with its flag for JBP, and `second_logits_BK`
+    MBP's of the byte after it. `row_B` numbers the rows as they were at the start.
     """
 
     @torch.inference_mode()
@@ -59,7 +59,8 @@ class ByteStream:
         texts = [bytes([BOS]) + prompt for prompt in prompts]
         length_B = torch.tensor([len(text) for text in texts], device=student.device)
         ids_BL = pad_bytes(texts, device=student.device)
-        encoded_BLD, states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B)
+        byte_slots = ids_BL.shape[1] + new_bytes + 1
+        encoded_BLD, states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B, slots=byte_slots)
         prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL))
         boundary_BL = prob_BL >= THRESHOLD if prompt_ends is None else _given(ids_BL, prompt_ends)
         # the router needs the next byte, so a prompt's last byte is decided below
@@ -67,22 +68,14 @@ class ByteStream:
         chunks, positions = boundary_BL.sum(1).tolist(), student.core.config.max_position_embeddings
         check_prompts(prompts, chunks, positions)
         slots = min(max(chunks) + 1 + new_bytes, positions)  # at most a chunk a byte
-        self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=ids_BL.shape[1] + new_bytes + 1,
-                       compiled=compiled)
-        self.encoder_states = laid_out(states, slots=self.byte_slots)
+        self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=byte_slots, compiled=compiled)
+        self.encoder_states = states
         if self.look_ahead is not None:
             self.look_ahead.prefill(ids_BL, length_B)
         self._prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B - 1)
         rows_B = torch.arange(len(texts), device=ids_BL.device)
         last_B, encoded_BD = ids_BL[rows_B, length_B - 1], encoded_BLD[rows_B, length_B - 1]
-        if stage == 1:
-            ends_B = torch.ones_like(last_B, dtype=torch.bool)
-        elif self.look_ahead is not None:
-            guess_BK = self.second_logits_BK.index_fill(1, torch.tensor([BOS], device=last_B.device), float("-inf"))
-            ends_B = self.look_ahead.decide(last_B, encoded_BD, self.encoder_states, guess_BK.argmax(-1))
-        else:
-            ends_B = self.logits_BX[rows_B, last_B + BYTES] >= self.logits_BX[rows_B, last_B]
-            ends_B |= length_B == 1
+        ends_B = torch.ones_like(last_B, dtype=torch.bool) if stage == 1 else self._own_end(last_B, encoded_BD)
         self._take_in(last_B, encoded_BD, ends_B)
 
     def _allocate(
@@ -90,16 +83,20 @@ class ByteStream:
     ) -> None:
         """Empty states for so many rows, with room for so many chunks and, where the encoder is attention, bytes."""
         self.student, self.stage, self.byte_slots = student, stage, byte_slots
-        self.encoder, self.decoder = (in_place(stack, compiled=compiled)
+        self.encoder, self.decoder = (stack_step(stack, compiled=compiled)
                                       for stack in (student.encoder, student.decoder))
         self.core_cache = CoreCache(student.core, rows=rows, slots=slots)
-        self.core_BE = student.null_E.detach().repeat(rows, 1)
-        self.encoder_states = laid_out(student.encoder.empty_state(rows), slots=byte_slots)
-        self.decoder_states = laid_out(student.decoder.empty_state(rows), slots=byte_slots) if stage == 2 else []
+        self.core_BE = student.null_E.repeat(rows, 1)
+        self.encoder_states = student.encoder.empty_state(rows, slots=byte_slots)
+        self.decoder_states = student.decoder.empty_state(rows) if stage == 2 else []
+        self.up_BD = self.core_BE.new_zeros(rows, student.config.byte_width if stage == 2 else 0)
+        if stage == 2:  # what a byte brings to the decoder past the core: two maps in one
+            self.around_DD = (student.decoder_projection.weight @ student.residual.weight).T.contiguous()
         self.logits_BX = self.core_BE.new_zeros(rows, len(student.byte_head.weight) if stage == 2 else 0)
         two = stage == 2 and student.second_head is not None
         self.second_logits_BK = self.core_BE.new_zeros(rows, BYTES if two else 0)
         self.row_B = torch.arange(rows, device=student.device)
+        self.ended_B = torch.ones_like(self.row_B, dtype=torch.bool)
         self.opening = OpeningConfidence(student, rows) if student.config.smoothing and stage == 2 else None
         self.look_ahead = LookAhead(student, self.encoder, rows) if two else None
 
@@ -120,9 +117,9 @@ class ByteStream:
         last_BE = core_BME[rows_B, (count_B - 1).clamp(min=0)]
         self.core_BE = torch.where((count_B > 0)[:, None], last_BE, student.null_E)
         if self.stage == 2:
+            self.up_BD = student.decoder_projection(self.core_BE)
             up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
-            decoded_BLD, states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
-            self.decoder_states = laid_out(states, slots=0)
+            decoded_BLD, self.decoder_states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
             self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)])
 
     @torch.inference_mode()
@@ -133,20 +130,37 @@ class ByteStream:
         """
         encoded_BD = self.encoder.step(self.student.byte_embedding(byte_B), self.encoder_states)
         if guess_B is not None:
-            self.look_ahead.take_in(byte_B, encoded_BD, self.row_B)
+            self.look_ahead.take_in(byte_B)
             ends_B = self.look_ahead.decide(byte_B, encoded_BD, self.encoder_states, guess_B)
         self._take_in(byte_B, encoded_BD, ends_B)
 
+    @torch.inference_mode()
+    def read(self, byte_B: Tensor) -> None:
+        """Take in one byte per row (int64) that was given, not drawn: the decoder says whether it ends a chunk."""
+        encoded_BD = self.encoder.step(self.student.byte_embedding(byte_B), self.encoder_states)
+        if self.look_ahead is not None:
+            self.look_ahead.take_in(byte_B)
+        self._take_in(byte_B, encoded_BD, self._own_end(byte_B, encoded_BD))
+
+    def _own_end(self, byte_B: Tensor, encoded_BD: Tensor) -> Tensor:
+        """Whether a given byte ends a chunk (bool [B]): the likelier flag of the joint head, or the look-ahead."""
+        if self.look_ahead is not None:
+            guess_BK = self.second_logits_BK.index_fill(1, torch.tensor([BOS], device=byte_B.device), float("-inf"))
+            return self.look_ahead.decide(byte_B, encoded_BD, self.encoder_states, guess_BK.argmax(-1))
+        flagged_B1, plain_B1 = (self.logits_BX.gather(1, byte_B[:, None] + flag) for flag in (BYTES, 0))
+        return (flagged_B1 >= plain_B1)[:, 0] | is_special(byte_B)
+
     def _take_in(self, byte_B: Tensor, encoded_BD: Tensor, ends_B: Tensor) -> None:
         """Run core and decoder for a byte that the encoder has seen."""
+        self.ended_B.copy_(ends_B)
         if self.opening is not None:
             self.opening.advance(encoded_BD, byte_B, ends_B)
         closing = [row for row, ends in enumerate(ends_B.tolist()) if ends]
         if closing:
             self._close(encoded_BD, closing)
         if self.stage == 2:
-            up_BE = self.core_BE + self.student.residual(encoded_BD)
-            self._predict(self.decoder.step(self.student.decoder_projection(up_BE), self.decoder_states))
+            up_BD = torch.addmm(self.up_BD, encoded_BD, self.around_DD)
+            self._predict(self.decoder.step(up_BD, self.decoder_states))
 
     def _close(self, encoded_BD: Tensor, closing: list[int]) -> None:
         """Run the core for the rows whose chunk ends at this byte."""
@@ -157,10 +171,14 @@ class ByteStream:
         if self.opening is not None:
             weight_R1 = self.opening.value_B[closing, None].to(core_RE)
             core_RE = torch.lerp(self.core_BE[closing], core_RE, weight_R1)
-        if everyone:
-            self.core_BE.copy_(core_RE)
-        else:
-            self.core_BE.index_copy_(0, closing_R, core_RE)
+        seen = [(self.core_BE, core_RE)]
+        if self.stage == 2:
+            seen.append((self.up_BD, student.decoder_projection(core_RE)))
+        for kept, new in seen:
+            if everyone:
+                kept.copy_(new)
+            else:
+                kept.index_copy_(0, closing_R, new)
 
     def _predict(self, decoded_BD: Tensor) -> None:
         self.logits_BX = self.student.byte_head(decoded_BD)
@@ -200,11 +218,10 @@ class ByteStream:
     def _tensors(self) -> Iterator[tuple[str, object, str, int]]:
         """Every tensor of these rows: its name, who holds it under which attribute, and the dimension of rows."""
         stacks = {"encoder": self.encoder_states, "decoder": self.decoder_states}
-        plain = [("", self, ("core_BE", "logits_BX", "second_logits_BK", "row_B"))]
+        plain = [("", self, ("core_BE", "up_BD", "logits_BX", "second_logits_BK", "row_B", "ended_B"))]
         if self.opening is not None:
             plain.append(("opening.", self.opening, ("encoded_BD", "byte_B", "closed_B", "value_B")))
         if self.look_ahead is not None:
-            plain.append(("look_ahead.", self.look_ahead, ("encoded_BD", "byte_B", "ended_B")))
             stacks["router"] = self.look_ahead.split_states
         for stack, states in stacks.items():
             for i, state in enumerate(states):
@@ -215,52 +232,43 @@ class ByteStream:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name."""
-        found = {name: getattr(holder, attribute) for name, holder, attribute, _ in self._tensors()}
-        if self.look_ahead is not None:
-            found |= {"agreed_N": self.look_ahead.agreed_N, "decided_N": self.look_ahead.decided_N}
-        return found
+        return {name: getattr(holder, attribute) for name, holder, attribute, _ in self._tensors()}
 
-    def save(self, folder: str | Path) -> None:
-        """Write the stream: safetensors and JSON; the student is not written."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    def save(self, path: str | Path, *, texts: dict | None = None) -> None:
+        """Write the stream to one safetensors file, whole or not at all; the student is not written.
+
+        texts: JSON data to keep with it, which `Writer.load` reads.
+        """
         used = max(self.core_cache.length)
         tensors = {name: tensor[:, :, :used] if name.startswith("core.") else tensor
                    for name, tensor in self.tensors().items()}
         facts = {"student": fingerprint(self.student), "stage": self.stage, "rows": len(self),
                  "slots": self.core_cache.slots, "byte_slots": self.byte_slots, "length": self.core_cache.length}
         # clones: safetensors refuses tensors that share memory, and parts of a stream may hold one in common
-        save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
-                  folder / TENSORS)
-        atomic_write(folder / FACTS, json.dumps(facts, indent=1))
+        tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        atomic_write(Path(path), save(tensors, {"facts": json.dumps(facts), "texts": json.dumps(texts)}))
 
     @classmethod
     @torch.inference_mode()
-    def load(cls, student: ByteStudent, folder: str | Path, *, compiled: bool = False) -> "ByteStream":
+    def load(cls, student: ByteStudent, path: str | Path, *, compiled: bool = False) -> "ByteStream":
         """Read a stream that `save` wrote with this student; it goes on as if it had never stopped.
 
         Raises:
-            FileNotFoundError: if the folder holds no stream. ValueError: if another student wrote it.
+            FileNotFoundError: if there is no such file. ValueError: if it is no stream, or another student's.
         """
-        folder = Path(folder)
-        if not (folder / FACTS).is_file() or not (folder / TENSORS).is_file():
-            raise FileNotFoundError(f"{folder} holds no stream (looked for {FACTS} and {TENSORS}): name a folder that "
-                                    "ByteStream.save wrote")
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts = json.loads(metadata(path)["facts"])
         if facts["student"] != fingerprint(student):
-            raise ValueError(f"the stream in {folder} was written by another student: load it with the student that "
+            raise ValueError(f"the stream in {path} was written by another student: load it with the student that "
                              "wrote it, or read the prompt again")
         stream = cls.__new__(cls)
         stream._allocate(student, facts["rows"], stage=facts["stage"], slots=facts["slots"],
                          byte_slots=facts["byte_slots"], compiled=compiled)
-        loaded = load_file(folder / TENSORS, device=str(student.device))
+        loaded = load_file(path, device=str(student.device))
         for name, holder, attribute, _ in list(stream._tensors()):
             if name.startswith("core."):
                 getattr(holder, attribute)[:, :, : loaded[name].shape[2]] = loaded[name]
             else:
                 setattr(holder, attribute, loaded[name])
-        if stream.look_ahead is not None:
-            stream.look_ahead.agreed_N, stream.look_ahead.decided_N = loaded["agreed_N"], loaded["decided_N"]
         stream.core_cache.length = facts["length"]
         return stream
 
@@ -287,14 +295,27 @@ def state_bytes(
                                + inner * shape.state_size * wide)
 
     row = 2 * core.num_hidden_layers * max_chunks * core.num_key_value_heads * head * size
-    row += stack(config.encoder_shape()) + core.hidden_size * size + 8
+    row += stack(config.encoder_shape()) + core.hidden_size * size + 8 + 1
     if stage == 2:
         two = config.decoding == "mbp"
-        row += stack(config.decoder_shape()) + 2 * BYTES * size
+        row += stack(config.decoder_shape()) + (2 * BYTES + config.byte_width) * size
         row += config.smoothing * (config.byte_width * size + 8 + 1 + 4)
-        row += two * (config.byte_width * size + 8 + 1 + 2 * 8)
         row += stack(config.router_shape()) if two and config.router == "split" else 0
     return rows * row
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What `ByteStream.save` wrote beside the tensors; raises as `ByteStream.load`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no stream {path}: name a file that ByteStream.save or Writer.save wrote")
+    try:
+        with safe_open(path, "pt") as file:
+            found = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no stream, or damaged ({error}): save it or read the prompt again") from error
+    if not {"facts", "texts"} <= found.keys():
+        raise ValueError(f"{path} is no stream: name a file that ByteStream.save or Writer.save wrote")
+    return found
 
 
 def fingerprint(student: ByteStudent) -> str:

@@ -9,23 +9,28 @@ Shape letters: B rows that still write, R rows that draw, V tokens, K bytes.
 """
 
 import codecs
+import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dbyte.decode.sampling import Sampler, Sampling
-from dbyte.decode.stream import ByteStream
+from dbyte.decode.stream import ByteStream, metadata
 from dbyte.decode.utf8 import Alphabet, anything, broken_character, over_tokens, state_after, transitions
-from dbyte.model.student import BYTES
+from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import EOS
 
+PLAIN = ("limit", "valid_utf8", "rows", "states", "ended", "core_rows")  # of a writer, as they are in JSON
 
 class Writer:
     """Continues the rows of a stream; `written` holds each row's new bytes, without EOS and stop strings.
 
-    `core_rows` counts the core positions that were computed while writing, over all rows.
+    `ended` tells for each row and each byte that was taken in whether a chunk ended there; a row's last symbol is not
+    taken in. `core_rows` counts the core positions that were computed while writing, over all rows.
     """
 
     def __init__(
@@ -38,7 +43,9 @@ class Writer:
             ValueError: with valid_utf8, for a row that is no UTF-8; its last character may be broken off.
         """
         self.stream, self.limit, self.stops, self.valid_utf8 = stream, limit, list(stops), valid_utf8
+        self.before = [bytes(text) for text in before]
         self.written = [bytearray() for _ in before]
+        self.ended: list[list[bool]] = [[] for _ in before]
         self.rows = list(range(len(before)))  # whose texts the stream's rows are
         self.sampler = Sampler(sampling, before, drawn=drawn)
         self.states = [state_after(text) if valid_utf8 else 0 for text in before]
@@ -77,6 +84,32 @@ class Writer:
         while self.advance():
             pass
         return self
+
+    # -- writers on disk ----------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the stream, the texts and where the draws are: `load` goes on as if nothing had happened."""
+        texts = {name: [bytes(text).hex() for text in getattr(self, name)]
+                 for name in ("before", "written", "stops", *(("queues",) if self.stream.stage == 1 else ()))}
+        facts = {"sampling": asdict(self.sampler.sampling), "drawn": self.sampler.drawn, "texts": texts}
+        self.stream.save(path, texts=facts | {name: getattr(self, name) for name in PLAIN})
+
+    @classmethod
+    def load(cls, student: ByteStudent, path: str | Path, *, compiled: bool = False) -> "Writer":
+        """Read a writer that `save` wrote with this student; raises as `ByteStream.load`."""
+        stream = ByteStream.load(student, path, compiled=compiled)
+        facts = json.loads(metadata(path)["texts"])
+        if facts is None:
+            raise ValueError(f"{path} holds a stream and no texts: name a file that Writer.save wrote")
+        texts = {name: list(map(bytes.fromhex, values)) for name, values in facts["texts"].items()}
+        writer = cls(stream, texts["before"], sampling=Sampling(**facts["sampling"]), limit=facts["limit"],
+                     stops=texts["stops"], valid_utf8=facts["valid_utf8"], drawn=facts["drawn"])
+        for name in PLAIN:
+            setattr(writer, name, facts[name])
+        writer.written = list(map(bytearray, texts["written"]))
+        if stream.stage == 1:
+            writer.queues = texts["queues"]
+        return writer
 
     # -- drawing ------------------------------------------------------------------------------------------------------
 
@@ -122,6 +155,8 @@ class Writer:
             states = [self.states[row] for row in self.rows]
             self.stream.step(byte_B, guess_B=self.bytes.bounded(self.stream.second_logits_BK, states).argmax(-1))
         self.core_rows += sum(self.stream.core_cache.length) - before
+        for row, ended in zip(self.rows, self.stream.ended_B.tolist(), strict=True):
+            self.ended[row].append(ended)
 
     # -- the texts ----------------------------------------------------------------------------------------------------
 
@@ -161,18 +196,6 @@ class Writer:
         """A row's text. A character that its prompt began comes back whole; what is no UTF-8 as U+FFFD."""
         whole = self.broken[row] if self.written[row] else b""
         return (whole + self.written[row]).decode(errors="replace")
-
-    @property
-    def boundaries(self) -> tuple[list[int], list[int]]:
-        """MBP: for each row, how many of its boundaries agree with the router's own, and of how many.
-
-        Raises:
-            ValueError: for another decoder, whose boundaries are no guesses.
-        """
-        ahead = self.stream.look_ahead
-        if ahead is None:
-            raise ValueError("only MBP guesses its boundaries: there is nothing to compare for Stage 1 or JBP")
-        return ahead.agreed_N.tolist(), ahead.decided_N.tolist()
 
 
 class Reading:

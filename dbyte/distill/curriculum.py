@@ -15,7 +15,7 @@ from dbyte.distill.sharing import EmbeddingsOnly
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.trainer import Launch, train
+from dbyte.distill.trainer import Launch, check_sharding, train
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Scale
@@ -25,32 +25,37 @@ from dbyte.text.spans import TokenBytes
 LANES = 32  # streams that are open at once, over all processes; it is part of a run's address
 
 
-def curriculum(scale: Scale) -> tuple[Step, ...]:
-    """The five steps of the paper at a scale."""
-    return stage1(**scale.stage1) + stage2(**scale.stage2)
+def curriculum(scale: Scale, *, decoding: str | None = None) -> tuple[Step, ...]:
+    """The five steps of the paper at a scale; decoding "mbp": the same Stage 1, then MBP's heads at equal bytes."""
+    return stage1(**scale.stage1) + stage2(**scale.stage2, decoding=decoding)
 
 
 def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launch | None = None) -> list[Run]:
     """Train a student through `steps`, reusing every run that is complete; returns one complete run per step."""
     launch = launch or Launch(rows_at_once=scale.rows_at_once)
+    check_sharding(steps, launch.processes.sharding)
     folder = teacher_run(scale, seed=seed, launch=launch)
     device = launch.processes.device if launch.processes.count > 1 else scale.device
     teacher, tokenizer = load_teacher(folder)
     token_bytes = TokenBytes.from_tokenizer(tokenizer)
+    positions = teacher.config.max_position_embeddings
     with launch.processes.first_goes_first():
-        rows = None if scale.streamed else training_rows(scale, token_bytes, seed=seed)
+        rows = None if scale.streamed else training_rows(scale, token_bytes, seed=seed, positions=positions)
     resolved = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
                 if name not in ("transformers_version", "dbyte_version")}
     runs: list[Run] = []
     for step in steps:
         parent = runs[-1] if runs else None
-        feed = _feed(scale, step, rows, token_bytes, parent, seed=seed)
+        feed = _feed(scale, step, rows, token_bytes, parent, seed=seed, positions=positions)
         run = Run({"step": step.describe(), "student": resolved, "teacher": model_hash(folder),
                    "data": rows.hash if rows else feed.describe(), "batch_rows": scale.batch_rows,
                    "precision": scale.precision, "seed": seed}, parent=parent)
         if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
             student = (ByteStudent.from_pretrained(parent.model_folder) if parent
                        else new_student(scale, teacher, tokenizer, seed=seed))
+            if step.decoding:
+                torch.manual_seed(seed)
+                student = student.with_decoding(step.decoding)
             student.config.stage = step.stage
             student.use_backend(launch.backend)
             read = {"whole": teacher, "embeddings": EmbeddingsOnly(teacher), "": None}[step.objective.reads_teacher]
@@ -63,14 +68,15 @@ def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launc
 
 
 def _feed(
-    scale: Scale, step: Step, rows: Rows | None, token_bytes: TokenBytes, parent: Run | None, *, seed: int
+    scale: Scale, step: Step, rows: Rows | None, token_bytes: TokenBytes, parent: Run | None, *, seed: int,
+    positions: int
 ) -> Feed | StreamFeed:
     """The rows of a step, from where the step before stopped reading."""
     facts = parent.facts() if parent else {}
     if rows is not None:
         return Feed(rows, scale.batch_rows, seed, facts.get("next_row", 0), step.grouped)
     feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows, seed=seed,
-                      lanes=math.gcd(scale.batch_rows, LANES))
+                      lanes=math.gcd(scale.batch_rows, LANES), positions=positions)
     feed.restore(facts.get("feed", {}), 0)
     return feed
 

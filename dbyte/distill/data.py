@@ -26,14 +26,18 @@ def mixed_texts(corpora: list[Corpus], *, seed: int) -> list[str]:
     return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
 
 
-def packed_rows(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int, source: str, root: Path = RUNS) -> Rows:
+def packed_rows(
+    texts: list[str], token_bytes: TokenBytes, *, row_bytes: int, source: str, positions: int | None = None,
+    root: Path = RUNS,
+) -> Rows:
     """Align and pack texts into rows, or load them if they were packed before.
 
-    source: hash of the texts; with the tokenizer's table and the row size it addresses the file.
+    source: hash of the texts; with the tokenizer's table and the sizes of `pack` it addresses the file.
     """
     tokenizer = token_bytes.backend.to_str() if token_bytes.backend else None
     key = content_hash({"packing": PACKING, "source": source, "tokens": token_bytes.content_hash,
-                        "tokenizer": tokenizer, "row_bytes": row_bytes})
+                        "tokenizer": tokenizer, "row_bytes": row_bytes}
+                       | ({"positions": positions} if positions is not None and positions < row_bytes else {}))
     path = root / "data" / f"rows-{key[:16]}.safetensors"
     if path.exists():
         try:
@@ -42,17 +46,18 @@ def packed_rows(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int, so
             print(f"{error}; the rows are packed again", flush=True)
     documents = (document(aligned, token_bytes) for start in range(0, len(texts), DOCUMENTS_AT_ONCE)
                  for aligned in token_bytes.align_batch(texts[start : start + DOCUMENTS_AT_ONCE]))
-    rows = pack(documents, row_bytes=row_bytes)
+    rows = pack(documents, row_bytes=row_bytes, positions=positions)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows.save(path)
     return rows
 
 
-def training_rows(scale: Scale, token_bytes: TokenBytes, *, seed: int) -> Rows:
-    """The packed training rows of a scale."""
+def training_rows(scale: Scale, token_bytes: TokenBytes, *, seed: int, positions: int | None = None) -> Rows:
+    """The packed training rows of a scale, for a core of so many positions (None: any)."""
     corpora = training_corpora(scale, seed=seed)
     source = content_hash([corpus.content_hash for corpus in corpora] + [seed])
-    return packed_rows(mixed_texts(corpora, seed=seed), token_bytes, row_bytes=scale.row_bytes, source=source)
+    return packed_rows(mixed_texts(corpora, seed=seed), token_bytes, row_bytes=scale.row_bytes, source=source,
+                       positions=positions)
 
 
 def heldout_corpus(scale: Scale, name: str, *, seed: int) -> Corpus:

@@ -65,8 +65,8 @@ def is_held(folder: Path) -> bool:
     if not lock.exists():
         return False
     with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:  # shared, so that two that look do not take each other for a run; a run that starts meanwhile waits
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         return False

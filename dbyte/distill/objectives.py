@@ -7,7 +7,7 @@ needs no core, step 1.3 neither core nor head.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from dbyte.distill import losses
 from dbyte.distill.in_rows import distill_in_rows, token_in_rows
 from dbyte.model.chunking import Chunks, find_chunks
-from dbyte.model.core import run_core
+from dbyte.model.core import restarted, run_core
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Batch
@@ -163,7 +163,7 @@ def _full(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> tuple[Tenso
 def _full_with_boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
     encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
     prob_BL = _route(student, encoded_BLD, batch)
-    chunks = _cut(prob_BL, batch)
+    chunks = _cut(student, prob_BL, batch)
     core_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
     return (*_next_bytes(student, encoded_BLD, core_BME, chunks, prob_BL, batch), _wrong_cuts(prob_BL, batch))
 
@@ -192,11 +192,14 @@ def router_chunks(student: ByteStudent, encoded_BLD: Tensor, batch: Batch) -> tu
     if not (student.config.smoothing or student.config.confidence):
         encoded_BLD = encoded_BLD.detach()
     prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
-    return _cut(prob_BL, batch), prob_BL
+    return _cut(student, prob_BL, batch), prob_BL
 
 
-def _cut(prob_BL: Tensor, batch: Batch) -> Chunks:
-    return find_chunks((prob_BL >= THRESHOLD) & batch.mask_BL, batch.document_BL, batch.mask_BL)
+def _cut(student: ByteStudent, prob_BL: Tensor, batch: Batch) -> Chunks:
+    chunks = find_chunks((prob_BL >= THRESHOLD) & batch.mask_BL, batch.document_BL, batch.mask_BL)
+    # Rows are packed so that the teacher's tokens fit the core. A router may cut finer: then the core begins anew.
+    positions = student.config.core_config.max_position_embeddings
+    return replace(chunks, document_BM=restarted(chunks.document_BM, positions))
 
 
 # -- the objectives ---------------------------------------------------------------------------------------------------

@@ -1,10 +1,15 @@
-"""What a run says while it trains: JSON lines always, a bar on a terminal, a line now and then elsewhere.
+"""What a run says while it trains: JSON lines always; a bar where someone watches, a line now and then elsewhere.
+
+Someone watches a terminal, and a notebook whose front end could ask its reader for input, as JupyterLab says with every
+cell that it sends. papermill, nbconvert and `python -m dbyte reproduce` run a notebook in the same kind of kernel but
+cannot ask anybody: there a bar would leave its every frame in the notebook that is kept, so they get lines.
 
 TensorBoard gets the same numbers if asked to (extra `tensorboard`).
 """
 
 import json
 import sys
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -24,8 +29,9 @@ class Progress:
         atomic_write(run.metrics_path, "".join(line + "\n" for line in whole))
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
         self.every, self.updates, self.name = max(updates // LINES, 1), updates, name
-        self.bar = tqdm(total=updates, initial=first, desc=name, unit="update", mininterval=1,
-                        disable="ipykernel" in sys.modules or not sys.stderr.isatty())  # a notebook gets plain lines
+        watched = watched_stream()
+        self.bar = tqdm(total=updates, initial=first, desc=name, unit="update", mininterval=1, file=watched,
+                        disable=watched is None)
 
     def is_due(self, update: int) -> bool:
         """True for every few updates, and the last."""
@@ -60,6 +66,16 @@ class Progress:
         self.bar.close()
         if self.board:
             self.board.close()
+
+
+def watched_stream() -> TextIO | None:
+    """Where a bar may move: a notebook's output or a terminal's stderr; None where nobody watches."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    kernel = getattr(shell, "kernel", None)  # of a notebook; IPython on a terminal has none
+    if kernel is None:
+        return sys.stderr if sys.stderr.isatty() else None
+    # Its plain output: JupyterLab paints stderr like an error.
+    return sys.stdout if kernel.get_parent("shell").get("content", {}).get("allow_stdin") else None
 
 
 def _update(line: str) -> int | None:

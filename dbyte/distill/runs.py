@@ -17,9 +17,11 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from safetensors import SafetensorError
 
@@ -28,6 +30,8 @@ from dbyte.paths import RUNS
 from dbyte.presets import TEACHERS
 
 SCHEMA = 3  # raise it when old runs must not be taken for new ones
+
+LOOK_SECONDS = 0.5  # far longer than a look at a lock takes
 
 
 def content_hash(value: object) -> str:
@@ -162,14 +166,23 @@ class Run:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BlockingIOError(f"another process works on run {self.folder}: wait for it, or stop it") from None
+            self._take(lock)
             for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
                 shutil.rmtree(left, ignore_errors=True)
             write_json(self.folder / "config.json", self.config)
             yield
+
+    def _take(self, lock: TextIO) -> None:
+        """Get the lock; one that only looks whether the run is held gives it back at once, so it is waited for."""
+        until = time.monotonic() + LOOK_SECONDS
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise BlockingIOError(f"another process works on run {self.folder}: wait for it, or stop it"
+                                          ) from None
+            time.sleep(LOOK_SECONDS / 50)
 
     def complete(self, save_model: Callable[[Path], None], *, facts: dict) -> None:
         """Write the finished model and then, last, the word that the run is complete."""

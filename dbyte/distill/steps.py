@@ -43,7 +43,7 @@ class Step:
     included. warmup: the share of updates with a rising rate, in [0, 1]. floor: the final rate over the peak rate, in
     [0, 1]. snapshots: how many evenly spaced copies of the model are kept on the way, the final one not counted.
     grouped: batches of rows with similar token counts, which is faster where the core runs, but such batches lean to
-    one corpus.
+    one corpus. decoding: give the student new byte heads of this kind ("mbp") before the step; None: it keeps its own.
     Raises ValueError where a value leaves its range.
     """
 
@@ -59,6 +59,7 @@ class Step:
     clip: float = 1.0
     snapshots: int = 0
     grouped: bool = True
+    decoding: str | None = None
 
     def __post_init__(self):
         if self.train_bytes <= 0 or not self.groups or any(group.rate <= 0 for group in self.groups):
@@ -69,8 +70,10 @@ class Step:
                              f"{self.warmup}, {self.floor}, {self.snapshots}")
 
     def describe(self) -> dict:
-        """The step as plain JSON data: what its run is addressed by."""
+        """The step as plain JSON data: what its run is addressed by. What was added later counts where it is used."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.decoding is None:
+            del fields["decoding"]
         groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
         return fields | {"objective": self.objective.name, "groups": groups, "betas": list(self.betas),
                          "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
@@ -165,15 +168,17 @@ def stage1(
 
 def stage2(
     *, head_bytes: int, full_bytes: int, head_rate: float = 1e-3, outer_rate: float = 4e-5, core_rate: float = 2e-5,
-    boundary_loss: bool = False,
+    boundary_loss: bool = False, decoding: str | None = None,
 ) -> tuple[Step, ...]:
     """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13.
 
-    boundary_loss: step 2.2 also trains the router, by Eq. 4, as the authors' code does.
+    boundary_loss: step 2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" gives the
+    student MBP's two heads for its own (section 4.1.2).
     """
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
     return (
-        Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate),), head_bytes, 0.1, 0.1),
+        Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate),), head_bytes, 0.1, 0.1,
+             decoding=decoding),
         Step("2.2 full", 2, objectives.full_with_boundary if boundary_loss else objectives.full,
              (Group(outer, outer_rate), Group(CORE, core_rate)), full_bytes, 0.01, 0.1),
     )

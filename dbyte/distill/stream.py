@@ -14,7 +14,8 @@ from dbyte.distill.runs import content_hash
 from dbyte.text import lane as lanes_of_text
 from dbyte.text.lane import Lane
 from dbyte.text.packing import Batch, joined
-from dbyte.text.sources import READ, Source, source_of
+from dbyte.text.shards import READ
+from dbyte.text.sources import Source, source_of
 from dbyte.text.spans import TokenBytes
 
 DEPTH = 4  # batches made ahead
@@ -26,15 +27,17 @@ class StreamFeed:
     Args:
         corpora: (name, bytes), as in a Scale; the bytes are only the proportions in which the corpora are mixed.
         lanes: how many parts the corpora are split into; it divides batch_rows, which is the default.
+        positions: the most tokens of a document that the core has room for; None: any.
     Raises:
         ValueError: for numbers that do not divide, an unknown corpus, and in `batch` what is wrong with the text.
         ConnectionError: in `batch` and `describe`, where the hub cannot be read.
     """
 
     def __init__(self, corpora: Sequence[tuple[str, int]], token_bytes: TokenBytes, *, row_bytes: int, batch_rows: int,
-                 seed: int, lanes: int | None = None):
+                 seed: int, lanes: int | None = None, positions: int | None = None):
         self.corpora, self.token_bytes, self.seed = tuple(corpora), token_bytes, seed
         self.row_bytes, self.batch_rows, self.lanes = row_bytes, batch_rows, batch_rows if lanes is None else lanes
+        self.positions = row_bytes if positions is None else min(positions, row_bytes)
         if not self.corpora or any(amount <= 0 for _, amount in self.corpora):
             raise ValueError(f"corpora need a name and a positive number of bytes each, found {self.corpora}")
         if batch_rows < 1 or self.lanes < 1 or batch_rows % self.lanes:
@@ -88,12 +91,13 @@ class StreamFeed:
         A hub dataset without a revision is described by the commit that its main branch has now, and read from there.
         """
         tokenizer = self.token_bytes.backend.to_str() if self.token_bytes.backend else None
-        return {"stream": 1, "packing": PACKING, "read": READ,
+        return {"stream": 2, "packing": PACKING, "read": READ,
                 "group_rows": [lanes_of_text.GROUP_ROWS, lanes_of_text.FIRST_GROUP_ROWS],
                 "corpora": [[name, amount, source.revision]
                             for (name, amount), source in zip(self.corpora, self._sources, strict=True)],
                 "tokens": self.token_bytes.content_hash, "tokenizer": content_hash(tokenizer), "seed": self.seed,
-                "lanes": self.lanes, "batch_rows": self.batch_rows, "row_bytes": self.row_bytes}
+                "lanes": self.lanes, "batch_rows": self.batch_rows, "row_bytes": self.row_bytes,
+                "positions": self.positions}
 
     def close(self) -> None:
         """End the reading ahead; the next batch begins it again where the last one handed out ended."""
@@ -116,7 +120,7 @@ class StreamFeed:
         for lane in range(part, self.lanes, parts):
             mine.append(Lane(self._sources, [amount for _, amount in self.corpora], lane=lane, lanes=self.lanes,
                              token_bytes=self.token_bytes, row_bytes=self.row_bytes, seed=self.seed,
-                             announced=announced))
+                             announced=announced, positions=self.positions))
             if lane in self._states:
                 mine[-1].restore(self._states[lane])
         self._part, self._ahead = (part, parts), Ahead(batches(mine, self.batch_rows // self.lanes), depth=DEPTH)

@@ -14,7 +14,7 @@ from dbyte.distill.data import mixed_texts, training_corpora, training_rows
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run, content_hash, damage, written_whole
 from dbyte.distill.steps import EVERYTHING, Group, Step
-from dbyte.distill.trainer import Launch, train
+from dbyte.distill.trainer import Launch, check_sharding, train
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project_everywhere
 from dbyte.paths import RUNS
@@ -45,16 +45,22 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizer
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS_TOKEN, eos_token=EOS_TOKEN)
 
 
+def teacher_step(shape: TeacherShape) -> Step:
+    """How a teacher of this shape is trained."""
+    return Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, shape.rate, shape.muon_rate),), shape.train_bytes,
+                shape.warmup, 0.05, betas=shape.betas)
+
+
 def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Path:
     """Return the teacher's folder or hub name; at scales with a `TeacherShape`, train it first if need be."""
     if isinstance(scale.teacher, str):
         return Path(scale.teacher)
     shape, launch = scale.teacher, launch or Launch()
+    step = teacher_step(shape)
+    check_sharding((step,), launch.processes.sharding)
     with launch.processes.first_goes_first():
         tokenizer = _tokenizer(scale, shape, seed=seed)
-        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed)
-    step = Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, shape.rate, shape.muon_rate),), shape.train_bytes,
-                shape.warmup, 0.05, betas=shape.betas)
+        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed, positions=POSITIONS)
     run = Run({"teacher": vars(shape), "step": step.describe(), "data": rows.hash, "seed": seed,
                "batch_rows": scale.batch_rows, "positions": POSITIONS, "precision": scale.precision})
     if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:

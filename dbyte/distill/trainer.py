@@ -10,7 +10,7 @@ order of sums, and may change between two sittings.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,14 @@ class Launch:
     backend: str = "torch"
 
 
+def check_sharding(steps: Iterable[Step], sharding: str) -> None:
+    """Raise ValueError if FSDP2 would cut what one of the steps needs whole; asked before anything is loaded."""
+    for step in steps:
+        if sharding == "fsdp2" and any(group.muon_rate for group in step.groups):
+            raise ValueError(f"step {step.name!r} trains with Muon, which needs whole matrices: use --sharding ddp, or "
+                             "a scale that trains with AdamW alone (gpu, paper)")
+
+
 class Trainee(nn.Module):
     """What DDP and FSDP2 wrap: from a batch to the sums of an objective, under autocast where precision is half."""
 
@@ -79,9 +87,10 @@ def train(
     Raises:
         FloatingPointError: if loss or gradient is not finite; the batch and where it came from are saved, the model is
             not.
-        ValueError: if the processes cannot share the rows of an update, or FSDP2 would cut what Muon needs whole.
+        ValueError: if the processes cannot share the rows of an update; of `check_sharding`.
     """
     launch = launch or Launch()
+    check_sharding((step,), launch.processes.sharding)
     processes = launch.processes
     keep_freed_memory()
     with run.locked() if processes.is_first else nullcontext():
@@ -97,8 +106,6 @@ def train(
         if teacher is not None:
             share_frozen(model, teacher)
         checkpoint_activations(model, launch.recompute)
-        if processes.sharding == "fsdp2" and any(group.muon_rate for group in step.groups):
-            raise ValueError(f"step {step.name!r} trains with Muon, which needs whole matrices: shard by ddp")
         trainee = processes.wrap(Trainee(model, teacher, step.objective, precision), sharding_units(model))
         optimisers = step.optimisers(model)
         updates, (first, seconds) = feed.updates(step.train_bytes), _resume(run, model, optimisers, feed)
@@ -194,14 +201,13 @@ def train_on(
 
 def _announce(step: Step, model: nn.Module, updates: int, first: int) -> None:
     """Say what trains, what is frozen, and whether the run resumes."""
-    trained = {name: sum(w.numel() for w in part.parameters() if w.requires_grad)
-               for name, part in model.named_children()}
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)  # tied ones come once
     frozen = [name for name, part in model.named_children()
-              if trained[name] == 0 and any(True for _ in part.parameters())]
+              if any(True for _ in part.parameters()) and not any(w.requires_grad for w in part.parameters())]
     groups = ", ".join(f"{'+'.join(part or 'all' for part in g.parts)} at {g.rate:g}"
                        + (f", matrices by Muon at {g.muon_rate:g}" if g.muon_rate else "") for g in step.groups)
     resumed = f", resumed at {first}" if first else ""
-    print(f"{step.name}: {updates} updates{resumed}; trains {groups} ({sum(trained.values()):,} parameters); "
+    print(f"{step.name}: {updates} updates{resumed}; trains {groups} ({trained:,} parameters); "
           f"frozen: {', '.join(frozen) or 'nothing'}", flush=True)
 
 

@@ -2,11 +2,13 @@
 
 What is scored: the continuation given BOS and the context, in nats. Stage 1: the sum of log P(token). Stage 2: the
 joint, the sum of log p(byte, flag), a lower bound of log p(text); with `beam` the tighter bound of `flag_paths.py`.
+Along its own cuts (`own_cuts.py`, MBP's only score) the sum of log p(byte) is no bound but exact.
 Where the context ends: as in the harness's own Hugging Face adapter, trailing spaces of the context move to the
 continuation, and with the tokenizer's boundaries context and continuation are encoded as one text, so that scores
 compare token by token with the teacher's. Along the router's boundaries the context ends a chunk at Stage 1; at Stage 2
 whether it does belongs to the score. The target text is the tokenizer's own (NFC for Qwen).
-Which boundaries: "router", the student's own, or, at Stage 1, "tokenizer", the teacher's tokens.
+Which boundaries: "router", the student's router's; at Stage 1 also "tokenizer", the teacher's tokens; at Stage 2 also
+"own", what the decoder decides while it writes.
 What does not fit: a text of more chunks than the core has positions loses the beginning of its context, see
 `fitting.py`; `cuts` counts that and `lm_eval` reports it among its results. A rolling text is scored in pieces.
 
@@ -26,6 +28,7 @@ from transformers import AutoConfig, AutoTokenizer
 from dbyte.decode.generate import generate
 from dbyte.evaluate.fitting import Cuts, fitted
 from dbyte.evaluate.flag_paths import beam_scores
+from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.scoring import Request, Scorer
 from dbyte.model.student import ByteStudent
 from dbyte.text.spans import Aligned, TokenBytes
@@ -38,12 +41,14 @@ class StudentLM(LM):
     """A student behind the harness's interface.
 
     Args:
-        stage: 1 or 2. boundaries: "router" or "tokenizer" (Stage 1 only).
+        stage: 1 or 2. boundaries: "router", "tokenizer" (Stage 1 only) or "own" (Stage 2: the decoder's own cuts, as it
+            writes; the only one for MBP).
         token_bytes: the teacher's, for the tokenizer's boundaries and its normaliser.
         rows: how many texts are generated at a time. batch_bytes: how many bytes are scored at a time, about.
         beam: width of the beam over flags (Stage 2), 0 for the joint score alone.
     Raises:
-        ValueError: for another stage or boundary source, the tokenizer's boundaries at Stage 2, a beam at Stage 1.
+        ValueError: for another stage or boundary source, or one that the stage or the student does not have; for a beam
+            along other boundaries than Stage 2's router's.
     """
 
     def __init__(
@@ -51,14 +56,17 @@ class StudentLM(LM):
         batch_bytes: int = 16384, beam: int = 0,
     ):
         super().__init__()
-        if stage not in (1, 2) or boundaries not in ("router", "tokenizer") or (stage, boundaries) == (2, "tokenizer"):
-            raise ValueError(f"expected stage 1 with boundaries 'router' or 'tokenizer', or stage 2 with 'router'; "
-                             f"found stage {stage!r} with {boundaries!r}")
-        if beam < 0 or (beam and stage == 1):
-            raise ValueError(f"a beam over flags (found {beam}) is for Stage 2: at Stage 1 there are none")
+        if (stage, boundaries) not in ((1, "router"), (1, "tokenizer"), (2, "router"), (2, "own")):
+            raise ValueError(f"expected stage 1 with boundaries 'router' or 'tokenizer', or stage 2 with 'router' or "
+                             f"'own'; found stage {stage!r} with {boundaries!r}")
+        if beam < 0 or (beam and (stage, boundaries) != (2, "router")):
+            raise ValueError(f"a beam over flags (found {beam}) is for Stage 2 along the router's boundaries: nowhere "
+                             "else are there flags to choose")
         self.student, self.token_bytes, self.rows, self.beam = student, token_bytes, rows, beam
         self.stage, self.boundaries = stage, boundaries
-        self.scorer, self.cuts = Scorer(student, stage=stage, batch_bytes=batch_bytes), Cuts()
+        self.scorer = (OwnCutsScorer(student) if boundaries == "own" else
+                       Scorer(student, stage=stage, batch_bytes=batch_bytes))
+        self.cuts = Cuts()
 
     # -- what `lm_eval --model dbyte` calls ---------------------------------------------------------------------------
 
@@ -120,7 +128,7 @@ class StudentLM(LM):
             prompts = self._prompts([requests[place].args[0] for place in places], limit // BYTES_A_TOKEN)
             written = generate(
                 self.student, [prompt.text for prompt in prompts], stage=self.stage, max_new_bytes=limit,
-                prompt_ends=None if self.boundaries == "router" else [list(prompt.token_ends) for prompt in prompts],
+                prompt_ends=None if self.boundaries != "tokenizer" else [list(prompt.token_ends) for prompt in prompts],
                 stop=_stops(options.get("until", [])), valid_utf8=False,
                 temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
             for place, text in zip(places, written, strict=True):
@@ -139,7 +147,7 @@ class StudentLM(LM):
         """Prompts as bytes, cut from the left to leave room for so many chunks, or half of the core's positions."""
         room = min(room, self.student.core.config.max_position_embeddings // 2)
         texts = [self.token_bytes.normalise(context).encode() for context in contexts]
-        ends = ([None] * len(texts) if self.boundaries == "router" else
+        ends = ([None] * len(texts) if self.boundaries != "tokenizer" else
                 [self._ends(aligned) for aligned in self.token_bytes.align_batch(contexts)])
         return [self._fitted(Request(text, len(text) - 1, given), room=room) if text else _Prompt()
                 for text, given in zip(texts, ends, strict=True)]
@@ -161,7 +169,7 @@ class StudentLM(LM):
         """(context, continuation) pairs as requests; ValueError for an empty continuation."""
         split = [_moved(context, continuation) for context, continuation in pairs]
         wholes = [self.token_bytes.normalise(context + continuation) for context, continuation in split]
-        if self.boundaries == "router":
+        if self.boundaries != "tokenizer":
             return [Request(whole.encode(), self._start(context, whole))
                     for (context, _), whole in zip(split, wholes, strict=True)]
         contexts = self.token_bytes.align_batch([context for context, _ in split])
@@ -198,13 +206,14 @@ class _Prompt:
 
 
 def load_lm(
-    folder: str | Path, *, stage: int | None = None, boundaries: str = "router", beam: int = 0, rows: int = 64,
+    folder: str | Path, *, stage: int | None = None, boundaries: str | None = None, beam: int = 0, rows: int = 64,
     device: str = "cpu",
 ) -> StudentLM:
     """A student from its folder, as the harness sees it.
 
     stage: None for the one that the student was trained to; the other one is refused, since what it needs was never
-    trained (Stage 2) or not kept along (Stage 1). The rest: see `StudentLM`.
+    trained (Stage 2) or not kept along (Stage 1). boundaries: None for the router's, or with MBP the decoder's own. The
+    rest: see `StudentLM`.
     Raises:
         FileNotFoundError: if the folder holds no model or no tokenizer. ValueError: if it holds another kind of model,
         a student of another stage, or arguments do not fit.
@@ -224,7 +233,9 @@ def load_lm(
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer (looked for tokenizer.json): save the teacher's there")
     token_bytes = TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(folder))
-    return StudentLM(student, token_bytes, stage=student.config.stage, boundaries=boundaries, beam=beam, rows=rows)
+    stage, two_heads = student.config.stage, student.second_head is not None
+    boundaries = boundaries or ("own" if stage == 2 and two_heads else "router")
+    return StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, beam=beam, rows=rows)
 
 
 def _moved(context: str, continuation: str) -> tuple[str, str]:

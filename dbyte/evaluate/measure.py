@@ -4,7 +4,8 @@ Every measurement is addressed by what it depends on (the model's weights, how i
 kept in runs/measured/<hash>.json, so that no notebook measures again what another one has.
 
 A reading says how a model is scored: "token" for a teacher; "stage1/tokenizer" and "stage1/router" for a student that
-writes tokens, along the teacher's boundaries or its own; "stage2/router" for one that writes bytes.
+writes tokens, along the teacher's boundaries or its own; for one that writes bytes "stage2/router", the joint score,
+and "stage2/own", that of JBP or MBP along the decoder's own cuts (see scoring.py and own_cuts.py).
 """
 
 import json
@@ -24,8 +25,12 @@ from dbyte.evaluate import minibench
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, agreement
+from dbyte.evaluate.exposure import Deviation, deviations
 from dbyte.evaluate.harness import ColumnResult, evaluate, teacher_lm
+from dbyte.evaluate.mid_word import finished
+from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.scoring import Scorer
+from dbyte.evaluate.stats import proportion
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
@@ -34,7 +39,9 @@ from dbyte.text.packing import document, pack
 from dbyte.text.spans import TokenBytes
 
 MEASURING = 1  # raise it when scoring changes, so that nothing old is taken for new
-READINGS = ("token", "stage1/tokenizer", "stage1/router", "stage2/router")
+PROMPT_BYTES = 64  # of a document, before a decoder goes on
+CUT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
+READINGS = ("token", "stage1/tokenizer", "stage1/router", "stage2/router", "stage2/own")
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,23 @@ class Measurer:
         found.pop("seconds")
         return Agreement(**found)
 
+    def deviations(self, folder: Path, corpus: str) -> list[Deviation]:
+        """How far a Stage-2 student's own cuts deviate from its router's behind prompts of a corpus's held-out text."""
+        texts = heldout_corpus(self.scale, corpus, seed=self.seed)
+        sizes = {"rows": self.scale.items, "prompt_bytes": PROMPT_BYTES, "new_bytes": self.scale.row_bytes // 2}
+        key = {"deviations": corpus, "text": texts.content_hash, "seed": self.seed} | sizes
+        found = self._known(key, folder, "stage2/own", lambda: {"bins": [asdict(one) for one in deviations(
+            _student(folder, self.scale.device), map(str.encode, texts.documents), seed=self.seed, **sizes)]})
+        return [Deviation(**one) for one in found["bins"]]
+
+    def finished_words(self, folder: Path, reading: str, corpus: str) -> list[int]:
+        """1 for each cut inside a word of held-out text behind which the rest of the word is written, 0 for others."""
+        texts = heldout_corpus(self.scale, corpus, seed=self.seed)
+        documents = [text.encode()[:CUT_BYTES] for text in texts.documents[: max(self.scale.items // 25, 1)]]
+        key = {"finished words": corpus, "text": texts.content_hash, "documents": len(documents), "bytes": CUT_BYTES}
+        return self._known(key, folder, reading, lambda: {"right": finished(
+            _student(folder, self.scale.device), documents, stage=int(reading[5]))})["right"]
+
     def _bits(self, folder: Path, reading: str, texts: list[str]) -> dict:
         token_bytes = _token_bytes(folder)
         pieces = heldout_pieces(texts, token_bytes, row_bytes=self.scale.row_bytes)
@@ -86,9 +110,12 @@ class Measurer:
             nats = teacher_nats(load_teacher(folder, device=self.scale.device)[0], pieces)
             return asdict(bits_per_byte(nats, pieces))
         stage, boundaries = int(reading[5]), reading.split("/")[1]
-        scorer = Scorer(_student(folder, self.scale.device), stage=stage)
+        student = _student(folder, self.scale.device)
+        scorer = OwnCutsScorer(student) if boundaries == "own" else Scorer(student, stage=stage)
         found = asdict(bits_per_byte(student_nats(scorer, pieces, boundaries=boundaries), pieces))
-        return found if stage == 1 else found | {"folded": bits_per_byte(folded_nats(scorer, pieces), pieces).value}
+        if reading != "stage2/router":
+            return found
+        return found | {"folded": bits_per_byte(folded_nats(scorer, pieces), pieces).value}
 
     def _agreement(self, folder: Path, texts: list[str]) -> Agreement:
         token_bytes = _token_bytes(folder)
@@ -143,6 +170,19 @@ def bits_row(model: str, corpus: str, found: dict) -> dict:
     """A bits-per-byte measurement as a tidy row."""
     return {"model": model, "corpus": corpus, "value": found["value"], "stderr": found["stderr"], "n": found["n"],
             "text_bytes": found["text_bytes"], "folded": found.get("folded", math.nan)}
+
+
+def finished_row(model: str, corpus: str, right: list[int]) -> dict:
+    """The share of words finished as a tidy row, in percent."""
+    share = proportion(right)
+    return {"model": model, "corpus": corpus, "value": 100 * share.value, "stderr": 100 * share.stderr, "n": share.n}
+
+
+def deviation_rows(model: str, corpus: str, found: list[Deviation]) -> list[dict]:
+    """Deviations from the router's cuts as tidy rows, in percent of the bytes first..last behind their prompts."""
+    return [{"model": model, "corpus": corpus, "text": one.text, "first": one.first, "value": 100 * one.share,
+             "stderr": 100 * one.stderr, "n": one.decided, "last": one.last, "deviating": one.deviating}
+            for one in found]
 
 
 def dynamics_rows(measurer: Measurer, runs: list[Run], teacher: Path) -> list[dict]:

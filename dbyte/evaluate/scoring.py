@@ -87,7 +87,7 @@ class Scorer:
     def __init__(self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384):
         """Raise ValueError for Stage 2 of a student that has no joint head."""
         if stage == 2:
-            student.check_jbp("scores of bytes")
+            student.check_jbp("scores along the router's cuts")
         self.student, self.stage, self.batch_bytes = student.eval(), stage, batch_bytes
 
     @cached_property

@@ -4,7 +4,8 @@ An item that was asked in several ways (noise in several places) has the mean of
 
 Teacher and student answer the same items, so differences and ratios are resampled by item in pairs: what makes an
 item hard for both cancels. Averages over benchmark columns weigh each column alike (the paper's convention, Table 1)
-and resample the items within each column. Legend: N items, R resamples.
+and resample the items within each column. One model's accuracy is a share in [0, 1], as the harness reports it; a
+comparison of two is in percentage points or percent, as the paper's tables print it. Legend: N items, R resamples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +57,7 @@ def wilson(correct: Sequence[float], *, z: float = 1.96) -> Interval:
 def paired_difference(
     student: Sequence[float], teacher: Sequence[float], *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
 ) -> Interval:
-    """Student minus teacher accuracy on the same items [N], with its paired bootstrap interval."""
+    """Student minus teacher accuracy on the same items [N], in points, with its paired bootstrap interval."""
     columns = {"items": student}, {"items": teacher}
     return difference(*columns, seed=seed, resamples=resamples, level=level)
 
@@ -64,8 +65,9 @@ def paired_difference(
 def difference(
     student: Columns, teacher: Columns, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
 ) -> Interval:
-    """Student minus teacher average over columns, with its paired bootstrap interval; minus one is the average drop.
+    """Student minus teacher average over columns, in points, with its paired bootstrap interval.
 
+    With its sign turned it is the paper's average drop (Table 1).
     ValueError if the two do not hold the same columns with the same numbers of items.
     """
     return _paired(student, teacher, np.subtract, seed=seed, resamples=resamples, level=level)
@@ -74,7 +76,7 @@ def difference(
 def retention(
     student: Columns, teacher: Columns, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
 ) -> Interval:
-    """Student over teacher average over columns (1.0 keeps everything), with its paired bootstrap interval.
+    """Student over teacher average over columns, in percent (100 keeps everything), with its paired bootstrap interval.
 
     ValueError if the two do not hold the same columns with the same numbers of items, or if the teacher got nothing
     right, which leaves nothing to retain.
@@ -119,7 +121,8 @@ def judge(
 ) -> Judgement:
     """Hold a claim on two models to their answers to the same items.
 
-    statistic: "difference", the first's average minus the second's, or "retention", the first's over the second's.
+    statistic: "difference", the first's average minus the second's in points, or "retention", the first's over the
+    second's in percent; the threshold is in the same unit.
     ValueError for another statistic or direction, and as of `difference` and `retention`.
     """
     statistics = {"difference": difference, "retention": retention}
@@ -145,10 +148,35 @@ def verdict(low: float, high: float, *, threshold: float = 0.0, direction: str =
     return "shown" if claimed else "opposite" if denied else "not shown"
 
 
+def claim_rows(one: Columns, other: Columns, *, generated: str) -> list[dict]:
+    """Tidy rows of one - other by column, in points: what, value, stderr, n, low, high, and the verdict on "above 0".
+
+    The last row holds the column `generated` against the mean of the others: what is lost there and not elsewhere.
+    """
+    rows = []
+    for name in one:
+        found = paired_difference(one[name], other[name])
+        rows.append(_claim(name, found, len(one[name])))
+    scored = [name for name in one if name != generated]
+    # (a - b) - (c - d) = (a + d) - (c + b): items of different columns are independent, so the variances add up
+    ahead = paired_difference(one[generated], other[generated])
+    rest = difference({name: one[name] for name in scored}, {name: other[name] for name in scored})
+    half = (((ahead.high - ahead.low) / 2) ** 2 + ((rest.high - rest.low) / 2) ** 2) ** 0.5
+    gap = ahead.value - rest.value
+    rows.append(_claim(f"{generated} beyond the others", Interval(gap, gap - half, gap + half),
+                       sum(map(len, one.values()))))
+    return rows
+
+
+def _claim(what: str, found: Interval, n: int) -> dict:
+    return {"what": what, "value": found.value, "stderr": (found.high - found.low) / (2 * 1.96), "n": n,
+            "low": found.low, "high": found.high, "verdict": verdict(found.low, found.high)}
+
+
 def _paired(
     student: Columns, teacher: Columns, statistic: Callable, *, seed: int, resamples: int, level: float
 ) -> Interval:
-    """statistic(student average, teacher average) with its percentile interval over items drawn with replacement."""
+    """100 * statistic(student average, teacher average), its percentile interval over items drawn with replacement."""
     _check_paired(student, teacher, resamples=resamples, level=level)
     rng = np.random.default_rng(seed)
     means_2, resampled_2R = np.zeros(2), np.zeros((2, resamples))
@@ -157,8 +185,8 @@ def _paired(
         means_2 += both_2N.mean(axis=1) / len(student)
         resampled_2R += _resampled_means(both_2N, rng, resamples) / len(student)
     tail = (1 - level) / 2
-    low, high = np.quantile(statistic(*resampled_2R), (tail, 1 - tail))
-    return Interval(float(statistic(*means_2)), float(low), float(high))
+    low, high = np.quantile(100 * statistic(*resampled_2R), (tail, 1 - tail))
+    return Interval(100 * float(statistic(*means_2)), float(low), float(high))
 
 
 def _resampled_means(both_2N: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:

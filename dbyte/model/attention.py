@@ -1,6 +1,6 @@
 """Causal self-attention over the bytes of a document: the mixer of the Transformer encoder in the paper's Table 5.
 
-It has the interface of `Mamba2`: a row in parallel, a prompt with the state it leaves, one byte at a time.
+It has the interface of `Mamba2`: a row in parallel, and a prompt with the state it leaves.
 
 Shape letters: B rows, L bytes, D width, H heads, W head width, S slots for past bytes.
 """
@@ -15,7 +15,6 @@ from dbyte.model.core import positions_within
 from dbyte.model.projection import Projection
 
 ROTARY_BASE = 10_000.0
-MIN_SLOTS = 64
 
 
 @dataclass
@@ -25,14 +24,6 @@ class AttentionState:
     key_BHSW: Tensor
     value_BHSW: Tensor
     length_B: Tensor
-
-    def rows(self, index_R: Tensor) -> "AttentionState":
-        """Select rows (int64 [R])."""
-        return AttentionState(self.key_BHSW[index_R], self.value_BHSW[index_R], self.length_B[index_R])
-
-    def advanced(self, new: "AttentionState", active_B: Tensor) -> "AttentionState":
-        """The new state where active_B (bool), this one elsewhere: what a slot behind length_B holds does not count."""
-        return AttentionState(new.key_BHSW, new.value_BHSW, torch.where(active_B, new.length_B, self.length_B))
 
 
 class Attention(nn.Module):
@@ -57,31 +48,23 @@ class Attention(nn.Module):
             document_BL = torch.zeros(hidden_BLD.shape[:2], dtype=torch.long, device=hidden_BLD.device)
         return self._attend(*self._project(hidden_BLD, positions_within(document_BL)), document_BL)
 
-    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, AttentionState]:
-        """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64)."""
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, AttentionState]:
+        """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64).
+
+        slots: room for so many bytes, at least those that are given.
+        """
         document_BL = torch.zeros(hidden_BLD.shape[:2], dtype=torch.long, device=hidden_BLD.device)
         query_BHLW, key_BHLW, value_BHLW = self._project(hidden_BLD, positions_within(document_BL))
         mixed_BLD = self._attend(query_BHLW, key_BHLW, value_BHLW, document_BL)
-        return mixed_BLD, AttentionState(key_BHLW, value_BHLW, length_B.clone())
+        more = max(slots - hidden_BLD.shape[1], 0)
+        key_BHSW, value_BHSW = (F.pad(past_BHLW, (0, 0, 0, more)) for past_BHLW in (key_BHLW, value_BHLW))
+        return mixed_BLD, AttentionState(key_BHSW, value_BHSW, length_B.clone())
 
-    def empty_state(self, rows: int) -> AttentionState:
+    def empty_state(self, rows: int, *, slots: int = 0) -> AttentionState:
         """The state before the first byte of a document, for `rows` rows."""
         weight = self.out_proj.weight
-        slots_BHSW = weight.new_zeros(rows, weight.shape[0] // self.head_width, MIN_SLOTS, self.head_width)
+        slots_BHSW = weight.new_zeros(rows, weight.shape[0] // self.head_width, slots, self.head_width)
         return AttentionState(slots_BHSW, slots_BHSW.clone(), torch.zeros(rows, dtype=torch.long, device=weight.device))
-
-    def step(self, hidden_BD: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
-        """Mix one byte per row; returns (hidden_BD, the new state). A full state doubles its slots."""
-        length_B, rows_B = state.length_B, torch.arange(len(hidden_BD), device=hidden_BD.device)
-        grow = state.key_BHSW.shape[2] if int(length_B.max()) >= state.key_BHSW.shape[2] else 0
-        key_BHSW, value_BHSW = (F.pad(past, (0, 0, 0, grow)) if grow else past.clone()
-                                for past in (state.key_BHSW, state.value_BHSW))
-        query_BH1W, key_BH1W, value_BH1W = self._project(hidden_BD[:, None], length_B[:, None])
-        key_BHSW[rows_B, :, length_B], value_BHSW[rows_B, :, length_B] = key_BH1W[:, :, 0], value_BH1W[:, :, 0]
-        back_BS = length_B[:, None] - torch.arange(key_BHSW.shape[2], device=hidden_BD.device)
-        mixed_BH1W = F.scaled_dot_product_attention(query_BH1W, key_BHSW, value_BHSW,
-                                                    attn_mask=self._sees(back_BS)[:, None, None])
-        return self.out_proj(mixed_BH1W.flatten(1)), AttentionState(key_BHSW, value_BHSW, length_B + 1)
 
     def _project(self, hidden_BLD: Tensor, position_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both rotated) and values, each BHLW."""

@@ -102,13 +102,9 @@ class Block(nn.Module):
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
         return self._feed_forward(hidden_BLD + self.mixer(self.mixer_norm(hidden_BLD), document_BL))
 
-    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, State]:
-        mixed_BLD, state = self.mixer.prefill(self.mixer_norm(hidden_BLD), length_B)
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int) -> tuple[Tensor, State]:
+        mixed_BLD, state = self.mixer.prefill(self.mixer_norm(hidden_BLD), length_B, slots=slots)
         return self._feed_forward(hidden_BLD + mixed_BLD), state
-
-    def step(self, hidden_BD: Tensor, state: State) -> tuple[Tensor, State]:
-        mixed_BD, state = self.mixer.step(self.mixer_norm(hidden_BD), state)
-        return self._feed_forward(hidden_BD + mixed_BD), state
 
 
 class Stack(nn.Module):
@@ -124,22 +120,18 @@ class Stack(nn.Module):
             hidden_BLD = block(hidden_BLD, document_BL)
         return self.norm(hidden_BLD)
 
-    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[State]]:
-        """Run right-padded rows of one document each; also return each block's state after byte length_B - 1."""
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, list[State]]:
+        """Run right-padded rows of one document each; also return each block's state after byte length_B - 1.
+
+        slots: for so many bytes a state of attention has room, at least for those that are given. `StackStep` goes on
+        from there.
+        """
         states = []
         for block in self.blocks:
-            hidden_BLD, state = block.prefill(hidden_BLD, length_B)
+            hidden_BLD, state = block.prefill(hidden_BLD, length_B, slots=slots)
             states.append(state)
         return self.norm(hidden_BLD), states
 
-    def empty_state(self, rows: int) -> list[State]:
-        """The state before the first byte of a document."""
-        return [block.mixer.empty_state(rows) for block in self.blocks]
-
-    def step(self, hidden_BD: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
-        """Run one byte per row."""
-        advanced = []
-        for block, state in zip(self.blocks, states, strict=True):
-            hidden_BD, state = block.step(hidden_BD, state)
-            advanced.append(state)
-        return self.norm(hidden_BD), advanced
+    def empty_state(self, rows: int, *, slots: int = 0) -> list[State]:
+        """The state before the first byte of a document; slots as in `prefill`."""
+        return [block.mixer.empty_state(rows, slots=slots) for block in self.blocks]

@@ -33,6 +33,15 @@ def positions_within(document_BM: Tensor) -> Tensor:
     return order_M - order_M.masked_fill(~starts_BM, 0).cummax(1).values
 
 
+def restarted(document_BM: Tensor, limit: int) -> Tensor:
+    """Documents of more than `limit` positions cut into several that have no more; the numbers of all change then."""
+    M = document_BM.shape[1]
+    if M <= limit:
+        return document_BM
+    parts_BM = document_BM * M + positions_within(document_BM) // limit
+    return parts_BM.masked_fill(document_BM < 0, -1)
+
+
 def run_core(core: nn.Module, input_BME: Tensor, document_BM: Tensor, cache: "CoreCache | None" = None) -> Tensor:
     """Return the core's last hidden states [B, M, E]; padded positions carry document -1.
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dbyte.model.gated_projection import gated_projection
 from dbyte.model.kernels import check_backend, convolve_silu, scan
 from dbyte.model.projection import project
-from dbyte.model.ssd import ssd_step
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 A_MIN, A_MAX = 1.0, 16.0
@@ -25,19 +24,13 @@ A_MIN, A_MAX = 1.0, 16.0
 
 @dataclass
 class Mamba2State:
-    """What a mixer remembers between bytes: the last W - 1 convolution inputs and the SSM state."""
+    """What a mixer remembers between bytes: the last W - 1 convolution inputs and the SSM state.
+
+    With N first, a step reads the SSM state along C by one product a row.
+    """
 
     conv_BWX: Tensor  # W - 1 rows, oldest first
-    ssm_BHPN: Tensor
-
-    def rows(self, index_R: Tensor) -> "Mamba2State":
-        """Select rows (int64 [R])."""
-        return Mamba2State(self.conv_BWX[index_R], self.ssm_BHPN[index_R])
-
-    def advanced(self, new: "Mamba2State", active_B: Tensor) -> "Mamba2State":
-        """The new state where active_B (bool), this one elsewhere."""
-        return Mamba2State(torch.where(active_B[:, None, None], new.conv_BWX, self.conv_BWX),
-                           torch.where(active_B[:, None, None, None], new.ssm_BHPN, self.ssm_BHPN))
+    ssm_BNI: Tensor
 
 
 class GatedRMSNorm(nn.Module):
@@ -95,28 +88,20 @@ class Mamba2(nn.Module):
         """Mix each document of each row on its own; document_BL int, contiguous per document, None: one a row."""
         return self._mix(hidden_BLD, document_BL, None)[0]
 
-    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, Mamba2State]:
-        """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64)."""
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, Mamba2State]:
+        """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64).
+
+        slots: for attention; this state does not grow.
+        """
         real_BL = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device) < length_B[:, None]
         return self._mix(hidden_BLD, None, real_BL)
 
-    def empty_state(self, rows: int) -> Mamba2State:
+    def empty_state(self, rows: int, *, slots: int = 0) -> Mamba2State:
         """The state before the first byte of a document, for `rows` rows; the SSM state is fp32 at least."""
         new = self.in_proj.weight.new_zeros
         wide = torch.promote_types(self.in_proj.weight.dtype, torch.float32)
         return Mamba2State(new(rows, self.conv_width - 1, self.inner + 2 * self.state_size),
-                           new(rows, self.heads, self.head_width, self.state_size, dtype=wide))
-
-    def step(self, hidden_BD: Tensor, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
-        """Mix one byte per row; returns (hidden_BD, the new state)."""
-        gate_BI, xBC_BX, dt_BH = self._project(hidden_BD)
-        window_BWX = torch.cat([state.conv_BWX, xBC_BX[:, None]], dim=1)
-        xBC_BX = F.silu((window_BWX * self.conv1d.weight[:, 0].T).sum(1) + self.conv1d.bias)
-        x_BI, B_BN, C_BN = xBC_BX.split([self.inner, self.state_size, self.state_size], dim=-1)
-        x_BHP = x_BI.unflatten(-1, (self.heads, self.head_width))
-        y_BHP, ssm_BHPN = ssd_step(state.ssm_BHPN, x_BHP, dt_BH, -self.A_log.exp(), B_BN, C_BN)
-        y_BHP = y_BHP + x_BHP * self.D[:, None]
-        return self._out(y_BHP.flatten(-2), gate_BI), Mamba2State(window_BWX[:, 1:], ssm_BHPN)
+                           new(rows, self.state_size, self.inner, dtype=wide))
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gate, what is convolved, and dt: three products, so that backward need not join gradients of parts."""
@@ -124,9 +109,6 @@ class Mamba2(nn.Module):
         gate, xBC, dt = (project(hidden, part) for part in parts)
         wide = torch.promote_types(dt.dtype, torch.float32)
         return gate, xBC, F.softplus(dt.to(wide) + self.dt_bias.to(wide))
-
-    def _out(self, hidden: Tensor, gate: Tensor) -> Tensor:
-        return gated_projection(hidden, gate, self.norm.weight, self.out_proj.weight, eps=self.norm.eps)
 
     def _mix(
         self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
@@ -140,8 +122,12 @@ class Mamba2(nn.Module):
             dt_BLH = dt_BLH * real_BL[..., None]
         y_BLHP, final_BHPN = scan(x_BLHP, dt_BLH, -self.A_log.exp(), B_BLN, C_BLN, self.D, document_BL,
                                   chunk_size=self.chunk_size, backend=self.backend)
-        state = None if real_BL is None else Mamba2State(self._last_inputs(xBC_BLX, real_BL.sum(1)), final_BHPN)
-        return self._out(y_BLHP.flatten(-2), gate_BLI), state
+        mixed_BLD = gated_projection(y_BLHP.flatten(-2), gate_BLI, self.norm.weight, self.out_proj.weight,
+                                     eps=self.norm.eps)
+        if real_BL is None:
+            return mixed_BLD, None
+        ssm_BNI = final_BHPN.permute(0, 3, 1, 2).flatten(2).contiguous()
+        return mixed_BLD, Mamba2State(self._last_inputs(xBC_BLX, real_BL.sum(1)), ssm_BNI)
 
     def _last_inputs(self, xBC_BLX: Tensor, length_B: Tensor) -> Tensor:
         """The last W - 1 convolution inputs before length_B, zeros where the document is shorter."""

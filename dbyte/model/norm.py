@@ -12,6 +12,6 @@ def rms_norm(hidden_RD: Tensor, weight_D: Tensor | None, eps: float) -> Tensor:
     """
     if hidden_RD.dtype != torch.float32 or hidden_RD.device.type != "cpu":
         return F.rms_norm(hidden_RD, hidden_RD.shape[-1:], weight_D, eps)
-    square_R = torch.linalg.vecdot(hidden_RD, hidden_RD)
-    scaled_RD = hidden_RD * square_R.mul_(1 / hidden_RD.shape[-1]).add_(eps).rsqrt_()[..., None]
+    scale_R1 = torch.linalg.vector_norm(hidden_RD, dim=-1, keepdim=True)
+    scaled_RD = hidden_RD * scale_R1.square_().mul_(1 / hidden_RD.shape[-1]).add_(eps).rsqrt_()
     return scaled_RD if weight_D is None else scaled_RD.mul_(weight_D)

@@ -178,18 +178,6 @@ def ssd(
     return (y_BLHP, final_BHPN) if return_final_state else y_BLHP
 
 
-def ssd_step(
-    state_BHPN: Tensor, x_BHP: Tensor, dt_BH: Tensor, A_H: Tensor, B_BN: Tensor, C_BN: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Advance the recurrence by one byte; returns (y_BHP in x's dtype, the new state BHPN in the state's)."""
-    dtype = x_BHP.dtype
-    x_BHP, dt_BH, A_H, B_BN, C_BN = (t.to(state_BHPN.dtype) for t in (x_BHP, dt_BH, A_H, B_BN, C_BN))
-    decay_BH = (dt_BH * A_H).exp()
-    added_BHPN = (x_BHP * dt_BH[..., None])[..., None] * B_BN[:, None, None, :]
-    state_BHPN = state_BHPN * decay_BH[..., None, None] + added_BHPN
-    return (state_BHPN @ C_BN[:, None, :, None]).squeeze(-1).to(dtype), state_BHPN
-
-
 def _check_shapes(
     x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, chunk_size: int,
     document_BL: Tensor | None,

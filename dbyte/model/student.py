@@ -171,6 +171,16 @@ class ByteStudent(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Leave modules as their constructors made them; `from_pretrained` refuses a folder that lacks weights."""
 
+    def with_decoding(self, decoding: str) -> "ByteStudent":
+        """The same student with new, untrained byte heads of "jbp" or "mbp"; all else is copied."""
+        config = copy.deepcopy(self.config)
+        config.decoding = decoding
+        student = ByteStudent(config).to(self.device, self.dtype)
+        heads = ("byte_head.", "second_head.")
+        student.load_state_dict({name: weight for name, weight in self.state_dict().items()
+                                 if not name.startswith(heads)}, strict=False)
+        return student
+
     def use_backend(self, backend: str) -> "ByteStudent":
         """Run every Mamba2 by "torch" or "triton" (kernels.py); ValueError with the remedy if that cannot run here."""
         check_backend(backend)

@@ -8,7 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patheffects import withStroke
 
+from dbyte.distill.steps import CORE, DECODER, ENCODER, ROUTER, Step
 from dbyte.report.figures import GREY, STYLE
 
 CHUNK_COLOURS = ("#a9d6f2", "#f7efa0", "#ecc3d9", "#c2e6cf")  # pale enough for black text; neighbours differ
@@ -47,10 +49,10 @@ def characters(text: bytes) -> list[tuple[int, int, str]]:
 
 
 def _label(character: str) -> str:
-    """Return what the font can draw for a character: itself, a sign for a blank, else its code point."""
+    """Return what the font can draw for a character: itself, a sign for a blank, else its code point, U+XXXX."""
     shown = VISIBLE.get(character, character)
     drawable = get_font(findfont(FontProperties(family=STYLE["font.family"]))).get_char_index(ord(shown)) != 0
-    return shown if drawable and shown.isprintable() else f"{ord(character):X}"
+    return shown if drawable and shown.isprintable() else f"U+{ord(character):X}"
 
 
 def _strip(axes: Axes, pieces: Sequence[bytes], *, top: float, per_line: int) -> float:
@@ -69,7 +71,8 @@ def _strip(axes: Axes, pieces: Sequence[bytes], *, top: float, per_line: int) ->
         # A character whose bytes wrap is written over those on its first line.
         x, y = start % per_line, top - 2.5 * (start // per_line)
         middle = x + min(size, per_line - x) / 2
-        axes.text(middle, y - 0.6, label, ha="center", va="center", fontsize=9 if len(label) == 1 else 5)
+        axes.text(middle, y - 0.6, label, ha="center", va="center", fontsize=9 if len(label) == 1 else 5, zorder=4,
+                  path_effects=[withStroke(linewidth=2, foreground="white")])  # readable on top of a boundary's bar
     return top - 2.5 * -(-len(text) // per_line)
 
 
@@ -93,32 +96,34 @@ def alignment_figure(examples: Sequence[tuple[str, Sequence[bytes]]], *, per_lin
     return figure
 
 
-@dataclass(frozen=True)
-class Card:
-    """A step of the curriculum as the picture shows it; parts are named by the row they stand in."""
-
-    title: str
-    trains: frozenset[str]
-    frozen: frozenset[str]
-    loss: str
-    boundaries: str
-    stage: int
-
-
-ROWS = ("encoder", "router", "core", "head")
-STUDENT = {"encoder": "encoder", "router": "router", "core": "core"}
+PARTS = {"encoder": ENCODER, "router": ROUTER, "core": CORE, "head": DECODER}  # a row of the picture each, upwards
+NAMES = {"encoder": "encoder", "router": "router", "core": "core"}
 HEAD = {1: "LM head", 2: "dechunk, decoder,\nbyte head"}
 TEACHER = {"encoder": "embeddings", "router": "tokenizer", "core": "transformer", "head": "LM head"}
-CARDS = (
-    Card("1.1 align", frozenset({"encoder"}), frozenset(), "align: match the\ntoken embeddings", "teacher's", 1),
-    Card("1.2 distil", frozenset({"encoder", "core"}), frozenset({"head"}), "distil: match the\nnext-token law",
-         "teacher's", 1),
-    Card("1.3 boundary", frozenset({"router"}), frozenset({"encoder", "core", "head"}),
-         "boundary: predict\nwhere tokens end", "teacher's labels", 1),
-    Card("2.1 head", frozenset({"head"}), frozenset({"encoder", "router", "core"}), "next byte and\nits boundary",
-         "router's", 2),
-    Card("2.2 full", frozenset(ROWS) - {"router"}, frozenset({"router"}), "next byte and\nits boundary", "router's", 2),
-)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the picture says of an objective: its words, whose boundaries it reads, and the rows it computes with."""
+
+    loss: str
+    boundaries: str
+    uses: frozenset[str]
+
+    def with_router(self) -> "Card":
+        """The same objective with Eq. 4 beside it."""
+        return Card(f"{self.loss};\nwhere tokens end", self.boundaries, self.uses | {"router"})
+
+
+ALIGN = Card("match the\ntoken embeddings", "teacher's", frozenset({"encoder"}))
+DISTIL = Card("match the\nnext-token law", "teacher's", frozenset({"encoder", "core", "head"}))
+BOUNDARY = Card("where tokens end", "teacher's labels", frozenset({"encoder", "router"}))
+BYTES = Card("next byte and\nits boundary", "router's", frozenset(PARTS))
+CARDS = {
+    "align": ALIGN, "align_with_boundary": ALIGN.with_router(), "distill": DISTIL, "distill_reverse": DISTIL,
+    "distill_js": DISTIL, "distill_with_boundary": DISTIL.with_router(), "boundary": BOUNDARY, "head": BYTES,
+    "full": BYTES, "full_with_boundary": BYTES.with_router(),
+}
 TRAIN_COLOUR, FROZEN_COLOUR, TEACHER_COLOUR = "#f2b33d", "#e4e4e4", "#3b3b3b"
 WIDTH, HEIGHT, PITCH, RISE = 1.5, 0.62, 1.95, 0.9  # of a box, and from one to the next, in inches
 
@@ -130,52 +135,62 @@ def _box(axes: Axes, x: float, row: int, label: str, *, face: str, text: str = "
     axes.text(x + WIDTH / 2, row * RISE + HEIGHT / 2, label, ha="center", va="center", fontsize=9, color=text)
 
 
-def _column(axes: Axes, x: float, card: Card) -> None:
-    labels = {**STUDENT, "head": HEAD[card.stage]}
-    for row, part in enumerate(ROWS):
-        if part in card.trains:
+def _column(axes: Axes, x: float, step: Step) -> None:
+    card, labels = CARDS[step.objective.name], {**NAMES, "head": HEAD[step.stage]}
+    trained = {part for group in step.groups for part in group.parts}
+    for row, (part, modules) in enumerate(PARTS.items()):
+        if trained & set(modules):
             _box(axes, x, row, labels[part], face=TRAIN_COLOUR)
-        elif part in card.frozen:
+        elif part in card.uses:
             _box(axes, x, row, labels[part], face=FROZEN_COLOUR)
         else:
             _box(axes, x, row, labels[part], face="white", text=GREY, dashed=True)
-    top = len(ROWS) * RISE
-    axes.text(x + WIDTH / 2, top + 0.5, card.title, ha="center", va="bottom", fontsize=11, fontweight="bold")
-    axes.text(x + WIDTH / 2, top + 0.42, card.loss, ha="center", va="top", fontsize=8)
+    top = len(PARTS) * RISE
+    axes.text(x + WIDTH / 2, top + 0.58, step.name, ha="center", va="bottom", fontsize=11, fontweight="bold")
+    axes.text(x + WIDTH / 2, top + 0.5, card.loss, ha="center", va="top", fontsize=8)
     axes.text(x + WIDTH / 2, -0.2, f"boundaries: {card.boundaries}", ha="center", va="top", fontsize=8, color="#444444")
 
 
-def pipeline_figure() -> Figure:
-    """Return the way from the teacher to the byte-level student: a column a step, what trains in it, what is frozen."""
+def pipeline_figure(steps: Sequence[Step]) -> Figure:
+    """Return the way from the teacher to the byte-level student: a column a step, what trains in it, what is frozen.
+
+    steps: a curriculum, its steps of Stage 1 before those of Stage 2. Raises ValueError for any other order, or for a
+    step with another objective than those of section 4.2.
+    """
+    stages = [step.stage for step in steps]
+    if not steps or stages != sorted(stages) or any(step.objective.name not in CARDS for step in steps):
+        raise ValueError(f"the picture needs steps of Stage 1, then of Stage 2, with objectives among "
+                         f"{', '.join(CARDS)}; found {[(step.stage, step.objective.name) for step in steps]}")
     with rc_context(STYLE):
-        figure = Figure(figsize=(PITCH * (len(CARDS) + 1), 5.3))
+        figure = Figure(figsize=(PITCH * (len(steps) + 1), 5.45))
         axes = figure.add_axes((0, 0, 1, 1))
-        for row, part in enumerate(ROWS):
+        for row, part in enumerate(PARTS):
             _box(axes, 0, row, TEACHER[part], face=TEACHER_COLOUR, text="white")
-        top = len(ROWS) * RISE
-        axes.text(WIDTH / 2, top + 0.5, "teacher", ha="center", va="bottom", fontsize=11, fontweight="bold")
-        axes.text(WIDTH / 2, top + 0.42, "reads and writes\ntokens", ha="center", va="top", fontsize=8)
-        for index, card in enumerate(CARDS, start=1):
-            _column(axes, index * PITCH, card)
+        top = len(PARTS) * RISE
+        axes.text(WIDTH / 2, top + 0.58, "teacher", ha="center", va="bottom", fontsize=11, fontweight="bold")
+        axes.text(WIDTH / 2, top + 0.5, "reads and writes\ntokens", ha="center", va="top", fontsize=8)
+        for index, step in enumerate(steps, start=1):
+            _column(axes, index * PITCH, step)
             axes.add_patch(FancyArrowPatch(((index - 1) * PITCH + WIDTH + 0.05, 1.75), (index * PITCH - 0.05, 1.75),
                                            arrowstyle="-|>", mutation_scale=11, color="#555555", linewidth=1.2))
-        _stage_line(axes, 1, 3, "Stage 1: bytes in, tokens out")
-        _stage_line(axes, 4, 5, "Stage 2: bytes in, bytes out")
+        for stage, label in ((1, "Stage 1: bytes in, tokens out"), (2, "Stage 2: bytes in, bytes out")):
+            if stage in stages:
+                _stage_line(axes, 1 + stages.index(stage), stages.index(stage) + stages.count(stage), label)
         _key(axes)
-        axes.set(xlim=(-0.15, PITCH * len(CARDS) + WIDTH + 0.15), ylim=(-1.05, top + 1.4))
+        axes.set(xlim=(-0.15, PITCH * len(steps) + WIDTH + 0.15), ylim=(-1.05, top + 1.55))
         axes.axis("off")
     return figure
 
 
 def _stage_line(axes: Axes, first: int, last: int, label: str) -> None:
     """Draw a line over the columns `first` to `last`, with what the stage is written on it."""
-    left, right, height = first * PITCH, last * PITCH + WIDTH, len(ROWS) * RISE + 0.95
+    left, right, height = first * PITCH, last * PITCH + WIDTH, len(PARTS) * RISE + 1.05
     axes.plot([left, right], [height, height], color="#555555", linewidth=1.4)
     axes.text((left + right) / 2, height + 0.07, label, ha="center", va="bottom", fontsize=11)
 
 
 def _key(axes: Axes) -> None:
-    entries = (("trains", TRAIN_COLOUR, "-"), ("frozen", FROZEN_COLOUR, "-"), ("not used yet", "white", ":"))
+    entries = (("trains", TRAIN_COLOUR, "-"), ("frozen", FROZEN_COLOUR, "-"), ("not used", "white", ":"))
     for index, (label, face, line) in enumerate(entries):
         x = PITCH + index * 1.5
         axes.add_patch(Rectangle((x, -0.88), 0.26, 0.2, facecolor=face, edgecolor="#555555", linestyle=line))

@@ -40,9 +40,9 @@ class Evaluated:
         rows = [self._row(name) for name in (self.student or self.teacher)]
         lines = [markdown(pd.DataFrame(rows)), *self.facts["notes"]]
         if self.student and self.teacher:
-            lines.insert(1, f"All tasks alike: difference {_shown(self.compared())}, retention "
-                            f"{_shown(self.kept()) if self.kept() else 'not defined, the teacher has nothing right'} "
-                            "(percent, 95 % paired bootstrap over items)")
+            lines.insert(1, f"All tasks alike: student - teacher {_shown(self.compared())} points, retention "
+                            f"{_shown(self.kept()) if self.kept() else 'not defined: the teacher has nothing right'} "
+                            "percent (95 % intervals, paired bootstrap over items)")
         return "\n".join(lines)
 
     def _row(self, name: str) -> dict:
@@ -56,14 +56,14 @@ class Evaluated:
         return row
 
     def compared(self, name: str | None = None) -> Interval:
-        """Student minus teacher on a task, or on the average of all (None), with its paired interval."""
+        """Student minus teacher in points, on a task or on the average of all (None), with its paired interval."""
         student, teacher = correct_by_column(self.student), correct_by_column(self.teacher)
         if name is None:
             return difference(student, teacher, seed=self.asked["seed"])
         return paired_difference(student[name], teacher[name], seed=self.asked["seed"])
 
     def kept(self) -> Interval | None:
-        """Student over teacher on the average of all tasks; None where the teacher has nothing right."""
+        """Student over teacher in percent, on the average of all tasks; None where the teacher has nothing right."""
         if not any(any(result.correct) for result in self.teacher.values()):
             return None
         return retention(correct_by_column(self.student), correct_by_column(self.teacher), seed=self.asked["seed"])
@@ -91,7 +91,7 @@ class Evaluated:
 
 def evaluated(
     *, model: str | None, teacher: str | None, tasks: Sequence[str], data: Path | None = None,
-    boundaries: str = "router", stage: int | None = None, beam: int = 0, limit: int | None = None, seed: int = 0,
+    boundaries: str | None = None, stage: int | None = None, beam: int = 0, limit: int | None = None, seed: int = 0,
     rows: int = 64, device: str = "cpu",
 ) -> Evaluated:
     """Score a student's folder, a teacher's, or both on the same items; arguments and errors as of the command line.
@@ -134,10 +134,11 @@ def _notes(lm: StudentLM | None, items: int, seconds: float | None, teacher_seco
              for who, took in (("student", seconds), ("teacher", teacher_seconds)) if took]
     if lm:
         score = ("log P(tokens)" if lm.stage == 1 else
+                 "log p(bytes)" if lm.boundaries == "own" else
                  f"the bound of a beam of {lm.beam} over flags" if lm.beam else "the joint score, a bound")
         notes.append(f"student: Stage {lm.stage}, {lm.boundaries}'s boundaries, scored by {score}; {lm.cuts}")
     return notes
 
 
 def _shown(interval: Interval) -> str:
-    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    return f"{interval.value:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]"

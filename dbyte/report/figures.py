@@ -31,6 +31,7 @@ GREY = "#7a7a7a"
 # Each with a marker of its own: colour is never the only sign.
 LOOKS = {"teacher": ("#000000", "D"), "stage1": ("#0072b2", "o"), "stage2": ("#d55e00", "s")}
 LABELS = {"teacher": "teacher", "stage1": "Stage 1", "stage2": "Stage 2"}
+DECODINGS = {"JBP": ("#d55e00", "s"), "MBP": ("#cc79a7", "^")}
 STEP_COLOURS = {"1.1": "#009e73", "1.2": "#0072b2"}
 SIGMA = 2.0  # half-width of an error band or bar, in standard errors
 MB = 1e6
@@ -125,6 +126,32 @@ def dynamics_figure(dynamics: pd.DataFrame) -> Figure:
             panel.xaxis.set_tick_params(labelbottom=index + columns >= len(tasks))
         figure.supxlabel("training bytes of Stage 1 (MB)", fontsize=9)
         figure.supylabel("accuracy (%)", fontsize=9)
+    return figure
+
+
+def exposure_figure(exposure: pd.DataFrame) -> Figure:
+    """Return the share of cuts that are not the router's against the distance from the prompt, a panel a corpus.
+
+    exposure: rows with model ("JBP", "MBP"), corpus, text ("given", "written"), first, last, value (percent), stderr.
+    Bars are two standard errors.
+    """
+    corpora = sorted(set(exposure["corpus"]))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.0 + 3.4 * len(corpora), 3.0), layout="constrained")
+        panels = figure.subplots(1, len(corpora), squeeze=False, sharey=True)
+        for axes, corpus in zip(panels.flat, corpora, strict=True):
+            for (model, text), part in exposure[exposure["corpus"] == corpus].groupby(["model", "text"]):
+                colour, marker = DECODINGS[model]
+                part = part.sort_values("first")
+                axes.errorbar((part["first"] + part["last"]) / 2, part["value"], yerr=SIGMA * part["stderr"],
+                              color=colour, marker=marker, markersize=4, elinewidth=1, capsize=2,
+                              label=f"{model}, {text}", linestyle="-" if text == "written" else ":")
+            axes.set_title(corpus)
+            axes.set_ylim(bottom=0)
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+        figure.supxlabel("bytes behind the prompt", fontsize=9)
+        figure.supylabel("cuts that are not the router's (%)", fontsize=9)
     return figure
 
 

@@ -13,11 +13,13 @@ Shape letters: L bytes, M chunks, D byte width, E core width, F feed-forward wid
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig
 
 from dbyte.distill.in_rows import ROWS_AT_ONCE
 from dbyte.distill.steps import Step
 from dbyte.model.blocks import StackShape
+from dbyte.model.checkpointing import sharding_units
 from dbyte.model.student import JOINT, ByteStudent, StudentConfig
 from dbyte.report.flops import Pass, RowShape, head_width, step_pass
 
@@ -25,7 +27,7 @@ SHARDINGS = ("none", "ddp", "fsdp2")
 FP32, BF16 = 4, 2
 ADAMW_MOMENTS, MUON_MOMENTS = 2, 1
 LOGIT_COPIES = 5  # at the peak of `in_rows.forward_kl`: two log probabilities, two probabilities, their difference
-GATHERED = 2  # units of FSDP2 that are whole at a time: the one that runs and the one that is fetched ahead
+GATHERED = 2  # units of FSDP2 that are whole beside the root: the one that runs and the one that is fetched ahead
 USABLE = 0.9  # of a GPU's memory, the rest for what is not counted
 
 
@@ -183,7 +185,7 @@ def footprint(
     weights = sum(weight.numel() for weight in student.parameters())
     in_graph = sum(weight.numel() for name, weight in student.named_parameters() if how.keeps(name.split(".")[0]))
     shards = gpus if sharding == "fsdp2" else 1
-    beside = {"none": 0, "ddp": FP32 * trained, "fsdp2": GATHERED * FP32 * _unit(student, how)}[sharding]
+    beside = {"none": 0, "ddp": FP32 * trained, "fsdp2": FP32 * _whole_under_fsdp2(student, how)}[sharding]
     logits = (LOGIT_COPIES * FP32 * ROWS_AT_ONCE * config.core_config.vocab_size
               if how.keeps("token_head") else 0)
     return Footprint(
@@ -192,10 +194,21 @@ def footprint(
         sum(activation_bytes(config, rows, step, half=half, backend=backend, checkpointing=checkpointing).values()))
 
 
-def _unit(student: ByteStudent, how: Pass) -> int:
-    """Parameters of the largest unit that FSDP2 gathers in a step: a layer of the core, a block, or another part."""
-    runs = {name: part for name, part in student.named_children() if name in how.without_graph + how.with_graph}
-    layers = {"core": "layers", "encoder": "blocks", "decoder": "blocks"}
-    units = [unit for name, part in runs.items()
-             for unit in (getattr(part, layers[name]) if name in layers else [part])]
-    return max(sum(weight.numel() for weight in unit.parameters()) for unit in units)
+def _whole_under_fsdp2(student: ByteStudent, how: Pass) -> int:
+    """Numbers that FSDP2 holds whole beside the shares, at the peak of a step.
+
+    The root is whatever lies outside all units (embedding, projections, heads, last norms). It is whole from the
+    forward pass to the end of the backward pass, whether the step reads it or not, and so are its gradients.
+    """
+    units = sharding_units(student)
+    running = [unit for name, part in student.named_children() if name in how.without_graph + how.with_graph
+               for unit in sharding_units(part)]
+    root = _numbers([student]) - _numbers(units)
+    root_gradients = _numbers([student], trained=True) - _numbers(units, trained=True)
+    return (root + root_gradients + GATHERED * max((_numbers([unit]) for unit in running), default=0)
+            + max((_numbers([unit], trained=True) for unit in running), default=0))
+
+
+def _numbers(modules: list[nn.Module], *, trained: bool = False) -> int:
+    return sum(weight.numel() for module in modules for weight in module.parameters()
+               if weight.requires_grad or not trained)

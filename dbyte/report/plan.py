@@ -241,7 +241,8 @@ def _memory_assumptions(setting: Setting) -> list[str]:
         "States: weights, gradients and moments are fp32, weights also where a step freezes them, as in the trainer; "
         f"{products}.",
         "Sharding: none and ddp hold everything on every GPU, ddp a second copy of the gradients in its buckets; fsdp2 "
-        f"shares out weights, gradients and moments, and has {GATHERED} units as large as its largest whole at a time.",
+        f"shares out weights, gradients and moments, and has {GATHERED} units as large as its largest whole at a time, "
+        "the gradients of one, and throughout what lies in no unit (embedding, projections, heads) with its gradients.",
         f"Logits: step 1.2 takes its positions in slices of {ROWS_AT_ONCE:,}, with {LOGIT_COPIES} fp32 tensors of that "
         "many rows over the vocabulary at the peak.",
         f"Activations: what autograd keeps, with Mamba2's backend {setting.backend}. The {setting.scale.batch_rows} "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from dbyte.evaluate.stats import Interval
 from dbyte.report.published import published
 
 BENCHMARKS = ("LMB", "HellaS", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "MMLU", "GSM8K")
@@ -138,6 +139,11 @@ class Claim:
         if self.n < 1:
             raise ValueError(f"claim {self.what!r} needs n >= 1, found {self.n}")
 
+    @classmethod
+    def of_interval(cls, what: str, interval: Interval, n: int, **rest: float) -> "Claim":
+        """Return the claim on an estimate with its 95 % interval, whose quarter is the standard error."""
+        return cls(what, interval.value, n, (interval.high - interval.low) / 4, **rest)
+
     @property
     def verdict(self) -> str:
         """`holds`, `fails`, either with `(within error)` where the bound is closer than two standard errors."""
@@ -159,6 +165,26 @@ def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
                  else f"<= {claim.at_most:g}" if claim.at_most is not None else "",
         "n": claim.n, "error": number(claim.stderr), "verdict": claim.verdict,
     } for claim in claims])
+
+
+def beside_table4(differences: pd.DataFrame) -> pd.DataFrame:
+    """Return JBP - MBP as text: what, the paper's difference (Table 4), ours, interval, n, verdict on "above 0".
+
+    differences: rows with what, value, low, high, n, verdict, in points.
+    """
+    paper = published("table04_decoding").set_index("decoding")
+    return pd.DataFrame([{
+        "JBP - MBP": row.what,
+        "paper": f"{paper.at['JBP', row.what] - paper.at['MBP', row.what]:+.1f}" if row.what in paper else "",
+        "ours": f"{row.value:+.1f}", "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}", "n": row.n,
+        "JBP ahead": row.verdict} for row in differences.itertuples()])
+
+
+def agreement_table(exposure: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of cuts that agree with the router's over all bytes, in percent, a row a model and corpus."""
+    sums = exposure.groupby(["model", "corpus", "text"])[["n", "deviating"]].sum().reset_index()
+    sums = sums.assign(share=100 * (1 - sums["deviating"] / sums["n"]))
+    return sums.pivot(index=["model", "corpus"], columns="text", values="share").reset_index().rename_axis(columns=None)
 
 
 def markdown(frame: pd.DataFrame, *, digits: int = 2) -> str:

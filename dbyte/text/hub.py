@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datasets import IterableDataset
+    from datasets import DatasetBuilder, IterableDataset
 
 COLUMN = "text"
+LINES = (".jsonl", ".ndjson")
 DECODED = 256  # records of a shard decoded at once
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -51,14 +52,24 @@ def parse_place(place: str) -> tuple[str, str | None, str | None]:
 def records(name: str, config: str | None, revision: str | None) -> Iterator[dict]:
     """The records of a dataset's train split, one after the other."""
     with reading(name):
-        yield from streamed(name, config, revision)
+        yield from streamed(builder_of(name, config, revision))
 
 
-def streamed(name: str, config: str | None, revision: str | None) -> "IterableDataset":
-    """A dataset's train split, nothing of it read yet."""
+def builder_of(name: str, config: str | None, revision: str | None) -> "DatasetBuilder":
+    """What knows a dataset's files and format; none of them is read."""
     from datasets import load_dataset_builder
 
-    builder = load_dataset_builder(name, config, revision=revision)
+    return load_dataset_builder(name, config, revision=revision)
+
+
+def line_files(builder: "DatasetBuilder") -> list[str]:
+    """The files of a train split that is all uncompressed JSON lines, in their order; none of any other."""
+    files = [str(path) for path in (builder.config.data_files or {}).get("train", [])]
+    return files if all(path.endswith(LINES) for path in files) else []
+
+
+def streamed(builder: "DatasetBuilder") -> "IterableDataset":
+    """A dataset's train split; of parquet nothing is read yet, of other formats what tells the columns."""
     # Parquet is else decoded by whole row groups: too much for many open shards, and an error for an empty one.
     if hasattr(builder.config, "batch_size"):
         builder.config.batch_size = DECODED

@@ -32,10 +32,12 @@ class Lane:
     """
 
     def __init__(self, sources: Sequence[Source], shares: Sequence[float], *, lane: int, lanes: int,
-                 token_bytes: TokenBytes, row_bytes: int, seed: int, announced: set[tuple[str, int]]):
-        """announced: passes that some lane already said to have begun; all lanes share it."""
+                 token_bytes: TokenBytes, row_bytes: int, seed: int, announced: set[tuple[str, int]],
+                 positions: int | None = None):
+        """announced: passes that some lane already said to have begun; all lanes share it. positions: of `pack`."""
         self.sources, self.shares, self.lane, self.lanes = sources, shares, lane, lanes
         self.token_bytes, self.row_bytes, self.seed, self.announced = token_bytes, row_bytes, seed, announced
+        self.positions = positions
         self._readers = [source.reader(lane, lanes) for source in sources]
         self._found = [False] * len(sources)  # whether the pass over a source gave a training document
         # Lanes begin their turns at places of their own: else all of them would read the same source at once.
@@ -85,7 +87,8 @@ class Lane:
                 self._found[self._source] = True
                 texts.append(text)
         aligned = self.token_bytes.align_batch(texts)
-        return pack((document(each, self.token_bytes) for each in aligned), row_bytes=self.row_bytes)
+        return pack((document(each, self.token_bytes) for each in aligned), row_bytes=self.row_bytes,
+                    positions=self.positions)
 
     def _documents(self, size: int) -> Iterator[str]:
         """Documents of `size` UTF-8 bytes or a little more, fewer where a pass ends: no group sees two passes."""

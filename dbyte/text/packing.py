@@ -223,14 +223,16 @@ def content_hash(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def pack(documents: Iterable[Document], *, row_bytes: int) -> Rows:
+def pack(documents: Iterable[Document], *, row_bytes: int, positions: int | None = None) -> Rows:
     """Pack documents into rows of `row_bytes` bytes; the same documents always give the same rows.
 
-    Raises ValueError for no documents, a row size out of range, or a token that no row can hold.
+    positions: the most tokens of a document that the core has room for, BOS and EOS counted; None: any.
+    Raises ValueError for no documents, a size out of range, or a token that no row can hold.
     """
     if not 3 <= row_bytes <= MAX_ROW_BYTES:
         raise ValueError(f"row_bytes must lie in 3..{MAX_ROW_BYTES}, found {row_bytes}")
-    pieces = [piece for whole in documents for piece in cut(whole, row_bytes=row_bytes)]
+    pieces = [piece for whole in documents
+              for piece in cut(whole, row_bytes=row_bytes, positions=positions)]
     if not pieces:
         raise ValueError("there are no documents to pack; is the corpus or the split empty?")
     placed = place([len(piece) for piece in pieces], row_bytes=row_bytes)
@@ -238,9 +240,15 @@ def pack(documents: Iterable[Document], *, row_bytes: int) -> Rows:
     return materialise([[pieces[i] for i in sorted(row)] for row in sorted(placed, key=min)], row_bytes=row_bytes)
 
 
-def cut(whole: Document, *, row_bytes: int) -> Iterator[Document]:
-    """Cut a document that is longer than a row at token ends, as late as possible; any other comes back as it is."""
-    if len(whole) <= row_bytes:
+def cut(whole: Document, *, row_bytes: int, positions: int | None = None) -> Iterator[Document]:
+    """Cut a document of more bytes than a row or more tokens than `positions` at token ends, as late as possible.
+
+    Any other comes back as it is. Raises ValueError for fewer than 3 positions, or a token that no row can hold.
+    """
+    positions = row_bytes if positions is None else positions
+    if positions < 3:
+        raise ValueError(f"positions must be at least 3, for BOS, a token and EOS; found {positions}")
+    if len(whole) <= row_bytes and len(whole.token_ids) <= positions:
         yield whole
         return
     ends_M = np.flatnonzero(whole.boundary) + 1
@@ -252,6 +260,7 @@ def cut(whole: Document, *, row_bytes: int) -> Iterator[Document]:
     while token < len(ends_M):
         start = ends_M[token - 1]
         stop = int(np.searchsorted(ends_M, start + row_bytes - 1, side="right"))
+        stop = min(stop, token + positions - 1)
         # EOS alone would be a document without text: it takes the last token along.
         stop -= stop == len(ends_M) - 1
         yield piece_of(whole, start=start, end=ends_M[stop - 1], tokens=slice(token, stop))

@@ -7,28 +7,23 @@
 In a pass over a finite corpus every document comes to exactly one lane. Lanes do not wait for each other: one with less
 text begins its next pass earlier. A position is plain JSON.
 
-A parquet shard is opened at one of its row groups, so that going on reads nothing before it. Other formats have no such
-places: `datasets` reads a shard of theirs again from its beginning and drops what was seen.
+Going on reads nothing before a position but in formats that have no places to open them at: see `shards`.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from dbyte.text.corpus import CHOICES, load_corpus
 from dbyte.text.full_world import full_world_documents
-from dbyte.text.hub import COLUMN, commit, parse_place, reading, streamed, without_text
+from dbyte.text.hub import builder_of, commit, line_files, parse_place, reading, streamed
+from dbyte.text.shards import READ, LineShards, Shards, TableShards
 from dbyte.text.world import MIN_BYTES, world_documents
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
-
-READ = 16  # documents at once; a source's turn among others is never shorter
 
 
 class Reader(Protocol):
@@ -157,7 +152,7 @@ class HubSource:
 
     name: str
     seed: int
-    _datasets: dict[int, "IterableDataset"] = field(default_factory=dict, repr=False)
+    _shards: dict[int, Shards] = field(default_factory=dict, repr=False)
 
     @property
     def place(self) -> str:
@@ -170,77 +165,64 @@ class HubSource:
         name, _, revision = parse_place(self.place)
         return commit(name, revision)
 
-    def dataset(self, lanes: int) -> "IterableDataset":
-        """The dataset, cut into row groups where its files are fewer than the lanes; says so if even these are."""
-        if lanes not in self._datasets:
-            name, config, _ = parse_place(self.place)
-            with reading(name):
-                dataset = streamed(name, config, None if Path(name).is_dir() else self.revision)
-                if dataset.num_shards < lanes:
-                    dataset = dataset.reshard()
-            if dataset.num_shards < lanes:
-                print(f"{self.name} has fewer shards ({dataset.num_shards}) than lanes ({lanes}): lanes that share a "
+    def shards(self, lanes: int) -> Shards:
+        """The shards; row groups where the files are fewer than the lanes; says so if even these are."""
+        if lanes not in self._shards:
+            shards = self._shards[lanes] = self._found(lanes)
+            if len(shards) < lanes:
+                print(f"{self.name} has fewer shards ({len(shards)}) than lanes ({lanes}): lanes that share a "
                       "shard read all of it and skip each other's documents, which is right but slower", flush=True)
-            self._datasets[lanes] = dataset
-        return self._datasets[lanes]
+        return self._shards[lanes]
 
     def reader(self, lane: int, lanes: int) -> "HubReader":
         """A reader of every lanes-th shard, or of some documents of one shard where there are too few."""
-        return HubReader(self, self.dataset(lanes), lane, lanes)
+        return HubReader(self.shards(lanes), self.seed, lane, lanes)
+
+    def _found(self, lanes: int) -> Shards:
+        name, config, _ = parse_place(self.place)
+        with reading(name):
+            builder = builder_of(name, config, None if Path(name).is_dir() else self.revision)
+            if paths := line_files(builder):
+                return LineShards(paths, self.place)
+            dataset = streamed(builder)
+            return TableShards(dataset.reshard() if dataset.num_shards < lanes else dataset, self.place)
 
 
 class HubReader:
     """Documents of some shards of a dataset."""
 
-    def __init__(self, source: HubSource, dataset: "IterableDataset", lane: int, lanes: int):
-        self.source, self.dataset, self.lane, self.lanes = source, dataset, lane, lanes
+    def __init__(self, shards: Shards, seed: int, lane: int, lanes: int):
+        self.shards, self.seed, self.lane, self.lanes = shards, seed, lane, lanes
         # Of the lanes that share a shard this one reads document `turn`, turn + sharing, ..
-        shards = dataset.num_shards
-        self.sharing, self.turn = (1, 0) if shards >= lanes else (len(range(lane % shards, lanes, shards)),
-                                                                  lane // shards)
-        self.seek({"pass": 0, "shard": 0, "read": 0, "dataset": None})
+        count = len(shards)
+        self.sharing, self.turn = (1, 0) if count >= lanes else (len(range(lane % count, lanes, count)), lane // count)
+        self.seek({"pass": 0, "shard": 0, "records": 0, "place": None})
 
     @property
     def position(self) -> dict:
-        """Pass, shard (in the order of this lane), documents read of it, and the state of `datasets`."""
-        return {"pass": self._pass, "shard": self._shard, "read": self._read,
-                "dataset": self._open.state_dict() if self._batches else self._state}
+        """Pass, shard (in the order of this lane), records read of it, and the place in it."""
+        return self._position | ({"records": self._open.records, "place": self._open.place} if self._open else {})
 
     def read(self) -> list[str] | None:
         """The next few documents, maybe none where a shard is shared or ends; None where a pass ended."""
-        with reading(self.source.place):
-            self._batches = self._batches or self._opened()
-            table = next(self._batches, None)
-        if table is None:
-            return self._turn_to_next_shard()
-        columns = table.column_names
-        texts = table[COLUMN].to_pylist() if COLUMN in columns else [None]
-        for number, text in enumerate(texts, start=self._read):
-            if not isinstance(text, str):
-                raise ValueError(without_text(f"record {number} of shard {self._order[self._shard]}",
-                                              self.source.place, columns))
-        mine = texts[(self.turn - self._read) % self.sharing :: self.sharing]
-        self._read += len(texts)
-        return mine
+        if self._open is None:
+            with reading(self.shards.name):
+                self._open = self.shards.opened(int(self._order[self._position["shard"]]),
+                                                place=self._position["place"], records=self._position["records"])
+        before, texts = self._open.records, self._open.read()
+        return self._turn_to_next_shard() if texts is None else texts[(self.turn - before) % self.sharing ::
+                                                                      self.sharing]
 
     def seek(self, position: dict) -> None:
         """Go on from a position."""
-        self._pass, self._shard, self._read = position["pass"], position["shard"], position["read"]
-        self._state, self._batches = position["dataset"], None
-        order = in_pass(self.dataset.num_shards, self.source.seed, self._pass)
+        self._position, self._open = position, None
+        order = in_pass(len(self.shards), self.seed, position["pass"])
         self._order = order[self.lane % len(order) :: self.lanes]
 
-    def _opened(self) -> Iterator:
-        shard = self.dataset.shard(num_shards=self.dataset.num_shards, index=int(self._order[self._shard]))
-        # By row group where there are any, and as tables: the other columns never become Python objects.
-        self._open = shard.reshard().with_format("arrow")
-        if self._state is not None:
-            self._open.load_state_dict(self._state)
-        return self._open.iter(batch_size=READ)
-
     def _turn_to_next_shard(self) -> list[str] | None:
-        ended = self._shard + 1 == len(self._order)
-        self.seek({"pass": self._pass + ended, "shard": 0 if ended else self._shard + 1, "read": 0, "dataset": None})
+        number, shard = self._position["pass"], self._position["shard"] + 1
+        ended = shard == len(self._order)
+        self.seek({"pass": number + ended, "shard": 0 if ended else shard, "records": 0, "place": None})
         return None if ended else []
 
 

@@ -51,7 +51,8 @@ class Aligned:
 
     def __post_init__(self) -> None:
         assert self.byte_ids.shape == self.boundary.shape, (self.byte_ids.shape, self.boundary.shape)
-        assert int(self.boundary.sum()) == len(self.token_ids), "one boundary a token"
+        # Counted by numpy: documents are many and short, and a tensor's sum costs as much as tokenising some words.
+        assert np.count_nonzero(self.boundary.numpy()) == len(self.token_ids), "one boundary a token"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class TokenBytes:
                 'UTF-8 cannot encode; clean it, e.g. with text.encode("utf-8", "replace").decode()'
             ) from error
         normaliser = self._require_backend().normalizer
-        return text if normaliser is None else normaliser.normalize_str(text)
+        # ASCII is in every canonical form, and others are refused.
+        return text if normaliser is None or text.isascii() else normaliser.normalize_str(text)
 
     def align(self, text: str) -> Aligned:
         """Tokenise `text`, without BOS or EOS, and mark the last byte of every token.
@@ -159,13 +161,27 @@ class TokenBytes:
         # Normalised before encoding: added tokens cut the text first, and normalising the pieces alone could
         # differ where a combining mark follows one. A piece of normalised text is normalised already.
         texts, targets = zip(*map(self._target, texts), strict=True)
-        encodings = self._require_backend().encode_batch_fast(texts, add_special_tokens=False)
+        encodings = self._encoder.encode_batch_fast(texts, add_special_tokens=False)
         ids = [encoding.ids for encoding in encodings]
         # All texts of the call go through one set of array operations: most texts are short.
         byte_ids_L, boundary_L, token_ids_M = self._spans(ids, targets)
         byte_counts, token_counts = list(map(len, targets)), list(map(len, ids))
         yield from map(Aligned, token_ids_M.split(token_counts), byte_ids_L.split(byte_counts),
                        boundary_L.split(byte_counts))
+
+    @cached_property
+    def _encoder(self) -> "Tokenizer":
+        """The backend for text that is normalised: without its normaliser, where added tokens do not need it."""
+        from tokenizers import Tokenizer
+
+        backend = self._require_backend()
+        added = [token.content for token in backend.get_added_tokens_decoder().values()]
+        if backend.normalizer is None or any(self.normalise(content) != content for content in added):
+            return backend
+        encoder = Tokenizer.from_str(backend.to_str())
+        encoder.normalizer = None
+        encoder.encode_special_tokens = backend.encode_special_tokens
+        return encoder
 
     def _target(self, text: str) -> tuple[str, bytes]:
         target = self.normalise(text)

@@ -1,13 +1,14 @@
-"""One byte through a stack of blocks, with states that are updated where they lie: `Stack.step` for generation.
+"""One byte through a stack of blocks, with states that are updated where they lie: what generation runs.
 
-What `Stack.step` works out anew for every byte is prepared once: the convolution's taps, -exp(A_log), the norm's weight
-in the projection behind it. Nothing whose size grows is allocated. A byte can be tried (`commit=False`): its outputs
-come back and the states stay as they were, which is how MBP looks ahead. Weights that change afterwards are not seen.
+It is the one recurrent form of a stack: it goes on from the states of `Stack.prefill` and gives what `Stack.forward`
+gives. What every byte needs alike is prepared once: the convolution's taps, -exp(A_log), the norm's weight in the
+projection behind it. Nothing whose size grows is allocated. A byte can be tried (`commit=False`): its outputs come back
+and the states stay as they were, which is how MBP looks ahead. Weights that change afterwards are not seen.
 
 Shape letters: B rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,37 +17,26 @@ from torch import Tensor
 
 from dbyte.model.attention import AttentionState
 from dbyte.model.blocks import Block, Stack, State
-from dbyte.model.mamba2 import Mamba2
+from dbyte.model.mamba2 import Mamba2, Mamba2State
 from dbyte.model.norm import rms_norm
 
 _COMPILED: WeakKeyDictionary = WeakKeyDictionary()  # stack -> the state of its weights, and its steps
 
 
-@dataclass
-class MambaBytes:
-    """A mixer's `Mamba2State` laid out for steps: with N first, reading it along C is one product a row."""
-
-    conv_BWX: Tensor
-    ssm_BNI: Tensor
-
-
-ByteState = MambaBytes | AttentionState
-
-
-class StackInPlace:
+class StackStep:
     """A stack for one byte at a time: [B, D] to [B, D]."""
 
     def __init__(self, stack: Stack, *, compiled: bool = False):
         """compiled: fuse a step by torch.compile, where the stack is of Mamba2; it takes a C++ compiler and seconds."""
         self.norm = stack.norm
-        self.blocks = [(_MambaInPlace(block) if isinstance(block.mixer, Mamba2) else _AttentionInPlace(block), block)
+        self.blocks = [(_MambaStep(block) if isinstance(block.mixer, Mamba2) else _AttentionStep(block), block)
                        for block in stack.blocks]
         recurrent = isinstance(stack.blocks[0].mixer, Mamba2)
-        self.kind = MambaBytes if recurrent else AttentionState
+        self.kind = Mamba2State if recurrent else AttentionState
         # dynamic: rows that finish leave, and a new number of rows must not mean a new compilation
         self._run = torch.compile(self._plain, dynamic=True) if compiled and recurrent else self._plain
 
-    def step(self, hidden_BD: Tensor, states: list[ByteState], *, commit: bool = True) -> Tensor:
+    def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
         """Run one byte per row; commit False: leave the states as they are."""
         return self._run(hidden_BD, commit, *(tensor for state in states for tensor in vars(state).values()))
 
@@ -63,33 +53,18 @@ class StackInPlace:
         return rms_norm(hidden_BD, self.norm.weight, self.norm.eps)
 
 
-def in_place(stack: Stack, *, compiled: bool = False) -> StackInPlace:
+def stack_step(stack: Stack, *, compiled: bool = False) -> StackStep:
     """The stack for steps; what was compiled is used again for as long as the weights stay as they were."""
     if not compiled:
-        return StackInPlace(stack)
+        return StackStep(stack)
     weights = tuple((weight.data_ptr(), weight._version) for weight in stack.parameters())
     have = _COMPILED.get(stack)
     if have is None or have[0] != weights:
-        have = _COMPILED[stack] = weights, StackInPlace(stack, compiled=True)
+        have = _COMPILED[stack] = weights, StackStep(stack, compiled=True)
     return have[1]
 
 
-def laid_out(states: list[State], *, slots: int) -> list[ByteState]:
-    """States as `StackInPlace` wants them; those of attention get `slots` slots for bytes."""
-    return [AttentionState(_padded(state.key_BHSW, slots), _padded(state.value_BHSW, slots), state.length_B)
-            if isinstance(state, AttentionState) else
-            MambaBytes(state.conv_BWX, state.ssm_BHPN.permute(0, 3, 1, 2).flatten(2).contiguous())
-            for state in states]
-
-
-def _padded(past_BHSW: Tensor, slots: int) -> Tensor:
-    new_BHSW = past_BHSW.new_zeros(*past_BHSW.shape[:2], slots, past_BHSW.shape[3])
-    have = min(slots, past_BHSW.shape[2])
-    new_BHSW[:, :, :have] = past_BHSW[:, :, :have]
-    return new_BHSW
-
-
-class _MambaInPlace:
+class _MambaStep:
     def __init__(self, block: Block):
         mixer = block.mixer
         self.wide = torch.promote_types(mixer.in_proj.weight.dtype, torch.float32)
@@ -102,7 +77,7 @@ class _MambaInPlace:
         self.skip_H1 = mixer.D[:, None].to(self.wide)
         self.out_DI, self.eps = mixer.out_proj.weight * mixer.norm.weight, mixer.norm.eps
 
-    def step(self, hidden_BD: Tensor, state: MambaBytes, commit: bool) -> Tensor:
+    def step(self, hidden_BD: Tensor, state: Mamba2State, commit: bool) -> Tensor:
         gate_BI, xBC_BX, dt_BH = F.linear(hidden_BD, self.project).split(self.sizes, dim=-1)
         dt_BH = F.softplus(dt_BH.to(self.wide) + self.dt_bias_H)
         window_BWX = torch.cat([state.conv_BWX, xBC_BX[:, None]], dim=1)
@@ -113,7 +88,8 @@ class _MambaInPlace:
         added_BHP = x_BHP * dt_BH[..., None]
         if commit:
             state.conv_BWX.copy_(window_BWX[:, 1:])
-            state.ssm_BNI.unflatten(2, self.heads).mul_(decay_BH1[:, None])
+            # a factor a column: one a head would be multiplied in by short runs, at half the speed
+            state.ssm_BNI.mul_(decay_BH1.expand_as(x_BHP).reshape(len(x_BI), 1, -1))
             state.ssm_BNI.addcmul_(B_BN[:, :, None], added_BHP.flatten(1)[:, None])
             y_BHP = torch.bmm(C_BN[:, None], state.ssm_BNI).unflatten(2, self.heads)[:, 0]
         else:  # what the new state would say, without making it
@@ -125,7 +101,7 @@ class _MambaInPlace:
         return F.linear(rms_norm(gated_BI, None, self.eps), self.out_DI)
 
 
-class _AttentionInPlace:
+class _AttentionStep:
     def __init__(self, block: Block):
         self.mixer = block.mixer
 

@@ -1,0 +1,95 @@
+"""Exposure: how far a decoder's own cuts deviate from the router's, and whether the deviation grows as the text grows.
+
+In training the cuts are the router's, which sees the next byte. A decoder has to guess them: JBP by its flag, MBP by
+its look-ahead. Each is held to what the router says of the same bytes once all are known, behind the same prompts:
+- "given": the bytes are those of held-out text, so only the cuts are the decoder's own
+- "written": the bytes are the decoder's own too, drawn at temperature 1; what differs from "given" is exposure
+Bytes count by their distance from the prompt's end, in bins; a byte whose cut the format fixes does not count.
+
+Shape letters: B rows, L bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dbyte.decode.generate import begin, evaluating
+from dbyte.decode.sampling import Sampling
+from dbyte.decode.stream import pad_bytes
+from dbyte.evaluate.own_cuts import walk
+from dbyte.evaluate.scoring import Request
+from dbyte.model.router import THRESHOLD
+from dbyte.model.student import ByteStudent
+from dbyte.text.spans import BOS
+
+BINS = 8
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Of the bytes that lie first..last behind their prompts: how many, and how many are not cut as the router would.
+
+    text: "given" or "written". squares: the sum over rows of (deviating - share * decided) squared, for the error.
+    """
+
+    text: str
+    first: int
+    last: int
+    decided: int
+    deviating: int
+    squares: float
+
+    @property
+    def share(self) -> float:
+        return self.deviating / max(self.decided, 1)
+
+    @property
+    def stderr(self) -> float:
+        """Of a ratio of sums over independent rows."""
+        return self.squares**0.5 / max(self.decided, 1)
+
+
+def deviations(
+    student: ByteStudent, documents: Iterable[bytes], *, rows: int, prompt_bytes: int, new_bytes: int, seed: int
+) -> list[Deviation]:
+    """Deviations by bin, given and written, behind the first prompt_bytes of up to `rows` documents that are longer.
+
+    Raises:
+        ValueError: if no document is longer than its prompt.
+    """
+    texts = [text for text in documents if len(text) > prompt_bytes][:rows]
+    if not texts:
+        raise ValueError(f"no document is longer than {prompt_bytes} bytes: take shorter prompts")
+    given = walk(student, [Request(text[: prompt_bytes + new_bytes], prompt_bytes) for text in texts])
+    told = [(text[: prompt_bytes + len(one.ended_L)], one.ended_L) for text, one in zip(texts, given, strict=True)]
+    prompts = [text[:prompt_bytes] for text in texts]
+    writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(1.0, seed=seed), stage=2,
+                   valid_utf8=False)
+    with evaluating(student):
+        writer.run()
+    wrote = [(prompt + bytes(new[: len(ended)]), ended)
+             for prompt, new, ended in zip(prompts, writer.written, writer.ended, strict=True)]
+    return [one for text, rows_of in (("given", told), ("written", wrote))
+            for one in _binned(text, _wrong(student, rows_of, prompt_bytes), new_bytes)]
+
+
+@torch.no_grad()
+def _wrong(student: ByteStudent, rows: Sequence[tuple[bytes, Sequence[bool]]], start: int) -> list[list[bool]]:
+    """For each row, and each byte from `start` but the last, whose next byte is not known: does its cut deviate?"""
+    ids_BL = pad_bytes([bytes([BOS]) + text for text, _ in rows], device=student.device)
+    document_BL = torch.zeros_like(ids_BL)  # what pads a row lies behind what is looked at
+    routed_BL = student.route(student.encode(ids_BL, document_BL), ids_BL, document_BL) >= THRESHOLD
+    return [[cut != routed for cut, routed in zip(ended[:-1], routed_L[1 + start :].tolist(), strict=False)]
+            for (_, ended), routed_L in zip(rows, routed_BL, strict=True)]
+
+
+def _binned(text: str, wrong: list[list[bool]], new_bytes: int) -> list[Deviation]:
+    size, found = -(-new_bytes // BINS), []
+    for first in range(0, new_bytes, size):
+        parts = [row[first : first + size] for row in wrong]
+        decided, deviating = sum(map(len, parts)), sum(map(sum, parts))
+        if decided:
+            squares = sum((sum(part) - deviating / decided * len(part)) ** 2 for part in parts)
+            found.append(Deviation(text, first, first + size - 1, decided, deviating, squares))
+    return found

@@ -1,0 +1,103 @@
+"""How quickly texts are continued: the three decoders, and a teacher by transformers' own generation, greedily.
+
+EOS is suppressed everywhere, so that all write as much. The reading of the prompts counts. A teacher writes tokens
+until its text has about as many bytes; what counts are the bytes of the tokens that it wrote.
+
+Shape letters: B rows, M tokens.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from transformers import PreTrainedModel
+
+from dbyte.decode.generate import begin
+from dbyte.decode.sampling import Sampling
+from dbyte.model.student import BYTES, ByteStudent
+from dbyte.model.teacher import load_teacher
+from dbyte.text.spans import EOS, TokenBytes
+from dbyte.text.world import world_documents
+
+
+@dataclass(frozen=True)
+class Wrote:
+    """What one call wrote over all rows: bytes, and positions of the core or tokens."""
+
+    text_bytes: int
+    positions: int
+
+
+def student_writes(
+    student: ByteStudent, prompts: Sequence[bytes], new_bytes: int, *, stage: int, compiled: bool = False
+) -> Callable[[], Wrote]:
+    """A call that reads the prompts and writes new_bytes a row."""
+
+    def call() -> Wrote:
+        writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(), stage=stage, valid_utf8=False,
+                       compiled=compiled)
+        no_text = [token for token, text in enumerate(writer.tokens) if not text] if stage == 1 else []
+        writer.symbols.floor_SX[:, no_text or slice(EOS, None, BYTES)] = float("-inf")
+        writer.run()
+        return Wrote(sum(map(len, writer.written)), writer.core_rows)
+
+    return call
+
+
+def teacher_writes(
+    teacher: PreTrainedModel, token_bytes: TokenBytes, prompts: Sequence[bytes], new_bytes: int
+) -> Callable[[], Wrote]:
+    """The same for a teacher, over as many bytes as its prompts' bytes a token let expect."""
+    rows = [[token_bytes.bos_token_id, *token_bytes.align(prompt.decode(errors="ignore")).token_ids.tolist()]
+            for prompt in prompts]
+    longest, pad = max(map(len, rows)), token_bytes.eos_token_id
+    ids_BM = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=teacher.device)
+    mask_BM = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=teacher.device)
+    tokens = max(new_bytes * sum(map(len, rows)) // sum(map(len, prompts)), 1)
+
+    def call() -> Wrote:
+        with torch.inference_mode():
+            out_BM = teacher.generate(ids_BM, attention_mask=mask_BM, max_new_tokens=tokens, min_new_tokens=tokens,
+                                      do_sample=False, pad_token_id=pad)[:, longest:]
+        return Wrote(int(token_bytes.lengths[out_BM.cpu().numpy()].sum()), out_BM.numel())
+
+    return call
+
+
+def rates(calls: dict[str, Callable[[], Wrote]], *, rounds: int) -> dict[str, tuple[float, float]]:
+    """(bytes a second, half the spread between quartiles) of each call, medians of rounds in turn after one unmeasured.
+    """
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            wrote = call()
+            if turn:
+                found[name].append(wrote.text_bytes / (time.perf_counter() - started))
+    return {name: (median(values), _half_spread(values)) for name, values in found.items()}
+
+
+def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, rounds: int = 3) -> list[dict]:
+    """Tidy rows of bytes a second, 1 and 16 rows, prompts and texts of `size` bytes; Stage 1 is the first student's.
+
+    stderr is half the spread between quartiles of the rounds, n their number.
+    """
+    model, tokenizer = load_teacher(teacher)
+    table, text = TokenBytes.from_tokenizer(tokenizer), "".join(world_documents(seed=7, max_bytes=64 * size)).encode()
+    found = []
+    for rows in (1, 16):
+        prompts = [text[row * size : (row + 1) * size] for row in range(rows)]
+        calls = {"teacher": teacher_writes(model, table, prompts, size),
+                 "Stage 1": student_writes(next(iter(students.values())), prompts, size, stage=1)}
+        calls |= {name: student_writes(student, prompts, size, stage=2) for name, student in students.items()}
+        found += [{"decoder": name, "rows": rows, "value": rate, "stderr": spread, "n": rounds}
+                  for name, (rate, spread) in rates(calls, rounds=rounds).items()]
+    return found
+
+
+def _half_spread(values: list[float]) -> float:
+    low, high = torch.tensor(values).quantile(torch.tensor([0.25, 0.75])).tolist()
+    return (high - low) / 2

@@ -1,0 +1,110 @@
+"""Scores along a decoder's own cuts: exact, those of the forward, of any batch; deviations are counted by hand."""
+
+import math
+
+import pytest
+import torch
+from conftest import make_student
+from test_decoding import PROMPTS, best, looked_ahead, student_of, with_last
+
+from dbyte.decode.generate import begin, generate
+from dbyte.decode.sampling import Sampling
+from dbyte.evaluate.adapters import StudentLM
+from dbyte.evaluate.exposure import deviations
+from dbyte.evaluate.mid_word import cuts, finished
+from dbyte.evaluate.own_cuts import OwnCutsScorer, byte_law, walk
+from dbyte.evaluate.scoring import Request, Score
+from dbyte.model.student import BYTES
+from dbyte.text.spans import BOS
+
+REQUESTS = [Request(b"Hello there world", 5), Request(b"ab", 1), Request("é 😀x".encode(), 0), Request(b"a b c d e", 8)]
+
+
+@pytest.fixture(params=["paper", "mbp", "mbp, split"])
+def writes_bytes(request, teacher, tokenizer):
+    return student_of(request.param, teacher, tokenizer)
+
+
+def test_scores_of_all_next_bytes_add_up_to_one(writes_bytes):
+    for context in (b"", b"The cat", "caf\u00e9".encode()):
+        scores = OwnCutsScorer(writes_bytes).score([Request(context + bytes([b]), len(context)) for b in range(256)])
+        assert sum(math.exp(score.nats) for score in scores) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_each_byte_is_scored_by_the_forward_along_the_cuts_of_its_past(writes_bytes):
+    student = writes_bytes
+    for request, walked in zip(REQUESTS, walk(student, REQUESTS), strict=True):
+        ids, boundary = with_last(student, request.text[: request.start])
+        for byte, nats, right, ended in zip(request.text[request.start :], walked.nats_L, walked.right_L,
+                                            walked.ended_L, strict=True):
+            out = student(ids, boundary)
+            logits = out.byte_logits[0, -1]
+            assert nats == pytest.approx(byte_law(logits[None])[0, byte].item(), abs=1e-3)
+            assert right == (int(logits.argmax()) % BYTES == byte)
+            ids = torch.cat([ids, torch.tensor([[byte]])], 1)
+            expected = (bool(logits[byte + BYTES] >= logits[byte]) if student.second_head is None else
+                        bool(looked_ahead(student, ids, best(out.second_logits[0, -1], BOS))))
+            assert ended == expected
+            boundary = torch.cat([boundary, torch.tensor([[ended]])], 1)
+
+
+def test_scores_do_not_depend_on_the_batch(writes_bytes):
+    alone = [walk(writes_bytes, [request])[0] for request in REQUESTS]
+    for rows in (2, 64):
+        for found, expected in zip(walk(writes_bytes, REQUESTS, rows=rows), alone, strict=True):
+            assert found.nats_L == pytest.approx(expected.nats_L, abs=1e-4) and found.ended_L == expected.ended_L
+
+
+def test_what_is_written_greedily_scores_as_greedy(writes_bytes):
+    for prompt in PROMPTS:
+        (text,) = generate(writes_bytes, [prompt], max_new_bytes=12, as_bytes=True)
+        if text:
+            (score,) = OwnCutsScorer(writes_bytes).score([Request(prompt + text, len(prompt))])
+            assert score.greedy and isinstance(score, Score)
+
+
+def test_given_token_ends_and_readings_that_do_not_exist_are_refused(teacher, tokenizer, token_bytes):
+    student = make_student(teacher, tokenizer, decoding="mbp")
+    with pytest.raises(ValueError, match="no token ends"):
+        OwnCutsScorer(student).score([Request(b"ab", 0, (1, 2))])
+    with pytest.raises(ValueError, match="'own'"):
+        StudentLM(student, token_bytes, stage=1, boundaries="own")
+    with pytest.raises(ValueError, match="decoding='jbp'"):
+        StudentLM(student, token_bytes, stage=2, boundaries="router")
+    assert StudentLM(student, token_bytes, stage=2, boundaries="own")
+
+
+def test_deviations_are_those_of_a_count_by_hand(writes_bytes):
+    student = writes_bytes
+    texts = [b"The cat sat on the mat, and", b"Mira lives in Oslo now", b"short", b"1 + 2 = 3. 1 + 2 = 3."]
+    found = deviations(student, texts, rows=8, prompt_bytes=6, new_bytes=12, seed=3)
+    texts = [text for text in texts if len(text) > 6]
+    writer = begin(student, [text[:6] for text in texts], max_new_bytes=12, sampling=Sampling(1.0, seed=3),
+                   valid_utf8=False).run()
+    given = walk(student, [Request(text[:18], 6) for text in texts])
+    for name, rows in (("given", [(text[6:18], walked.ended_L) for text, walked in zip(texts, given, strict=True)]),
+                       ("written", list(zip(writer.written, writer.ended, strict=True)))):
+        counts = {}
+        for text, (new, ended) in zip(texts, rows, strict=True):
+            for i in range(len(ended) - 1):
+                ids = torch.tensor([[BOS, *text[:6], *new[: i + 2]]])
+                wrong = ended[i] != bool(student(ids).boundary[0, -2])
+                decided, deviating = counts.get(i // 2, (0, 0))
+                counts[i // 2] = decided + 1, deviating + wrong
+        ours = {one.first // 2: (one.decided, one.deviating) for one in found if one.text == name}
+        assert ours == counts and all(one.last == one.first + 1 for one in found)
+    assert any(one.deviating for one in found) and all(one.stderr >= 0 for one in found)
+    with pytest.raises(ValueError, match="shorter prompts"):
+        deviations(student, [b"abc"], rows=8, prompt_bytes=6, new_bytes=12, seed=3)
+
+
+def test_words_are_cut_at_every_byte_and_held_to_their_rest(writes_bytes):
+    assert cuts(b"The cat.") == [(b"T", b"he"), (b"Th", b"e"), (b"The c", b"at"), (b"The ca", b"t")]
+    texts = [b"ab cde", b"x yz"]
+    (more,) = generate(writes_bytes, [b"ab c"], max_new_bytes=40, as_bytes=True)
+    word = next((i for i, byte in enumerate(more) if not chr(byte).isalpha() or byte > 127), len(more))
+    if word:  # a text whose word is what the student writes
+        texts.append(b"ab c" + more[:word])
+    expected = [int(generate(writes_bytes, [before], max_new_bytes=len(rest), as_bytes=True)[0] == rest)
+                for text in texts for before, rest in cuts(text)]
+    assert finished(writes_bytes, texts, stage=2, rows=2) == expected

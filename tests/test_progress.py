@@ -1,0 +1,95 @@
+"""What a run says: a bar where someone watches, a few lines elsewhere, and the same numbers in metrics.jsonl."""
+
+import io
+import re
+import sys
+
+import nbformat
+import papermill
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+from dbyte.distill.progress import Progress, watched_stream
+from dbyte.distill.runs import Run
+from dbyte.reproduce import own_kernel
+
+UPDATES = 400
+CELL = """
+import pathlib, tempfile
+from dbyte.distill import progress
+from dbyte.distill.runs import Run
+run = Run({}, root=pathlib.Path(tempfile.mkdtemp()))
+run.folder.mkdir()
+log = progress.Progress(run, "1.1 align", 400, 0)
+log.bar.mininterval = 0  # a frame an update: so many would be left behind
+for update in range(400):
+    log.write(update, loss=2.0, norm=1.0, rates=[0.001, 0.03], seconds=0.5 * (update + 1), train_bytes=1000 * update)
+log.close()
+"""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def run(tmp_path):
+    made = Run({}, root=tmp_path)
+    made.folder.mkdir()
+    return made
+
+
+def say(run):
+    log = Progress(run, "1.1 align", UPDATES, 0)
+    for update in range(UPDATES):
+        log.write(update, loss=2.0, norm=1.0, rates=[0.001, 0.03], seconds=0.5 * (update + 1),
+                  train_bytes=1000 * (update + 1))
+    log.close()
+
+
+def test_a_log_gets_a_line_now_and_then_with_all_that_is_asked_for(run, capsys):
+    say(run)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert 5 <= len(lines) <= 20 and "\r" not in out + err and err == ""
+    assert lines[4] == "  1.1 align: 161/400, loss 2, rates 1.0e-03, 3.0e-02, 2,000 bytes/s, 120 s left"
+    assert len(run.metrics()) == 200 + 1 and run.metrics()[-1]["update"] == UPDATES - 1
+
+
+def test_a_terminal_gets_a_bar_and_no_lines(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert watched_stream() is sys.stderr
+    say(run)
+    frames = sys.stderr.getvalue().split("\r")
+    assert capsys.readouterr().out == ""
+    assert re.search(r"1\.1 align: 100%.*400/400.*2,000 bytes/s, loss 2, rates 1\.0e-03, 3\.0e-02", frames[-1])
+
+
+def test_a_notebook_that_papermill_runs_keeps_lines_only(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    with own_kernel():
+        done = papermill.execute_notebook(notebook, tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False)
+    text = "".join(output.text for output in done.cells[0].outputs)
+    assert 5 <= text.count("\n") <= 20 and text.count("bytes/s") == text.count("\n") and "\r" not in text
+    assert "it/s" not in text and "%|" not in text
+
+
+def test_a_notebook_whose_reader_is_there_gets_a_bar():
+    frames = []
+
+    def keep(message):
+        if message["msg_type"] == "stream":
+            frames.append((message["content"]["name"], message["content"]["text"]))
+
+    with own_kernel():
+        manager, client = start_new_kernel(kernel_name="python3")
+        try:  # JupyterLab, too, allows the cells it sends to ask for input
+            reply = client.execute_interactive(CELL, allow_stdin=True, output_hook=keep, timeout=120)
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+    assert reply["content"]["status"] == "ok"
+    text = "".join(text for name, text in frames if name == "stdout")
+    assert text.count("\r1.1 align:") > 20 and "400/400" in text and "loss 2, rates 1.0e-03, 3.0e-02" in text
+    assert text.count("\n") == 1, "the bar is the only line"
