@@ -30,7 +30,7 @@ def test_trailing_spaces_move_to_the_continuation(tokens_lm):
 def test_the_scored_tokens_are_the_harness_own(tokens_lm, token_bytes):
     """whole[len(context):] in tokens, as the harness's Hugging Face adapter cuts them."""
     context, continuation = "The cat sat on", " the mat"
-    request = tokens_lm._request(context, continuation)
+    request = tokens_lm._requests([(context, continuation)])[0]
     whole, before = (token_bytes.align(text).token_ids for text in (context + continuation, context))
     text = b"".join(token_bytes.token_bytes[token] for token in whole[len(before):].tolist())
     assert request.text[request.start:] == text

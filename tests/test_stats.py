@@ -112,6 +112,31 @@ def test_bad_input_is_named(call, said):
         call()
 
 
+def test_shares_are_resampled_as_items():
+    """Pairs of means are what is drawn, so a constant change has an interval of no width."""
+    teacher = np.random.default_rng(1).integers(0, 3, 60) / 3
+    interval = stats.paired_difference(teacher + 1 / 3, teacher)
+    assert (interval.value, interval.low, interval.high) == pytest.approx((100 / 3, 100 / 3, 100 / 3))
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        stats.paired_difference([0.5, 1.5], [0.0, 1.0])
+
+
+@pytest.mark.parametrize("direction, threshold, expected", [
+    ("above", 0.0, "shown"), ("below", 0.0, "opposite"), ("above", 30.0, "not shown")])
+def test_a_claim_is_judged_with_its_interval(direction, threshold, expected):
+    first, second = {"A": outcomes(0, 400, 0.9)}, {"A": outcomes(1, 400, 0.6)}
+    found = stats.judge("A beats B", first, second, direction=direction, threshold=threshold, seed=3)
+    assert found.verdict == expected and found.n == 400 and found.interval == stats.difference(first, second, seed=3)
+    assert expected in str(found) and "n = 400" in str(found)
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ({"statistic": "ratio"}, "unknown statistic"), ({"direction": "over"}, "direction must be")])
+def test_a_claim_that_cannot_be_judged_is_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        stats.judge("A", {"A": [1, 0]}, {"A": [0, 1]}, **arguments)
+
+
 def test_claims_by_column_and_what_the_generated_one_loses_alone():
     one = {"A": [1] * 50, "GSM8K": [1] * 90 + [0] * 10}
     other = {"A": [1] * 50, "GSM8K": [1] * 40 + [0] * 60}

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on MiniBench: one call for the teacher and for every student, offline and quiet.
+"""lm-evaluation-harness behind one call for the teacher and for every student, offline and quiet.
 
 The harness's own evaluator does the scoring; `lm_eval.simple_evaluate` is not used because around that evaluator it
 reseeds torch, numpy and random for the whole process, asks git, and inspects the machine for seconds.
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from dbyte.evaluate import minibench
+from dbyte.evaluate.column import HarnessTask, content_hash
 from dbyte.evaluate.stats import proportion
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+FEWSHOT_SEED = 1234  # the harness's own default, which it sets only around the evaluator
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,31 @@ def evaluate(
     `limit` is the number of items a column (None: each column's default), `seed` draws the items. ValueError for an
     unknown or repeated column, a limit below 1, or an `lm` that is not an lm_eval LM.
     """
-    _check(lm, columns)
+    return evaluate_tasks(lm, minibench.tasks(columns, limit, seed=seed))
+
+
+def evaluate_tasks(lm: "LM", tasks: Sequence[HarnessTask]) -> dict[str, ColumnResult]:
+    """Score any lm_eval LM on tasks, MiniBench's or real ones; the results by task name, in the order asked for.
+
+    ValueError for no tasks, two of one name, or an `lm` that is not an lm_eval LM; ConnectionError where a task's items
+    are on the hub and it cannot be reached.
+    """
+    _check(lm, [task.name for task in tasks])
     import lm_eval.evaluator
     from lm_eval.tasks import TaskManager
 
-    tasks = minibench.tasks(columns, limit, seed=seed)
     with _contained():
-        loaded = TaskManager(include_defaults=False).load(tasks)
-        output = lm_eval.evaluator.evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)
-    return {name: _result(name, output["samples"][name], seed=seed) for name in columns}
+        try:
+            loaded = TaskManager(include_defaults=False).load([task.config for task in tasks])
+        except ConnectionError as error:
+            raise ConnectionError(f"the items of {', '.join(task.name for task in tasks)} are on the hub, which cannot "
+                                  f"be reached ({error}): give a folder with local files (--data DIR)") from error
+        for task in loaded["tasks"].values():
+            task.set_fewshot_seed(FEWSHOT_SEED)
+        first = {task.name: list(range(min(task.limit, len(loaded["tasks"][task.name].eval_docs))))
+                 for task in tasks if task.limit is not None}
+        output = lm_eval.evaluator.evaluate(lm, loaded, samples=first or None, bootstrap_iters=0, log_samples=True)
+    return {task.name: _result(task, output["samples"][task.name]) for task in tasks}
 
 
 def correct_by_column(results: dict[str, ColumnResult]) -> dict[str, tuple[int, ...]]:
@@ -137,14 +157,14 @@ def _with_prefix(tokenizer: "PreTrainedTokenizerFast", bos: str) -> "PreTrainedT
     return prefixed
 
 
-def _result(column: str, samples: list[dict], *, seed: int) -> ColumnResult:
-    spec = minibench.COLUMNS[column]
-    ordered = sorted(samples, key=lambda sample: sample["doc_id"])
-    correct = tuple(int(sample[spec.metric]) for sample in ordered)
+def _result(task: HarnessTask, samples: list[dict]) -> ColumnResult:
+    ordered = sorted((sample for sample in samples if sample["filter"] == samples[0]["filter"]),
+                     key=lambda sample: sample["doc_id"])
+    correct = tuple(int(sample[task.metric]) for sample in ordered)
     share = proportion(correct)
     return ColumnResult(
-        column=column, metric=spec.metric, accuracy=share.value, stderr=share.stderr, n=share.n, chance=spec.chance,
-        correct=correct, items_hash=minibench.content_hash(spec.items(share.n, seed=seed)),
+        column=task.name, metric=task.metric, accuracy=share.value, stderr=share.stderr, n=share.n, chance=task.chance,
+        correct=correct, items_hash=content_hash([sample["doc"] for sample in ordered]),
     )
 
 

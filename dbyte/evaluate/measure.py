@@ -55,7 +55,7 @@ class Measurer:
         """MiniBench accuracy by column, on `items` items each (default: the scale's), or all if a column has fewer."""
         limit = items or self.scale.items
         results = {}
-        for name, column in minibench.COLUMNS.items():
+        for name, column in minibench.taught_by(name for name, _ in self.scale.corpora).items():
             n = min(limit, column.available)
             drawn = minibench.content_hash(column.items(n, seed=0))
             asked = {key: value for key, value in column.task(n).items() if not callable(value)}

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from dbyte.decode.stream import ByteStream, pad_bytes
 from dbyte.evaluate.scoring import Request, Score
+from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
+from dbyte.text.spans import BOS
 
 ROWS = 64
 
@@ -68,7 +70,16 @@ class OwnCutsScorer:
     """Scores requests at Stage 2 along the decoder's own cuts; JBP's symbols and MBP's bytes are greedy as written."""
 
     def __init__(self, student: ByteStudent):
-        self.student = student.eval()
+        self.student, self.stage = student.eval(), 2
+
+    @torch.no_grad()
+    def chunk_ends(self, request: Request) -> list[int]:
+        """Where chunks of a text may end: the router's cuts of the context, and each byte of the continuation."""
+        ids_BL = torch.tensor([[BOS, *request.text[: request.start]]], device=self.student.device)
+        document_BL = torch.zeros_like(ids_BL)
+        prob_BL = self.student.route(self.student.encode(ids_BL, document_BL), ids_BL, document_BL)
+        cut = (prob_BL[0] >= THRESHOLD).nonzero()[:, 0].tolist()
+        return [end for end in cut if end > 0] + list(range(request.start + 1, len(request.text) + 1))
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Score each request; ValueError for given token ends, which these scores do not follow."""

@@ -10,7 +10,7 @@ Stage 2 scores the joint: the sum of log p(byte, flag) along the router's bounda
 router set the flag of the context's last byte with the continuation's first byte in sight, so log p(flag | byte) of
 that byte belongs to the continuation's score; without it the scores of all continuations could exceed one together.
 Adding up both flags at a byte ("folded") is no probability under a router that has seen the next byte; it is returned
-beside the joint score only.
+beside the joint score only. `flag_paths.py` adds up several ways to cut the text instead, which tightens the bound.
 
 Shape letters: B rows, L bytes, M chunks, V vocabulary, K2 = 512 joint symbols.
 """
@@ -36,11 +36,13 @@ class Score:
     At Stage 2 the likeliest joint symbol's byte counts, along the router's flags; generation follows its own flags.
 
     folded_nats: Stage 2's flag-free sum, beside the score (None for Stage 1).
+    beam_nats: the tighter bound of `flag_paths.py`, where it was asked for.
     """
 
     nats: float
     greedy: bool
     folded_nats: float | None = None
+    beam_nats: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,24 @@ class Scorer:
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Score each request; the order of results is that of the requests."""
         scores: list[Score | None] = [None] * len(requests)
-        for places in self._batches(requests):
+        for places in self.batches(requests):
             batch = [requests[place] for place in places]
             for place, score in zip(places, self._score_tokens(batch) if self.stage == 1 else self._score_bytes(batch),
                                     strict=True):
                 scores[place] = score
         return scores
 
-    def _batches(self, requests: Sequence[Request]) -> list[list[int]]:
+    @torch.no_grad()
+    def chunk_ends(self, request: Request) -> list[int]:
+        """Where the chunks of a text end when it is scored, BOS left out; ascending, the last is len(text)."""
+        if request.token_ends is not None:
+            return list(request.token_ends)
+        routed_L = self._routed(*self._rows([request]))[0].cpu()
+        if self.stage == 1:
+            return self._token_ends(request, routed_L)
+        return [end for end in routed_L.nonzero()[:, 0].tolist() if end > 0]
+
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """Places of requests, grouped so that a padded batch holds about batch_bytes bytes."""
         batches: list[list[int]] = []
         for place in sorted(range(len(requests)), key=lambda place: len(requests[place].text)):
@@ -121,11 +133,15 @@ class Scorer:
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
         return ids_BL, mask_BL, document_BL, self.student.encode(ids_BL, document_BL)
 
+    def _routed(self, ids_BL: Tensor, mask_BL: Tensor, document_BL: Tensor, encoded_BLD: Tensor) -> Tensor:
+        """The router's boundaries."""
+        return (self.student.route(encoded_BLD, ids_BL, document_BL) >= THRESHOLD) & mask_BL
+
     # -- Stage 1 ------------------------------------------------------------------------------------------------------
 
     def _score_tokens(self, batch: list[Request]) -> list[Score]:
         ids_BL, mask_BL, document_BL, encoded_BLD = self._rows(batch)
-        routed_BL = ((self.student.route(encoded_BLD, ids_BL, document_BL) >= THRESHOLD) & mask_BL).cpu()
+        routed_BL = self._routed(ids_BL, mask_BL, document_BL, encoded_BLD).cpu()
         ends = [list(request.token_ends) if request.token_ends is not None else self._token_ends(request, routed_L)
                 for request, routed_L in zip(batch, routed_BL, strict=True)]
         boundary_BL = torch.zeros_like(mask_BL)
@@ -160,19 +176,36 @@ class Scorer:
     # -- Stage 2 ------------------------------------------------------------------------------------------------------
 
     def _score_bytes(self, batch: list[Request]) -> list[Score]:
+        both_BL2, flag_BL, right_BL = self.flag_laws(batch)
+        joint_BL = both_BL2.gather(2, flag_BL[..., None].long())[..., 0]
+        folded_BL = both_BL2.logsumexp(-1)
+        return [self._score_span(joint_BL[row], folded_BL[row], right_BL[row], slice(request.start, len(request.text)))
+                for row, request in enumerate(batch)]
+
+    @torch.no_grad()
+    def flag_laws(
+        self, batch: list[Request], given: list[dict[int, bool]] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the joint head says of each byte of the texts, read along the router's flags.
+
+        given: for each text, flags in place of the router's, by the number of the byte.
+        Returns:
+            log p(byte, flag) for both flags [B, L, 2]; the flags read along [B, L], bool; whether the likeliest joint
+            symbol has the byte [B, L], bool. L bytes of text, what lies behind a text's end is padding.
+        """
         ids_BL, mask_BL, document_BL, encoded_BLD = self._rows(batch)
         prob_BL = self.student.route(encoded_BLD, ids_BL, document_BL)
         boundary_BL = (prob_BL >= THRESHOLD) & mask_BL
+        for row, flags in enumerate(given or ()):
+            for place, flag in flags.items():
+                boundary_BL[row, place + 1] = flag  # byte i of the text is byte i + 1 of the row
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
         core_BME = self.student.run_core(self.student.chunk_embeddings(encoded_BLD, chunks), chunks)
         decoded_BLD = self.student.decode(core_BME, encoded_BLD, chunks, document_BL, prob_BL)
         log_BLK2 = self.student.byte_head(decoded_BLD).float().log_softmax(-1)[:, :-1]
-        byte_BL, flag_BL = ids_BL[:, 1:, None], boundary_BL[:, 1:, None].long()
-        joint_BL = log_BLK2.gather(2, byte_BL + BYTES * flag_BL)[..., 0]
-        folded_BL = torch.logaddexp(log_BLK2.gather(2, byte_BL), log_BLK2.gather(2, byte_BL + BYTES))[..., 0]
-        right_BL = log_BLK2.argmax(-1) % BYTES == byte_BL[..., 0]
-        return [self._score_span(joint_BL[row], folded_BL[row], right_BL[row], slice(request.start, len(request.text)))
-                for row, request in enumerate(batch)]
+        byte_BL1 = ids_BL[:, 1:, None]
+        both_BL2 = log_BLK2.gather(2, torch.cat([byte_BL1, byte_BL1 + BYTES], dim=2))
+        return both_BL2, boundary_BL[:, 1:], log_BLK2.argmax(-1) % BYTES == byte_BL1[..., 0]
 
     def _score_span(self, joint_L: Tensor, folded_L: Tensor, right_L: Tensor, span: slice) -> Score:
         flag = joint_L[span.start - 1] - folded_L[span.start - 1] if span.start else 0.0

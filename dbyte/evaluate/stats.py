@@ -1,5 +1,7 @@
 """Errors of accuracies, and verdicts on claims: pure numpy, seeded, over per-item vectors of right and wrong.
 
+An item that was asked in several ways (noise in several places) has the mean of its answers, between 0 and 1.
+
 Teacher and student answer the same items, so differences and ratios are resampled by item in pairs: what makes an
 item hard for both cancels. Averages over benchmark columns weigh each column alike (the paper's convention, Table 1)
 and resample the items within each column. One model's accuracy is a share in [0, 1], as the harness reports it; a
@@ -84,6 +86,53 @@ def retention(
     return _paired(student, teacher, _ratio, seed=seed, resamples=resamples, level=level)
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """A directional claim held to the data: "the value is above (or below) the threshold".
+
+    n: items behind it. seed, resamples, level: of the bootstrap. verdict: "shown", "not shown" or "opposite".
+    """
+
+    claim: str
+    interval: Interval
+    threshold: float
+    direction: str
+    n: int
+    seed: int
+    resamples: int
+    level: float
+
+    def __post_init__(self) -> None:
+        assert self.verdict  # a direction that does not exist is refused here, not when it is read
+
+    @property
+    def verdict(self) -> str:
+        """See `verdict`."""
+        return verdict(self.interval.low, self.interval.high, threshold=self.threshold, direction=self.direction)
+
+    def __str__(self) -> str:
+        return (f"{self.claim}: {self.interval.value:.4g}, {100 * self.level:g} % interval [{self.interval.low:.4g}, "
+                f"{self.interval.high:.4g}], claimed {self.direction} {self.threshold:g}, n = {self.n}: {self.verdict}")
+
+
+def judge(
+    claim: str, first: Columns, second: Columns, *, statistic: str = "difference", direction: str = "above",
+    threshold: float = 0.0, seed: int = 0, resamples: int = 10_000, level: float = 0.95,
+) -> Judgement:
+    """Hold a claim on two models to their answers to the same items.
+
+    statistic: "difference", the first's average minus the second's in points, or "retention", the first's over the
+    second's in percent; the threshold is in the same unit.
+    ValueError for another statistic or direction, and as of `difference` and `retention`.
+    """
+    statistics = {"difference": difference, "retention": retention}
+    if statistic not in statistics:
+        raise ValueError(f"unknown statistic {statistic!r}: choose one of {', '.join(statistics)}")
+    interval = statistics[statistic](first, second, seed=seed, resamples=resamples, level=level)
+    n = sum(len(correct) for correct in first.values())
+    return Judgement(claim, interval, threshold, direction, n, seed, resamples, level)
+
+
 def verdict(low: float, high: float, *, threshold: float = 0.0, direction: str = "above") -> str:
     """What an interval says on the claim "the value is above (or below) the threshold".
 
@@ -132,7 +181,7 @@ def _paired(
     rng = np.random.default_rng(seed)
     means_2, resampled_2R = np.zeros(2), np.zeros((2, resamples))
     for name in sorted(student):  # sorted: the interval must not depend on the order of the columns
-        both_2N = np.stack([_vector(student[name], name=name), _vector(teacher[name], name=name)])
+        both_2N = np.stack([_vector(side[name], name=name, shares=True) for side in (student, teacher)])
         means_2 += both_2N.mean(axis=1) / len(student)
         resampled_2R += _resampled_means(both_2N, rng, resamples) / len(student)
     tail = (1 - level) / 2
@@ -143,13 +192,12 @@ def _paired(
 def _resampled_means(both_2N: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
     """Means [2, R] of items drawn with replacement, the same items for both rows.
 
-    Only how often each of the four outcomes (student, teacher in {0, 1}) is drawn matters, and those counts are
-    multinomial: exact, and no [R, N] array of indices is held.
+    Only how often each outcome (student, teacher) is drawn matters, and those counts are multinomial: exact, and no
+    [R, N] array of indices is held. Legend: O different outcomes.
     """
-    n = both_2N.shape[1]
-    outcome_N = (2 * both_2N[0] + both_2N[1]).astype(np.int64)
-    counts_R4 = rng.multinomial(n, np.bincount(outcome_N, minlength=4) / n, size=resamples)
-    return np.stack([counts_R4[:, 2] + counts_R4[:, 3], counts_R4[:, 1] + counts_R4[:, 3]]) / n
+    outcome_2O, count_O = np.unique(both_2N, axis=1, return_counts=True)
+    counts_RO = rng.multinomial(both_2N.shape[1], count_O / both_2N.shape[1], size=resamples)
+    return outcome_2O @ counts_RO.T / both_2N.shape[1]
 
 
 def _ratio(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
@@ -168,10 +216,13 @@ def _check_paired(student: Columns, teacher: Columns, *, resamples: int, level: 
         raise ValueError(f"paired comparison needs resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
 
 
-def _vector(correct: Sequence[float], *, name: str) -> np.ndarray:
+def _vector(correct: Sequence[float], *, name: str, shares: bool = False) -> np.ndarray:
+    """The answers [N]; with `shares`, any numbers from 0 to 1."""
     correct_N = np.asarray(correct, dtype=np.float64)
     if correct_N.ndim != 1 or not len(correct_N):
         raise ValueError(f"{name}: expected a non-empty list of 0s and 1s, got shape {correct_N.shape}")
-    if not np.isin(correct_N, (0.0, 1.0)).all():
+    if shares and not ((correct_N >= 0) & (correct_N <= 1)).all():
+        raise ValueError(f"{name}: expected numbers from 0 to 1, got {np.unique(correct_N)[:5].tolist()}")
+    if not shares and not np.isin(correct_N, (0.0, 1.0)).all():
         raise ValueError(f"{name}: expected only 0s and 1s, got {np.unique(correct_N)[:5].tolist()}")
     return correct_N

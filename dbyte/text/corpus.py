@@ -1,6 +1,7 @@
 """Corpora behind one name: documents that are deduplicated, split by document, ordered by a seed, and hashed.
 
     world                          the built-in world, endless: max_bytes says how much
+    world_full                     the same with what all columns of MiniBench need
     pydocs                         documentation strings of the standard library and of installed packages: real prose
     file:PATH                      a .txt, a .jsonl ({"text": ...} a line) or a folder of them
     hub:NAME[:CONFIG][@REVISION]   a dataset of the Hugging Face hub, or a local folder in its layout, streamed:
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-CHOICES = "world, pydocs, file:PATH, hub:NAME"
+CHOICES = "world, world_full, pydocs, file:PATH, hub:NAME"
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 3
 
@@ -67,10 +68,10 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
     if max_bytes is not None and max_bytes < 1:
         raise ValueError(f"max_bytes must be positive or None, found {max_bytes}")
     scheme, _, place = name.partition(":")
-    if name == "world" or (scheme == "hub" and place):
+    if name in ("world", "world_full") or (scheme == "hub" and place):
         if max_bytes is None:
             raise ValueError(f"corpus {name!r} has no end in reach: say how much to read, e.g. max_bytes=16_000_000")
-        stream = world_stream(seed) if name == "world" else hub_stream(place)
+        stream = hub_stream(place) if scheme == "hub" else world_stream(seed, full=name == "world_full")
         texts = tuple(in_order(up_to(of_split(stream, split), max_bytes=max_bytes, name=name), seed=seed))
     elif name == "pydocs" or (scheme == "file" and place):
         stream = pydocs_stream() if name == "pydocs" else file_stream(place)
@@ -80,11 +81,12 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
     return Corpus(name=name, split=split, documents=texts)
 
 
-def world_stream(seed: int) -> Iterator[str]:
-    """The documents of the built-in world, without end."""
+def world_stream(seed: int, *, full: bool = False) -> Iterator[str]:
+    """The documents of the built-in world, or of all of it, without end."""
+    from dbyte.text.full_world import full_world_documents
     from dbyte.text.world import world_documents
 
-    return world_documents(seed=seed, max_bytes=sys.maxsize)
+    return (full_world_documents if full else world_documents)(seed=seed, max_bytes=sys.maxsize)
 
 
 def pydocs_stream() -> Iterable[str]:

@@ -10,10 +10,12 @@ else. Facts and uses are always stated as prose: a held-out question asks for kn
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+
+Writer = Callable[[Random, Sequence[str]], str]  # writes a paragraph about a cast of names
 
 WORLD_SEED = 2602
 MIN_BYTES = 2048  # no document is longer, so any larger budget yields text
@@ -181,7 +183,9 @@ LOSSES = ("sells {k} {s}", "loses {k} {s}")
 STARTS, CHANGES = range(2, 13), (*range(-7, -1), *range(2, 8))  # no change of one: "1 apples" is not English
 
 # Which share of each kind is kept out of training, and how often each kind of paragraph is drawn.
-HELD_OUT_SHARE = {"fact": 1 / 3, "use": 2 / 3, "event": 1 / 6, "sum": 2 / 5}
+HELD_OUT_SHARE = {
+    "fact": 1 / 3, "use": 2 / 3, "event": 1 / 6, "sum": 2 / 5,
+    "script": 1 / 4, "chain": 1 / 6, "reason": 1 / 6, "kind": 1 / 2, "letter": 1 / 6, "spelling": 1 / 6}  # more_world/
 PARAGRAPHS = {"facts": 5, "fact_questions": 4, "stories": 6, "sums": 4, "uses": 1, "use_questions": 1}
 
 
@@ -289,22 +293,35 @@ def world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
     Each is a few paragraphs separated by blank lines and ends with a newline. None contains a held-out question, event
     or sum. ValueError if `max_bytes` is less than MIN_BYTES.
     """
+    return documents(Random(f"world documents {seed}"), PARAGRAPHS, WRITERS, max_bytes=max_bytes)
+
+
+def documents(
+    rng: Random, weights: Mapping[str, int], writers: Mapping[str, Writer], *, max_bytes: int
+) -> Iterator[str]:
+    """Documents of paragraphs drawn by weight, at most `max_bytes` in all; ValueError if that is below MIN_BYTES."""
     if max_bytes < MIN_BYTES:
-        raise ValueError(f"world_documents needs max_bytes >= {MIN_BYTES}, got {max_bytes}: ask for more text")
-    rng, total = Random(f"world documents {seed}"), 0
+        raise ValueError(f"the world needs max_bytes >= {MIN_BYTES}, got {max_bytes}: ask for more text")
+    return _up_to(rng, weights, writers, max_bytes)
+
+
+def _up_to(
+    rng: Random, weights: Mapping[str, int], writers: Mapping[str, Writer], max_bytes: int
+) -> Iterator[str]:
+    total = 0
     while True:
-        text = _document(rng)
+        text = _document(rng, weights, writers)
         total += len(text.encode())
         if total > max_bytes:
             return
         yield text
 
 
-def _document(rng: Random) -> str:
+def _document(rng: Random, weights: Mapping[str, int], writers: Mapping[str, Writer]) -> str:
     """Paragraphs about a cast of four, whose names keep coming back: a reason to look back in the text."""
     cast = rng.sample(NAMES, 4)
-    kinds = rng.choices(tuple(PARAGRAPHS), weights=tuple(PARAGRAPHS.values()), k=rng.randint(3, 4))
-    return "\n\n".join(_WRITERS[kind](rng, cast) for kind in kinds) + "\n"
+    kinds = rng.choices(tuple(weights), weights=tuple(weights.values()), k=rng.randint(3, 4))
+    return "\n\n".join(writers[kind](rng, cast) for kind in kinds) + "\n"
 
 
 def _facts(rng: Random, cast: Sequence[str]) -> str:
@@ -330,7 +347,7 @@ def _fact_questions(rng: Random, cast: Sequence[str]) -> str:
     """Two questions about anybody: answers that stand in the same document would teach to copy, not to know."""
     pairs = rng.sample(WORLD.questions[False], 2)
     return "\n\n".join(
-        _question_answer(fact_question(rng, name, a), WORLD.facts[name, a.name]) for name, a in pairs
+        question_answer(fact_question(rng, name, a), WORLD.facts[name, a.name]) for name, a in pairs
     )
 
 
@@ -341,7 +358,7 @@ def _stories(rng: Random, cast: Sequence[str]) -> str:
 
 def _sums(rng: Random, cast: Sequence[str]) -> str:
     problem = rng.choice(WORLD.sums[False])
-    return _question_answer(sum_question(rng, problem, name=rng.choice(cast)), problem.answer())
+    return question_answer(sum_question(rng, problem, name=rng.choice(cast)), problem.answer())
 
 
 def _uses(rng: Random, cast: Sequence[str]) -> str:
@@ -354,14 +371,15 @@ def _uses(rng: Random, cast: Sequence[str]) -> str:
 
 def _use_questions(rng: Random, cast: Sequence[str]) -> str:
     pairs = rng.sample(WORLD.goals[False], 2)
-    return "\n\n".join(_question_answer(use_question(goal), use_answer(tool)) for goal, tool in pairs)
+    return "\n\n".join(question_answer(use_question(goal), use_answer(tool)) for goal, tool in pairs)
 
 
-def _question_answer(question: str, answer: str) -> str:
+def question_answer(question: str, answer: str) -> str:
+    """A question with its answer as training text has them."""
     return f"Question: {question}\nAnswer: {answer}"
 
 
-_WRITERS = {
+WRITERS: Mapping[str, Writer] = {
     "facts": _facts, "fact_questions": _fact_questions, "stories": _stories,
     "sums": _sums, "uses": _uses, "use_questions": _use_questions,
 }

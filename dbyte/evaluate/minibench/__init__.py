@@ -1,18 +1,27 @@
 """MiniBench: the paper's benchmark columns, drawn from the built-in world (DESIGN section 8).
 
-A column is one small file with one Column; to add one, write the file and name it in COLUMNS. Every item is held out:
-its question, event or sum occurs in no training text of `dbyte.text.world` (tests/test_minibench.py proves it).
+A column is one small file with one Column; to add one, write the file and name it in EVERY. Every item is held out: its
+question, event or sum occurs in no training text of the world (tests/test_minibench.py, tests/test_more_world.py).
+COLUMNS are those that the corpus `world` teaches; models trained on `world_full` are asked EVERY (`taught_by`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from dbyte.evaluate.minibench import arc_e, gsm8k, lmb, piqa
-from dbyte.evaluate.minibench.column import Column, content_hash
+from dbyte.evaluate.column import Column, HarnessTask, content_hash
+from dbyte.evaluate.minibench import arc_c, arc_e, gsm8k, hellas, lmb, mmlu, obqa, piqa, spell, wino
+from dbyte.text import full_world
 
-__all__ = ["CHANCE", "COLUMNS", "Column", "content_hash", "items", "tasks"]
+__all__ = ["CHANCE", "COLUMNS", "EVERY", "Column", "content_hash", "items", "taught_by", "tasks"]
 
-COLUMNS = {column.name: column for column in (lmb.COLUMN, piqa.COLUMN, arc_e.COLUMN, gsm8k.COLUMN)}  # Table 1's order
-CHANCE = {name: column.chance for name, column in COLUMNS.items()}
+EVERY = {module.COLUMN.name: module.COLUMN for module in (  # Table 4's order
+    lmb, hellas, piqa, arc_e, arc_c, wino, obqa, mmlu, gsm8k, spell)}
+COLUMNS = {name: EVERY[name] for name in ("LMB", "PIQA", "ARC-E", "GSM8K")}
+CHANCE = {name: column.chance for name, column in EVERY.items()}
+
+
+def taught_by(corpora: Iterable[str]) -> dict[str, Column]:
+    """The columns that training on these corpora prepares for."""
+    return EVERY if full_world.NAME in corpora else COLUMNS
 
 
 def items(column: str, n: int | None = None, *, seed: int = 0) -> list[dict]:
@@ -20,18 +29,15 @@ def items(column: str, n: int | None = None, *, seed: int = 0) -> list[dict]:
     return _column(column).items(n, seed=seed)
 
 
-def tasks(columns: Sequence[str], limit: int | None = None, *, seed: int = 0) -> list[dict]:
-    """lm-evaluation-harness task configs of the named columns, each of `limit` items or its default number.
+def tasks(columns: Sequence[str], limit: int | None = None, *, seed: int = 0) -> list[HarnessTask]:
+    """The named columns as the harness runs them, each of `limit` items or its default number.
 
     A limit beyond what a column has takes all it has. ValueError for an unknown column or a limit below 1.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 item a column, got {limit}")
-    chosen = [_column(name) for name in columns]
-    return [c.task(None if limit is None else min(limit, c.available), seed=seed) for c in chosen]
+    return [_column(name).as_task(limit, seed=seed) for name in columns]
 
 
 def _column(name: str) -> Column:
-    if name not in COLUMNS:
-        raise ValueError(f"unknown MiniBench column {name!r}: choose from {', '.join(COLUMNS)}")
-    return COLUMNS[name]
+    if name not in EVERY:
+        raise ValueError(f"unknown MiniBench column {name!r}: choose from {', '.join(EVERY)}")
+    return EVERY[name]

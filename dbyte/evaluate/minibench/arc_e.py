@@ -6,7 +6,7 @@ states the fact in prose, but asks for it in no form. One item for each way to a
 
 from random import Random
 
-from dbyte.evaluate.minibench.column import Column
+from dbyte.evaluate.column import Column
 from dbyte.text.world import WORLD
 
 FORMS = [(name, attribute, form) for name, attribute in WORLD.questions[True] for form in attribute.questions]

@@ -7,7 +7,7 @@ matched exactly (the original's strict-match filter). The three numbers of an it
 
 from random import Random
 
-from dbyte.evaluate.minibench.column import Column
+from dbyte.evaluate.column import Column
 from dbyte.text.world import NAMES, WORLD, sum_question
 
 

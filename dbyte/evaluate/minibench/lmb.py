@@ -7,7 +7,7 @@ right if greedy decoding gives the word, so guessing scores next to nothing.
 
 from random import Random
 
-from dbyte.evaluate.minibench.column import Column
+from dbyte.evaluate.column import Column
 from dbyte.text.world import NAMES, story
 
 

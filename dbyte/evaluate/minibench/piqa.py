@@ -6,7 +6,7 @@ states the use in prose, but never asks for this goal. One item a goal.
 
 from random import Random
 
-from dbyte.evaluate.minibench.column import Column
+from dbyte.evaluate.column import Column
 from dbyte.text.world import TOOLS, WORLD, use_answer, use_question
 
 

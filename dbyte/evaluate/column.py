@@ -1,10 +1,25 @@
-"""What a MiniBench column is: its rows, how the harness reads them, and what guessing would score."""
+"""What a column of a results table is: its rows, how the harness reads them, and what guessing would score."""
 
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+
+
+@dataclass(frozen=True)
+class HarnessTask:
+    """A column as lm-evaluation-harness runs it.
+
+    config: the task's config dict, under `name`. metric: which of its per-item numbers, 0 or 1, is the column's (of its
+    first filter, where it has several). chance: what guessing scores. limit: how many of the first items, None: all.
+    """
+
+    name: str
+    metric: str
+    chance: float
+    config: dict
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,13 @@ class Column:
         if not 0 < n <= self.available:
             raise ValueError(f"{self.name} has {self.available} items, asked for {n}: choose a limit within that")
         return self.draw(Random(f"{self.name} {seed}"), n)
+
+    def as_task(self, limit: int | None = None, *, seed: int = 0) -> HarnessTask:
+        """The column with `limit` items (None: its default; all it has if it has fewer); ValueError for one below 1."""
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1 item a column, got {limit}")
+        limit = None if limit is None else min(limit, self.available)
+        return HarnessTask(self.name, self.metric, self.chance, self.task(limit, seed=seed))
 
     def task(self, limit: int | None = None, *, seed: int = 0) -> dict:
         """The column as an lm-evaluation-harness task: a config dict that loads no file and needs no network."""

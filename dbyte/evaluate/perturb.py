@@ -1,0 +1,64 @@
+"""Text with character noise: the five perturbations of the paper's appendix A.1, which takes them from BLT.
+
+BLT (arXiv 2412.09871, section 6.1) names them in a line each; where that line can be read in two ways, this is how:
+
+    antspeak     upper case, and one space between every two characters (a space becomes three)
+    drop         each character is left out with probability 0.1
+    random_case  each character is upper case with probability 0.5, else lower case
+    repeat       each character is written 2, 3 or 4 times (equally likely) with probability 0.2
+    uppercase    upper case
+
+A character is a code point with the marks that belong to it (accents, variation selectors, skin tones, what a joiner
+ties on), so no accent is ever torn off. Case is Unicode's: a letter without case stays, "ß" becomes "SS". A text
+that is not empty stays so: where every character is drawn to be dropped, the first is kept.
+
+The draws belong to (perturbation, seed, text): the same text is perturbed alike wherever it stands, two texts are not.
+"""
+
+import unicodedata
+from random import Random
+
+KINDS = ("antspeak", "drop", "random_case", "repeat", "uppercase")
+DROP_RATE, UPPER_RATE, REPEAT_RATE = 0.1, 0.5, 0.2
+REPEATS = (2, 3, 4)
+JOINER = "\u200d"
+
+
+def perturb(text: str, kind: str, seed: int = 0) -> str:
+    """Return `text` with one of the five perturbations, the same for the same text, kind and seed.
+
+    Args:
+        kind: "antspeak", "drop", "random_case", "repeat" or "uppercase".
+    Raises:
+        ValueError: for another kind, or a text that is no str.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown perturbation {kind!r}: choose one of {', '.join(KINDS)}")
+    if not isinstance(text, str):
+        raise ValueError(f"perturb takes a str, found {type(text).__name__}: decode bytes first")
+    if kind == "uppercase":
+        return text.upper()
+    units = characters(text)
+    if kind == "antspeak":
+        return " ".join(units).upper()
+    rng = Random(f"{kind} {seed} {text}".encode(errors="surrogatepass"))
+    if kind == "drop":
+        return "".join(unit for unit in units if rng.random() >= DROP_RATE) or "".join(units[:1])
+    if kind == "random_case":
+        return "".join(unit.upper() if rng.random() < UPPER_RATE else unit.lower() for unit in units)
+    return "".join(unit * rng.choice(REPEATS) if rng.random() < REPEAT_RATE else unit for unit in units)
+
+
+def characters(text: str) -> list[str]:
+    """The characters of a text, each with the marks that belong to it; joined they are the text."""
+    units: list[str] = []
+    for point in text:
+        if units and (_is_mark(point) or units[-1].endswith(JOINER)):
+            units[-1] += point
+        else:
+            units.append(point)
+    return units
+
+
+def _is_mark(point: str) -> bool:
+    return point == JOINER or unicodedata.category(point).startswith("M") or "\U0001f3fb" <= point <= "\U0001f3ff"

@@ -1,0 +1,53 @@
+"""Tasks by name, as the command line takes them: `mini`, `paper`, `cute`, a column of theirs, or GROUP/COLUMN.
+
+A column's bare name means MiniBench's if it has one of that name, else the benchmark's, else CUTE's; results always
+name the group, so nobody takes one for another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dbyte.evaluate import benchmarks, cute, minibench
+from dbyte.evaluate.column import HarnessTask
+
+GROUPS: dict[str, Sequence[str]] = {
+    "mini": tuple(minibench.COLUMNS), "paper": tuple(benchmarks.BENCHMARKS), "cute": cute.COLUMNS}
+
+
+def named(names: Sequence[str]) -> list[tuple[str, str]]:
+    """(group, column) for each name, a group's name standing for all its columns; each once, in the order asked for.
+
+    ValueError for a name that is neither a group nor a column, or no names.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for name in names:
+        group, _, column = name.rpartition("/")
+        if name in GROUPS:
+            found.update(dict.fromkeys((name, each) for each in GROUPS[name]))
+            continue
+        home = next((g for g in ([group] if group else GROUPS) if column in GROUPS.get(g, ())), None)
+        if home is None:
+            raise ValueError(f"unknown task {name!r}: choose a group (mini, paper, cute), a column of one ("
+                             + "; ".join(f"{g}: {', '.join(columns)}" for g, columns in GROUPS.items())
+                             + "), or GROUP/COLUMN")
+        found[home, column] = None
+    if not found:
+        raise ValueError("name at least one task: mini, paper, cute, or columns of theirs")
+    return list(found)
+
+
+def tasks(
+    names: Sequence[str], *, limit: int | None = None, seed: int = 0, data: Path | None = None
+) -> list[HarnessTask]:
+    """The named tasks, called GROUP/COLUMN, with at most `limit` items each; errors as of the three groups.
+
+    seed: draws MiniBench's items. data: a folder with local items for paper and cute; None: paper's are on the hub.
+    """
+    wanted = named(names)
+    columns = {group: [column for its, column in wanted if its == group] for group in GROUPS}
+    made = {"mini": minibench.tasks(columns["mini"], limit, seed=seed),
+            "paper": benchmarks.tasks(columns["paper"], limit, data=data),
+            "cute": cute.tasks(columns["cute"], limit, data=data) if columns["cute"] else []}
+    home = {(group, task.name): task for group, tasks_ in made.items() for task in tasks_}
+    return [replace(home[key], name="/".join(key), config=home[key].config | {"task": "/".join(key)}) for key in wanted]

@@ -1,0 +1,270 @@
+"""What the adapters score: any batch and order, contexts that are too long, the beam over flags, folders, lm_eval."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_student, make_teacher
+
+from dbyte.__main__ import main
+from dbyte.evaluate.adapters import StudentLM, load_lm
+from dbyte.evaluate.fitting import fitted
+from dbyte.evaluate.flag_paths import beam_scores
+from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.text.spans import BOS
+
+ROOT = Path(__file__).resolve().parents[1]
+READINGS = [(1, "tokenizer"), (1, "router"), (2, "router"), (2, "own")]
+PAIRS = [("The cat sat on", " the mat"), ("naïve café 😀", " 中文"), ("", "x"), ("1 + 2 =", " 3."),
+         ("The", " dog slept " * 6), ("Where does Mira live? " * 4, "Mira lives in Oslo."), ("a b c", " d"),
+         ("e", "\u0301 tail")]
+
+
+class Ask:
+    def __init__(self, *args):
+        self.args = args
+
+
+@pytest.mark.parametrize("stage, boundaries", READINGS)
+def test_scores_and_texts_depend_neither_on_batches_nor_on_order(student, token_bytes, stage, boundaries):
+    asks = [Ask(*pair) for pair in PAIRS]
+    prompts = [Ask(context, {"until": ["\n"], "max_gen_bytes": 12 + 4 * (i % 2)})
+               for i, (context, _) in enumerate(PAIRS)]
+    order = torch.randperm(len(asks), generator=torch.Generator().manual_seed(0)).tolist()
+    seen = []
+    for batch_bytes, rows in ((1, 1), (100, 3), (10_000, 64)):
+        lm = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, rows=rows, batch_bytes=batch_bytes)
+        for places in (range(len(asks)), order):
+            scores = dict(zip(places, lm.loglikelihood([asks[i] for i in places]), strict=True))
+            rolling = dict(zip(places, lm.loglikelihood_rolling([Ask("".join(PAIRS[i])) for i in places]), strict=True))
+            texts = dict(zip(places, lm.generate_until([prompts[i] for i in places]), strict=True))
+            seen.append([(*scores[i], rolling[i], texts[i]) for i in range(len(asks))])
+    for found in seen[1:]:
+        for (nats, greedy, rolled, text), (nats_0, greedy_0, rolled_0, text_0) in zip(found, seen[0], strict=True):
+            assert (nats, rolled) == pytest.approx((nats_0, rolled_0), abs=1e-4)
+            assert (greedy, text) == (greedy_0, text_0)
+
+
+@pytest.mark.parametrize("stage, boundaries", READINGS)
+def test_an_empty_continuation_is_refused(student, token_bytes, stage, boundaries):
+    lm = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries)
+    for context in ("The cat", "The cat ", ""):
+        with pytest.raises(ValueError, match="continuation of .* is empty"):
+            lm.loglikelihood([Ask(context, "")])
+
+
+def test_a_character_that_context_and_continuation_make_together_is_scored_whole(student, token_bytes, monkeypatch):
+    """Under NFC "e" + accent is one character of two bytes: the continuation starts before it, not inside."""
+    import unicodedata
+
+    monkeypatch.setattr(type(token_bytes), "normalise", lambda self, text: unicodedata.normalize("NFC", text))
+    lm = StudentLM(student, token_bytes, stage=2)
+    request = lm._requests([("cafe", "\u0301 ole")])[0]
+    assert request.text[request.start:].decode() == "é ole"
+
+
+# -- what does not fit ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage, boundaries", READINGS)
+def test_a_long_context_is_cut_from_the_left_and_counted(student, token_bytes, stage, boundaries):
+    """256 positions: the score is that of the longest end of the context that fits, begun at a whole character."""
+    lm = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries)
+    context, continuation = "Zürich 😀 naïve. " * 60, " the end"
+    found = lm.loglikelihood([Ask(context, continuation), Ask("short", " one")])
+    whole, other = lm._requests([(context, continuation), ("short", " one")])
+    kept = fitted(lm.scorer, whole)
+    kept.text.decode()  # no character was cut
+    assert whole.text.endswith(kept.text) and kept.text[kept.start:] == whole.text[whole.start:]
+    assert 200 < len(lm.scorer.chunk_ends(kept)) <= 255
+    assert [nats for nats, _ in found] == pytest.approx([s.nats for s in lm.scorer.score([kept, other])], abs=1e-4)
+    lost = len(whole.text) - len(kept.text)
+    assert (lm.cuts.texts, lm.cuts.cut_texts, lm.cuts.cut_bytes) == (2, 1, lost) and lost > 0
+    assert f"1 of 2 texts had more chunks than the core has positions: {lost} bytes" in str(lm.cuts)
+
+
+@pytest.mark.parametrize("stage, boundaries", READINGS)
+def test_a_long_prompt_leaves_room_for_the_answer(student, token_bytes, stage, boundaries):
+    lm = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries)
+    options = {"until": [], "max_gen_toks": 10}
+    text, plain = lm.generate_until([Ask("Zürich 😀 naïve. " * 60, options), Ask("The", options)])
+    assert text and lm.cuts.cut_texts == 1 and lm.cuts.texts == 2
+    assert plain == lm.generate_until([Ask("The", options)])[0]
+
+
+def test_a_continuation_that_does_not_fit_is_refused(student, token_bytes):
+    lm = StudentLM(student, token_bytes, stage=1, boundaries="tokenizer")
+    with pytest.raises(ValueError, match="more chunks than the core has positions"):
+        lm.loglikelihood([Ask("a", " 😀" * 200)])
+
+
+# -- the beam over flags ----------------------------------------------------------------------------------------------
+
+
+def probability(student, request, context_flags):
+    """log p(continuation | context as it was cut), summed over all flags by brute force through the plain forward."""
+    first, last = max(request.start - 1, 0), len(request.text) - 1
+    total = []
+    for flags in itertools.product([False, True], repeat=last - first):
+        boundary = torch.tensor([[True, *context_flags[:first], *flags, True]])
+        log = student(torch.tensor([[BOS, *request.text]]), boundary).byte_logits[0].log_softmax(-1).double()
+        nats = 0.0
+        for i in range(first, last + 1):
+            byte = request.text[i]
+            both = log[i, [byte, byte + 256]]
+            if i == last:
+                nats += both.logsumexp(0).item()
+            else:
+                nats += both[int(flags[i - first])].item()
+                nats -= both.logsumexp(0).item() if i < request.start else 0.0
+        total.append(nats)
+    return torch.tensor(total).logsumexp(0).item()
+
+
+@pytest.mark.parametrize("variant", [{}, dict(smoothing=True)])
+@pytest.mark.parametrize("request_", [Request(b"The cat", 3), Request("né".encode() + b"!ab", 1), Request(b"abcde", 0),
+                                      Request(b"xyz", 2)])
+@torch.no_grad()
+def test_the_beam_lies_between_the_joint_score_and_the_probability(teacher, tokenizer, variant, request_):
+    scorer = Scorer(make_student(teacher, tokenizer, **variant), stage=2)
+    _, flags, _ = scorer.flag_laws([request_])
+    exact = probability(scorer.student, request_, flags[0].tolist())
+    joint = scorer.score([request_])[0].nats
+    bounds = [beam_scores(scorer, [request_], width=width, rounds=rounds)[0]
+              for width, rounds in ((1, 1), (2, 1), (4, 2), (64, 6))]
+    assert joint < bounds[0] and bounds == sorted(bounds) and bounds[-1] <= exact + 1e-5
+    assert bounds[-1] == pytest.approx(exact, abs=1e-4), "all paths were found"
+
+
+def test_a_beam_tightens_the_scores_of_the_adapter(student, token_bytes):
+    asks = [Ask(*pair) for pair in PAIRS]
+    joint = StudentLM(student, token_bytes, stage=2).loglikelihood(asks)
+    beam = StudentLM(student, token_bytes, stage=2, beam=3).loglikelihood(asks)
+    assert all(b[0] > j[0] and b[1] == j[1] for b, j in zip(beam, joint, strict=True))
+    rolled, wider = (StudentLM(student, token_bytes, stage=2, beam=w).loglikelihood_rolling([Ask("The cat sat.")])[0]
+                     for w in (0, 3))
+    assert wider > rolled
+
+
+@pytest.mark.parametrize("arguments", [{"stage": 1, "beam": 2}, {"stage": 2, "beam": -1}])
+def test_a_beam_that_makes_no_sense_is_refused(student, token_bytes, arguments):
+    with pytest.raises(ValueError, match="beam over flags"):
+        StudentLM(student, token_bytes, **arguments)
+    with pytest.raises(ValueError, match="beam over flags"):
+        beam_scores(Scorer(student, stage=arguments["stage"]), [Request(b"ab", 1)], width=arguments["beam"])
+
+
+# -- folders, the command and the harness's own command line ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(tokenizer, tmp_path_factory):
+    """A teacher and a student of each stage, as training leaves them."""
+    root = tmp_path_factory.mktemp("models")
+    teacher = make_teacher()
+    teacher.save_pretrained(root / "teacher")
+    for name, stage, changes in (("stage1", 1, {}), ("stage2", 2, {}), ("mbp", 2, {"decoding": "mbp"})):
+        student = make_student(teacher, tokenizer, **changes)
+        student.config.stage = stage
+        student.save_pretrained(root / name)
+    for folder in root.iterdir():
+        tokenizer.save_pretrained(folder)
+    return root
+
+
+@pytest.mark.parametrize("name, arguments, error, said", [
+    ("stage1", {"stage": 2}, ValueError, "Stage 1, asked for Stage 2"),
+    ("stage2", {"stage": 1}, ValueError, "Stage 2, asked for Stage 1"),
+    ("stage2", {"boundaries": "tokenizer"}, ValueError, "expected stage 1"),
+    ("teacher", {}, ValueError, "holds a llama model, not a student"),
+    ("nowhere", {}, FileNotFoundError, "looked for config.json"),
+])
+def test_a_folder_that_does_not_fit_is_refused(folders, name, arguments, error, said):
+    with pytest.raises(error, match=said):
+        load_lm(folders / name, **arguments)
+
+
+def test_two_byte_heads_are_scored_along_their_own_cuts(folders):
+    lm = load_lm(folders / "mbp")
+    assert lm.boundaries == "own" and lm.loglikelihood([Ask("The cat", " sat")])[0][0] < 0
+    with pytest.raises(ValueError, match="decoding='jbp'"):
+        load_lm(folders / "mbp", boundaries="router")
+
+
+def test_a_student_without_its_tokenizer_is_refused(folders, student, tmp_path):
+    student.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="tokenizer.json"):
+        load_lm(tmp_path)
+
+
+def test_the_command_compares_item_by_item_and_writes_json(folders, tmp_path, capsys):
+    out = tmp_path / "found.json"
+    arguments = ["evaluate", "--model", folders / "stage2", "--teacher", folders / "teacher", "--tasks", "LMB,ARC-E",
+                 "--limit", "5", "--beam", "2", "--out", out]
+    assert main(list(map(str, arguments))) == 0
+    shown, found = capsys.readouterr().out, json.loads(out.read_text())
+    assert "| mini/LMB | acc | 5 |" in shown and "0 of 25 texts had more chunks" in shown and str(out) in shown
+    for who in ("student", "teacher"):
+        assert {name: (r["n"], len(r["correct"])) for name, r in found[who].items()} == {
+            "mini/LMB": (5, 5), "mini/ARC-E": (5, 5)}
+    student, teacher = (sum(found[who]["mini/ARC-E"]["correct"]) / 5 for who in ("student", "teacher"))
+    assert found["difference"]["mini/ARC-E"]["value"] == pytest.approx(100 * (student - teacher))
+    assert found["asked"]["seed"] == 0 and found["facts"]["read"]["beam"] == 2
+    assert found["facts"]["environment"]["versions"]["lm-eval"] and found["student"]["mini/LMB"]["items_hash"]
+
+
+def test_a_teacher_can_be_evaluated_alone(folders, tmp_path, capsys):
+    assert main(["evaluate", "--teacher", str(folders / "teacher"), "--tasks", "mini/PIQA", "--limit", "2",
+                 "--out", str(tmp_path / "t.json")]) == 0
+    assert "| mini/PIQA | acc | 2 | 50.0 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--tasks", "PIQA"], "name what to evaluate"),
+    (["--model", "{}/stage2", "--tasks", "PIQAA"], "unknown task 'PIQAA'"),
+    (["--model", "{}/stage2", "--limit", "0"], "at least 1"),
+    (["--model", "{}/stage2", "--data", "{}/none"], "is no folder"),
+    (["--model", "{}/stage2", "--tasks", "paper", "--data", "{}"], "HellaS: looked in"),
+    (["--teacher", "{}/stage2"], "no teacher"),
+    (["--model", "{}/teacher"], "not a student"),
+])
+def test_the_command_names_what_cannot_be_used(folders, capsys, arguments, said):
+    assert main(["evaluate", *[argument.replace("{}", str(folders)) for argument in arguments]]) == 2
+    assert said in capsys.readouterr().err
+
+
+TASK = """task: two_words
+output_type: loglikelihood
+custom_dataset: !function words.load
+test_split: test
+doc_to_text: "{{text}}"
+doc_to_target: " cat"
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_lm_eval_knows_the_student_by_name(folders, tmp_path):
+    """The harness's own command in a process of its own, with the file that installation puts beside the packages."""
+    (tmp_path / "words.yaml").write_text(TASK)
+    (tmp_path / "words.py").write_text("import datasets\n\n\ndef load(**_):\n"
+                                       "    return {'test': datasets.Dataset.from_list([{'text': 'The'}] * 3)}\n")
+    start = f"import site, sys; sys.path.insert(0, {str(ROOT)!r}); site.addsitedir({str(ROOT)!r}); "
+    command = ["lm_eval", "--model", "dbyte", "--model_args", f"pretrained={folders / 'stage2'},beam=1", "--tasks",
+               "two_words", "--include_path", tmp_path, "--output_path", tmp_path / "out", "--device", "cpu",
+               "--batch_size", "2"]
+    run = subprocess.run(
+        [sys.executable, "-c", f"{start}sys.argv = {[str(a) for a in command]!r}; "
+         "from lm_eval.tasks import TaskManager; "
+         "TaskManager.__init__.__defaults__ = (None, None, False, None); "  # not its own thousands of tasks: 20 s
+         "from lm_eval.__main__ import cli_evaluate; cli_evaluate()"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    (file,) = (tmp_path / "out").rglob("results_*.json")
+    found = json.loads(file.read_text())
+    assert found["config"]["cut_texts"] == 0 and found["config"]["beam"] == 1 and found["config"]["stage"] == 2
+    assert math.isfinite(found["results"]["two_words"]["acc,none"])

@@ -1,0 +1,123 @@
+"""The five perturbations and Eq. 5: rates, seeds, Unicode, and what noise does to a model's requests."""
+
+import math
+import unicodedata
+
+import pytest
+from lm_eval.api.model import LM
+
+import dbyte
+from dbyte.evaluate.perturb import KINDS, REPEATS, characters, perturb
+from dbyte.evaluate.robustness import PLACES, Noise, average_over_places, delta, noisy, robustness_score
+from dbyte.report.published import published
+
+LONG = "The quick brown fox jumps over the lazy dog, and then it rests. " * 200
+SCRIPTS = ["", " ", "x", "naïve café", "e\u0301a\u0308 decomposed", "👩‍🚀👍🏽 🇩🇪 ❤️", "日本語テキスト", "ИЖЕ и слово",
+           "ß und ẞ, İstanbul ı", "नमस्ते", "a\n\tb\r\n"]
+
+
+def test_by_hand():
+    assert dbyte.perturb("Hi you", "antspeak") == "H I   Y O U"
+    assert perturb("Straße é", "uppercase") == "STRASSE É"
+    assert perturb("e\u0301x", "antspeak") == "E\u0301 X"
+
+
+def test_the_rates_are_those_that_are_stated():
+    """Each count lies within five standard deviations of its expectation."""
+    n = len(LONG)
+    dropped = n - len(perturb(LONG, "drop"))
+    assert dropped == pytest.approx(0.1 * n, abs=5 * (n * 0.09) ** 0.5)
+    cased = perturb(LONG, "random_case")
+    letters = [c for c in cased if c.isalpha()]
+    assert sum(c.isupper() for c in letters) == pytest.approx(len(letters) / 2, abs=5 * (len(letters) / 4) ** 0.5)
+    assert cased.lower() == LONG.lower()
+    distinct = "".join(map(chr, range(0x4E00, 0x4E00 + 9000)))
+    repeated = perturb(distinct, "repeat")
+    copies = [repeated.count(c) for c in distinct]
+    assert set(copies) == {1, *REPEATS}
+    assert sum(k > 1 for k in copies) == pytest.approx(0.2 * 9000, abs=5 * (9000 * 0.16) ** 0.5)
+    for k in REPEATS:
+        assert copies.count(k) == pytest.approx(600, abs=5 * 600**0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_any_text_stays_text(kind, text):
+    changed = perturb(text, kind)
+    changed.encode()
+    assert bool(changed) == bool(text)
+    assert perturb(text, kind) == changed
+    assert not changed or not unicodedata.category(changed[0]).startswith("M")  # no mark lost its character
+    if kind != "antspeak":
+        assert " \u0301" not in changed
+
+
+@pytest.mark.parametrize("kind", ["drop", "random_case", "repeat"])
+def test_draws_belong_to_seed_and_text(kind):
+    assert perturb(LONG, kind) == perturb(LONG, kind, seed=0) != perturb(LONG, kind, seed=1)
+    assert not perturb(LONG + "x", kind).startswith(perturb(LONG, kind)[:200])
+
+
+def test_characters_keep_their_marks_and_join_to_the_text():
+    for text in SCRIPTS:
+        assert "".join(characters(text)) == text
+    assert characters("e\u0301a") == ["e\u0301", "a"] and len(characters("👩‍🚀👍🏽")) == 2
+
+
+def test_nothing_is_dropped_to_nothing():
+    assert all(perturb("ab", "drop", seed=seed) for seed in range(500))
+    assert any(perturb("ab", "drop", seed=seed) != "ab" for seed in range(50))
+
+
+def test_eq_5_by_hand_and_on_the_papers_own_table():
+    assert robustness_score(0.75, 0.50) == pytest.approx(50) and robustness_score(0.5, 0.5, chance=0) == 100
+    assert math.isnan(robustness_score(0.25, 0.3)) and delta(0.7, 0.5) == pytest.approx(0.2)
+    table = published("table06_robustness").set_index("metric")["llama-3.2-3b/baseline"]
+    derived = robustness_score(table["HellaSwag original"] / 100, table["HellaSwag noise avg"] / 100)
+    assert derived == pytest.approx(table["robustness score"], abs=0.02)
+
+
+def test_places_are_averaged_by_item():
+    found = average_over_places({"prompt": [1, 0], "completion": [1, 0], "both": [0, 0]})
+    assert (found.value, found.n) == (pytest.approx(1 / 3), 2)
+    assert found.stderr == pytest.approx((2 / 9) ** 0.5 / 2**0.5)  # items 2/3 and 0
+
+
+class Echo(LM):
+    """Answers with what it was asked."""
+
+    def loglikelihood(self, requests):
+        return [r.args for r in requests]
+
+    loglikelihood_rolling = generate_until = loglikelihood
+
+
+class Ask:
+    def __init__(self, *args):
+        self.args = args
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_noise_strikes_where_it_is_told(place):
+    lm = noisy(Echo(), Noise("uppercase", place))
+    prompt, completion = lm.loglikelihood([Ask("Anna lives in", " rome")])[0]
+    assert (prompt == "ANNA LIVES IN") == (place != "completion") and prompt.lower() == "anna lives in"
+    assert (completion == " ROME") == (place != "prompt") and completion.lower() == " rome"
+    assert lm.generate_until([Ask("a", {"until": []})])[0] == ("a" if place == "completion" else "A", {"until": []})
+
+
+def test_all_choices_of_an_item_stand_behind_one_prompt():
+    lm = noisy(Echo(), Noise("drop", "both"))
+    prompts = {args[0] for args in lm.loglikelihood([Ask(LONG, f" choice {k}") for k in range(4)])}
+    assert len(prompts) == 1
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda: perturb("a", "shout"), "unknown perturbation"), (lambda: perturb(b"a", "drop"), "decode bytes"),
+    (lambda: Noise("drop", "margin"), "unknown place"), (lambda: Noise("fog"), "unknown perturbation"),
+    (lambda: robustness_score(73.7, 54.1), "in \\[0, 1\\]"),
+    (lambda: average_over_places({"prompt": [1], "both": [1, 0]}), "same items"),
+])
+def test_bad_input_is_named(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
