@@ -243,6 +243,15 @@ def test_the_targets_of_step_1_1_are_a_look_up_and_need_no_teacher_besides(feed)
     assert STEPS["1.2"].objective.reads_teacher == "whole" and not STEPS["2.2+4"].objective.reads_teacher
 
 
+@pytest.mark.parametrize("name, forwards", [("1.1", 0), ("1.2", 1), ("1.2 js", 1), ("1.3", 0), ("2.1", 0), ("2.2", 0)])
+def test_the_teacher_runs_once_a_batch_and_without_a_graph(name, forwards, feed):
+    teacher, student, seen = make_teacher(), make_student(make_teacher()).train(), []
+    teacher.model.register_forward_hook(lambda *found: seen.append(found[-1].last_hidden_state.requires_grad))
+    trainee = Trainee(student, teacher, STEPS[name].objective)
+    train_on(feed.batch(0), STEPS[name], 1.0, trainee, STEPS[name].optimisers(student))
+    assert seen == [False] * forwards and all(weight.grad is None for weight in teacher.parameters())
+
+
 GOLDEN = Path(__file__).with_name("golden_curve.json")
 
 

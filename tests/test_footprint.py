@@ -64,7 +64,10 @@ def test_states_by_hand():
                   for weight in part.parameters())
     align, distill = (footprint(student, 1000, rows, step, gpus=4, sharding="fsdp2") for step in STEPS[:2])
     assert (align.weights, align.gradients, align.moments) == (every, encoder, 2 * encoder)  # 4 bytes over 4 GPUs
-    assert align.teacher == 2000 and align.logits == 0
+    core = student.config.core_config
+    assert align.teacher == 2 * core.vocab_size * core.hidden_size and distill.teacher == 2000
+    assert align.logits == 0
+    assert all(footprint(student, 1000, rows, step, gpus=1, sharding="none").teacher == 0 for step in STEPS[2:])
     assert distill.logits == 5 * 4 * ROWS_AT_ONCE * student.config.core_config.vocab_size
     alone, ddp = (footprint(student, 1000, rows, STEPS[0], gpus=4, sharding=how) for how in ("none", "ddp"))
     assert alone.weights == ddp.weights == 4 * every

@@ -3,6 +3,7 @@
 Two gloo processes on the CPU. Sums are taken in another order, so curves agree to 1e-4 and weights to 1e-4, no more.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TEXTS
 from safetensors.torch import load_file
 from train_together import LENGTH, UPDATES
 
@@ -81,6 +83,23 @@ def test_a_checkpoint_goes_on_in_another_number_of_processes(folder, before, aft
     assert run.sound_checkpoint() and not run.is_complete()
     launch(root, after[0], "1.2", after[1])
     assert_same(result(alone, "1.2"), result(root, "1.2"))
+
+
+def test_a_stream_goes_on_in_another_number_of_processes(tokenizer, tmp_path):
+    roots = [tmp_path / name for name in ("alone", "moved")]
+    for root in roots:
+        tokenizer.save_pretrained(root / "tokenizer")
+        (root / "shards").mkdir()
+        for shard in range(2):
+            lines = [json.dumps({"text": f"{text} {number}."}) for number in range(40) for text in TEXTS[shard::2]]
+            (root / "shards" / f"train-{shard}.jsonl").write_text("\n".join(lines))
+    launch(roots[0], 1, "1.2", "ddp")
+    assert launch(roots[1], 2, "1.2", "ddp", 3, check=False).returncode != 0
+    run = Run({"step": "1.2"}, root=roots[1])
+    state = json.loads((run.sound_checkpoint() / "state.json").read_text())
+    assert state["feed"].keys() == {"0", "1"}, "the lanes of both processes are in one checkpoint"
+    launch(roots[1], 1, "1.2", "ddp")
+    assert_same(result(roots[0], "1.2"), result(roots[1], "1.2"))
 
 
 def test_snapshots_of_shared_models_are_whole(folder):

@@ -46,6 +46,7 @@ def test_it_trains_through_a_step_and_says_where(toy, capsys):
     (["--corpus", "world"], "NAME=BYTES"), (["--corpus", "world=-1"], "positive number of bytes"),
     (["--batch-rows", "0"], "batch_rows must be at least 1"), (["--precision", "fp8"], "fp32 or bf16"),
     (["--sharding", "zero"], "unknown sharding"), (["--processes", "8"], "8 processes were asked for, but 1 met"),
+    (["--backend", "fast"], "unknown backend 'fast'"), (["--device", "gpu"], "device 'gpu' was asked for"),
     (["--sharding", "fsdp2"], "'0 teacher' trains with Muon"),
     (["--teacher", "no/such/folder"], "no local folder and could not be fetched"),
 ])
@@ -61,6 +62,14 @@ def command(root: Path, teacher: Path, *arguments: str, launcher: tuple[str, ...
         [sys.executable, *launcher, "-m", "dbyte", "train", "--scale", "smoke", "--teacher", str(teacher), "--corpus",
          "world=4e4", "--row-bytes", "2048", "--batch-rows", "8", "--through", "1.1", *arguments],
         env=environment, capture_output=True, text=True, cwd=root)
+
+
+def test_what_is_not_installed_is_told_before_a_teacher_is_looked_for(toy, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for arguments, told in ((["--tensorboard"], "dbyte[tensorboard]"), (["--device", "cuda"], "device 'cuda'")):
+        assert main(["train", "--scale", "toy", "--teacher", "no/such/folder", *arguments]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_two_launched_processes_end_with_the_run_of_one(tokenizer, tmp_path):

@@ -148,7 +148,7 @@ def test_sigkill_leaves_a_run_that_resumes(tmp_path):
     table = TokenBytes.from_tokenizer(train_tokenizer(TEXTS * 2, vocabulary=270))
     rows = pack([document(a, table) for a in table.align_batch(TEXTS)], row_bytes=160)
     here = os.path.dirname(__file__)
-    results = []
+    results, logged = [], []
     for name, speed in (("killed", "slow"), ("straight", "fast")):
         root = tmp_path / name
         root.mkdir()
@@ -164,7 +164,9 @@ def test_sigkill_leaves_a_run_that_resumes(tmp_path):
             assert not Run({}, root=root).is_complete()
         subprocess.run([*command, "fast"], cwd=here, check=True)
         results.append(load_file(Run({}, root=root).model_folder / "model.safetensors"))
+        logged.append([line | {"seconds": None} for line in Run({}, root=root).metrics()])
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[1])
+    assert logged[0] == logged[1] and len(logged[1]) == 6
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(student, teacher, feed, tmp_path):

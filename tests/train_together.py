@@ -2,6 +2,7 @@
 
     python train_together.py ROOT STEP SHARDING EXPECTED [STOP]     STOP: die after so many updates
 
+The rows are ROOT/rows.safetensors, or a stream of ROOT/shards where that folder is.
 Under fsdp2 it runs in micro-batches of one row and recomputes activations, so that they are tested together.
 """
 
@@ -10,19 +11,30 @@ from pathlib import Path
 
 import conftest
 import torch
+from transformers import AutoTokenizer
 
 from dbyte.distill import trainer
 from dbyte.distill.feed import Feed
 from dbyte.distill.processes import join
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import stage1, stage2
+from dbyte.distill.stream import StreamFeed
 from dbyte.text.packing import Rows
+from dbyte.text.spans import TokenBytes
 
 UPDATES, ROWS, LENGTH = 6, 4, 160
 BUDGET = UPDATES * ROWS * LENGTH
 STEPS = {step.name[:3]: step for step in (
     *stage1(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET, snapshots=1),
     *stage2(head_bytes=BUDGET, full_bytes=BUDGET))}
+
+
+def feed(root: Path) -> Feed | StreamFeed:
+    if not (root / "shards").exists():
+        return Feed(Rows.load(root / "rows.safetensors"), ROWS, seed=0)
+    token_bytes = TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(root / "tokenizer"))
+    return StreamFeed([(f"hub:{root / 'shards'}", 1)], token_bytes, row_bytes=LENGTH, batch_rows=ROWS, seed=0, lanes=2,
+                      positions=32)
 
 
 def main(root: Path, name: str, sharding: str, expected: str, stop: str = "") -> None:
@@ -39,7 +51,7 @@ def main(root: Path, name: str, sharding: str, expected: str, stop: str = "") ->
             return kept(*arguments, **options)
 
         trainer.train_on = dying
-    trainer.train(Run({"step": name}, root=root), STEPS[name], Feed(Rows.load(root / "rows.safetensors"), ROWS, seed=0),
+    trainer.train(Run({"step": name}, root=root), STEPS[name], feed(root),
                   model=conftest.make_student(conftest.make_teacher()), teacher=conftest.make_teacher(),
                   launch=trainer.Launch(processes=processes, rows_at_once=1 if sharding == "fsdp2" else None,
                                         recompute=sharding == "fsdp2"))

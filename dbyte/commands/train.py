@@ -36,8 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
                             row_bytes=arguments.row_bytes)
     from dbyte.distill.curriculum import curriculum, run_steps
     from dbyte.distill.processes import join
+    from dbyte.distill.progress import summary_writer
     from dbyte.distill.teacher import teacher_run, teacher_step
     from dbyte.distill.trainer import Launch, check_sharding
+    from dbyte.model.kernels import check_backend
 
     steps = curriculum(scale)
     names = ["teacher", *(step.name[:3] for step in steps)]
@@ -49,6 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = steps[: names.index(arguments.through)]
     of_teacher = () if isinstance(scale.teacher, str) else (teacher_step(scale.teacher),)
     check_sharding(of_teacher + chosen, arguments.sharding)
+    check_backend(arguments.backend)
+    if arguments.tensorboard:
+        summary_writer()
     launch = Launch(join(scale.device, expected=arguments.processes, sharding=arguments.sharding),
                     rows_at_once=at_once, recompute=arguments.recompute,
                     backend=arguments.backend,

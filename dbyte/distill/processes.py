@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -107,10 +108,13 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
 
     expected: how many there must be; None: as many as the launcher says.
     Raises:
-        ValueError: for an unknown sharding, or if fewer or more met than were asked for.
+        ValueError: for an unknown sharding, a device that is not here, or if fewer or more met than were asked for.
     """
     if sharding not in SHARDINGS:
         raise ValueError(f"unknown sharding {sharding!r}: choose one of {', '.join(SHARDINGS)}")
+    if device != "cpu" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise ValueError(f"device {device!r} was asked for, which is not here: use --device cpu, or cuda where torch "
+                         f"finds a GPU (torch {torch.__version__} finds {torch.cuda.device_count()})")
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched == 1 and sharding == "ddp":
         _check(1, expected)

@@ -86,10 +86,15 @@ def _update(line: str) -> int | None:
         return None
 
 
-def _board(run: Run, *, purge_step: int):
+def summary_writer() -> type:
+    """TensorBoard's writer; ValueError with the remedy where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
         raise ValueError("TensorBoard is not installed: pip install 'dbyte[tensorboard]', or do without it (every "
                          "number is in metrics.jsonl)") from error
-    return SummaryWriter(str(run.folder / "tensorboard"), purge_step=purge_step)
+    return SummaryWriter
+
+
+def _board(run: Run, *, purge_step: int):
+    return summary_writer()(str(run.folder / "tensorboard"), purge_step=purge_step)

@@ -186,11 +186,13 @@ def footprint(
     in_graph = sum(weight.numel() for name, weight in student.named_parameters() if how.keeps(name.split(".")[0]))
     shards = gpus if sharding == "fsdp2" else 1
     beside = {"none": 0, "ddp": FP32 * trained, "fsdp2": FP32 * _whole_under_fsdp2(student, how)}[sharding]
+    teacher = {"whole": teacher_parameters, "": 0, "embeddings": (
+        config.core_config.vocab_size * config.core_config.hidden_size)}[step.objective.reads_teacher]
     logits = (LOGIT_COPIES * FP32 * ROWS_AT_ONCE * config.core_config.vocab_size
               if how.keeps("token_head") else 0)
     return Footprint(
         FP32 * weights / shards, FP32 * trained / shards, FP32 * moments / shards,
-        BF16 * in_graph * half + beside, (BF16 if half else FP32) * teacher_parameters, logits,
+        BF16 * in_graph * half + beside, (BF16 if half else FP32) * teacher, logits,
         sum(activation_bytes(config, rows, step, half=half, backend=backend, checkpointing=checkpointing).values()))
 
 

@@ -236,10 +236,11 @@ def _time_assumptions(setting: Setting, rows: RowShape) -> list[str]:
 
 def _memory_assumptions(setting: Setting) -> list[str]:
     products = ("products run in bf16 by autocast, whose copies of the weights in the graph live through forward under "
-                "any sharding; the teacher is bf16, and whole on every GPU" if setting.half() else "so is the rest")
+                "any sharding; the teacher is bf16" if setting.half() else "so is the rest")
     return [
         "States: weights, gradients and moments are fp32, weights also where a step freezes them, as in the trainer; "
         f"{products}.",
+        "Teacher: whole on every GPU in step 1.2, its table of embeddings alone in step 1.1, and in no later step.",
         "Sharding: none and ddp hold everything on every GPU, ddp a second copy of the gradients in its buckets; fsdp2 "
         f"shares out weights, gradients and moments, and has {GATHERED} units as large as its largest whole at a time, "
         "the gradients of one, and throughout what lies in no unit (embedding, projections, heads) with its gradients.",
