@@ -11,8 +11,8 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--tasks", default="mini", metavar="NAMES",
                          help="mini (the default), paper, cute, or columns such as PIQA,paper/ARC-E; commas between")
     command.add_argument("--data", type=Path, metavar="DIR", help="local items of paper and cute (default: the hub)")
-    command.add_argument("--boundaries", help="router (the default); at Stage 1 also tokenizer; at Stage 2 also own, the "
-                         "decoder's own cuts, which are all that a student with MBP has")
+    command.add_argument("--boundaries", help="router (the default); at Stage 1 also tokenizer; at Stage 2 also own, "
+                                              "the decoder's own cuts, which are all that a student with MBP has")
     command.add_argument("--stage", type=int, help="1 or 2: refused if the student is of the other")
     command.add_argument("--beam", type=int, default=0, metavar="W",
                          help="Stage 2: add up W ways a round to cut each text, which tightens the joint bound")
