@@ -205,7 +205,7 @@ def test_the_hub_is_asked_where_no_folder_is_given():
 
 def test_missing_items_are_listed_all_at_once(made_up):
     with pytest.raises(FileNotFoundError, match=r"(?s)PIQA: .*dev-labels.lst.*GSM8K: .*train.jsonl.*--data"):
-        suite.tasks(["paper/PIQA", "HellaS", "GSM8K", "paper/GSM8K"], data=made_up)
+        suite.tasks(["paper/PIQA", "paper/HellaS", "GSM8K", "paper/GSM8K"], data=made_up)
     with pytest.raises(FileNotFoundError, match="spell.tsv"):
         suite.tasks(["cute"], data=made_up)
 
@@ -236,6 +236,7 @@ def test_names_stand_for_groups_and_columns():
     assert suite.named(["PIQA", "CSQA", "paper/PIQA", "spell", "PIQA"]) == [
         ("mini", "PIQA"), ("paper", "CSQA"), ("paper", "PIQA"), ("cute", "spell")]
     assert len(suite.named(["cute"])) == 21 and suite.named(["paper"])[0] == ("paper", "LMB")
+    assert set(suite.named(["mini"])) < set(suite.named(["mini_full"])) and suite.named(["WINO"]) == [("mini", "WINO")]
     for wrong in ("PIQUA", "mini/CSQA", "paperback/PIQA", ""):
         with pytest.raises(ValueError, match="unknown task"):
             suite.named([wrong])

@@ -12,7 +12,7 @@ that byte belongs to the continuation's score; without it the scores of all cont
 Adding up both flags at a byte ("folded") is no probability under a router that has seen the next byte; it is returned
 beside the joint score only. `flag_paths.py` adds up several ways to cut the text instead, which tightens the bound.
 
-Shape letters: B rows, L bytes, M chunks, V vocabulary, K2 = 512 joint symbols.
+Shape letters: B rows, L bytes, M chunks, N bytes that are scored, V vocabulary, K2 = 512 joint symbols.
 """
 
 from collections.abc import Sequence
@@ -191,7 +191,8 @@ class Scorer:
         given: for each text, flags in place of the router's, by the number of the byte.
         Returns:
             log p(byte, flag) for both flags [B, L, 2]; the flags read along [B, L], bool; whether the likeliest joint
-            symbol has the byte [B, L], bool. L bytes of text, what lies behind a text's end is padding.
+            symbol has the byte [B, L], bool. L bytes of text; the first and the last hold for what is scored, from the
+            context's last byte to the text's end: the head is not asked elsewhere.
         """
         ids_BL, mask_BL, document_BL, encoded_BLD = self._rows(batch)
         prob_BL = self.student.route(encoded_BLD, ids_BL, document_BL)
@@ -202,10 +203,15 @@ class Scorer:
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
         core_BME = self.student.run_core(self.student.chunk_embeddings(encoded_BLD, chunks), chunks)
         decoded_BLD = self.student.decode(core_BME, encoded_BLD, chunks, document_BL, prob_BL)
-        log_BLK2 = self.student.byte_head(decoded_BLD).float().log_softmax(-1)[:, :-1]
-        byte_BL1 = ids_BL[:, 1:, None]
-        both_BL2 = log_BLK2.gather(2, torch.cat([byte_BL1, byte_BL1 + BYTES], dim=2))
-        return both_BL2, boundary_BL[:, 1:], log_BLK2.argmax(-1) % BYTES == byte_BL1[..., 0]
+        asked_BL = mask_BL[:, 1:].clone()
+        for row, request in enumerate(batch):
+            asked_BL[row, : max(request.start - 1, 0)] = False
+        byte_N = ids_BL[:, 1:][asked_BL]
+        log_NK2 = self.student.byte_head(decoded_BLD[:, :-1][asked_BL]).float().log_softmax(-1)
+        both_BL2, right_BL = log_NK2.new_zeros(*asked_BL.shape, 2), torch.zeros_like(asked_BL)
+        both_BL2[asked_BL] = log_NK2.gather(1, torch.stack([byte_N, byte_N + BYTES], dim=1))
+        right_BL[asked_BL] = log_NK2.argmax(-1) % BYTES == byte_N
+        return both_BL2, boundary_BL[:, 1:], right_BL
 
     def _score_span(self, joint_L: Tensor, folded_L: Tensor, right_L: Tensor, span: slice) -> Score:
         flag = joint_L[span.start - 1] - folded_L[span.start - 1] if span.start else 0.0

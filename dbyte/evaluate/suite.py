@@ -1,5 +1,8 @@
 """Tasks by name, as the command line takes them: `mini`, `paper`, `cute`, a column of theirs, or GROUP/COLUMN.
 
+`mini` stands for the columns of MiniBench that the corpus `world` teaches, `mini_full` for all of them, which take a
+model that was trained on `world_full`.
+
 A column's bare name means MiniBench's if it has one of that name, else the benchmark's, else CUTE's; results always
 name the group, so nobody takes one for another.
 """
@@ -11,8 +14,10 @@ from pathlib import Path
 from dbyte.evaluate import benchmarks, cute, minibench
 from dbyte.evaluate.column import HarnessTask
 
-GROUPS: dict[str, Sequence[str]] = {
-    "mini": tuple(minibench.COLUMNS), "paper": tuple(benchmarks.BENCHMARKS), "cute": cute.COLUMNS}
+COLUMNS: dict[str, Sequence[str]] = {
+    "mini": tuple(minibench.EVERY), "paper": tuple(benchmarks.BENCHMARKS), "cute": cute.COLUMNS}
+GROUPS = {"mini": ("mini", tuple(minibench.COLUMNS)), "mini_full": ("mini", COLUMNS["mini"]),
+          "paper": ("paper", COLUMNS["paper"]), "cute": ("cute", COLUMNS["cute"])}
 
 
 def named(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -24,16 +29,17 @@ def named(names: Sequence[str]) -> list[tuple[str, str]]:
     for name in names:
         group, _, column = name.rpartition("/")
         if name in GROUPS:
-            found.update(dict.fromkeys((name, each) for each in GROUPS[name]))
+            home, columns = GROUPS[name]
+            found.update(dict.fromkeys((home, each) for each in columns))
             continue
-        home = next((g for g in ([group] if group else GROUPS) if column in GROUPS.get(g, ())), None)
+        home = next((g for g in ([group] if group else COLUMNS) if column in COLUMNS.get(g, ())), None)
         if home is None:
-            raise ValueError(f"unknown task {name!r}: choose a group (mini, paper, cute), a column of one ("
-                             + "; ".join(f"{g}: {', '.join(columns)}" for g, columns in GROUPS.items())
+            raise ValueError(f"unknown task {name!r}: choose a group ({', '.join(GROUPS)}), a column of one ("
+                             + "; ".join(f"{g}: {', '.join(columns)}" for g, columns in COLUMNS.items())
                              + "), or GROUP/COLUMN")
         found[home, column] = None
     if not found:
-        raise ValueError("name at least one task: mini, paper, cute, or columns of theirs")
+        raise ValueError(f"name at least one task: {', '.join(GROUPS)}, or columns of theirs")
     return list(found)
 
 
@@ -45,7 +51,7 @@ def tasks(
     seed: draws MiniBench's items. data: a folder with local items for paper and cute; None: paper's are on the hub.
     """
     wanted = named(names)
-    columns = {group: [column for its, column in wanted if its == group] for group in GROUPS}
+    columns = {group: [column for its, column in wanted if its == group] for group in COLUMNS}
     made = {"mini": minibench.tasks(columns["mini"], limit, seed=seed),
             "paper": benchmarks.tasks(columns["paper"], limit, data=data),
             "cute": cute.tasks(columns["cute"], limit, data=data) if columns["cute"] else []}
