@@ -7,9 +7,8 @@
 
 Greedy, EOS suppressed in all four, prompts and lengths as given (1 kB each by default), all timed in turn in one
 process, the reading of the prompt included. The teacher writes tokens until its text has as many bytes; its bytes a
-second are those of the tokens that it wrote. MBP is the JBP student with two new heads: it is timed here and
-judged in notebook 06. "JBP compiled" fuses the steps of encoder and decoder (`compiled=True`); compiling is not
-timed.
+second are those of the tokens that it wrote. Notebook 06 judges what JBP and MBP write. "JBP compiled" fuses
+the steps of encoder and decoder (`compiled=True`); compiling is not timed.
 """
 
 import argparse
@@ -41,11 +40,11 @@ DAMPED = 0.9  # flagged symbols of random heads
 
 
 def trained() -> tuple:
-    """Teacher, tokenizer and JBP student of the runs of the scale; trains what is missing."""
+    """Teacher, tokenizer, JBP and MBP student of the runs of the scale; trains what is missing."""
     scale = presets.scale(SCALE)
-    runs = run_steps(scale, curriculum(scale), seed=0)
-    teacher, tokenizer = load_teacher(teacher_run(scale, seed=0))
-    return teacher, tokenizer, ByteStudent.from_pretrained(runs[-1].model_folder)
+    students = [ByteStudent.from_pretrained(run_steps(scale, steps, seed=0)[-1].model_folder).eval()
+                for steps in (curriculum(scale), curriculum(scale, decoding="mbp"))]
+    return *load_teacher(teacher_run(scale, seed=0)), *students
 
 
 def untrained() -> tuple:
@@ -60,7 +59,7 @@ def untrained() -> tuple:
     student = new_student(scale, teacher, tokenizer, seed=0).eval()
     with torch.no_grad():
         student.byte_head.weight[BYTES:] *= DAMPED
-    return teacher, tokenizer, student
+    return teacher, tokenizer, student, student.with_decoding("mbp").eval()
 
 
 def prompts_of(rows: int, size: int) -> list[bytes]:
@@ -80,14 +79,14 @@ def noting(call: Callable[[], Wrote], key: tuple[str, int], told: dict[tuple[str
 def report(arguments: argparse.Namespace) -> str:
     if arguments.folders:
         teacher, tokenizer = load_teacher(arguments.folders[0])
-        student, what = ByteStudent.from_pretrained(arguments.folders[1]).eval(), "given folders"
+        student, mbp = (ByteStudent.from_pretrained(folder).eval() for folder in arguments.folders[1:])
+        what = "given folders"
     else:
-        teacher, tokenizer, student = untrained() if arguments.random else trained()
+        teacher, tokenizer, student, mbp = untrained() if arguments.random else trained()
         what = f"scale {SCALE}, " + ("random weights" if arguments.random else "trained")
     if arguments.profile:
         return profiled(student, arguments)
-    torch.manual_seed(0)
-    mbp, told, calls = student.with_decoding("mbp").eval(), {}, {}
+    told, calls = {}, {}
     for rows in BATCHES:
         prompts, size = prompts_of(rows, arguments.prompt_bytes), arguments.new_bytes
         for kind, of, stage in (("Stage 1", student, 1), ("JBP", student, 2), ("MBP", mbp, 2),
@@ -131,7 +130,7 @@ def profiled(student: ByteStudent, arguments: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--random", action="store_true", help="random weights instead of the runs")
-    parser.add_argument("--folders", nargs=2, metavar=("TEACHER", "STUDENT"), help="these models instead")
+    parser.add_argument("--folders", nargs=3, metavar=("TEACHER", "JBP", "MBP"), help="these models instead")
     parser.add_argument("--prompt-bytes", type=int, default=1000)
     parser.add_argument("--new-bytes", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
