@@ -102,9 +102,9 @@ def evaluated(
              "boundaries": boundaries, "beam": beam, "limit": limit, "seed": seed}
     chosen = suite.tasks(tasks, limit=limit, seed=seed, data=data)
     student_lm = model and load_lm(model, stage=stage, boundaries=boundaries, beam=beam, rows=rows, device=device)
-    judge = teacher and teacher_lm(*load_teacher(_teacher(teacher), device=device), device=device)
+    taught_lm = teacher and teacher_lm(*load_teacher(_teacher(teacher), device=device), device=device)
     student, seconds = _timed(student_lm, chosen)
-    taught, teacher_seconds = _timed(judge, chosen)
+    taught, teacher_seconds = _timed(taught_lm, chosen)
     items = sum(result.n for result in (student or taught).values())
     facts = {"items": items, "seconds": {"student": seconds, "teacher": teacher_seconds},
              "environment": environment(device), "notes": _notes(student_lm, items, seconds, teacher_seconds)}
