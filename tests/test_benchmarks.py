@@ -21,9 +21,9 @@ from dbyte.text.spans import TokenBytes
 
 SHARED = Path(os.environ.get("DBYTE_SHARED", Path(__file__).parents[2] / "shared")) / "data/eval"
 LOCAL = ("LMB", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "GSM8K")
-real = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f"SKIPPED LOUDLY: no benchmark items in {SHARED}, so student and teacher are not compared "
-                                "on real ones; set DBYTE_SHARED to a folder with data/eval")
+real = pytest.mark.skipif(not SHARED.is_dir(), reason=(
+    f"SKIPPED LOUDLY: no benchmark items in {SHARED}, so student and teacher are not compared on real ones; set "
+    "DBYTE_SHARED to a folder with data/eval"))
 
 # Rows as the hub has them, made up, for the benchmarks whose items are not at hand.
 MADE_UP = {
