@@ -32,6 +32,15 @@ class TeacherShape:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """What each row of an ablation gets: bytes a step, items a column, and seeds of the student (one teacher)."""
+
+    step_bytes: int
+    items: int
+    seeds: int
+
+
+@dataclass(frozen=True)
 class Scale:
     """One setting of the dial.
 
@@ -41,7 +50,8 @@ class Scale:
     stage1, stage2: arguments of the functions of that name in distill/steps.py. precision: "fp32", or "bf16" autocast.
     streamed: read the corpora while training, instead of packing them all before. rows_at_once: rows of a micro-batch
     in each process unless told otherwise, None: all.
-    items: MiniBench items per column; dynamics_items: the same for the many models of Figure 2.
+    items: MiniBench items per column; dynamics_items: the same for the many models of Figure 2. ablation: what the many
+    students of the ablations get.
     """
 
     name: str
@@ -55,6 +65,7 @@ class Scale:
     stage2: Mapping[str, float]
     items: int
     dynamics_items: int
+    ablation: Ablation
     device: str = "cpu"
     streamed: bool = False
     rows_at_once: int | None = None
@@ -89,7 +100,7 @@ SCALES = {
                     boundary_floor=0.0, boundary_loss=True, snapshots=1),
         stage2=dict(head_bytes=150 * KB, full_bytes=150 * KB, head_rate=4e-3, outer_rate=1e-3, core_rate=3e-4,
                     boundary_loss=True),
-        items=24, dynamics_items=24,
+        items=24, dynamics_items=24, ablation=Ablation(40 * KB, 12, 2),
     ),
     "small": Scale(
         name="small",
@@ -104,23 +115,23 @@ SCALES = {
                     boundary_loss=True, snapshots=3),
         stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=1e-3, core_rate=2e-4,
                     boundary_loss=True),
-        items=500, dynamics_items=200,
+        items=500, dynamics_items=200, ablation=Ablation(600 * KB, 200, 3),
     ),
     "gpu": Scale(
         name="gpu", teacher="allenai/OLMo-2-0425-1B",
         corpora=((FINEWEB, 6 * GB),), heldout_bytes=2 * MB, row_bytes=8192, batch_rows=32,
         student=PAPER_SIZES,
         stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
-        stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500, device="cuda", streamed=True,
-        rows_at_once=1, precision="bf16",
+        stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500,
+        ablation=Ablation(500 * MB, 500, 3), device="cuda", streamed=True, rows_at_once=1, precision="bf16",
     ),
     "paper": Scale(
         name="paper", teacher="meta-llama/Llama-3.2-3B",
         corpora=((FINEWEB, 125 * GB),), heldout_bytes=10 * MB, row_bytes=8192, batch_rows=256,
         student=PAPER_SIZES,
         stage1=dict(align_bytes=10 * GB, distill_bytes=10 * GB, boundary_bytes=10 * GB, encoder_rate=2e-5, snapshots=8),
-        stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000, device="cuda",
-        streamed=True, rows_at_once=1, precision="bf16",
+        stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000,
+        ablation=Ablation(10 * GB, 1000, 1), device="cuda", streamed=True, rows_at_once=1, precision="bf16",
     ),
 }
 

@@ -72,6 +72,7 @@ SIZES = dict(byte_width=16, encoder_layers=2, decoder_layers=1, ffn_width=24, st
 VARIANTS = {
     "paper": {}, "authors": dict(ffn_width=0, router_ffn_width=12, smoothing=True, confidence=True),
     "attention": dict(encoder_mixer="attention"), "window": dict(encoder_mixer="attention", encoder_window=5),
+    "convolution": dict(encoder_mixer="convolution", encoder_window=6),
     "split": dict(router="split", router_width=16, router_layers=1), "mbp": dict(decoding="mbp"),
 }
 

@@ -14,7 +14,8 @@ from dbyte.model.stack_step import StackStep
 
 MAMBA = StackShape(width=16, layers=2, ffn_width=24, state_size=8, conv_width=4, expand=2, head_width=8, chunk_size=4)
 SHAPES = {"mamba2": MAMBA, "without FFN": replace(MAMBA, ffn_width=0), "attention": replace(MAMBA, mixer="attention"),
-          "window": replace(MAMBA, mixer="attention", window=3)}
+          "window": replace(MAMBA, mixer="attention", window=3),
+          "convolution": replace(MAMBA, mixer="convolution", window=5)}
 
 
 @pytest.fixture(params=SHAPES)
@@ -24,13 +25,14 @@ def stack(request):
 
 
 @pytest.mark.parametrize("width, ffn_width", [(16, 24), (128, 256), (128, 0), (1536, 8192)])
-def test_a_transformer_stack_has_the_parameters_of_a_mamba2_stack(width, ffn_width):
+@pytest.mark.parametrize("mixer", ["attention", "convolution"])
+def test_any_stack_has_the_parameters_of_a_mamba2_stack(width, ffn_width, mixer):
     head_width = min(width // 2, 64)
-    shape = replace(MAMBA, width=width, ffn_width=ffn_width, head_width=head_width, state_size=32)
+    shape = replace(MAMBA, width=width, ffn_width=ffn_width, head_width=head_width, state_size=32, window=8)
     with torch.device("meta"):
-        mamba, attention = (sum(w.numel() for w in Stack(replace(shape, mixer=mixer)).parameters())
-                            for mixer in ("mamba2", "attention"))
-    assert abs(attention - mamba) <= 1.5 * width * shape.layers < 0.02 * mamba or width == 16
+        mamba, other = (sum(w.numel() for w in Stack(replace(shape, mixer=kind)).parameters())
+                        for kind in ("mamba2", mixer))
+    assert abs(other - mamba) <= 1.5 * width * shape.layers < 0.02 * mamba or width == 16
 
 
 @pytest.mark.parametrize("lengths", [[1, 2, 3, 23], [29], [8, 8, 13]])
@@ -72,9 +74,10 @@ def test_steps_from_nothing_are_the_forward_and_tries_between_them_leave_no_trac
             torch.testing.assert_close(step.step(hidden[:, i], states), expected[:, i])
 
 
-def test_a_window_is_how_far_attention_sees():
+@pytest.mark.parametrize("mixer", ["attention", "convolution"])
+def test_a_window_is_how_far_a_byte_sees(mixer):
     torch.manual_seed(0)
-    stack = Stack(replace(MAMBA, mixer="attention", window=3, layers=1)).double()
+    stack = Stack(replace(MAMBA, mixer=mixer, window=3, layers=1)).double()
     hidden = torch.randn(1, 12, 16, dtype=torch.float64)
     changed = hidden.clone()
     changed[0, 4] += 1
@@ -95,7 +98,8 @@ def test_attention_gives_the_outputs_of_transformers_llama_attention():
     torch.testing.assert_close(ours(hidden, document), expected, rtol=1e-6, atol=1e-6)  # fp32 angles
 
 
-@pytest.mark.parametrize("wrong", [dict(mixer="lstm"), dict(window=-1), dict(layers=0), dict(ffn_width=-1)])
+@pytest.mark.parametrize("wrong", [dict(mixer="lstm"), dict(window=-1), dict(mixer="convolution"), dict(layers=0),
+                                   dict(ffn_width=-1)])
 def test_impossible_shapes_are_refused(wrong):
     with pytest.raises(ValueError, match="choose|at least"):
         replace(MAMBA, **wrong)

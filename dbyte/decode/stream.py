@@ -291,6 +291,8 @@ def state_bytes(
         if shape.mixer == "attention":
             return shape.layers * (2 * shape.width * max_bytes * size + 8)
         inner = shape.expand * shape.width
+        if shape.mixer == "convolution":
+            return shape.layers * (shape.window - 1) * inner * size
         return shape.layers * ((shape.conv_width - 1) * (inner + 2 * shape.state_size) * size
                                + inner * shape.state_size * wide)
 

@@ -30,17 +30,24 @@ def curriculum(scale: Scale, *, decoding: str | None = None) -> tuple[Step, ...]
     return stage1(**scale.stage1) + stage2(**scale.stage2, decoding=decoding)
 
 
-def run_steps(scale: Scale, steps: tuple[Step, ...], *, seed: int, launch: Launch | None = None) -> list[Run]:
-    """Train a student through `steps`, reusing every run that is complete; returns one complete run per step."""
+def run_steps(
+    scale: Scale, steps: tuple[Step, ...], *, seed: int, teacher_seed: int | None = None, launch: Launch | None = None
+) -> list[Run]:
+    """Train a student through `steps`, reusing every run that is complete; returns one complete run per step.
+
+    seed: of the student's first weights and the order of the rows. teacher_seed: of the teacher and of which documents
+    are held out; None: seed, so that nothing is shared between seeds.
+    """
+    teacher_seed = seed if teacher_seed is None else teacher_seed
     launch = launch or Launch(rows_at_once=scale.rows_at_once)
     check_sharding(steps, launch.processes.sharding)
-    folder = teacher_run(scale, seed=seed, launch=launch)
+    folder = teacher_run(scale, seed=teacher_seed, launch=launch)
     device = launch.processes.device if launch.processes.count > 1 else scale.device
     teacher, tokenizer = load_teacher(folder)
     token_bytes = TokenBytes.from_tokenizer(tokenizer)
     positions = teacher.config.max_position_embeddings
     with launch.processes.first_goes_first():
-        rows = None if scale.streamed else training_rows(scale, token_bytes, seed=seed, positions=positions)
+        rows = None if scale.streamed else training_rows(scale, token_bytes, seed=teacher_seed, positions=positions)
     resolved = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
                 if name not in ("transformers_version", "dbyte_version")}
     runs: list[Run] = []

@@ -67,8 +67,8 @@ def _predicted_bytes(student: ByteStudent, batch: Batch) -> tuple[Tensor, ...]:
     return (first,) if student.second_head is None else (first, _has_two(batch).sum())
 
 
-def _both(one: Callable, two: Callable) -> Callable[[nn.Module, Batch], tuple[Tensor, ...]]:
-    return lambda model, batch: (*one(model, batch), *two(model, batch))
+def _together(*terms: Callable) -> Callable[[nn.Module, Batch], tuple[Tensor, ...]]:
+    return lambda model, batch: tuple(count for term in terms for count in term(model, batch))
 
 
 def _has_two(batch: Batch) -> Tensor:
@@ -102,6 +102,21 @@ def _distance(student: ByteStudent, teacher: PreTrainedModel, batch: Batch, enco
     with torch.no_grad():
         embedding_BME = teacher.get_input_embeddings()(batch.token_ids_BM)
     return losses.align(chunk_BME, embedding_BME, batch.token_mask_BM)[0]
+
+
+def _align_mean(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
+    return tuple(total / student.config.core_config.hidden_size for total in _align(student, teacher, batch))
+
+
+def _joint(*weights: float) -> Callable[[ByteStudent, PreTrainedModel, Batch], tuple[Tensor, ...]]:
+    def sums(student: ByteStudent, teacher: PreTrainedModel, batch: Batch) -> tuple[Tensor, ...]:
+        encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+        terms = (_distance(student, teacher, batch, encoded_BLD),
+                 _divergence(student, teacher, batch, encoded_BLD, "forward"),
+                 _wrong_cuts(_route(student, encoded_BLD, batch), batch))
+        return tuple(weight * term for weight, term in zip(weights, terms, strict=True))
+
+    return sums
 
 
 def _distill(divergence: str) -> Callable[[ByteStudent, PreTrainedModel, Batch], tuple[Tensor, ...]]:
@@ -209,8 +224,10 @@ token = Objective("token", _token, _predicted_tokens)
 align = Objective("align", _align, _tokens, "embeddings")
 """Step 1.1: chunk embeddings against the teacher's static embeddings, at the teacher's boundaries (Eq. 2)."""
 align_with_boundary = Objective(
-    "align_with_boundary", _align_with_boundary, _both(_tokens, _routed_bytes), "embeddings")
+    "align_with_boundary", _align_with_boundary, _together(_tokens, _routed_bytes), "embeddings")
 """Step 1.1 with Eq. 4 beside the distance, at equal weight: the encoder learns to carry what the router reads."""
+align_mean = Objective("align_mean", _align_mean, _tokens, "embeddings")
+"""Step 1.1 with the mean over E in place of Eq. 2's sum, as in the authors' code."""
 distill = Objective("distill", _distill("forward"), _predicted_tokens, "whole")
 """Step 1.2: KL(teacher || student) over the next token, at the teacher's boundaries (Eq. 3)."""
 distill_reverse = Objective("distill_reverse", _distill("reverse"), _predicted_tokens, "whole")
@@ -218,7 +235,7 @@ distill_reverse = Objective("distill_reverse", _distill("reverse"), _predicted_t
 distill_js = Objective("distill_js", _distill("js"), _predicted_tokens, "whole")
 """Step 1.2 with the Jensen-Shannon divergence."""
 distill_with_boundary = Objective(
-    "distill_with_boundary", _distill_with_boundary, _both(_predicted_tokens, _routed_bytes), "whole")
+    "distill_with_boundary", _distill_with_boundary, _together(_predicted_tokens, _routed_bytes), "whole")
 """Step 1.2 with Eq. 4 beside the divergence, at equal weight."""
 boundary = Objective("boundary", _boundary, _routed_bytes)
 """Step 1.3: the router against the teacher's boundaries, on a frozen encoder (Eq. 4)."""
@@ -226,5 +243,11 @@ head = Objective("head", _head, _predicted_bytes)
 """Step 2.1: next byte, with encoder, router and core frozen (section 4.2.2)."""
 full = Objective("full", _full, _predicted_bytes)
 """Step 2.2: next byte, through everything (section 4.2.2)."""
-full_with_boundary = Objective("full_with_boundary", _full_with_boundary, _both(_predicted_bytes, _routed_bytes))
+full_with_boundary = Objective("full_with_boundary", _full_with_boundary, _together(_predicted_bytes, _routed_bytes))
 """Step 2.2 with Eq. 4 beside the next byte, at equal weight: the encoder moves, and the router must not lose it."""
+
+
+def joint(align: float, distill: float, boundary: float) -> Objective:
+    """The joint objective of section 4.2.1: Eq. 2, Eq. 3 and Eq. 4 at these weights, through everything at once."""
+    return Objective(f"joint {align:g} {distill:g} {boundary:g}", _joint(align, distill, boundary),
+                     _together(_tokens, _predicted_tokens, _routed_bytes), "whole")

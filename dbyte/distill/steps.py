@@ -135,11 +135,13 @@ def _decays(name: str, weight: nn.Parameter) -> bool:
     return weight.ndim > 1 and not name.endswith(NO_DECAY)
 
 
+ALIGNMENTS = {"sum": objectives.align, "mean": objectives.align_mean}
 DIVERGENCES = {"forward": objectives.distill, "reverse": objectives.distill_reverse, "js": objectives.distill_js}
 
 
 def stage1(
-    *, align_bytes: int, distill_bytes: int, boundary_bytes: int, divergence: str = "forward", align_rate: float = 1e-3,
+    *, align_bytes: int, distill_bytes: int, boundary_bytes: int, alignment: str = "sum", divergence: str = "forward",
+    align_rate: float = 1e-3,
     encoder_rate: float = 1e-3, core_rate: float = 2e-5, boundary_rate: float = 1e-3, align_muon: float = 0.0,
     encoder_muon: float = 0.0, boundary_muon: float = 0.0, boundary_floor: float = 0.1, boundary_loss: bool = False,
     snapshots: int = 0,
@@ -148,16 +150,18 @@ def stage1(
 
     Rates default to Table 13 and section 6.1. align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1,
     of the encoder in step 1.2, and of step 1.3, whose batches are not grouped: no core runs in it. boundary_loss: steps
-    1.1 and step 1.2 train the router too, by Eq. 4, at the rates of step 1.3. divergence: "forward" is Eq. 3,
-    "reverse" the authors' code, or "js"; with boundary_loss only Eq. 3. Raises ValueError for another.
+    1.1 and step 1.2 train the router too, by Eq. 4, at the rates of step 1.3. alignment: "sum" over the embedding's
+    width is Eq. 2, "mean" the authors' code. divergence: "forward" is Eq. 3, "reverse" the authors' code, or "js". With
+    boundary_loss only Eq. 2 and Eq. 3. Raises ValueError for another.
     """
-    if divergence not in DIVERGENCES or (boundary_loss and divergence != "forward"):
-        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, and 'forward' with boundary_loss; found "
-                         f"{divergence!r}")
+    for what, value, choices in (("alignment", alignment, ALIGNMENTS), ("divergence", divergence, DIVERGENCES)):
+        if value not in choices or (boundary_loss and value != next(iter(choices))):
+            raise ValueError(f"{what} must be one of {', '.join(choices)}, and {next(iter(choices))!r} with "
+                             f"boundary_loss; found {value!r}")
     router = (Group(ROUTER, boundary_rate, boundary_muon),)
     routed = router if boundary_loss else ()
     return (
-        Step("1.1 align", 1, objectives.align_with_boundary if boundary_loss else objectives.align,
+        Step("1.1 align", 1, objectives.align_with_boundary if boundary_loss else ALIGNMENTS[alignment],
              (Group(ENCODER, align_rate, align_muon), *routed), align_bytes, 0.2, snapshots=snapshots),
         Step("1.2 distill", 1, objectives.distill_with_boundary if boundary_loss else DIVERGENCES[divergence],
              (Group(ENCODER, encoder_rate, encoder_muon), Group(CORE, core_rate), *routed), distill_bytes, 0.01, 0.1,

@@ -2,7 +2,8 @@
 
 A block is a mixer and, as in the paper, a SwiGLU feed-forward network. The authors' code has no feed-forward network
 inside its blocks: `ffn_width=0` builds that. The mixer is Mamba2, or attention for the Transformer encoder of Table 5,
-whose feed-forward networks are widened until the stack has as many parameters as with Mamba2.
+or a convolution as its control; where it has fewer parameters than Mamba2, the feed-forward networks are widened until
+the stack has as many.
 
 Shape letters: B rows, L bytes, D byte width, F feed-forward width.
 """
@@ -14,20 +15,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbyte.model.attention import Attention, AttentionState
+from dbyte.model.gated_convolution import ConvolutionState, GatedConvolution
 from dbyte.model.mamba2 import Mamba2, Mamba2State
 from dbyte.model.projection import Projection, project
 
 NORM_EPS = 1e-5
-MIXERS = ("mamba2", "attention")
-State = Mamba2State | AttentionState
+MIXERS = ("mamba2", "attention", "convolution")
+Mixer = Mamba2 | Attention | GatedConvolution
+State = Mamba2State | AttentionState | ConvolutionState
 
 
 @dataclass(frozen=True)
 class StackShape:
     """The sizes of one stack; raises ValueError where a size is below its minimum.
 
-    mixer: "mamba2" or "attention". ffn_width is that of a Mamba2 stack: with attention, what the mixer has fewer goes
-    into wider feed-forward networks. window: how far back attention sees, in bytes; 0: to the document's beginning.
+    mixer: "mamba2", "attention" or "convolution". ffn_width is that of a Mamba2 stack: what another mixer has fewer
+    goes into wider feed-forward networks. window: how many bytes attention or the convolution sees, 2 at least with a
+    convolution; 0: attention sees all of the document.
     """
 
     width: int
@@ -45,12 +49,15 @@ class StackShape:
         if self.mixer not in MIXERS:
             raise ValueError(f"unknown mixer {self.mixer!r}: choose one of {', '.join(MIXERS)}")
         for name, least in (("width", 1), ("layers", 1), ("ffn_width", 0), ("state_size", 1), ("conv_width", 2),
-                            ("expand", 1), ("head_width", 1), ("chunk_size", 1), ("window", 0)):
+                            ("expand", 1), ("head_width", 1), ("chunk_size", 1),
+                            ("window", 2 if self.mixer == "convolution" else 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}")
 
-    def make_mixer(self) -> Mamba2 | Attention:
+    def make_mixer(self) -> Mixer:
         """A new mixer of this shape."""
+        if self.mixer == "convolution":
+            return GatedConvolution(self.width, expand=self.expand, taps=self.window)
         if self.mixer == "attention":
             return Attention(self.width, head_width=self.head_width, window=self.window)
         return Mamba2(self.width, state_size=self.state_size, conv_width=self.conv_width, expand=self.expand,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dbyte.model.attention import AttentionState
+from dbyte.model.attention import Attention, AttentionState
 from dbyte.model.blocks import Block, Stack, State
 from dbyte.model.mamba2 import Mamba2, Mamba2State
 from dbyte.model.norm import rms_norm
@@ -29,10 +29,9 @@ class StackStep:
     def __init__(self, stack: Stack, *, compiled: bool = False):
         """compiled: fuse a step by torch.compile, where the stack is of Mamba2; it takes a C++ compiler and seconds."""
         self.norm = stack.norm
-        self.blocks = [(_MambaStep(block) if isinstance(block.mixer, Mamba2) else _AttentionStep(block), block)
-                       for block in stack.blocks]
+        self.blocks = [(_mixer_step(block), block) for block in stack.blocks]
         recurrent = isinstance(stack.blocks[0].mixer, Mamba2)
-        self.kind = Mamba2State if recurrent else AttentionState
+        self.kind = type(stack.empty_state(0)[0])
         # dynamic: rows that finish leave, and a new number of rows must not mean a new compilation
         self._run = torch.compile(self._plain, dynamic=True) if compiled and recurrent else self._plain
 
@@ -62,6 +61,12 @@ def stack_step(stack: Stack, *, compiled: bool = False) -> StackStep:
     if have is None or have[0] != weights:
         have = _COMPILED[stack] = weights, StackStep(stack, compiled=True)
     return have[1]
+
+
+def _mixer_step(block: Block):
+    """What mixes one byte: step(hidden_BD, state, commit) to [B, D]."""
+    made = {Mamba2: _MambaStep, Attention: _AttentionStep}.get(type(block.mixer))
+    return made(block) if made else block.mixer
 
 
 class _MambaStep:

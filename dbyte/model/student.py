@@ -42,11 +42,12 @@ class StudentConfig(PreTrainedConfig):
 
     byte_width D; encoder_layers, decoder_layers >= 1; ffn_width 0 leaves the feed-forward networks out (the authors'
     code); state_size, conv_width, expand, head_width, chunk_size are Mamba2's.
-    encoder_mixer "attention" is Table 5's Transformer encoder, with as many parameters; encoder_window: how many bytes
-    it sees, 0: all. router "integrated" reads the encoder (router_ffn_width 0: two linear maps), "split" has
-    router_layers of router_width of its own (appendix B). smoothing, confidence: see chunking.py. decoding "jbp" has
-    one head over (byte, chunk ends), "mbp" two heads, over the next byte and the one after it.
-    stage is the stage that the student was last trained in: 1 writes tokens, 2 writes bytes.
+    encoder_mixer "attention" is Table 5's Transformer encoder, "convolution" a control that is local alone, both with
+    as many parameters; encoder_window: how many bytes they see, 0: all (attention). router "integrated" reads the
+    encoder (router_ffn_width 0: two linear maps), "split" has router_layers of router_width of its own (appendix B).
+    smoothing, confidence: see chunking.py. decoding "jbp" has one head over (byte, chunk ends), "mbp" two heads, over
+    the next byte and the one after it. stage is the stage that the student was last trained in: 1 writes tokens, 2
+    writes bytes.
     core_config is the teacher's, filled in by `ByteStudent.from_teacher`. Raises ValueError where sizes do not fit.
     """
 

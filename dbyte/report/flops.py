@@ -129,9 +129,20 @@ def byte_attention_work(shape: StackShape, row_bytes: int) -> Work:
     return product(shape.width, 3 * shape.width) + Work(met, 2.5 * met) + product(shape.width, shape.width)
 
 
+def gated_convolution_work(shape: StackShape, row_bytes: int) -> Work:
+    """The convolution mixer; as with Mamba2, convolution and way out compute every gradient."""
+    inner = shape.expand * shape.width
+    convolved = 2.0 * shape.window * inner * (row_bytes + shape.window - 1) / row_bytes
+    out = 2.0 * inner * shape.width
+    return product(shape.width, 2 * inner) + Work(convolved, convolved + 2.0 * inner) + Work(out, 2 * out)
+
+
+MIXER_WORK = {"mamba2": mamba2_work, "attention": byte_attention_work, "convolution": gated_convolution_work}
+
+
 def stack_work(shape: StackShape, row_bytes: int) -> Work:
     """A stack of blocks."""
-    mixer = (mamba2_work if shape.mixer == "mamba2" else byte_attention_work)(shape, row_bytes)
+    mixer = MIXER_WORK[shape.mixer](shape, row_bytes)
     return ((mixer + swiglu(shape.width, shape.block_ffn_width())) * shape.layers).inside()
 
 

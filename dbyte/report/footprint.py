@@ -78,6 +78,8 @@ def block_saved(shape: StackShape, row_bytes: int, *, half: bool, backend: str) 
     D, F = shape.width, shape.block_ffn_width()
     if shape.mixer == "attention":
         mixer = norm_saved(D, readers=1, half=half) + Saved(D // shape.head_width, 5 * D + row_bytes)
+    elif shape.mixer == "convolution":
+        mixer = norm_saved(D, readers=2, half=half) + Saved(1, D + 5 * shape.expand * D)
     else:
         inner = shape.expand * D
         mixer = (norm_saved(D, readers=3, half=half) + Saved(1, 2 * inner + D)

@@ -1,0 +1,101 @@
+"""A variant: one row of an ablation table, as data. It goes through the one loop like every other student.
+
+A new row is one more line in a tuple here; docs/extending.md shows it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from dbyte.distill import objectives
+from dbyte.distill.curriculum import run_steps
+from dbyte.distill.runs import Run
+from dbyte.distill.steps import CORE, ENCODER, ROUTER, Group, Step, stage1
+from dbyte.presets import Scale
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A name, the steps that the student takes, and the arguments of StudentConfig that are not the scale's."""
+
+    name: str
+    steps: tuple[Step, ...]
+    student: Mapping[str, object] = field(default_factory=dict)
+
+
+def run_variant(scale: Scale, variant: Variant, *, seed: int, teacher_seed: int = 0) -> list[Run]:
+    """Train one variant, or load what is trained; seed: the student's. Steps that variants share are trained once."""
+    student = {**scale.student, **variant.student}
+    return run_steps(replace(scale, student=student), variant.steps, seed=seed, teacher_seed=teacher_seed)
+
+
+def _stage1(scale: Scale, **changes: object) -> tuple[Step, Step, Step]:
+    """Steps 1.1 to 1.3 by Eq. 2, Eq. 3 and Eq. 4 alone, each at the bytes of an ablation."""
+    size = scale.ablation.step_bytes
+    given = dict(align_bytes=size, distill_bytes=size, boundary_bytes=size, boundary_loss=False, snapshots=1)
+    return stage1(**{**scale.stage1, **given, **changes})
+
+
+def encoders(scale: Scale) -> tuple[Variant, ...]:
+    """Table 5: step 1.1 alone, by other encoders of as many parameters; then controls and other sizes.
+
+    Rates were chosen with Mamba2 and Muon at the small scales, so both also run by AdamW, as in the paper.
+    """
+    align, adamw = _stage1(scale)[:1], _stage1(scale, align_muon=0.0)[:1]
+    attention = dict(encoder_mixer="attention")
+    return (
+        Variant("Mamba2", align),
+        Variant("Transformer", align, attention),
+        Variant("Mamba2, AdamW", adamw),
+        Variant("Transformer, AdamW", adamw, attention),
+        Variant("attention to 16 bytes", align, dict(encoder_mixer="attention", encoder_window=16)),
+        Variant("convolution of 16 bytes", align, dict(encoder_mixer="convolution", encoder_window=16)),
+        Variant("Mamba2, one layer", align, dict(encoder_layers=1)),
+        Variant("Mamba2, twice the layers", align, dict(encoder_layers=2 * scale.student["encoder_layers"])),
+        Variant("Mamba2, half the width", align, dict(byte_width=scale.student["byte_width"] // 2)),
+    )
+
+
+def alignments(scale: Scale) -> tuple[Variant, ...]:
+    """Table 3: steps 1.1 and 1.2 at equal bytes, with and without the first; then objectives of the authors' code."""
+    align, distil, _ = _stage1(scale)
+    only = _stage1(scale, distill_bytes=2 * scale.ablation.step_bytes)[1]
+    return (
+        Variant("align, then distil", (align, distil)),
+        Variant("distil only", (only,)),
+        Variant("align only, twice the bytes", _stage1(scale, align_bytes=2 * scale.ablation.step_bytes)[:1]),
+        Variant("reverse KL in 1.2", (align, _stage1(scale, divergence="reverse")[1])),
+        Variant("Jensen-Shannon in 1.2", (align, _stage1(scale, divergence="js")[1])),
+        Variant("mean in Eq. 2", (_stage1(scale, alignment="mean")[0], distil)),
+        Variant("no FFN in the encoder", (align, distil), dict(ffn_width=0)),
+    )
+
+
+def orders(scale: Scale) -> tuple[Variant, ...]:
+    """Section 4.2.1: the three steps in sequence, in other orders, and all at once by the joint objective."""
+    align, distil, boundary = _stage1(scale)
+    return (
+        Variant("1.1, 1.2, 1.3", (align, distil, boundary)),
+        Variant("1.3, 1.1, 1.2", (boundary, align, distil)),
+        Variant("1.3, 1.2, 1.1", (boundary, distil, align)),
+        Variant("joint, weights 1 1 1", (_joint(scale, 1, 1, 1),)),
+        Variant("joint, weights 0.1 1 1", (_joint(scale, 0.1, 1, 1),)),
+        Variant("joint, weights 1 1 0.1", (_joint(scale, 1, 1, 0.1),)),
+    )
+
+
+def _joint(scale: Scale, *weights: float) -> Step:
+    """The joint objective over the bytes of all three steps, each part at its rate of the sequence."""
+    align, distil, boundary = _stage1(scale)
+    groups = (Group(ENCODER, align.groups[0].rate, align.groups[0].muon_rate), Group(CORE, distil.groups[1].rate),
+              Group(ROUTER, boundary.groups[0].rate, boundary.groups[0].muon_rate))
+    return Step("1 joint", 1, objectives.joint(*weights), groups, 3 * scale.ablation.step_bytes, distil.warmup, 0.1)
+
+
+def routers(scale: Scale) -> tuple[Variant, ...]:
+    """Table 9: steps 1.1 to 1.3 with the router that reads the encoder, and with one of its own (appendix B)."""
+    steps = _stage1(scale)
+    width = scale.student["byte_width"]
+    return (
+        Variant("integrated", steps),
+        Variant("split", steps, dict(router="split", router_width=width, router_layers=2)),
+    )
