@@ -10,7 +10,7 @@ import torch
 from test_curriculum import TOY
 
 from dbyte.distill import objectives, variants
-from dbyte.distill.variants import Variant, alignments, encoders, orders, routers, run_variant, sequence
+from dbyte.distill.variants import alignments, encoders, orders, routers, run_variant, sequence
 from dbyte.evaluate import ablation, seeds, stats
 from dbyte.evaluate.measure import Measurer
 from dbyte.paths import ROOT

@@ -79,7 +79,6 @@ def orders(scale: Scale) -> tuple[Variant, ...]:
         Variant("1.3, 1.2, 1.1", (boundary, distil, align)),
         Variant("joint, weights 1 1 1", (_joint(scale, 1, 1, 1),)),
         Variant("joint, weights 0.1 1 1", (_joint(scale, 0.1, 1, 1),)),
-        Variant("joint, weights 1 1 0.1", (_joint(scale, 1, 1, 0.1),)),
     )
 
 
