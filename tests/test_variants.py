@@ -17,7 +17,7 @@ from dbyte.paths import ROOT
 from dbyte.presets import SCALES, Ablation
 from dbyte.report import ablations
 
-TINY = dataclasses.replace(TOY, ablation=Ablation(step_bytes=6_000, items=4, seeds=2))
+TINY = dataclasses.replace(TOY, ablation=Ablation(step_bytes=6_000, batch_rows=1, items=4, seeds=2))
 
 
 @pytest.fixture(scope="module")
