@@ -248,6 +248,11 @@ def _rules() -> dict[str, tuple[Sequence[str], Rule]]:
         rules[f"MMLU kept {short}"] = ([of[role]["MMLU"] for role in ("stage2", "teacher")], _share)
         for stage in ("stage1", "stage2"):
             rules[f"drop Stage {stage[-1]} {short}"] = (_pair(of["teacher"], of[stage]), _mean_drop)
+    for name, larger in lines("table10_teacher_scale").items():
+        if "(teacher" in name:
+            student = name.split(",")[0]
+            own = lines("table10_teacher_scale")[f"{student}, stage1"]
+            rules[f"own-size teacher {student}"] = (_pair(own, larger), _mean_drop)
     for when, group in (("before", "origin"), ("after", "finetuned")):
         rules[f"noise ahead {when}"] = ([tuned[f"{group}/{who}"][NOISY] for who in ("distill", "token")],
                                         lambda student, teacher: student - teacher)
