@@ -83,7 +83,7 @@ def test_sums_and_shares_of_rows_by_hand(tmp_path):
     rows = [{"model": model, "task": "LMB", "train_bytes": size, "value": value, "stderr": stderr, "n": 10}
             for model, size, value, stderr in (("teacher", 0, 80.0, 0.0), ("student", 1, 20.0, 9.0),
                                                ("student", 2, 60.0, 3.0))]
-    rows.append({**rows[0], "task": "PIQA", "value": 50.0, "stderr": 4.0})
+    rows += [{**rows[0], "task": "PIQA", "value": 50.0, "stderr": 4.0}, {**rows[0], "task": "none", "value": 0.0}]
     write(tmp_path, "x", rows, ["model", "task", "train_bytes"])
     last, first = (Row("x", {"model": "student"}, pick) for pick in ("last", "first"))
     teacher, piqa = (Row("x", {"model": "teacher", "task": task}) for task in ("LMB", "PIQA"))
@@ -91,6 +91,8 @@ def test_sums_and_shares_of_rows_by_hand(tmp_path):
     assert found.value == 10 and found.high - found.value == pytest.approx(1.96 * 5) and found.n == 20
     assert judging.total((1.0, last), (-1.0, first))(read(tmp_path)).value == 40
     kept = judging.share(last, teacher)(read(tmp_path))
+    with pytest.raises(judging.NotMeasured, match="scores 0"):
+        judging.share(last, Row("x", {"task": "none"}))(read(tmp_path))
     assert kept.value == pytest.approx(75) and kept.value - kept.low == pytest.approx(1.96 * 3.75)
 
 
@@ -101,8 +103,11 @@ def test_drop_and_share_of_a_model_by_hand(tmp_path):
     assert judging.drop("main", "s")(read(tmp_path)).value == pytest.approx(3)
     assert judging.kept("main", "s")(read(tmp_path)).value == pytest.approx(95)
     assert judging.kept("main", "s")(read(tmp_path)).n == 10
-    with pytest.raises(judging.NoSuchRow, match="no model t"):
+    with pytest.raises(judging.NotMeasured, match="no row with model 't'"):
         judging.drop("main", "s", teacher="t")(read(tmp_path))
+    assert judging.lead("main", "s", "teacher", task="B")(read(tmp_path)).value == pytest.approx(4)
+    with pytest.raises(judging.NotMeasured, match="task 'C'"):
+        judging.lead("main", "s", "teacher", task="C")(read(tmp_path))
 
 
 def test_the_ledger_is_whole():
@@ -130,7 +135,6 @@ def test_at_small_every_claim_whose_notebook_ran_has_the_verdict_of_its_interval
                                                            "06_decoding_strategies"}
     assert ran <= set(measured["notebook"]) and (RESULTS / "small").is_dir()
     for claim in measured.itertuples():
-        direction = "below" if " below " in f" {claim.asked}" else "above"
-        assert claim.verdict == verdict(claim.low, claim.high, threshold=claim.threshold, direction=direction)
+        assert claim.verdict == verdict(claim.low, claim.high, threshold=claim.threshold, direction=claim.direction)
         assert claim.low <= claim.value <= claim.high and claim.n > 0 and claim.seeds > 0
         assert not math.isnan(claim.minutes), f"{claim.notebook} ran, so its cost is known"

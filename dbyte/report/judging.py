@@ -43,8 +43,8 @@ Read = Callable[[str], pd.DataFrame]  # the name of a results file -> its rows; 
 Measure = Callable[[Read], Measured]
 
 
-class NoSuchRow(LookupError):
-    """A results file is there, but not the row that a claim needs."""
+class NotMeasured(LookupError):
+    """A results file is there, but holds nothing that a claim could be judged by."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,11 @@ class Row:
     pick: str | None = None
 
     def of(self, read: Read) -> pd.Series:
-        """The row; NoSuchRow where none fits, ValueError where several do."""
+        """The row; NotMeasured where none fits, ValueError where several do."""
         frame = read(self.file)
-        chosen = frame
-        for column, wanted in self.where.items():
-            chosen = chosen[chosen[column] == wanted] if column in chosen else chosen.iloc[:0]
+        chosen = _fitting(frame, self.where)
         if chosen.empty:
-            raise NoSuchRow(f"{frame.attrs['file']} has no row with {_words(self.where)}")
+            raise NotMeasured(f"{frame.attrs['file']} has no row with {_words(self.where)}")
         if self.pick:
             chosen = chosen.sort_values("train_bytes").iloc[[{"first": 0, "last": -1}[self.pick]]]
         if len(chosen) > 1:
@@ -94,32 +92,53 @@ def share(one: Row, other: Row) -> Measure:
     """One row over another of its file, in percent, with its first-order error."""
     def measure(read: Read) -> Measured:
         top, bottom = one.of(read), other.of(read)
-        kept = tables.retention({"": bottom.value}, {"": top.value}, teacher_stderr={"": bottom.stderr},
-                                student_stderr={"": top.stderr})
-        return _around(kept.value, kept.stderr, int(top.n), _seeds(read(one.file)), one.file)
+        found = _defined(tables.retention, {"": bottom.value}, {"": top.value}, {"": bottom.stderr}, {"": top.stderr})
+        return _around(found.value, found.stderr, int(top.n), _seeds(read(one.file)), one.file)
     return measure
+
+
+def lead(file: str, one: str, other: str, **where: str) -> Measure:
+    """One model minus another, in points, averaged over the tasks that both have, of the rows that fit."""
+    return _of_models(file, tables.average_drop, other, one, where)
 
 
 def drop(file: str, model: str, *, teacher: str = "teacher") -> Measure:
     """The average drop of a model, in points, over the tasks it shares with its teacher."""
-    return _of_models(file, tables.average_drop, model, teacher)
+    return lead(file, teacher, model)
 
 
 def kept(file: str, model: str, *, teacher: str = "teacher") -> Measure:
     """The share of its teacher's average that a model keeps, in percent."""
-    return _of_models(file, tables.retention, model, teacher)
+    return _of_models(file, tables.retention, model, teacher, {})
 
 
-def _of_models(file: str, summary: Callable[..., tables.Estimate], model: str, teacher: str) -> Measure:
+def _of_models(file: str, summary: Callable[..., tables.Estimate], model: str, teacher: str,
+               where: Mapping[str, str]) -> Measure:
     def measure(read: Read) -> Measured:
         frame = read(file)
-        if lost := sorted({model, teacher} - set(frame["model"])):
-            raise NoSuchRow(f"{frame.attrs['file']} has no model {', '.join(lost)}")
-        values, errors = tables.wide(frame), tables.wide(frame, values="stderr")
-        found = summary(values.loc[teacher], values.loc[model], teacher_stderr=errors.loc[teacher],
-                        student_stderr=errors.loc[model])
-        return _around(found.value, found.stderr, int(frame[frame["model"] == model]["n"].sum()), _seeds(frame), file)
+        rows = _fitting(frame, where)
+        if lost := sorted({model, teacher} - set(rows["model"])):
+            raise NotMeasured(f"{frame.attrs['file']} has no row with {_words({'model': lost[0], **where})}")
+        values, errors = tables.wide(rows), tables.wide(rows, values="stderr")
+        found = _defined(summary, *(table.loc[name] for table in (values, errors) for name in (teacher, model)))
+        return _around(found.value, found.stderr, int(rows[rows["model"] == model]["n"].sum()), _seeds(frame), file)
     return measure
+
+
+def _defined(summary: Callable[..., tables.Estimate], teacher: Mapping[str, float], student: Mapping[str, float],
+             teacher_stderr: Mapping[str, float], student_stderr: Mapping[str, float]) -> tables.Estimate:
+    """A summary of two models; NotMeasured where it has no meaning, as what is kept of nothing."""
+    try:
+        return summary(teacher, student, teacher_stderr=teacher_stderr, student_stderr=student_stderr)
+    except ValueError as error:
+        raise NotMeasured(str(error)) from error
+
+
+def _fitting(frame: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
+    """The rows with these keys; none where the file has no such column."""
+    for column, wanted in where.items():
+        frame = frame[frame[column] == wanted] if column in frame else frame.iloc[:0]
+    return frame
 
 
 def _around(value: float, stderr: float, n: int, seeds: tuple[int, ...], file: str) -> Measured:
@@ -189,7 +208,7 @@ def judge(claim: Claim, read: Read, *, notebooks: Path = NOTEBOOKS) -> Finding:
         found = [(criterion, criterion.measure(read)) for criterion in claim.criteria]
     except FileNotFoundError:
         return Finding(UNMEASURED, why=f"notebook {claim.notebook} has not run at this scale")
-    except NoSuchRow as error:
+    except NotMeasured as error:
         return Finding(UNMEASURED, why=str(error))
     decide = max if claim.some else min
     criterion, measured = decide(found, key=lambda pair: ORDER.index(pair[0].verdict(pair[1])))
