@@ -62,8 +62,7 @@ tables.Table(claims.shown(measured) if len(measured) else measured)
 # ## Those that were not
 
 # %%
-missing = found[found["verdict"] == UNMEASURED]
-tables.Table(claims.shown(missing)[["claim", "where", "paper", "unit"]].assign(why=list(missing["why"])))
+tables.Table(claims.missing(found) if len(measured) < len(found) else measured.iloc[:0])
 
 # %% [markdown]
 # ## The paper's arithmetic

@@ -159,8 +159,8 @@ def ablation_claims() -> Iterable[Claim]:
 
 
 def robustness_claims() -> Iterable[Claim]:
-    """Appendix A.1 and A.3: who stands noise, and what fine-tuning on it does."""
-    table6, table8 = "table06_robustness", "table08_perturbed_finetuning"
+    """Appendix A.1: who stands noise."""
+    table6 = "table06_robustness"
     llama = {name: f"llama-3.2-3b/{name}" for name in ("baseline", "stage1", "stage2")}
     yield Claim("resists spaced letters", "A.1; Table 6", "under AntSpeak Stage 1 is ahead of its teacher", ROBUSTNESS,
                 (_difference("robustness", "Stage 1 - teacher, antspeak"),),
@@ -174,19 +174,6 @@ def robustness_claims() -> Iterable[Claim]:
     yield Claim("learnt cuts cost", "A.2; Table 6", "cutting for itself, Stage 1 stands noise less than its teacher",
                 ROBUSTNESS, (_difference("robustness", "Stage 1 - teacher, noise average", direction="below"),),
                 paper=_ahead(table6, llama["stage1"], llama["baseline"], audit.NOISY))
-
-    def gain(who: str, column: str) -> float:
-        return _ahead(table8, f"finetuned/{who}", f"origin/{who}", column)
-
-    for name, says, kind, column in (
-            ("tuned on noise", "fine-tuning on noise gives the byte student more than the token model", "noise average",
-             audit.NOISY),
-            ("learns spaced letters", "AntSpeak is learnt by the byte student, not the token model", "antspeak",
-             "AntSpeak"),
-            ("keeps clean text", "and on clean text the token model forgets more", "clean", audit.CLEAN)):
-        yield Claim(name, "A.3; Table 8", says, ROBUSTNESS,
-                    (_difference("robustness", f"stage1 - teacher, gain when tuned, {kind}"),),
-                    paper=gain("distill", column) - gain("token", column))
 
 
 def boundary_claims() -> Iterable[Claim]:
@@ -210,6 +197,24 @@ def boundary_claims() -> Iterable[Claim]:
                 paper=_ahead(table7, "space penalty", "stage1", audit.CLEAN))
 
 
+def tuning_claims() -> Iterable[Claim]:
+    """Appendix A.3: what fine-tuning on noise gives the token model and the byte student."""
+    table8 = "table08_perturbed_finetuning"
+
+    def gain(who: str, column: str) -> float:
+        return _ahead(table8, f"finetuned/{who}", f"origin/{who}", column)
+
+    for name, says, kind, column in (
+            ("tuned on noise", "fine-tuning on noise gives the byte student more than the token model", "noise average",
+             audit.NOISY),
+            ("learns spaced letters", "AntSpeak is learnt by the byte student, not the token model", "antspeak",
+             "AntSpeak"),
+            ("keeps clean text", "and on clean text the token model forgets more", "clean", audit.CLEAN)):
+        yield Claim(name, "A.3; Table 8", says, ROBUSTNESS,
+                    (_difference("robustness", f"stage1 - teacher, gain when tuned, {kind}"),),
+                    paper=gain("distill", column) - gain("token", column))
+
+
 def baseline_claims() -> Iterable[Claim]:
     """Appendix D: beside Bolmo, H-Net and BLT at one billion parameters."""
     table11 = "table11_bolmo_comparison"
@@ -223,7 +228,8 @@ def baseline_claims() -> Iterable[Claim]:
 
 def ledger() -> tuple[Claim, ...]:
     """Every claim, in the paper's order of parts."""
-    return (*main_claims(), *ablation_claims(), *robustness_claims(), *boundary_claims(), *baseline_claims())
+    return (*main_claims(), *ablation_claims(), *robustness_claims(), *boundary_claims(), *tuning_claims(),
+            *baseline_claims())
 
 
 def judged(*, scale: str, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -> pd.DataFrame:
@@ -257,17 +263,24 @@ def _minutes(scale: str, folder: Path) -> dict[str, float]:
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:
-    """`judged` as readers see it: text, signed where zero is the threshold."""
-    def number(row: tuple, value: float) -> str:
-        return "" if math.isnan(value) else f"{value:+.1f}" if row.unit.startswith("points") else f"{value:.1f}"
+    """`judged` as readers see it: text, points with their sign."""
+    def number(unit: str, value: float, digits: str) -> str:
+        return "" if math.isnan(value) else f"{value:{'+' if unit == 'points' else ''}{digits}}"
 
     return pd.DataFrame([{
-        "claim": one.claim, "where": one.where, "paper": number(one, one.paper), "ours": number(one, one.value),
-        "95 % interval": "" if math.isnan(one.low) else f"{number(one, one.low)} to {number(one, one.high)}",
-        "unit": one.unit, "asked": one.asked, "n": one.n or "", "seeds": one.seeds or "",
-        "verdict": one.verdict if one.verdict != UNMEASURED else f"{UNMEASURED}: {one.why}",
+        "claim": one.id, "in words": one.claim, "where": one.where, "paper": number(one.unit, one.paper, ".3g"),
+        "ours": number(one.unit, one.value, ".1f"),
+        "95 % interval": "" if math.isnan(one.low) else
+        f"{number(one.unit, one.low, '.1f')} to {number(one.unit, one.high, '.1f')}",
+        "unit": one.unit, "asked": one.asked, "n": one.n or "", "seeds": one.seeds or "", "verdict": one.verdict,
         "notebook": one.notebook[:2], "minutes": "" if math.isnan(one.minutes) else f"{one.minutes:.0f}",
     } for one in found.itertuples()])
+
+
+def missing(found: pd.DataFrame) -> pd.DataFrame:
+    """The claims without a verdict as readers see them: what the paper says, and why there is none."""
+    rest = found[found["verdict"] == UNMEASURED]
+    return shown(rest)[["claim", "in words", "where", "paper", "unit"]].assign(why=list(rest["why"]))
 
 
 def counts(found: pd.DataFrame) -> str:

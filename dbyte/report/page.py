@@ -114,10 +114,9 @@ def ledger(found: pd.DataFrame) -> Iterator[Block]:
     measured = found[found["verdict"] != UNMEASURED]
     if len(measured):
         yield Numbers(claims.shown(measured))
-    missing = found[found["verdict"] == UNMEASURED]
-    if len(missing):
+    if len(measured) < len(found):
         yield Text("Not yet measured:")
-        yield Numbers(claims.shown(missing)[["claim", "where", "paper", "unit"]].assign(why=list(missing["why"])))
+        yield Numbers(claims.missing(found))
 
 
 def slips() -> Iterator[Block]:
