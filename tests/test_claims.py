@@ -44,6 +44,15 @@ def test_a_difference_is_judged_by_its_own_interval(tmp_path, notebooks, low, hi
     assert (found.measured.low, found.measured.high, found.measured.n, found.measured.seeds) == (low, high, 7, (3, 4))
 
 
+def test_a_threshold_may_stand_beside_the_number(tmp_path, notebooks):
+    rows = [difference("LMB", 90, 94) | {"threshold": 95}, difference("PIQA", 96, 98) | {"threshold": 95}]
+    write(tmp_path, "x", rows, ["what", "task"])
+    for task, expected in (("LMB", "opposite"), ("PIQA", "shown")):
+        criterion = Criterion(judging.row("x", task=task), threshold=None)
+        found = judge(Claim(**CLAIM, criteria=(criterion,)), read(tmp_path), notebooks=notebooks)
+        assert found.verdict == expected and criterion.asked(found.measured) == "above 95"
+
+
 @pytest.mark.parametrize(("lows", "every", "some"), [
     ((1, 1), "shown", "shown"), ((1, -1), "not shown", "shown"), ((-1, -1), "not shown", "not shown"),
     ((1, -9), "opposite", "shown"), ((-1, -9), "opposite", "not shown"), ((-9, -9), "opposite", "opposite")])

@@ -17,6 +17,7 @@ from dbyte.report.judging import UNMEASURED
 LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
 LINEAR = 10  # points up to which the axis is linear
 TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50)
+EDGE = 1.6 * TICKS[-1]  # an interval without an end goes to the edge
 
 
 def glance_figure(found: pd.DataFrame) -> Figure:
@@ -37,7 +38,7 @@ def glance_figure(found: pd.DataFrame) -> Figure:
                         fontsize=8)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(-0.7, len(rows) - 0.3)
-        axes.set_xlim(1.6 * TICKS[0], 1.6 * TICKS[-1])
+        axes.set_xlim(-EDGE, EDGE)
         axes.xaxis.set_major_locator(FixedLocator(TICKS))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticklabels([f"{tick:+d}" if tick else "0" for tick in TICKS])
@@ -53,7 +54,7 @@ def _draw(axes, claim, height: int) -> None:
     """One interval, turned so that the claim's side is on the right."""
     colour, marker = LOOKS[claim.verdict]
     sign = -1 if claim.direction == "below" else 1
-    ends = sorted(sign * (end - claim.threshold) for end in (claim.low, claim.high))
+    ends = sorted(min(max(sign * (end - claim.threshold), -EDGE), EDGE) for end in (claim.low, claim.high))
     axes.plot(ends, (height, height), color=colour, linewidth=1.8, solid_capstyle="butt")
     axes.plot(sign * (claim.value - claim.threshold), height, color=colour, marker=marker, markersize=6)
 

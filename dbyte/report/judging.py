@@ -29,7 +29,7 @@ VERDICTS = ("shown", "not shown", "opposite", UNMEASURED)
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with its 95 % interval, the items and seeds behind it, and the file it is from."""
+    """A number with its 95 % interval, the items and seeds behind it, its file, and the bound named there (or nan)."""
 
     value: float
     low: float
@@ -37,6 +37,7 @@ class Measured:
     n: int
     seeds: tuple[int, ...]
     file: str
+    threshold: float = math.nan
 
 
 Read = Callable[[str], pd.DataFrame]  # the name of a results file -> its rows; FileNotFoundError where there are none
@@ -73,7 +74,8 @@ def row(file: str, **where: str) -> Measure:
     def measure(read: Read) -> Measured:
         found, seeds = Row(file, where).of(read), _seeds(read(file))
         if {"low", "high"} <= set(found.index):
-            return Measured(found.value, found.low, found.high, int(found.n), seeds, file)
+            return Measured(found.value, found.low, found.high, int(found.n), seeds, file,
+                            found.get("threshold", math.nan))
         return _around(found.value, found.stderr, int(found.n), seeds, file)
     return measure
 
@@ -156,18 +158,24 @@ def _words(where: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A number and the side of a threshold where the claim puts it; `part` names it where a claim has several."""
+    """A number and the side of a threshold where the claim puts it; `part` names it where a claim has several.
+
+    threshold: None for the one that the results name beside the number.
+    """
 
     measure: Measure
     direction: str = "above"
-    threshold: float = 0.0
+    threshold: float | None = 0.0
     part: str = ""
 
-    def __str__(self) -> str:
-        return f"{self.part} {self.direction} {self.threshold:.4g}".strip()
+    def bound(self, found: Measured) -> float:
+        return found.threshold if self.threshold is None else self.threshold
+
+    def asked(self, found: Measured) -> str:
+        return f"{self.part} {self.direction} {self.bound(found):.4g}".strip()
 
     def verdict(self, found: Measured) -> str:
-        return verdict(found.low, found.high, threshold=self.threshold, direction=self.direction)
+        return verdict(found.low, found.high, threshold=self.bound(found), direction=self.direction)
 
 
 @dataclass(frozen=True)

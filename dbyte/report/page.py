@@ -167,7 +167,7 @@ def as_markdown(title: str, parts: Sequence[Block], *, folder: Path) -> str:
             case Numbers(frame, digits):
                 return markdown(frame, digits=digits)
             case Picture(path, caption):
-                return f"![{caption.split('. ')[0]}]({Path(relpath(path, folder)).as_posix()})\n\n{caption}"
+                return f"![{_first_sentence(caption)}]({Path(relpath(path, folder)).as_posix()})\n\n{caption}"
 
     return "\n\n".join([f"# {title}", *map(shown, parts)]) + "\n"
 
@@ -183,14 +183,18 @@ def as_html(title: str, parts: Sequence[Block]) -> str:
             case Numbers(frame, digits):
                 return _table(frame, digits)
             case Picture(path, caption):
-                data = base64.b64encode(path.read_bytes()).decode("ascii")
-                return (f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+                data, alt = base64.b64encode(path.read_bytes()).decode("ascii"), html.escape(_first_sentence(caption))
+                return (f'<figure><img alt="{alt}" src="data:image/png;base64,{data}">'
                         f"<figcaption>{_inline(caption)}</figcaption></figure>")
 
     body = "\n".join([f"<h1>{_inline(title)}</h1>", *map(shown, parts)])
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n")
+
+
+def _first_sentence(caption: str) -> str:
+    return caption.split(". ")[0]
 
 
 def _inline(text: str) -> str:
