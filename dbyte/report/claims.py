@@ -2,6 +2,9 @@
 
 What the paper says stands here in our words; its numbers come from published/, ours from results/<scale>/. A threshold
 is zero (which of two is ahead), a number that the paper prints, one that the results name, or one of the two below.
+
+A new claim is one more `yield Claim(...)`: a name for the figure, where the paper says it, our words, the notebook, and
+what rows of its results decide it. Until these exist, it counts as not yet measured.
 """
 
 import math
@@ -74,7 +77,8 @@ def _in_each_corpus(file: str, *, threshold: float | None = 0.0, part: str = "",
 
 def _lost_under_drop(corpus: str) -> Measure:
     """F1 of the router on text with Drop minus that on clean text."""
-    noisy, clean = (Row("boundary_kinds", {"corpus": corpus, "text": text, "kind": "all"}) for text in ("drop", "clean"))
+    noisy, clean = (Row("boundary_kinds", {"corpus": corpus, "text": text, "kind": "all"})
+                    for text in ("drop", "clean"))
     return total((1.0, noisy), (-1.0, clean))
 
 
