@@ -56,13 +56,13 @@ display(Image(figures.save(glance.glance_figure(found), "claims", frames=frames,
 # are over items, and over seeds where there is more than one. Minutes are those of the claim's notebook.
 
 # %%
-tables.Table(claims.shown(measured) if len(measured) else measured)
+tables.Table(claims.shown(measured)) if len(measured) else "none at this scale yet"
 
 # %% [markdown]
 # ## Those that were not
 
 # %%
-tables.Table(claims.missing(found) if len(measured) < len(found) else measured.iloc[:0])
+tables.Table(claims.missing(found)) if len(measured) < len(found) else "none"
 
 # %% [markdown]
 # ## The paper's arithmetic

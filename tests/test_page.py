@@ -10,7 +10,7 @@ from dbyte import paths
 from dbyte.__main__ import main
 from dbyte.report import claims, glance, page
 from dbyte.report.figures import save, write_png
-from dbyte.report.results import write_results
+from dbyte.report.results import read_results, write_results
 
 MAIN = [{"model": model, "task": task, "value": level - drop, "stderr": 1.5, "n": 200}
         for model, drop in (("teacher", 0.0), ("stage1", 1.0), ("stage2", 4.0))
@@ -22,7 +22,8 @@ def folders(tmp_path):
     write_results("main", MAIN, scale="small", keys=["model", "task"], seeds=[0], config_hash="a", wall_seconds=1.0,
                   folder=tmp_path / "results")
     figure = glance.glance_figure(claims.judged(scale="small", folder=tmp_path / "results"))
-    save(figure, "claims", frames=[], scale="small", folder=tmp_path / "figures")
+    frames = [read_results("main", scale="small", folder=tmp_path / "results")]
+    save(figure, "claims", frames=frames, folder=tmp_path / "figures")
     write_png(figure, tmp_path / "figures" / "small" / "without_source.png")
     return dict(results=tmp_path / "results", figures=tmp_path / "figures")
 
@@ -68,6 +69,23 @@ def test_markdown_links_what_is_there_and_shows_the_measured_rows(folders):
     assert "| stage2 | 76.0 ± 1.5 | 86.0 ± 1.5 | 4.0 ± 1.5 | 95.3 ± 1.7 |" in text
     assert "53.66 | 56.866" in text, "the slip of Table 7"
     assert str(paths.ROOT) not in text and "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text)
+
+
+def test_a_figure_that_is_older_than_its_results_says_so(folders):
+    path = folders["results"] / "REPORT.md"
+    page.report("small", write=True, **folders)
+    assert "Drawn from `main.csv`." in path.read_text() and "have changed since" not in path.read_text()
+    write_results("main", [row | {"n": 300} for row in MAIN], scale="small", keys=["model", "task"], seeds=[0],
+                  config_hash="a", wall_seconds=1.0, folder=folders["results"])
+    page.report("small", write=True, **folders)
+    assert "Drawn from `main.csv`. These have changed since" in path.read_text()
+
+
+def test_a_figure_without_results_names_its_scale(tmp_path):
+    figure = glance.glance_figure(claims.judged(scale="smoke", folder=tmp_path))
+    assert save(figure, "claims", frames=[], scale="smoke", folder=tmp_path).parent.name == "smoke"
+    with pytest.raises(ValueError, match="must be drawn from"):
+        save(figure, "claims", frames=[], folder=tmp_path)
 
 
 def test_html_is_one_balanced_file_with_the_figures_inside(folders):

@@ -75,7 +75,7 @@ def blocks(scale: str, *, results: Path = RESULTS, figures: Path = FIGURES,
     yield Text(f"What the notebooks measured at scale `{scale}`, beside {SOURCE}. Generated from `results/` and "
                "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
     yield from headline(scale, results)
-    yield from pictures(figures / scale)
+    yield from pictures(figures / scale, results / scale)
     yield from ledger(found)
     yield from slips()
     yield from costs(scale, results)
@@ -93,8 +93,8 @@ def headline(scale: str, results: Path) -> Iterator[Block]:
     yield Numbers(main_table(frame))
 
 
-def pictures(folder: Path) -> Iterator[Block]:
-    """The figures that were drawn from results, the claims first, then those with a caption in its order."""
+def pictures(folder: Path, results: Path) -> Iterator[Block]:
+    """The figures that were drawn from results, in CAPTIONS's order; one that is older than its results says so."""
     names = sorted((path.stem for path in folder.glob("*.json") if path.with_suffix(".png").is_file()),
                    key=lambda name: (list(CAPTIONS).index(name) if name in CAPTIONS else len(CAPTIONS), name))
     if names:
@@ -103,7 +103,15 @@ def pictures(folder: Path) -> Iterator[Block]:
         reads = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["reads"]
         drawn = ", ".join(f"`{Path(file).name}`" for file in reads) or "no results yet"
         title = CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
-        yield Picture(folder / f"{name}.png", f"{title} Drawn from {drawn}.")
+        changed = any(_changed(results / Path(file).name, was) for file, was in reads.items())
+        older = " These have changed since: run its notebook again." if changed else ""
+        yield Picture(folder / f"{name}.png", f"{title} Drawn from {drawn}.{older}")
+
+
+def _changed(file: Path, sha256: str) -> bool:
+    """Whether a results file is no longer the one that was drawn."""
+    sidecar = file.with_suffix(".json")
+    return not sidecar.is_file() or json.loads(sidecar.read_text(encoding="utf-8"))["sha256"] != sha256
 
 
 def ledger(found: pd.DataFrame) -> Iterator[Block]:
