@@ -44,15 +44,16 @@ def _tasks(frame: pd.DataFrame) -> list[str]:
 
 
 def save(figure: Figure, name: str, *, frames: Sequence[pd.DataFrame], published: Sequence[str] = (),
-         folder: Path = FIGURES) -> Path:
+         folder: Path = FIGURES, scale: str | None = None) -> Path:
     """Write figures/<scale>/<name>.png and the .json that names what it shows, and return the PNG's path.
 
     frames: what `read_results` returned, all of it that the figure shows; their scale is the figure's. published: names
-    of the paper's tables in it. Raises ValueError where the frames come from two scales, or not from results at all.
+    of the paper's tables in it. scale: for a figure that says what is missing too, and may have no frames at all.
+    Raises ValueError where the frames come from two scales, or not from results at all.
     """
-    if not frames or any("provenance" not in frame.attrs for frame in frames):
+    if not (frames or scale) or any("provenance" not in frame.attrs for frame in frames):
         raise ValueError(f"figure {name!r} must be drawn from what read_results returned: pass those very frames")
-    scales = sorted({frame.attrs["provenance"]["scale"] for frame in frames})
+    scales = sorted({frame.attrs["provenance"]["scale"] for frame in frames} | ({scale} if scale else set()))
     if len(scales) != 1:
         raise ValueError(f"figure {name!r} mixes the scales {scales}: draw one figure a scale")
     reads = {frame.attrs["file"]: frame.attrs["provenance"]["sha256"] for frame in frames}
