@@ -2,12 +2,12 @@
 
 A position is the place behind a byte. Its kind follows from this byte and the next one; the first that fits:
 
-    before a space  the next byte is white space, this one is not
-    after a space   this byte is white space
-    non-ASCII       one of the two belongs to a character beyond ASCII
-    digits          one of the two is a digit
-    punctuation     one of the two is no letter
-    inside a word   both are letters
+    before a space     the next byte is a space, this one no white space
+    other white space  one of the two is white space: behind a space, at line breaks, in indentation
+    non-ASCII          one of the two belongs to a character beyond ASCII
+    digits             one of the two is a digit
+    punctuation        one of the two is no letter
+    inside a word      both are letters
 
 The kinds part the bytes that the router decides (`losses.routed`). The truth is the teacher's tokens of the very text
 that is read: of the perturbed text where it is perturbed. Errors are over pieces (documents, cut where a row ends), for
@@ -34,9 +34,9 @@ from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Rows
 from dbyte.text.spans import BOS
 
-KINDS = ("before a space", "after a space", "non-ASCII", "digits", "punctuation", "inside a word")
-BEFORE_SPACE, AFTER_SPACE, NON_ASCII, DIGITS, PUNCTUATION, IN_WORD = range(len(KINDS))
-WHITE = b" \t\n\r\v\f"
+KINDS = ("before a space", "other white space", "non-ASCII", "digits", "punctuation", "inside a word")
+BEFORE_SPACE, OTHER_WHITE, NON_ASCII, DIGITS, PUNCTUATION, IN_WORD = range(len(KINDS))
+SPACE, WHITE = 0x20, b" \t\n\r\v\f"  # line breaks are no spaces here: tokenizers join them to what stands before
 WHO = ("router", "teacher")
 CONSISTENT = 95.0  # percent of the places before a space at which "consistently" begins: our reading, none is given
 NORMAL = 1.96  # standard errors to either end of a 95 % interval
@@ -47,7 +47,7 @@ def _byte_classes() -> Tensor:
     classes = torch.full((256,), PUNCTUATION)
     for byte in range(256):
         if byte in WHITE:
-            classes[byte] = AFTER_SPACE
+            classes[byte] = OTHER_WHITE
         elif byte >= 128:
             classes[byte] = NON_ASCII
         elif chr(byte).isdigit():
@@ -64,9 +64,9 @@ def kinds(byte_ids_BL: Tensor) -> Tensor:
     """The kind of each position, int64 [B, L], an index into KINDS; a row's last position has no next byte."""
     this_BL = BYTE_CLASSES.to(byte_ids_BL.device)[byte_ids_BL]
     next_BL = F.pad(this_BL[:, 1:], (0, 1), value=IN_WORD)
-    before_space_BL = (next_BL == AFTER_SPACE) & (this_BL != AFTER_SPACE)
+    next_is_space_BL = F.pad(byte_ids_BL[:, 1:] == SPACE, (0, 1))
     # KINDS stand in the order in which they decide, so the first that fits is the smaller of the two.
-    return torch.minimum(this_BL, next_BL).masked_fill(before_space_BL, BEFORE_SPACE)
+    return torch.minimum(this_BL, next_BL).masked_fill(next_is_space_BL & (this_BL != OTHER_WHITE), BEFORE_SPACE)
 
 
 @dataclass(frozen=True)
@@ -151,27 +151,33 @@ def _rate(name: str, over_P: np.ndarray, under_P: np.ndarray) -> dict[str, float
 def space_rows(found: Tally, **where: str) -> list[dict]:
     """Space bias as tidy rows in percent or points: what, value, stderr, n, low, high, threshold, verdict.
 
-    router cuts, teacher cuts       P(cuts | before a space), of the router and of the teacher
-    router - teacher                their difference at the same positions: a bias is above 0
-    false cuts before a space       the share of the router's false cuts that lies there
-    ... beyond their places' share  that, minus the share there of all places where the teacher does not cut, which is
-                                    what false cuts strewn at random would have: errors drawn to spaces are above 0
+    router cuts, teacher cuts   P(cuts | before a space), of the router and of the teacher
+    router - teacher            their difference at the same positions: a router that wants cuts there is above 0
+    recall beyond elsewhere     the router's recall before a space minus that at all other kinds: one that leans on
+                                spaces finds the teacher's cuts there and misses others, and is above 0
+    false cuts                  the share of the router's false cuts that lies before a space
+    false cuts beyond chance    that, minus the share there of all positions where the teacher does not cut, which is
+                                what false cuts strewn at random would have: errors drawn to spaces are above 0
 
-    The first row's claim is the paper's "consistently" (above CONSISTENT). What has no place to be counted at is left
-    out: shares of false cuts where there are none.
+    The first row's claim is the paper's "consistently" (above CONSISTENT). What has no position to be counted at is
+    left out: shares of false cuts where there are none, and chance where the teacher cuts before every space.
     """
     here_P4, everywhere_P4 = found.counts_PK4[:, BEFORE_SPACE], found.counts_PK4.sum(1)
     hits_P, false_P, missed_P, all_P = here_P4.T
     every_false_P = everywhere_P4[:, 1]
     rows = []
     if all_P.sum():
-        rows = [("router cuts", ratio_of_sums(hits_P + false_P, all_P), all_P, CONSISTENT),
-                ("teacher cuts", ratio_of_sums(hits_P + missed_P, all_P), all_P, None),
-                ("router - teacher", ratio_of_sums(false_P - missed_P, all_P), all_P, 0.0)]
+        rows += [("router cuts", ratio_of_sums(hits_P + false_P, all_P), all_P, CONSISTENT),
+                 ("teacher cuts", ratio_of_sums(hits_P + missed_P, all_P), all_P, None),
+                 ("router - teacher", ratio_of_sums(false_P - missed_P, all_P), all_P, 0.0)]
+    here, elsewhere = ((part_P4[:, 0], part_P4[:, 0] + part_P4[:, 2]) for part_P4 in (here_P4, everywhere_P4 - here_P4))
+    if here[1].sum() and elsewhere[1].sum():
+        rows.append(("recall beyond elsewhere", ratio_difference(here, elsewhere), here[1] + elsewhere[1], 0.0))
     if every_false_P.sum():
+        rows.append(("false cuts", ratio_of_sums(false_P, every_false_P), every_false_P, None))
+    if every_false_P.sum() and _uncut(here_P4).sum():
         beyond = ratio_difference((false_P, every_false_P), (_uncut(here_P4), _uncut(everywhere_P4)))
-        rows += [("false cuts before a space", ratio_of_sums(false_P, every_false_P), every_false_P, None),
-                 ("false cuts before a space beyond their places' share", beyond, every_false_P, 0.0)]
+        rows.append(("false cuts beyond chance", beyond, every_false_P, 0.0))
     return [where | _claim(what, estimate, int(n_P.sum()), threshold) for what, estimate, n_P, threshold in rows]
 
 
