@@ -39,6 +39,11 @@ BEFORE_SPACE, OTHER_WHITE, NON_ASCII, DIGITS, PUNCTUATION, IN_WORD = range(len(K
 SPACE, WHITE = 0x20, b" \t\n\r\v\f"  # line breaks are no spaces here: tokenizers join them to what stands before
 WHO = ("router", "teacher")
 CONSISTENT = 95.0  # percent of the places before a space at which "consistently" begins: our reading, none is given
+SPACE_MEASURES = ("router cuts", "teacher cuts", "router - teacher", "recall beyond elsewhere", "false cuts",
+                  "false cuts beyond chance")  # of `space_rows`
+CLAIMS = {"router cuts": CONSISTENT, "router - teacher": 0.0, "recall beyond elsewhere": 0.0,
+          "false cuts beyond chance": 0.0}  # what `space_rows` judges: the value lies above this
+FEWEST = 20  # positions counted: with fewer no interval is given, and nothing is shown
 NORMAL = 1.96  # standard errors to either end of a 95 % interval
 
 
@@ -159,26 +164,26 @@ def space_rows(found: Tally, **where: str) -> list[dict]:
     false cuts beyond chance    that, minus the share there of all positions where the teacher does not cut, which is
                                 what false cuts strewn at random would have: errors drawn to spaces are above 0
 
-    The first row's claim is the paper's "consistently" (above CONSISTENT). What has no position to be counted at is
-    left out: shares of false cuts where there are none, and chance where the teacher cuts before every space.
+    CLAIMS says which are judged; the first row's claim is the paper's "consistently". What has no position to be
+    counted at is left out: shares of false cuts where there are none, chance where the teacher cuts before every space.
     """
     here_P4, everywhere_P4 = found.counts_PK4[:, BEFORE_SPACE], found.counts_PK4.sum(1)
     hits_P, false_P, missed_P, all_P = here_P4.T
     every_false_P = everywhere_P4[:, 1]
     rows = []
     if all_P.sum():
-        rows += [("router cuts", ratio_of_sums(hits_P + false_P, all_P), all_P, CONSISTENT),
-                 ("teacher cuts", ratio_of_sums(hits_P + missed_P, all_P), all_P, None),
-                 ("router - teacher", ratio_of_sums(false_P - missed_P, all_P), all_P, 0.0)]
+        rows += [("router cuts", ratio_of_sums(hits_P + false_P, all_P), all_P),
+                 ("teacher cuts", ratio_of_sums(hits_P + missed_P, all_P), all_P),
+                 ("router - teacher", ratio_of_sums(false_P - missed_P, all_P), all_P)]
     here, elsewhere = ((part_P4[:, 0], part_P4[:, 0] + part_P4[:, 2]) for part_P4 in (here_P4, everywhere_P4 - here_P4))
     if here[1].sum() and elsewhere[1].sum():
-        rows.append(("recall beyond elsewhere", ratio_difference(here, elsewhere), here[1] + elsewhere[1], 0.0))
+        rows.append(("recall beyond elsewhere", ratio_difference(here, elsewhere), here[1] + elsewhere[1]))
     if every_false_P.sum():
-        rows.append(("false cuts", ratio_of_sums(false_P, every_false_P), every_false_P, None))
+        rows.append(("false cuts", ratio_of_sums(false_P, every_false_P), every_false_P))
     if every_false_P.sum() and _uncut(here_P4).sum():
         beyond = ratio_difference((false_P, every_false_P), (_uncut(here_P4), _uncut(everywhere_P4)))
-        rows.append(("false cuts beyond chance", beyond, every_false_P, 0.0))
-    return [where | _claim(what, estimate, int(n_P.sum()), threshold) for what, estimate, n_P, threshold in rows]
+        rows.append(("false cuts beyond chance", beyond, every_false_P))
+    return [where | _claim(what, estimate, int(n_P.sum())) for what, estimate, n_P in rows]
 
 
 def _uncut(counts_P4: np.ndarray) -> np.ndarray:
@@ -187,10 +192,12 @@ def _uncut(counts_P4: np.ndarray) -> np.ndarray:
     return all_P - hits_P - missed_P
 
 
-def _claim(what: str, estimate: Estimate, n: int, threshold: float | None) -> dict:
+def _claim(what: str, estimate: Estimate, n: int) -> dict:
     """A tidy row in percent, with the verdict on "above the threshold" where there is one."""
+    threshold = CLAIMS.get(what)
     value, stderr = 100 * estimate.value, 100 * estimate.stderr
-    half = math.inf if math.isnan(stderr) else NORMAL * stderr  # of one piece alone nothing is known
+    # A normal interval needs events: one false cut alone would have an error of nearly 0, one piece alone has none.
+    half = math.inf if math.isnan(stderr) or n < FEWEST else NORMAL * stderr
     said = "" if threshold is None else verdict(value - half, value + half, threshold=threshold)
     return {"what": what, "value": value, "stderr": stderr, "n": n, "low": value - half, "high": value + half,
             "threshold": math.nan if threshold is None else threshold, "verdict": said}

@@ -31,7 +31,7 @@ from dbyte.evaluate.exposure import Deviation, deviations
 from dbyte.evaluate.harness import ColumnResult, evaluate, teacher_lm
 from dbyte.evaluate.mid_word import finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer
-from dbyte.evaluate.perturb import perturb
+from dbyte.evaluate.perturb import KINDS, perturb
 from dbyte.evaluate.scoring import Scorer
 from dbyte.evaluate.stats import proportion
 from dbyte.model.student import ByteStudent
@@ -45,7 +45,8 @@ MEASURING = 1  # raise it when scoring changes, so that nothing old is taken for
 PROMPT_BYTES = 64  # of a document, before a decoder goes on
 CUT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
 PASSAGE = 120  # characters of a text that is shown byte by byte
-CLEAN = "clean"  # text as it is, beside the names of `perturb.KINDS`
+CLEAN = "clean"  # text as it is
+TEXTS = (CLEAN, *KINDS)  # and with each of the perturbations
 READINGS = ("token", "stage1/tokenizer", "stage1/router", "stage2/router", "stage2/own")
 
 
@@ -94,7 +95,7 @@ class Measurer:
     def tally(self, folder: Path, corpus: str, noise: str = CLEAN) -> Tally:
         """What a student's router and its teacher's tokenizer do in a corpus's held-out documents, with noise or not.
 
-        Of a text with noise the truth is how the teacher cuts that very text. noise: CLEAN or one of `perturb.KINDS`.
+        Of a text with noise the truth is how the teacher cuts that very text. noise: one of TEXTS.
         """
         texts = [_noisy(text, noise, seed=self.seed)
                  for text in heldout_corpus(self.scale, corpus, seed=self.seed).documents]

@@ -51,7 +51,7 @@ class Byte:
 
 @dataclass(frozen=True)
 class Character:
-    """A character as it is and as a picture can draw it, its bytes, and which chunk (router's) and token it opens in."""
+    """A character as it is and as a picture can draw it, its bytes, and the chunk (router's) and token it opens in."""
 
     text: str
     label: str
