@@ -34,7 +34,7 @@ from IPython.display import HTML, Image, display
 
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
-from dbyte.evaluate.boundary_kinds import KINDS, SPACE_MEASURES, kind_rows, length_rows, space_rows
+from dbyte.evaluate.boundary_kinds import SPACE_MEASURES, kind_rows, length_rows, space_rows
 from dbyte.evaluate.measure import TEXTS, Measurer
 from dbyte.report import chunk_view, figures, results, tables
 from dbyte.report.provenance import environment_report
@@ -154,7 +154,7 @@ display(Image(figures.save(figures.lengths_figure(lengths), "chunk_lengths", fra
 # %% [markdown]
 # ## What could not be reproduced
 #
-# The paper's Figure 3 is a picture of one sentence from billion-parameter students, without numbers, so there is none to
+# The paper's Figure 3 shows a passage or two of billion-parameter students and prints no numbers, so there are none to
 # stand beside ours. The teacher here has a small vocabulary, made for the built-in world: what its tokenizer does with
 # perturbed text, the truth of these tables, is not what a tokenizer of a hundred thousand tokens does. A high agreement
 # with the teacher on perturbed text is no proof of good segments, only of the teacher's.

@@ -202,13 +202,16 @@ def _noisy(text: str, noise: str, *, seed: int) -> str:
 def _passage(documents: Sequence[str]) -> str:
     """The first PASSAGE characters of the first document, or of the line that is the first to leave ASCII, if any is.
 
-    Characters of several bytes are where cuts can go wrong that no token model makes, and they are rare.
+    Characters of several bytes are where cuts can go wrong that no token model makes, and they are rare. A word that
+    the limit cuts is left out.
     """
-    for text in documents:
-        if not text.isascii():
-            first = next(place for place, character in enumerate(text) if not character.isascii())
-            return text[text.rfind("\n", 0, first) + 1:].strip()[:PASSAGE]
-    return documents[0][:PASSAGE]
+    text = documents[0]
+    for other in documents:
+        if not other.isascii():
+            first = next(place for place, character in enumerate(other) if not character.isascii())
+            text = other[other.rfind("\n", 0, first) + 1:].strip()
+            break
+    return text[:PASSAGE] if len(text) <= PASSAGE else text[:PASSAGE + 1].rsplit(maxsplit=1)[0]
 
 
 def column_rows(model: str, results: dict[str, ColumnResult], **more) -> list[dict]:

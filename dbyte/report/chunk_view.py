@@ -89,8 +89,8 @@ def tallied(text: Sequence[Character]) -> str:
     """How many chunks router and teacher make of a text, and how many cuts either makes alone, in words."""
     each = [byte for character in text for byte in character.bytes]
     alone = [sum(byte.who == who for byte in each) for who in ("the router alone cuts", "the teacher alone cuts")]
-    return (f"{sum(byte.router for byte in each)} chunks of the router, {sum(byte.teacher for byte in each)} of the "
-            f"teacher; {alone[0]} cuts by the router alone, {alone[1]} by the teacher alone")
+    return (f"chunks: router {sum(byte.router for byte in each)}, teacher {sum(byte.teacher for byte in each)}; "
+            f"cuts that one makes alone: router {alone[0]}, teacher {alone[1]}")
 
 
 STYLE_SHEET = """

@@ -172,6 +172,7 @@ def lengths_figure(lengths: pd.DataFrame, *, longest: int = 12) -> Figure:
             for axes, text in zip(line, texts, strict=True):
                 rows = lengths[(lengths["corpus"] == corpus) & (lengths["text"] == text)]
                 _lengths_panel(axes, rows, title=text, longest=longest)
+            line[0].set_ylim(bottom=0)  # once all are drawn: it ends the scaling of the line that shares the axis
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
         figure.supxlabel(f"length of a chunk (bytes; {longest} and more together)", fontsize=9)
@@ -183,14 +184,14 @@ def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) 
     for height, (who, part) in zip((0.9, 0.78), rows.groupby("who"), strict=False):
         colour, marker = CUTTERS[who]
         mean = (part["length"] * part["value"]).sum() / part["value"].sum()
-        axes.annotate(f"mean {mean:.2f}", (0.97, height), xycoords="axes fraction", ha="right", color=colour, fontsize=8)
+        axes.annotate(f"mean {mean:.2f}", (0.97, height), xycoords="axes fraction", ha="right", color=colour,
+                      fontsize=8)
         binned = part.assign(length=part["length"].clip(upper=longest), square=part["stderr"].fillna(0) ** 2)
         binned = binned.groupby("length")[["value", "square"]].sum().reindex(range(1, longest + 1), fill_value=0)
         axes.errorbar(binned.index, binned["value"], yerr=SIGMA * binned["square"] ** 0.5, label=who, color=colour,
                       marker=marker, markersize=3, linewidth=1.1, elinewidth=0.8,
                       linestyle="--" if who == "router" else "-")
     axes.set_title(title)
-    axes.set_ylim(bottom=0)
     axes.set_xticks([1, *range(4, longest + 1, 4)])
 
 
