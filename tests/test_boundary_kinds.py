@@ -98,8 +98,17 @@ def test_space_bias_by_hand(monkeypatch):
     assert rows["teacher cuts"]["verdict"] == "" and rows["router - teacher"]["verdict"] == "opposite"
 
 
+def test_mean_lengths_by_hand():
+    """Chunks of 1 and 3 bytes against one of 4 in the first piece, one of 2 on both sides in the second."""
+    found = bk.Tally(np.zeros((2, len(bk.KINDS), 4), dtype=int), {
+        "router": np.array([[0, 0, 0, 0, 1], [0, 0, 1, 0, 0]]), "teacher": np.array([[0, 1, 0, 1], [0, 0, 1, 0]])})
+    values = {row["what"]: (row["value"], row["n"]) for row in bk.mean_rows(found)}
+    assert values == {"router": (3, 2), "teacher": (2, 3), "router - teacher": (1, 3)}
+
+
 def test_few_positions_show_nothing():
     rows = {row["what"]: row for row in bk.space_rows(by_hand())}
+    assert math.isnan(bk.kind_rows(by_hand())[0]["stderr"]) and bk.kind_rows(by_hand())[0]["n"] < bk.FEWEST
     assert rows["router cuts"]["n"] < bk.FEWEST and {row["verdict"] for row in rows.values()} == {"", "not shown"}
 
 
@@ -202,6 +211,7 @@ def test_the_page_escapes_the_text_says_it_whole_and_needs_no_script(student, to
     shown.feed(page)
     assert shown.text == TRICKY and not shown.open, "every tag is closed"
     assert shown.names == {"div", "style", "p", "h4", "span", "i", "br"}, "no tag comes from the text, and no script"
+    assert "</span></span><span class='c" in page and "> <span" not in page, "no gap between characters"
     assert html.escape("<b>") not in html.unescape(shown.text) and "http" not in page
     assert len(shown.titles) == len(TRICKY), "a title a character"
     assert sum(title.count("byte ") for title in shown.titles) == len(TRICKY.encode()), "which names all its bytes"
@@ -233,7 +243,7 @@ def test_the_picture_has_every_character_and_a_bar_a_byte_as_high_as_its_probabi
     letters = [one.get_text() for one in axes.texts]
     assert all(letters.count(character) >= 1 for character in "naïvecats")
     colours = set(chunk_view.BAR_COLOURS.values())
-    bars = [patch for patch in axes.patches if to_hex(patch.get_facecolor()) in colours and 0.6 < patch.get_width() < 0.8]
+    bars = [patch for patch in axes.patches if to_hex(patch.get_facecolor()) in colours and patch.get_width() == 0.7]
     assert [bar.get_height() for bar in bars] == pytest.approx([chunk_view.BARS * 0.94 * p for p in rows.value])
     assert len({round(bar.get_y(), 6) for bar in bars}) == 2, "two lines"
 
@@ -245,7 +255,7 @@ def test_chunk_lengths_are_drawn_as_measured_and_the_long_ones_together():
     (axes,) = figures.lengths_figure(rows, longest=12).axes
     drawn = {one.get_label(): one.lines[0].get_ydata().tolist() for one in axes.containers}
     assert drawn == {"router": [50] + [0] * 10 + [50], "teacher": [0, 100] + [0] * 10}
-    assert {one.get_text() for one in axes.texts} == {"mean 18.00", "mean 2.00"}, "the mean is of all lengths"
+    assert {one.get_text() for one in axes.texts} == {"router: mean 18.00", "teacher: mean 2.00"}, "of all lengths"
 
 
 def test_tables_of_estimates_keep_the_order_and_show_no_number_for_a_missing_row():

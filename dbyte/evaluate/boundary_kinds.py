@@ -43,7 +43,7 @@ SPACE_MEASURES = ("router cuts", "teacher cuts", "router - teacher", "recall bey
                   "false cuts beyond chance")  # of `space_rows`
 CLAIMS = {"router cuts": CONSISTENT, "router - teacher": 0.0, "recall beyond elsewhere": 0.0,
           "false cuts beyond chance": 0.0}  # what `space_rows` judges: the value lies above this
-FEWEST = 20  # positions counted: with fewer no interval is given, and nothing is shown
+FEWEST = 20  # positions counted: with fewer neither error nor interval is given, and nothing is shown
 NORMAL = 1.96  # standard errors to either end of a 95 % interval
 
 
@@ -130,7 +130,8 @@ def _trimmed(lengths_PN: Tensor) -> np.ndarray:
 def kind_rows(found: Tally, **where: str) -> list[dict]:
     """Tidy rows a kind, and one for all: F1 in percent as value, precision, recall and the counts behind them.
 
-    A kind at which neither router nor teacher ever cuts has no F1 and no row.
+    A kind at which neither router nor teacher ever cuts has no F1 and no row, one of fewer than FEWEST positions no
+    error. An error of 0 (nothing wrong in any piece) says little where n is small.
     """
     rows = []
     for index, kind in enumerate((*KINDS, "all")):
@@ -139,18 +140,19 @@ def kind_rows(found: Tally, **where: str) -> list[dict]:
         hits_P, false_P, missed_P, _ = picked_PK4.sum(1).T
         if agreement.n == 0 or agreement.hits + agreement.false_cuts + agreement.missed_cuts == 0:
             continue
-        f1 = ratio_of_sums(2 * hits_P, 2 * hits_P + false_P + missed_P)
-        rows.append(where | {"kind": kind, "value": 100 * f1.value, "stderr": 100 * f1.stderr, "n": agreement.n}
-                    | _rate("precision", hits_P, hits_P + false_P) | _rate("recall", hits_P, hits_P + missed_P)
+        rows.append(where | {"kind": kind, "n": agreement.n}
+                    | _rate("value", "stderr", 2 * hits_P, 2 * hits_P + false_P + missed_P, n=agreement.n)
+                    | _rate("precision", "precision_stderr", hits_P, hits_P + false_P, n=agreement.n)
+                    | _rate("recall", "recall_stderr", hits_P, hits_P + missed_P, n=agreement.n)
                     | {"hits": agreement.hits, "false_cuts": agreement.false_cuts,
                        "missed_cuts": agreement.missed_cuts})
     return rows
 
 
-def _rate(name: str, over_P: np.ndarray, under_P: np.ndarray) -> dict[str, float]:
-    """A share in percent with its error, both missing where nothing stands under the bar."""
+def _rate(name: str, error: str, over_P: np.ndarray, under_P: np.ndarray, *, n: int) -> dict[str, float]:
+    """A share in percent and its error by their names, missing where nothing stands under the bar."""
     rate = ratio_of_sums(over_P, under_P) if under_P.sum() else Estimate(math.nan, math.nan, 0)
-    return {name: 100 * rate.value, f"{name}_stderr": 100 * rate.stderr}
+    return {name: 100 * rate.value, error: 100 * rate.stderr if n >= FEWEST else math.nan}
 
 
 def space_rows(found: Tally, **where: str) -> list[dict]:
@@ -183,7 +185,8 @@ def space_rows(found: Tally, **where: str) -> list[dict]:
     if every_false_P.sum() and _uncut(here_P4).sum():
         beyond = ratio_difference((false_P, every_false_P), (_uncut(here_P4), _uncut(everywhere_P4)))
         rows.append(("false cuts beyond chance", beyond, every_false_P))
-    return [where | _claim(what, estimate, int(n_P.sum())) for what, estimate, n_P in rows]
+    return [where | _judged(what, estimate, int(n_P.sum()), unit=100, threshold=CLAIMS.get(what))
+            for what, estimate, n_P in rows]
 
 
 def _uncut(counts_P4: np.ndarray) -> np.ndarray:
@@ -192,15 +195,28 @@ def _uncut(counts_P4: np.ndarray) -> np.ndarray:
     return all_P - hits_P - missed_P
 
 
-def _claim(what: str, estimate: Estimate, n: int) -> dict:
-    """A tidy row in percent, with the verdict on "above the threshold" where there is one."""
-    threshold = CLAIMS.get(what)
-    value, stderr = 100 * estimate.value, 100 * estimate.stderr
+def _judged(what: str, estimate: Estimate, n: int, *, unit: float, threshold: float | None) -> dict:
+    """A tidy row in `unit`s, with the verdict on "above the threshold" where there is one."""
+    value, stderr = unit * estimate.value, unit * estimate.stderr
     # A normal interval needs events: one false cut alone would have an error of nearly 0, one piece alone has none.
     half = math.inf if math.isnan(stderr) or n < FEWEST else NORMAL * stderr
     said = "" if threshold is None else verdict(value - half, value + half, threshold=threshold)
     return {"what": what, "value": value, "stderr": stderr, "n": n, "low": value - half, "high": value + half,
             "threshold": math.nan if threshold is None else threshold, "verdict": said}
+
+
+def mean_rows(found: Tally, **where: str) -> list[dict]:
+    """The mean length of a chunk in bytes as tidy rows: of router and teacher (n chunks), and their difference.
+
+    The difference is judged: a router that finds too few segments has longer chunks than its teacher, above 0.
+    """
+    sums = {who: (lengths_PN @ np.arange(lengths_PN.shape[1]), lengths_PN.sum(1))
+            for who, lengths_PN in found.lengths_PN.items()}
+    rows = [where | _judged(who, ratio_of_sums(bytes_P, chunks_P), int(chunks_P.sum()), unit=1, threshold=None)
+            for who, (bytes_P, chunks_P) in sums.items()]
+    gap = ratio_difference(sums["router"], sums["teacher"])
+    n = int(sums["teacher"][1].sum())
+    return [*rows, where | _judged("router - teacher", gap, n, unit=1, threshold=0.0)]
 
 
 def length_rows(found: Tally, **where: str) -> list[dict]:

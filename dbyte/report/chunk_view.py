@@ -127,7 +127,8 @@ def page(rows: pd.DataFrame) -> str:
     parts = ["<div class='dbyte-chunks'>", f"<style>{STYLE_SHEET}</style>", f"<p>{escape(KEY)}</p>"]
     for name in _names(rows):
         text = read(rows[rows["text"] == name])
-        parts += [f"<h4>{escape(name)}</h4>", f"<p>{escape(tallied(text))}</p>", "<div>", *map(_cell, text), "</div>"]
+        cells = "".join(map(_cell, text))  # nothing between them: a blank there would show as a gap
+        parts += [f"<h4>{escape(name)}</h4>", f"<p>{escape(tallied(text))}</p>", f"<div>{cells}</div>"]
     return "\n".join([*parts, "</div>"])
 
 

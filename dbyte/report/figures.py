@@ -184,7 +184,7 @@ def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) 
     for height, (who, part) in zip((0.9, 0.78), rows.groupby("who"), strict=False):
         colour, marker = CUTTERS[who]
         mean = (part["length"] * part["value"]).sum() / part["value"].sum()
-        axes.annotate(f"mean {mean:.2f}", (0.97, height), xycoords="axes fraction", ha="right", color=colour,
+        axes.annotate(f"{who}: mean {mean:.2f}", (0.97, height), xycoords="axes fraction", ha="right", color=colour,
                       fontsize=8)
         binned = part.assign(length=part["length"].clip(upper=longest), square=part["stderr"].fillna(0) ** 2)
         binned = binned.groupby("length")[["value", "square"]].sum().reindex(range(1, longest + 1), fill_value=0)

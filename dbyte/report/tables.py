@@ -80,13 +80,15 @@ def wide(frame: pd.DataFrame, *, rows: str = "model", columns: str = "task", val
     return table[order]
 
 
-def estimates(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequence[str]) -> pd.DataFrame:
+def estimates(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequence[str],
+              digits: int = 1) -> pd.DataFrame:
     """Return tidy results as text `value ± stderr`, a row a value of `rows` and a column a value of `columns`.
 
     order: the columns in this order, those that the frame has.
     """
-    cells = frame.assign(cell=[str(Estimate(row.value, row.stderr)) for row in frame.itertuples()])
-    return words(cells, rows=rows, columns=columns, order=order, values="cell")
+    cells = [f"{row.value:.{digits}f}" + ("" if math.isnan(row.stderr) else f" ± {row.stderr:.{digits}f}")
+             for row in frame.itertuples()]
+    return words(frame.assign(cell=cells), rows=rows, columns=columns, order=order, values="cell")
 
 
 def words(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequence[str], values: str) -> pd.DataFrame:
