@@ -78,6 +78,23 @@ def wide(frame: pd.DataFrame, *, rows: str = "model", columns: str = "task", val
     return table[order]
 
 
+def estimates(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequence[str],
+              digits: int = 1) -> pd.DataFrame:
+    """Return tidy results as text `value ± stderr`, a row a value of `rows` and a column a value of `columns`.
+
+    order: the columns in this order, those that the frame has.
+    """
+    cells = [f"{row.value:.{digits}f}" + ("" if math.isnan(row.stderr) else f" ± {row.stderr:.{digits}f}")
+             for row in frame.itertuples()]
+    return words(frame.assign(cell=cells), rows=rows, columns=columns, order=order, values="cell")
+
+
+def words(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequence[str], values: str) -> pd.DataFrame:
+    """Return a column of words of tidy results as a table, empty where a row is missing; see `estimates`."""
+    table = frame.pivot(index=list(rows), columns=columns, values=values).fillna("")
+    return table[[name for name in order if name in table]].reset_index().rename_axis(columns=None)
+
+
 def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame:
     """Return Table 1 for our rows: a `value ± stderr` column a task, `average drop` and `retention %`, teacher first.
 
