@@ -70,7 +70,7 @@ passages = results.read_results("boundary_passages", scale=scale)
 
 # %%
 for name in names:
-    display(HTML(f"<h3>{name}</h3>" + chunk_view.page(passages[passages.corpus == name])))
+    display(HTML(chunk_view.page(passages[passages.corpus == name])))
 
 # %% [markdown]
 # The same as pictures:

@@ -231,8 +231,8 @@ def test_who_cuts_is_said_and_a_cut_inside_a_character_is_marked():
     assert "fixed by the format" in text[2].bytes[0].title and "p = 0.60" in text[0].bytes[0].title
     assert chunk_view.tallied(text) == "chunks: router 3, teacher 3; cuts that one makes alone: router 1, teacher 1"
     shown = Shown()
-    shown.feed(chunk_view.page(rows.assign(text="clean")))
-    assert shown.splits == [False, True, False]
+    shown.feed(chunk_view.page(rows.assign(corpus="<c>", text="clean")))
+    assert shown.splits == [False, True, False] and "c" not in shown.names
     with pytest.raises(ValueError, match="all bytes of one text"):
         chunk_view.read(pd.concat([rows, rows]))
 
