@@ -70,7 +70,7 @@ passages = results.read_results("boundary_passages", scale=scale)
 
 # %%
 for name in names:
-    display(HTML(f"<h3>{name}</h3>" + chunk_view.page(passages[passages.corpus == name])))
+    display(HTML(chunk_view.page(passages[passages.corpus == name])))
 
 # %% [markdown]
 # The same as pictures:
@@ -118,7 +118,8 @@ tables.Table(every[["corpus", "text", "n", "precision", "recall", "hits", "false
 # P(cut | before a space) of the router and of the teacher, and their difference at the same positions; the router's
 # recall there beyond its recall at all other kinds; the share of its false cuts that lies before a space, and that
 # beyond the share which false cuts strewn at random over the positions without a token's end would have. In percent
-# and points; an empty cell is one that cannot be measured (no false cuts, or none possible).
+# and points. Where the teacher cuts before every space no cut there can be false: the share is 0 by construction, and
+# there is no chance to compare it with. An empty cell is one without any false cuts.
 
 # %%
 rows = [row for (name, text), found in tallies.items() for row in space_rows(found, corpus=name, text=text)]

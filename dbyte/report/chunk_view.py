@@ -122,19 +122,20 @@ KEY = ("Background: the router's chunks. Strip above: the teacher's tokens. Bars
 def page(rows: pd.DataFrame) -> str:
     """Return the texts of one corpus as a piece of HTML that needs nothing else, the first text first.
 
-    rows: text, place, byte, value (probability), teacher, decided.
+    rows: corpus, text, place, byte, value (probability), teacher, decided.
     """
     parts = ["<div class='dbyte-chunks'>", f"<style>{STYLE_SHEET}</style>", f"<p>{escape(KEY)}</p>"]
-    for name in _names(rows):
-        text = read(rows[rows["text"] == name])
+    for title, text in _texts(rows).items():
         cells = "".join(map(_cell, text))  # nothing between them: a blank there would show as a gap
-        parts += [f"<h4>{escape(name)}</h4>", f"<p>{escape(tallied(text))}</p>", f"<div>{cells}</div>"]
+        parts += [f"<h4>{escape(title)}</h4>", f"<p>{escape(tallied(text))}</p>", f"<div>{cells}</div>"]
     return "\n".join([*parts, "</div>"])
 
 
-def _names(rows: pd.DataFrame) -> list[str]:
-    """The texts, clean before the others."""
-    return sorted(rows["text"].unique(), key=lambda name: (name != "clean", name))
+def _texts(rows: pd.DataFrame) -> dict[str, list[Character]]:
+    """Title -> text, clean before the others."""
+    names = sorted(rows["text"].unique(), key=lambda name: (name != "clean", name))
+    chosen = {name: rows[rows["text"] == name] for name in names}
+    return {f"{part['corpus'].iloc[0]}, {name}": read(part) for name, part in chosen.items()}
 
 
 def _cell(character: Character) -> str:
@@ -159,21 +160,21 @@ LINE, KEY_HEIGHT = 4.2, 3.8  # from line to line, and of the key
 def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
     """Return the texts of one corpus as a picture, `per_line` bytes a line, the first text first.
 
-    rows: text, place, byte, value (probability), teacher, decided.
+    rows: corpus, text, place, byte, value (probability), teacher, decided.
     """
-    texts = {name: read(rows[rows["text"] == name]) for name in _names(rows)}
-    lines = {name: -(-sum(len(character.bytes) for character in text) // per_line) for name, text in texts.items()}
+    texts = _texts(rows)
+    lines = {title: -(-sum(len(character.bytes) for character in text) // per_line) for title, text in texts.items()}
     height = KEY_HEIGHT + sum(1.8 + LINE * count for count in lines.values())
     with rc_context(STYLE):
         picture = Figure(figsize=(0.112 * (per_line + 5), 0.125 * height))
         axes = picture.add_axes((0, 0, 1, 1))
         _key(axes, per_line)
         top = -KEY_HEIGHT
-        for name, text in texts.items():
-            axes.text(0, top - 0.8, name, fontsize=10, fontweight="bold", va="center")
+        for title, text in texts.items():
+            axes.text(0, top - 0.8, title, fontsize=10, fontweight="bold", va="center")
             axes.text(per_line, top - 0.8, tallied(text), fontsize=7.5, va="center", ha="right", color="#444444")
             _text(axes, text, top=top - 1.8, per_line=per_line)
-            top -= 1.8 + LINE * lines[name]
+            top -= 1.8 + LINE * lines[title]
         axes.set(xlim=(-4.5, per_line + 0.5), ylim=(-height, 0))
         axes.axis("off")
     return picture
