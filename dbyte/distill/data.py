@@ -1,5 +1,6 @@
 """From a scale's corpora to packed rows on disk: tokenised by the teacher, aligned, packed, cached by content."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,14 @@ DOCUMENTS_AT_ONCE = 512
 
 def training_corpora(scale: Scale, *, seed: int) -> list[Corpus]:
     """The training split of each corpus of a scale, in the scale's amounts."""
-    return [load_corpus(name, split="train", seed=seed, max_bytes=amount) for name, amount in scale.corpora]
+    return [(load_corpus if ":" in name else _built_in)(name, split="train", seed=seed, max_bytes=amount)
+            for name, amount in scale.corpora]
+
+
+@lru_cache(maxsize=4)
+def _built_in(name: str, **arguments: object) -> Corpus:
+    """A corpus that no file can change: an ablation asks for the same ones dozens of times."""
+    return load_corpus(name, **arguments)
 
 
 def mixed_texts(corpora: list[Corpus], *, seed: int) -> list[str]:
