@@ -86,6 +86,20 @@ def retention(
     return _paired(student, teacher, _ratio, seed=seed, resamples=resamples, level=level)
 
 
+def kept_above_chance(
+    noisy: Columns, clean: Columns, *, chance: float, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+) -> Interval:
+    """Eq. 5 (appendix A.1) over columns whose chance is `chance` on average, in percent, with its bootstrap interval.
+
+    An item is drawn with its answers to clean and noisy text. nan where the clean accuracy is not above chance; a
+    resample in which it is not says nothing on what is left, and counts as nothing left.
+    """
+    found = _paired(noisy, clean, lambda one, other: _ratio(one - chance, other - chance), seed=seed,
+                    resamples=resamples, level=level)
+    above = np.mean([np.mean(answers) for answers in clean.values()]) > chance
+    return found if above else Interval(np.nan, np.nan, np.nan)
+
+
 @dataclass(frozen=True)
 class Judgement:
     """A directional claim held to the data: "the value is above (or below) the threshold".
