@@ -18,7 +18,7 @@ from dbyte.evaluate.robustness import PLACES, Noise, delta, mean_of_items, over_
 from dbyte.evaluate.stats import Columns, Interval, judge, kept_above_chance
 from dbyte.presets import Scale
 
-CLEAN, AVERAGE = "clean", "average"
+CLEAN, AVERAGE, NOISE_AVERAGE = "clean", "average", "noise average"
 TAUGHT = ("HellaS", "PIQA", "ARC-E")  # HellaS is the paper's; the small world teaches the others
 Answers = dict[str, dict[str, np.ndarray]]  # task -> "clean" or perturbation -> [N] between 0 and 1
 
@@ -64,13 +64,19 @@ def noise_average(found: Answers) -> Columns:
 
 
 def accuracy_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dict]:
-    """Accuracy in percent, a row a task and perturbation: model, task, kind, value, stderr, n, chance."""
+    """Accuracy in percent: model, task (and the average of all), kind (and the average of all noise), value, stderr, n.
+
+    Columns weigh alike in their average, and their items are independent, so variances add up.
+    """
+    whole = {task: kinds | {NOISE_AVERAGE: noise_average(found)[task]} for task, kinds in found.items()}
     rows = []
-    for task, kinds in found.items():
-        for kind, each in kinds.items():
-            mean = mean_of_items(each)
-            rows.append({"model": model, "task": task, "kind": kind, "value": 100 * mean.value,
-                         "stderr": 100 * mean.stderr, "n": mean.n, "chance": 100 * chance[task]})
+    for task in (*whole, AVERAGE):
+        for kind in (CLEAN, *KINDS, NOISE_AVERAGE):
+            means = [mean_of_items(each) for each in _tasks(of(kind, whole), task).values()]
+            rows.append({"model": model, "task": task, "kind": kind,
+                         "value": 100 * float(np.mean([mean.value for mean in means])),
+                         "stderr": 100 * float(np.sqrt(sum(mean.stderr**2 for mean in means))) / len(means),
+                         "n": sum(mean.n for mean in means), "chance": 100 * chance[task]})
     return rows
 
 
@@ -85,9 +91,8 @@ def score_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dic
         score = kept_above_chance(one, other, chance=chance[task])
         if np.isnan(score.value):
             continue
-        means = [float(np.mean([each.mean() for each in side.values()])) for side in (other, one)]
-        rows.append({"model": model, "task": task} | _measured(score, _items(one)) | {
-            "clean": 100 * means[0], "noise average": 100 * means[1], "delta": 100 * delta(*means)})
+        lost = delta(*(float(np.mean([each.mean() for each in side.values()])) for side in (other, one)))
+        rows.append({"model": model, "task": task} | _measured(score, _items(one)) | {"delta": 100 * lost})
     return rows
 
 
@@ -109,8 +114,7 @@ def cost_difference_rows(what: str, one: Answers, other: Answers, *, direction: 
     (a - b) - (c - d) is twice (a + d) / 2 - (c + b) / 2, and those halves lie in [0, 1] as the bootstrap takes them.
     """
     ours, theirs = _halves(one, other), _halves(other, one)
-    rows = difference_rows(what, ours, theirs, direction=direction)
-    return [row | {name: 2 * row[name] for name in ("value", "stderr", "low", "high")} for row in rows]
+    return _doubled(difference_rows(what, ours, theirs, direction=direction))
 
 
 def robustness_claims(teacher: Answers, stage1: Answers, stage2: Answers, *, within: float) -> list[dict]:
@@ -122,6 +126,37 @@ def robustness_claims(teacher: Answers, stage1: Answers, stage2: Answers, *, wit
         *difference_rows("Stage 2 - Stage 1, noise average", noisy[2], noisy[1], direction="below"),
         *cost_difference_rows("Stage 2 - Stage 1, Delta", stage2, stage1),
     ]
+
+
+def boundary_claims(control: Answers, trimmed: Answers, penalised: Answers) -> list[dict]:
+    """The claims of appendix A.2, each variant against as many more bytes of the plain step 1.3."""
+    return [
+        *difference_rows("Trim Data - control, noise average", noise_average(trimmed), noise_average(control)),
+        *cost_difference_rows("Whitespace Penalty - control, Delta", penalised, control, direction="below"),
+        *difference_rows("Whitespace Penalty - control, clean", of(CLEAN, penalised), of(CLEAN, control),
+                         direction="below"),
+    ]
+
+
+def tuning_claims(before: dict[str, Answers], after: dict[str, Answers]) -> list[dict]:
+    """The claims of appendix A.3: what fine-tuning on noise gives teacher and Stage 1, and what clean text loses.
+
+    A gain is after - before; the gains of two models are compared item by item, as the costs of noise are.
+    """
+    rows = []
+    for model in before:
+        rows += difference_rows(f"{model}, tuned - before, noise average", noise_average(after[model]),
+                                noise_average(before[model]))
+    for kind, pick in (("noise average", noise_average), ("antspeak", lambda found: of("antspeak", found)),
+                       (CLEAN, lambda found: of(CLEAN, found))):
+        ours, theirs = ({task: (pick(one)[task] + pick(other)[task]) / 2 for task in one} for one, other in (
+            (after["stage1"], before["teacher"]), (before["stage1"], after["teacher"])))
+        rows += _doubled(difference_rows(f"stage1 - teacher, gain when tuned, {kind}", ours, theirs))
+    return rows
+
+
+def _doubled(rows: list[dict]) -> list[dict]:
+    return [row | {name: 2 * row[name] for name in ("value", "stderr", "low", "high")} for row in rows]
 
 
 def _halves(one: Answers, other: Answers) -> Columns:
