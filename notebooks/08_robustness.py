@@ -89,10 +89,15 @@ display(Image(figures.save(noise_figures.robustness_figure(robustness), "robustn
 # costs. A model that is not above chance on clean text has no score, which at `smoke` may happen.
 
 # %%
-rows = [row for model in found for row in under_noise.score_rows(model, found[model], chance)]
-if rows:
-    write("robustness_score", rows, keys=["model", "task"], config_hash=runs[4].hash[:16], wall_seconds=0.0)
-score = results.read_results("robustness_score", scale=scale) if rows else pd.DataFrame(rows)
+def scored(name, answers, run):
+    rows = [row for model in answers for row in under_noise.score_rows(model, answers[model], chance)]
+    if not rows:
+        return pd.DataFrame()
+    write(name, rows, keys=["model", "task"], config_hash=run.hash[:16], wall_seconds=0.0)
+    return results.read_results(name, scale=scale)
+
+
+score = scored("robustness_score", found, runs[4])
 tables.Table(noise_tables.scores(score))
 
 # %% [markdown]
@@ -132,7 +137,7 @@ boundary = results.read_results("boundary_learning", scale=scale)
 tables.Table(noise_tables.by_kind(boundary, models=list(learnt)))
 
 # %%
-score = pd.DataFrame([row for name in learnt for row in under_noise.score_rows(name, learnt[name], chance)])
+score = scored("boundary_learning_score", learnt, routers["Trim Data"])
 columns = {"standard": "stage1", "Trim Data": "trim data", "Whitespace Penalty": "space penalty"}
 tables.Table(noise_tables.beside_paper("table07_boundary_optimization", columns, boundary, score), digits=1)
 
@@ -175,7 +180,7 @@ tuning = results.read_results("perturbed_finetuning", scale=scale)
 tables.Table(noise_tables.by_kind(tuning, models=list(both)))
 
 # %%
-score = pd.DataFrame([row for model in both for row in under_noise.score_rows(model, both[model], chance)])
+score = scored("perturbed_finetuning_score", both, tuned["stage2"])
 columns = {f"{ours}{tuned}": f"{when}/{theirs}" for tuned, when in (("", "origin"), (", tuned", "finetuned"))
            for ours, theirs in (("teacher", "token"), ("stage1", "distill"), ("stage2", "dechunk"))}
 tables.Table(noise_tables.beside_paper("table08_perturbed_finetuning", columns, tuning, score), digits=1)

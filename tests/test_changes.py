@@ -11,8 +11,13 @@ from dbyte.distill import changes, data
 from dbyte.distill.boundary_learning import boundary_learning
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.finetuning import perturbed_step, perturbed_students, perturbed_teacher
+from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import run_variant
+from dbyte.evaluate import minibench
+from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
+from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.perturb import KINDS, perturb
+from dbyte.evaluate.robustness import Noise, noisy
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Ablation, TeacherShape, scale
 from dbyte.text.spans import BOS
@@ -94,3 +99,19 @@ def test_all_three_are_fine_tuned_on_equal_bytes_of_the_same_rows_at_one_rate():
     assert len({group.rate for stage in range(3) for group in perturbed_step(TOY, stage).groups}) == 1
     load_teacher(teacher.model_folder)
     assert perturbed_teacher(TOY, seed=0).facts() == teacher.facts()
+
+
+def test_clean_is_the_plain_score_and_noise_is_kept_apart_by_kind_place_and_seed(monkeypatch, tmp_path):
+    """What is remembered under one noise must never be taken for another's or for clean text."""
+    monkeypatch.setattr("dbyte.evaluate.measure.RUNS", tmp_path)
+    folder, measurer, column = teacher_run(TOY, seed=0), Measurer(TOY, 0), minibench.EVERY["PIQA"]
+    clean = measurer.column(folder, "token", column, items=40)
+    assert clean == measurer.columns(folder, "token", items=40)["PIQA"]
+    noises = [Noise("drop"), Noise("drop", "prompt"), Noise("repeat"), Noise("drop", seed=1)]
+    found = [measurer.column(folder, "token", column, items=40, noise=noise) for noise in noises]
+    assert len(list((tmp_path / "measured").glob("*.json"))) == len(minibench.COLUMNS) + len(noises)
+    assert len({one.correct for one in (clean, *found)}) > 1, "noise reaches the model"
+    lm = teacher_lm(*load_teacher(folder))
+    for noise, one in zip(noises, found, strict=True):
+        assert evaluate_tasks(noisy(lm, noise), [column.as_task(40)])["PIQA"] == one
+        assert measurer.column(folder, "token", column, items=40, noise=noise) == one

@@ -60,6 +60,15 @@ def test_a_model_at_chance_has_no_score():
     assert not under_noise.score_rows("m", found(0.1, 0.1), CHANCE)
 
 
+def test_a_rounding_error_above_chance_is_no_accuracy_above_chance():
+    """A third of three columns is not exactly their mean, and Eq. 5 must not divide by the difference."""
+    tasks = {name: {kind: np.array([1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0]) for kind in ("clean", *KINDS)} for name in "abc"}
+    assert not under_noise.score_rows("m", tasks, dict.fromkeys((*"abc", "average"), 0.1 + 0.1))
+    tasks["a"]["clean"] = np.ones(10)
+    rows = under_noise.score_rows("m", tasks, dict.fromkeys((*"abc", "average"), 0.2))
+    assert rows and all(abs(row[end]) < 1e4 for row in rows for end in ("low", "high"))
+
+
 def test_the_interval_of_eq_5_covers_the_truth():
     hits = 0
     for trial in range(100):

@@ -94,10 +94,13 @@ def kept_above_chance(
     An item is drawn with its answers to clean and noisy text. nan where the clean accuracy is not above chance; a
     resample in which it is not says nothing on what is left, and counts as nothing left.
     """
-    found = _paired(noisy, clean, lambda one, other: _ratio(one - chance, other - chance), seed=seed,
-                    resamples=resamples, level=level)
-    above = np.mean([np.mean(answers) for answers in clean.values()]) > chance
-    return found if above else Interval(np.nan, np.nan, np.nan)
+    def kept(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        # Means of a few items at chance may miss it by a rounding error, over which nothing may be divided.
+        return _ratio(one - chance, np.where(np.isclose(other, chance), 0.0, other - chance))
+
+    found = _paired(noisy, clean, kept, seed=seed, resamples=resamples, level=level)
+    accuracy = np.mean([np.mean(answers) for answers in clean.values()])
+    return found if accuracy > chance and not np.isclose(accuracy, chance) else Interval(np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,7 @@ OFFSETS = (-0.22, 0.0, 0.22)
 
 def _panel(axes: Axes, rows: pd.DataFrame, *, task: str) -> None:
     chance = float(rows["chance"].iloc[0])
-    axes.axvline(chance, color=GREY, linestyle="--", linewidth=1)
-    axes.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(3, -3), va="top", fontsize=8,
-                  textcoords="offset points", color=GREY)
+    axes.axvline(chance, color=GREY, linestyle="--", linewidth=1, label="chance")
     for offset, (model, (colour, marker)) in zip(OFFSETS, LOOKS.items(), strict=True):
         part = rows[rows["model"] == model].set_index("kind").reindex(list(NAMES))
         heights = [index + offset for index in range(len(NAMES))]
