@@ -1,0 +1,130 @@
+"""An ablation table, measured: every variant over the seeds of a scale, on the same items, each held to one of them.
+
+One teacher serves all seeds: what varies between seeds is the student's first weights and the order of what it reads.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from dbyte.distill.runs import Run
+from dbyte.distill.variants import Variant, run_variant
+from dbyte.evaluate import seeds
+from dbyte.evaluate.harness import ColumnResult, correct_by_column
+from dbyte.evaluate.measure import Measurer
+from dbyte.evaluate.seeds import Z95
+from dbyte.evaluate.stats import Interval, verdict
+from dbyte.model.student import ByteStudent
+from dbyte.presets import Scale
+
+Trained = Mapping[str, Sequence[Sequence[Run]]]  # variant -> for each seed, a run for each of its steps
+Measured = Mapping[str, Sequence[Mapping[str, ColumnResult]]]  # variant -> for each seed, a result for each column
+AVERAGE = "average"
+
+
+def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
+    """Every variant by as many seeds as the scale's ablations have, the first being `seed`, also the teacher's."""
+    return {variant.name: [run_variant(scale, variant, seed=seed + k, teacher_seed=seed)
+                           for k in range(scale.ablation.seeds)] for variant in variants}
+
+
+def measure(measurer: Measurer, trained: Trained, reading: str) -> Measured:
+    """MiniBench of every student after its last step; reading as in measure.py."""
+    items = measurer.scale.ablation.items
+    return {name: [measurer.columns(runs[-1].model_folder, reading, items=items) for runs in by_seed]
+            for name, by_seed in trained.items()}
+
+
+def accuracy_rows(measured: Measured, **more: object) -> list[dict]:
+    """Tidy rows in percent: model, task (and their average), value, stderr over seeds and items, n, seeds."""
+    rows = []
+    for name, by_seed in measured.items():
+        for task, first in by_seed[0].items():
+            found = seeds.accuracy([columns[task].correct for columns in by_seed])
+            rows.append(_row(name, task, found, first.n, len(by_seed)) | {"chance": 100 * first.chance} | more)
+        nothing = [{task: [0.0] * result.n for task, result in columns.items()} for columns in by_seed]
+        found = seeds.difference([correct_by_column(columns) for columns in by_seed], nothing)
+        chance = sum(result.chance for result in by_seed[0].values()) / len(by_seed[0])
+        rows.append(_row(name, AVERAGE, found, _items(by_seed[0]), len(by_seed)) | {"chance": 100 * chance} | more)
+    return rows
+
+
+def difference_rows(measured: Measured, first: str, others: Sequence[str] | None = None) -> list[dict]:
+    """Tidy rows of `first` minus each other variant on the same items, in points, task by task and on average.
+
+    others: names, None: all. The verdict is on "`first` is ahead".
+    """
+    rows = []
+    for other in others if others is not None else [name for name in measured if name != first]:
+        one, two = ([correct_by_column(columns) for columns in measured[name]] for name in (first, other))
+        for task in (*one[0], AVERAGE):
+            chosen = list(one[0]) if task == AVERAGE else [task]
+            found = seeds.difference(*([{name: columns[name] for name in chosen} for columns in side]
+                                       for side in (one, two)))
+            n = sum(len(one[0][name]) for name in chosen)
+            rows.append(_row("", task, found, n, len(one))
+                        | {"what": f"{first} - {other}", "low": found.low, "high": found.high,
+                           "verdict": verdict(found.low, found.high)})
+    return [{key: value for key, value in row.items() if key != "model"} for row in rows]
+
+
+def boundary_rows(measurer: Measurer, trained: Trained) -> list[dict]:
+    """F1 of every student's router on held-out text, in percent: model, corpus, value, stderr over seeds, n bytes."""
+    rows = []
+    for name, by_seed in trained.items():
+        for corpus, _ in measurer.scale.corpora:
+            found = [measurer.boundaries(runs[-1].model_folder, corpus) for runs in by_seed]
+            row = _row(name, "", seeds.mean([100 * one.f1 for one in found]), found[0].n, len(found))
+            rows.append({key: value for key, value in row.items() if key != "task"} | {"corpus": corpus})
+    return rows
+
+
+def loss_rows(trained: Trained, *, step: int = -1) -> list[dict]:
+    """The loss of one step over the last tenth of its updates, whose rows were read for the first time: value, stderr.
+
+    Losses of different objectives do not compare.
+    """
+    rows = []
+    for name, by_seed in trained.items():
+        last = [_mean_of_last_tenth(runs[step]) for runs in by_seed]
+        rows.append(_row(name, "loss", seeds.mean(last), len(last), len(last)))
+    return rows
+
+
+def curve_rows(trained: Trained, *, step: int = 0) -> list[dict]:
+    """The logged loss of one step against its bytes, averaged over seeds, a tenth of the log a row."""
+    rows = []
+    for name, by_seed in trained.items():
+        logs = [_log(runs[step]) for runs in by_seed]
+        count = min(map(len, logs))
+        parts = min(count, 10)
+        for part in range(parts):
+            chosen = range(part * count // parts, (part + 1) * count // parts)
+            values = [sum(log[i]["loss"] for i in chosen) / len(chosen) for log in logs]
+            rows.append(_row(name, "loss", seeds.mean(values), len(values), len(values))
+                        | {"train_bytes": logs[0][chosen[-1]]["bytes"]})
+    return rows
+
+
+def sizes(trained: Trained) -> dict[str, int]:
+    """Parameters of each variant's encoder."""
+    return {name: sum(weight.numel() for weight in ByteStudent.from_pretrained(by_seed[0][-1].model_folder)
+                      .encoder.parameters()) for name, by_seed in trained.items()}
+
+
+def _row(model: str, task: str, found: Interval, n: int, count: int) -> dict:
+    return {"model": model, "task": task, "value": found.value, "stderr": (found.high - found.low) / (2 * Z95), "n": n,
+            "seeds": count}
+
+
+def _items(columns: Mapping[str, ColumnResult]) -> int:
+    return sum(result.n for result in columns.values())
+
+
+def _log(run: Run) -> list[dict]:
+    return [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
+
+
+def _mean_of_last_tenth(run: Run) -> float:
+    log = _log(run)
+    last = log[-max(len(log) // 10, 1) :]
+    return sum(line["loss"] for line in last) / len(last)

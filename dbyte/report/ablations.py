@@ -1,0 +1,77 @@
+"""Ablations as readers want them: a table with a row a variant, accuracy with errors beside the teacher, loss curves.
+
+Drawn and printed from results alone, in the style of figures.py; variants keep the order in which they were defined.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from dbyte.report.figures import GREY, MB, SIGMA, STYLE
+from dbyte.report.tables import Estimate, wide
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7a7a7a", "#5e4fa2", "#8c564b")
+MARKERS = "osD^vPX*hd"
+
+
+def table(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
+    """`value ± stderr` a task, a row a variant, in the order given; the average of the columns stands last."""
+    value, stderr = (wide(rows, values=name) for name in ("value", "stderr"))
+    tasks = [task for task in value if task != "average"] + ["average"] * ("average" in value)
+    return pd.DataFrame([{"variant": name} | {task: str(Estimate(value.at[name, task], stderr.at[name, task]))
+                                              for task in tasks} for name in order])
+
+
+def verdicts(rows: pd.DataFrame, task: str = "average") -> pd.DataFrame:
+    """The differences of one task as text: what, in points, interval, n, seeds, verdict on "the first is ahead"."""
+    return pd.DataFrame([{
+        "difference": row.what, "points": f"{row.value:+.1f}", "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}",
+        "n": row.n, "seeds": row.seeds, "first ahead": row.verdict} for row in rows[rows["task"] == task].itertuples()])
+
+
+def accuracy_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataFrame) -> Figure:
+    """A panel a task, a bar a variant: accuracy in percent, two standard errors, the teacher as a line, chance dotted.
+
+    rows: variant as model, task, value, stderr, chance. teacher: task and value.
+    """
+    tasks = [task for task in wide(rows) if task != "average"] + ["average"]
+    level = teacher.set_index("task")["value"]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.2 + 1.9 * len(tasks), 1.0 + 0.28 * len(order)), layout="constrained")
+        for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False).flat, tasks, strict=True):
+            part = rows[rows["task"] == task].set_index("model").reindex(order)
+            places = range(len(order))
+            axes.barh(places, part["value"], xerr=SIGMA * part["stderr"].fillna(0), height=0.6, color=COLOURS[0],
+                      alpha=0.55, error_kw={"elinewidth": 1, "capsize": 2})
+            if task in level:
+                axes.axvline(level[task], color="#000000", linewidth=1)
+            axes.axvline(part["chance"].iloc[0], color=GREY, linestyle=":", linewidth=1)
+            axes.set_title(task)
+            axes.set_xlim(0, 104)
+            axes.set_yticks(places, order)
+            axes.set_ylim(len(order) - 0.4, -0.6)
+            axes.tick_params(axis="y", length=0)
+        figure.supxlabel("accuracy (%), two standard errors; line: teacher, dots: chance", fontsize=9)
+    return figure
+
+
+def loss_figure(curves: pd.DataFrame, order: Sequence[str], *, label: str) -> Figure:
+    """The training loss against megabytes, both axes as they are read: loss on a log scale, a name at each line's end.
+
+    curves: variant as model, train_bytes, value, stderr. Bands are two standard errors over seeds.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axes = figure.subplots()
+        for name, colour, marker in zip(order, COLOURS, MARKERS, strict=False):
+            part = curves[curves["model"] == name].sort_values("train_bytes")
+            x, y, band = part["train_bytes"] / MB, part["value"], SIGMA * part["stderr"].fillna(0)
+            axes.plot(x, y, color=colour, marker=marker, markersize=4, label=name)
+            axes.fill_between(x, (y - band).clip(lower=y / 2), y + band, color=colour, alpha=0.15, linewidth=0)
+        axes.set_yscale("log")
+        axes.set_xlabel("training bytes (MB)")
+        axes.set_ylabel(label)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure

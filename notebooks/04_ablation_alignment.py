@@ -1,0 +1,143 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · Ablation: is the alignment of embeddings needed, and in which order?
+#
+# The paper's section 6.1 and its Table 3, the joint objective and the sequence of section 4.2.1, and what the authors'
+# released code does otherwise.
+#
+# **Claims:** at equal bytes, a student that skips the alignment of embeddings collapses; the three objectives are
+# learned one after the other, not together. **Beyond the paper:** other orders, other weights, and each difference
+# between the paper and the released code as a row. **Cost:** two CPU cores; minutes are in
+# `results/<scale>/notebook_times.csv`.
+
+# %% tags=["parameters"]
+scale = "smoke"
+seed = 0
+
+# %%
+import time
+from functools import partial
+
+from IPython.display import Image, display
+
+from dbyte import presets
+from dbyte.distill.teacher import teacher_run
+from dbyte.distill.variants import alignments, orders
+from dbyte.evaluate import ablation
+from dbyte.evaluate.measure import Measurer, column_rows
+from dbyte.report import ablations, figures, results, tables
+from dbyte.report.provenance import environment_report
+
+# %%
+chosen = presets.scale(scale)
+seeds = [seed + k for k in range(chosen.ablation.seeds)]
+write = partial(results.write_results, scale=scale, seeds=seeds, device=chosen.device)
+print(environment_report(scale=scale, seed=seed, device=chosen.device))
+print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {chosen.ablation.items} items a column at most")
+
+# %% [markdown]
+# ## Table 3: with and without alignment, at equal bytes
+#
+# Every student reads the same number of bytes in all: half in step 1.1 and half in step 1.2, or all of them in one.
+# The rows below those change one thing of the first. Accuracy is along the teacher's boundaries.
+
+# %%
+teacher = teacher_run(chosen, seed=seed)
+variants = alignments(chosen)
+order = [variant.name for variant in variants]
+trained = ablation.train(chosen, variants, seed=seed)
+for name, by_seed in trained.items():
+    print(f"{name:28s}", " -> ".join(f"{run.facts()['step']} ({run.facts()['seconds']:.0f} s)" for run in by_seed[0]))
+
+# %%
+measurer, wall = Measurer(chosen, seed), time.monotonic()
+measured = ablation.measure(measurer, trained, "stage1/tokenizer")
+taught = measurer.columns(teacher, "token", items=chosen.ablation.items)
+address = trained[order[0]][0][-1].hash[:16]
+write("alignment", ablation.accuracy_rows(measured), keys=["model", "task"], config_hash=address,
+      wall_seconds=time.monotonic() - wall)
+write("alignment_teacher", column_rows("teacher", taught), keys=["model", "task"], config_hash=address,
+      wall_seconds=0.0)
+found = results.read_results("alignment", scale=scale)
+tables.Table(ablations.table(found, order))
+
+# %%
+level = results.read_results("alignment_teacher", scale=scale)
+picture = ablations.accuracy_figure(found, order, teacher=level)
+display(Image(figures.save(picture, "alignment_ablation", frames=[found, level])))
+
+# %% [markdown]
+# The paper's, as printed:
+
+# %%
+tables.Table(tables.published("table03_ablation_alignment"), digits=1)
+
+# %% [markdown]
+# The sequence minus each other row, on the same items, seeds in pairs, averaged over columns:
+
+# %%
+write("alignment_difference", ablation.difference_rows(measured, order[0]), keys=["what", "task"], config_hash=address,
+      wall_seconds=0.0)
+tables.Table(ablations.verdicts(results.read_results("alignment_difference", scale=scale)))
+
+# %% [markdown]
+# The same, column by column, for the claim itself:
+
+# %%
+differences = results.read_results("alignment_difference", scale=scale)
+claim = differences[differences["what"] == "align, then distil - distil only"]
+tables.Table(claim[["task", "value", "low", "high", "n", "verdict"]], digits=1)
+
+# %% [markdown]
+# ## The loss of step 1.2 with and without step 1.1
+#
+# Eq. 3, the divergence from the teacher. The student that aligned first starts its step 1.2 where the other, which has
+# read as many bytes, has long been distilling.
+
+# %%
+pair = {name: trained[name] for name in order[:2]}
+write("alignment_curves", ablation.curve_rows(pair, step=-1), keys=["model", "train_bytes"], config_hash=address,
+      wall_seconds=0.0)
+curves = results.read_results("alignment_curves", scale=scale)
+picture = ablations.loss_figure(curves, order[:2], label="divergence from the teacher (Eq. 3)")
+display(Image(figures.save(picture, "alignment_loss", frames=[curves])))
+
+# %% [markdown]
+# ## The order of the curriculum, and the joint objective
+#
+# Three steps of equal bytes in three orders, and one step over as many bytes that minimises the weighted sum of Eq. 2,
+# Eq. 3 and Eq. 4 through everything at once. Accuracy along the router's own boundaries, since the router is trained.
+
+# %%
+variants = orders(chosen)
+order = [variant.name for variant in variants]
+trained, wall = ablation.train(chosen, variants, seed=seed), time.monotonic()
+measured = ablation.measure(measurer, trained, "stage1/router")
+address = trained[order[0]][0][-1].hash[:16]
+write("order", ablation.accuracy_rows(measured), keys=["model", "task"], config_hash=address,
+      wall_seconds=time.monotonic() - wall)
+write("order_difference", ablation.difference_rows(measured, order[0]), keys=["what", "task"], config_hash=address,
+      wall_seconds=0.0)
+tables.Table(ablations.table(results.read_results("order", scale=scale), order))
+
+# %%
+tables.Table(ablations.verdicts(results.read_results("order_difference", scale=scale)))
+
+# %% [markdown]
+# ## What could not be reproduced
+#
+# Smoothing and the router's loss in step 2.2 are differences of the released code in Stage 2; they are options here
+# (`StudentConfig(smoothing=True)`, `stage2(boundary_loss=True)`) and not rows of this table. The paper gives no weights
+# for its joint objective. Bytes are ten thousand times fewer than the paper's; one teacher serves all seeds.

@@ -1,0 +1,132 @@
+"""Ablations as data: what rows share is trained once, a documented line is a row, errors of seeds and items add up."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_curriculum import TOY
+
+from dbyte.distill import objectives, variants
+from dbyte.distill.variants import alignments, encoders, orders, routers, run_variant, sequence
+from dbyte.evaluate import ablation, seeds, stats
+from dbyte.evaluate.measure import Measurer
+from dbyte.paths import ROOT
+from dbyte.presets import SCALES, Ablation
+from dbyte.report import ablations
+
+TINY = dataclasses.replace(TOY, ablation=Ablation(step_bytes=6_000, items=4, seeds=2))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return ablation.train(TINY, alignments(TINY)[:2], seed=0)
+
+
+@pytest.mark.parametrize("table", [encoders, alignments, orders, routers])
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_row_has_a_name_of_its_own_and_equal_bytes(table, scale):
+    rows = table(SCALES[scale])
+    assert len({row.name for row in rows}) == len(rows)
+    assert len({sum(step.train_bytes for step in row.steps) for row in rows}) == 1
+
+
+def test_seeds_change_the_student_and_not_its_teacher(trained):
+    for by_seed in trained.values():
+        first, second = (runs[-1].config for runs in by_seed)
+        assert first["teacher"] == second["teacher"] and first["data"] == second["data"]
+        assert first["seed"] != second["seed"]
+        assert by_seed[0][-1].hash != by_seed[1][-1].hash
+
+
+def test_the_line_that_the_documentation_shows_is_a_row_and_shares_its_first_step(trained):
+    shown = re.search(r"```python\n(Variant\(.*\)),\n```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
+    row = eval(shown[1], vars(variants), {"scale": TINY})
+    runs = run_variant(TINY, row, seed=0)
+    assert runs[0].hash == trained["align, then distil"][0][0].hash
+    assert runs[1].hash != trained["align, then distil"][0][1].hash
+
+
+def test_a_table_holds_every_row_and_its_average(trained):
+    measured = ablation.measure(Measurer(TINY, 0), trained, "stage1/tokenizer")
+    rows = ablation.accuracy_rows(measured)
+    for name, by_seed in measured.items():
+        mine = {row["task"]: row for row in rows if row["model"] == name}
+        tasks = [task for task in mine if task != "average"]
+        assert mine["average"]["value"] == pytest.approx(np.mean([mine[task]["value"] for task in tasks]))
+        assert mine["average"]["seeds"] == 2 == len(by_seed)
+    differences = ablation.difference_rows(measured, "distil only")
+    of_average = next(row for row in differences if row["task"] == "average")
+    levels = [row["value"] for row in rows if row["task"] == "average"]
+    assert of_average["value"] == pytest.approx(levels[1] - levels[0])
+    assert of_average["what"] == "distil only - align, then distil"
+
+
+def test_loss_curves_end_where_the_training_ends(trained):
+    for row in (rows := ablation.curve_rows(trained, step=-1)):
+        assert row["train_bytes"] <= 2 * TINY.ablation.step_bytes + TINY.row_bytes * TINY.batch_rows
+    assert {row["model"] for row in rows} == set(trained)
+
+
+def test_a_joint_objective_is_the_weighted_sum_of_the_three(teacher, student, rows):
+    batch = rows.batch(range(len(rows)))
+    with torch.no_grad():
+        parts = [one(student, teacher, batch) for one in (objectives.align, objectives.distill)]
+        encoded = student.encode(batch.byte_ids_BL, batch.document_BL)
+        cuts = objectives._wrong_cuts(objectives._route(student, encoded, batch), batch)
+        parts.append(cuts / objectives._routed_bytes(student, batch)[0])
+        joint = objectives.joint(0.5, 2.0, 3.0)(student, teacher, batch)
+    torch.testing.assert_close(joint, 0.5 * parts[0] + 2 * parts[1] + 3 * parts[2])
+
+
+def test_the_mean_in_eq_2_is_the_sum_over_the_width(teacher, student, rows):
+    batch = rows.batch(range(len(rows)))
+    with torch.no_grad():
+        found, eq2 = (one(student, teacher, batch) for one in (objectives.align_mean, objectives.align))
+    torch.testing.assert_close(found * teacher.config.hidden_size, eq2)
+
+
+@pytest.mark.parametrize("wrong", [dict(alignment="median"), dict(alignment="mean", boundary_loss=True)])
+def test_an_alignment_that_does_not_exist_is_refused(wrong):
+    with pytest.raises(ValueError, match="alignment must be one of sum, mean"):
+        sequence(TINY, **wrong)
+
+
+def test_errors_over_seeds_by_hand():
+    found = seeds.mean([1.0, 2.0, 3.0])  # t(2) = 4.3027, s = 1
+    assert found.value == 2.0 and found.high - 2.0 == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
+    assert np.isnan(seeds.mean([1.0]).low)
+
+
+def test_one_seed_has_the_error_of_its_items_and_more_seeds_never_less():
+    rng = np.random.default_rng(0)
+    first, second = ([{"A": rng.integers(0, 2, 200), "B": rng.integers(0, 2, 100)} for _ in range(3)] for _ in "ab")
+    one, plain = seeds.difference(first[:1], second[:1]), stats.difference(first[0], second[0])
+    assert one.value == pytest.approx(plain.value)
+    assert one.high - one.low == pytest.approx(plain.high - plain.low)
+    three = seeds.difference(first, second)
+    items = stats.difference(*({name: np.mean([columns[name] for columns in side], axis=0) for name in "AB"}
+                               for side in (first, second)))
+    assert three.value == pytest.approx(items.value) and three.high - three.low > items.high - items.low
+
+
+def test_seeds_that_agree_leave_the_error_of_the_items():
+    same = [{"A": [1, 0, 1, 1, 0, 1, 0, 0]}] * 3
+    other = [{"A": [1, 0, 0, 1, 0, 0, 0, 0]}] * 3
+    assert seeds.difference(same, other) == stats.difference(same[0], other[0])
+    assert seeds.accuracy([[1, 1, 0, 0]] * 3).value == 50.0
+
+
+@pytest.mark.parametrize("sides", [([], []), ([{"A": [1]}], [{"A": [1]}, {"A": [1]}]),
+                                   ([{"A": [1]}, {"A": [1, 0]}], [{"A": [1]}, {"A": [1]}])])
+def test_seeds_that_cannot_be_paired_are_refused(sides):
+    with pytest.raises(ValueError, match="seed"):
+        seeds.difference(*sides)
+
+
+def test_a_table_keeps_the_order_of_its_rows(trained):
+    measured = ablation.measure(Measurer(TINY, 0), trained, "stage1/tokenizer")
+    shown = ablations.table(pd.DataFrame(ablation.accuracy_rows(measured)), list(trained)[::-1])
+    assert list(shown["variant"]) == list(trained)[::-1] and list(shown)[-1] == "average"
