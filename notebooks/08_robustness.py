@@ -43,12 +43,12 @@ from dbyte.distill.variants import run_variant
 from dbyte.evaluate import under_noise
 from dbyte.evaluate.measure import Measurer, boundary_row
 from dbyte.report import figures, noise_figures, noise_tables, results, tables
-
-# %%
 from dbyte.report.provenance import environment_report
 
+# %%
 chosen = presets.scale(scale)
 write = partial(results.write_results, scale=scale, seeds=[seed], device=chosen.device)
+trained = partial(run_variant, chosen, seed=seed, teacher_seed=seed)
 print(environment_report(scale=scale, seed=seed, device=chosen.device))
 
 # %% [markdown]
@@ -126,7 +126,7 @@ tables.Table(noise_tables.verdicts(pd.DataFrame(differences)))
 
 # %%
 wall, size = time.monotonic(), max(chosen.ablation.items // 2, 1)
-routers = {variant.name: run_variant(chosen, variant, seed=seed)[-1] for variant in boundary_learning(chosen)}
+routers = {variant.name: trained(variant)[-1] for variant in boundary_learning(chosen)}
 learnt = {name: under_noise.answers(measurer, run.model_folder, "stage1/router", items=size)
           for name, run in routers.items() if run.hash != runs[2].hash}
 learnt = {"standard": under_noise.first(found["stage1"], size)} | learnt
@@ -168,7 +168,7 @@ tables.Table(noise_tables.verdicts(pd.DataFrame([row for row in differences if "
 # %%
 wall = time.monotonic()
 tuned = {"teacher": perturbed_teacher(chosen, seed=seed)}
-tuned |= {variant.name: run_variant(chosen, variant, seed=seed)[-1] for variant in perturbed_students(chosen)}
+tuned |= {variant.name: trained(variant)[-1] for variant in perturbed_students(chosen)}
 before = {model: under_noise.first(found[model], size) for model in tuned}
 after = {model: under_noise.answers(measurer, run.model_folder, models[model][1], items=size)
          for model, run in tuned.items()}
