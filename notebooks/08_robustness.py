@@ -42,14 +42,13 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import run_variant
 from dbyte.evaluate import under_noise
 from dbyte.evaluate.measure import Measurer, boundary_row
-from dbyte.report import figures, noise_figures, noise_tables, results, tables
-from dbyte.report.provenance import environment_report
+from dbyte.report import figures, noise_figures, noise_tables, provenance, results, tables
 
 # %%
 chosen = presets.scale(scale)
 write = partial(results.write_results, scale=scale, seeds=[seed], device=chosen.device)
 trained = partial(run_variant, chosen, seed=seed, teacher_seed=seed)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+print(provenance.environment_report(scale=scale, seed=seed, device=chosen.device))
 
 # %% [markdown]
 # ## Teacher, Stage 1, Stage 2
