@@ -199,4 +199,6 @@ tables.Table(noise_tables.verdicts(shown[shown.what.str.contains("tuned")]))
 #
 # HellaSwag itself, billion-parameter models and ten epochs of fine-tuning. The paper does not say how much text Trim
 # Data was trained on, how the penalty is defined or weighed, or where the noise strikes; `docs/deviations.md` says how
-# each is read here. Items of our columns are short, so one lost letter may take away what they ask for.
+# each is read here. A teacher that read a few megabytes of ordinary text is at chance where all text is shouted or
+# spaced: there the order of three models at chance says nothing, and a verdict of `not shown` is all that can be had.
+# Items of MiniBench are short, so one lost letter may take away what they ask for; `Prose` is hard for models so small.

@@ -18,7 +18,6 @@ from dbyte.model.teacher import load_teacher
 from dbyte.presets import Scale
 from dbyte.text.spans import TokenBytes
 
-STEPS = 3  # of the ablations' bytes
 HEAD = ("token_head",)
 
 
@@ -28,7 +27,7 @@ def perturbed_step(scale: Scale, stage: int) -> Step:
     objective = {0: objectives.token, 1: objectives.next_token, 2: full.objective}[stage]
     parts = {0: EVERYTHING, 1: ENCODER + ROUTER + CORE + HEAD, 2: full.groups[0].parts + CORE}[stage]
     rate = next(group.rate for group in distil.groups if group.parts == CORE)
-    return Step(f"{stage} perturbed", stage, objective, (Group(parts, rate),), STEPS * scale.ablation.step_bytes,
+    return Step(f"{stage} perturbed", stage, objective, (Group(parts, rate),), scale.ablation.step_bytes,
                 distil.warmup, distil.floor, text="perturbed")
 
 
