@@ -114,8 +114,17 @@ tables.Table(noise_tables.beside_paper("table06_robustness", columns, robustness
 # than what the paper's own Stage 1 loses.
 
 # %%
-differences = under_noise.robustness_claims(*found.values(), within=3.0)
-tables.Table(noise_tables.verdicts(pd.DataFrame(differences)))
+differences = []
+
+
+def judged(rows, run):
+    differences.extend(rows)
+    write("robustness_difference", differences, keys=["what", "task"], config_hash=run.hash[:16], wall_seconds=0.0)
+    shown = results.read_results("robustness_difference", scale=scale)
+    return tables.Table(noise_tables.verdicts(shown[shown.what.isin({row["what"] for row in rows})]))
+
+
+judged(under_noise.robustness_claims(*found.values(), within=3.0), runs[4])
 
 # %% [markdown]
 # ## Table 7: boundaries that lean less on spaces
@@ -155,8 +164,7 @@ tables.Table(results.read_results("boundary_learning_f1", scale=scale))
 # suffer from it?
 
 # %%
-differences += under_noise.boundary_claims(*(learnt[name] for name in list(learnt)[1:]))
-tables.Table(noise_tables.verdicts(pd.DataFrame([row for row in differences if "control" in row["what"]])))
+judged(under_noise.boundary_claims(*(learnt[name] for name in list(learnt)[1:])), routers["Trim Data"])
 
 # %% [markdown]
 # ## Table 8: fine-tuning on noise
@@ -188,11 +196,7 @@ tables.Table(noise_tables.beside_paper("table08_perturbed_finetuning", columns, 
 # Who gains more, in general and under AntSpeak, and whose clean accuracy holds:
 
 # %%
-differences += under_noise.tuning_claims(before, after)
-write("robustness_difference", differences, keys=["what", "task"], config_hash=tuned["stage2"].hash[:16],
-      wall_seconds=0.0)
-shown = results.read_results("robustness_difference", scale=scale)
-tables.Table(noise_tables.verdicts(shown[shown.what.str.contains("tuned")]))
+judged(under_noise.tuning_claims(before, after), tuned["stage2"])
 
 # %% [markdown]
 # ## What could not be reproduced
