@@ -41,6 +41,7 @@ def find_root(start: Path, *, package: Path) -> Path:
 
 ROOT = find_root(Path.cwd(), package=Path(__file__).resolve().parent)
 NOTEBOOKS = ROOT / "notebooks"  # the percent scripts and their paired .ipynb
+COMMITTED_SCALE = "small"       # the scale whose results, figures and executed notebooks are tracked
 RUNS = ROOT / "runs"            # checkpoints, packed rows, executed notebooks: never tracked
-RESULTS = ROOT / "results"      # results/<scale>/: every number; `small` is tracked
-FIGURES = ROOT / "figures"      # figures/<scale>/: drawn from results alone; `small` is tracked
+RESULTS = ROOT / "results"      # results/<scale>/: every number
+FIGURES = ROOT / "figures"      # figures/<scale>/: drawn from results alone

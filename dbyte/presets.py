@@ -33,9 +33,13 @@ class TeacherShape:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What each row of an ablation gets: bytes a step, items a column, and seeds of the student (one teacher)."""
+    """What each row of an ablation gets: bytes a step, rows an update, items a column, seeds of the student.
+
+    On few bytes small batches learn more: an update costs the same whatever it read. One teacher serves all seeds.
+    """
 
     step_bytes: int
+    batch_rows: int
     items: int
     seeds: int
 
@@ -100,7 +104,7 @@ SCALES = {
                     boundary_floor=0.0, boundary_loss=True, snapshots=1),
         stage2=dict(head_bytes=150 * KB, full_bytes=150 * KB, head_rate=4e-3, outer_rate=1e-3, core_rate=3e-4,
                     boundary_loss=True),
-        items=24, dynamics_items=24, ablation=Ablation(40 * KB, 12, 2),
+        items=24, dynamics_items=24, ablation=Ablation(40 * KB, 2, 12, 2),
     ),
     "small": Scale(
         name="small",
@@ -115,7 +119,7 @@ SCALES = {
                     boundary_loss=True, snapshots=3),
         stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=1e-3, core_rate=2e-4,
                     boundary_loss=True),
-        items=500, dynamics_items=200, ablation=Ablation(600 * KB, 200, 3),
+        items=500, dynamics_items=200, ablation=Ablation(600 * KB, 2, 200, 3),
     ),
     "gpu": Scale(
         name="gpu", teacher="allenai/OLMo-2-0425-1B",
@@ -123,7 +127,7 @@ SCALES = {
         student=PAPER_SIZES,
         stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
         stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500,
-        ablation=Ablation(500 * MB, 500, 3), device="cuda", streamed=True, rows_at_once=1, precision="bf16",
+        ablation=Ablation(500 * MB, 32, 500, 3), device="cuda", streamed=True, rows_at_once=1, precision="bf16",
     ),
     "paper": Scale(
         name="paper", teacher="meta-llama/Llama-3.2-3B",
@@ -131,7 +135,7 @@ SCALES = {
         student=PAPER_SIZES,
         stage1=dict(align_bytes=10 * GB, distill_bytes=10 * GB, boundary_bytes=10 * GB, encoder_rate=2e-5, snapshots=8),
         stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000,
-        ablation=Ablation(10 * GB, 1000, 1), device="cuda", streamed=True, rows_at_once=1, precision="bf16",
+        ablation=Ablation(10 * GB, 256, 1000, 1), device="cuda", streamed=True, rows_at_once=1, precision="bf16",
     ),
 }
 

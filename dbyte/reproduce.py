@@ -19,9 +19,8 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from dbyte.pairing import KERNELSPEC, find_scripts, parameters, read_notebook, read_script, with_outputs, write_notebook
-from dbyte.paths import FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
+from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
 
-COMMITTED_SCALE = "small"
 TIMES = "notebook_times"  # the name of the results that remember what a notebook costs
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -216,13 +215,14 @@ def announce(planned: tuple[Planned, ...], *, scale: str, given: Mapping[str, ob
 
 def reproduce(scale: str, *, only: str | None = None, out: Path | None = None, seed: int = 0,
               extra: Mapping[str, object] | None = None, notebooks: Path = NOTEBOOKS, results: Path = RESULTS) -> int:
-    """Run the notebooks in order and return 0, or 1 after the first that fails.
+    """Run the notebooks in order, write the report on all results, and return 0, or 1 after the first that fails.
 
     scale: a preset's name. only: some notebooks, such as `01,02`. out: the folder of the executed notebooks, by default
     runs/notebooks/<scale>. extra: more parameters than scale and seed. Raises ValueError before anything runs for an
     unknown scale, notebook or parameter, or one of the wrong type.
     """
     from dbyte import presets
+    from dbyte.report.page import report, report_path
 
     presets.scale(scale)
     given = {"scale": scale, "seed": seed, **(extra or {})}
@@ -244,6 +244,8 @@ def reproduce(scale: str, *, only: str | None = None, out: Path | None = None, s
             if scale == COMMITTED_SCALE:
                 executed = read_notebook(one.executed)
                 write_notebook(one.script.with_suffix(".ipynb"), with_outputs(one.notebook, executed=executed))
+    report(scale, write=True, results=results)
     print(f"{counted(planned)} done in {sum(seconds.values()) / 60:.1f} min; "
-          f"results in {shown(results / scale)}/, figures in {shown(FIGURES / scale)}/", flush=True)
+          f"results in {shown(results / scale)}/, figures in {shown(FIGURES / scale)}/, "
+          f"report in {shown(report_path(scale, results=results))} and .html", flush=True)
     return 0

@@ -37,7 +37,7 @@ from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.evaluate.stats import difference, retention
-from dbyte.report import figures, results, tables
+from dbyte.report import audit, figures, results, tables
 from dbyte.report.provenance import environment_report
 from dbyte.report.published import published
 
@@ -77,7 +77,7 @@ tables.Table(tables.main_table(main))
 # Beside it, the paper's Table 1, with the average drop as printed and as each row yields it:
 
 # %%
-tables.Table(tables.audit_average_drops())
+tables.Table(audit.table(audit.average_drops()))
 
 # %%
 shown = figures.retention_figure(main, paper=figures.paper_rows(published("table01_main")))

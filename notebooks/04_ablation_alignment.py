@@ -117,8 +117,9 @@ display(Image(figures.save(picture, "alignment_loss", frames=[curves])))
 # %% [markdown]
 # ## The order of the curriculum, and the joint objective
 #
-# Three steps of equal bytes in three orders, and one step over as many bytes that minimises the weighted sum of Eq. 2,
-# Eq. 3 and Eq. 4 through everything at once. Accuracy along the router's own boundaries, since the router is trained.
+# Three steps of equal bytes (half of those above) in three orders, and one step over as many bytes that minimises the
+# weighted sum of Eq. 2, Eq. 3 and Eq. 4 through everything at once. Accuracy along the router's own boundaries, since
+# the router is trained.
 
 # %%
 variants = orders(chosen)

@@ -70,5 +70,5 @@ def test_a_figure_without_one_of_the_three_is_refused():
 def test_verdicts_keep_their_order_and_claim():
     rows = under_noise.robustness_claims(*FOUND.values(), within=3)
     table = noise_tables.verdicts(pd.DataFrame(rows))
-    assert len(table) == len(rows) == 4 * 3 and table.claimed[0] == "above -3"
+    assert len(table) == len(rows) == 5 * 3 and table.claimed[0] == "above -3"
     assert set(table.verdict) <= {"shown", "not shown", "opposite"}

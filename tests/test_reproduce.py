@@ -76,12 +76,16 @@ def test_a_run_uses_this_interpreter_and_the_given_parameters_from_the_root(tmp_
     times = read_results(TIMES, scale="smoke", folder=tmp_path / "results")
     assert list(times["notebook"]) == ["00_first"] and times.at[0, "value"] > 0
     assert not (tmp_path / "00_first.ipynb").exists(), "smoke writes nothing beside the scripts"
+    report = tmp_path / "results" / "smoke" / "REPORT.md"
+    assert "00_first" in report.read_text(encoding="utf-8") and report.with_suffix(".html").exists()
+    assert not (tmp_path / "results" / "REPORT.md").exists(), "the committed report is not smoke's"
 
 
 def test_a_failing_notebook_is_shown_and_never_taken_for_a_whole_one(tmp_path, capsys):
     script(tmp_path, "00_bad", PARAMETERS + "# %%\nassert seed < 0, scale\n")
     script(tmp_path, "01_after")
     assert run(tmp_path) == 1
+    assert not (tmp_path / "results").exists(), "no report on a run that failed"
     log = capsys.readouterr().out
     assert "AssertionError: smoke" in log and "assert seed < 0, scale" in log and "00_bad.failed.ipynb" in log
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["00_bad.failed.ipynb"], "and the next did not run"

@@ -10,14 +10,14 @@ import torch
 from test_curriculum import TOY
 
 from dbyte.distill import objectives, variants
-from dbyte.distill.variants import alignments, encoders, orders, routers, run_variant, sequence
+from dbyte.distill.variants import alignments, encoders, orders, routers, sequence
 from dbyte.evaluate import ablation, seeds, stats
 from dbyte.evaluate.measure import Measurer
 from dbyte.paths import ROOT
 from dbyte.presets import SCALES, Ablation
 from dbyte.report import ablations
 
-TINY = dataclasses.replace(TOY, ablation=Ablation(step_bytes=6_000, items=4, seeds=2))
+TINY = dataclasses.replace(TOY, ablation=Ablation(step_bytes=6_000, batch_rows=1, items=4, seeds=2))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_seeds_change_the_student_and_not_its_teacher(trained):
 def test_the_line_that_the_documentation_shows_is_a_row_and_shares_its_first_step(trained):
     shown = re.search(r"```python\n(Variant\(.*\)),\n```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
     row = eval(shown[1], vars(variants), {"scale": TINY})
-    runs = run_variant(TINY, row, seed=0)
+    runs = ablation.train(TINY, [row], seed=0)[row.name][0]
     assert runs[0].hash == trained["align, then distil"][0][0].hash
     assert runs[1].hash != trained["align, then distil"][0][1].hash
 

@@ -3,6 +3,6 @@
 Heavy imports belong into `run`, so that `--help` answers at once.
 """
 
-from dbyte.commands import evaluate, generate, notebooks, plan, readme, reproduce, runs, train
+from dbyte.commands import evaluate, generate, notebooks, plan, readme, report, reproduce, runs, train
 
-COMMANDS = (reproduce, train, generate, evaluate, runs, plan, notebooks, readme)
+COMMANDS = (reproduce, train, generate, evaluate, runs, plan, notebooks, readme, report)

@@ -71,10 +71,13 @@ def alignments(scale: Scale) -> tuple[Variant, ...]:
 
 
 def orders(scale: Scale) -> tuple[Variant, ...]:
-    """Section 4.2.1: the three steps in sequence, in other orders, and all at once by the joint objective."""
-    align, distil, boundary = sequence(scale)
+    """Section 4.2.1: the three steps in sequence, in other orders, and all at once by the joint objective.
+
+    At half the bytes of the other tables, since there are three steps.
+    """
+    align, distil, boundary = steps = _half(scale)
     return (
-        Variant("1.1, 1.2, 1.3", (align, distil, boundary)),
+        Variant("1.1, 1.2, 1.3", steps),
         Variant("1.3, 1.1, 1.2", (boundary, align, distil)),
         Variant("1.3, 1.2, 1.1", (boundary, distil, align)),
         Variant("joint, weights 1 1 1", (_joint(scale, 1, 1, 1),)),
@@ -82,12 +85,18 @@ def orders(scale: Scale) -> tuple[Variant, ...]:
     )
 
 
+def _half(scale: Scale) -> tuple[Step, Step, Step]:
+    half = scale.ablation.step_bytes // 2
+    return sequence(scale, align_bytes=half, distill_bytes=half, boundary_bytes=half)
+
+
 def _joint(scale: Scale, *weights: float) -> Step:
     """The joint objective over the bytes of all three steps, each part at its rate of the sequence."""
-    align, distil, boundary = sequence(scale)
+    align, distil, boundary = steps = _half(scale)
     groups = (Group(ENCODER, align.groups[0].rate, align.groups[0].muon_rate), Group(CORE, distil.groups[1].rate),
               Group(ROUTER, boundary.groups[0].rate, boundary.groups[0].muon_rate))
-    return Step("1 joint", 1, objectives.joint(*weights), groups, 3 * scale.ablation.step_bytes, distil.warmup, 0.1)
+    size = sum(step.train_bytes for step in steps)
+    return Step("1 joint", 1, objectives.joint(*weights), groups, size, distil.warmup, 0.1)
 
 
 def routers(scale: Scale) -> tuple[Variant, ...]:

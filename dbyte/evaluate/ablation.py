@@ -5,8 +5,10 @@ One teacher serves all seeds: what varies between seeds is the student's first w
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dbyte.distill.runs import Run
+from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import Variant, run_variant
 from dbyte.evaluate import seeds
 from dbyte.evaluate.harness import ColumnResult, correct_by_column
@@ -22,8 +24,12 @@ AVERAGE = "average"
 
 
 def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
-    """Every variant by as many seeds as the scale's ablations have, the first being `seed`, also the teacher's."""
-    return {variant.name: [run_variant(scale, variant, seed=seed + k, teacher_seed=seed)
+    """Every variant by as many seeds as the scale's ablations have, the first being `seed`, also the teacher's.
+
+    The teacher is the scale's; the students read batches of `scale.ablation.batch_rows`.
+    """
+    small = replace(scale, teacher=str(teacher_run(scale, seed=seed)), batch_rows=scale.ablation.batch_rows)
+    return {variant.name: [run_variant(small, variant, seed=seed + k, teacher_seed=seed)
                            for k in range(scale.ablation.seeds)] for variant in variants}
 
 

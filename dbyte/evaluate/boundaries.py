@@ -3,6 +3,8 @@
 Only bytes that the router decides count (`losses.routed`): what the alignment contract fixes would flatter the score.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,8 @@ import torch
 from dbyte.distill.losses import routed
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
-from dbyte.text.packing import Rows
+from dbyte.text.packing import Batch, Rows
+from dbyte.text.spans import BOS
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,43 @@ class Agreement:
 
 
 @torch.no_grad()
-def agreement(student: ByteStudent, rows: Rows, *, batch_rows: int = 16) -> Agreement:
-    """Compare the router's boundaries with the teacher's over all rows."""
-    counts = torch.zeros(4, dtype=torch.long)
+def decisions(
+    student: ByteStudent, rows: Rows, *, batch_rows: int = 16
+) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
+    """Yield all rows, batch by batch: (batch, boundary_prob_BL in [0, 1], routed_BL True where the router decides)."""
     for start in range(0, len(rows), batch_rows):
         batch = rows.batch(range(start, min(start + batch_rows, len(rows)))).to(student.device)
         encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
-        cut_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL) >= THRESHOLD
-        counts_BL = routed(batch.byte_ids_BL, batch.document_BL)
-        true_BL = batch.boundary_BL
-        counts += torch.stack([(kind & counts_BL).sum() for kind in
-                               (cut_BL & true_BL, cut_BL & ~true_BL, ~cut_BL & true_BL, torch.ones_like(cut_BL))]).cpu()
+        prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+        yield batch, prob_BL, routed(batch.byte_ids_BL, batch.document_BL)
+
+
+def outcomes(cut_BL: torch.Tensor, true_BL: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Masks of what `Agreement` counts, in its order: hits, false cuts, missed cuts, all."""
+    return cut_BL & true_BL, cut_BL & ~true_BL, ~cut_BL & true_BL, torch.ones_like(cut_BL)
+
+
+def agreement(student: ByteStudent, rows: Rows, *, batch_rows: int = 16) -> Agreement:
+    """Compare the router's boundaries with the teacher's over all rows."""
+    counts = torch.zeros(4, dtype=torch.long)
+    for batch, prob_BL, routed_BL in decisions(student, rows, batch_rows=batch_rows):
+        masks = outcomes(prob_BL >= THRESHOLD, batch.boundary_BL)
+        counts += torch.stack([(mask_BL & routed_BL).sum() for mask_BL in masks]).cpu()
     return Agreement(*counts.tolist())
+
+
+def byte_rows(student: ByteStudent, row: Rows, **where: str) -> list[dict]:
+    """Tidy rows of one row of text, a byte each, BOS and EOS left out.
+
+    value: the router's probability of a cut behind the byte, 1 where the contract has one; teacher: 1 where a token
+    ends; decided: 1 where the router decides. ValueError for more than one row.
+    """
+    if len(row) != 1:
+        raise ValueError(f"bytes are listed for one row of text, found {len(row)}")
+    ((batch, prob_BL, routed_BL),) = decisions(student, row)
+    columns = (batch.byte_ids_BL, prob_BL, batch.boundary_BL, routed_BL)
+    text = ((batch.byte_ids_BL < BOS) & batch.mask_BL)[0]
+    return [where | {"place": place, "value": value, "stderr": math.nan, "n": 1, "byte": byte, "teacher": int(true),
+                     "decided": int(decided)}
+            for place, (byte, value, true, decided) in enumerate(zip(
+                *(column_BL[0][text].tolist() for column_BL in columns), strict=True))]

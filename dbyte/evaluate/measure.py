@@ -11,11 +11,12 @@ and "stage2/own", that of JBP or MBP along the decoder's own cuts (see scoring.p
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from transformers import AutoTokenizer
 
 from dbyte.atomic import atomic_write
@@ -24,12 +25,14 @@ from dbyte.distill.runs import Run, content_hash, model_hash
 from dbyte.evaluate import minibench
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
-from dbyte.evaluate.boundaries import Agreement, agreement
+from dbyte.evaluate.boundaries import Agreement, agreement, byte_rows
+from dbyte.evaluate.boundary_kinds import Tally, tally
 from dbyte.evaluate.column import Column, HarnessTask
 from dbyte.evaluate.exposure import Deviation, deviations
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
 from dbyte.evaluate.mid_word import finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer
+from dbyte.evaluate.perturb import KINDS, perturb
 from dbyte.evaluate.robustness import Noise, noisy
 from dbyte.evaluate.scoring import Scorer
 from dbyte.evaluate.stats import proportion
@@ -37,12 +40,15 @@ from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
-from dbyte.text.packing import document, pack
+from dbyte.text.packing import Rows, document, pack
 from dbyte.text.spans import TokenBytes
 
 MEASURING = 1  # raise it when scoring changes, so that nothing old is taken for new
 PROMPT_BYTES = 64  # of a document, before a decoder goes on
 CUT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
+PASSAGE = 120  # characters of a text that is shown byte by byte
+CLEAN = "clean"  # text as it is
+TEXTS = (CLEAN, *KINDS)  # and with each of the perturbations
 READINGS = ("token", "stage1/tokenizer", "stage1/router", "stage2/router", "stage2/own")
 
 
@@ -92,6 +98,25 @@ class Measurer:
         found.pop("seconds")
         return Agreement(**found)
 
+    def tally(self, folder: Path, corpus: str, noise: str = CLEAN) -> Tally:
+        """What a student's router and its teacher's tokenizer do in a corpus's held-out documents, with noise or not.
+
+        Of a text with noise the truth is how the teacher cuts that very text. noise: one of TEXTS.
+        """
+        texts = [_noisy(text, noise, seed=self.seed)
+                 for text in heldout_corpus(self.scale, corpus, seed=self.seed).documents]
+        key = {"tally": corpus, "noise": noise, "text": content_hash(texts), "row_bytes": self.scale.row_bytes}
+        found = self._known(key, folder, "stage1/router", lambda: self._tally(folder, texts))
+        return Tally(np.array(found["counts_PK4"]), {who: np.array(lengths_PN)
+                                                     for who, lengths_PN in found["lengths_PN"].items()})
+
+    def passage(self, folder: Path, corpus: str, noise: str = CLEAN) -> list[dict]:
+        """The beginning of a held-out document byte by byte, as `byte_rows`, with the keys corpus and text."""
+        text = _noisy(_passage(heldout_corpus(self.scale, corpus, seed=self.seed).documents), noise, seed=self.seed)
+        found = self._known({"passage": text}, folder, "stage1/router", lambda: {"rows": byte_rows(
+            _student(folder, self.scale.device), _packed(folder, [text], row_bytes=None))})
+        return [{"corpus": corpus, "text": noise} | row for row in found["rows"]]
+
     def deviations(self, folder: Path, corpus: str) -> list[Deviation]:
         """How far a Stage-2 student's own cuts deviate from its router's behind prompts of a corpus's held-out text."""
         texts = heldout_corpus(self.scale, corpus, seed=self.seed)
@@ -128,9 +153,12 @@ class Measurer:
         return found | {"folded": bits_per_byte(folded_nats(scorer, pieces), pieces).value}
 
     def _agreement(self, folder: Path, texts: list[str]) -> Agreement:
-        token_bytes = _token_bytes(folder)
-        rows = pack([document(a, token_bytes) for a in token_bytes.align_batch(texts)], row_bytes=self.scale.row_bytes)
-        return agreement(_student(folder, self.scale.device), rows)
+        return agreement(_student(folder, self.scale.device), _packed(folder, texts, row_bytes=self.scale.row_bytes))
+
+    def _tally(self, folder: Path, texts: list[str]) -> dict:
+        found = tally(_student(folder, self.scale.device), _packed(folder, texts, row_bytes=self.scale.row_bytes))
+        return {"counts_PK4": found.counts_PK4.tolist(),
+                "lengths_PN": {who: lengths_PN.tolist() for who, lengths_PN in found.lengths_PN.items()}}
 
     def _known(self, key: dict, folder: Path, reading: str, compute: Callable[[], dict]) -> dict:
         """What was measured under this key, or what `compute` measures now; with the seconds that it took."""
@@ -168,6 +196,32 @@ def _student(folder: Path, device: str) -> ByteStudent:
 @lru_cache(maxsize=4)
 def _token_bytes(folder: Path) -> TokenBytes:
     return TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(folder))
+
+
+def _packed(folder: Path, texts: list[str], *, row_bytes: int | None) -> Rows:
+    """The texts along the teacher's tokens in rows of so many bytes; None: as many as the longest text needs."""
+    token_bytes = _token_bytes(folder)
+    documents = [document(aligned, token_bytes) for aligned in token_bytes.align_batch(texts)]
+    return pack(documents, row_bytes=row_bytes or max(map(len, documents)))
+
+
+def _noisy(text: str, noise: str, *, seed: int) -> str:
+    return text if noise == CLEAN else perturb(text, noise, seed)
+
+
+def _passage(documents: Sequence[str]) -> str:
+    """The first PASSAGE characters of the first document, or of the line that is the first to leave ASCII, if any is.
+
+    Characters of several bytes are where cuts can go wrong that no token model makes, and they are rare. A word that
+    the limit cuts is left out.
+    """
+    text = documents[0]
+    for other in documents:
+        if not other.isascii():
+            first = next(place for place, character in enumerate(other) if not character.isascii())
+            text = other[other.rfind("\n", 0, first) + 1:].strip()
+            break
+    return text[:PASSAGE] if len(text) <= PASSAGE else text[:PASSAGE + 1].rsplit(maxsplit=1)[0]
 
 
 def column_rows(model: str, results: dict[str, ColumnResult], **more) -> list[dict]:

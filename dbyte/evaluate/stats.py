@@ -8,6 +8,7 @@ and resample the items within each column. One model's accuracy is a share in [0
 comparison of two is in percentage points or percent, as the paper's tables print it. Legend: N items, R resamples.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,39 @@ def wilson(correct: Sequence[float], *, z: float = 1.96) -> Interval:
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     return Interval(p, float(min(p, centre - half)), float(max(p, centre + half)))
+
+
+def ratio_of_sums(over: Sequence[float], under: Sequence[float]) -> Estimate:
+    """Sum of `over` [N] by sum of `under` [N], its error over N independent clusters, such as the texts counted in.
+
+    What is counted in one text comes together, so its parts are no items of their own. First order (linearised); the
+    error is nan for one cluster, which says nothing on how clusters differ. ValueError if `under` sums to 0.
+    """
+    value, pull_N = _pulls(over, under)
+    return Estimate(value, _spread(pull_N), len(pull_N))
+
+
+def ratio_difference(
+    first: tuple[Sequence[float], Sequence[float]], second: tuple[Sequence[float], Sequence[float]]
+) -> Estimate:
+    """The first ratio of sums (over, under) minus the second over the same clusters, whose errors may cancel."""
+    (one, one_N), (other, other_N) = _pulls(*first), _pulls(*second)
+    return Estimate(one - other, _spread(one_N - other_N), len(one_N))
+
+
+def _pulls(over: Sequence[float], under: Sequence[float]) -> tuple[float, np.ndarray]:
+    """A ratio of sums, and how far each cluster [N] pulls it from where the others would leave it."""
+    over_N, under_N = np.asarray(over, np.float64), np.asarray(under, np.float64)
+    if over_N.shape != under_N.shape or over_N.ndim != 1 or under_N.sum() == 0:
+        raise ValueError(f"a ratio of sums needs two lists of one length and something under the bar, found "
+                         f"{over_N.shape} and {under_N.shape} with the sum {under_N.sum():g}")
+    value = over_N.sum() / under_N.sum()
+    return float(value), (over_N - value * under_N) / under_N.sum()
+
+
+def _spread(pull_N: np.ndarray) -> float:
+    n = len(pull_N)
+    return float(np.sqrt(n / (n - 1) * (pull_N**2).sum())) if n > 1 else math.nan
 
 
 def paired_difference(

@@ -123,6 +123,7 @@ def robustness_claims(teacher: Answers, stage1: Answers, stage2: Answers, *, wit
     return [
         *difference_rows("Stage 1 - teacher, noise average", noisy[1], noisy[0], threshold=-within),
         *difference_rows("Stage 1 - teacher, antspeak", of("antspeak", stage1), of("antspeak", teacher)),
+        *difference_rows("Stage 1 - teacher, drop", of("drop", stage1), of("drop", teacher)),
         *difference_rows("Stage 2 - Stage 1, noise average", noisy[2], noisy[1], direction="below"),
         *cost_difference_rows("Stage 2 - Stage 1, Delta", stage2, stage1),
     ]

@@ -32,6 +32,7 @@ GREY = "#7a7a7a"
 LOOKS = {"teacher": ("#000000", "D"), "stage1": ("#0072b2", "o"), "stage2": ("#d55e00", "s")}
 LABELS = {"teacher": "teacher", "stage1": "Stage 1", "stage2": "Stage 2"}
 DECODINGS = {"JBP": ("#d55e00", "s"), "MBP": ("#cc79a7", "^")}
+CUTTERS = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
 STEP_COLOURS = {"1.1": "#009e73", "1.2": "#0072b2"}
 SIGMA = 2.0  # half-width of an error band or bar, in standard errors
 MB = 1e6
@@ -44,15 +45,16 @@ def _tasks(frame: pd.DataFrame) -> list[str]:
 
 
 def save(figure: Figure, name: str, *, frames: Sequence[pd.DataFrame], published: Sequence[str] = (),
-         folder: Path = FIGURES) -> Path:
+         folder: Path = FIGURES, scale: str | None = None) -> Path:
     """Write figures/<scale>/<name>.png and the .json that names what it shows, and return the PNG's path.
 
     frames: what `read_results` returned, all of it that the figure shows; their scale is the figure's. published: names
-    of the paper's tables in it. Raises ValueError where the frames come from two scales, or not from results at all.
+    of the paper's tables in it. scale: for a figure that says what is missing too, and may have no frames at all.
+    Raises ValueError where the frames come from two scales, or not from results at all.
     """
-    if not frames or any("provenance" not in frame.attrs for frame in frames):
+    if not (frames or scale) or any("provenance" not in frame.attrs for frame in frames):
         raise ValueError(f"figure {name!r} must be drawn from what read_results returned: pass those very frames")
-    scales = sorted({frame.attrs["provenance"]["scale"] for frame in frames})
+    scales = sorted({frame.attrs["provenance"]["scale"] for frame in frames} | ({scale} if scale else set()))
     if len(scales) != 1:
         raise ValueError(f"figure {name!r} mixes the scales {scales}: draw one figure a scale")
     reads = {frame.attrs["file"]: frame.attrs["provenance"]["sha256"] for frame in frames}
@@ -153,6 +155,45 @@ def exposure_figure(exposure: pd.DataFrame) -> Figure:
         figure.supxlabel("bytes behind the prompt", fontsize=9)
         figure.supylabel("cuts that are not the router's (%)", fontsize=9)
     return figure
+
+
+def lengths_figure(lengths: pd.DataFrame, *, longest: int = 12) -> Figure:
+    """Return how long chunks are, a line of panels a corpus and a panel a text, clean first; router against teacher.
+
+    lengths: rows with corpus, text, who ("router", "teacher"), length (bytes), value (percent), stderr. What is longer
+    than `longest` is added to it. Bars are two standard errors; the last bin's takes its lengths for independent.
+    """
+    corpora = sorted(set(lengths["corpus"]))
+    texts = sorted(set(lengths["text"]), key=lambda name: (name != "clean", name))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(0.8 + 1.65 * len(texts), 0.9 + 1.9 * len(corpora)), layout="constrained")
+        panels = figure.subplots(len(corpora), len(texts), squeeze=False, sharex=True, sharey="row")
+        for line, corpus in zip(panels, corpora, strict=True):
+            line[0].set_ylabel(f"{corpus}\nchunks (%)", fontsize=9)
+            for axes, text in zip(line, texts, strict=True):
+                rows = lengths[(lengths["corpus"] == corpus) & (lengths["text"] == text)]
+                _lengths_panel(axes, rows, title=text, longest=longest)
+            line[0].set_ylim(bottom=0)  # once all are drawn: it ends the scaling of the line that shares the axis
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+        figure.supxlabel(f"length of a chunk (bytes; {longest} and more together)", fontsize=9)
+    return figure
+
+
+def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) -> None:
+    """Draw the shares of one text, and write the means, of all lengths as they are, beside its curves."""
+    for height, (who, part) in zip((0.9, 0.78), rows.groupby("who"), strict=False):
+        colour, marker = CUTTERS[who]
+        mean = (part["length"] * part["value"]).sum() / part["value"].sum()
+        axes.annotate(f"{who}: mean {mean:.2f}", (0.97, height), xycoords="axes fraction", ha="right", color=colour,
+                      fontsize=8)
+        binned = part.assign(length=part["length"].clip(upper=longest), square=part["stderr"].fillna(0) ** 2)
+        binned = binned.groupby("length")[["value", "square"]].sum().reindex(range(1, longest + 1), fill_value=0)
+        axes.errorbar(binned.index, binned["value"], yerr=SIGMA * binned["square"] ** 0.5, label=who, color=colour,
+                      marker=marker, markersize=3, linewidth=1.1, elinewidth=0.8,
+                      linestyle="--" if who == "router" else "-")
+    axes.set_title(title)
+    axes.set_xticks([1, *range(4, longest + 1, 4)])
 
 
 def _retention_panel(axes: Axes, rows: pd.DataFrame, *, tasks: Sequence[str], title: str) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pandas as pd
 
 from dbyte.atomic import atomic_write
+from dbyte.paths import COMMITTED_SCALE as SCALE
 from dbyte.paths import RESULTS, ROOT
 from dbyte.report.results import read_results
 from dbyte.report.tables import main_table, markdown
 
 BEGIN = "<!-- generated from results/small by `python -m dbyte readme --write` -->"
 END = "<!-- end of the generated part -->"
-SCALE = "small"
 
 
 def generated(*, folder: Path = RESULTS) -> str:

@@ -14,8 +14,6 @@ from dbyte.evaluate.stats import Interval
 from dbyte.report.published import published
 
 BENCHMARKS = ("LMB", "HellaS", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "MMLU", "GSM8K")
-# Printed to one decimal on both sides of a difference, and its mean printed to two.
-ROUNDING = 0.05 + 0.05 + 0.005
 SIGMA = 2.0  # standard errors within which a measured number and a bound are not told apart
 
 
@@ -80,6 +78,23 @@ def wide(frame: pd.DataFrame, *, rows: str = "model", columns: str = "task", val
     return table[order]
 
 
+def estimates(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequence[str],
+              digits: int = 1) -> pd.DataFrame:
+    """Return tidy results as text `value ± stderr`, a row a value of `rows` and a column a value of `columns`.
+
+    order: the columns in this order, those that the frame has.
+    """
+    cells = [f"{row.value:.{digits}f}" + ("" if math.isnan(row.stderr) else f" ± {row.stderr:.{digits}f}")
+             for row in frame.itertuples()]
+    return words(frame.assign(cell=cells), rows=rows, columns=columns, order=order, values="cell")
+
+
+def words(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequence[str], values: str) -> pd.DataFrame:
+    """Return a column of words of tidy results as a table, empty where a row is missing; see `estimates`."""
+    table = frame.pivot(index=list(rows), columns=columns, values=values).fillna("")
+    return table[[name for name in order if name in table]].reset_index().rename_axis(columns=None)
+
+
 def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame:
     """Return Table 1 for our rows: a `value ± stderr` column a task, `average drop` and `retention %`, teacher first.
 
@@ -96,25 +111,6 @@ def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame
             table[model]["average drop"] = str(average_drop(*pair, teacher_stderr=error[0], student_stderr=error[1]))
             table[model]["retention %"] = str(retention(*pair, teacher_stderr=error[0], student_stderr=error[1]))
     return pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis("model").reset_index()
-
-
-def audit_average_drops() -> pd.DataFrame:
-    """Return the average drop of every student in the paper's Table 1, as printed and as its own row yields it.
-
-    The verdict allows for what rounding can do; `slip` is beyond that, `not derivable` has no columns to derive from.
-    """
-    table, audit = published("table01_main"), []
-    tasks = [name for name in BENCHMARKS if name in table]
-    teachers = table[table["role"] == "teacher"].set_index(["method", "model"])
-    for _, row in table[table["role"] != "teacher"].iterrows():
-        derived, verdict = math.nan, "not derivable"
-        if (row["method"], row["model"]) in teachers.index:
-            teacher = teachers.loc[(row["method"], row["model"])]
-            derived = average_drop(teacher[tasks].astype(float), row[tasks].astype(float)).value
-            verdict = "agrees" if abs(derived - row["avg_drop"]) <= ROUNDING else "slip"
-        audit.append({"method": row["method"], "model": row["model"], "role": row["role"], "printed": row["avg_drop"],
-                      "derived": round(derived, 2), "verdict": verdict})
-    return pd.DataFrame(audit)
 
 
 @dataclass(frozen=True)

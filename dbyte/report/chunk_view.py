@@ -1,0 +1,239 @@
+"""Figure 3: text in the colours of the router's chunks, with probabilities, and the teacher's boundaries beside it.
+
+The same rows twice, `boundaries.byte_rows` with the keys corpus and text: `page` is HTML by itself, without a script,
+that says of every byte under the pointer what it is, how probable a cut behind it is, and who cuts; `figure` is a
+picture, for readers of a committed notebook. A character is shown whole, above the probabilities of all its bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from dbyte.model.router import THRESHOLD
+from dbyte.report.diagrams import CHUNK_COLOURS, VISIBLE, characters
+from dbyte.report.figures import GREY, STYLE
+
+WHO = {(True, True): "router and teacher cut", (True, False): "the router alone cuts",
+       (False, True): "the teacher alone cuts", (False, False): "nobody cuts"}
+CUTS = {"router and teacher cut": ("#000000", "-"), "the router alone cuts": ("#d55e00", "-"),
+        "the teacher alone cuts": ("#0072b2", (0, (2, 1)))}
+SPLIT_COLOUR = "#a0006d"
+BAR_COLOURS = {True: "#444444", False: "#b5b5b5"}  # from the threshold on, and below it
+
+
+@dataclass(frozen=True)
+class Byte:
+    """A byte of a text: its value, the router's probability, who cuts behind it, and whether the router decides."""
+
+    value: int
+    prob: float
+    router: bool
+    teacher: bool
+    decided: bool
+
+    @property
+    def who(self) -> str:
+        """Who cuts behind it, in words."""
+        return WHO[self.router, self.teacher]
+
+    @property
+    def title(self) -> str:
+        """What a reader asks of it, in a line."""
+        said = f"p = {self.prob:.2f}" if self.decided else "fixed by the format"
+        return f"byte {self.value:02x}, {said}: {self.who}"
+
+
+@dataclass(frozen=True)
+class Character:
+    """A character as it is and as a picture can draw it, its bytes, and the chunk (router's) and token it opens in."""
+
+    text: str
+    label: str
+    bytes: tuple[Byte, ...]
+    chunk: int
+    token: int
+
+    @property
+    def split(self) -> bool:
+        """Whether the router or the teacher cuts inside it, where no text can be cut."""
+        return any(byte.router or byte.teacher for byte in self.bytes[:-1])
+
+
+def read(rows: pd.DataFrame) -> list[Character]:
+    """The characters of one text from its rows: place, byte, value, teacher, decided.
+
+    ValueError where the places are not 0, 1, 2 .., as of two texts at once.
+    """
+    rows = rows.sort_values("place", kind="stable")
+    if list(rows["place"]) != list(range(len(rows))):
+        raise ValueError("the rows must be all bytes of one text: choose one corpus and one text")
+    each = [Byte(row.byte, row.value, row.value >= THRESHOLD, bool(row.teacher), bool(row.decided))
+            for row in rows.itertuples()]
+    text = bytes(byte.value for byte in each)
+    found, chunk, token = [], 0, 0
+    for start, size, label in characters(text):
+        inside = tuple(each[start:start + size])
+        found.append(Character(text[start:start + size].decode(errors="replace"), label, inside, chunk, token))
+        chunk += sum(byte.router for byte in inside)
+        token += sum(byte.teacher for byte in inside)
+    return found
+
+
+def tallied(text: Sequence[Character]) -> str:
+    """How many chunks router and teacher make of a text, and how many cuts either makes alone, in words."""
+    each = [byte for character in text for byte in character.bytes]
+    alone = [sum(byte.who == who for byte in each) for who in ("the router alone cuts", "the teacher alone cuts")]
+    return (f"chunks: router {sum(byte.router for byte in each)}, teacher {sum(byte.teacher for byte in each)}; "
+            f"cuts that one makes alone: router {alone[0]}, teacher {alone[1]}")
+
+
+STYLE_SHEET = """
+.dbyte-chunks { font: 14px/1.2 monospace; color: #000; background: #fff; padding: 4px 8px }
+.dbyte-chunks h4 { margin: 10px 0 2px; font: bold 13px sans-serif }
+.dbyte-chunks p { margin: 2px 0; font: 12px sans-serif; color: #333 }
+.dbyte-chunks .c { display: inline-block; margin: 2px 0; vertical-align: top; border-top: 4px solid #555;
+  border-right: 2px solid transparent }
+.dbyte-chunks .odd { border-top-color: #bbb }
+.dbyte-chunks .t { display: block; padding: 0 1px; white-space: pre; text-align: center }
+.dbyte-chunks .blank { font-size: 0 }
+.dbyte-chunks .blank::before { content: attr(data-sign); font-size: 14px; color: #777 }
+.dbyte-chunks .bars { display: flex; height: 16px; align-items: flex-end; background: #fff }
+.dbyte-chunks i { flex: 1; min-width: 6px; background: #b5b5b5 }
+.dbyte-chunks i.cut { background: #444 }
+.dbyte-chunks .both { border-right-color: #000 }
+.dbyte-chunks .router { border-right: 3px solid #d55e00 }
+.dbyte-chunks .teacher { border-right: 2px dashed #0072b2 }
+.dbyte-chunks .split { outline: 2px dotted #a0006d }
+.dbyte-chunks .c:hover { filter: brightness(0.85) }
+""" + "\n".join(f".dbyte-chunks .k{index} {{ background: {colour} }}" for index, colour in enumerate(CHUNK_COLOURS))
+CLASSES = {"router and teacher cut": "both", "the router alone cuts": "router", "the teacher alone cuts": "teacher",
+           "nobody cuts": ""}
+KEY = ("Background: the router's chunks. Strip above: the teacher's tokens. Bars below: the probability that a chunk "
+       "ends at the byte, dark from 0.5 on. Line behind a character: black, both cut; orange, the router alone; dashed "
+       "blue, the teacher alone. Dotted frame: a cut inside a character. Point at a character for its bytes.")
+
+
+def page(rows: pd.DataFrame) -> str:
+    """Return the texts of one corpus as a piece of HTML that needs nothing else, the first text first.
+
+    rows: corpus, text, place, byte, value (probability), teacher, decided.
+    """
+    parts = ["<div class='dbyte-chunks'>", f"<style>{STYLE_SHEET}</style>", f"<p>{escape(KEY)}</p>"]
+    for title, text in _texts(rows).items():
+        cells = "".join(map(_cell, text))  # nothing between them: a blank there would show as a gap
+        parts += [f"<h4>{escape(title)}</h4>", f"<p>{escape(tallied(text))}</p>", f"<div>{cells}</div>"]
+    return "\n".join([*parts, "</div>"])
+
+
+def _texts(rows: pd.DataFrame) -> dict[str, list[Character]]:
+    """Title -> text, clean before the others."""
+    names = sorted(rows["text"].unique(), key=lambda name: (name != "clean", name))
+    chosen = {name: rows[rows["text"] == name] for name in names}
+    return {f"{part['corpus'].iloc[0]}, {name}": read(part) for name, part in chosen.items()}
+
+
+def _cell(character: Character) -> str:
+    """A character with a bar a byte below it; only the element of class `t` holds text of the reader's."""
+    last = character.bytes[-1]
+    classes = ["c", f"k{character.chunk % len(CHUNK_COLOURS)}", "odd" if character.token % 2 else "",
+               CLASSES[last.who], "split" if character.split else ""]
+    title = "\n".join([repr(character.text), *(byte.title for byte in character.bytes)])
+    sign = VISIBLE.get(character.text)
+    blank = f" blank' data-sign='{sign}" if sign else ""
+    bars = "".join(f"<i{' class=cut' if byte.router else ''} style='height:{100 * byte.prob:.0f}%'></i>"
+                   for byte in character.bytes)
+    return (f"<span class='{' '.join(filter(None, classes))}' title='{escape(title)}'>"
+            f"<span class='t{blank}'>{escape(character.text)}</span><span class='bars'>{bars}</span></span>"
+            + ("<br>" if character.text == "\n" else ""))
+
+
+TEACHER, LETTERS, BARS = 0.5, 1.5, 1.4  # heights: of the teacher's strip, of characters, of probabilities,
+LINE, KEY_HEIGHT = 4.2, 3.8  # from line to line, and of the key
+
+
+def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
+    """Return the texts of one corpus as a picture, `per_line` bytes a line, the first text first.
+
+    rows: corpus, text, place, byte, value (probability), teacher, decided.
+    """
+    texts = _texts(rows)
+    lines = {title: -(-sum(len(character.bytes) for character in text) // per_line) for title, text in texts.items()}
+    height = KEY_HEIGHT + sum(1.8 + LINE * count for count in lines.values())
+    with rc_context(STYLE):
+        picture = Figure(figsize=(0.112 * (per_line + 5), 0.125 * height))
+        axes = picture.add_axes((0, 0, 1, 1))
+        _key(axes, per_line)
+        top = -KEY_HEIGHT
+        for title, text in texts.items():
+            axes.text(0, top - 0.8, title, fontsize=10, fontweight="bold", va="center")
+            axes.text(per_line, top - 0.8, tallied(text), fontsize=7.5, va="center", ha="right", color="#444444")
+            _text(axes, text, top=top - 1.8, per_line=per_line)
+            top -= 1.8 + LINE * lines[title]
+        axes.set(xlim=(-4.5, per_line + 0.5), ylim=(-height, 0))
+        axes.axis("off")
+    return picture
+
+
+def _text(axes: Axes, text: Sequence[Character], *, top: float, per_line: int) -> None:
+    """Draw one text from `top` downwards; a character whose bytes wrap is written on its first line."""
+    place, chunk, token = 0, 0, 0
+    size = sum(len(character.bytes) for character in text)
+    for character in text:
+        for byte in character.bytes:
+            x, y = place % per_line, top - LINE * (place // per_line)
+            if x == 0:
+                _line(axes, y, min(per_line, size - place))
+            _byte(axes, byte, x, y, chunk=chunk, token=token)
+            place, chunk, token = place + 1, chunk + byte.router, token + byte.teacher
+        start = place - len(character.bytes)
+        x, y = start % per_line, top - LINE * (start // per_line)
+        width = min(len(character.bytes), per_line - x)
+        colour = GREY if character.text in VISIBLE else "black"
+        axes.text(x + width / 2, y - TEACHER - LETTERS / 2, character.label, ha="center", va="center", color=colour,
+                  fontsize=9 if len(character.label) == 1 else 5, zorder=4)
+        if character.split:
+            axes.add_patch(Rectangle((x, y - TEACHER - LETTERS), width, LETTERS, fill=False, linewidth=1.4,
+                                     edgecolor=SPLIT_COLOUR, linestyle=":", zorder=5))
+
+
+def _line(axes: Axes, y: float, size: int) -> None:
+    """What stands left of a line of `size` bytes, and the height of the threshold among its bars."""
+    for label, middle in (("teacher", TEACHER / 2), ("router", TEACHER + LETTERS / 2),
+                          ("p", TEACHER + LETTERS + BARS / 2)):
+        axes.text(-0.4, y - middle, label, fontsize=6, ha="right", va="center", color=GREY)
+    half = y - TEACHER - LETTERS - BARS * (1 - THRESHOLD)
+    axes.plot([0, size], [half, half], color=GREY, linewidth=0.4, zorder=0)
+
+
+def _byte(axes: Axes, byte: Byte, x: float, y: float, *, chunk: int, token: int) -> None:
+    """Draw a byte's strip, background, bar and cut; x, y: its upper left corner."""
+    letters, bars = y - TEACHER - LETTERS, y - TEACHER - LETTERS - BARS
+    axes.add_patch(Rectangle((x, y - TEACHER), 1, TEACHER, facecolor=("#555555", "#bbbbbb")[token % 2], linewidth=0))
+    axes.add_patch(Rectangle((x, letters), 1, LETTERS, facecolor=CHUNK_COLOURS[chunk % len(CHUNK_COLOURS)],
+                             linewidth=0))
+    axes.add_patch(Rectangle((x + 0.15, bars), 0.7, BARS * byte.prob * 0.94, linewidth=0,
+                             facecolor=BAR_COLOURS[byte.router]))
+    if byte.who in CUTS:
+        colour, style = CUTS[byte.who]
+        alone = byte.router != byte.teacher
+        axes.plot([x + 1, x + 1], [bars if alone else letters, y], color=colour, linestyle=style, zorder=3,
+                  linewidth=2.2 if alone else 1.2, solid_capstyle="butt")
+
+
+def _key(axes: Axes, per_line: int) -> None:
+    """Say once, above the texts, what is what."""
+    axes.text(0, -0.8, "strip above: the teacher's tokens · background: the router's chunks · bars: probability that a "
+              "chunk ends at the byte, line at 0.5", fontsize=7.5, va="center")
+    for index, (label, (colour, style)) in enumerate(CUTS.items()):
+        x = index * 0.26 * per_line
+        axes.plot([x + 0.5, x + 0.5], [-2.9, -1.7], color=colour, linestyle=style, linewidth=2.2 if index else 1.2)
+        axes.text(x + 1.2, -2.3, label, fontsize=7.5, va="center", color=colour)
+    x = 0.78 * per_line
+    axes.add_patch(Rectangle((x, -2.9), 2, 1.2, fill=False, edgecolor=SPLIT_COLOUR, linestyle=":", linewidth=1.4))
+    axes.text(x + 2.5, -2.3, "cut inside a character", fontsize=7.5, va="center", color=SPLIT_COLOUR)

@@ -1,0 +1,240 @@
+"""The report of a scale on one page, to be held against the paper: as markdown, and as one HTML file with its figures.
+
+Everything on it is read from results/ and figures/ (and the paper's numbers from published/), so it is the same bytes
+for the same results; what was not measured is left out or said to be missing. The committed scale's report lies in
+results/, another's in results/<scale>/.
+"""
+
+import base64
+import html
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os.path import relpath
+from pathlib import Path
+
+import pandas as pd
+
+from dbyte.atomic import atomic_write
+from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS
+from dbyte.report import audit, claims
+from dbyte.report.judging import UNMEASURED
+from dbyte.report.published import SOURCE
+from dbyte.report.results import read_results
+from dbyte.report.tables import main_table, markdown
+
+CAPTIONS = {
+    "claims": "The claims at a glance.",
+    "retention": "Teacher, Stage 1 and Stage 2 on every task, beside the paper's Table 1.",
+    "dynamics": "Accuracy against the bytes of Stage 1 (the paper's Figure 2).",
+    "exposure": "Decoded cuts that are not the router's, against the distance from the prompt.",
+    "alignment_ablation": "With and without step 1.1, at equal bytes (Table 3).",
+    "encoder": "Encoders with as many parameters (Table 5).",
+    "router": "A router inside the encoder and one of its own (Table 9).",
+    "robustness": "Accuracy under character noise (Table 6).",
+}
+CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #e6e6e6; text-align: left; vertical-align: top; }
+th { background: #f6f6f6; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #555; }
+"""
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    frame: pd.DataFrame
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Picture:
+    path: Path
+    caption: str
+
+
+Block = Heading | Text | Numbers | Picture
+
+
+def blocks(scale: str, *, results: Path = RESULTS, figures: Path = FIGURES,
+           notebooks: Path = NOTEBOOKS) -> Iterator[Block]:
+    """The report's parts in order."""
+    found = claims.judged(scale=scale, folder=results, notebooks=notebooks)
+    yield Text(f"What the notebooks measured at scale `{scale}`, beside {SOURCE}. Generated from `results/` and "
+               "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
+    yield from headline(scale, results)
+    yield from pictures(figures / scale, results / scale)
+    yield from ledger(found)
+    yield from slips()
+    yield from costs(scale, results)
+
+
+def headline(scale: str, results: Path) -> Iterator[Block]:
+    """Teacher, Stage 1 and Stage 2."""
+    yield Heading("What is kept")
+    frame = _read("main", scale, results)
+    if frame is None:
+        yield Text("Not measured yet: notebook 02 has not run at this scale.")
+        return
+    seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
+    yield Text(f"Held-out items a column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}.")
+    yield Numbers(main_table(frame))
+
+
+def pictures(folder: Path, results: Path) -> Iterator[Block]:
+    """The figures that were drawn from results, in CAPTIONS's order; one that is older than its results says so."""
+    names = sorted((path.stem for path in folder.glob("*.json") if path.with_suffix(".png").is_file()),
+                   key=lambda name: (list(CAPTIONS).index(name) if name in CAPTIONS else len(CAPTIONS), name))
+    if names:
+        yield Heading("Figures")
+    for name in names:
+        reads = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["reads"]
+        drawn = ", ".join(f"`{Path(file).name}`" for file in reads) or "no results yet"
+        title = CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
+        changed = any(_changed(results / Path(file).name, was) for file, was in reads.items())
+        older = " These have changed since: run its notebook again." if changed else ""
+        yield Picture(folder / f"{name}.png", f"{title} Drawn from {drawn}.{older}")
+
+
+def _changed(file: Path, sha256: str) -> bool:
+    """Whether a results file is no longer the one that was drawn."""
+    sidecar = file.with_suffix(".json")
+    return not sidecar.is_file() or json.loads(sidecar.read_text(encoding="utf-8"))["sha256"] != sha256
+
+
+def ledger(found: pd.DataFrame) -> Iterator[Block]:
+    """The paper's claims: those with a verdict as a table, the others as one."""
+    yield Heading("The paper's claims")
+    yield Text(f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or the opposite is, where the whole "
+               "interval lies on one side of what it asks; minutes are those of its notebook, from empty runs.")
+    measured = found[found["verdict"] != UNMEASURED]
+    if len(measured):
+        yield Numbers(claims.shown(measured))
+    if len(measured) < len(found):
+        yield Text("Not yet measured:")
+        yield Numbers(claims.missing(found))
+
+
+def slips() -> Iterator[Block]:
+    """Where the paper's own numbers do not fit together."""
+    found = audit.audit()
+    tally = found["verdict"].value_counts()
+    yield Heading("The paper's arithmetic")
+    yield Text(f"Of {len(found)} numbers that follow from others or stand there twice, {tally['agrees']} agree within "
+               f"rounding, {tally['not derivable']} cannot be derived and {tally['slip']} do not fit:")
+    yield Numbers(found[found["verdict"] == "slip"].drop(columns="verdict"), digits=3)
+
+
+def costs(scale: str, results: Path) -> Iterator[Block]:
+    """How long it took, and on what."""
+    yield Heading("Cost")
+    times, main = _read("notebook_times", scale, results), _read("main", scale, results)
+    if times is not None:
+        yield Text(f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, each at its longest: from "
+                   "empty `runs/` where it ever ran so.")
+        yield Numbers(pd.DataFrame({"notebook": times["notebook"], "minutes": times["value"] / 60,
+                                    "commit": times["commit"].str[:12]}), digits=1)
+    if main is not None:
+        facts = main.attrs["provenance"]
+        packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+        yield Text(f"Measured on {facts['device']}, {facts['platform']}, with {packages}.")
+    if times is None and main is None:
+        yield Text("Nothing has been timed at this scale.")
+
+
+def _read(name: str, scale: str, results: Path) -> pd.DataFrame | None:
+    try:
+        return read_results(name, scale=scale, folder=results)
+    except FileNotFoundError:
+        return None
+
+
+# -- the two forms ----------------------------------------------------------------------------------------------------
+
+
+def as_markdown(title: str, parts: Sequence[Block], *, folder: Path) -> str:
+    """The parts as GitHub shows them; pictures are linked from `folder`."""
+    def shown(part: Block) -> str:
+        match part:
+            case Heading(text):
+                return f"## {text}"
+            case Text(text):
+                return text
+            case Numbers(frame, digits):
+                return markdown(frame, digits=digits)
+            case Picture(path, caption):
+                return f"![{_first_sentence(caption)}]({Path(relpath(path, folder)).as_posix()})\n\n{caption}"
+
+    return "\n\n".join([f"# {title}", *map(shown, parts)]) + "\n"
+
+
+def as_html(title: str, parts: Sequence[Block]) -> str:
+    """The parts as one file that needs nothing beside it."""
+    def shown(part: Block) -> str:
+        match part:
+            case Heading(text):
+                return f"<h2>{_inline(text)}</h2>"
+            case Text(text):
+                return f"<p>{_inline(text)}</p>"
+            case Numbers(frame, digits):
+                return _table(frame, digits)
+            case Picture(path, caption):
+                data, alt = base64.b64encode(path.read_bytes()).decode("ascii"), html.escape(_first_sentence(caption))
+                return (f'<figure><img alt="{alt}" src="data:image/png;base64,{data}">'
+                        f"<figcaption>{_inline(caption)}</figcaption></figure>")
+
+    body = "\n".join([f"<h1>{_inline(title)}</h1>", *map(shown, parts)])
+    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n")
+
+
+def _first_sentence(caption: str) -> str:
+    return caption.split(". ")[0]
+
+
+def _inline(text: str) -> str:
+    """Escaped, with `code` as such."""
+    pieces = html.escape(text, quote=False).split("`")
+    return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def _table(frame: pd.DataFrame, digits: int) -> str:
+    def cell(value: object, number: bool) -> str:
+        text = ("" if value != value else f"{value:.{digits}f}") if isinstance(value, float) else str(value)
+        return f'<td class="number">{text}</td>' if number else f"<td>{html.escape(text)}</td>"
+
+    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
+    head = "".join(f"<th>{html.escape(str(column))}</th>" for column in frame)
+    rows = "\n".join("<tr>" + "".join(map(cell, row, numeric)) + "</tr>" for row in frame.itertuples(index=False))
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+
+
+def report_path(scale: str, *, results: Path = RESULTS) -> Path:
+    """Where a scale's markdown report lies; the HTML is beside it."""
+    return (results if scale == COMMITTED_SCALE else results / scale) / "REPORT.md"
+
+
+def report(scale: str, *, write: bool, results: Path = RESULTS, figures: Path = FIGURES,
+           notebooks: Path = NOTEBOOKS) -> bool:
+    """Whether both files of a scale's report agree with its results; with `write` they are made to."""
+    path = report_path(scale, results=results)
+    title = f"dbyte at scale {scale}"
+    parts = list(blocks(scale, results=results, figures=figures, notebooks=notebooks))
+    wanted = {path: as_markdown(title, parts, folder=path.parent), path.with_suffix(".html"): as_html(title, parts)}
+    stale = [file for file, text in wanted.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
+    for file in stale if write else ():
+        atomic_write(file, wanted[file])
+    return write or not stale

@@ -1,0 +1,101 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 99 · The claims of the paper, and its arithmetic
+#
+# Every directional and numerical claim of the abstract, sections 5 and 6 and appendices A to D, in our words
+# (`dbyte/report/claims.py`), held to what the other notebooks measured at this scale. Nothing is trained or evaluated
+# here: whatever `results/<scale>/` holds is judged, and the rest is listed as not yet measured.
+#
+# **Cost:** seconds.
+
+# %% tags=["parameters"]
+scale = "smoke"
+seed = 0
+
+# %%
+from IPython.display import Image, display
+
+from dbyte import presets
+from dbyte.report import audit, claims, figures, glance, results, tables
+from dbyte.report.judging import UNMEASURED
+from dbyte.report.provenance import environment_report
+
+# %%
+chosen = presets.scale(scale)
+print(environment_report(scale=scale, seed=seed, device=chosen.device))
+
+# %% [markdown]
+# ## The claims at a glance
+#
+# Right of zero is what the paper says, left of it the opposite. A claim is `shown` where its whole interval of 95 %
+# lies on the paper's side of what it asks, `opposite` where all of it lies on the other, else `not shown`.
+
+# %%
+found = claims.judged(scale=scale)
+measured = found[found["verdict"] != UNMEASURED]
+print(f"{len(found)} claims: {claims.counts(found)}")
+frames = [results.read_results(name, scale=scale) for name in sorted(set(measured["file"]))]
+display(Image(figures.save(glance.glance_figure(found), "claims", frames=frames, scale=scale)))
+
+# %% [markdown]
+# ## Those that were measured
+#
+# `asked` is what the number has to be for the claim to hold; of several numbers the one that decides is shown. Errors
+# are over items, and over seeds where there is more than one. Minutes are those of the claim's notebook.
+
+# %%
+tables.Table(claims.shown(measured)) if len(measured) else "none at this scale yet"
+
+# %% [markdown]
+# ## Those that were not
+
+# %%
+tables.Table(claims.missing(found)) if len(measured) < len(found) else "none"
+
+# %% [markdown]
+# ## The paper's arithmetic
+#
+# Numbers that follow from others, or are printed twice, are worked out again from the printed digits. The tolerance is
+# what rounding allows; beyond it two numbers do not fit, whichever of them is wrong.
+
+# %%
+checked = audit.audit()
+tables.Table(audit.counts(checked))
+
+# %% [markdown]
+# The slips:
+
+# %%
+slips = checked[checked["verdict"] == "slip"]
+tables.Table(slips.drop(columns="verdict"), digits=3)
+
+# %% [markdown]
+# Among them, the conclusions whose sign the paper's own rows do not have:
+
+# %%
+signs = slips[slips["printed"].str.match("[<>]")]
+tables.Table(signs.drop(columns="verdict"), digits=3)
+
+# %% [markdown]
+# What cannot be derived from anything printed:
+
+# %%
+tables.Table(checked[checked["verdict"] == "not derivable"][["where", "what", "printed"]])
+
+# %% [markdown]
+# ## What could not be reproduced
+#
+# Claims on baselines (BLT, ALM, H-Net, Bolmo), on-policy distillation and larger teachers wait for their notebooks. A
+# verdict at `small` is one on the mechanism, with a tiny teacher and a made-up world, not on the paper's numbers.

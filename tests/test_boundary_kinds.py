@@ -1,0 +1,266 @@
+"""Boundaries by kind, at spaces, by chunk length; Figure 3: each byte has its place, each number its counts."""
+
+import html
+import math
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TEXTS, make_student
+from matplotlib.colors import to_hex
+
+from dbyte import presets
+from dbyte.distill.losses import routed
+from dbyte.evaluate import boundary_kinds as bk
+from dbyte.evaluate import measure
+from dbyte.evaluate.boundaries import agreement, byte_rows
+from dbyte.evaluate.perturb import perturb
+from dbyte.evaluate.stats import ratio_difference, ratio_of_sums
+from dbyte.report import chunk_view, figures, tables
+from dbyte.text.corpus import Corpus
+from dbyte.text.packing import document, pack
+from dbyte.text.spans import BOS, EOS
+
+
+def one_row(token_bytes, text):
+    whole = document(token_bytes.align(text), token_bytes)
+    return pack([whole], row_bytes=len(whole))
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("ab c", ["inside a word", "before a space", "other white space"]),
+    ("a.\n\nb", ["punctuation", "other white space", "other white space", "other white space"]),
+    ("é 1", ["non-ASCII", "before a space", "other white space"]),
+    ("a1é", ["digits", "non-ASCII", "non-ASCII"]),
+    ("(1_", ["digits", "digits"]), ("a\t b", ["other white space", "other white space", "other white space"]),
+])
+def test_the_kind_is_the_first_that_fits(text, expected):
+    byte_ids_BL = torch.tensor([list(text.encode())])
+    assert [bk.KINDS[kind] for kind in bk.kinds(byte_ids_BL)[0, :-1].tolist()] == expected
+
+
+def test_kinds_part_the_routed_bytes_and_their_counts_add_up_to_the_agreement(student, rows):
+    found, whole, batch = bk.tally(student, rows), agreement(student, rows), rows.batch(range(len(rows)))
+    assert whole.hits and whole.false_cuts and whole.missed_cuts, "a student that is always right would prove nothing"
+    assert found.of() == whole and found.of().n == int(routed(batch.byte_ids_BL, batch.document_BL).sum())
+    by_kind = [found.of(kind) for kind in range(len(bk.KINDS))]
+    for name in ("hits", "false_cuts", "missed_cuts", "n"):
+        assert sum(getattr(one, name) for one in by_kind) == getattr(whole, name)
+    assert len(found.counts_PK4) == (batch.byte_ids_BL == BOS).sum(), "one line a piece"
+    assert all(one.n for one in by_kind), "the texts of the tests have every kind"
+
+
+def test_chunks_cover_the_text_once_and_the_teachers_are_its_tokens(student, token_bytes):
+    documents = [document(aligned, token_bytes) for aligned in token_bytes.align_batch(TEXTS)]
+    rows = pack(documents, row_bytes=max(map(len, documents)) + 40)  # every piece whole, and padding
+    found = bk.tally(student, rows)
+    for lengths_PN in found.lengths_PN.values():
+        covered = lengths_PN @ np.arange(lengths_PN.shape[1])
+        assert sorted(covered) == sorted(len(one) - 2 for one in documents), "all bytes but BOS and EOS"
+    tokens = sorted(len(one.token_ids) - 2 for one in documents)
+    assert sorted(found.lengths_PN["teacher"].sum(1)) == tokens
+    lengths = pd.DataFrame(bk.length_rows(found))
+    assert lengths.groupby("who").value.sum().tolist() == pytest.approx([100, 100])
+
+
+def by_hand():
+    """Two pieces; (hits, false, missed, all) before a space 6 1 2 10, 3 0 1 5, inside words 2 3 4 20, 1 0 0 10."""
+    counts_PK4 = np.zeros((2, len(bk.KINDS), 4), dtype=int)
+    counts_PK4[:, bk.BEFORE_SPACE] = [[6, 1, 2, 10], [3, 0, 1, 5]]
+    counts_PK4[:, bk.IN_WORD] = [[2, 3, 4, 20], [1, 0, 0, 10]]
+    return bk.Tally(counts_PK4, {})
+
+
+def test_kinds_by_hand():
+    rows = {row["kind"]: row for row in bk.kind_rows(by_hand(), corpus="c", text="clean")}
+    assert set(rows) == {"before a space", "inside a word", "all"}, "a kind without any cut has no row"
+    space = rows["before a space"]
+    assert (space["hits"], space["false_cuts"], space["missed_cuts"], space["n"]) == (9, 1, 3, 15)
+    assert space["precision"] == pytest.approx(90) and space["recall"] == pytest.approx(75)
+    assert space["value"] == pytest.approx(100 * 18 / 22) and space["corpus"] == "c"
+    assert rows["all"]["n"] == 45 and rows["all"]["value"] == pytest.approx(100 * 24 / (24 + 4 + 7))
+
+
+def test_space_bias_by_hand(monkeypatch):
+    monkeypatch.setattr(bk, "FEWEST", 1)
+    rows = {row["what"]: row for row in bk.space_rows(by_hand())}
+    assert list(rows) == list(bk.SPACE_MEASURES)
+    values = {what: row["value"] / 100 for what, row in rows.items()}
+    # uncut by the teacher: 3 of 15 before a space, 26 of 45 anywhere... 10 - 8, 5 - 4; 20 - 6, 10 - 1
+    assert values == pytest.approx({
+        "router cuts": 10 / 15, "teacher cuts": 12 / 15, "router - teacher": -2 / 15,
+        "recall beyond elsewhere": 9 / 12 - 3 / 7, "false cuts": 1 / 4, "false cuts beyond chance": 1 / 4 - 3 / 26})
+    # pieces pull by (false - missed + 2/15 all) / 15: (-1 + 20/15) / 15 and (-1 + 10/15) / 15
+    assert rows["router - teacher"]["stderr"] == pytest.approx(100 * math.sqrt(2 * 2 * (1 / 45) ** 2))
+    assert rows["router cuts"]["threshold"] == bk.CONSISTENT and rows["router cuts"]["verdict"] == "opposite"
+    assert rows["teacher cuts"]["verdict"] == "" and rows["router - teacher"]["verdict"] == "opposite"
+
+
+def test_mean_lengths_by_hand():
+    """Chunks of 1 and 3 bytes against one of 4 in the first piece, one of 2 on both sides in the second."""
+    found = bk.Tally(np.zeros((2, len(bk.KINDS), 4), dtype=int), {
+        "router": np.array([[0, 0, 0, 0, 1], [0, 0, 1, 0, 0]]), "teacher": np.array([[0, 1, 0, 1], [0, 0, 1, 0]])})
+    values = {row["what"]: (row["value"], row["n"]) for row in bk.mean_rows(found)}
+    assert values == {"router": (3, 2), "teacher": (2, 3), "router - teacher": (1, 3)}
+
+
+def test_few_positions_show_nothing():
+    rows = {row["what"]: row for row in bk.space_rows(by_hand())}
+    assert math.isnan(bk.kind_rows(by_hand())[0]["stderr"]) and bk.kind_rows(by_hand())[0]["n"] < bk.FEWEST
+    assert rows["router cuts"]["n"] < bk.FEWEST and {row["verdict"] for row in rows.values()} == {"", "not shown"}
+
+
+def test_a_router_that_cuts_before_every_space_and_nowhere_else_is_shown_to(teacher, tokenizer, rows, monkeypatch):
+    student = make_student(teacher, tokenizer)
+    monkeypatch.setattr(student, "route", lambda encoded, ids, document: (bk.kinds(ids) == bk.BEFORE_SPACE).float())
+    found = {row["what"]: row for row in bk.space_rows(bk.tally(student, rows))}
+    assert found["router cuts"]["value"] == 100 and found["router cuts"]["verdict"] == "shown"
+    assert found["recall beyond elsewhere"]["value"] == 100
+
+
+def test_a_ratio_of_sums_has_the_error_of_its_clusters():
+    assert ratio_of_sums([1, 1, 1, 0], [1, 1, 1, 1]).stderr == pytest.approx(math.sqrt(0.75 * 0.25 / 3))
+    whole = ratio_of_sums([5, 0, 0], [5, 5, 5])
+    assert whole.value == pytest.approx(1 / 3) and whole.stderr == pytest.approx(1 / 3), "what comes together is one"
+    assert math.isnan(ratio_of_sums([1], [2]).stderr)
+    same = [3, 1, 2], [4, 4, 5]
+    assert ratio_difference(same, same).value == ratio_difference(same, same).stderr == 0
+    with pytest.raises(ValueError, match="under the bar"):
+        ratio_of_sums([1.0], [0.0])
+
+
+@pytest.fixture
+def measured(tmp_path, student, token_bytes, monkeypatch):
+    """A Measurer of two documents, whose student and tokenizer are those of the tests."""
+    documents = ("The cat sat on the mat. " * 3, "naïve cats, and the dog slept in the house")
+    monkeypatch.setattr(measure, "RUNS", tmp_path)
+    monkeypatch.setattr(measure, "heldout_corpus", lambda scale, name, seed: Corpus(name, "heldout", documents))
+    monkeypatch.setattr(measure, "model_hash", lambda folder: "model")
+    monkeypatch.setattr(measure, "_student", lambda folder, device: student)
+    monkeypatch.setattr(measure, "_token_bytes", lambda folder: token_bytes)
+    return measure.Measurer(presets.scale("smoke"), 0), documents
+
+
+@pytest.mark.parametrize("noise", measure.TEXTS)
+def test_the_truth_of_perturbed_text_is_its_own_tokens(measured, tmp_path, token_bytes, noise):
+    measurer, documents = measured
+    texts = [text if noise == "clean" else perturb(text, noise, 0) for text in documents]
+    found = measurer.tally(tmp_path, "world", noise)
+    tokens = sum(len(token_bytes.align(text).token_ids) for text in texts)
+    assert found.lengths_PN["teacher"].sum() == tokens
+    assert found.of().hits + found.of().missed_cuts == tokens - len(texts), "the last byte's cut is not decided"
+    again = measurer.tally(tmp_path, "world", noise)
+    assert np.array_equal(again.counts_PK4, found.counts_PK4), "as kept"
+    kept = {file.name for file in (tmp_path / "measured").iterdir()}
+    assert len(kept) == 1 and measurer.passage(tmp_path, "world", noise)[0]["text"] == noise
+
+
+def test_a_passage_holds_the_first_character_beyond_ascii_and_whole_words(measured, tmp_path):
+    measurer, documents = measured
+    assert bytes(row["byte"] for row in measurer.passage(tmp_path, "world")).decode() == documents[1]
+    long = "a short line\n" + "many words — " * 20
+    text = measure._passage(["ascii", long])
+    assert long.split("\n")[1].startswith(text) and 100 < len(text) <= measure.PASSAGE and text.endswith(("words", "—"))
+
+
+TRICKY = "<b>&amp; 'x' \"é\" 😀 中\n\ty</b>"
+
+
+def tricky_rows(student, token_bytes, text=TRICKY):
+    return pd.DataFrame(byte_rows(student, one_row(token_bytes, text), corpus="c", text="clean"))
+
+
+def test_byte_rows_are_the_text_with_the_teachers_tokens(student, token_bytes):
+    rows, aligned = tricky_rows(student, token_bytes), token_bytes.align(TRICKY)
+    assert bytes(rows.byte).decode() == TRICKY and EOS not in set(rows.byte)
+    assert rows.teacher.astype(bool).tolist() == aligned.boundary.tolist()
+    assert rows.decided.tolist() == [1] * (len(rows) - 1) + [0] and rows.value.iloc[-1] == 1
+    with pytest.raises(ValueError, match="found 2"):
+        byte_rows(student, pack([document(token_bytes.align("ab"), token_bytes)] * 2, row_bytes=4))
+
+
+class Shown(HTMLParser):
+    """Collects the text of the elements of class `t`, every title, and every tag."""
+
+    def __init__(self):
+        super().__init__()
+        self.text, self.titles, self.names, self.open, self.splits = "", [], set(), [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.names.add(tag)
+        if tag != "br":
+            self.open.append((attrs.get("class") or "").split())
+        if "title" in attrs:
+            self.titles.append(attrs["title"])
+            self.splits.append("split" in attrs["class"].split())
+
+    def handle_endtag(self, tag):
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and "t" in self.open[-1]:
+            self.text += data
+
+
+def test_the_page_escapes_the_text_says_it_whole_and_needs_no_script(student, token_bytes):
+    page = chunk_view.page(tricky_rows(student, token_bytes))
+    shown = Shown()
+    shown.feed(page)
+    assert shown.text == TRICKY and not shown.open, "every tag is closed"
+    assert shown.names == {"div", "style", "p", "h4", "span", "i", "br"}, "no tag comes from the text, and no script"
+    assert "</span></span><span class='c" in page and "> <span" not in page, "no gap between characters"
+    assert all(f"<span class='t'>{html.escape(sign)}</span>" in page for sign in "<>&'\"") and "http" not in page
+    assert len(shown.titles) == len(TRICKY), "a title a character"
+    assert sum(title.count("byte ") for title in shown.titles) == len(TRICKY.encode()), "which names all its bytes"
+    emoji = shown.titles[TRICKY.index("😀")]
+    assert [line.split(",")[0] for line in emoji.split("\n")[1:]] == [f"byte {b:02x}" for b in "😀".encode()]
+
+
+def test_who_cuts_is_said_and_a_cut_inside_a_character_is_marked():
+    rows = pd.DataFrame({"place": range(4), "byte": list("aéb".encode()), "value": [0.6, 0.9, 0.1, 1.0],
+                         "teacher": [1, 0, 1, 1], "decided": [1, 1, 1, 0]})
+    text = chunk_view.read(rows)
+    assert [character.text for character in text] == ["a", "é", "b"]
+    assert [[byte.who for byte in character.bytes] for character in text] == [
+        ["router and teacher cut"], ["the router alone cuts", "the teacher alone cuts"], ["router and teacher cut"]]
+    assert [character.split for character in text] == [False, True, False]
+    assert [character.chunk for character in text] == [0, 1, 2] and [one.token for one in text] == [0, 1, 2]
+    assert "fixed by the format" in text[2].bytes[0].title and "p = 0.60" in text[0].bytes[0].title
+    assert chunk_view.tallied(text) == "chunks: router 3, teacher 3; cuts that one makes alone: router 1, teacher 1"
+    shown = Shown()
+    shown.feed(chunk_view.page(rows.assign(corpus="<c>", text="clean")))
+    assert shown.splits == [False, True, False] and "c" not in shown.names
+    with pytest.raises(ValueError, match="all bytes of one text"):
+        chunk_view.read(pd.concat([rows, rows]))
+
+
+def test_the_picture_has_every_character_and_a_bar_a_byte_as_high_as_its_probability(student, token_bytes):
+    rows = tricky_rows(student, token_bytes, "naïve cats")
+    (axes,) = chunk_view.figure(rows, per_line=6).axes
+    letters = [one.get_text() for one in axes.texts]
+    assert all(letters.count(character) >= 1 for character in "naïvecats")
+    colours = set(chunk_view.BAR_COLOURS.values())
+    bars = [patch for patch in axes.patches if to_hex(patch.get_facecolor()) in colours and patch.get_width() == 0.7]
+    assert [bar.get_height() for bar in bars] == pytest.approx([chunk_view.BARS * 0.94 * p for p in rows.value])
+    assert len({round(bar.get_y(), 6) for bar in bars}) == 2, "two lines"
+
+
+def test_chunk_lengths_are_drawn_as_measured_and_the_long_ones_together():
+    rows = pd.DataFrame([{"corpus": "c", "text": "clean", "who": who, "length": length, "value": value, "stderr": 1.0}
+                         for who, shares in (("router", {1: 50, 30: 25, 40: 25}), ("teacher", {2: 100}))
+                         for length, value in shares.items()])
+    (axes,) = figures.lengths_figure(rows, longest=12).axes
+    drawn = {one.get_label(): one.lines[0].get_ydata().tolist() for one in axes.containers}
+    assert drawn == {"router": [50] + [0] * 10 + [50], "teacher": [0, 100] + [0] * 10}
+    assert {one.get_text() for one in axes.texts} == {"router: mean 18.00", "teacher: mean 2.00"}, "of all lengths"
+
+
+def test_tables_of_estimates_keep_the_order_and_show_no_number_for_a_missing_row():
+    frame = pd.DataFrame([{"corpus": "c", "text": text, "kind": kind, "value": 50.0, "stderr": 1.0}
+                          for text, kind in (("drop", "x"), ("clean", "x"), ("clean", "y"))])
+    table = tables.estimates(frame, rows=["corpus", "kind"], columns="text", order=measure.TEXTS)
+    assert list(table) == ["corpus", "kind", "clean", "drop"]
+    assert table.values.tolist() == [["c", "x", "50.0 ± 1.0", "50.0 ± 1.0"], ["c", "y", "50.0 ± 1.0", ""]]

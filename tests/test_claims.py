@@ -1,0 +1,149 @@
+"""The ledger: verdicts come from intervals in results, what is missing says so, and every row it names can exist."""
+
+import math
+
+import pytest
+
+from dbyte.evaluate.stats import verdict
+from dbyte.paths import NOTEBOOKS, RESULTS
+from dbyte.report import claims, judging
+from dbyte.report.judging import Claim, Criterion, Row, judge, reader
+from dbyte.report.results import write_results
+
+CLAIM = dict(id="one", where="here", says="it is so", notebook="01_one")
+
+
+@pytest.fixture
+def notebooks(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_one.py").touch()
+    return tmp_path / "notebooks"
+
+
+def write(folder, name, rows, keys, seeds=(0,)):
+    write_results(name, rows, scale="smoke", keys=keys, seeds=seeds, config_hash="a", wall_seconds=0.0, folder=folder)
+
+
+def difference(task, low, high, what="a - b"):
+    return {"what": what, "task": task, "value": (low + high) / 2, "stderr": (high - low) / 3.92, "n": 7, "low": low,
+            "high": high, "verdict": "not read"}
+
+
+def read(folder):
+    return reader("smoke", folder)
+
+
+@pytest.mark.parametrize(("low", "high", "direction", "expected"), [
+    (1.0, 3.0, "above", "shown"), (-1.0, 3.0, "above", "not shown"), (-3.0, -1.0, "above", "opposite"),
+    (-3.0, -1.0, "below", "shown"), (0.0, 0.0, "above", "not shown")])
+def test_a_difference_is_judged_by_its_own_interval(tmp_path, notebooks, low, high, direction, expected):
+    write(tmp_path, "x_difference", [difference("LMB", low, high)], ["what", "task"], seeds=(3, 4))
+    criterion = Criterion(judging.row("x_difference", what="a - b", task="LMB"), direction)
+    found = judge(Claim(**CLAIM, criteria=(criterion,)), read(tmp_path), notebooks=notebooks)
+    assert found.verdict == expected
+    assert (found.measured.low, found.measured.high, found.measured.n, found.measured.seeds) == (low, high, 7, (3, 4))
+
+
+def test_a_threshold_may_stand_beside_the_number(tmp_path, notebooks):
+    rows = [difference("LMB", 90, 94) | {"threshold": 95}, difference("PIQA", 96, 98) | {"threshold": 95}]
+    write(tmp_path, "x", rows, ["what", "task"])
+    for task, expected in (("LMB", "opposite"), ("PIQA", "shown")):
+        criterion = Criterion(judging.row("x", task=task), threshold=None)
+        found = judge(Claim(**CLAIM, criteria=(criterion,)), read(tmp_path), notebooks=notebooks)
+        assert found.verdict == expected and criterion.asked(found.measured) == "above 95"
+
+
+@pytest.mark.parametrize(("lows", "every", "some"), [
+    ((1, 1), "shown", "shown"), ((1, -1), "not shown", "shown"), ((-1, -1), "not shown", "not shown"),
+    ((1, -9), "opposite", "shown"), ((-1, -9), "opposite", "not shown"), ((-9, -9), "opposite", "opposite")])
+def test_all_criteria_must_hold_unless_one_is_enough(tmp_path, notebooks, lows, every, some):
+    write(tmp_path, "x", [difference(str(index), low, low + 4) for index, low in enumerate(lows)], ["what", "task"])
+    criteria = tuple(Criterion(judging.row("x", task=str(index))) for index in range(2))
+    for enough, expected in ((False, every), (True, some)):
+        found = judge(Claim(**CLAIM, criteria=criteria, some=enough), read(tmp_path), notebooks=notebooks)
+        assert found.verdict == expected
+        assert found.criterion.verdict(found.measured) == expected, "the number shown is of the criterion that decided"
+
+
+def test_what_is_missing_is_not_yet_measured_and_says_why(tmp_path, notebooks):
+    criteria = (Criterion(judging.row("x", what="a - b", task="MMLU")),)
+    claim = Claim(**CLAIM, criteria=criteria)
+    unwritten = judge(Claim(**CLAIM | {"notebook": "03_none"}, criteria=criteria), read(tmp_path), notebooks=notebooks)
+    assert (unwritten.verdict, unwritten.why) == (judging.UNMEASURED, "notebook 03_none is not written yet")
+    assert "01_one has not run" in judge(claim, read(tmp_path), notebooks=notebooks).why
+    assert "does not measure it yet" in judge(Claim(**CLAIM), read(tmp_path), notebooks=notebooks).why
+    write(tmp_path, "x", [difference("LMB", 0, 1)], ["what", "task"])
+    found = judge(claim, read(tmp_path), notebooks=notebooks)
+    assert found.verdict == judging.UNMEASURED and "no row with what 'a - b', task 'MMLU'" in found.why
+    with pytest.raises(ValueError, match="2 rows"):
+        write(tmp_path, "x", [difference("LMB", 0, 1), difference("LMB", 0, 1, what="a - c")], ["what", "task"])
+        Row("x", {"task": "LMB"}).of(read(tmp_path))
+
+
+def test_a_result_that_was_edited_is_an_error_not_a_gap(tmp_path, notebooks):
+    write(tmp_path, "x", [difference("LMB", 0, 1)], ["what", "task"])
+    path = tmp_path / "smoke" / "x.csv"
+    path.write_text(path.read_text().replace("a - b", "a - c"))
+    with pytest.raises(ValueError, match="edited by hand"):
+        judge(Claim(**CLAIM, criteria=(Criterion(judging.row("x", task="LMB")),)), read(tmp_path), notebooks=notebooks)
+
+
+def test_sums_and_shares_of_rows_by_hand(tmp_path):
+    rows = [{"model": model, "task": "LMB", "train_bytes": size, "value": value, "stderr": stderr, "n": 10}
+            for model, size, value, stderr in (("teacher", 0, 80.0, 0.0), ("student", 1, 20.0, 9.0),
+                                               ("student", 2, 60.0, 3.0))]
+    rows += [{**rows[0], "task": "PIQA", "value": 50.0, "stderr": 4.0}, {**rows[0], "task": "none", "value": 0.0}]
+    write(tmp_path, "x", rows, ["model", "task", "train_bytes"])
+    last, first = (Row("x", {"model": "student"}, pick) for pick in ("last", "first"))
+    teacher, piqa = (Row("x", {"model": "teacher", "task": task}) for task in ("LMB", "PIQA"))
+    found = judging.total((1.0, last), (-1.0, piqa))(read(tmp_path))
+    assert found.value == 10 and found.high - found.value == pytest.approx(1.96 * 5) and found.n == 20
+    assert judging.total((1.0, last), (-1.0, first))(read(tmp_path)).value == 40
+    kept = judging.share(last, teacher)(read(tmp_path))
+    with pytest.raises(judging.NotMeasured, match="scores 0"):
+        judging.share(last, Row("x", {"task": "none"}))(read(tmp_path))
+    assert kept.value == pytest.approx(75) and kept.value - kept.low == pytest.approx(1.96 * 3.75)
+
+
+def test_drop_and_share_of_a_model_by_hand(tmp_path):
+    rows = [{"model": model, "task": task, "value": value, "stderr": 0.0, "n": 5} for model, task, value in
+            (("teacher", "A", 80.0), ("teacher", "B", 40.0), ("s", "A", 70.0), ("s", "B", 44.0))]
+    write(tmp_path, "main", rows, ["model", "task"])
+    assert judging.drop("main", "s")(read(tmp_path)).value == pytest.approx(3)
+    assert judging.kept("main", "s")(read(tmp_path)).value == pytest.approx(95)
+    assert judging.kept("main", "s")(read(tmp_path)).n == 10
+    with pytest.raises(judging.NotMeasured, match="no row with model 't'"):
+        judging.drop("main", "s", teacher="t")(read(tmp_path))
+    assert judging.lead("main", "s", "teacher", task="B")(read(tmp_path)).value == pytest.approx(4)
+    with pytest.raises(judging.NotMeasured, match="task 'C'"):
+        judging.lead("main", "s", "teacher", task="C")(read(tmp_path))
+
+
+def test_the_ledger_is_whole():
+    ledger = claims.ledger()
+    assert 30 <= len(ledger) and len({claim.id for claim in ledger}) == len(ledger)
+    places = " ".join(claim.where for claim in ledger)
+    assert all(place in places for place in (
+        "Abstract", "5.2.1", "5.2.2", "5.3", "6.1", "6.2", "6.3", "A.1", "A.2", "A.3", "Appendix B", "Appendix C",
+        "Appendix D", *(f"Table {number}" for number in range(1, 12)), "Figure 2", "Figure 3"))
+    numbers = {path.stem[:2] for path in NOTEBOOKS.glob("[0-9][0-9]_*.py")}
+    for claim in ledger:  # a claim whose notebook exists under another name would stay unmeasured for ever
+        assert claim.notebook[:2] not in numbers or (NOTEBOOKS / f"{claim.notebook}.py").exists(), claim.notebook
+
+
+def test_nothing_measured_gives_a_whole_table_of_gaps(tmp_path):
+    found = claims.judged(scale="smoke", folder=tmp_path)
+    assert set(found["verdict"]) == {judging.UNMEASURED} and (found["why"] != "").all()
+    assert found["value"].isna().all() and len(claims.shown(found)) == len(claims.ledger())
+
+
+def test_at_small_every_claim_whose_notebook_ran_has_the_verdict_of_its_interval():
+    found = claims.judged(scale="small")
+    measured = found[found["verdict"] != judging.UNMEASURED]
+    ran = {path.stem for path in NOTEBOOKS.glob("*.py")} & {"01_stage1_curriculum", "02_stage2_byte_sft",
+                                                           "06_decoding_strategies"}
+    assert ran <= set(measured["notebook"]) and (RESULTS / "small").is_dir()
+    for claim in measured.itertuples():
+        assert claim.verdict == verdict(claim.low, claim.high, threshold=claim.threshold, direction=claim.direction)
+        assert claim.low <= claim.value <= claim.high and claim.n > 0 and claim.seeds > 0
+        assert not math.isnan(claim.minutes), f"{claim.notebook} ran, so its cost is known"

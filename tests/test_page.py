@@ -1,0 +1,132 @@
+"""The one-page report: only what results and figures hold, the same bytes for the same results, one whole file."""
+
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from dbyte import paths
+from dbyte.__main__ import main
+from dbyte.report import claims, glance, page
+from dbyte.report.figures import save, write_png
+from dbyte.report.results import read_results, write_results
+
+MAIN = [{"model": model, "task": task, "value": level - drop, "stderr": 1.5, "n": 200}
+        for model, drop in (("teacher", 0.0), ("stage1", 1.0), ("stage2", 4.0))
+        for task, level in (("LMB", 80.0), ("ARC-E", 90.0))]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    write_results("main", MAIN, scale="small", keys=["model", "task"], seeds=[0], config_hash="a", wall_seconds=1.0,
+                  folder=tmp_path / "results")
+    figure = glance.glance_figure(claims.judged(scale="small", folder=tmp_path / "results"))
+    frames = [read_results("main", scale="small", folder=tmp_path / "results")]
+    save(figure, "claims", frames=frames, folder=tmp_path / "figures")
+    write_png(figure, tmp_path / "figures" / "small" / "without_source.png")
+    return dict(results=tmp_path / "results", figures=tmp_path / "figures")
+
+
+class Balanced(HTMLParser):
+    """Fails where a tag is closed that is not the last one open."""
+
+    VOID = {"meta", "img"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.links = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        given = dict(attributes)
+        self.images += [given["src"]] if tag == "img" else []
+        self.links += [value for name, value in attributes if name in ("href", "src")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_committed_scale_reports_in_results_and_writes_the_same_again(folders):
+    assert not page.report("small", write=False, **folders)
+    assert page.report("small", write=True, **folders)
+    path = folders["results"] / "REPORT.md"
+    assert path == page.report_path("small", results=folders["results"])
+    first = [file.read_bytes() for file in (path, path.with_suffix(".html"))]
+    assert page.report("small", write=False, **folders)
+    assert [file.read_bytes() for file in (path, path.with_suffix(".html"))] == first
+    path.write_text(path.read_text().replace("teacher", "pupil"))
+    assert not page.report("small", write=False, **folders), "an edit by hand is seen"
+
+
+def test_markdown_links_what_is_there_and_shows_the_measured_rows(folders):
+    page.report("small", write=True, **folders)
+    path = folders["results"] / "REPORT.md"
+    text = path.read_text()
+    links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    assert links == ["../figures/small/claims.png"] and (path.parent / links[0]).is_file()
+    assert "| stage2 | 76.0 ± 1.5 | 86.0 ± 1.5 | 4.0 ± 1.5 | 95.3 ± 1.7 |" in text
+    assert "53.66 | 56.866" in text, "the slip of Table 7"
+    assert str(paths.ROOT) not in text and "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text)
+
+
+def test_a_figure_that_is_older_than_its_results_says_so(folders):
+    path = folders["results"] / "REPORT.md"
+    page.report("small", write=True, **folders)
+    assert "Drawn from `main.csv`." in path.read_text() and "have changed since" not in path.read_text()
+    write_results("main", [row | {"n": 300} for row in MAIN], scale="small", keys=["model", "task"], seeds=[0],
+                  config_hash="a", wall_seconds=1.0, folder=folders["results"])
+    page.report("small", write=True, **folders)
+    assert "Drawn from `main.csv`. These have changed since" in path.read_text()
+
+
+def test_a_figure_without_results_names_its_scale(tmp_path):
+    figure = glance.glance_figure(claims.judged(scale="smoke", folder=tmp_path))
+    assert save(figure, "claims", frames=[], scale="smoke", folder=tmp_path).parent.name == "smoke"
+    with pytest.raises(ValueError, match="must be drawn from"):
+        save(figure, "claims", frames=[], folder=tmp_path)
+
+
+def test_html_is_one_balanced_file_with_the_figures_inside(folders):
+    page.report("small", write=True, **folders)
+    text = (folders["results"] / "REPORT.html").read_text()
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == [] and len(parser.images) == 1
+    assert all(link.startswith("data:image/png;base64,") for link in parser.links), "nothing is fetched"
+    assert "<td>76.0 ± 1.5</td>" in text and "&lt; 0" in text
+
+
+def test_a_scale_where_nothing_ran_has_a_report_that_says_so(tmp_path):
+    folders = dict(results=tmp_path / "results", figures=tmp_path / "figures")
+    assert page.report("smoke", write=True, **folders)
+    text = (tmp_path / "results" / "smoke" / "REPORT.md").read_text()
+    assert "Not measured yet" in text and "0 shown" in text and "![" not in text
+    assert not (tmp_path / "results" / "REPORT.md").exists(), "smoke must not touch the committed report"
+
+
+def test_cells_are_escaped_and_numbers_stand_to_the_right():
+    frame = pd.DataFrame({"what": ["a < b & `c`"], "value": [1.25], "n": [3], "none": [float("nan")]})
+    text = page.as_html("t", [page.Numbers(frame, digits=1), page.Text("a < b, `x & y`")])
+    assert "<td>a &lt; b &amp; `c`</td>" in text and '<td class="number">1.2</td>' in text
+    assert '<td class="number">3</td>' in text and '<td class="number"></td>' in text
+    assert "<p>a &lt; b, <code>x &amp; y</code></p>" in text
+
+
+def test_the_command_names_the_scales_where_one_is_unknown(capsys):
+    assert main(["report", "--scale", "tiny"]) == 2
+    assert "smoke" in capsys.readouterr().err
+
+
+def test_every_claim_is_on_the_figure_on_its_own_side():
+    rows = [dict(id=name, where="6.1; Table 3", notebook="04_x", verdict=verdict, value=value, low=value - 1,
+                 high=value + 1, threshold=2.0, direction=direction)
+            for name, verdict, value, direction in (("a", "shown", 5.0, "above"), ("b", "shown", -3.0, "below"),
+                                                    ("c", "opposite", 7.0, "below"),
+                                                    ("d", "not yet measured", float("nan"), ""))]
+    (axes,) = glance.glance_figure(pd.DataFrame(rows)).axes
+    assert [label.get_text().split()[0] for label in axes.get_yticklabels()] == list("dcba")
+    points = {int(line.get_ydata()[0]): float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
+    assert points == {3: 3.0, 2: 5.0, 1: -5.0}, "right of zero is what is claimed, whatever the direction"
+    assert [text.get_text() for text in axes.texts] == ["not yet measured (notebook 04)"]
