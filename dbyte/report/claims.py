@@ -26,7 +26,6 @@ from dbyte.report.judging import (
     drop,
     judge,
     kept,
-    lead,
     reader,
     row,
     share,
