@@ -40,6 +40,41 @@ def test_boundary_by_hand_and_finite_at_the_ends():
     assert torch.isfinite(losses.boundary(prob, label, torch.ones(1, 3).bool())[0])
 
 
+def test_the_penalty_is_on_cuts_right_before_white_space_alone():
+    ids = torch.tensor([[BOS, *b"a bc\n d", EOS, BOS, *b" e", EOS, 0]])
+    document = torch.tensor([[0] * 9 + [1] * 4 + [-1]])
+    before = losses.before_space(ids, document)
+    assert before[0].nonzero().flatten().tolist() == [1, 4, 5, 9]  # a, c, the line's end, and the second BOS
+    mask = losses.routed(ids, document)
+    prob = torch.full((1, 14), 0.25, requires_grad=True)
+    total, count = losses.white_space_cuts(prob, before, mask)
+    assert total.item() == pytest.approx(-3 * math.log(0.75)) and count == mask.sum()
+    total.backward()
+    assert (prob.grad[before & mask] > 0).all() and not prob.grad[~(before & mask)].any(), "less p is less penalty"
+    never = torch.where(before, 0.0, 0.9)
+    assert losses.white_space_cuts(never, before, mask)[0].item() == pytest.approx(0, abs=1e-5)
+    assert torch.isfinite(losses.white_space_cuts(torch.ones(1, 14), before, mask)[0])
+
+
+def test_the_penalised_objective_is_eq_4_and_its_weight_times_the_penalty(teacher, tokenizer, rows):
+    batch, student = rows.batch([0, 1]), make_student(teacher, tokenizer)
+    plain = objectives.boundary.sums(student, None, batch)[0]
+    (wrong, once), (_, thrice) = (objectives.boundary_penalised(w).sums(student, None, batch) for w in (1.0, 3.0))
+    assert wrong == plain and once > 0 and thrice.item() == pytest.approx(3 * once.item())
+    assert objectives.boundary_penalised(1.0).name != objectives.boundary_penalised(3.0).name, "a run's address"
+
+
+def test_stage_1_on_its_own_tokens_is_its_teacher_where_the_encoder_is_exact(teacher, tokenizer, rows, monkeypatch):
+    """With the teacher's embeddings in place of the chunks' the two losses are one and the same."""
+    batch, student = rows.batch([0, 1]), make_student(teacher, tokenizer)
+    exact = teacher.get_input_embeddings()(batch.token_ids_BM)
+    monkeypatch.setattr(student, "chunk_embeddings", lambda encoded_BLD, chunks: exact)
+    written, wrong = objectives.next_token.sums(student, None, batch)
+    assert written.item() == pytest.approx(objectives.token.sums(teacher, None, batch)[0].item(), rel=1e-4)
+    assert wrong == objectives.boundary.sums(student, None, batch)[0]
+    assert objectives.next_token.counts(student, batch)[0] == objectives.token.counts(teacher, batch)[0]
+
+
 def test_joint_labels_and_masks():
     ids = torch.tensor([[BOS, 65, 66, EOS, BOS, 67, EOS, 0]])
     boundary = torch.tensor([[1, 0, 1, 1, 1, 1, 1, 0]]).bool()

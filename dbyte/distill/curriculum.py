@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from dbyte.distill.data import training_rows
+from dbyte.distill.data import changed_rows, training_rows
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run, model_hash
 from dbyte.distill.sharing import EmbeddingsOnly
@@ -53,9 +53,11 @@ def run_steps(
     runs: list[Run] = []
     for step in steps:
         parent = runs[-1] if runs else None
-        feed = _feed(scale, step, rows, token_bytes, parent, seed=seed, positions=positions)
+        rows_of_step = rows if step.text is None else changed_rows(
+            scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
+        feed = _feed(scale, step, rows_of_step, token_bytes, parent, seed=seed, positions=positions)
         run = Run({"step": step.describe(), "student": resolved, "teacher": model_hash(folder),
-                   "data": rows.hash if rows else feed.describe(), "batch_rows": scale.batch_rows,
+                   "data": rows_of_step.hash if rows_of_step else feed.describe(), "batch_rows": scale.batch_rows,
                    "precision": scale.precision, "seed": seed}, parent=parent)
         if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
             student = (ByteStudent.from_pretrained(parent.model_folder) if parent

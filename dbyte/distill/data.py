@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dbyte.distill.changes import changed
 from dbyte.distill.runs import content_hash
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
@@ -66,6 +67,22 @@ def training_rows(scale: Scale, token_bytes: TokenBytes, *, seed: int, positions
     source = content_hash([corpus.content_hash for corpus in corpora] + [seed])
     return packed_rows(mixed_texts(corpora, seed=seed), token_bytes, row_bytes=scale.row_bytes, source=source,
                        positions=positions)
+
+
+def changed_rows(
+    scale: Scale, change: str, token_bytes: TokenBytes, *, seed: int, max_bytes: int, positions: int | None = None
+) -> Rows:
+    """Packed rows of a scale's training documents, changed as `changes.py` says, up to about `max_bytes` of them.
+
+    The labels are the teacher's tokens of the changed text. ValueError at a scale that streams its corpora.
+    """
+    if scale.streamed:
+        raise ValueError(f"scale {scale.name!r} streams its corpora, and only rows in memory can be changed "
+                         f"({change!r}): choose smoke or small, or a scale with streamed=False")
+    corpora = training_corpora(scale, seed=seed)
+    texts = list(changed(mixed_texts(corpora, seed=seed), change, seed=seed, max_bytes=max_bytes))
+    source = content_hash([change, max_bytes, seed] + [corpus.content_hash for corpus in corpora])
+    return packed_rows(texts, token_bytes, row_bytes=scale.row_bytes, source=source, positions=positions)
 
 
 def heldout_corpus(scale: Scale, name: str, *, seed: int) -> Corpus:

@@ -3,6 +3,7 @@
     align      L_align     Eq. 2   squared L2 distance to the teacher's static embedding, at token ends
     distill    L_distill   Eq. 3   KL(teacher || student) over the vocabulary, at token ends
     boundary   L_boundary  Eq. 4   binary cross-entropy per byte
+    white_space_cuts  appendix A.2 penalty on boundaries right before white space
     next_byte  section 4.2.2       cross-entropy over the 512 joint symbols of JBP (section 4.1.2)
 
 Logits over the teacher's vocabulary are too large to hold whole: training takes them in slices, see in_rows.py. The
@@ -18,6 +19,7 @@ from torch import Tensor
 from dbyte.text.spans import BOS, EOS
 
 Loss = tuple[Tensor, Tensor]
+WHITE_SPACE = tuple(b" \t\n\r\v\f")
 PROB_FLOOR = 1e-6  # a cosine router reaches p = 0 or 1 exactly; the log must not
 
 
@@ -46,6 +48,15 @@ def boundary(prob_BL: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Loss:
     return (bce_BL * mask_BL).sum(), mask_BL.sum()
 
 
+def white_space_cuts(prob_BL: Tensor, before_space_BL: Tensor, mask_BL: Tensor) -> Loss:
+    """-log(1 - p) in nats, summed over the masked bytes that stand right before white space (appendix A.2's penalty).
+
+    It is what Eq. 4 would say if no such byte ended a token. The count is that of all masked bytes: a penalty per byte.
+    """
+    prob_BL = prob_BL.float().clamp(PROB_FLOOR, 1 - PROB_FLOOR)
+    return (-torch.log1p(-prob_BL) * (before_space_BL & mask_BL)).sum(), mask_BL.sum()
+
+
 def next_byte(joint_logits_BLK2: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Loss:
     """Cross-entropy in nats of the joint symbol (next byte, ends a chunk), over masked bytes."""
     ce_BL = F.cross_entropy(joint_logits_BLK2.float().transpose(1, 2), label_BL, reduction="none")
@@ -59,6 +70,12 @@ def joint_labels(byte_ids_BL: Tensor, boundary_BL: Tensor) -> Tensor:
     """JBP's label at byte i: byte[i + 1] + 256 * boundary[i + 1] (section 4.1.2); the last column is 0, mask it."""
     joint_BL = byte_ids_BL + 256 * boundary_BL.long()
     return F.pad(joint_BL[:, 1:], (0, 1))
+
+
+def before_space(byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
+    """True for the bytes right before white space of the same document, where the space bias cuts (appendix A.2)."""
+    space_BL = torch.isin(byte_ids_BL, torch.tensor(WHITE_SPACE, device=byte_ids_BL.device))
+    return F.pad(space_BL[:, 1:], (0, 1)) & has_next(document_BL)
 
 
 def has_next(document_BX: Tensor) -> Tensor:

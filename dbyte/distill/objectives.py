@@ -151,6 +151,29 @@ def _boundary(student: ByteStudent, _: PreTrainedModel, batch: Batch) -> tuple[T
     return (_wrong_cuts(_route(student, encoded_BLD, batch), batch),)
 
 
+def _boundary_penalised(weight: float) -> Callable[[ByteStudent, None, Batch], tuple[Tensor, ...]]:
+    def sums(student: ByteStudent, _: None, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+        prob_BL = _route(student, encoded_BLD, batch)
+        penalty, _ = losses.white_space_cuts(prob_BL, losses.before_space(batch.byte_ids_BL, batch.document_BL),
+                                             losses.routed(batch.byte_ids_BL, batch.document_BL))
+        return _wrong_cuts(prob_BL, batch), weight * penalty
+
+    return sums
+
+
+def _next_token(student: ByteStudent, _: None, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Next-token cross-entropy along the teacher's tokens, and Eq. 4: the router learns to cut that text too."""
+    encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+    chunks = teacher_chunks(batch)
+    hidden_BME = student.run_core(student.chunk_embeddings(encoded_BLD, chunks), chunks)
+    mask_BM = losses.has_next(batch.token_document_BM)
+    next_BM = batch.token_ids_BM.roll(-1, dims=1)
+    written, _ = token_in_rows(hidden_BME[mask_BM], student.token_head.weight, next_BM[mask_BM])
+    return written, _wrong_cuts(_route(student, encoded_BLD, batch), batch)
+
+
 def _route(student: ByteStudent, encoded_BLD: Tensor, batch: Batch) -> Tensor:
     return student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
 
@@ -245,6 +268,15 @@ full = Objective("full", _full, _predicted_bytes)
 """Step 2.2: next byte, through everything (section 4.2.2)."""
 full_with_boundary = Objective("full_with_boundary", _full_with_boundary, _together(_predicted_bytes, _routed_bytes))
 """Step 2.2 with Eq. 4 beside the next byte, at equal weight: the encoder moves, and the router must not lose it."""
+
+next_token = Objective("next_token", _next_token, _together(_predicted_tokens, _routed_bytes))
+"""Stage 1 on its own tokens: next-token cross-entropy along the teacher's tokens, with Eq. 4 beside it (Table 8)."""
+
+
+def boundary_penalised(weight: float) -> Objective:
+    """Step 1.3 with a penalty of this weight on cuts right before white space (appendix A.2's Whitespace Penalty)."""
+    return Objective(f"boundary_penalised {weight:g}", _boundary_penalised(weight),
+                     _together(_routed_bytes, _routed_bytes))
 
 
 def joint(align: float, distill: float, boundary: float) -> Objective:

@@ -44,6 +44,7 @@ class Step:
     [0, 1]. snapshots: how many evenly spaced copies of the model are kept on the way, the final one not counted.
     grouped: batches of rows with similar token counts, which is faster where the core runs, but such batches lean to
     one corpus. decoding: give the student new byte heads of this kind ("mbp") before the step; None: it keeps its own.
+    text: how the training text is changed first, a name of `changes.CHANGES`; None: not at all.
     Raises ValueError where a value leaves its range.
     """
 
@@ -60,6 +61,7 @@ class Step:
     snapshots: int = 0
     grouped: bool = True
     decoding: str | None = None
+    text: str | None = None
 
     def __post_init__(self):
         if self.train_bytes <= 0 or not self.groups or any(group.rate <= 0 for group in self.groups):
@@ -72,8 +74,9 @@ class Step:
     def describe(self) -> dict:
         """The step as plain JSON data: what its run is addressed by. What was added later counts where it is used."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if self.decoding is None:
-            del fields["decoding"]
+        for later in ("decoding", "text"):
+            if fields[later] is None:
+                del fields[later]
         groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
         return fields | {"objective": self.objective.name, "groups": groups, "betas": list(self.betas),
                          "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}

@@ -27,11 +27,13 @@ from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, tally
+from dbyte.evaluate.column import Column, HarnessTask
 from dbyte.evaluate.exposure import Deviation, deviations
-from dbyte.evaluate.harness import ColumnResult, evaluate, teacher_lm
+from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
 from dbyte.evaluate.mid_word import finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.perturb import KINDS, perturb
+from dbyte.evaluate.robustness import Noise, noisy
 from dbyte.evaluate.scoring import Scorer
 from dbyte.evaluate.stats import proportion
 from dbyte.model.student import ByteStudent
@@ -60,19 +62,23 @@ class Measurer:
     def columns(self, folder: Path, reading: str, *, items: int | None = None) -> dict[str, ColumnResult]:
         """MiniBench accuracy by column, on `items` items each (default: the scale's), or all if a column has fewer."""
         limit = items or self.scale.items
-        results = {}
-        for name, column in minibench.taught_by(name for name, _ in self.scale.corpora).items():
-            n = min(limit, column.available)
-            drawn = minibench.content_hash(column.items(n, seed=0))
-            asked = {key: value for key, value in column.task(n).items() if not callable(value)}
-            if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
-                asked["prompts"] = "read along the tokenizer's boundaries"
-            found = self._known({"column": name, "items": drawn, "task": asked}, folder, reading,
-                                lambda name=name, n=n: evaluate(_lm(folder, reading, self.scale.device), columns=[name],
-                                                                limit=n)[name].as_json())
-            found.pop("seconds")
-            results[name] = ColumnResult(**found | {"correct": tuple(found["correct"])})
-        return results
+        taught = minibench.taught_by(name for name, _ in self.scale.corpora)
+        return {name: self.column(folder, reading, column, items=limit) for name, column in taught.items()}
+
+    def column(
+        self, folder: Path, reading: str, column: Column, *, items: int, noise: Noise | None = None
+    ) -> ColumnResult:
+        """One column on `items` items, or all if it has fewer; with noise, of what the model is asked."""
+        n = min(items, column.available)
+        task = column.as_task(n)
+        asked = {key: value for key, value in task.config.items() if not callable(value)}
+        if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
+            asked["prompts"] = "read along the tokenizer's boundaries"
+        key = {"column": column.name, "items": minibench.content_hash(column.items(n)), "task": asked}
+        found = self._known(key | ({"noise": asdict(noise)} if noise else {}), folder, reading,
+                            lambda: self._answers(folder, reading, task, noise))
+        found.pop("seconds")
+        return ColumnResult(**found | {"correct": tuple(found["correct"])})
 
     def bits(self, folder: Path, reading: str, corpus: str) -> dict:
         """Bits per byte on a corpus's held-out documents: value, stderr, n (pieces), text_bytes, nats_P (per piece).
@@ -127,6 +133,10 @@ class Measurer:
         key = {"finished words": corpus, "text": texts.content_hash, "documents": len(documents), "bytes": CUT_BYTES}
         return self._known(key, folder, reading, lambda: {"right": finished(
             _student(folder, self.scale.device), documents, stage=int(reading[5]))})["right"]
+
+    def _answers(self, folder: Path, reading: str, task: HarnessTask, noise: Noise | None) -> dict:
+        lm = _lm(folder, reading, self.scale.device)
+        return evaluate_tasks(noisy(lm, noise) if noise else lm, [task])[task.name].as_json()
 
     def _bits(self, folder: Path, reading: str, texts: list[str]) -> dict:
         token_bytes = _token_bytes(folder)

@@ -45,18 +45,29 @@ def delta(clean: float, perturbed: float) -> float:
     return clean - perturbed
 
 
-def average_over_places(correct: Mapping[str, Sequence[float]]) -> Estimate:
-    """Accuracy averaged over places of the noise (place -> 0 or 1 for each of the same N items), with its error.
+def over_places(correct: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """The mean [N] over places of the noise (place -> 0 or 1 for each of the same N items), between 0 and 1.
 
-    The error is over items, each with its mean over the places: they are not independent. ValueError for no items, or
-    places with different numbers of them.
+    ValueError for no items, or places with different numbers of them.
     """
     sizes = {place: len(items) for place, items in correct.items()}
     if len(set(sizes.values())) != 1 or not min(sizes.values()):
         raise ValueError(f"the places need the same items, at least one; found {sizes}")
-    mean_N = np.mean([np.asarray(items, dtype=float) for items in correct.values()], axis=0)
-    n = len(mean_N)
-    return Estimate(float(mean_N.mean()), float(mean_N.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0, n)
+    return np.mean([np.asarray(items, dtype=float) for items in correct.values()], axis=0)
+
+
+def average_over_places(correct: Mapping[str, Sequence[float]]) -> Estimate:
+    """Accuracy averaged over places of the noise, with its error over items: an item's places are not independent.
+
+    ValueError as of `over_places`.
+    """
+    return mean_of_items(over_places(correct))
+
+
+def mean_of_items(answers: Sequence[float]) -> Estimate:
+    """The mean of answers [N] between 0 and 1, with its standard error over items."""
+    answers_N, n = np.asarray(answers, dtype=float), len(answers)
+    return Estimate(float(answers_N.mean()), float(answers_N.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0, n)
 
 
 @dataclass(frozen=True)

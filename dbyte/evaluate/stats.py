@@ -120,6 +120,23 @@ def retention(
     return _paired(student, teacher, _ratio, seed=seed, resamples=resamples, level=level)
 
 
+def kept_above_chance(
+    noisy: Columns, clean: Columns, *, chance: float, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+) -> Interval:
+    """Eq. 5 (appendix A.1) over columns whose chance is `chance` on average, in percent, with its bootstrap interval.
+
+    An item is drawn with its answers to clean and noisy text. nan where the clean accuracy is not above chance; a
+    resample in which it is not says nothing on what is left, and counts as nothing left.
+    """
+    def kept(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        # Means of a few items at chance may miss it by a rounding error, over which nothing may be divided.
+        return _ratio(one - chance, np.where(np.isclose(other, chance), 0.0, other - chance))
+
+    found = _paired(noisy, clean, kept, seed=seed, resamples=resamples, level=level)
+    accuracy = np.mean([np.mean(answers) for answers in clean.values()])
+    return found if accuracy > chance and not np.isclose(accuracy, chance) else Interval(np.nan, np.nan, np.nan)
+
+
 @dataclass(frozen=True)
 class Judgement:
     """A directional claim held to the data: "the value is above (or below) the threshold".

@@ -1,0 +1,117 @@
+"""Changed training text: no white space is left, all six kinds come, labels are the tokens of what is read."""
+
+import dataclasses
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dbyte.distill import changes, data
+from dbyte.distill.boundary_learning import boundary_learning
+from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.finetuning import perturbed_step, perturbed_students, perturbed_teacher
+from dbyte.distill.teacher import teacher_run
+from dbyte.distill.variants import run_variant
+from dbyte.evaluate import minibench
+from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
+from dbyte.evaluate.measure import Measurer
+from dbyte.evaluate.perturb import KINDS, perturb
+from dbyte.evaluate.robustness import Noise, noisy
+from dbyte.model.teacher import load_teacher
+from dbyte.presets import Ablation, TeacherShape, scale
+from dbyte.text.spans import BOS
+
+TOY = dataclasses.replace(
+    scale("smoke"), name="toy", corpora=(("world", 60_000),), heldout_bytes=8_000, row_bytes=1024, batch_rows=2,
+    teacher=TeacherShape(vocabulary=320, width=32, layers=1, heads=2, ffn_width=32, train_bytes=20_000, rate=5e-3),
+    student=dict(byte_width=16, encoder_layers=1, decoder_layers=1, ffn_width=16, state_size=8, head_width=8),
+    stage1=dict(align_bytes=8_000, distill_bytes=8_000, boundary_bytes=8_000, snapshots=1),
+    stage2=dict(head_bytes=8_000, full_bytes=8_000), ablation=Ablation(8_000, 4, 1))
+SPACES = [b for b in range(BOS) if chr(b).isspace() and b < 128]
+
+
+def test_trimmed_text_has_no_white_space_of_any_script():
+    assert changes.trimmed(" a\tb\u00a0c\u3000d\n", 0) == "abcd"
+    assert not any(unicodedata.category(c) == "Zs" for c in changes.trimmed("naïve\u2003café ", 0))
+
+
+def test_perturbed_text_is_drawn_by_seed_and_text_and_every_kind_comes():
+    texts = [f"Anna number {i} lives in a small House by the sea." for i in range(600)]
+    kinds = Counter()
+    for text in texts:
+        found = changes.perturbed(text, 0)
+        assert found == changes.perturbed(text, 0)
+        kinds[next(k for k in (None, *KINDS) if found == (text if k is None else perturb(text, k, 0)))] += 1
+    assert set(kinds) == {None, *KINDS} and min(kinds.values()) > 60
+    assert [changes.perturbed(text, 1) for text in texts] != [changes.perturbed(text, 0) for text in texts]
+
+
+def test_as_much_text_as_asked_for_and_no_unknown_change():
+    texts = list(changes.changed(["a b"] * 10, "trimmed", seed=0, max_bytes=5))
+    assert texts == ["ab"] * 3
+    with pytest.raises(ValueError, match="trimmed, perturbed"):
+        list(changes.changed(["a"], "shouted", seed=0, max_bytes=5))
+    with pytest.raises(ValueError, match="streams"):
+        data.changed_rows(dataclasses.replace(TOY, streamed=True), "trimmed", None, seed=0, max_bytes=5)
+
+
+@pytest.mark.parametrize("change", changes.CHANGES)
+def test_rows_align_with_the_teachers_tokens_of_the_changed_text(change, token_bytes):
+    rows = data.changed_rows(TOY, change, token_bytes, seed=0, max_bytes=8_000)
+    texts = []
+    for r in range(len(rows)):
+        real = rows.document[r] >= 0
+        for number in range(rows.document[r].max() + 1):
+            inside = real & (rows.document[r] == number)
+            tokens = rows.token_ids[r][np.flatnonzero(rows.document[r][rows.boundary[r]] == number)]
+            text = rows.byte_ids[r][inside & (rows.byte_ids[r] < BOS)].tobytes().decode()
+            aligned = token_bytes.align(text)
+            assert tokens[1 : 1 + len(aligned.token_ids)].tolist() == aligned.token_ids.tolist()
+            texts.append(text)
+    assert sum(map(len, texts)) >= 8_000
+    if change == "trimmed":
+        assert not np.isin(rows.byte_ids[(rows.document >= 0)], SPACES).any()
+
+
+def test_the_variants_of_step_1_3_start_from_the_curriculums_stage_1_and_train_the_router_alone():
+    stage1 = curriculum(TOY)[:3]
+    standard, *others = boundary_learning(TOY)
+    assert standard.steps == stage1 and all(variant.steps[:3] == stage1 for variant in others)
+    assert {len(variant.steps) for variant in others} == {4}
+    assert len({variant.steps[3].train_bytes for variant in others}) == 1
+    shared = run_steps(TOY, stage1, seed=0)
+    last = [run_variant(TOY, variant, seed=0)[-1] for variant in others]
+    assert {run.parent.hash for run in last} == {shared[-1].hash} and len({run.hash for run in last}) == 3
+    assert all({group.parts for group in variant.steps[3].groups} == {("router",)} for variant in others)
+
+
+def test_plain_steps_keep_their_addresses():
+    assert all("text" not in step.describe() for step in curriculum(TOY))
+    assert perturbed_step(TOY, 1).describe()["text"] == "perturbed"
+
+
+def test_all_three_are_fine_tuned_on_equal_bytes_of_the_same_rows_at_one_rate():
+    teacher = perturbed_teacher(TOY, seed=0)
+    runs = [run_variant(TOY, variant, seed=0)[-1] for variant in perturbed_students(TOY)]
+    assert len({run.facts()["train_bytes"] for run in (teacher, *runs)}) == 1
+    assert len({run.config["data"] for run in (teacher, *runs)}) == 1
+    assert len({group.rate for stage in range(3) for group in perturbed_step(TOY, stage).groups}) == 1
+    load_teacher(teacher.model_folder)
+    assert perturbed_teacher(TOY, seed=0).facts() == teacher.facts()
+
+
+def test_clean_is_the_plain_score_and_noise_is_kept_apart_by_kind_place_and_seed(monkeypatch, tmp_path):
+    """What is remembered under one noise must never be taken for another's or for clean text."""
+    monkeypatch.setattr("dbyte.evaluate.measure.RUNS", tmp_path)
+    folder, measurer, column = teacher_run(TOY, seed=0), Measurer(TOY, 0), minibench.EVERY["PIQA"]
+    clean = measurer.column(folder, "token", column, items=40)
+    assert clean == measurer.columns(folder, "token", items=40)["PIQA"]
+    noises = [Noise("drop"), Noise("drop", "prompt"), Noise("repeat"), Noise("drop", seed=1)]
+    found = [measurer.column(folder, "token", column, items=40, noise=noise) for noise in noises]
+    assert len(list((tmp_path / "measured").glob("*.json"))) == len(minibench.COLUMNS) + len(noises)
+    assert len({one.correct for one in (clean, *found)}) > 1, "noise reaches the model"
+    lm = teacher_lm(*load_teacher(folder))
+    for noise, one in zip(noises, found, strict=True):
+        assert evaluate_tasks(noisy(lm, noise), [column.as_task(40)])["PIQA"] == one
+        assert measurer.column(folder, "token", column, items=40, noise=noise) == one
