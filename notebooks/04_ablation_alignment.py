@@ -12,14 +12,13 @@
 # ---
 
 # %% [markdown]
-# # 04 · Ablation: is the alignment of embeddings needed, and in which order?
+# # 04 · Ablation: is the alignment of embeddings needed?
 #
-# The paper's section 6.1 and its Table 3, the joint objective and the sequence of section 4.2.1, and what the authors'
-# released code does otherwise.
+# The paper's section 6.1 and its Table 3, and what the authors' released code does otherwise. Other orders of the
+# steps, and the joint objective, are in notebook 14.
 #
-# **Claims:** at equal bytes, a student that skips the alignment of embeddings collapses; the three objectives are
-# learned one after the other, not together. **Beyond the paper:** other orders, other weights, and each difference
-# between the paper and the released code as a row. **Cost:** two CPU cores; minutes are in
+# **Claim:** at equal bytes, a student that skips the alignment of embeddings collapses. **Beyond the paper:**
+# differences between the paper and the released code, each as a row. **Cost:** two CPU cores; minutes are in
 # `results/<scale>/notebook_times.csv`.
 
 # %% tags=["parameters"]
@@ -34,7 +33,7 @@ from IPython.display import Image, display
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import alignments, orders
+from dbyte.distill.variants import alignments
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.report import ablations, figures, results, tables
@@ -115,30 +114,8 @@ picture = ablations.loss_figure(curves, order[:2], label="divergence from the te
 display(Image(figures.save(picture, "alignment_loss", frames=[curves])))
 
 # %% [markdown]
-# ## The order of the curriculum, and the joint objective
-#
-# Three steps of equal bytes (half of those above) in three orders, and one step over as many bytes that minimises the
-# weighted sum of Eq. 2, Eq. 3 and Eq. 4 through everything at once. Accuracy along the router's own boundaries, since
-# the router is trained.
-
-# %%
-variants = orders(chosen)
-order = [variant.name for variant in variants]
-trained, wall = ablation.train(chosen, variants, seed=seed), time.monotonic()
-measured = ablation.measure(measurer, trained, "stage1/router")
-address = trained[order[0]][0][-1].hash[:16]
-write("order", ablation.accuracy_rows(measured), keys=["model", "task"], config_hash=address,
-      wall_seconds=time.monotonic() - wall)
-write("order_difference", ablation.difference_rows(measured, order[0]), keys=["what", "task"], config_hash=address,
-      wall_seconds=0.0)
-tables.Table(ablations.table(results.read_results("order", scale=scale), order))
-
-# %%
-tables.Table(ablations.verdicts(results.read_results("order_difference", scale=scale)))
-
-# %% [markdown]
 # ## What could not be reproduced
 #
 # Smoothing and the router's loss in step 2.2 are differences of the released code in Stage 2; they are options here
-# (`StudentConfig(smoothing=True)`, `stage2(boundary_loss=True)`) and not rows of this table. The paper gives no weights
-# for its joint objective. Bytes are ten thousand times fewer than the paper's; one teacher serves all seeds.
+# (`StudentConfig(smoothing=True)`, `stage2(boundary_loss=True)`) and not rows of this table. Bytes are ten thousand
+# times fewer than the paper's; one teacher serves all seeds.

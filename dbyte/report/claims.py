@@ -37,10 +37,10 @@ from dbyte.report.tables import BENCHMARKS
 FEW_WRONG_CUTS = 97.0  # percent F1: the paper calls its router exceptionally accurate and prints no number
 CORPORA = ("pydocs", "world")  # on whose held-out text cuts are counted
 MOST = 50.0  # percent: "most of the teacher's performance" says no more than this
-STAGE1, STAGE2, ON_POLICY, ALIGNMENT, ENCODER, DECODING, BOUNDARIES, ROBUSTNESS, ROUTER, SCALE, BASELINES = (
+STAGE1, STAGE2, ON_POLICY, ALIGNMENT, ENCODER, DECODING, BOUNDARIES, ROBUSTNESS, ROUTER, SCALE, BASELINES, ORDER = (
     "01_stage1_curriculum", "02_stage2_byte_sft", "03_on_policy", "04_ablation_alignment", "05_ablation_encoder",
     "06_decoding_strategies", "07_boundary_visualization", "08_robustness", "09_router", "10_teacher_scale",
-    "11_baselines")
+    "11_baselines", "14_curriculum_order")
 
 
 def _cell(table: str, line: str, column: str) -> float:
@@ -147,7 +147,7 @@ def ablation_claims() -> Iterable[Claim]:
                 (_difference("alignment", "align, then distil - distil only", "LMB"),),
                 paper=_ahead(table3, with_it, without, "LMB"))
     yield Claim("sequence", "4.2.1", "three steps in sequence are ahead of one joint objective with untuned weights",
-                ALIGNMENT, (_difference("order", "1.1, 1.2, 1.3 - joint, weights 1 1 1"),))
+                ORDER, (_difference("order", "1.1, 1.2, 1.3 - joint, weights 1 1 1"),))
     yield Claim("JBP on GSM8K", "6.2; Table 4", "JBP is ahead of MBP where an answer is reasoned out byte by byte",
                 DECODING, (Criterion(row("decoding_difference", what="GSM8K")),),
                 paper=_ahead(table4, "JBP", "MBP", "GSM8K"))
