@@ -27,7 +27,7 @@ TOY = dataclasses.replace(
     teacher=TeacherShape(vocabulary=320, width=32, layers=1, heads=2, ffn_width=32, train_bytes=20_000, rate=5e-3),
     student=dict(byte_width=16, encoder_layers=1, decoder_layers=1, ffn_width=16, state_size=8, head_width=8),
     stage1=dict(align_bytes=8_000, distill_bytes=8_000, boundary_bytes=8_000, snapshots=1),
-    stage2=dict(head_bytes=8_000, full_bytes=8_000), ablation=Ablation(8_000, 4, 1))
+    stage2=dict(head_bytes=8_000, full_bytes=8_000), ablation=Ablation(8_000, 2, 4, 1))
 SPACES = [b for b in range(BOS) if chr(b).isspace() and b < 128]
 
 
