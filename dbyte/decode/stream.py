@@ -29,7 +29,7 @@ from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
 from dbyte.model.router import THRESHOLD
-from dbyte.model.stack_step import stack_step
+from dbyte.model.fused_stack import stack_step
 from dbyte.model.student import BYTES, ByteStudent, is_special
 from dbyte.text.spans import BOS, EOS
 
@@ -85,7 +85,7 @@ class ByteStream:
         self.student, self.stage, self.byte_slots = student, stage, byte_slots
         self.encoder, self.decoder = (stack_step(stack, compiled=compiled)
                                       for stack in (student.encoder, student.decoder))
-        self.core_cache = CoreCache(student.core, rows=rows, slots=slots)
+        self.core_cache = CoreCache(student.core, rows=rows, slots=slots, compiled=compiled)
         self.core_BE = student.null_E.repeat(rows, 1)
         self.encoder_states = student.encoder.empty_state(rows, slots=byte_slots)
         self.decoder_states = student.decoder.empty_state(rows) if stage == 2 else []
@@ -98,7 +98,7 @@ class ByteStream:
         self.row_B = torch.arange(rows, device=student.device)
         self.ended_B = torch.ones_like(self.row_B, dtype=torch.bool)
         self.opening = OpeningConfidence(student, rows) if student.config.smoothing and stage == 2 else None
-        self.look_ahead = LookAhead(student, self.encoder, rows) if two else None
+        self.look_ahead = LookAhead(student, self.encoder, rows, compiled=compiled) if two else None
 
     def _prefill(
         self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor
