@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from dbyte.model.blocks import State
+from dbyte.model.fused_stack import stack_step
 from dbyte.model.router import THRESHOLD, Router
 from dbyte.model.stack_step import StackStep
-from dbyte.model.fused_stack import stack_step
 from dbyte.model.student import ByteStudent, is_special
 from dbyte.text.spans import EOS
 

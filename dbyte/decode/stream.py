@@ -28,8 +28,8 @@ from dbyte.decode.confidence import OpeningConfidence
 from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
-from dbyte.model.router import THRESHOLD
 from dbyte.model.fused_stack import stack_step
+from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent, is_special
 from dbyte.text.spans import BOS, EOS
 
@@ -50,7 +50,8 @@ class ByteStream:
         """Read prompts (bytes without BOS, may be empty), leaving room for `new_bytes` more.
 
         stage 1: no decoder runs. prompt_ends: where chunks end in each prompt (bytes from its start), for a student
-        whose router has not learned yet; None: the router cuts. compiled: fuse the steps of encoder and decoder.
+        whose router has not learned yet; None: the router cuts. compiled: fuse the steps of encoder, core and
+        decoder.
         Raises:
             ValueError: for a prompt of more chunks than the core has positions, or bytes that UTF-8 does not have.
         """

@@ -16,7 +16,7 @@ from dbyte.model.native import Layer, Pack, Room, integers, kept, library, runs_
 def core_step(core: nn.Module, *, slots: int, compiled: bool = False) -> "CoreStep | FusedCore | None":
     """The core for steps, fused if compiled where it can be; None for a core that only its own forward computes.
 
-    RuntimeError where a compiled step lacks a C++ compiler.
+    FileNotFoundError where a compiled step lacks a C++ compiler.
     """
     if not can_step(core):
         return None
@@ -33,7 +33,8 @@ class FusedCore:
     """As `CoreStep`, for a core that `can_fuse`."""
 
     def __init__(self, core: nn.Module, *, slots: int):
-        self.call, self.room, self.packed, plain = library().core_step, Room(), kept(core, _Packed), CoreStep(core, slots=slots)
+        self.call, self.room, self.packed = library().core_step, Room(), kept(core, _Packed)
+        plain = CoreStep(core, slots=slots)
         self.cos_SW, self.sin_SW = plain.cos_SW.contiguous(), plain.sin_SW.contiguous()
         self.heads = core.config.num_attention_heads
         self.besides = self.heads * (slots + plain.width) + core.config.hidden_size
@@ -44,8 +45,9 @@ class FusedCore:
         S, G, W = keys.shape[2:]
         assert keys.stride() == values.stride() and keys.stride()[1:] == (S * G * W, G * W, W, 1)
         self.call(packed.layers, len(packed.layers), packed.norm, packed.eps, hidden_RE.data_ptr(), len(rows),
-                  integers(rows), integers(slots), keys.data_ptr(), values.data_ptr(), keys.stride(0), S, self.heads, G, W,
-                  self.cos_SW.data_ptr(), self.sin_SW.data_ptr(), self.room.of(len(rows) * packed.per_row + self.besides))
+                  integers(rows), integers(slots), keys.data_ptr(), values.data_ptr(), keys.stride(0), S, self.heads, G,
+                  W, self.cos_SW.data_ptr(), self.sin_SW.data_ptr(),
+                  self.room.of(len(rows) * packed.per_row + self.besides))
         return hidden_RE
 
 
@@ -57,7 +59,8 @@ class _Packed:
         self.pack, self.norm, self.eps = pack, pack.vector(plain.norm[0]), plain.norm[1]
         self.layers = (Layer * len(plain.layers))(*(_layer(pack, layer) for layer in plain.layers))
         first = self.layers[0]
-        self.per_row = first.out.out + max(first.query_key_value.out + first.out.in_, first.gate_up.out + first.down.in_)
+        self.per_row = first.out.out + max(first.query_key_value.out + first.out.in_,
+                                           first.gate_up.out + first.down.in_)
 
 
 def _layer(pack: Pack, layer) -> Layer:

@@ -18,8 +18,10 @@ from dbyte.model.stack_step import StackStep
 
 
 def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedStack":
-    """The stack for steps, fused if compiled: by `step.cpp` where that runs and the mixers are Mamba2, else by
-    torch.compile; RuntimeError where that lacks a C++ compiler."""
+    """The stack for steps; FileNotFoundError where compiled ones lack a C++ compiler.
+
+    Compiled is `step.cpp` where that runs and the mixers are Mamba2, else torch.compile.
+    """
     if not compiled:
         return StackStep(stack)
     recurrent = all(isinstance(block.mixer, Mamba2) for block in stack.blocks)
@@ -55,7 +57,8 @@ def _block(pack: Pack, block: nn.Module) -> Block:
     mixer, ffn = block.mixer, block.ffn
     return Block(
         in_=pack.weight(mixer.in_proj.weight), out=pack.weight(mixer.out_proj.weight * mixer.norm.weight),
-        gate_up=pack.weight(ffn.gate_up.weight) if ffn else Weight(), down=pack.weight(ffn.down.weight) if ffn else Weight(),
+        gate_up=pack.weight(ffn.gate_up.weight) if ffn else Weight(),
+        down=pack.weight(ffn.down.weight) if ffn else Weight(),
         norm=pack.vector(block.mixer_norm.weight), ffn_norm=pack.vector(block.ffn_norm.weight if ffn else None),
         taps_WX=pack.vector(mixer.conv1d.weight[:, 0].T), bias_X=pack.vector(mixer.conv1d.bias),
         dt_bias_H=pack.vector(mixer.dt_bias), rate_H=pack.vector(-mixer.A_log.exp()), skip_H=pack.vector(mixer.D),

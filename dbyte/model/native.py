@@ -108,13 +108,13 @@ def library() -> ctypes.CDLL:
     """The compiled functions.
 
     Raises:
-        RuntimeError: where there is no C++ compiler, or it refuses.
+        FileNotFoundError: where there is no C++ compiler. RuntimeError: where it refuses.
     """
     names = (os.environ.get("CXX"), "c++", "g++", "clang++")
     compiler = next((found for name in names if name and (found := shutil.which(name))), None)
     if compiler is None:
-        raise RuntimeError("compiled steps need a C++ compiler and found none (looked for $CXX, c++, g++, clang++): "
-                           "install g++, or leave compiled out")
+        raise FileNotFoundError("compiled steps need a C++ compiler and found none (looked for $CXX, c++, g++ and "
+                                "clang++): install g++, or leave compiled out")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "step.so"
         made = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(path)], capture_output=True, text=True)

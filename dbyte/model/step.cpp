@@ -50,7 +50,7 @@ void rms_norm(const float* __restrict in, const float* __restrict weight, float 
 }
 
 void norm_rows(const float* in, const float* weight, float eps, int rows, int n, float* out) {
-    for (int r = 0; r < rows; r++) rms_norm(in + static_cast<long>(r) * n, weight, eps, n, out + static_cast<long>(r) * n);
+    for (long r = 0; r < rows; r++) rms_norm(in + r * n, weight, eps, n, out + r * n);
 }
 
 // The same in place; `spare` has room for n numbers.
@@ -68,7 +68,8 @@ struct Weight {
 };
 
 template <int rows>
-inline void panel_product(const float* in, int stride, const float* panel, int n, float* out, int out_stride, int used) {
+inline void panel_product(const float* in, int stride, const float* panel, int n, float* out, int out_stride,
+                          int used) {
     Lanes sum[rows][2] = {};
     for (int k = 0; k < n; k++) {
         Lanes low = lanes(panel + k * PANEL), high = lanes(panel + k * PANEL + LANES);
@@ -195,8 +196,8 @@ void stack_step(const Block* blocks, int count, const float* norm, float eps, fl
         norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
         product(read, block.in, rows, wide);
         for (int r = 0; r < rows; r++)
-            mix(block, wide + r * across, states[2 * b] + r * conv, states[2 * b + 1] + r * block.state_size * I, commit,
-                spare, mixed + r * I);
+            mix(block, wide + r * across, states[2 * b] + r * conv, states[2 * b + 1] + r * block.state_size * I,
+                commit, spare, mixed + r * I);
         product(mixed, block.out, rows, read);
         add(hidden, read, rows * D);
         if (block.gate_up.panels) {
@@ -255,7 +256,8 @@ static void attend(const float* query, const float* keys, const float* values, i
 void core_step(const Layer* layers, int count, const float* norm, float eps, float* hidden, int rows, const int* place,
                const int* slots, float* keys, float* values, long apart, int S, int H, int G, int width,
                const float* cos, const float* sin, float* work) {
-    const long E = layers[0].query_key_value.in, of_query = H * width, of_key = G * width, across = of_query + 2 * of_key;
+    const long E = layers[0].query_key_value.in;
+    const long of_query = H * width, of_key = G * width, across = of_query + 2 * of_key;
     float *read = work, *wide = read + rows * E, *mixed = wide + rows * across, *spare = mixed + rows * of_query;
     for (int l = 0; l < count; l++) {
         const Layer& layer = layers[l];
@@ -273,7 +275,8 @@ void core_step(const Layer* layers, int count, const float* norm, float eps, flo
             rotate(query, H + G, width, cos + angle, sin + angle, spare);
             std::memcpy(keys + row + slots[r] * of_key, key, sizeof(float) * of_key);
             std::memcpy(values + row + slots[r] * of_key, value, sizeof(float) * of_key);
-            attend(query, keys + row, values + row, slots[r] + 1, H, G, width, layer.scale, spare, mixed + r * of_query);
+            attend(query, keys + row, values + row, slots[r] + 1, H, G, width, layer.scale, spare,
+                   mixed + r * of_query);
         }
         product(mixed, layer.out, rows, read);
         if (!norm_first) norm_in_place(read, layer.after_attention, layer.after_eps, rows, E, spare);
