@@ -1,7 +1,6 @@
 """The recurrent path is the parallel one, batched is alone, what is written is what was asked for; scores by hand."""
 
 import math
-import shutil
 
 import pytest
 import torch
@@ -397,23 +396,6 @@ def test_half_precision_steps_follow_the_half_precision_forward(teacher, tokeniz
     if stage == 2 and variant == "paper":
         ids, boundary = with_last(student, PROMPTS[2])
         torch.testing.assert_close(stream.logits_BX[2], student(ids, boundary).byte_logits[0, -1], rtol=0.1, atol=0.3)
-
-
-@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None,
-                    reason="torch.compile needs a C++ compiler here: steps fused by it are not compared with the plain "
-                           "ones; install g++ to check them")
-def test_compiled_steps_are_the_plain_ones_for_any_number_of_rows(student):
-    plain, fused = (ByteStream(student, PROMPTS, new_bytes=8, compiled=compiled) for compiled in (False, True))
-    for rows in (4, 3, 2):
-        for stream in (plain, fused):
-            stream.keep(list(range(rows)))
-            stream.step(torch.arange(65, 65 + rows), torch.arange(rows) % 2 == 0)
-        torch.testing.assert_close(fused.logits_BX, plain.logits_BX, rtol=1e-4, atol=1e-4)
-    again = ByteStream(student, PROMPTS[:1], new_bytes=8, compiled=True)
-    assert again.encoder is fused.encoder, "compiled once for a student"
-    with torch.no_grad():
-        student.encoder.norm.weight.mul_(2)
-    assert ByteStream(student, PROMPTS[:1], new_bytes=8, compiled=True).encoder is not fused.encoder
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

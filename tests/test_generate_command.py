@@ -71,7 +71,7 @@ def test_prompts_of_a_file_are_written_together_in_their_order(folder, loaded, c
 
 
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None,
-                    reason="torch.compile needs a C++ compiler here: --compiled is not compared with the plain steps; "
+                    reason="compiled steps need a C++ compiler: --compiled is not compared with the plain steps; "
                            "install g++ to check it")
 def test_compiled_steps_write_the_same(folder, loaded, capfdbinary):
     assert main(["generate", str(folder), "The cat", "--compiled", "--max-new-bytes", "12"]) == 0

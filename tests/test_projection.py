@@ -10,12 +10,6 @@ from dbyte.model.gated_projection import gated_projection
 from dbyte.model.projection import ROWS_WORTH_IT, Projection, project, project_everywhere
 
 
-@pytest.fixture(autouse=True)
-def threads(monkeypatch):
-    """The convolution is taken whatever number of threads the tests were given."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-
-
 @pytest.mark.parametrize("shape", [(5, 24), (ROWS_WORTH_IT, 24), (2, 70, 24), (1, 200, 24), (3, 1, 40, 24)])
 def test_project_is_linear_in_value_and_gradient(shape):
     torch.manual_seed(0)
@@ -37,8 +31,21 @@ def test_many_rows_go_through_the_convolution_and_few_do_not(monkeypatch):
     project(torch.randn(ROWS_WORTH_IT, 8).double(), torch.randn(4, 8).double())
     with pytest.raises(AssertionError, match="the convolution ran"):
         project(torch.randn(ROWS_WORTH_IT, 8), torch.randn(4, 8))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    project(torch.randn(ROWS_WORTH_IT, 8), torch.randn(4, 8))
+
+
+def test_the_convolution_is_the_librarys_at_any_number_of_threads():
+    threads, weight = torch.get_num_threads(), torch.randn(40, 64)
+    hidden, found = torch.randn(500, 64), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with torch.profiler.profile() as recorded:
+                found.append(projection.product(hidden, weight))
+            names = {event.key for event in recorded.key_averages()}
+            assert "aten::mkldnn_convolution" in names and "aten::_slow_conv2d_forward" not in names
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
 
 
 def test_rows_that_are_a_view_are_read_where_they_lie():

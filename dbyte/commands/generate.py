@@ -26,8 +26,8 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--stop", action="append", default=[], metavar="TEXT",
                          help="end before this text (repeatable)")
     command.add_argument("--raw", action="store_true", help="write bytes as they are drawn, UTF-8 or not")
-    command.add_argument("--compiled", action="store_true", help="fuse steps by torch.compile: seconds to start, a C++ "
-                         "compiler, then quicker bytes")
+    command.add_argument("--compiled", action="store_true", help="fuse steps into compiled code: seconds to start, a "
+                         "C++ compiler, then quicker bytes")
     command.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     command.set_defaults(run=run)
 

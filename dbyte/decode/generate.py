@@ -42,13 +42,13 @@ def generate(
             off is completed, and comes back whole at the beginning of the text.
         prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
             (Stage 1 before its router has learned); None: the router cuts.
-        compiled: fuse the steps of encoder and decoder by torch.compile: quicker bytes after a start of seconds, the
-            same function within rounding. It takes a C++ compiler.
+        compiled: fuse the steps of encoder, core and decoder, each into a call of compiled code: quicker bytes after a
+            start of a few seconds, the same function within rounding. It takes a C++ compiler.
         on_text: called with (number of the prompt, new text) as text becomes certain, as in `generate_stream`.
     Raises:
         ValueError: for reserved bytes 0xFE or 0xFF in a prompt or, with valid_utf8, no UTF-8; a prompt of more chunks
             than the core has positions; a limit below 1; a temperature, top_k or top_p out of range; a stage other
-            than 1 or 2; stop strings that are empty or not in a list.
+            than 1 or 2; stop strings that are empty or not in a list. FileNotFoundError: compiled without a compiler.
     """
     if isinstance(prompts, str | bytes):
         raise ValueError(f"generate expects a list of prompts, found {type(prompts).__name__}: put it into a list")

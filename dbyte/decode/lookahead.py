@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from dbyte.model.blocks import State
+from dbyte.model.fused_stack import stack_step
 from dbyte.model.router import THRESHOLD, Router
 from dbyte.model.stack_step import StackStep
 from dbyte.model.student import ByteStudent, is_special
@@ -33,10 +34,10 @@ from dbyte.text.spans import EOS
 class LookAhead:
     """Whether a chunk ends at a byte, were a guess of the next one to follow."""
 
-    def __init__(self, student: ByteStudent, encoder: StackStep, rows: int):
+    def __init__(self, student: ByteStudent, encoder: StackStep, rows: int, *, compiled: bool = False):
         """Begin before the first byte of each row."""
         self.student, self.encoder = student, encoder
-        self.split = None if isinstance(student.router, Router) else StackStep(student.router.stack)
+        self.split = None if isinstance(student.router, Router) else stack_step(student.router.stack, compiled=compiled)
         self.split_states = [] if self.split is None else student.router.stack.empty_state(rows)
 
     def prefill(self, ids_BL: Tensor, length_B: Tensor) -> None:

@@ -28,8 +28,8 @@ from dbyte.decode.confidence import OpeningConfidence
 from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
+from dbyte.model.fused_stack import stack_step
 from dbyte.model.router import THRESHOLD
-from dbyte.model.stack_step import stack_step
 from dbyte.model.student import BYTES, ByteStudent, is_special
 from dbyte.text.spans import BOS, EOS
 
@@ -50,7 +50,8 @@ class ByteStream:
         """Read prompts (bytes without BOS, may be empty), leaving room for `new_bytes` more.
 
         stage 1: no decoder runs. prompt_ends: where chunks end in each prompt (bytes from its start), for a student
-        whose router has not learned yet; None: the router cuts. compiled: fuse the steps of encoder and decoder.
+        whose router has not learned yet; None: the router cuts. compiled: fuse the steps of encoder, core and
+        decoder.
         Raises:
             ValueError: for a prompt of more chunks than the core has positions, or bytes that UTF-8 does not have.
         """
@@ -85,7 +86,7 @@ class ByteStream:
         self.student, self.stage, self.byte_slots = student, stage, byte_slots
         self.encoder, self.decoder = (stack_step(stack, compiled=compiled)
                                       for stack in (student.encoder, student.decoder))
-        self.core_cache = CoreCache(student.core, rows=rows, slots=slots)
+        self.core_cache = CoreCache(student.core, rows=rows, slots=slots, compiled=compiled)
         self.core_BE = student.null_E.repeat(rows, 1)
         self.encoder_states = student.encoder.empty_state(rows, slots=byte_slots)
         self.decoder_states = student.decoder.empty_state(rows) if stage == 2 else []
@@ -98,7 +99,7 @@ class ByteStream:
         self.row_B = torch.arange(rows, device=student.device)
         self.ended_B = torch.ones_like(self.row_B, dtype=torch.bool)
         self.opening = OpeningConfidence(student, rows) if student.config.smoothing and stage == 2 else None
-        self.look_ahead = LookAhead(student, self.encoder, rows) if two else None
+        self.look_ahead = LookAhead(student, self.encoder, rows, compiled=compiled) if two else None
 
     def _prefill(
         self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor

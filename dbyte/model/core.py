@@ -10,7 +10,7 @@ Shape letters: B rows, M chunks or tokens, E core width, G key-value heads, W he
 import torch
 from torch import Tensor, nn
 
-from dbyte.model.core_step import CoreStep, can_step
+from dbyte.model.fused_core import core_step
 from dbyte.model.packed_attention import attention_blocks
 
 
@@ -71,8 +71,9 @@ class CoreCache:
 
     is_compileable = False
 
-    def __init__(self, core: nn.Module, *, rows: int, slots: int, direct: bool = True):
-        """direct: step by `CoreStep` where it knows the core's family; else by transformers' own forward.
+    def __init__(self, core: nn.Module, *, rows: int, slots: int, direct: bool = True, compiled: bool = False):
+        """direct: step by `CoreStep` where it knows the core's family, fused if compiled; else by transformers' own
+        forward.
 
         Raises:
             ValueError: for more slots than the core has positions.
@@ -85,7 +86,7 @@ class CoreCache:
         self.keys, self.values = weight.new_zeros(shape), weight.new_zeros(shape)
         self.length = [0] * rows  # plain numbers: reading a tensor's would wait for the device
         self.slots = slots
-        self._direct = CoreStep(core, slots=slots) if direct and can_step(core) else None
+        self._direct = core_step(core, slots=slots, compiled=compiled) if direct else None
         self._rows: list[int] | None = None
 
     def update(self, key_BGMW: Tensor, value_BGMW: Tensor, layer: int, *_, **__) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,6 @@ Shape letters: B rows, D width, I inner width, H heads, P head width, N state si
 """
 
 from dataclasses import fields
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +18,6 @@ from dbyte.model.attention import Attention, AttentionState
 from dbyte.model.blocks import Block, Stack, State
 from dbyte.model.mamba2 import Mamba2, Mamba2State
 from dbyte.model.norm import rms_norm
-
-_COMPILED: WeakKeyDictionary = WeakKeyDictionary()  # stack -> the state of its weights, and its steps
 
 
 class StackStep:
@@ -50,17 +47,6 @@ class StackStep:
                 gate_BF, up_BF = F.linear(normed_BD, ffn.gate_up.weight).chunk(2, dim=-1)
                 hidden_BD = hidden_BD.add_(F.linear(F.silu(gate_BF).mul_(up_BF), ffn.down.weight))
         return rms_norm(hidden_BD, self.norm.weight, self.norm.eps)
-
-
-def stack_step(stack: Stack, *, compiled: bool = False) -> StackStep:
-    """The stack for steps; what was compiled is used again for as long as the weights stay as they were."""
-    if not compiled:
-        return StackStep(stack)
-    weights = tuple((weight.data_ptr(), weight._version) for weight in stack.parameters())
-    have = _COMPILED.get(stack)
-    if have is None or have[0] != weights:
-        have = _COMPILED[stack] = weights, StackStep(stack, compiled=True)
-    return have[1]
 
 
 def _mixer_step(block: Block):

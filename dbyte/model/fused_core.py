@@ -1,0 +1,75 @@
+"""The step of a core as one call into `step.cpp`, in place of `CoreStep`, and the choice between the two.
+
+Same arguments, the same cache, the same function within rounding. The core's weights are copied into the order in which
+they are read: as many numbers again, and what changes afterwards is not seen.
+
+Shape letters: R rows chosen, E core width, S slots, G key-value heads, W head width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dbyte.model.core_step import CoreStep, can_step
+from dbyte.model.native import Layer, Pack, Room, integers, kept, library, runs_here
+
+
+def core_step(core: nn.Module, *, slots: int, compiled: bool = False) -> "CoreStep | FusedCore | None":
+    """The core for steps, fused if compiled where it can be; None for a core that only its own forward computes.
+
+    FileNotFoundError where a compiled step lacks a C++ compiler.
+    """
+    if not can_step(core):
+        return None
+    return FusedCore(core, slots=slots) if compiled and can_fuse(core) else CoreStep(core, slots=slots)
+
+
+def can_fuse(core: nn.Module) -> bool:
+    """Whether `step.cpp` has this core's function: fp32 on a CPU, SiLU, no biases."""
+    return (runs_here(core) and core.config.hidden_act == "silu"
+            and all(part.bias is None for part in core.modules() if isinstance(part, nn.Linear)))
+
+
+class FusedCore:
+    """As `CoreStep`, for a core that `can_fuse`."""
+
+    def __init__(self, core: nn.Module, *, slots: int):
+        self.call, self.room, self.packed = library().core_step, Room(), kept(core, _Packed)
+        plain = CoreStep(core, slots=slots)
+        self.cos_SW, self.sin_SW = plain.cos_SW.contiguous(), plain.sin_SW.contiguous()
+        self.heads = core.config.num_attention_heads
+        self.besides = self.heads * (slots + plain.width) + core.config.hidden_size
+
+    def step(self, hidden_RE: Tensor, keys: Tensor, values: Tensor, rows: list[int], slots: list[int]) -> Tensor:
+        """Append one position to each of these rows; keys and values: [layers, B, S, G, W], written at `slots`."""
+        hidden_RE, packed = hidden_RE.clone(memory_format=torch.contiguous_format), self.packed
+        S, G, W = keys.shape[2:]
+        assert keys.stride() == values.stride() and keys.stride()[1:] == (S * G * W, G * W, W, 1)
+        self.call(packed.layers, len(packed.layers), packed.norm, packed.eps, hidden_RE.data_ptr(), len(rows),
+                  integers(rows), integers(slots), keys.data_ptr(), values.data_ptr(), keys.stride(0), S, self.heads, G,
+                  W, self.cos_SW.data_ptr(), self.sin_SW.data_ptr(),
+                  self.room.of(len(rows) * packed.per_row + self.besides))
+        return hidden_RE
+
+
+class _Packed:
+    """A core's weights as `step.cpp` reads them."""
+
+    def __init__(self, core: nn.Module):
+        plain, pack = CoreStep(core, slots=1), Pack()
+        self.pack, self.norm, self.eps = pack, pack.vector(plain.norm[0]), plain.norm[1]
+        self.layers = (Layer * len(plain.layers))(*(_layer(pack, layer) for layer in plain.layers))
+        first = self.layers[0]
+        self.per_row = first.out.out + max(first.query_key_value.out + first.out.in_,
+                                           first.gate_up.out + first.down.in_)
+
+
+def _layer(pack: Pack, layer) -> Layer:
+    norms = dict(before_attention=layer.before_attention, after_attention=layer.after_attention,
+                 after_feed_forward=layer.after_feed_forward, query_norm=layer.query_norm, key_norm=layer.key_norm)
+    epsilons = dict(before_eps=layer.before_attention, after_eps=layer.after_attention,
+                    feed_forward_eps=layer.after_feed_forward, query_eps=layer.query_norm, key_eps=layer.key_norm)
+    return Layer(
+        query_key_value=pack.weight(layer.query[0], layer.key[0], layer.value[0]), out=pack.weight(layer.out[0]),
+        gate_up=pack.weight(layer.gate[0], layer.up[0]), down=pack.weight(layer.down[0]), scale=layer.scale,
+        **{name: pack.vector(norm[0]) for name, norm in norms.items() if norm},
+        **{name: norm[1] for name, norm in epsilons.items() if norm})

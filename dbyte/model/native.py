@@ -1,0 +1,135 @@
+"""`step.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU.
+
+It is compiled once a process, in a second or two, into a folder that is gone afterwards: code for one machine's CPU is
+of no use to another that shares its disk.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, Structure, c_float, c_int, c_long, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Made = TypeVar("Made")
+
+SOURCE = Path(__file__).with_name("step.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared",
+         "-fPIC")
+PANEL = 32  # outputs side by side in a packed weight, as in step.cpp
+_MADE: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was made of them
+
+
+def runs_here(module: nn.Module) -> bool:
+    """Whether a module's weights are what `step.cpp` takes: fp32 on a CPU."""
+    return all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in module.parameters())
+
+
+def kept(module: nn.Module, make: Callable[[nn.Module], Made]) -> Made:
+    """What was made of a module before, for as long as its weights stay as they were; else make it."""
+    weights = tuple((weight.data_ptr(), weight._version) for weight in module.parameters())
+    have = _MADE.get(module)
+    if have is None or have[0] != weights:
+        have = _MADE[module] = weights, make(module)
+    return have[1]
+
+
+class Weight(Structure):
+    """A packed weight; see `Pack.weight`."""
+
+    _fields_ = [("panels", c_void_p), ("in_", c_int), ("out", c_int)]
+
+
+class Block(Structure):
+    """A block of a stack of Mamba2."""
+
+    _fields_ = [*((name, Weight) for name in ("in_", "out", "gate_up", "down")),
+                *((name, c_void_p) for name in ("norm", "ffn_norm", "taps_WX", "bias_X", "dt_bias_H", "rate_H",
+                                                "skip_H")),
+                *((name, c_int) for name in ("heads", "state_size", "taps")),
+                *((name, c_float) for name in ("norm_eps", "gate_eps", "ffn_eps"))]
+
+
+class Layer(Structure):
+    """A layer of a core."""
+
+    _fields_ = [*((name, Weight) for name in ("query_key_value", "out", "gate_up", "down")),
+                *((name, c_void_p) for name in ("before_attention", "after_attention", "after_feed_forward",
+                                                "query_norm", "key_norm")),
+                *((name, c_float) for name in ("before_eps", "after_eps", "feed_forward_eps", "query_eps", "key_eps",
+                                               "scale"))]
+
+
+class Pack:
+    """Tensors as C finds them; it holds them for as long as it lives itself."""
+
+    def __init__(self):
+        self.held: list[Tensor] = []
+
+    def vector(self, values: Tensor | None) -> int | None:
+        """Where a copy of the values lies, fp32; None stays None."""
+        if values is None:
+            return None
+        self.held.append(values.detach().to(torch.float32).contiguous().clone())
+        return self.held[-1].data_ptr()
+
+    def weight(self, *parts_OD: Tensor) -> Weight:
+        """Weights of one input, one above the other, in panels [PANEL outputs][in, PANEL]; zeros fill the last."""
+        weight_OD = torch.cat([part.detach() for part in parts_OD])
+        out, width = weight_OD.shape
+        panels = F.pad(weight_OD, (0, 0, 0, -out % PANEL)).unflatten(0, (-1, PANEL)).transpose(1, 2)
+        return Weight(self.vector(panels), width, out)
+
+
+class Room:
+    """What a step keeps between its operations: one block of memory, which grows and never shrinks."""
+
+    def __init__(self):
+        self.block = torch.empty(0)
+
+    def of(self, numbers: int) -> int:
+        """Where so many numbers have room."""
+        if numbers > self.block.numel():
+            self.block = torch.empty(numbers)
+        return self.block.data_ptr()
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled functions.
+
+    Raises:
+        FileNotFoundError: where there is no C++ compiler. RuntimeError: where it refuses.
+    """
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError("compiled steps need a C++ compiler and found none (looked for $CXX, c++, g++ and "
+                                "clang++): install g++, or leave compiled out")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "step.so"
+        made = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(path)], capture_output=True, text=True)
+        if made.returncode:
+            raise RuntimeError(f"{compiler} refuses {SOURCE}: leave compiled out, or see why:\n{made.stderr}")
+        found = ctypes.CDLL(str(path))
+    found.stack_step.argtypes = [POINTER(Block), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_void_p), c_int,
+                                 c_void_p]
+    found.core_step.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_int),
+                                POINTER(c_int), c_void_p, c_void_p, c_long, c_int, c_int, c_int, c_int, c_void_p,
+                                c_void_p, c_void_p]
+    found.stack_step.restype = found.core_step.restype = None
+    return found
+
+
+def integers(values: Sequence[int]) -> ctypes.Array:
+    """The values as C's int."""
+    return (c_int * len(values))(*values)

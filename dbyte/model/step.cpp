@@ -1,0 +1,294 @@
+// One byte through a stack of Mamba2 blocks and one position through a core, in fp32 on a CPU, a call each.
+//
+// The functions of stack_step.py and core_step.py, which are the reference; what they gain is that nothing is allocated
+// or dispatched between operations, that an SSM state is read once, and that keys and values are read in the order in
+// which they lie. A row is computed by the same instructions in the same order whatever rows are beside it, so a batch
+// gives the very numbers of a row alone. native.py compiles and binds it.
+//
+// Shape letters: R rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels,
+// F feed-forward width, E core width, G key-value heads, S slots.
+
+#include <cmath>
+#include <cstring>
+
+namespace {
+
+constexpr int LANES = 16, PANEL = 2 * LANES, ROWS = 8;  // ROWS * 2 sums of LANES fill the registers of AVX-512
+typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+
+inline Lanes& lanes(float* at) { return *reinterpret_cast<Lanes*>(at); }
+inline const Lanes& lanes(const float* at) { return *reinterpret_cast<const Lanes*>(at); }
+
+inline float exponential(float x) {  // without a branch, so that loops over it become vector code; 2e-7 at most
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float n = __builtin_floorf(x * 1.44269504f + 0.5f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int bits = (static_cast<int>(n) + 127) << 23;
+    float power;
+    std::memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+inline float silu(float x) { return x / (1.0f + exponential(-x)); }
+
+void rms_norm(const float* __restrict in, const float* __restrict weight, float eps, int n, float* __restrict out) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < n; i++) sum += in[i] * in[i];
+    float scale = 1.0f / std::sqrt(sum / n + eps);
+    if (weight)
+        for (int i = 0; i < n; i++) out[i] = in[i] * scale * weight[i];
+    else
+        for (int i = 0; i < n; i++) out[i] = in[i] * scale;
+}
+
+void norm_rows(const float* in, const float* weight, float eps, int rows, int n, float* out) {
+    for (long r = 0; r < rows; r++) rms_norm(in + r * n, weight, eps, n, out + r * n);
+}
+
+// The same in place; `spare` has room for n numbers.
+void norm_in_place(float* rows_of, const float* weight, float eps, int rows, int n, float* spare) {
+    for (float* row = rows_of; row < rows_of + static_cast<long>(rows) * n; row += n) {
+        rms_norm(row, weight, eps, n, spare);
+        std::memcpy(row, spare, sizeof(float) * n);
+    }
+}
+
+// A weight [out, in] as native.py packs it: panels of PANEL outputs, each [in, PANEL], zeros beyond the last output.
+struct Weight {
+    const float* panels;
+    int in, out;
+};
+
+template <int rows>
+inline void panel_product(const float* in, int stride, const float* panel, int n, float* out, int out_stride,
+                          int used) {
+    Lanes sum[rows][2] = {};
+    for (int k = 0; k < n; k++) {
+        Lanes low = lanes(panel + k * PANEL), high = lanes(panel + k * PANEL + LANES);
+        for (int r = 0; r < rows; r++) {
+            sum[r][0] += in[r * stride + k] * low;
+            sum[r][1] += in[r * stride + k] * high;
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        if (used == PANEL) {
+            lanes(out + r * out_stride) = sum[r][0];
+            lanes(out + r * out_stride + LANES) = sum[r][1];
+        } else
+            std::memcpy(out + r * out_stride, sum[r], used * sizeof(float));
+    }
+}
+
+// out [R, weight.out] = in [R, weight.in] times the transposed weight; panel by panel, so that a weight is read once.
+void product(const float* in, const Weight& weight, int rows, float* out) {
+    for (int first = 0; first < weight.out; first += PANEL) {
+        const float* panel = weight.panels + static_cast<long>(first) * weight.in;
+        int used = weight.out - first < PANEL ? weight.out - first : PANEL;
+        for (int r = 0; r < rows; r += ROWS) {
+            const float* x = in + static_cast<long>(r) * weight.in;
+            float* y = out + static_cast<long>(r) * weight.out + first;
+            switch (rows - r) {
+#define OF(count) case count: panel_product<count>(x, weight.in, panel, weight.in, y, weight.out, used); break;
+                OF(1) OF(2) OF(3) OF(4) OF(5) OF(6) OF(7)
+#undef OF
+                default: panel_product<ROWS>(x, weight.in, panel, weight.in, y, weight.out, used);
+            }
+        }
+    }
+}
+
+void add(float* __restrict to, const float* __restrict what, long n) {
+    for (long i = 0; i < n; i++) to[i] += what[i];
+}
+
+// halves [R, 2 F], gate first -> [R, F] silu(gate) * up
+void gated(const float* __restrict halves, int rows, int n, float* __restrict out) {
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < n; i++)
+            out[static_cast<long>(r) * n + i] = silu(halves[2L * r * n + i]) * halves[(2L * r + 1) * n + i];
+}
+
+// SwiGLU of rows, in place; wide has room for three times the feed-forward width.
+void feed_forward(float* rows_of, const Weight& gate_up, const Weight& down, int rows, float* wide) {
+    float* gates = wide + static_cast<long>(rows) * gate_up.out;
+    product(rows_of, gate_up, rows, wide);
+    gated(wide, rows, down.in, gates);
+    product(gates, down, rows, rows_of);
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Block {
+    Weight in, out, gate_up, down;  // gate_up.panels null: no feed-forward network
+    const float *norm, *ffn_norm, *taps_WX, *bias_X, *dt_bias_H, *rate_H, *skip_H;
+    int heads, state_size, taps;
+    float norm_eps, gate_eps, ffn_eps;
+};
+
+struct Layer {
+    Weight query_key_value, out, gate_up, down;
+    const float *before_attention, *after_attention, *after_feed_forward, *query_norm, *key_norm;  // null: none
+    float before_eps, after_eps, feed_forward_eps, query_eps, key_eps, scale;
+};
+
+// -- a stack of Mamba2 -----------------------------------------------------------------------------------------------
+
+// One row behind the projection in [2 I + 2 N + H]: its gated output [I], and the states of the row go on if commit.
+static void mix(const Block& block, const float* projected, float* conv_WX, float* ssm_NI, bool commit, float* work,
+                float* __restrict out) {
+    const int N = block.state_size, H = block.heads, I = block.out.in, X = I + 2 * N, P = I / H, W = block.taps;
+    const float *gate_I = projected, *new_X = projected + I, *dt_H = projected + I + X;
+    float *__restrict mixed_X = work, *__restrict decay_I = work + X, *__restrict added_I = work + X + I;
+    const float* __restrict last_X = block.taps_WX + (W - 1) * X;
+    for (int c = 0; c < X; c++) mixed_X[c] = block.bias_X[c] + new_X[c] * last_X[c];
+    for (int w = 0; w < W - 1; w++)
+        for (int c = 0; c < X; c++) mixed_X[c] += conv_WX[w * X + c] * block.taps_WX[w * X + c];
+    for (int c = 0; c < X; c++) mixed_X[c] = silu(mixed_X[c]);
+    for (int h = 0; h < H; h++) {
+        float raw = dt_H[h] + block.dt_bias_H[h], dt = raw > 20.0f ? raw : std::log1p(std::exp(raw));
+        float decay = std::exp(dt * block.rate_H[h]);
+        for (int i = h * P; i < (h + 1) * P; i++) {
+            decay_I[i] = decay;
+            added_I[i] = mixed_X[i] * dt;
+            out[i] = mixed_X[i] * block.skip_H[h];
+        }
+    }
+    const float *B_N = mixed_X + I, *C_N = B_N + N;
+    for (int n = 0; n < N; n++) {
+        float* __restrict state_I = ssm_NI + static_cast<long>(n) * I;
+        float b = B_N[n], c = C_N[n];
+        if (commit)
+            for (int i = 0; i < I; i++) {
+                state_I[i] = state_I[i] * decay_I[i] + b * added_I[i];
+                out[i] += c * state_I[i];
+            }
+        else
+            for (int i = 0; i < I; i++) out[i] += c * (state_I[i] * decay_I[i] + b * added_I[i]);
+    }
+    for (int i = 0; i < I; i++) out[i] *= silu(gate_I[i]);
+    rms_norm(out, nullptr, block.gate_eps, I, mixed_X);
+    std::memcpy(out, mixed_X, I * sizeof(float));
+    if (commit) {
+        std::memmove(conv_WX, conv_WX + X, sizeof(float) * X * (W - 2));
+        std::memcpy(conv_WX + (W - 2) * X, new_X, sizeof(float) * X);
+    }
+}
+
+// hidden [R, D] is replaced by the stack's output. states: conv [R, W - 1, X] and ssm [R, N, I] of each block in turn.
+void stack_step(const Block* blocks, int count, const float* norm, float eps, float* hidden, int rows,
+                float* const* states, int commit, float* work) {
+    const long D = blocks[0].in.in;
+    float *read = work, *wide = read + rows * D;
+    for (int b = 0; b < count; b++) {
+        const Block& block = blocks[b];
+        const long across = block.in.out, I = block.out.in, conv = (block.taps - 1) * (I + 2 * block.state_size);
+        float *mixed = wide + rows * across, *spare = mixed + rows * I;
+        norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
+        product(read, block.in, rows, wide);
+        for (int r = 0; r < rows; r++)
+            mix(block, wide + r * across, states[2 * b] + r * conv, states[2 * b + 1] + r * block.state_size * I,
+                commit, spare, mixed + r * I);
+        product(mixed, block.out, rows, read);
+        add(hidden, read, rows * D);
+        if (block.gate_up.panels) {
+            norm_rows(hidden, block.ffn_norm, block.ffn_eps, rows, D, read);
+            feed_forward(read, block.gate_up, block.down, rows, wide);
+            add(hidden, read, rows * D);
+        }
+    }
+    norm_in_place(hidden, norm, eps, rows, D, read);
+}
+
+// -- a core ----------------------------------------------------------------------------------------------------------
+
+// [heads, width] rotated in place; half is width / 2 and the sine of a head's first half has its sign changed.
+static void rotate(float* head, int heads, int width, const float* cos, const float* sin, float* __restrict spare) {
+    for (int h = 0; h < heads; h++, head += width) {
+        std::memcpy(spare, head + width / 2, sizeof(float) * (width / 2));
+        std::memcpy(spare + width / 2, head, sizeof(float) * (width / 2));
+        for (int i = 0; i < width; i++) head[i] = head[i] * cos[i] + spare[i] * sin[i];
+    }
+}
+
+// The heads of one row over keys and values [used, G, width], each head's result [width] beside the other.
+static void attend(const float* query, const float* keys, const float* values, int used, int H, int G, int width,
+                   float scale, float* score_HS, float* __restrict out) {
+    for (int s = 0; s < used; s++)
+        for (int h = 0; h < H; h++) {
+            const float *key = keys + (static_cast<long>(s) * G + h / (H / G)) * width, *q = query + h * width;
+            float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+            for (int i = 0; i < width; i++) sum += q[i] * key[i];
+            score_HS[static_cast<long>(h) * used + s] = sum * scale;
+        }
+    for (int h = 0; h < H; h++) {
+        float *__restrict score = score_HS + static_cast<long>(h) * used, most = score[0], sum = 0.0f;
+#pragma omp simd reduction(max : most)
+        for (int s = 0; s < used; s++) most = score[s] > most ? score[s] : most;
+#pragma omp simd reduction(+ : sum)
+        for (int s = 0; s < used; s++) {
+            score[s] = exponential(score[s] - most);
+            sum += score[s];
+        }
+        for (int s = 0; s < used; s++) score[s] /= sum;
+    }
+    std::memset(out, 0, sizeof(float) * H * width);
+    for (int s = 0; s < used; s++)
+        for (int h = 0; h < H; h++) {
+            const float* __restrict value = values + (static_cast<long>(s) * G + h / (H / G)) * width;
+            float p = score_HS[static_cast<long>(h) * used + s], *__restrict to = out + h * width;
+            for (int i = 0; i < width; i++) to[i] += p * value[i];
+        }
+}
+
+// hidden [R, E] is replaced by the core's output at a new position of each row: slots[r] of row place[r] of the cache,
+// which is keys and values [layers, *, S, G, width], `apart` numbers between layers. cos, sin: [S, width].
+void core_step(const Layer* layers, int count, const float* norm, float eps, float* hidden, int rows, const int* place,
+               const int* slots, float* keys, float* values, long apart, int S, int H, int G, int width,
+               const float* cos, const float* sin, float* work) {
+    const long E = layers[0].query_key_value.in;
+    const long of_query = H * width, of_key = G * width, across = of_query + 2 * of_key;
+    float *read = work, *wide = read + rows * E, *mixed = wide + rows * across, *spare = mixed + rows * of_query;
+    for (int l = 0; l < count; l++) {
+        const Layer& layer = layers[l];
+        const bool norm_first = layer.before_attention;  // Llama and Qwen3; OLMo2 norms what a part adds
+        if (norm_first) norm_rows(hidden, layer.before_attention, layer.before_eps, rows, E, read);
+        product(norm_first ? read : hidden, layer.query_key_value, rows, wide);
+        for (int r = 0; r < rows; r++) {
+            float *query = wide + r * across, *key = query + of_query, *value = key + of_key;
+            if (layer.query_norm) {  // Qwen3 norms each head, OLMo2 all together
+                const int parts = norm_first ? H : 1, key_parts = norm_first ? G : 1;
+                norm_in_place(query, layer.query_norm, layer.query_eps, parts, of_query / parts, spare);
+                norm_in_place(key, layer.key_norm, layer.key_eps, key_parts, of_key / key_parts, spare);
+            }
+            const long angle = static_cast<long>(slots[r]) * width, row = l * apart + place[r] * of_key * S;
+            rotate(query, H + G, width, cos + angle, sin + angle, spare);
+            std::memcpy(keys + row + slots[r] * of_key, key, sizeof(float) * of_key);
+            std::memcpy(values + row + slots[r] * of_key, value, sizeof(float) * of_key);
+            attend(query, keys + row, values + row, slots[r] + 1, H, G, width, layer.scale, spare,
+                   mixed + r * of_query);
+        }
+        product(mixed, layer.out, rows, read);
+        if (!norm_first) norm_in_place(read, layer.after_attention, layer.after_eps, rows, E, spare);
+        add(hidden, read, rows * E);
+        if (norm_first)
+            norm_rows(hidden, layer.after_attention, layer.after_eps, rows, E, read);
+        else
+            std::memcpy(read, hidden, sizeof(float) * rows * E);
+        feed_forward(read, layer.gate_up, layer.down, rows, wide);
+        if (!norm_first) norm_in_place(read, layer.after_feed_forward, layer.feed_forward_eps, rows, E, spare);
+        add(hidden, read, rows * E);
+    }
+    norm_in_place(hidden, norm, eps, rows, E, read);
+}
+}
