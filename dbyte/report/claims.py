@@ -254,7 +254,7 @@ def ledger() -> tuple[Claim, ...]:
 def judged(*, scale: str, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -> pd.DataFrame:
     """One row a claim: what it says, the paper's number, ours with interval, n, seeds, what was asked, verdict, cost.
 
-    Numbers that do not exist are nan. `minutes` is what the claim's notebook took, alone and from empty runs.
+    Numbers that do not exist are nan. `minutes` is what the claim's notebook took at its longest.
     """
     read = reader(scale, folder)
     minutes = _minutes(scale, folder)

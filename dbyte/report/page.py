@@ -118,7 +118,7 @@ def ledger(found: pd.DataFrame) -> Iterator[Block]:
     """The paper's claims: those with a verdict as a table, the others as one."""
     yield Heading("The paper's claims")
     yield Text(f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or the opposite is, where the whole "
-               "interval lies on one side of what it asks; minutes are those of its notebook, from empty runs.")
+               "interval lies on one side of what it asks; minutes are those of its notebook at its longest.")
     measured = found[found["verdict"] != UNMEASURED]
     if len(measured):
         yield Numbers(claims.shown(measured))

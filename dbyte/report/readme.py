@@ -25,9 +25,8 @@ def generated(*, folder: Path = RESULTS) -> str:
     return "\n\n".join((
         f"Scale `{SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
         f"percent ± standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and "
-        "matched. Notebooks "
-        + ", ".join(f"{row.notebook[:2]} ({row.value / 60:.0f} min)" for row in times.itertuples())
-        + f" took {times.value.sum() / 60:.0f} minutes from an empty `runs/`.",
+        "matched. Minutes of each notebook at its longest, what it found trained not counted: "
+        + ", ".join(f"{row.notebook[:2]}: {row.value / 60:.0f}" for row in times.itertuples()) + ".",
         markdown(main_table(pd.concat([main, given]))),
         "Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a bound:",
         markdown(_by_model(pd.concat([bits, stage2[stage2.model == "stage2"]]))),
