@@ -133,13 +133,14 @@ void rotate(float* head, int heads, int width, const float* cos, const float* si
     }
 }
 
-// Have the memory of n numbers brought near: long rows lie far away, and heads that take turns hide that they are in order.
+// Have the memory of n numbers brought near: heads that take turns hide from the machine that rows are read in order.
 void fetch(const float* from, long n) {
     for (long i = 0; i < n; i += 16) __builtin_prefetch(from + i);
 }
 
-// The heads of one row over keys and values [used, G, width], each head's result [width] beside the other. Positions are
-// taken a few at a time for all heads: memory is read in its order, and sums stay in registers where the width is known.
+// The heads of one row over keys and values [used, G, width], each head's result [width] beside the other. Positions
+// are taken a few at a time for all heads, so that memory is read in its order; sums stay in registers where the width
+// is known.
 template <int known>
 void attend_by(const float* query, const float* keys, const float* values, int used, int H, int G, int any_width,
                       float scale, float* score_HS, float* out) {
