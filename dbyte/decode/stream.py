@@ -281,7 +281,7 @@ def state_bytes(
 
     max_chunks: slots of the core's cache, per row. max_bytes: prompt, BOS, new bytes and one more, which matters only
     where the encoder is attention. Not counted: what a step allocates and frees, the core's rotary angles (2 * slots *
-    head width, once for all rows), and the few weights that steps prepare.
+    head width, once for all rows), the few weights that steps prepare and, compiled, the copy of all they read.
     """
     config, core = student.config, student.core.config
     size = student.null_E.element_size()

@@ -104,7 +104,7 @@ class Room:
 
 
 @cache
-def library() -> ctypes.CDLL:
+def library() -> ctypes.PyDLL:
     """The compiled functions.
 
     Raises:
@@ -120,7 +120,7 @@ def library() -> ctypes.CDLL:
         made = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(path)], capture_output=True, text=True)
         if made.returncode:
             raise RuntimeError(f"{compiler} refuses {SOURCE}: leave compiled out, or see why:\n{made.stderr}")
-        found = ctypes.CDLL(str(path))
+        found = ctypes.PyDLL(str(path))  # keeps Python's lock: streams of several threads share what a step writes on
     found.stack_step.argtypes = [POINTER(Block), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_void_p), c_int,
                                  c_void_p]
     found.core_step.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_int),

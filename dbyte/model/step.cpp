@@ -124,6 +124,74 @@ void feed_forward(float* rows_of, const Weight& gate_up, const Weight& down, int
     product(gates, down, rows, rows_of);
 }
 
+// [heads, width] rotated in place; half is width / 2 and the sine of a head's first half has its sign changed.
+void rotate(float* head, int heads, int width, const float* cos, const float* sin, float* __restrict spare) {
+    for (int h = 0; h < heads; h++, head += width) {
+        std::memcpy(spare, head + width / 2, sizeof(float) * (width / 2));
+        std::memcpy(spare + width / 2, head, sizeof(float) * (width / 2));
+        for (int i = 0; i < width; i++) head[i] = head[i] * cos[i] + spare[i] * sin[i];
+    }
+}
+
+// Have the memory of n numbers brought near: heads that take turns hide from the machine that rows are read in order.
+void fetch(const float* from, long n) {
+    for (long i = 0; i < n; i += 16) __builtin_prefetch(from + i);
+}
+
+// The heads of one row over keys and values [used, G, width], each head's result [width] beside the other. Positions
+// are taken a few at a time for all heads, so that memory is read in its order; sums stay in registers where the width
+// is known.
+template <int known>
+void attend_by(const float* query, const float* keys, const float* values, int used, int H, int G, int any_width,
+                      float scale, float* score_HS, float* out) {
+    constexpr int FEW = 16;
+    const int width = known ? known : any_width;
+    const long apart = G * width;
+    for (int first = 0; first < used; first += FEW) {
+        fetch(keys + (first + FEW) * apart, FEW * apart);
+        for (int h = 0; h < H; h++) {
+            const float *q = query + h * width, *key = keys + first * apart + h / (H / G) * width;
+            float* score = score_HS + static_cast<long>(h) * used + first;
+            for (int s = 0; s < (used - first < FEW ? used - first : FEW); s++, key += apart) {
+                float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+                for (int i = 0; i < width; i++) sum += q[i] * key[i];
+                score[s] = sum * scale;
+            }
+        }
+    }
+    for (int h = 0; h < H; h++) {
+        float *__restrict score = score_HS + static_cast<long>(h) * used, most = score[0], sum = 0.0f;
+#pragma omp simd reduction(max : most)
+        for (int s = 0; s < used; s++) most = score[s] > most ? score[s] : most;
+#pragma omp simd reduction(+ : sum)
+        for (int s = 0; s < used; s++) {
+            score[s] = exponential(score[s] - most);
+            sum += score[s];
+        }
+        for (int s = 0; s < used; s++) score[s] /= sum;
+    }
+    std::memset(out, 0, sizeof(float) * H * width);
+    for (int first = 0; first < used; first += FEW) {
+        fetch(values + (first + FEW) * apart, FEW * apart);
+        for (int h = 0; h < H; h++) {
+            const float *score = score_HS + static_cast<long>(h) * used + first;
+            const float* value = values + first * apart + h / (H / G) * width;
+            float sum[known ? known : 1], *__restrict to = known ? sum : out + h * width;
+            if (known) std::memcpy(sum, out + h * width, sizeof sum);
+            for (int s = 0; s < (used - first < FEW ? used - first : FEW); s++, value += apart)
+                for (int i = 0; i < width; i++) to[i] += score[s] * value[i];
+            if (known) std::memcpy(out + h * width, sum, sizeof sum);
+        }
+    }
+}
+
+void attend(const float* query, const float* keys, const float* values, int used, int H, int G, int width,
+                   float scale, float* score_HS, float* out) {
+    auto* by = width == 32 ? attend_by<32> : width == 64 ? attend_by<64> : width == 128 ? attend_by<128> : attend_by<0>;
+    by(query, keys, values, used, H, G, width, scale, score_HS, out);
+}
+
 }  // namespace
 
 extern "C" {
@@ -210,46 +278,6 @@ void stack_step(const Block* blocks, int count, const float* norm, float eps, fl
 }
 
 // -- a core ----------------------------------------------------------------------------------------------------------
-
-// [heads, width] rotated in place; half is width / 2 and the sine of a head's first half has its sign changed.
-static void rotate(float* head, int heads, int width, const float* cos, const float* sin, float* __restrict spare) {
-    for (int h = 0; h < heads; h++, head += width) {
-        std::memcpy(spare, head + width / 2, sizeof(float) * (width / 2));
-        std::memcpy(spare + width / 2, head, sizeof(float) * (width / 2));
-        for (int i = 0; i < width; i++) head[i] = head[i] * cos[i] + spare[i] * sin[i];
-    }
-}
-
-// The heads of one row over keys and values [used, G, width], each head's result [width] beside the other.
-static void attend(const float* query, const float* keys, const float* values, int used, int H, int G, int width,
-                   float scale, float* score_HS, float* __restrict out) {
-    for (int s = 0; s < used; s++)
-        for (int h = 0; h < H; h++) {
-            const float *key = keys + (static_cast<long>(s) * G + h / (H / G)) * width, *q = query + h * width;
-            float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-            for (int i = 0; i < width; i++) sum += q[i] * key[i];
-            score_HS[static_cast<long>(h) * used + s] = sum * scale;
-        }
-    for (int h = 0; h < H; h++) {
-        float *__restrict score = score_HS + static_cast<long>(h) * used, most = score[0], sum = 0.0f;
-#pragma omp simd reduction(max : most)
-        for (int s = 0; s < used; s++) most = score[s] > most ? score[s] : most;
-#pragma omp simd reduction(+ : sum)
-        for (int s = 0; s < used; s++) {
-            score[s] = exponential(score[s] - most);
-            sum += score[s];
-        }
-        for (int s = 0; s < used; s++) score[s] /= sum;
-    }
-    std::memset(out, 0, sizeof(float) * H * width);
-    for (int s = 0; s < used; s++)
-        for (int h = 0; h < H; h++) {
-            const float* __restrict value = values + (static_cast<long>(s) * G + h / (H / G)) * width;
-            float p = score_HS[static_cast<long>(h) * used + s], *__restrict to = out + h * width;
-            for (int i = 0; i < width; i++) to[i] += p * value[i];
-        }
-}
 
 // hidden [R, E] is replaced by the core's output at a new position of each row: slots[r] of row place[r] of the cache,
 // which is keys and values [layers, *, S, G, width], `apart` numbers between layers. cos, sin: [S, width].
