@@ -10,14 +10,18 @@ import torch
 from test_curriculum import TOY
 
 from dbyte.distill import objectives, variants
-from dbyte.distill.variants import alignments, encoders, orders, routers, sequence
+from dbyte.distill.variants import Variant, alignments, encoders, orders, routers, run_variant, sequence, teachers
 from dbyte.evaluate import ablation, seeds, stats
 from dbyte.evaluate.measure import Measurer
+from dbyte.model.student import ByteStudent
 from dbyte.paths import ROOT
-from dbyte.presets import SCALES, Ablation
+from dbyte.presets import SCALES, Ablation, Teachers
 from dbyte.report import ablations
 
-TINY = dataclasses.replace(TOY, ablation=Ablation(step_bytes=6_000, batch_rows=1, items=4, seeds=2))
+TINY = dataclasses.replace(
+    TOY, ablation=Ablation(step_bytes=6_000, batch_rows=1, items=4, seeds=2),
+    teachers=Teachers(TOY.teacher, dataclasses.replace(TOY.teacher, width=48, layers=2),
+                      dataclasses.replace(TOY.teacher, family="qwen3", kv_heads=1, vocabulary=340)))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def trained():
     return ablation.train(TINY, alignments(TINY)[:2], seed=0)
 
 
-@pytest.mark.parametrize("table", [encoders, alignments, orders, routers])
+@pytest.mark.parametrize("table", [encoders, alignments, orders, routers, teachers])
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_row_has_a_name_of_its_own_and_equal_bytes(table, scale):
     rows = table(SCALES[scale])
@@ -47,6 +51,49 @@ def test_the_line_that_the_documentation_shows_is_a_row_and_shares_its_first_ste
     runs = ablation.train(TINY, [row], seed=0)[row.name][0]
     assert runs[0].hash == trained["align, then distil"][0][0].hash
     assert runs[1].hash != trained["align, then distil"][0][1].hash
+
+
+@pytest.fixture(scope="module")
+def by_teacher():
+    return ablation.train(TINY, teachers(TINY), seed=0)
+
+
+def test_a_larger_teacher_changes_what_step_1_2_predicts_and_nothing_else(by_teacher):
+    own, larger = (by_teacher[name][0] for name in ("own size", "larger"))
+    assert own[0].hash == larger[0].hash and own[1].hash != larger[1].hash
+    changed = {key for key in larger[1].config if larger[1].config[key] != own[1].config.get(key)}
+    assert changed == {"predictions"} and "predictions" not in larger[2].config
+    first, second = (ByteStudent.from_pretrained(runs[1].model_folder) for runs in (own, larger))
+    assert first.config.core_config.hidden_size == second.config.core_config.hidden_size == TINY.teacher.width
+    assert torch.equal(first.token_head.weight, second.token_head.weight)
+    assert not torch.equal(first.core.layers[0].mlp.up_proj.weight, second.core.layers[0].mlp.up_proj.weight)
+    assert own[1].metrics()[0]["loss"] != larger[1].metrics()[0]["loss"]
+
+
+def test_a_teacher_of_another_family_gives_its_core_and_its_tokens(by_teacher):
+    student = ByteStudent.from_pretrained(by_teacher["other family"][0][-1].model_folder)
+    core = student.config.core_config
+    assert (core.model_type, core.vocab_size, core.num_key_value_heads) == ("qwen3", 340, 1)
+    assert by_teacher["other family"][0][0].config["data"] != by_teacher["own size"][0][0].config["data"]
+
+
+def test_the_scales_own_teacher_is_an_old_run(by_teacher):
+    plain = run_variant(TINY, Variant("plain", sequence(TINY)[:1]), seed=0, batch_rows=TINY.ablation.batch_rows)
+    assert plain[0].hash == by_teacher["own size"][0][0].hash
+
+
+def test_predictions_of_other_tokens_are_refused():
+    other = Variant("impossible", sequence(TINY)[:2], predictions=TINY.teachers.other)
+    with pytest.raises(ValueError, match="other tokens than the student's teacher"):
+        run_variant(TINY, other, seed=0)
+
+
+def test_bits_over_seeds_keep_the_error_of_the_text(by_teacher):
+    pair, measurer = {"own size": by_teacher["own size"]}, Measurer(TINY, 0)
+    (row,) = ablation.bits_rows(measurer, pair, "stage1/router")
+    found = [measurer.bits(runs[-1].model_folder, "stage1/router", "world") for runs in pair["own size"]]
+    assert row["value"] == pytest.approx(np.mean([one["value"] for one in found]))
+    assert row["stderr"] > np.mean([one["stderr"] for one in found]) and (row["n"], row["seeds"]) == (found[0]["n"], 2)
 
 
 def test_a_table_holds_every_row_and_its_average(trained):
@@ -110,6 +157,15 @@ def test_one_seed_has_the_error_of_its_items_and_more_seeds_never_less():
     items = stats.difference(*({name: np.mean([columns[name] for columns in side], axis=0) for name in "AB"}
                                for side in (first, second)))
     assert three.value == pytest.approx(items.value) and three.high - three.low > items.high - items.low
+
+
+def test_what_students_keep_of_one_teacher_by_hand():
+    teacher = {"A": [1, 1, 1, 0], "B": [1, 1, 0, 0]}  # 62.5 % on average
+    found = seeds.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}] * 2, teacher)
+    assert found.value == pytest.approx(100 * 37.5 / 62.5)
+    assert seeds.retention([teacher] * 3, teacher) == stats.Interval(100.0, 100.0, 100.0)
+    apart = seeds.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}, teacher], teacher)
+    assert apart.high - apart.low > found.high - found.low
 
 
 def test_seeds_that_agree_leave_the_error_of_the_items():

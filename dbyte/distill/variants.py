@@ -5,27 +5,45 @@ A new row is one more line in a tuple here; docs/extending.md shows it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from dbyte.distill import objectives
 from dbyte.distill.curriculum import run_steps
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import CORE, ENCODER, ROUTER, Group, Step, stage1
-from dbyte.presets import Scale
+from dbyte.distill.teacher import teacher_run
+from dbyte.presets import Scale, TeacherShape
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A name, the steps that the student takes, and the arguments of StudentConfig that are not the scale's."""
+    """A name, the steps that the student takes, and the arguments of StudentConfig that are not the scale's.
+
+    teacher: whose core, head, tokens and embeddings the student has, None: the scale's. predictions: the one of the
+    same tokens whose predictions Eq. 3 takes, None: the teacher's own.
+    """
 
     name: str
     steps: tuple[Step, ...]
     student: Mapping[str, object] = field(default_factory=dict)
+    teacher: TeacherShape | str | None = None
+    predictions: TeacherShape | str | None = None
 
 
-def run_variant(scale: Scale, variant: Variant, *, seed: int, teacher_seed: int = 0) -> list[Run]:
-    """Train one variant, or load what is trained; seed: the student's. Steps that variants share are trained once."""
-    student = {**scale.student, **variant.student}
-    return run_steps(replace(scale, student=student), variant.steps, seed=seed, teacher_seed=teacher_seed)
+def run_variant(
+    scale: Scale, variant: Variant, *, seed: int, teacher_seed: int = 0, batch_rows: int | None = None
+) -> list[Run]:
+    """Train one variant, or load what is trained; seed: the student's. Steps that variants share are trained once.
+
+    batch_rows: of the student's updates, None: the scale's, by which teachers are trained in any case.
+    """
+    def folder(teacher: TeacherShape | str | None) -> Path:
+        return teacher_run(replace(scale, teacher=teacher or scale.teacher), seed=teacher_seed)
+
+    changed = replace(scale, student={**scale.student, **variant.student}, teacher=str(folder(variant.teacher)),
+                      batch_rows=batch_rows or scale.batch_rows)
+    return run_steps(changed, variant.steps, seed=seed, teacher_seed=teacher_seed,
+                     predictions=folder(variant.predictions) if variant.predictions else None)
 
 
 def sequence(scale: Scale, **changes: object) -> tuple[Step, Step, Step]:
@@ -106,4 +124,17 @@ def routers(scale: Scale) -> tuple[Variant, ...]:
     return (
         Variant("integrated", steps),
         Variant("split", steps, dict(router="split", router_width=width, router_layers=2)),
+    )
+
+
+def teachers(scale: Scale) -> tuple[Variant, ...]:
+    """Table 10: steps 1.1 to 1.3 by a teacher of the student's size and by a larger one; then by another family.
+
+    The first two students have one core, one tokenizer and one step 1.1. The third has the core of its own teacher.
+    """
+    steps, chosen = sequence(scale), scale.teachers
+    return (
+        Variant("own size", steps, teacher=chosen.own),
+        Variant("larger", steps, teacher=chosen.own, predictions=chosen.larger),
+        Variant("other family", steps, teacher=chosen.other),
     )

@@ -4,11 +4,10 @@ One teacher serves all seeds: what varies between seeds is the student's first w
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from dbyte.distill.runs import Run
-from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import Variant, run_variant
 from dbyte.evaluate import seeds
 from dbyte.evaluate.harness import ColumnResult, correct_by_column
@@ -26,10 +25,10 @@ AVERAGE = "average"
 def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
     """Every variant by as many seeds as the scale's ablations have, the first being `seed`, also the teacher's.
 
-    The teacher is the scale's; the students read batches of `scale.ablation.batch_rows`.
+    The students read batches of `scale.ablation.batch_rows`.
     """
-    small = replace(scale, teacher=str(teacher_run(scale, seed=seed)), batch_rows=scale.ablation.batch_rows)
-    return {variant.name: [run_variant(small, variant, seed=seed + k, teacher_seed=seed)
+    return {variant.name: [run_variant(scale, variant, seed=seed + k, teacher_seed=seed,
+                                       batch_rows=scale.ablation.batch_rows)
                            for k in range(scale.ablation.seeds)] for variant in variants}
 
 
@@ -71,6 +70,35 @@ def difference_rows(measured: Measured, first: str, others: Sequence[str] | None
                         | {"what": f"{first} - {other}", "low": found.low, "high": found.high,
                            "verdict": verdict(found.low, found.high)})
     return [{key: value for key, value in row.items() if key != "model"} for row in rows]
+
+
+def retention_rows(measured: Measured, baselines: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
+    """Tidy rows in percent: each variant's average over that of its baseline, a token model, on the same items."""
+    rows = []
+    for name, by_seed in measured.items():
+        found = seeds.retention([correct_by_column(columns) for columns in by_seed],
+                                correct_by_column(baselines[name]))
+        rows.append(_row(name, AVERAGE, found, _items(by_seed[0]), len(by_seed))
+                    | {"low": found.low, "high": found.high})
+    return rows
+
+
+def bits_rows(measurer: Measurer, trained: Trained, reading: str) -> list[dict]:
+    """Bits per byte of held-out text: model, corpus, value, stderr over seeds and pieces of text, n pieces.
+
+    Unlike losses over tokens these compare students of different tokenizers.
+    """
+    rows = []
+    for name, by_seed in trained.items():
+        for corpus, _ in measurer.scale.corpora:
+            found = [measurer.bits(runs[-1].model_folder, reading, corpus) for runs in by_seed]
+            over_seeds = seeds.mean([one["value"] for one in found])
+            row = _row(name, "", over_seeds, found[0]["n"], len(found)) | {"corpus": corpus}
+            # Every seed reads the same pieces, so that their error does not shrink with seeds.
+            of_pieces = sum(one["stderr"] for one in found) / len(found)
+            row["stderr"] = math.hypot(of_pieces, 0.0 if math.isnan(row["stderr"]) else row["stderr"])
+            rows.append({key: value for key, value in row.items() if key != "task"})
+    return rows
 
 
 def boundary_rows(measurer: Measurer, trained: Trained) -> list[dict]:

@@ -31,6 +31,7 @@ CAPTIONS = {
     "alignment_ablation": "With and without step 1.1, at equal bytes (Table 3).",
     "encoder": "Encoders with as many parameters (Table 5).",
     "router": "A router inside the encoder and one of its own (Table 9).",
+    "teacher_scale": "Students of a teacher of their size, of a larger one, and of another family (Table 10).",
     "robustness": "Accuracy under character noise (Table 6).",
 }
 CSS = """
