@@ -12,6 +12,7 @@ from test_curriculum import TOY
 from dbyte.distill import objectives, variants
 from dbyte.distill.variants import Variant, alignments, encoders, orders, routers, run_variant, sequence, teachers
 from dbyte.evaluate import ablation, seeds, stats
+from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent
 from dbyte.paths import ROOT
@@ -157,6 +158,27 @@ def test_one_seed_has_the_error_of_its_items_and_more_seeds_never_less():
     items = stats.difference(*({name: np.mean([columns[name] for columns in side], axis=0) for name in "AB"}
                                for side in (first, second)))
     assert three.value == pytest.approx(items.value) and three.high - three.low > items.high - items.low
+
+
+def test_the_best_row_is_the_one_with_the_highest_average_over_seeds():
+    def of(*shares):
+        return [{"A": ColumnResult("A", "acc", right / 10, 0.0, 10, 0.5, (1,) * right + (0,) * (10 - right), "")}
+                for right in shares]
+
+    measured = {"sequence": of(9, 9), "joint 1": of(8, 2), "joint 2": of(6, 5), "joint 3": of(6, 5)}
+    assert ablation.best_of(measured, ["joint 1", "joint 2", "joint 3"]) == "joint 2"
+    (found,) = (row["value"] for row in ablation.difference_rows(measured, "sequence", ["joint 2"])
+                if row["task"] == "average")
+    assert found == pytest.approx(35)
+
+
+def test_the_sweep_changes_one_weight_at_a_time():
+    weights = variants.JOINT_WEIGHTS
+    assert weights[0] == (1, 1, 1) and len(set(weights)) == len(weights) <= 6
+    assert all(sum(weight != 1 for weight in row) == 1 for row in weights[1:])
+    joint = [row.steps[0] for row in orders(TINY) if row.name.startswith("joint")]
+    assert len({step.objective.name for step in joint}) == len(weights)
+    assert len({(step.groups, step.train_bytes) for step in joint}) == 1, "rows of the sweep differ in weights alone"
 
 
 def test_what_students_keep_of_one_teacher_by_hand():

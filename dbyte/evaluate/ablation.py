@@ -72,6 +72,15 @@ def difference_rows(measured: Measured, first: str, others: Sequence[str] | None
     return [{key: value for key, value in row.items() if key != "model"} for row in rows]
 
 
+def best_of(measured: Measured, names: Sequence[str]) -> str:
+    """The name of the variant with the highest average over columns and seeds; of equals, the first.
+
+    Chosen and reported on the same items, it looks better than it is.
+    """
+    average = {row["model"]: row["value"] for row in accuracy_rows(measured) if row["task"] == AVERAGE}
+    return max(names, key=lambda name: average[name])
+
+
 def retention_rows(measured: Measured, baselines: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
     """Tidy rows in percent: each variant's average over that of its baseline, a token model, on the same items."""
     rows = []
