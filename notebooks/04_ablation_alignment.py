@@ -116,6 +116,5 @@ display(Image(figures.save(picture, "alignment_loss", frames=[curves])))
 # %% [markdown]
 # ## What could not be reproduced
 #
-# Smoothing and the router's loss in step 2.2 are differences of the released code in Stage 2; they are options here
-# (`StudentConfig(smoothing=True)`, `stage2(boundary_loss=True)`) and not rows of this table. Bytes are ten thousand
-# times fewer than the paper's; one teacher serves all seeds.
+# What the released code does otherwise in Stage 2 is in notebook 15. Bytes are ten thousand times fewer than the
+# paper's; one teacher serves all seeds.

@@ -10,7 +10,17 @@ import torch
 from test_curriculum import TOY
 
 from dbyte.distill import objectives, variants
-from dbyte.distill.variants import Variant, alignments, encoders, orders, routers, run_variant, sequence, teachers
+from dbyte.distill.variants import (
+    Variant,
+    alignments,
+    byte_sft,
+    encoders,
+    orders,
+    routers,
+    run_variant,
+    sequence,
+    teachers,
+)
 from dbyte.evaluate import ablation, seeds, stats
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer
@@ -30,7 +40,7 @@ def trained():
     return ablation.train(TINY, alignments(TINY)[:2], seed=0)
 
 
-@pytest.mark.parametrize("table", [encoders, alignments, orders, routers, teachers])
+@pytest.mark.parametrize("table", [encoders, alignments, orders, routers, teachers, byte_sft])
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_row_has_a_name_of_its_own_and_equal_bytes(table, scale):
     rows = table(SCALES[scale])
@@ -52,6 +62,24 @@ def test_the_line_that_the_documentation_shows_is_a_row_and_shares_its_first_ste
     runs = ablation.train(TINY, [row], seed=0)[row.name][0]
     assert runs[0].hash == trained["align, then distil"][0][0].hash
     assert runs[1].hash != trained["align, then distil"][0][1].hash
+
+
+def test_rows_of_stage_2_share_stage_1_and_differ_in_what_they_say():
+    runs = {variant.name: run_variant(TINY, variant, seed=0) for variant in byte_sft(TINY)}
+    plain, routed = runs["plain"], runs["boundary loss in 2.2"]
+    for name, (*stage1, head, full) in runs.items():
+        assert [run.hash for run in stage1] == [run.hash for run in plain[:3]], name
+        assert not ByteStudent.from_pretrained(stage1[-1].model_folder).config.smoothing
+        wanted = (any(word in name for word in ("smoothing", "all three")),
+                  any(word in name for word in ("confidence", "all three")))
+        for run in (head, full):
+            config = ByteStudent.from_pretrained(run.model_folder).config
+            assert (config.smoothing, config.confidence, config.stage) == (*wanted, 2), name
+    assert routed[3].hash == plain[3].hash and len({steps[4].hash for steps in runs.values()}) == len(runs)
+    before, after = (ByteStudent.from_pretrained(run.model_folder).router.state_dict() for run in plain[3:])
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items()), "without its loss no router moves"
+    moved = ByteStudent.from_pretrained(routed[4].model_folder).router.state_dict()
+    assert not all(torch.equal(weight, moved[name]) for name, weight in before.items())
 
 
 @pytest.fixture(scope="module")

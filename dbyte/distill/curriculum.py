@@ -24,6 +24,7 @@ from dbyte.presets import Scale
 from dbyte.text.packing import Rows
 from dbyte.text.spans import TokenBytes
 
+STAGE2_ALONE = ("smoothing", "confidence")  # what a student is asked for that nothing in Stage 1 reads
 LANES = 32  # streams that are open at once, over all processes; it is part of a run's address
 
 
@@ -54,10 +55,12 @@ def run_steps(
     other = None if predictions is None else _of_the_same_tokens(predictions, teacher, token_bytes)
     with launch.processes.first_goes_first():
         rows = None if scale.streamed else training_rows(scale, token_bytes, seed=teacher_seed, positions=positions)
-    resolved = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
-                if name not in ("transformers_version", "dbyte_version")}
+    asked = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
+             if name not in ("transformers_version", "dbyte_version")}
     runs: list[Run] = []
     for step in steps:
+        # Off in Stage 1, so that students that differ in it alone share their Stage 1.
+        resolved = asked if step.stage == 2 else asked | dict.fromkeys(STAGE2_ALONE, False)
         parent = runs[-1] if runs else None
         rows_of_step = rows if step.text is None else changed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
@@ -73,7 +76,7 @@ def run_steps(
             if step.decoding:
                 torch.manual_seed(seed)
                 student = student.with_decoding(step.decoding)
-            student.config.stage = step.stage
+            student.config.update({"stage": step.stage} | {name: resolved[name] for name in STAGE2_ALONE})
             student.use_backend(launch.backend)
             read = {"whole": other or teacher, "embeddings": EmbeddingsOnly(teacher),
                     "": None}[step.objective.reads_teacher]

@@ -10,7 +10,7 @@ from pathlib import Path
 from dbyte.distill import objectives
 from dbyte.distill.curriculum import run_steps
 from dbyte.distill.runs import Run
-from dbyte.distill.steps import CORE, ENCODER, ROUTER, Group, Step, stage1
+from dbyte.distill.steps import CORE, ENCODER, ROUTER, Group, Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.presets import Scale, TeacherShape
 
@@ -142,4 +142,21 @@ def teachers(scale: Scale) -> tuple[Variant, ...]:
         Variant("own size", steps, teacher=chosen.own),
         Variant("larger", steps, teacher=chosen.own, predictions=chosen.larger),
         Variant("other family", steps, teacher=chosen.other),
+    )
+
+
+def byte_sft(scale: Scale) -> tuple[Variant, ...]:
+    """Stage 2 behind one Stage 1, as the paper has it and with what the authors' code does otherwise.
+
+    Confidence stands beside the boundary loss: without that loss no router trains in step 2.2 for it to guide.
+    """
+    size, first = scale.ablation.step_bytes, sequence(scale)
+    plain, routed = (first + stage2(**{**scale.stage2, "head_bytes": size, "full_bytes": size, "boundary_loss": loss})
+                     for loss in (False, True))
+    return (
+        Variant("plain", plain),
+        Variant("boundary loss in 2.2", routed),
+        Variant("boundary loss, confidence", routed, dict(confidence=True)),
+        Variant("smoothing", plain, dict(smoothing=True)),
+        Variant("all three, as released", routed, dict(smoothing=True, confidence=True)),
     )
