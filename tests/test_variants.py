@@ -20,6 +20,7 @@ from dbyte.distill.variants import (
     run_variant,
     sequence,
     teachers,
+    watched,
 )
 from dbyte.evaluate import ablation, seeds, stats
 from dbyte.evaluate.harness import ColumnResult
@@ -138,6 +139,37 @@ def test_a_table_holds_every_row_and_its_average(trained):
     levels = [row["value"] for row in rows if row["task"] == "average"]
     assert of_average["value"] == pytest.approx(levels[1] - levels[0])
     assert of_average["what"] == "distil only - align, then distil"
+
+
+def test_accuracy_on_the_way_ends_where_the_table_stands(trained):
+    kept = ablation.train(TINY, watched(alignments(TINY)[:2]), seed=0)
+    measurer = Measurer(TINY, 0)
+    rows = ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
+    table = ablation.accuracy_rows(ablation.measure(measurer, trained, "stage1/tokenizer"))
+    for name, by_seed in trained.items():
+        assert kept[name][0][-1].hash != by_seed[0][-1].hash
+        one, other = (ByteStudent.from_pretrained(runs[0][-1].model_folder).state_dict()
+                      for runs in (by_seed, kept[name]))
+        assert all(torch.equal(weight, other[key]) for key, weight in one.items()), "keeping models changes no weight"
+        places = sorted({row["train_bytes"] for row in rows if row["model"] == name})
+        assert len(places) == 4 * len(by_seed[0])
+        assert places[-1] == sum(run.facts()["train_bytes"] for run in by_seed[0])
+        last = [{key: value for key, value in row.items() if key != "train_bytes"} for row in rows
+                if row["model"] == name and row["train_bytes"] == places[-1]]
+        assert last == [row for row in table if row["model"] == name]
+
+
+def test_a_figure_of_accuracy_has_a_line_a_variant_and_a_panel_a_task(trained):
+    kept = ablation.train(TINY, watched(alignments(TINY)[:2]), seed=0)
+    rows = pd.DataFrame(ablation.dynamics_rows(Measurer(TINY, 0), kept, "stage1/tokenizer"))
+    figure = ablations.dynamics_figure(rows, list(kept), teacher=pd.DataFrame({"task": ["LMB"], "value": [50.0]}))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [*dict.fromkeys(rows["task"])]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(kept)
+    for axes in figure.axes:
+        drawn = [bars.lines[0].get_ydata() for bars in axes.containers]
+        of_task = rows[rows["task"] == axes.get_title(loc="left")]
+        wanted = [of_task[of_task["model"] == name]["value"] for name in kept]
+        assert all(np.array_equal(one, other) for one, other in zip(drawn, wanted, strict=True))
 
 
 def test_loss_curves_end_where_the_training_ends(trained):

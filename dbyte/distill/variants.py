@@ -3,7 +3,7 @@
 A new row is one more line in a tuple here; docs/extending.md shows it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -51,6 +51,12 @@ def sequence(scale: Scale, **changes: object) -> tuple[Step, Step, Step]:
     size = scale.ablation.step_bytes
     given = dict(align_bytes=size, distill_bytes=size, boundary_bytes=size, boundary_loss=False, snapshots=1)
     return stage1(**{**scale.stage1, **given, **changes})
+
+
+def watched(variants: Sequence[Variant], snapshots: int = 3) -> tuple[Variant, ...]:
+    """The same students with more models kept on the way, evenly spaced in each step: other runs, the same weights."""
+    return tuple(replace(variant, steps=tuple(replace(step, snapshots=snapshots) for step in variant.steps))
+                 for variant in variants)
 
 
 def encoders(scale: Scale) -> tuple[Variant, ...]:

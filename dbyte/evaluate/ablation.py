@@ -6,6 +6,7 @@ One teacher serves all seeds: what varies between seeds is the student's first w
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from dbyte.distill.runs import Run
 from dbyte.distill.variants import Variant, run_variant
@@ -51,6 +52,26 @@ def accuracy_rows(measured: Measured, **more: object) -> list[dict]:
         chance = sum(result.chance for result in by_seed[0].values()) / len(by_seed[0])
         rows.append(_row(name, AVERAGE, found, _items(by_seed[0]), len(by_seed)) | {"chance": 100 * chance} | more)
     return rows
+
+
+def dynamics_rows(measurer: Measurer, trained: Trained, reading: str) -> list[dict]:
+    """`accuracy_rows` after every model kept on the way, with train_bytes since the first step began."""
+    rows, items = [], measurer.scale.ablation.items
+    for name, by_seed in trained.items():
+        for kept in zip(*map(_kept_models, by_seed), strict=True):
+            columns = [measurer.columns(folder, reading, items=items) for _, folder in kept]
+            rows += accuracy_rows({name: columns}, train_bytes=kept[0][0])
+    return rows
+
+
+def _kept_models(runs: Sequence[Run]) -> list[tuple[int, Path]]:
+    """Bytes since the first step began, and folder, of each model that a student left on its way, the last included."""
+    kept, seen = [], 0
+    for run in runs:
+        size = run.facts()["train_bytes"]
+        kept += [(seen + done, folder) for done, folder in [*run.snapshots(), (size, run.model_folder)]]
+        seen += size
+    return kept
 
 
 def difference_rows(measured: Measured, first: str, others: Sequence[str] | None = None) -> list[dict]:
