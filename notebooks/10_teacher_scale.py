@@ -162,4 +162,5 @@ tables.Table(ablations.verdicts(results.read_results("teacher_scale_difference",
 # more. Those here read the same few megabytes, and where the smaller one answers nearly every item there is little to
 # gain. The paper does not say whose embeddings step 1.1 aligns to; a core can only read its own. One teacher of a kind
 # serves all seeds, so that a verdict is on these teachers, not on their families. A student with the core of one family
-# and a teacher of another, with other tokens, would need another objective than Eq. 3 and is not built.
+# and a teacher of another, with other tokens, would need another objective than Eq. 3 (a byte-level interface is one)
+# and is not built.
