@@ -50,8 +50,8 @@ def tasks(
 ) -> list[HarnessTask]:
     """The named tasks, called GROUP/COLUMN, with at most `limit` items each; errors as of the three groups.
 
-    seed: draws the items of mini and mini_cute. data: a folder with local items for paper and cute; None: paper's are on
-    the hub.
+    seed: draws the items of mini and mini_cute. data: a folder with local items for paper and cute; None: paper's are
+    on the hub.
     """
     wanted = named(names)
     columns = {group: [column for its, column in wanted if its == group] for group in COLUMNS}
