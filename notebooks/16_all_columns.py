@@ -30,6 +30,8 @@ seed = 0
 import time
 from functools import partial
 
+from IPython.display import Image, display
+
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
@@ -38,8 +40,9 @@ from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.evaluate.minibench.spell import MINI_CUTE
 from dbyte.evaluate.stats import difference, retention, verdict, wilson
 from dbyte.evaluate.under_noise import difference_rows
-from dbyte.report import noise_tables, results, tables
+from dbyte.report import figures, noise_tables, results, tables
 from dbyte.report.provenance import environment_report
+from dbyte.report.published import published
 
 # %%
 chosen = presets.whole_world(presets.scale(scale))
@@ -70,7 +73,12 @@ measurer, wall = Measurer(chosen, seed), time.monotonic()
 found = {model: measurer.columns(*how) for model, how in models.items()}
 rows = [row for model, columns in found.items() for row in column_rows(model, columns)]
 write("all_columns", rows, keys=["model", "task"], config_hash=runs[4].hash[:16], wall_seconds=time.monotonic() - wall)
-tables.Table(tables.main_table(results.read_results("all_columns", scale=scale)), digits=1)
+every = results.read_results("all_columns", scale=scale)
+tables.Table(tables.main_table(every), digits=1)
+
+# %%
+shown = figures.retention_figure(every, paper=figures.paper_rows(published("table01_main")))
+display(Image(figures.save(shown, "all_columns", frames=[every], published=["table01_main"])))
 
 # %% [markdown]
 # Is the teacher above chance on every column? Points above chance, with Wilson's interval of 95 %:
