@@ -29,8 +29,12 @@ CAPTIONS = {
     "dynamics": "Accuracy against the bytes of Stage 1 (the paper's Figure 2).",
     "exposure": "Decoded cuts that are not the router's, against the distance from the prompt.",
     "alignment_ablation": "With and without step 1.1, at equal bytes (Table 3).",
+    "alignment_dynamics": "With and without step 1.1, accuracy against bytes (Table 3).",
     "encoder": "Encoders with as many parameters (Table 5).",
+    "encoder_dynamics": "Mamba2 and Transformer, accuracy against bytes (Table 5).",
     "router": "A router inside the encoder and one of its own (Table 9).",
+    "teacher_scale": "Students of a teacher of their size, of a larger one, and of another family (Table 10).",
+    "byte_sft": "Stage 2 as in the paper and as released.",
     "robustness": "Accuracy under character noise (Table 6).",
     "all_columns": "All columns of MiniBench, beside the paper's Table 1.",
 }
