@@ -163,7 +163,8 @@ def test_letters_say_what_stands_behind_them(text):
         assert len(set(choices)) == 4
         for left, right in re.findall(r"(\w+) is (\w+)\.", said):
             assert given.get(left) == right or given.get(right) == left
-    asked = re.findall(r"(?:(.+ put .+)\n)?Question: (.+)\nChoices: A (\w+), B (\w+), C (\w+), D (\w+)\nAnswer: (.)", text)
+    asked = re.findall(r"(?:(.+ put .+)\n)?Question: (.+)\nChoices: A (\w+), B (\w+), C (\w+), D (\w+)\nAnswer: (.)",
+                       text)
     facts = {q.format(n=n): (WORLD.facts[n, a.name], WORLD.held_out("fact", n, a.name))
              for (n, a) in (*WORLD.questions[True], *WORLD.questions[False]) for q in a.questions}
     for passage, question, *choices, letter in asked:
