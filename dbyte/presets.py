@@ -182,6 +182,23 @@ SCALES = {
     ),
 }
 
+WHOLE_WORLD = {  # what a scale's teacher reads, and how much of it, where it is asked all columns of MiniBench
+    "smoke": ((("world_full", 700 * KB), ("pydocs", 300 * KB)), 1200 * KB),
+    "small": ((("world_full", 14 * MB), ("pydocs", 2 * MB)), 16 * MB),
+}
+
+
+def whole_world(scale: Scale) -> Scale:
+    """The scale with a corpus that teaches all columns of MiniBench, and a tokenizer and a teacher made for it.
+
+    A scale whose teacher comes from elsewhere is returned as it is: what is asked of it was not taught here.
+    """
+    if isinstance(scale.teacher, str):
+        return scale
+    corpora, train_bytes = WHOLE_WORLD[scale.name]
+    teacher = replace(scale.teacher, train_bytes=train_bytes, tokenizer_corpora=("world_full",))
+    return replace(scale, corpora=corpora, teacher=teacher)
+
 
 def changed(
     scale: Scale, *, teacher: str | None = None, corpora: Mapping[str, int] | None = None, **values: object

@@ -36,6 +36,11 @@ CAPTIONS = {
     "teacher_scale": "Students of a teacher of their size, of a larger one, and of another family (Table 10).",
     "byte_sft": "Stage 2 as in the paper and as released.",
     "robustness": "Accuracy under character noise (Table 6).",
+    "all_columns": "All columns of MiniBench, beside the paper's Table 1.",
+}
+MORE_TABLES = {  # results of notebook 16 that stand below the main table
+    "all_columns": "All columns of MiniBench, by models that have read the whole world:",
+    "mini_cute": "The letters of made-up words (MiniCUTE), by the same models:",
 }
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
@@ -95,6 +100,10 @@ def headline(scale: str, results: Path) -> Iterator[Block]:
     seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
     yield Text(f"Held-out items a column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}.")
     yield Numbers(main_table(frame))
+    for name, words in MORE_TABLES.items():
+        if (frame := _read(name, scale, results)) is not None:
+            yield Text(words)
+            yield Numbers(main_table(frame))
 
 
 def pictures(folder: Path, results: Path) -> Iterator[Block]:
