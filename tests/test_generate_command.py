@@ -161,7 +161,7 @@ def test_a_conversation_on_a_terminal_goes_on_after_an_interrupt(endless):
         running.send_signal(signal.SIGINT)
         assert until(ours, lambda found: found.endswith(b"> ")).endswith(b"\r\n> ")
     running.send_signal(signal.SIGINT)
-    os.write(ours, b"\n")  # one that came after the prompt was shown and before a line is awaited is heard with the line
+    os.write(ours, b"\n")  # one that came before a line was awaited is heard with the line
     until(ours, lambda found: False, seconds=1.0)
     assert running.wait(timeout=30) == 130
     os.close(ours)
