@@ -161,9 +161,9 @@ def bounds(
     work = 2 * (per_byte + per_chunk / chunk) * rows * (arguments.prompt_bytes + arguments.new_bytes)
     matrix_rate = 2 * MATMUL**3 / product
     written = rows * arguments.new_bytes
-    lines = [f"{rows} rows would write {written / forward:,.0f} bytes/s, prompts read, if all of it took as long as the "
-             f"parallel forward over as many bytes ({1e3 * forward:,.0f} ms), and {written * matrix_rate / work:,.0f} if "
-             f"it took the products with the weights at the rate of large matrices ({work / 1e9:,.0f} GFLOP at "
+    lines = [f"{rows} rows would write {written / forward:,.0f} bytes/s, prompts read, if it all took as long as the "
+             f"parallel forward over as many bytes ({1e3 * forward:,.0f} ms), and {written * matrix_rate / work:,.0f} "
+             f"if it took the products with the weights at the rate of large matrices ({work / 1e9:,.0f} GFLOP at "
              f"{matrix_rate / 1e9:,.0f} GFLOP/s)."]
     for kind in ("JBP", "JBP compiled"):
         by_forward, by_products = written / forward / rate[kind, 1], written * matrix_rate / work / rate[kind, 1]

@@ -133,8 +133,8 @@ class ByteStream:
         if self.stage == 2:
             self.up_BD = student.decoder_projection(self.core_BE)
             up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
-            decoded_BLD, self.decoder_states = student.decoder.prefill(student.decoder_projection(up_BLE), length_B)
-            self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)])
+            decoded_BD, self.decoder_states = student.decoder.prefill_last(student.decoder_projection(up_BLE), length_B)
+            self._predict(decoded_BD)
 
     @torch.inference_mode()
     def step(self, byte_B: Tensor, ends_B: Tensor | None = None, *, guess_B: Tensor | None = None) -> None:
