@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dbyte.decode.sampling import Sampler, Sampling
 from dbyte.decode.stream import ByteStream, metadata
-from dbyte.decode.utf8 import Alphabet, anything, broken_character, over_tokens, state_after, transitions
+from dbyte.decode.utf8 import Alphabet, any_token, anything, broken_character, over_tokens, state_after, transitions
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import EOS
 
@@ -58,7 +58,7 @@ class Writer:
             offsets = student.token_offset.tolist()
             table = bytes(student.token_table.tolist())
             self.tokens = [table[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
-            next_SV = over_tokens(student) if valid_utf8 else torch.zeros(1, len(self.tokens), dtype=torch.long)
+            next_SV = over_tokens(student) if valid_utf8 else any_token(self.tokens)
             self.symbols, self.queues = Alphabet(next_SV, device=device), [b""] * len(before)
         else:
             self.symbols = Alphabet(next_SK.repeat(1, 2), device=device) if stream.look_ahead is None else self.bytes
@@ -133,7 +133,7 @@ class Writer:
         finished = set()
         if empty:
             core_RE = self.stream.core_BE if len(empty) == len(self.rows) else self.stream.core_BE[empty]
-            tokens = self._draw(self.stream.student.token_head(core_RE), [self.rows[place] for place in empty])
+            tokens = self._draw(self.stream.token_head(core_RE), [self.rows[place] for place in empty])
             for place, token in zip(empty, tokens, strict=True):
                 text = self.tokens[token] or bytes([EOS])
                 self.queues[self.rows[place]] = text

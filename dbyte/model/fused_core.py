@@ -33,11 +33,12 @@ class FusedCore:
     """As `CoreStep`, for a core that `can_fuse`."""
 
     def __init__(self, core: nn.Module, *, slots: int):
-        self.call, self.room, self.packed = library().core_step, Room(), kept(core, _Packed)
+        self.call, self.packed = library().core_step, kept(core, _Packed)
         plain = CoreStep(core, slots=slots)
         self.cos_SW, self.sin_SW = plain.cos_SW.contiguous(), plain.sin_SW.contiguous()
         self.heads = core.config.num_attention_heads
-        self.besides = self.heads * (slots + plain.width) + core.config.hidden_size
+        self.room = Room(per_row=self.packed.per_row,
+                         besides=self.heads * (slots + plain.width) + core.config.hidden_size)
 
     def step(self, hidden_RE: Tensor, keys: Tensor, values: Tensor, rows: list[int], slots: list[int]) -> Tensor:
         """Append one position to each of these rows; keys and values: [layers, B, S, G, W], written at `slots`."""
@@ -47,7 +48,7 @@ class FusedCore:
         self.call(packed.layers, len(packed.layers), packed.norm, packed.eps, hidden_RE.data_ptr(), len(rows),
                   integers(rows), integers(slots), keys.data_ptr(), values.data_ptr(), keys.stride(0), S, self.heads, G,
                   W, self.cos_SW.data_ptr(), self.sin_SW.data_ptr(),
-                  self.room.of(len(rows) * packed.per_row + self.besides))
+                  *self.room.of(len(rows)))
         return hidden_RE
 
 

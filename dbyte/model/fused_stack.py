@@ -36,11 +36,11 @@ class FusedStack:
     """As `StackStep`, for a stack of Mamba2."""
 
     def __init__(self, stack: Stack):
-        self.call, self.pack, self.room = library().stack_step, Pack(), Room()
+        self.call, self.pack = library().stack_step, Pack()
         self.blocks = (Block * len(stack.blocks))(*(_block(self.pack, block) for block in stack.blocks))
         self.norm, self.eps = self.pack.vector(stack.norm.weight), stack.norm.eps
-        self.per_row = stack.norm.weight.numel() + max(map(_widest, self.blocks))
-        self.besides = max(3 * _channels(block) for block in self.blocks)
+        self.room = Room(per_row=stack.norm.weight.numel() + max(map(_widest, self.blocks)),
+                         besides=max(3 * _channels(block) for block in self.blocks))
 
     def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
         """Run one byte per row; commit False: leave the states as they are."""
@@ -49,7 +49,7 @@ class FusedStack:
         assert all(tensor.is_contiguous() and len(tensor) == rows for tensor in tensors)
         places = (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
         self.call(self.blocks, len(self.blocks), self.norm, self.eps, hidden_BD.data_ptr(), rows, places, commit,
-                  self.room.of(rows * self.per_row + self.besides))
+                  *self.room.of(rows))
         return hidden_BD
 
 
