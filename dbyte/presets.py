@@ -186,7 +186,7 @@ SCALES = {
 
 WHOLE_WORLD = {  # what a scale's teacher goes on to read, and how much of it, to be asked all columns of MiniBench
     "smoke": ((("world_full", 700 * KB), ("pydocs", 100 * KB)), 800 * KB),
-    "small": ((("world_full", 14 * MB), ("pydocs", 1500 * KB)), 14 * MB),
+    "small": ((("world_full", 20 * MB), ("pydocs", 1500 * KB)), 28 * MB),
 }
 
 

@@ -156,7 +156,7 @@ def test_a_trait_that_is_held_out_is_neither_stated_nor_asked(text):
 
 
 def test_letters_say_what_stands_behind_them(text):
-    lists = re.findall(r"Choices: A (\w+), B (\w+), C (\w+), D (\w+)\n(\w+ is .+)", text)
+    lists = re.findall(r"Choices: (\w+) A, (\w+) B, (\w+) C, (\w+) D\n(\w+ is .+)", text)
     assert len(lists) > 2000
     for *choices, said in lists:
         given = dict(zip("ABCD", choices, strict=True))
@@ -164,7 +164,7 @@ def test_letters_say_what_stands_behind_them(text):
         for left, right in re.findall(r"(\w+) is (\w+)\.", said):
             assert given.get(left) == right or given.get(right) == left
     asked = re.findall(r"(?:(.+ put .+)\n(?:Question: .+\nAnswer: .+\n)?)?"
-                       r"Question: (.+)\nChoices: A (\w+), B (\w+), C (\w+), D (\w+)\nAnswer: (.)", text)
+                       r"Question: (.+)\nChoices: (\w+) A, (\w+) B, (\w+) C, (\w+) D\nAnswer: (.)", text)
     facts = {q.format(n=n): (WORLD.facts[n, a.name], WORLD.held_out("fact", n, a.name))
              for (n, a) in (*WORLD.questions[True], *WORLD.questions[False]) for q in a.questions}
     for passage, question, *choices, letter in asked:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from dbyte.text.world import WORLD
+from dbyte.text.world import WORLD, question_answer
 
 
 class Deed(NamedTuple):
@@ -46,11 +46,22 @@ def beginning(deed: Deed, doer: str, other: str) -> str:
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """Four deeds among the cast, each with one of its two reasons."""
-    sentences = []
-    while len(sentences) < 4:
-        deed, (doer, other) = rng.choice(DEEDS), rng.sample(cast, 2)
+    """Three deeds among the cast, each with one of its two reasons, and often who did or suffered two of them."""
+    told, sentences = [], []
+    for deed in rng.sample(DEEDS, 3):
+        doer, other = rng.sample(cast, 2)
         if not held_out(deed, doer, other):
             who, why = rng.choice([(doer, deed.of_doer), (other, deed.of_other)])
             sentences.append(f"{beginning(deed, doer, other)} {who} {why}.")
-    return " ".join(sentences)
+            told.append((deed, doer, other))
+    if len(told) < 2:
+        return paragraph(rng, cast)
+    asked = rng.sample(told, 2) if rng.random() < 0.75 else []
+    return "\n".join([" ".join(sentences), *(_role(rng, *deed) for deed in asked)])
+
+
+def _role(rng: Random, deed: Deed, doer: str, other: str) -> str:
+    """A question for one of the two, with its answer."""
+    if rng.random() < 0.5:
+        return question_answer(f"Who {deed.verb} {other}?", doer)
+    return question_answer(f"{doer} {deed.verb} whom?", other)
