@@ -1,9 +1,9 @@
-"""The step of a stack of Mamba2 as one call into `step.cpp`, in place of `StackStep`, and the choice between the two.
+"""A stack of Mamba2 as one call into `step.cpp`: a step, in place of `StackStep`, and trees, in place of whole rows.
 
 Same arguments, same states, the same function within rounding; weights are copied into the order in which they are
 read, so what changes afterwards is not seen.
 
-Shape letters: B rows, D width.
+Shape letters: B rows, D width, T nodes of trees.
 """
 
 from ctypes import c_void_p
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from dbyte.model.blocks import Stack, State
 from dbyte.model.mamba2 import Mamba2
-from dbyte.model.native import Block, Pack, Room, Weight, kept, library, runs_here
+from dbyte.model.native import TILE, Block, Pack, Room, Weight, kept, library, runs_here, workers
 from dbyte.model.stack_step import StackStep
+from dbyte.text.tree import Tree
 
 
 def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedStack":
@@ -24,8 +25,12 @@ def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedSta
     """
     if not compiled:
         return StackStep(stack)
-    recurrent = all(isinstance(block.mixer, Mamba2) for block in stack.blocks)
-    return kept(stack, FusedStack if recurrent and runs_here(stack) else _by_torch)
+    return kept(stack, FusedStack if can_fuse(stack) else _by_torch)
+
+
+def can_fuse(stack: Stack) -> bool:
+    """Whether `step.cpp` has this stack's function: Mamba2 in fp32 on a CPU."""
+    return runs_here(stack) and all(isinstance(block.mixer, Mamba2) for block in stack.blocks)
 
 
 def _by_torch(stack: Stack) -> StackStep:
@@ -36,11 +41,13 @@ class FusedStack:
     """As `StackStep`, for a stack of Mamba2."""
 
     def __init__(self, stack: Stack):
-        self.call, self.pack, self.room = library().stack_step, Pack(), Room()
+        self.call, self.call_read = library().stack_step, library().stack_read
+        self.pack, self.room = Pack(), Room()
         self.blocks = (Block * len(stack.blocks))(*(_block(self.pack, block) for block in stack.blocks))
         self.norm, self.eps = self.pack.vector(stack.norm.weight), stack.norm.eps
         self.per_row = stack.norm.weight.numel() + max(map(_widest, self.blocks))
         self.besides = max(3 * _channels(block) for block in self.blocks)
+        self.state = sum(tensor.numel() for state in stack.empty_state(1) for tensor in vars(state).values())
 
     def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
         """Run one byte per row; commit False: leave the states as they are."""
@@ -51,6 +58,19 @@ class FusedStack:
         self.call(self.blocks, len(self.blocks), self.norm, self.eps, hidden_BD.data_ptr(), rows, places, commit,
                   self.room.of(rows * self.per_row + self.besides))
         return hidden_BD
+
+    def read(self, hidden_TD: Tensor, tree: Tree, wanted_T: Tensor | None = None) -> Tensor:
+        """Run every node behind its ancestors; outputs of nodes that are not wanted (bool [T]) mean nothing."""
+        hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
+        from_T, keep_T = (torch.from_numpy(numbers_T) for numbers_T in tree.forks())
+        wanted_T = torch.ones(len(tree), dtype=torch.bool) if wanted_T is None else wanted_T.contiguous()
+        states = torch.empty(int(keep_T.max()) + 1, self.state)
+        bounds, count = workers(tree)
+        each = self.state + TILE * self.per_row + self.besides
+        self.call_read(self.blocks, len(self.blocks), self.norm, self.eps, hidden_TD.data_ptr(), from_T.data_ptr(),
+                       keep_T.data_ptr(), wanted_T.data_ptr(), TILE, states.data_ptr(), bounds, count,
+                       self.room.of(count * each), each)
+        return hidden_TD
 
 
 def _block(pack: Pack, block: nn.Module) -> Block:

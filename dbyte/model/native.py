@@ -1,4 +1,4 @@
-"""`step.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU.
+"""`step.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU, for steps and for trees.
 
 It is compiled once a process, in a second or two, into a folder that is gone afterwards: code for one machine's CPU is
 of no use to another that shares its disk.
@@ -20,12 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dbyte.text.tree import Tree
+
 Made = TypeVar("Made")
 
 SOURCE = Path(__file__).with_name("step.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared",
-         "-fPIC")
+         "-fPIC", "-pthread")
 PANEL = 32  # outputs side by side in a packed weight, as in step.cpp
+TILE = 64  # nodes of a tree that go through all blocks or layers before the next ones do: they stay in the cache
 _MADE: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was made of them
 
 
@@ -103,6 +106,12 @@ class Room:
         return self.block.data_ptr()
 
 
+def compiler_here() -> str | None:
+    """The C++ compiler that is used, if there is one."""
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
 @cache
 def library() -> ctypes.PyDLL:
     """The compiled functions.
@@ -110,8 +119,7 @@ def library() -> ctypes.PyDLL:
     Raises:
         FileNotFoundError: where there is no C++ compiler. RuntimeError: where it refuses.
     """
-    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    compiler = compiler_here()
     if compiler is None:
         raise FileNotFoundError("compiled steps need a C++ compiler and found none (looked for $CXX, c++, g++ and "
                                 "clang++): install g++, or leave compiled out")
@@ -126,8 +134,19 @@ def library() -> ctypes.PyDLL:
     found.core_step.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_int),
                                 POINTER(c_int), c_void_p, c_void_p, c_long, c_int, c_int, c_int, c_int, c_void_p,
                                 c_void_p, c_void_p]
-    found.stack_step.restype = found.core_step.restype = None
+    found.stack_read.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 4, c_int, c_void_p, c_void_p,
+                                 c_int, c_void_p, c_long]
+    found.core_read.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_void_p, *[c_int] * 4, c_void_p,
+                                c_void_p, c_int, c_void_p, c_int, c_void_p, c_long]
+    for function in (found.stack_step, found.core_step, found.stack_read, found.core_read):
+        function.restype = None
     return found
+
+
+def workers(tree: Tree) -> tuple[ctypes.Array, int]:
+    """Where each of torch's threads begins among the nodes of a tree, and where the last ends; how many they are."""
+    bounds = tree.shares(torch.get_num_threads()).tolist()
+    return (c_long * len(bounds))(*bounds), len(bounds) - 1
 
 
 def integers(values: Sequence[int]) -> ctypes.Array:

@@ -47,8 +47,13 @@ class Router(nn.Module):
 
     def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
         """Return boundary_prob_BL in [0, 1], fp32; byte_ids_BL is not used."""
-        cos_BL = F.cosine_similarity(self.query(encoded_BLD[:, :-1]), self.key(encoded_BLD[:, 1:]), dim=-1)
-        return _over_documents((1 - cos_BL.float()).clamp(0, 2) / 2, document_BL)
+        prob_BL = self.between(self.query(encoded_BLD[:, :-1]), self.key(encoded_BLD[:, 1:]))
+        return _over_documents(prob_BL, document_BL)
+
+    @staticmethod
+    def between(query_XD: Tensor, key_XD: Tensor) -> Tensor:
+        """The probability (fp32) for bytes of these queries, whose next bytes have these keys."""
+        return (1 - F.cosine_similarity(query_XD, key_XD, dim=-1).float()).clamp(0, 2) / 2
 
 
 class SplitRouter(nn.Module):
@@ -63,4 +68,8 @@ class SplitRouter(nn.Module):
     def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
         """Return boundary_prob_BL in [0, 1], fp32; encoded_BLD is not used."""
         hidden_BLD = self.stack(self.byte_embedding(byte_ids_BL), document_BL)
-        return _over_documents(self.head(hidden_BLD[:, 1:])[..., 0].float().sigmoid(), document_BL)
+        return _over_documents(self.before(hidden_BLD[:, 1:]), document_BL)
+
+    def before(self, hidden_XD: Tensor) -> Tensor:
+        """The probability (fp32) for the bytes before those that the stack has given these states."""
+        return self.head(hidden_XD)[..., 0].float().sigmoid()
