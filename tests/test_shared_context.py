@@ -41,7 +41,7 @@ def test_a_tree_by_hand():
     assert tree.leaves().tolist() == [[0, 1, 2], [0, 1, 3], [0, 4, -1], [5, -1, -1]]
     begins, keeps = tree.forks()
     assert begins.tolist() == [-2, -1, -1, 1, 0, -2] and keeps.tolist() == [0, 1, -1, -1, -1, -1]
-    assert tree.shares(1).tolist() == [0, 6] and tree.shares(9).tolist() == [0, 5, 6]
+    assert tree.places().tolist() == [0, 5, 6]
     assert tree.without_roots().parent_T.tolist() == [-1, -1, 1, 1, -1, -1]
 
 

@@ -129,7 +129,7 @@ class StudentLM(LM):
             written = generate(
                 self.student, [prompt.text for prompt in prompts], stage=self.stage, max_new_bytes=limit,
                 prompt_ends=None if self.boundaries != "tokenizer" else [list(prompt.token_ends) for prompt in prompts],
-                stop=_stops(options.get("until", [])), valid_utf8=False,
+                stop=_stops(options.get("until", [])), valid_utf8=False, compiled=self.scorer.compiled,
                 temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
             for place, text in zip(places, written, strict=True):
                 texts[place] = text

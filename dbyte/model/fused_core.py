@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dbyte.model.core_step import CoreStep, can_step
-from dbyte.model.native import TILE, Layer, Pack, Room, integers, kept, library, runs_here, workers
+from dbyte.model.native import TILE, Layer, Pack, Room, integers, kept, library, runs_here, shares
 from dbyte.text.tree import Tree
 
 
@@ -58,7 +58,7 @@ class FusedCore:
         S, width = self.cos_SW.shape
         depth_T = torch.from_numpy(tree.depth_T).int()
         assert int(depth_T.max()) < S
-        bounds, count = workers(tree)
+        bounds, count = shares(tree.places())
         each = 2 * len(packed.layers) * S * self.key_heads * width + TILE * packed.per_row + self.besides
         self.call_read(packed.layers, len(packed.layers), packed.norm, packed.eps, hidden_TE.data_ptr(),
                        depth_T.data_ptr(), S, self.heads, self.key_heads, width, self.cos_SW.data_ptr(),

@@ -8,12 +8,13 @@ Shape letters: B rows, D width, T nodes of trees.
 
 from ctypes import c_void_p
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dbyte.model.blocks import Stack, State
-from dbyte.model.mamba2 import Mamba2
-from dbyte.model.native import TILE, Block, Pack, Room, Weight, kept, library, runs_here, workers
+from dbyte.model.mamba2 import Mamba2, Mamba2State
+from dbyte.model.native import TILE, Block, Pack, Room, Weight, kept, library, runs_here, shares
 from dbyte.model.stack_step import StackStep
 from dbyte.text.tree import Tree
 
@@ -26,6 +27,15 @@ def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedSta
     if not compiled:
         return StackStep(stack)
     return kept(stack, FusedStack if can_fuse(stack) else _by_torch)
+
+
+def prefill(
+    stack: Stack, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0, compiled: bool = False
+) -> tuple[Tensor, list[State]]:
+    """As `Stack.prefill`; outputs behind a row's end mean nothing. Compiled where that can be."""
+    if compiled and can_fuse(stack):
+        return kept(stack, FusedStack).prefill(hidden_BLD, length_B)
+    return stack.prefill(hidden_BLD, length_B, slots=slots)
 
 
 def can_fuse(stack: Stack) -> bool:
@@ -65,12 +75,38 @@ class FusedStack:
         from_T, keep_T = (torch.from_numpy(numbers_T) for numbers_T in tree.forks())
         wanted_T = torch.ones(len(tree), dtype=torch.bool) if wanted_T is None else wanted_T.contiguous()
         states = torch.empty(int(keep_T.max()) + 1, self.state)
-        bounds, count = workers(tree)
-        each = self.state + TILE * self.per_row + self.besides
+        self._run(hidden_TD, from_T, keep_T, wanted_T, states, tree.places())
+        return hidden_TD
+
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[State]]:
+        """As `Stack.prefill`; outputs behind a row's end are zero."""
+        real_BL = torch.arange(hidden_BLD.shape[1]) < length_B[:, None]
+        hidden_TD, output_BLD = hidden_BLD[real_BL], torch.zeros_like(hidden_BLD)
+        end_B, some_B = length_B.cumsum(0), length_B > 0
+        from_T, keep_T = torch.full((2, len(hidden_TD)), -1, dtype=torch.int)
+        from_T[(end_B - length_B)[some_B]] = -2
+        keep_T[end_B[some_B] - 1] = some_B.nonzero()[:, 0].int()
+        states, all_T = torch.zeros(len(length_B), self.state), torch.ones(len(hidden_TD), dtype=torch.bool)
+        self._run(hidden_TD, from_T, keep_T, all_T, states, np.append(0, end_B.numpy()))
+        output_BLD[real_BL] = hidden_TD
+        return output_BLD, self._as_rows(states)
+
+    def _run(
+        self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, wanted_T: Tensor, states: Tensor, places: np.ndarray
+    ) -> None:
+        (bounds, count), each = shares(places), self.state + TILE * self.per_row + self.besides
         self.call_read(self.blocks, len(self.blocks), self.norm, self.eps, hidden_TD.data_ptr(), from_T.data_ptr(),
                        keep_T.data_ptr(), wanted_T.data_ptr(), TILE, states.data_ptr(), bounds, count,
                        self.room.of(count * each), each)
-        return hidden_TD
+
+    def _as_rows(self, states_BX: Tensor) -> list[State]:
+        """The states of each block from what `tree.cpp` keeps: convolution inputs, then the SSM state, by block."""
+        B, found = len(states_BX), []
+        for part, block in zip(states_BX.chunk(len(self.blocks), dim=1), self.blocks, strict=True):
+            conv = (block.taps - 1) * _channels(block)
+            found.append(Mamba2State(part[:, :conv].reshape(B, block.taps - 1, -1).contiguous(),
+                                     part[:, conv:].reshape(B, block.state_size, -1).contiguous()))
+        return found
 
 
 def _block(pack: Pack, block: nn.Module) -> Block:

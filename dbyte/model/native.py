@@ -1,4 +1,4 @@
-"""`step.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU, for steps and for trees.
+"""`step.cpp` and `tree.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU.
 
 It is compiled once a process, in a second or two, into a folder that is gone afterwards: code for one machine's CPU is
 of no use to another that shares its disk.
@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbyte.text.tree import Tree
-
 Made = TypeVar("Made")
 
-SOURCE = Path(__file__).with_name("step.cpp")
+SOURCE = Path(__file__).with_name("tree.cpp")  # it includes step.cpp
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared",
          "-fPIC", "-pthread")
 PANEL = 32  # outputs side by side in a packed weight, as in step.cpp
@@ -143,9 +142,13 @@ def library() -> ctypes.PyDLL:
     return found
 
 
-def workers(tree: Tree) -> tuple[ctypes.Array, int]:
-    """Where each of torch's threads begins among the nodes of a tree, and where the last ends; how many they are."""
-    bounds = tree.shares(torch.get_num_threads()).tolist()
+def shares(places: np.ndarray) -> tuple[ctypes.Array, int]:
+    """Runs of nodes of similar size for torch's threads: where they begin and the last one ends, and how many they are.
+
+    places: where one may begin, ascending, from 0 to the number of nodes.
+    """
+    wanted = np.linspace(0, places[-1], torch.get_num_threads() + 1)
+    bounds = np.unique(places[np.searchsorted(places, wanted)]).tolist()
     return (c_long * len(bounds))(*bounds), len(bounds) - 1
 
 

@@ -1,18 +1,15 @@
-// One byte through a stack of Mamba2 blocks and one position through a core, and trees of them, in fp32 on a CPU.
+// One byte through a stack of Mamba2 blocks and one position through a core, in fp32 on a CPU, a call each.
 //
 // The functions of stack_step.py and core_step.py, which are the reference; what they gain is that nothing is allocated
 // or dispatched between operations, that an SSM state is read once, and that keys and values are read in the order in
 // which they lie. A row is computed by the same instructions in the same order whatever rows are beside it, so a batch
-// gives the very numbers of a row alone. stack_read and core_read take the nodes of trees, each once (text/tree.py);
-// they come with parents before children, one subtree after the other. native.py compiles and binds it.
+// gives the very numbers of a row alone. native.py compiles and binds it, with tree.cpp.
 //
 // Shape letters: R rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels,
-// F feed-forward width, E core width, G key-value heads, S slots, T nodes.
+// F feed-forward width, E core width, G key-value heads, S slots.
 
 #include <cmath>
 #include <cstring>
-#include <thread>
-#include <vector>
 
 namespace {
 
@@ -293,178 +290,46 @@ void stack_step(const Block* blocks, int count, const float* norm, float eps, fl
     norm_in_place(hidden, norm, eps, rows, D, read);
 }
 
-// -- trees through a stack of Mamba2 ---------------------------------------------------------------------------------
-
-}  // extern "C"
-
-// Calls part(w, first, end) for each of the ranges between the bounds, side by side.
-template <class Part>
-static void in_parallel(const long* bounds, int workers, Part part) {
-    std::vector<std::thread> others;
-    for (int w = 1; w < workers; w++) others.emplace_back(part, w, bounds[w], bounds[w + 1]);
-    part(0, bounds[0], bounds[1]);
-    for (auto& other : others) other.join();
-}
-
-constexpr int GO_ON = -1, ANEW = -2;  // where a node starts from, unless from a state that was kept
-
-struct States {  // of every block: the running one, and those that were kept
-    float *running, *kept;
-    long conv, ssm;
-};
-
-// The mixers of one block for `rows` nodes, behind the projection.
-static void mix_nodes(const Block& block, int b, int count, const float* wide, int rows, const int* from,
-                      const int* keep, const States& states, float* spare, float* mixed) {
-    const long size = states.conv + states.ssm, across = block.in.out, I = block.out.in;
-    float* state = states.running + b * size;
-    for (int r = 0; r < rows; r++) {
-        if (from[r] == ANEW)
-            std::memset(state, 0, sizeof(float) * size);
-        else if (from[r] != GO_ON)
-            std::memcpy(state, states.kept + (static_cast<long>(from[r]) * count + b) * size, sizeof(float) * size);
-        mix(block, wide + r * across, state, state + states.conv, true, spare, mixed + r * I);
-        if (keep[r] >= 0)
-            std::memcpy(states.kept + (static_cast<long>(keep[r]) * count + b) * size, state, sizeof(float) * size);
-    }
-}
-
-// Moves the rows of [rows, n] that are wanted to the front, in their order, and tells how many they are.
-static int leave(float* rows_of, const unsigned char* wanted, int rows, long n) {
-    int left = 0;
-    for (int r = 0; r < rows; r++)
-        if (wanted[r] && left++ != r) std::memcpy(rows_of + (left - 1) * n, rows_of + r * n, sizeof(float) * n);
-    return left;
-}
-
-// Moves them back to where they were.
-static void put_back(float* rows_of, const unsigned char* wanted, int rows, int left, long n) {
-    for (int r = rows - 1; r >= 0; r--)
-        if (wanted[r] && --left != r) std::memcpy(rows_of + r * n, rows_of + left * n, sizeof(float) * n);
-}
-
-extern "C" {
-
-// hidden [T, D] is replaced by the stack's output at the nodes that are wanted; the others are read for their states
-// alone and hold nothing of use afterwards. Node t starts from its predecessor's state, from nothing, or from state
-// from[t] of those kept; its own is kept as keep[t], unless that is negative.
-void stack_read(const Block* blocks, int count, const float* norm, float eps, float* hidden_TD, const int* from,
-                const int* keep, const unsigned char* wanted, int tile, float* kept, const long* bounds, int workers,
-                float* work, long per_worker) {
-    const Block& one = blocks[0];
-    const long D = one.in.in, I = one.out.in, X = I + 2 * one.state_size;
-    const long conv = (one.taps - 1) * X, ssm = one.state_size * I;
-    in_parallel(bounds, workers, [=](int w, long first, long end) {
-        float* mine = work + w * per_worker;
-        const States states{mine, kept, conv, ssm};
-        float *read = mine + count * (conv + ssm), *wide = read + tile * D;
-        for (long t = first; t < end; t += tile) {
-            float* hidden = hidden_TD + t * D;
-            const int all = end - t < tile ? end - t : tile;
-            int rows = all;
-            for (int b = 0; b < count; b++) {
-                const Block& block = blocks[b];
-                float *mixed = wide + tile * block.in.out, *spare = mixed + tile * I;
-                norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
-                product(read, block.in, rows, wide);
-                mix_nodes(block, b, count, wide, rows, from + t, keep + t, states, spare, mixed);
-                if (b == count - 1) {
-                    leave(mixed, wanted + t, all, I);
-                    rows = leave(hidden, wanted + t, all, D);
-                }
-                product(mixed, block.out, rows, read);
-                add(hidden, read, rows * D);
-                if (block.gate_up.panels) {
-                    norm_rows(hidden, block.ffn_norm, block.ffn_eps, rows, D, read);
-                    feed_forward(read, block.gate_up, block.down, rows, wide);
-                    add(hidden, read, rows * D);
-                }
-            }
-            norm_in_place(hidden, norm, eps, rows, D, read);
-            put_back(hidden, wanted + t, all, rows, D);
-        }
-    });
-}
-
 // -- a core ----------------------------------------------------------------------------------------------------------
-
-// Rows [R, E] go through a layer. attend_row(r, query, key, value, out) takes a row's heads, not rotated, and gives what
-// it attends to.
-}  // extern "C"
-
-template <class Attend>
-static void through_layer(const Layer& layer, float* hidden, int rows, int H, int G, int width, float* work,
-                          Attend attend_row) {
-    const long E = layer.query_key_value.in;
-    const long of_query = H * width, of_key = G * width, across = of_query + 2 * of_key;
-    float *read = work, *wide = read + rows * E, *mixed = wide + rows * across, *spare = mixed + rows * of_query;
-    const bool norm_first = layer.before_attention;  // Llama and Qwen3; OLMo2 norms what a part adds
-    if (norm_first) norm_rows(hidden, layer.before_attention, layer.before_eps, rows, E, read);
-    product(norm_first ? read : hidden, layer.query_key_value, rows, wide);
-    for (int r = 0; r < rows; r++) {
-        float *query = wide + r * across, *key = query + of_query, *value = key + of_key;
-        if (layer.query_norm) {  // Qwen3 norms each head, OLMo2 all together
-            const int parts = norm_first ? H : 1, key_parts = norm_first ? G : 1;
-            norm_in_place(query, layer.query_norm, layer.query_eps, parts, of_query / parts, spare);
-            norm_in_place(key, layer.key_norm, layer.key_eps, key_parts, of_key / key_parts, spare);
-        }
-        attend_row(r, query, key, value, spare, mixed + r * of_query);
-    }
-    product(mixed, layer.out, rows, read);
-    if (!norm_first) norm_in_place(read, layer.after_attention, layer.after_eps, rows, E, spare);
-    add(hidden, read, rows * E);
-    if (norm_first)
-        norm_rows(hidden, layer.after_attention, layer.after_eps, rows, E, read);
-    else
-        std::memcpy(read, hidden, sizeof(float) * rows * E);
-    feed_forward(read, layer.gate_up, layer.down, rows, wide);
-    if (!norm_first) norm_in_place(read, layer.after_feed_forward, layer.feed_forward_eps, rows, E, spare);
-    add(hidden, read, rows * E);
-}
-
-extern "C" {
 
 // hidden [R, E] is replaced by the core's output at a new position of each row: slots[r] of row place[r] of the cache,
 // which is keys and values [layers, *, S, G, width], `apart` numbers between layers. cos, sin: [S, width].
 void core_step(const Layer* layers, int count, const float* norm, float eps, float* hidden, int rows, const int* place,
                const int* slots, float* keys, float* values, long apart, int S, int H, int G, int width,
                const float* cos, const float* sin, float* work) {
-    const long of_key = G * width;
-    for (int l = 0; l < count; l++)
-        through_layer(layers[l], hidden, rows, H, G, width, work,
-                      [&](int r, float* query, float* key, float* value, float* spare, float* out) {
+    const long E = layers[0].query_key_value.in;
+    const long of_query = H * width, of_key = G * width, across = of_query + 2 * of_key;
+    float *read = work, *wide = read + rows * E, *mixed = wide + rows * across, *spare = mixed + rows * of_query;
+    for (int l = 0; l < count; l++) {
+        const Layer& layer = layers[l];
+        const bool norm_first = layer.before_attention;  // Llama and Qwen3; OLMo2 norms what a part adds
+        if (norm_first) norm_rows(hidden, layer.before_attention, layer.before_eps, rows, E, read);
+        product(norm_first ? read : hidden, layer.query_key_value, rows, wide);
+        for (int r = 0; r < rows; r++) {
+            float *query = wide + r * across, *key = query + of_query, *value = key + of_key;
+            if (layer.query_norm) {  // Qwen3 norms each head, OLMo2 all together
+                const int parts = norm_first ? H : 1, key_parts = norm_first ? G : 1;
+                norm_in_place(query, layer.query_norm, layer.query_eps, parts, of_query / parts, spare);
+                norm_in_place(key, layer.key_norm, layer.key_eps, key_parts, of_key / key_parts, spare);
+            }
             const long angle = static_cast<long>(slots[r]) * width, row = l * apart + place[r] * of_key * S;
             rotate(query, H + G, width, cos + angle, sin + angle, spare);
             std::memcpy(keys + row + slots[r] * of_key, key, sizeof(float) * of_key);
             std::memcpy(values + row + slots[r] * of_key, value, sizeof(float) * of_key);
-            attend(query, keys + row, values + row, slots[r] + 1, H, G, width, layers[l].scale, spare, out);
-        });
-    norm_in_place(hidden, norm, eps, rows, layers[0].query_key_value.in, work);
-}
-
-// hidden [T, E] is replaced by the core's output at the nodes of trees. A node's keys and values lie in the slot of its
-// depth: a subtree that comes later overwrites what it may not see, and finds what it may.
-void core_read(const Layer* layers, int count, const float* norm, float eps, float* hidden_TE, const int* depth, int S,
-               int H, int G, int width, const float* cos, const float* sin, int tile, const long* bounds, int workers,
-               float* work, long per_worker) {
-    const long E = layers[0].query_key_value.in, of_key = G * width;
-    in_parallel(bounds, workers, [=](int w, long first, long end) {
-        float *path = work + w * per_worker, *more = path + 2L * count * S * of_key;
-        for (long t = first; t < end; t += tile) {
-            const int rows = end - t < tile ? end - t : tile;
-            for (int l = 0; l < count; l++) {
-                float *keys = path + 2L * l * S * of_key, *values = keys + S * of_key;
-                through_layer(layers[l], hidden_TE + t * E, rows, H, G, width, more,
-                              [&](int r, float* query, float* key, float* value, float* spare, float* out) {
-                    const long slot = depth[t + r];
-                    rotate(query, H + G, width, cos + slot * width, sin + slot * width, spare);
-                    std::memcpy(keys + slot * of_key, key, sizeof(float) * of_key);
-                    std::memcpy(values + slot * of_key, value, sizeof(float) * of_key);
-                    attend(query, keys, values, slot + 1, H, G, width, layers[l].scale, spare, out);
-                });
-            }
-            norm_in_place(hidden_TE + t * E, norm, eps, rows, E, more);
+            attend(query, keys + row, values + row, slots[r] + 1, H, G, width, layer.scale, spare,
+                   mixed + r * of_query);
         }
-    });
+        product(mixed, layer.out, rows, read);
+        if (!norm_first) norm_in_place(read, layer.after_attention, layer.after_eps, rows, E, spare);
+        add(hidden, read, rows * E);
+        if (norm_first)
+            norm_rows(hidden, layer.after_attention, layer.after_eps, rows, E, read);
+        else
+            std::memcpy(read, hidden, sizeof(float) * rows * E);
+        feed_forward(read, layer.gate_up, layer.down, rows, wide);
+        if (!norm_first) norm_in_place(read, layer.after_feed_forward, layer.feed_forward_eps, rows, E, spare);
+        add(hidden, read, rows * E);
+    }
+    norm_in_place(hidden, norm, eps, rows, E, read);
 }
 }

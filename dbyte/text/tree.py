@@ -85,10 +85,9 @@ class Tree:
         from_T[back_T], keep_T[kept] = number, np.arange(len(kept))
         return from_T, keep_T
 
-    def shares(self, count: int) -> np.ndarray:
-        """Where to cut the nodes into at most `count` runs of whole trees, of similar size: ascending, 0 to T."""
-        roots = np.append(np.flatnonzero(self.parent_T < 0), len(self))
-        return np.unique(roots[np.searchsorted(roots, np.linspace(0, len(self), count + 1))])
+    def places(self) -> np.ndarray:
+        """Where trees begin, ascending, and the number of nodes."""
+        return np.append(np.flatnonzero(self.parent_T < 0), len(self))
 
 
 def _apart(shared_N: np.ndarray, length_N: np.ndarray) -> np.ndarray:
