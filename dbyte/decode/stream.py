@@ -122,7 +122,7 @@ class ByteStream:
             self.up_BD = student.decoder_projection(self.core_BE)
             up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
             decoded_BLD, self.decoder_states = prefill(student.decoder, student.decoder_projection(up_BLE), length_B,
-                                                       compiled=self.compiled)
+                                                       last_only=True, compiled=self.compiled)
             self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)])
 
     @torch.inference_mode()

@@ -30,11 +30,15 @@ def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedSta
 
 
 def prefill(
-    stack: Stack, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0, compiled: bool = False
+    stack: Stack, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0, last_only: bool = False,
+    compiled: bool = False,
 ) -> tuple[Tensor, list[State]]:
-    """As `Stack.prefill`; outputs behind a row's end mean nothing. Compiled where that can be."""
+    """As `Stack.prefill`, compiled where that can be; outputs behind a row's end mean nothing.
+
+    last_only: nor need those of other bytes than a row's last.
+    """
     if compiled and can_fuse(stack):
-        return kept(stack, FusedStack).prefill(hidden_BLD, length_B)
+        return kept(stack, FusedStack).prefill(hidden_BLD, length_B, last_only=last_only)
     return stack.prefill(hidden_BLD, length_B, slots=slots)
 
 
@@ -78,7 +82,9 @@ class FusedStack:
         self._run(hidden_TD, from_T, keep_T, wanted_T, states, tree.places())
         return hidden_TD
 
-    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[State]]:
+    def prefill(
+        self, hidden_BLD: Tensor, length_B: Tensor, *, last_only: bool = False
+    ) -> tuple[Tensor, list[State]]:
         """As `Stack.prefill`; outputs behind a row's end are zero."""
         real_BL = torch.arange(hidden_BLD.shape[1]) < length_B[:, None]
         hidden_TD, output_BLD = hidden_BLD[real_BL], torch.zeros_like(hidden_BLD)
@@ -86,8 +92,9 @@ class FusedStack:
         from_T, keep_T = torch.full((2, len(hidden_TD)), -1, dtype=torch.int)
         from_T[(end_B - length_B)[some_B]] = -2
         keep_T[end_B[some_B] - 1] = some_B.nonzero()[:, 0].int()
-        states, all_T = torch.zeros(len(length_B), self.state), torch.ones(len(hidden_TD), dtype=torch.bool)
-        self._run(hidden_TD, from_T, keep_T, all_T, states, np.append(0, end_B.numpy()))
+        wanted_T = keep_T >= (0 if last_only else -1)
+        states = torch.zeros(len(length_B), self.state)
+        self._run(hidden_TD, from_T, keep_T, wanted_T, states, np.append(0, end_B.numpy()))
         output_BLD[real_BL] = hidden_TD
         return output_BLD, self._as_rows(states)
 
