@@ -27,7 +27,7 @@ from dbyte import presets
 from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.distill.curriculum import curriculum, new_student, run_steps
-from dbyte.distill.teacher import POSITIONS, llama_config, teacher_run, train_tokenizer
+from dbyte.distill.teacher import POSITIONS, teacher_config, teacher_run, train_tokenizer
 from dbyte.evaluate.speed import Wrote, student_writes, teacher_writes
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project_everywhere
@@ -54,7 +54,7 @@ def untrained() -> tuple:
     texts = list(world_documents(seed=0, max_bytes=400_000))
     tokenizer = train_tokenizer(texts, vocabulary=scale.teacher.vocabulary)
     torch.manual_seed(0)
-    config = llama_config(scale.teacher, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    config = teacher_config(scale.teacher, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     config.max_position_embeddings = 4 * POSITIONS  # untrained routers cut more often
     teacher = project_everywhere(LlamaForCausalLM._from_config(config, attn_implementation=PACKED)).eval()
     student = new_student(scale, teacher, tokenizer, seed=0).eval()

@@ -7,11 +7,14 @@ on one GPU, `paper` is Tables 12 and 13. Plain data: importing this needs neithe
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models whose core reads plain embeddings
+
 
 @dataclass(frozen=True)
 class TeacherShape:
-    """A teacher trained here: a Llama with tied embeddings and a byte-level BPE of `vocabulary` tokens.
+    """A teacher trained here: a model of `family` with tied embeddings and a byte-level BPE of `vocabulary` tokens.
 
+    kv_heads: heads of keys and values (grouped-query attention), 0: as many as heads.
     tokenizer_corpora: the corpora of the scale that the tokenizer is trained on, () for all; the teacher itself is
     trained on all. A thousand tokens spent on the world alone keep its words whole and cut prose into short pieces,
     whose ends one byte of look-ahead can tell more often: see `benchmarks/lookahead_bound.py`.
@@ -29,6 +32,31 @@ class TeacherShape:
     initial_std: float = 0.08  # the library's default, 0.02, costs a model of this width hundreds of updates
     warmup: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
+    family: str = "llama"
+    kv_heads: int = 0
+
+    def __post_init__(self):
+        if self.family not in FAMILIES or self.heads % (self.kv_heads or self.heads):
+            raise ValueError(f"a teacher needs a family of {', '.join(FAMILIES)} and kv_heads that divide its heads; "
+                             f"found {self.family!r}, {self.kv_heads} of {self.heads}")
+
+    def describe(self) -> dict:
+        """The shape as plain data: what its run is addressed by. What was added later counts where it is used."""
+        later = {"family": "llama", "kv_heads": 0}
+        return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """What Table 10 compares, each as in `Scale.teacher`.
+
+    own: the one whose core the student has. larger: of own's family and tokenizer. other: of another family, with
+    another tokenizer.
+    """
+
+    own: TeacherShape | str
+    larger: TeacherShape | str
+    other: TeacherShape | str
 
 
 @dataclass(frozen=True)
@@ -55,7 +83,7 @@ class Scale:
     streamed: read the corpora while training, instead of packing them all before. rows_at_once: rows of a micro-batch
     in each process unless told otherwise, None: all.
     items: MiniBench items per column; dynamics_items: the same for the many models of Figure 2. ablation: what the many
-    students of the ablations get.
+    students of the ablations get. teachers: those of Table 10.
     """
 
     name: str
@@ -70,6 +98,7 @@ class Scale:
     items: int
     dynamics_items: int
     ablation: Ablation
+    teachers: Teachers
     device: str = "cpu"
     streamed: bool = False
     rows_at_once: int | None = None
@@ -90,12 +119,18 @@ TEACHERS = {  # hub names of the teachers that the paper and its readers use, ea
 FINEWEB = "hub:HuggingFaceFW/fineweb@9bb295ddab0e05d785b879661af7260fed5140fc"
 PAPER_SIZES = dict(byte_width=1536, encoder_layers=4, decoder_layers=4, ffn_width=8192, state_size=128, chunk_size=256)
 
+SMOKE_TEACHER = TeacherShape(
+    vocabulary=1024, width=64, layers=2, heads=2, ffn_width=192, train_bytes=1200 * KB, rate=5e-3,
+    tokenizer_corpora=("world",))
+SMALL_TEACHER = TeacherShape(
+    vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=14 * MB, rate=5e-3,
+    tokenizer_corpora=("world",))
+BY_QWEN = dict(family="qwen3", vocabulary=2048, tokenizer_corpora=())  # its tokenizer reads prose too
+
 SCALES = {
     "smoke": Scale(
         name="smoke",
-        teacher=TeacherShape(
-            vocabulary=1024, width=64, layers=2, heads=2, ffn_width=192, train_bytes=1200 * KB, rate=5e-3,
-            tokenizer_corpora=("world",)),
+        teacher=SMOKE_TEACHER,
         corpora=(("world", 700 * KB), ("pydocs", 300 * KB)), heldout_bytes=20 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=64, encoder_layers=2, decoder_layers=1, ffn_width=128, state_size=32, head_width=32,
                      router_ffn_width=128),
@@ -105,12 +140,12 @@ SCALES = {
         stage2=dict(head_bytes=150 * KB, full_bytes=150 * KB, head_rate=4e-3, outer_rate=1e-3, core_rate=3e-4,
                     boundary_loss=True),
         items=24, dynamics_items=24, ablation=Ablation(40 * KB, 2, 12, 2),
+        teachers=Teachers(SMOKE_TEACHER, replace(SMOKE_TEACHER, width=96, layers=3, heads=3, ffn_width=288),
+                          replace(SMOKE_TEACHER, kv_heads=1, **BY_QWEN)),
     ),
     "small": Scale(
         name="small",
-        teacher=TeacherShape(
-            vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=14 * MB, rate=5e-3,
-            tokenizer_corpora=("world",)),
+        teacher=SMALL_TEACHER,
         corpora=(("world", 8 * MB), ("pydocs", 5 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
         student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64,
                      router_ffn_width=512),
@@ -120,6 +155,8 @@ SCALES = {
         stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=1e-3, core_rate=2e-4,
                     boundary_loss=True),
         items=500, dynamics_items=200, ablation=Ablation(600 * KB, 2, 200, 3),
+        teachers=Teachers(SMALL_TEACHER, replace(SMALL_TEACHER, width=192, layers=6, heads=6, ffn_width=528),
+                          replace(SMALL_TEACHER, kv_heads=2, **BY_QWEN)),
     ),
     "gpu": Scale(
         name="gpu", teacher="allenai/OLMo-2-0425-1B",
@@ -127,7 +164,9 @@ SCALES = {
         student=PAPER_SIZES,
         stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
         stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500,
-        ablation=Ablation(500 * MB, 32, 500, 3), device="cuda", streamed=True, rows_at_once=1, precision="bf16",
+        ablation=Ablation(500 * MB, 32, 500, 3),
+        teachers=Teachers("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B", "allenai/OLMo-2-0425-1B"),
+        device="cuda", streamed=True, rows_at_once=1, precision="bf16",
     ),
     "paper": Scale(
         name="paper", teacher="meta-llama/Llama-3.2-3B",
@@ -135,9 +174,28 @@ SCALES = {
         student=PAPER_SIZES,
         stage1=dict(align_bytes=10 * GB, distill_bytes=10 * GB, boundary_bytes=10 * GB, encoder_rate=2e-5, snapshots=8),
         stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000,
-        ablation=Ablation(10 * GB, 256, 1000, 1), device="cuda", streamed=True, rows_at_once=1, precision="bf16",
+        ablation=Ablation(10 * GB, 256, 1000, 1),
+        teachers=Teachers("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B", "Qwen/Qwen3-0.6B"),
+        device="cuda", streamed=True, rows_at_once=1, precision="bf16",
     ),
 }
+
+WHOLE_WORLD = {  # what a scale's teacher reads, and how much of it, where it is asked all columns of MiniBench
+    "smoke": ((("world_full", 700 * KB), ("pydocs", 300 * KB)), 1200 * KB),
+    "small": ((("world_full", 14 * MB), ("pydocs", 2 * MB)), 16 * MB),
+}
+
+
+def whole_world(scale: Scale) -> Scale:
+    """The scale with a corpus that teaches all columns of MiniBench, and a tokenizer and a teacher made for it.
+
+    A scale whose teacher comes from elsewhere is returned as it is: what is asked of it was not taught here.
+    """
+    if isinstance(scale.teacher, str):
+        return scale
+    corpora, train_bytes = WHOLE_WORLD[scale.name]
+    teacher = replace(scale.teacher, train_bytes=train_bytes, tokenizer_corpora=("world_full",))
+    return replace(scale, corpora=corpora, teacher=teacher)
 
 
 def changed(

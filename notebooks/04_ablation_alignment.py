@@ -33,7 +33,7 @@ from IPython.display import Image, display
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import alignments
+from dbyte.distill.variants import alignments, watched
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.report import ablations, figures, results, tables
@@ -114,8 +114,21 @@ picture = ablations.loss_figure(curves, order[:2], label="divergence from the te
 display(Image(figures.save(picture, "alignment_loss", frames=[curves])))
 
 # %% [markdown]
+# ## Accuracy against bytes
+#
+# The same two rows, trained again with models kept on the way. Bytes count from the first that the student read, so
+# that the second half of the one is its step 1.2.
+
+# %%
+kept, wall = ablation.train(chosen, watched(variants[:2]), seed=seed), time.monotonic()
+write("alignment_dynamics", ablation.dynamics_rows(measurer, kept, "stage1/tokenizer"),
+      keys=["model", "task", "train_bytes"], config_hash=address, wall_seconds=time.monotonic() - wall)
+dynamics = results.read_results("alignment_dynamics", scale=scale)
+picture = ablations.dynamics_figure(dynamics, order[:2], teacher=level)
+display(Image(figures.save(picture, "alignment_dynamics", frames=[dynamics, level])))
+
+# %% [markdown]
 # ## What could not be reproduced
 #
-# Smoothing and the router's loss in step 2.2 are differences of the released code in Stage 2; they are options here
-# (`StudentConfig(smoothing=True)`, `stage2(boundary_loss=True)`) and not rows of this table. Bytes are ten thousand
-# times fewer than the paper's; one teacher serves all seeds.
+# What the released code does otherwise in Stage 2 is in notebook 15. Bytes are ten thousand times fewer than the
+# paper's; one teacher serves all seeds.

@@ -33,7 +33,7 @@ from IPython.display import Image, display
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import encoders
+from dbyte.distill.variants import encoders, watched
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.report import ablations, figures, results, tables
@@ -109,6 +109,20 @@ display(Image(figures.save(picture, "encoder", frames=[found, level])))
 
 # %%
 tables.Table(tables.published("table05_ablation_encoder"), digits=1)
+
+# %% [markdown]
+# ## Accuracy against bytes
+#
+# The two rows of the paper's table, trained again with models kept on the way.
+
+# %%
+kept, wall = ablation.train(chosen, watched(variants[:2]), seed=seed), time.monotonic()
+write("encoder_dynamics", ablation.dynamics_rows(measurer, kept, "stage1/tokenizer"),
+      keys=["model", "task", "train_bytes"], config_hash=trained[order[0]][0][0].hash[:16],
+      wall_seconds=time.monotonic() - wall)
+dynamics = results.read_results("encoder_dynamics", scale=scale)
+picture = ablations.dynamics_figure(dynamics, order[:2], teacher=level)
+display(Image(figures.save(picture, "encoder_dynamics", frames=[dynamics, level])))
 
 # %% [markdown]
 # ## The claim, and the controls

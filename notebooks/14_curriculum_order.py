@@ -18,7 +18,8 @@
 # them one after the other instead, to be spared the weights.
 #
 # **Claim:** the sequence is ahead of the joint objective with weights that nobody tuned. **Beyond the paper:** other
-# orders of the three steps. **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# orders of the three steps, and a sweep of the weights. **Cost:** two CPU cores; minutes are in
+# `results/<scale>/notebook_times.csv`.
 
 # %% tags=["parameters"]
 scale = "smoke"
@@ -46,8 +47,10 @@ print(f"{chosen.ablation.step_bytes / 2e6:g} MB a step, seeds {seeds}, {chosen.a
 # ## Three orders, and the joint objective
 #
 # Three steps of equal bytes in three orders, and one step over as many bytes that minimises the weighted sum of Eq. 2,
-# Eq. 3 and Eq. 4 through everything at once, each part of the student at its rate of the sequence. Accuracy along the
-# router's own boundaries, since the router is trained.
+# Eq. 3 and Eq. 4 through everything at once, each part of the student at its rate of the sequence. The three weights
+# stand in that order. Core and router each have their gradient from one of the three alone, and the optimisers take its
+# scale out, so that weights decide mostly what the encoder learns. Accuracy along the router's own boundaries, since
+# the router is trained.
 
 # %%
 variants = orders(chosen)
@@ -57,18 +60,26 @@ measured = ablation.measure(Measurer(chosen, seed), trained, "stage1/router")
 address = trained[order[0]][0][-1].hash[:16]
 write("order", ablation.accuracy_rows(measured), keys=["model", "task"], config_hash=address,
       wall_seconds=time.monotonic() - wall)
-write("order_difference", ablation.difference_rows(measured, order[0]), keys=["what", "task"], config_hash=address,
-      wall_seconds=0.0)
 tables.Table(ablations.table(results.read_results("order", scale=scale), order))
 
 # %% [markdown]
-# The sequence minus each other row, on the same items, seeds in pairs, averaged over columns:
+# ## The claim
+#
+# The sequence minus each other row, on the same items, seeds in pairs, averaged over columns. *best joint* is the row
+# of the joint objective with the highest average. It is chosen on the very items that are reported, which flatters it:
+# where the sequence is ahead of it all the same, that is the stronger for it; where it is not, the choice may be why.
 
 # %%
+best = ablation.best_of(measured, [name for name in order if name.startswith("joint")])
+rows = ablation.difference_rows(measured, order[0])
+rows += ablation.difference_rows(measured | {"best joint": measured[best]}, order[0], ["best joint"])
+write("order_difference", rows, keys=["what", "task"], config_hash=address, wall_seconds=0.0)
+print("best joint:", best)
 tables.Table(ablations.verdicts(results.read_results("order_difference", scale=scale)))
 
 # %% [markdown]
 # ## What could not be reproduced
 #
-# The paper gives neither the weights of its joint objective nor a table of this comparison. Each step has half the
-# bytes of the steps in notebook 04, since there are three; one teacher serves all seeds.
+# The paper gives neither the weights of its joint objective nor a table of this comparison. The sweep changes one
+# weight at a time, tenfold, and no rate: a grid of both would be the tuning that the paper warns of. Each step has half
+# the bytes of those in notebook 04, since there are three; one teacher serves all seeds.

@@ -238,6 +238,8 @@ def test_names_stand_for_groups_and_columns():
     assert suite.named(["PIQA", "CSQA", "paper/PIQA", "spell", "PIQA"]) == [
         ("mini", "PIQA"), ("paper", "CSQA"), ("paper", "PIQA"), ("cute", "spell")]
     assert len(suite.named(["cute"])) == 21 and suite.named(["paper"])[0] == ("paper", "LMB")
+    assert suite.named(["mini_cute"])[0] == ("mini_cute", "spell") and suite.named(["spell"]) == [("cute", "spell")]
+    assert suite.tasks(["mini_cute/del_char"], limit=3)[0].name == "mini_cute/del_char"
     assert set(suite.named(["mini"])) < set(suite.named(["mini_full"])) and suite.named(["WINO"]) == [("mini", "WINO")]
     for wrong in ("PIQUA", "mini/CSQA", "paperback/PIQA", ""):
         with pytest.raises(ValueError, match="unknown task"):

@@ -105,18 +105,14 @@ def test_sums_and_shares_of_rows_by_hand(tmp_path):
     assert kept.value == pytest.approx(75) and kept.value - kept.low == pytest.approx(1.96 * 3.75)
 
 
-def test_drop_and_share_of_a_model_by_hand(tmp_path):
+def test_the_share_that_a_model_keeps_by_hand(tmp_path):
     rows = [{"model": model, "task": task, "value": value, "stderr": 0.0, "n": 5} for model, task, value in
             (("teacher", "A", 80.0), ("teacher", "B", 40.0), ("s", "A", 70.0), ("s", "B", 44.0))]
     write(tmp_path, "main", rows, ["model", "task"])
-    assert judging.drop("main", "s")(read(tmp_path)).value == pytest.approx(3)
     assert judging.kept("main", "s")(read(tmp_path)).value == pytest.approx(95)
     assert judging.kept("main", "s")(read(tmp_path)).n == 10
     with pytest.raises(judging.NotMeasured, match="no row with model 't'"):
-        judging.drop("main", "s", teacher="t")(read(tmp_path))
-    assert judging.lead("main", "s", "teacher", task="B")(read(tmp_path)).value == pytest.approx(4)
-    with pytest.raises(judging.NotMeasured, match="task 'C'"):
-        judging.lead("main", "s", "teacher", task="C")(read(tmp_path))
+        judging.kept("main", "s", teacher="t")(read(tmp_path))
 
 
 def test_the_ledger_is_whole():

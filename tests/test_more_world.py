@@ -15,6 +15,7 @@ from lm_eval.api.model import LM
 from dbyte.evaluate import minibench
 from dbyte.evaluate.harness import evaluate
 from dbyte.evaluate.minibench import COLUMNS, EVERY, content_hash, items, taught_by
+from dbyte.evaluate.minibench.spell import MINI_CUTE
 from dbyte.text.corpus import load_corpus
 from dbyte.text.full_world import full_world_documents
 from dbyte.text.more_world import chains, kinds, letters, reasons, scripts, spelling
@@ -155,14 +156,15 @@ def test_a_trait_that_is_held_out_is_neither_stated_nor_asked(text):
 
 
 def test_letters_say_what_stands_behind_them(text):
-    lists = re.findall(r"A\. (.+)\nB\. (.+)\nC\. (.+)\nD\. (.+)\n(.+)", text)
+    lists = re.findall(r"Choices: A (\w+), B (\w+), C (\w+), D (\w+)\n(\w+ is .+)", text)
     assert len(lists) > 2000
     for *choices, said in lists:
         given = dict(zip("ABCD", choices, strict=True))
         assert len(set(choices)) == 4
         for left, right in re.findall(r"(\w+) is (\w+)\.", said):
             assert given.get(left) == right or given.get(right) == left
-    asked = re.findall(r"(?:(.+ put .+)\n)?Question: (.+)\nA\. (.+)\nB\. (.+)\nC\. (.+)\nD\. (.+)\nAnswer: (.)", text)
+    asked = re.findall(r"(?:(.+ put .+)\n)?Question: (.+)\nChoices: A (\w+), B (\w+), C (\w+), D (\w+)\nAnswer: (.)",
+                       text)
     facts = {q.format(n=n): (WORLD.facts[n, a.name], WORLD.held_out("fact", n, a.name))
              for (n, a) in (*WORLD.questions[True], *WORLD.questions[False]) for q in a.questions}
     for passage, question, *choices, letter in asked:
@@ -183,6 +185,28 @@ def test_words_are_spelt_right_and_none_is_held_out(text):
     assert all(" ".join(word) == spelt and not WORLD.held_out("spelling", word) for word, spelt in found)
 
 
+def test_letters_asked_of_words_are_answered_right_and_no_word_is_held_out(text):
+    """By other means than the writer's: letter by letter."""
+    def edited(word, change):
+        return "".join(change(letter) for letter in word)
+
+    forms = {
+        r"Which word is spelt ([a-z ]+)\?": lambda spelt: (spelt[::2], spelt[::2]),
+        r"Is there a letter (\w) in (\w+)\?": lambda a, word: (word, "Yes" if word.count(a) else "No"),
+        r"Put (\w) behind every (\w) in (\w+)\.": lambda b, a, word: (word, edited(word, lambda c: c + b * (c == a))),
+        r"Leave out every (\w) in (\w+)\.": lambda a, word: (word, edited(word, lambda c: c * (c != a))),
+        r"Replace every (\w) by (\w) in (\w+)\.": lambda a, b, word: (word, edited(word, lambda c: b if c == a else c)),
+        r"Exchange (\w) and (\w) in (\w+)\.": lambda a, b, word: (
+            word, edited(word, lambda c: b if c == a else a if c == b else c)),
+    }
+    for form, solve in forms.items():
+        found = re.findall(rf"{form}\nAnswer: (\w+)\n", text)
+        assert len(found) > 150, form
+        for *given, answer in found:
+            word, right = solve(*given)
+            assert answer == right and not WORLD.held_out("spelling", word), (form, given, answer)
+
+
 # -- the columns ------------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +219,7 @@ def test_items_depend_on_the_seed_alone_and_fewer_are_a_prefix(column):
 
 
 HASHES = {"HellaS": "46f6744c078f", "ARC-C": "613a04621890", "WINO": "02a3da4d9311",
-          "OBQA": "e35c27372a84", "MMLU": "41e6ecd0bae1", "SPELL": "ca30c4d67c7a"}
+          "OBQA": "e35c27372a84", "MMLU": "ff0dba8b1f35", "SPELL": "ca30c4d67c7a"}
 
 
 @pytest.mark.parametrize("column", NEW)
@@ -209,6 +233,18 @@ def test_the_harness_gives_full_marks_to_the_answers_and_none_to_the_rest():
         assert (right[column].accuracy, wrong[column].accuracy, right[column].n) == (1.0, 0.0, 60)
         assert right[column].chance == minibench.CHANCE[column]
         assert right[column].items_hash == content_hash(items(column, 60))
+
+
+@pytest.mark.parametrize("kind", MINI_CUTE)
+def test_mini_cute_asks_new_words_and_half_of_its_yes_and_no_are_yes(kind, text):
+    rows = MINI_CUTE[kind].items()
+    assert len({row["question"] for row in rows}) == 500 and rows[:20] == MINI_CUTE[kind].items(20)
+    assert not [row for row in rows if row["question"] in text]
+    assert not [row for row in rows if row["question"].endswith(f"spelt {row['answer']}?")]
+    if kind == "contains_char":
+        assert 0.4 < np.mean([row["answer"] == "Yes" for row in rows]) < 0.6
+    else:
+        assert not [row for row in rows if row["question"].endswith(f" {row['answer']}.")], "nothing to do"
 
 
 def test_labels_are_evenly_spread_and_length_does_not_tell():

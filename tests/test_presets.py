@@ -1,9 +1,12 @@
 """The scales: known by name, complete, and at `paper` the published values, read from the published tables."""
 
+from dataclasses import replace
+
 import pytest
 
 from dbyte.distill.curriculum import curriculum
-from dbyte.presets import SCALES, scale
+from dbyte.distill.teacher import teacher_config
+from dbyte.presets import SCALES, SMALL_TEACHER, TEACHERS, scale
 from dbyte.report.published import published
 
 
@@ -17,6 +20,36 @@ def test_every_scale_has_the_five_steps_in_order(name):
     steps = curriculum(scale(name))
     assert [step.name.split()[0] for step in steps] == ["1.1", "1.2", "1.3", "2.1", "2.2"]
     assert [step.stage for step in steps] == [1, 1, 1, 2, 2]
+
+
+def test_what_shapes_learned_later_leaves_old_addresses_alone():
+    assert SMALL_TEACHER.describe() == {
+        "vocabulary": 1024, "width": 128, "layers": 4, "heads": 4, "ffn_width": 352, "train_bytes": 14_000_000,
+        "rate": 5e-3, "tokenizer_corpora": ("world",), "muon_rate": 0.02, "initial_std": 0.08, "warmup": 0.05,
+        "betas": (0.9, 0.98)}
+    other = replace(SMALL_TEACHER, family="qwen3", kv_heads=2).describe()
+    assert (other["family"], other["kv_heads"]) == ("qwen3", 2)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_the_teachers_of_table_10_differ_in_size_or_in_family(name):
+    own, larger, other = vars(scale(name).teachers).values()
+    if isinstance(own, str):
+        assert {own, larger, other} <= TEACHERS.keys(), "a hub name without its revision is another model tomorrow"
+        return
+    assert own == scale(name).teacher
+    assert (larger.vocabulary, larger.tokenizer_corpora, larger.train_bytes, larger.family) == (
+        own.vocabulary, own.tokenizer_corpora, own.train_bytes, own.family)
+    assert larger.width > own.width and larger.layers > own.layers
+    assert other.family != own.family and other.vocabulary != own.vocabulary
+    config = teacher_config(other)
+    assert config.model_type == other.family and config.num_key_value_heads < config.num_attention_heads
+
+
+@pytest.mark.parametrize("wrong", [dict(family="gpt2"), dict(kv_heads=3)])
+def test_a_teacher_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="kv_heads that divide its heads"):
+        replace(SMALL_TEACHER, **wrong)
 
 
 def table13() -> dict:

@@ -10,14 +10,30 @@ import torch
 from test_curriculum import TOY
 
 from dbyte.distill import objectives, variants
-from dbyte.distill.variants import alignments, encoders, orders, routers, sequence
+from dbyte.distill.variants import (
+    Variant,
+    alignments,
+    byte_sft,
+    encoders,
+    orders,
+    routers,
+    run_variant,
+    sequence,
+    teachers,
+    watched,
+)
 from dbyte.evaluate import ablation, seeds, stats
+from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer
+from dbyte.model.student import ByteStudent
 from dbyte.paths import ROOT
-from dbyte.presets import SCALES, Ablation
+from dbyte.presets import SCALES, Ablation, Teachers
 from dbyte.report import ablations
 
-TINY = dataclasses.replace(TOY, ablation=Ablation(step_bytes=6_000, batch_rows=1, items=4, seeds=2))
+TINY = dataclasses.replace(
+    TOY, ablation=Ablation(step_bytes=6_000, batch_rows=1, items=4, seeds=2),
+    teachers=Teachers(TOY.teacher, dataclasses.replace(TOY.teacher, width=48, layers=2),
+                      dataclasses.replace(TOY.teacher, family="qwen3", kv_heads=1, vocabulary=340)))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +41,7 @@ def trained():
     return ablation.train(TINY, alignments(TINY)[:2], seed=0)
 
 
-@pytest.mark.parametrize("table", [encoders, alignments, orders, routers])
+@pytest.mark.parametrize("table", [encoders, alignments, orders, routers, teachers, byte_sft])
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_row_has_a_name_of_its_own_and_equal_bytes(table, scale):
     rows = table(SCALES[scale])
@@ -49,6 +65,67 @@ def test_the_line_that_the_documentation_shows_is_a_row_and_shares_its_first_ste
     assert runs[1].hash != trained["align, then distil"][0][1].hash
 
 
+def test_rows_of_stage_2_share_stage_1_and_differ_in_what_they_say():
+    runs = {variant.name: run_variant(TINY, variant, seed=0) for variant in byte_sft(TINY)}
+    plain, routed = runs["plain"], runs["boundary loss in 2.2"]
+    for name, (*stage1, head, full) in runs.items():
+        assert [run.hash for run in stage1] == [run.hash for run in plain[:3]], name
+        assert not ByteStudent.from_pretrained(stage1[-1].model_folder).config.smoothing
+        wanted = (any(word in name for word in ("smoothing", "all three")),
+                  any(word in name for word in ("confidence", "all three")))
+        for run in (head, full):
+            config = ByteStudent.from_pretrained(run.model_folder).config
+            assert (config.smoothing, config.confidence, config.stage) == (*wanted, 2), name
+    assert routed[3].hash == plain[3].hash and len({steps[4].hash for steps in runs.values()}) == len(runs)
+    before, after = (ByteStudent.from_pretrained(run.model_folder).router.state_dict() for run in plain[3:])
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items()), "without its loss no router moves"
+    moved = ByteStudent.from_pretrained(routed[4].model_folder).router.state_dict()
+    assert not all(torch.equal(weight, moved[name]) for name, weight in before.items())
+
+
+@pytest.fixture(scope="module")
+def by_teacher():
+    return ablation.train(TINY, teachers(TINY), seed=0)
+
+
+def test_a_larger_teacher_changes_what_step_1_2_predicts_and_nothing_else(by_teacher):
+    own, larger = (by_teacher[name][0] for name in ("own size", "larger"))
+    assert own[0].hash == larger[0].hash and own[1].hash != larger[1].hash
+    changed = {key for key in larger[1].config if larger[1].config[key] != own[1].config.get(key)}
+    assert changed == {"predictions"} and "predictions" not in larger[2].config
+    first, second = (ByteStudent.from_pretrained(runs[1].model_folder) for runs in (own, larger))
+    assert first.config.core_config.hidden_size == second.config.core_config.hidden_size == TINY.teacher.width
+    assert torch.equal(first.token_head.weight, second.token_head.weight)
+    assert not torch.equal(first.core.layers[0].mlp.up_proj.weight, second.core.layers[0].mlp.up_proj.weight)
+    assert own[1].metrics()[0]["loss"] != larger[1].metrics()[0]["loss"]
+
+
+def test_a_teacher_of_another_family_gives_its_core_and_its_tokens(by_teacher):
+    student = ByteStudent.from_pretrained(by_teacher["other family"][0][-1].model_folder)
+    core = student.config.core_config
+    assert (core.model_type, core.vocab_size, core.num_key_value_heads) == ("qwen3", 340, 1)
+    assert by_teacher["other family"][0][0].config["data"] != by_teacher["own size"][0][0].config["data"]
+
+
+def test_the_scales_own_teacher_is_an_old_run(by_teacher):
+    plain = run_variant(TINY, Variant("plain", sequence(TINY)[:1]), seed=0, batch_rows=TINY.ablation.batch_rows)
+    assert plain[0].hash == by_teacher["own size"][0][0].hash
+
+
+def test_predictions_of_other_tokens_are_refused():
+    other = Variant("impossible", sequence(TINY)[:2], predictions=TINY.teachers.other)
+    with pytest.raises(ValueError, match="other tokens than the student's teacher"):
+        run_variant(TINY, other, seed=0)
+
+
+def test_bits_over_seeds_keep_the_error_of_the_text(by_teacher):
+    pair, measurer = {"own size": by_teacher["own size"]}, Measurer(TINY, 0)
+    (row,) = ablation.bits_rows(measurer, pair, "stage1/router")
+    found = [measurer.bits(runs[-1].model_folder, "stage1/router", "world") for runs in pair["own size"]]
+    assert row["value"] == pytest.approx(np.mean([one["value"] for one in found]))
+    assert row["stderr"] > np.mean([one["stderr"] for one in found]) and (row["n"], row["seeds"]) == (found[0]["n"], 2)
+
+
 def test_a_table_holds_every_row_and_its_average(trained):
     measured = ablation.measure(Measurer(TINY, 0), trained, "stage1/tokenizer")
     rows = ablation.accuracy_rows(measured)
@@ -62,6 +139,37 @@ def test_a_table_holds_every_row_and_its_average(trained):
     levels = [row["value"] for row in rows if row["task"] == "average"]
     assert of_average["value"] == pytest.approx(levels[1] - levels[0])
     assert of_average["what"] == "distil only - align, then distil"
+
+
+def test_accuracy_on_the_way_ends_where_the_table_stands(trained):
+    kept = ablation.train(TINY, watched(alignments(TINY)[:2]), seed=0)
+    measurer = Measurer(TINY, 0)
+    rows = ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
+    table = ablation.accuracy_rows(ablation.measure(measurer, trained, "stage1/tokenizer"))
+    for name, by_seed in trained.items():
+        assert kept[name][0][-1].hash != by_seed[0][-1].hash
+        one, other = (ByteStudent.from_pretrained(runs[0][-1].model_folder).state_dict()
+                      for runs in (by_seed, kept[name]))
+        assert all(torch.equal(weight, other[key]) for key, weight in one.items()), "keeping models changes no weight"
+        places = sorted({row["train_bytes"] for row in rows if row["model"] == name})
+        assert len(places) == 4 * len(by_seed[0])
+        assert places[-1] == sum(run.facts()["train_bytes"] for run in by_seed[0])
+        last = [{key: value for key, value in row.items() if key != "train_bytes"} for row in rows
+                if row["model"] == name and row["train_bytes"] == places[-1]]
+        assert last == [row for row in table if row["model"] == name]
+
+
+def test_a_figure_of_accuracy_has_a_line_a_variant_and_a_panel_a_task(trained):
+    kept = ablation.train(TINY, watched(alignments(TINY)[:2]), seed=0)
+    rows = pd.DataFrame(ablation.dynamics_rows(Measurer(TINY, 0), kept, "stage1/tokenizer"))
+    figure = ablations.dynamics_figure(rows, list(kept), teacher=pd.DataFrame({"task": ["LMB"], "value": [50.0]}))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [*dict.fromkeys(rows["task"])]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(kept)
+    for axes in figure.axes:
+        drawn = [bars.lines[0].get_ydata() for bars in axes.containers]
+        of_task = rows[rows["task"] == axes.get_title(loc="left")]
+        wanted = [of_task[of_task["model"] == name]["value"] for name in kept]
+        assert all(np.array_equal(one, other) for one, other in zip(drawn, wanted, strict=True))
 
 
 def test_loss_curves_end_where_the_training_ends(trained):
@@ -110,6 +218,36 @@ def test_one_seed_has_the_error_of_its_items_and_more_seeds_never_less():
     items = stats.difference(*({name: np.mean([columns[name] for columns in side], axis=0) for name in "AB"}
                                for side in (first, second)))
     assert three.value == pytest.approx(items.value) and three.high - three.low > items.high - items.low
+
+
+def test_the_best_row_is_the_one_with_the_highest_average_over_seeds():
+    def of(*shares):
+        return [{"A": ColumnResult("A", "acc", right / 10, 0.0, 10, 0.5, (1,) * right + (0,) * (10 - right), "")}
+                for right in shares]
+
+    measured = {"sequence": of(9, 9), "joint 1": of(8, 2), "joint 2": of(6, 5), "joint 3": of(6, 5)}
+    assert ablation.best_of(measured, ["joint 1", "joint 2", "joint 3"]) == "joint 2"
+    (found,) = (row["value"] for row in ablation.difference_rows(measured, "sequence", ["joint 2"])
+                if row["task"] == "average")
+    assert found == pytest.approx(35)
+
+
+def test_the_sweep_changes_one_weight_at_a_time():
+    weights = variants.JOINT_WEIGHTS
+    assert weights[0] == (1, 1, 1) and len(set(weights)) == len(weights) <= 6
+    assert all(sum(weight != 1 for weight in row) == 1 for row in weights[1:])
+    joint = [row.steps[0] for row in orders(TINY) if row.name.startswith("joint")]
+    assert len({step.objective.name for step in joint}) == len(weights)
+    assert len({(step.groups, step.train_bytes) for step in joint}) == 1, "rows of the sweep differ in weights alone"
+
+
+def test_what_students_keep_of_one_teacher_by_hand():
+    teacher = {"A": [1, 1, 1, 0], "B": [1, 1, 0, 0]}  # 62.5 % on average
+    found = seeds.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}] * 2, teacher)
+    assert found.value == pytest.approx(100 * 37.5 / 62.5)
+    assert seeds.retention([teacher] * 3, teacher) == stats.Interval(100.0, 100.0, 100.0)
+    apart = seeds.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}, teacher], teacher)
+    assert apart.high - apart.low > found.high - found.low
 
 
 def test_seeds_that_agree_leave_the_error_of_the_items():

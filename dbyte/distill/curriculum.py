@@ -5,8 +5,10 @@ beginning.
 """
 
 import math
+from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from dbyte.distill.data import changed_rows, training_rows
 from dbyte.distill.feed import Feed
@@ -22,6 +24,7 @@ from dbyte.presets import Scale
 from dbyte.text.packing import Rows
 from dbyte.text.spans import TokenBytes
 
+STAGE2_ALONE = ("smoothing", "confidence")  # what a student is asked for that nothing in Stage 1 reads
 LANES = 32  # streams that are open at once, over all processes; it is part of a run's address
 
 
@@ -31,12 +34,15 @@ def curriculum(scale: Scale, *, decoding: str | None = None) -> tuple[Step, ...]
 
 
 def run_steps(
-    scale: Scale, steps: tuple[Step, ...], *, seed: int, teacher_seed: int | None = None, launch: Launch | None = None
+    scale: Scale, steps: tuple[Step, ...], *, seed: int, teacher_seed: int | None = None, launch: Launch | None = None,
+    predictions: Path | None = None,
 ) -> list[Run]:
     """Train a student through `steps`, reusing every run that is complete; returns one complete run per step.
 
     seed: of the student's first weights and the order of the rows. teacher_seed: of the teacher and of which documents
-    are held out; None: seed, so that nothing is shared between seeds.
+    are held out; None: seed, so that nothing is shared between seeds. predictions: another model with the teacher's
+    tokens, whose predictions Eq. 3 takes; core, head and embeddings stay the teacher's (Table 10). ValueError where its
+    tokens are others.
     """
     teacher_seed = seed if teacher_seed is None else teacher_seed
     launch = launch or Launch(rows_at_once=scale.rows_at_once)
@@ -46,28 +52,34 @@ def run_steps(
     teacher, tokenizer = load_teacher(folder)
     token_bytes = TokenBytes.from_tokenizer(tokenizer)
     positions = teacher.config.max_position_embeddings
+    other = None if predictions is None else _of_the_same_tokens(predictions, teacher, token_bytes)
     with launch.processes.first_goes_first():
         rows = None if scale.streamed else training_rows(scale, token_bytes, seed=teacher_seed, positions=positions)
-    resolved = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
-                if name not in ("transformers_version", "dbyte_version")}
+    asked = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
+             if name not in ("transformers_version", "dbyte_version")}
     runs: list[Run] = []
     for step in steps:
+        # Off in Stage 1, so that students that differ in it alone share their Stage 1.
+        resolved = asked if step.stage == 2 else asked | dict.fromkeys(STAGE2_ALONE, False)
         parent = runs[-1] if runs else None
         rows_of_step = rows if step.text is None else changed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
         feed = _feed(scale, step, rows_of_step, token_bytes, parent, seed=seed, positions=positions)
         run = Run({"step": step.describe(), "student": resolved, "teacher": model_hash(folder),
                    "data": rows_of_step.hash if rows_of_step else feed.describe(), "batch_rows": scale.batch_rows,
-                   "precision": scale.precision, "seed": seed}, parent=parent)
+                   "precision": scale.precision, "seed": seed}
+                  | ({"predictions": model_hash(predictions)} if other and step.objective.reads_teacher == "whole"
+                     else {}), parent=parent)
         if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
             student = (ByteStudent.from_pretrained(parent.model_folder) if parent
                        else new_student(scale, teacher, tokenizer, seed=seed))
             if step.decoding:
                 torch.manual_seed(seed)
                 student = student.with_decoding(step.decoding)
-            student.config.stage = step.stage
+            student.config.update({"stage": step.stage} | {name: resolved[name] for name in STAGE2_ALONE})
             student.use_backend(launch.backend)
-            read = {"whole": teacher, "embeddings": EmbeddingsOnly(teacher), "": None}[step.objective.reads_teacher]
+            read = {"whole": other or teacher, "embeddings": EmbeddingsOnly(teacher),
+                    "": None}[step.objective.reads_teacher]
             if read is not teacher:
                 teacher.cpu()
             train(run, step, feed, model=student, teacher=read, device=device, precision=scale.precision, launch=launch,
@@ -88,6 +100,16 @@ def _feed(
                       lanes=math.gcd(scale.batch_rows, LANES), positions=positions)
     feed.restore(facts.get("feed", {}), 0)
     return feed
+
+
+def _of_the_same_tokens(folder: Path, teacher: PreTrainedModel, token_bytes: TokenBytes) -> PreTrainedModel:
+    """The model in a folder or of a hub name; ValueError unless the k-th token is the teacher's k-th token."""
+    model, tokenizer = load_teacher(folder)
+    sizes = [one.get_output_embeddings().weight.shape[0] for one in (teacher, model)]
+    if TokenBytes.from_tokenizer(tokenizer).token_bytes != token_bytes.token_bytes or sizes[0] != sizes[1]:
+        raise ValueError(f"{folder} has other tokens than the student's teacher ({sizes[1]} and {sizes[0]} in the "
+                         "heads): Eq. 3 compares predictions of the same tokens, so take one of the same family")
+    return model
 
 
 def new_student(scale: Scale, teacher, tokenizer, *, seed: int) -> ByteStudent:

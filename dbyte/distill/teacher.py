@@ -1,13 +1,20 @@
 """The teacher: any Llama, Qwen3 or OLMo2 causal language model, or a small one trained here in the same format.
 
-The small teacher has a byte-level BPE tokenizer in Qwen's manner (its pre-tokenizer pattern: digits one at a time),
+A small teacher has a byte-level BPE tokenizer in Qwen's manner (its pre-tokenizer pattern: digits one at a time),
 with a BOS, and is trained by the same loop as the student, so it is cached and resumed like every run.
 """
 
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from dbyte.distill import objectives
 from dbyte.distill.data import mixed_texts, training_corpora, training_rows
@@ -52,7 +59,7 @@ def teacher_step(shape: TeacherShape) -> Step:
 
 
 def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Path:
-    """Return the teacher's folder or hub name; at scales with a `TeacherShape`, train it first if need be."""
+    """Return the folder or hub name of the scale's teacher; one with a `TeacherShape` is trained first if need be."""
     if isinstance(scale.teacher, str):
         return Path(scale.teacher)
     shape, launch = scale.teacher, launch or Launch()
@@ -61,10 +68,10 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
     with launch.processes.first_goes_first():
         tokenizer = _tokenizer(scale, shape, seed=seed)
         rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed, positions=POSITIONS)
-    run = Run({"teacher": vars(shape), "step": step.describe(), "data": rows.hash, "seed": seed,
+    run = Run({"teacher": shape.describe(), "step": step.describe(), "data": rows.hash, "seed": seed,
                "batch_rows": scale.batch_rows, "positions": POSITIONS, "precision": scale.precision})
     if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
-        train(run, step, Feed(rows, scale.batch_rows, seed), model=_new_llama(shape, tokenizer, seed=seed),
+        train(run, step, Feed(rows, scale.batch_rows, seed), model=_new_model(shape, tokenizer, seed=seed),
               device=launch.processes.device if launch.processes.count > 1 else scale.device,
               precision=scale.precision, launch=launch, save_extra=lambda folder: tokenizer.save_pretrained(folder))
     return run.model_folder
@@ -83,18 +90,19 @@ def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTok
     return AutoTokenizer.from_pretrained(folder)
 
 
-def llama_config(
+def teacher_config(
     shape: TeacherShape, *, bos_token_id: int | None = None, eos_token_id: int | None = None
-) -> LlamaConfig:
+) -> PreTrainedConfig:
     """The config of a teacher trained here."""
-    return LlamaConfig(
-        vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
-        max_position_embeddings=POSITIONS, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
+    return AutoConfig.for_model(
+        shape.family, vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
+        max_position_embeddings=POSITIONS, num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads or shape.heads, head_dim=shape.width // shape.heads,
         intermediate_size=shape.ffn_width, tie_word_embeddings=True, initializer_range=shape.initial_std,
         bos_token_id=bos_token_id, eos_token_id=eos_token_id)
 
 
-def _new_llama(shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
+def _new_model(shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
-    config = llama_config(shape, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
-    return project_everywhere(LlamaForCausalLM._from_config(config, attn_implementation=PACKED))
+    config = teacher_config(shape, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    return project_everywhere(AutoModelForCausalLM.from_config(config, attn_implementation=PACKED))

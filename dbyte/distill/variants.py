@@ -3,29 +3,47 @@
 A new row is one more line in a tuple here; docs/extending.md shows it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from dbyte.distill import objectives
 from dbyte.distill.curriculum import run_steps
 from dbyte.distill.runs import Run
-from dbyte.distill.steps import CORE, ENCODER, ROUTER, Group, Step, stage1
-from dbyte.presets import Scale
+from dbyte.distill.steps import CORE, ENCODER, ROUTER, Group, Step, stage1, stage2
+from dbyte.distill.teacher import teacher_run
+from dbyte.presets import Scale, TeacherShape
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A name, the steps that the student takes, and the arguments of StudentConfig that are not the scale's."""
+    """A name, the steps that the student takes, and the arguments of StudentConfig that are not the scale's.
+
+    teacher: whose core, head, tokens and embeddings the student has, None: the scale's. predictions: the one of the
+    same tokens whose predictions Eq. 3 takes, None: the teacher's own.
+    """
 
     name: str
     steps: tuple[Step, ...]
     student: Mapping[str, object] = field(default_factory=dict)
+    teacher: TeacherShape | str | None = None
+    predictions: TeacherShape | str | None = None
 
 
-def run_variant(scale: Scale, variant: Variant, *, seed: int, teacher_seed: int = 0) -> list[Run]:
-    """Train one variant, or load what is trained; seed: the student's. Steps that variants share are trained once."""
-    student = {**scale.student, **variant.student}
-    return run_steps(replace(scale, student=student), variant.steps, seed=seed, teacher_seed=teacher_seed)
+def run_variant(
+    scale: Scale, variant: Variant, *, seed: int, teacher_seed: int = 0, batch_rows: int | None = None
+) -> list[Run]:
+    """Train one variant, or load what is trained; seed: the student's. Steps that variants share are trained once.
+
+    batch_rows: of the student's updates, None: the scale's, by which teachers are trained in any case.
+    """
+    def folder(teacher: TeacherShape | str | None) -> Path:
+        return teacher_run(replace(scale, teacher=teacher or scale.teacher), seed=teacher_seed)
+
+    changed = replace(scale, student={**scale.student, **variant.student}, teacher=str(folder(variant.teacher)),
+                      batch_rows=batch_rows or scale.batch_rows)
+    return run_steps(changed, variant.steps, seed=seed, teacher_seed=teacher_seed,
+                     predictions=folder(variant.predictions) if variant.predictions else None)
 
 
 def sequence(scale: Scale, **changes: object) -> tuple[Step, Step, Step]:
@@ -33,6 +51,12 @@ def sequence(scale: Scale, **changes: object) -> tuple[Step, Step, Step]:
     size = scale.ablation.step_bytes
     given = dict(align_bytes=size, distill_bytes=size, boundary_bytes=size, boundary_loss=False, snapshots=1)
     return stage1(**{**scale.stage1, **given, **changes})
+
+
+def watched(variants: Sequence[Variant], snapshots: int = 3) -> tuple[Variant, ...]:
+    """The same students with more models kept on the way, evenly spaced in each step: other runs, the same weights."""
+    return tuple(replace(variant, steps=tuple(replace(step, snapshots=snapshots) for step in variant.steps))
+                 for variant in variants)
 
 
 def encoders(scale: Scale) -> tuple[Variant, ...]:
@@ -70,6 +94,11 @@ def alignments(scale: Scale) -> tuple[Variant, ...]:
     )
 
 
+# Of Eq. 2, Eq. 3 and Eq. 4 in the joint objective, one weight changed at a time. More of Eq. 3 alone is left out: it is
+# the one of the three that by itself leaves the student near chance (Table 3).
+JOINT_WEIGHTS = ((1, 1, 1), (0.1, 1, 1), (10, 1, 1), (1, 0.1, 1), (1, 1, 0.1), (1, 1, 10))
+
+
 def orders(scale: Scale) -> tuple[Variant, ...]:
     """Section 4.2.1: the three steps in sequence, in other orders, and all at once by the joint objective.
 
@@ -80,8 +109,8 @@ def orders(scale: Scale) -> tuple[Variant, ...]:
         Variant("1.1, 1.2, 1.3", steps),
         Variant("1.3, 1.1, 1.2", (boundary, align, distil)),
         Variant("1.3, 1.2, 1.1", (boundary, distil, align)),
-        Variant("joint, weights 1 1 1", (_joint(scale, 1, 1, 1),)),
-        Variant("joint, weights 0.1 1 1", (_joint(scale, 0.1, 1, 1),)),
+        *(Variant(f"joint, weights {' '.join(f'{weight:g}' for weight in weights)}", (_joint(scale, *weights),))
+          for weights in JOINT_WEIGHTS),
     )
 
 
@@ -106,4 +135,34 @@ def routers(scale: Scale) -> tuple[Variant, ...]:
     return (
         Variant("integrated", steps),
         Variant("split", steps, dict(router="split", router_width=width, router_layers=2)),
+    )
+
+
+def teachers(scale: Scale) -> tuple[Variant, ...]:
+    """Table 10: steps 1.1 to 1.3 by a teacher of the student's size and by a larger one; then by another family.
+
+    The first two students have one core, one tokenizer and one step 1.1. The third has the core of its own teacher.
+    """
+    steps, chosen = sequence(scale), scale.teachers
+    return (
+        Variant("own size", steps, teacher=chosen.own),
+        Variant("larger", steps, teacher=chosen.own, predictions=chosen.larger),
+        Variant("other family", steps, teacher=chosen.other),
+    )
+
+
+def byte_sft(scale: Scale) -> tuple[Variant, ...]:
+    """Stage 2 behind one Stage 1, as the paper has it and with what the authors' code does otherwise.
+
+    Confidence stands beside the boundary loss: without that loss no router trains in step 2.2 for it to guide.
+    """
+    size, first = scale.ablation.step_bytes, sequence(scale)
+    plain, routed = (first + stage2(**{**scale.stage2, "head_bytes": size, "full_bytes": size, "boundary_loss": loss})
+                     for loss in (False, True))
+    return (
+        Variant("plain", plain),
+        Variant("boundary loss in 2.2", routed),
+        Variant("boundary loss, confidence", routed, dict(confidence=True)),
+        Variant("smoothing", plain, dict(smoothing=True)),
+        Variant("all three, as released", routed, dict(smoothing=True, confidence=True)),
     )

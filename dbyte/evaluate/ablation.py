@@ -4,11 +4,11 @@ One teacher serves all seeds: what varies between seeds is the student's first w
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from pathlib import Path
 
 from dbyte.distill.runs import Run
-from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import Variant, run_variant
 from dbyte.evaluate import seeds
 from dbyte.evaluate.harness import ColumnResult, correct_by_column
@@ -26,10 +26,10 @@ AVERAGE = "average"
 def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
     """Every variant by as many seeds as the scale's ablations have, the first being `seed`, also the teacher's.
 
-    The teacher is the scale's; the students read batches of `scale.ablation.batch_rows`.
+    The students read batches of `scale.ablation.batch_rows`.
     """
-    small = replace(scale, teacher=str(teacher_run(scale, seed=seed)), batch_rows=scale.ablation.batch_rows)
-    return {variant.name: [run_variant(small, variant, seed=seed + k, teacher_seed=seed)
+    return {variant.name: [run_variant(scale, variant, seed=seed + k, teacher_seed=seed,
+                                       batch_rows=scale.ablation.batch_rows)
                            for k in range(scale.ablation.seeds)] for variant in variants}
 
 
@@ -54,6 +54,26 @@ def accuracy_rows(measured: Measured, **more: object) -> list[dict]:
     return rows
 
 
+def dynamics_rows(measurer: Measurer, trained: Trained, reading: str) -> list[dict]:
+    """`accuracy_rows` after every model kept on the way, with train_bytes since the first step began."""
+    rows, items = [], measurer.scale.ablation.items
+    for name, by_seed in trained.items():
+        for kept in zip(*map(_kept_models, by_seed), strict=True):
+            columns = [measurer.columns(folder, reading, items=items) for _, folder in kept]
+            rows += accuracy_rows({name: columns}, train_bytes=kept[0][0])
+    return rows
+
+
+def _kept_models(runs: Sequence[Run]) -> list[tuple[int, Path]]:
+    """Bytes since the first step began, and folder, of each model that a student left on its way, the last included."""
+    kept, seen = [], 0
+    for run in runs:
+        size = run.facts()["train_bytes"]
+        kept += [(seen + done, folder) for done, folder in [*run.snapshots(), (size, run.model_folder)]]
+        seen += size
+    return kept
+
+
 def difference_rows(measured: Measured, first: str, others: Sequence[str] | None = None) -> list[dict]:
     """Tidy rows of `first` minus each other variant on the same items, in points, task by task and on average.
 
@@ -71,6 +91,44 @@ def difference_rows(measured: Measured, first: str, others: Sequence[str] | None
                         | {"what": f"{first} - {other}", "low": found.low, "high": found.high,
                            "verdict": verdict(found.low, found.high)})
     return [{key: value for key, value in row.items() if key != "model"} for row in rows]
+
+
+def best_of(measured: Measured, names: Sequence[str]) -> str:
+    """The name of the variant with the highest average over columns and seeds; of equals, the first.
+
+    Chosen and reported on the same items, it looks better than it is.
+    """
+    average = {row["model"]: row["value"] for row in accuracy_rows(measured) if row["task"] == AVERAGE}
+    return max(names, key=lambda name: average[name])
+
+
+def retention_rows(measured: Measured, baselines: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
+    """Tidy rows in percent: each variant's average over that of its baseline, a token model, on the same items."""
+    rows = []
+    for name, by_seed in measured.items():
+        found = seeds.retention([correct_by_column(columns) for columns in by_seed],
+                                correct_by_column(baselines[name]))
+        rows.append(_row(name, AVERAGE, found, _items(by_seed[0]), len(by_seed))
+                    | {"low": found.low, "high": found.high})
+    return rows
+
+
+def bits_rows(measurer: Measurer, trained: Trained, reading: str) -> list[dict]:
+    """Bits per byte of held-out text: model, corpus, value, stderr over seeds and pieces of text, n pieces.
+
+    Unlike losses over tokens these compare students of different tokenizers.
+    """
+    rows = []
+    for name, by_seed in trained.items():
+        for corpus, _ in measurer.scale.corpora:
+            found = [measurer.bits(runs[-1].model_folder, reading, corpus) for runs in by_seed]
+            over_seeds = seeds.mean([one["value"] for one in found])
+            row = _row(name, "", over_seeds, found[0]["n"], len(found)) | {"corpus": corpus}
+            # Every seed reads the same pieces, so that their error does not shrink with seeds.
+            of_pieces = sum(one["stderr"] for one in found) / len(found)
+            row["stderr"] = math.hypot(of_pieces, 0.0 if math.isnan(row["stderr"]) else row["stderr"])
+            rows.append({key: value for key, value in row.items() if key != "task"})
+    return rows
 
 
 def boundary_rows(measurer: Measurer, trained: Trained) -> list[dict]:

@@ -30,9 +30,13 @@ def difference(first_S: Sequence[Columns], second_S: Sequence[Columns]) -> Inter
         raise ValueError(f"a difference over seeds needs as many seeds on both sides, found {len(first_S)} and "
                          f"{len(second_S)}")
     found = stats.difference(_averaged(first_S), _averaged(second_S), level=LEVEL)
-    of_seeds = [_mean(first) - _mean(second) for first, second in zip(first_S, second_S, strict=True)]
-    half = math.hypot((found.high - found.low) / 2, 100 * _half_over_seeds(of_seeds))
-    return Interval(found.value, found.value - half, found.value + half)
+    return _widened(found, [_mean(first) - _mean(second) for first, second in zip(first_S, second_S, strict=True)])
+
+
+def retention(student_S: Sequence[Columns], teacher: Columns) -> Interval:
+    """Students' average over their one teacher's, in percent, with its 95 % interval over seeds and items."""
+    found = stats.retention(_averaged(student_S), teacher, level=LEVEL)
+    return _widened(found, [_mean(student) / _mean(teacher) for student in student_S])
 
 
 def accuracy(correct_S: Sequence[Sequence[float]]) -> Interval:
@@ -49,6 +53,12 @@ def mean(value_S: Sequence[float]) -> Interval:
     half = _half_over_seeds(value_S) if len(value_S) > 1 else math.nan
     value = float(np.mean(value_S))
     return Interval(value, value - half, value + half)
+
+
+def _widened(over_items: Interval, value_S: Sequence[float]) -> Interval:
+    """An interval over items with the spread between seeds (of shares, not percent) added."""
+    half = math.hypot((over_items.high - over_items.low) / 2, 100 * _half_over_seeds(value_S))
+    return Interval(over_items.value, over_items.value - half, over_items.value + half)
 
 
 def _half_over_seeds(value_S: Sequence[float]) -> float:

@@ -1,10 +1,10 @@
 """Tasks by name, as the command line takes them: `mini`, `paper`, `cute`, a column of theirs, or GROUP/COLUMN.
 
-`mini` stands for the columns of MiniBench that the corpus `world` teaches, `mini_full` for all of them, which take a
-model that was trained on `world_full`.
+`mini` stands for the columns of MiniBench that the corpus `world` teaches, `mini_full` for all of them and `mini_cute`
+for seven of CUTE's kinds asked of made-up words; both take a model that was trained on `world_full`.
 
-A column's bare name means MiniBench's if it has one of that name, else the benchmark's, else CUTE's; results always
-name the group, so nobody takes one for another.
+A column's bare name means MiniBench's if it has one of that name, else the benchmark's, else CUTE's;
+mini_cute's are mini_cute/COLUMN: results always name the group, so nobody takes one for another.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,13 @@ from pathlib import Path
 
 from dbyte.evaluate import benchmarks, cute, minibench
 from dbyte.evaluate.column import HarnessTask
+from dbyte.evaluate.minibench.spell import MINI_CUTE
 
 COLUMNS: dict[str, Sequence[str]] = {
-    "mini": tuple(minibench.EVERY), "paper": tuple(benchmarks.BENCHMARKS), "cute": cute.COLUMNS}
+    "mini": tuple(minibench.EVERY), "paper": tuple(benchmarks.BENCHMARKS), "cute": cute.COLUMNS,
+    "mini_cute": tuple(MINI_CUTE)}
 GROUPS = {"mini": ("mini", tuple(minibench.COLUMNS)), "mini_full": ("mini", COLUMNS["mini"]),
-          "paper": ("paper", COLUMNS["paper"]), "cute": ("cute", COLUMNS["cute"])}
+          **{group: (group, COLUMNS[group]) for group in ("paper", "cute", "mini_cute")}}
 
 
 def named(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -48,11 +50,13 @@ def tasks(
 ) -> list[HarnessTask]:
     """The named tasks, called GROUP/COLUMN, with at most `limit` items each; errors as of the three groups.
 
-    seed: draws MiniBench's items. data: a folder with local items for paper and cute; None: paper's are on the hub.
+    seed: draws the items of mini and mini_cute. data: a folder with local items for paper and cute; None: paper's are
+    on the hub.
     """
     wanted = named(names)
     columns = {group: [column for its, column in wanted if its == group] for group in COLUMNS}
     made = {"mini": minibench.tasks(columns["mini"], limit, seed=seed),
+            "mini_cute": [MINI_CUTE[name].as_task(limit, seed=seed) for name in columns["mini_cute"]],
             "paper": benchmarks.tasks(columns["paper"], limit, data=data),
             "cute": cute.tasks(columns["cute"], limit, data=data) if columns["cute"] else []}
     home = {(group, task.name): task for group, tasks_ in made.items() for task in tasks_}

@@ -6,6 +6,7 @@ Columns are those with a chance level above zero that the scale's corpora teach,
 what is left above chance, and what is generated has no completion to perturb.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from dbyte.evaluate.stats import Columns, Interval, judge, kept_above_chance
 from dbyte.presets import Scale
 
 CLEAN, AVERAGE, NOISE_AVERAGE = "clean", "average", "noise average"
-TAUGHT = ("HellaS", "PIQA", "ARC-E")  # HellaS is the paper's; the small world teaches the others
+PAPERS = "HellaS"  # the column of Tables 6 to 8, which the whole world teaches; the small one teaches the others
+TAUGHT = (PAPERS, "PIQA", "ARC-E")
 Answers = dict[str, dict[str, np.ndarray]]  # task -> "clean" or perturbation -> [N] between 0 and 1
 
 
@@ -29,20 +31,22 @@ def columns(scale: Scale) -> dict[str, Column]:
     return {name: taught[name] for name in TAUGHT if name in taught} | {prose_choice.NAME: prose_choice.column()}
 
 
-def chances(scale: Scale) -> dict[str, float]:
-    """What guessing scores on each column, and on their average."""
-    each = {name: column.chance for name, column in columns(scale).items()}
+def chances(scale: Scale, *, only: Sequence[str] | None = None) -> dict[str, float]:
+    """What guessing scores on each column, and on their average; only: these columns."""
+    each = {name: column.chance for name, column in columns(scale).items() if only is None or name in only}
     return each | {AVERAGE: float(np.mean(list(each.values())))}
 
 
-def answers(measurer: Measurer, folder: Path, reading: str, *, items: int) -> Answers:
-    """What a model answers to the first `items` of each column, clean and under each perturbation."""
+def answers(
+    measurer: Measurer, folder: Path, reading: str, *, items: int, only: Sequence[str] | None = None
+) -> Answers:
+    """What a model answers to the first `items` of each column (`only` these), clean and under each perturbation."""
     def correct(column: Column, noise: Noise | None = None) -> tuple[int, ...]:
         return measurer.column(folder, reading, column, items=items, noise=noise).correct
 
     return {name: {CLEAN: np.asarray(correct(column), dtype=float)} | {
         kind: over_places({place: correct(column, Noise(kind, place, measurer.seed)) for place in PLACES})
-        for kind in KINDS} for name, column in columns(measurer.scale).items()}
+        for kind in KINDS} for name, column in columns(measurer.scale).items() if only is None or name in only}
 
 
 def first(found: Answers, items: int) -> Answers:

@@ -7,9 +7,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project_everywhere
-from dbyte.presets import TEACHERS
+from dbyte.presets import FAMILIES, TEACHERS
 
-FAMILIES = ("llama", "qwen3", "olmo2")
 WEIGHTS = ("*.safetensors",)
 TOKENIZER = ("tokenizer.json", "vocab.json")
 

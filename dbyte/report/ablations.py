@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dbyte.report.figures import GREY, MB, SIGMA, STYLE
 from dbyte.report.tables import Estimate, wide
@@ -74,4 +75,33 @@ def loss_figure(curves: pd.DataFrame, order: Sequence[str], *, label: str) -> Fi
         axes.set_xlabel("training bytes (MB)")
         axes.set_ylabel(label)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def dynamics_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataFrame) -> Figure:
+    """A panel a task: accuracy against megabytes, a line a variant, two standard errors; teacher a line, chance dotted.
+
+    rows: variant as model, task, train_bytes, value, stderr, chance. teacher: task and value.
+    """
+    tasks = [task for task in wide(rows.drop_duplicates(["model", "task"])) if task != "average"] + ["average"]
+    level = teacher.set_index("task")["value"]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.4 + 1.9 * len(tasks), 2.9), layout="constrained")
+        panels = figure.subplots(1, len(tasks), sharey=True, sharex=True, squeeze=False)[0]
+        for axes, task in zip(panels, tasks, strict=True):
+            for name, colour, marker in zip(order, COLOURS, MARKERS, strict=False):
+                part = rows[(rows["task"] == task) & (rows["model"] == name)].sort_values("train_bytes")
+                axes.errorbar(part["train_bytes"] / MB, part["value"], yerr=SIGMA * part["stderr"].fillna(0),
+                              color=colour, marker=marker, markersize=4, elinewidth=1, capsize=2, label=name)
+            if task in level:
+                axes.axhline(level[task], color="#000000", linewidth=1)
+            axes.axhline(rows.loc[rows["task"] == task, "chance"].iloc[0], color=GREY, linestyle=":", linewidth=1)
+            axes.set_title(task)
+            axes.set_ylim(0, 104)
+            axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+        panels[0].set_ylabel("accuracy (%)")
+        figure.supxlabel("training bytes (MB); line: teacher, dots: chance, bars: two standard errors", fontsize=9)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(order),
+                      frameon=False)
     return figure

@@ -23,7 +23,6 @@ from dbyte.report.judging import (
     Criterion,
     Measure,
     Row,
-    drop,
     judge,
     kept,
     reader,
@@ -103,9 +102,13 @@ def main_claims() -> Iterable[Claim]:
                 / _cell(table1, f"{audit.LLAMA}, teacher", "MMLU"))
     yield Claim("few bytes", "Abstract; Table 13", "distilling takes far fewer bytes than training a byte model anew",
                 BASELINES, unit="billion bytes", paper=_quoted("training bytes"))
-    yield Claim("families", "Abstract; Table 1", "the recipe works for teachers of several model families", SCALE)
+    yield Claim("families", "Abstract; Table 1", "the recipe works for teachers of several model families (here: "
+                "Stage 1 keeps most of a Llama's and of a Qwen3's accuracy)", SCALE,
+                tuple(Criterion(row("teacher_scale_retention", model=model), threshold=MOST, part=f"{family},")
+                      for family, model in (("Llama", "own size"), ("Qwen3", "other family"))), "%")
     yield Claim("stage 1 drop", "5.2.1; Table 1", "Stage 1 loses no more points on average than in the paper", STAGE1,
-                (Criterion(drop("stage1", "stage1"), "below", _worst_drop("stage1")),), paper=_worst_drop("stage1"))
+                (_difference("main", "teacher - stage1", direction="below", threshold=_worst_drop("stage1")),),
+                paper=_worst_drop("stage1"))
     yield Claim("stage 1 baselines", "5.2.1; Table 1", "Stage 1 loses less than BLT, ALM and H-Net distillation do",
                 BASELINES, paper=_worst_drop("stage1"))
     yield Claim("a sixth of the bytes", "5.2.1; Table 1", "Stage 1 matches H-Net distillation on a sixth of the bytes",
@@ -120,9 +123,10 @@ def main_claims() -> Iterable[Claim]:
                 "have levelled off (here: GSM8K against PIQA)", STAGE1,
                 (Criterion(total(*_gain("GSM8K"), *((-weight, term) for weight, term in _gain("PIQA")))),))
     yield Claim("stage 2 drop", "5.2.2; Table 1", "Stage 2 loses no more points on average than in the paper", STAGE2,
-                (Criterion(drop("main", "stage2"), "below", _worst_drop("stage2")),), paper=_worst_drop("stage2"))
+                (_difference("main", "teacher - stage2", direction="below", threshold=_worst_drop("stage2")),),
+                paper=_worst_drop("stage2"))
     yield Claim("stage 2 costs", "Table 1", "writing bytes costs something: Stage 1 is ahead of Stage 2", STAGE2,
-                (Criterion(drop("main", "stage2", teacher="stage1")),),
+                (_difference("main", "stage1 - stage2"),),
                 paper=_ahead(table1, f"{audit.LLAMA}, stage1", f"{audit.LLAMA}, stage2"))
     yield Claim("stage 2 baselines", "5.2.2; Table 1", "Stage 2 loses less than BLT, ALM and H-Net distillation do",
                 BASELINES, paper=_worst_drop("stage2"))
@@ -148,6 +152,9 @@ def ablation_claims() -> Iterable[Claim]:
                 paper=_ahead(table3, with_it, without, "LMB"))
     yield Claim("sequence", "4.2.1", "three steps in sequence are ahead of one joint objective with untuned weights",
                 ORDER, (_difference("order", "1.1, 1.2, 1.3 - joint, weights 1 1 1"),))
+    yield Claim("sequence spares tuning", "4.2.1", "what the joint objective needs hand-tuning for, the sequence does "
+                "without (here: it is ahead of the best of the weights swept, chosen on the reported items, which "
+                "favours the joint objective)", ORDER, (_difference("order", "1.1, 1.2, 1.3 - best joint"),))
     yield Claim("JBP on GSM8K", "6.2; Table 4", "JBP is ahead of MBP where an answer is reasoned out byte by byte",
                 DECODING, (Criterion(row("decoding_difference", what="GSM8K")),),
                 paper=_ahead(table4, "JBP", "MBP", "GSM8K"))
@@ -169,9 +176,14 @@ def ablation_claims() -> Iterable[Claim]:
                 (_difference("router", "integrated - split", "LMB"),),
                 paper=_ahead(table9, "integrated router", "split router", "LMB"))
     table10 = "table10_teacher_scale"
-    yield Claim("larger teacher", "Appendix C; Table 10", "a larger teacher of the family is no better than one of the "
-                "student's size", SCALE,
-                paper=_ahead(table10, "Llama-3.2-1B, stage1", "Llama-3.2-1B, stage1 (teacher 3B)"))
+    own, larger = "Llama-3.2-1B, stage1", "Llama-3.2-1B, stage1 (teacher 3B)"
+    for name, says, column, task in (
+            ("larger teacher", "a larger teacher of the family leaves the student behind one of its own size", None,
+             "average"),
+            ("larger teacher LMB", "LMB shows it most", "LMB", "LMB")):
+        yield Claim(name, "Appendix C; Table 10", says, SCALE,
+                    (_difference("teacher_scale", "own size - larger", task),),
+                    paper=_ahead(table10, own, larger, column))
 
 
 def robustness_claims() -> Iterable[Claim]:

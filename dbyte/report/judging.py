@@ -99,31 +99,16 @@ def share(one: Row, other: Row) -> Measure:
     return measure
 
 
-def lead(file: str, one: str, other: str, **where: str) -> Measure:
-    """One model minus another, in points, averaged over the tasks that both have, of the rows that fit."""
-    return _of_models(file, tables.average_drop, other, one, where)
-
-
-def drop(file: str, model: str, *, teacher: str = "teacher") -> Measure:
-    """The average drop of a model, in points, over the tasks it shares with its teacher."""
-    return lead(file, teacher, model)
-
-
 def kept(file: str, model: str, *, teacher: str = "teacher") -> Measure:
     """The share of its teacher's average that a model keeps, in percent."""
-    return _of_models(file, tables.retention, model, teacher, {})
-
-
-def _of_models(file: str, summary: Callable[..., tables.Estimate], model: str, teacher: str,
-               where: Mapping[str, str]) -> Measure:
     def measure(read: Read) -> Measured:
         frame = read(file)
-        rows = _fitting(frame, where)
-        if lost := sorted({model, teacher} - set(rows["model"])):
-            raise NotMeasured(f"{frame.attrs['file']} has no row with {_words({'model': lost[0], **where})}")
-        values, errors = tables.wide(rows), tables.wide(rows, values="stderr")
-        found = _defined(summary, *(table.loc[name] for table in (values, errors) for name in (teacher, model)))
-        return _around(found.value, found.stderr, int(rows[rows["model"] == model]["n"].sum()), _seeds(frame), file)
+        if lost := sorted({model, teacher} - set(frame["model"])):
+            raise NotMeasured(f"{frame.attrs['file']} has no row with {_words({'model': lost[0]})}")
+        values, errors = tables.wide(frame), tables.wide(frame, values="stderr")
+        pair = (table.loc[name] for table in (values, errors) for name in (teacher, model))
+        found = _defined(tables.retention, *pair)
+        return _around(found.value, found.stderr, int(frame[frame["model"] == model]["n"].sum()), _seeds(frame), file)
     return measure
 
 

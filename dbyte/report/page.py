@@ -29,9 +29,18 @@ CAPTIONS = {
     "dynamics": "Accuracy against the bytes of Stage 1 (the paper's Figure 2).",
     "exposure": "Decoded cuts that are not the router's, against the distance from the prompt.",
     "alignment_ablation": "With and without step 1.1, at equal bytes (Table 3).",
+    "alignment_dynamics": "With and without step 1.1, accuracy against bytes (Table 3).",
     "encoder": "Encoders with as many parameters (Table 5).",
+    "encoder_dynamics": "Mamba2 and Transformer, accuracy against bytes (Table 5).",
     "router": "A router inside the encoder and one of its own (Table 9).",
+    "teacher_scale": "Students of a teacher of their size, of a larger one, and of another family (Table 10).",
+    "byte_sft": "Stage 2 as in the paper and as released.",
     "robustness": "Accuracy under character noise (Table 6).",
+    "all_columns": "All columns of MiniBench, beside the paper's Table 1.",
+}
+MORE_TABLES = {  # results of notebook 16 that stand below the main table
+    "all_columns": "All columns of MiniBench, by models that have read the whole world:",
+    "mini_cute": "The letters of made-up words (MiniCUTE), by the same models:",
 }
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
@@ -91,6 +100,10 @@ def headline(scale: str, results: Path) -> Iterator[Block]:
     seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
     yield Text(f"Held-out items a column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}.")
     yield Numbers(main_table(frame))
+    for name, words in MORE_TABLES.items():
+        if (frame := _read(name, scale, results)) is not None:
+            yield Text(words)
+            yield Numbers(main_table(frame))
 
 
 def pictures(folder: Path, results: Path) -> Iterator[Block]:

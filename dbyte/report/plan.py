@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.in_rows import ROWS_AT_ONCE
 from dbyte.distill.steps import Step
-from dbyte.distill.teacher import llama_config
+from dbyte.distill.teacher import teacher_config
 from dbyte.model.cores import core_config
 from dbyte.model.kernels import BACKENDS
 from dbyte.model.student import ByteStudent, StudentConfig
@@ -103,7 +103,7 @@ class Setting:
     def core(self) -> PreTrainedConfig:
         """The config of the teacher, and so of the core; ValueError if it is not known here."""
         teacher = self.teacher or self.scale.teacher
-        return core_config(teacher) if isinstance(teacher, str) else llama_config(teacher)
+        return core_config(teacher) if isinstance(teacher, str) else teacher_config(teacher)
 
     def teacher_name(self) -> str:
         """What the teacher is called."""

@@ -20,6 +20,7 @@ def generated(*, folder: Path = RESULTS) -> str:
                          ("main", "bits_stage1", "boundaries_stage1"))
     stage2, stage1, times = (read_results(name, scale=SCALE, folder=folder)
                              for name in ("bits", "stage1", "notebook_times"))
+    every = read_results("all_columns", scale=SCALE, folder=folder)
     given = stage1[~stage1.model.isin(main.model.unique())]
     facts = main.attrs["provenance"]
     return "\n\n".join((
@@ -28,6 +29,8 @@ def generated(*, folder: Path = RESULTS) -> str:
         "matched. Minutes of each notebook at its longest, what it found trained not counted: "
         + ", ".join(f"{row.notebook[:2]}: {row.value / 60:.0f}" for row in times.itertuples()) + ".",
         markdown(main_table(pd.concat([main, given]))),
+        "Teacher and students of the whole world (notebook 16), on all nine columns and spelling:",
+        markdown(main_table(every[every.model.isin(main.model.unique())])),
         "Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a bound:",
         markdown(_by_model(pd.concat([bits, stage2[stage2.model == "stage2"]]))),
         "Router against the tokenizer on held-out text, F1 in percent: "

@@ -11,7 +11,7 @@ from dbyte.text.more_world import chains, kinds, letters, reasons, scripts, spel
 
 NAME = "world_full"
 PARAGRAPHS = world.PARAGRAPHS | {
-    "scripts": 2, "chains": 3, "reasons": 2, "kinds": 2, "kind_questions": 2, "letter_lists": 3, "letter_questions": 6,
+    "scripts": 1, "chains": 5, "reasons": 4, "kinds": 2, "kind_questions": 2, "letter_lists": 4, "letter_questions": 7,
     "spelling": 2}
 WRITERS = dict(world.WRITERS) | {
     "scripts": scripts.paragraph, "chains": chains.paragraph, "reasons": reasons.paragraph, "kinds": kinds.paragraph,

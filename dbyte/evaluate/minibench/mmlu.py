@@ -1,7 +1,7 @@
 r"""MMLU, after MMLU: the answer is the letter of one of four options.
 
-Example: "Anna put the key in Bonn. Tom put the ring in Riga.\nQuestion: Where did Anna put the key?\nA. Lyon\nB. Hull
-\nC. Bonn\nD. Riga\nAnswer:" -> " C". Two subjects: `stories`, three items in four, can be read off; `people` asks
+Example: "Anna put the key in Bonn. Tom put the ring in Riga.\nQuestion: Where did Anna put the key?\nChoices: A Lyon, B
+Hull, C Bonn, D Riga\nAnswer:" -> " C". Two subjects: `stories`, three items in four, can be read off; `people` asks
 for the facts of the world, which training text states but asks for in no form, with letters or without. Training text
 never tells that this person put this thing there.
 """

@@ -1,8 +1,10 @@
 """Letters: questions whose answer is the letter of an option, and the lists that teach what a letter stands for.
 
-A small model is at chance on such questions unless it has learned that " B" can mean what stands behind "B.", so much
-of the text is lists with what stands where said in both directions: "A. Rome / B. Oslo / C. Lima / D. Cairo" and "Oslo
-is B. C is Lima." Two subjects are asked. `stories`: two sentences tell where two people put something, so the answer
+A small model is at chance on such questions unless it has learned that " B" can mean what stands behind it, so much
+of the text is lists with what stands where said in both directions: "Choices: A Rome, B Oslo, C Lima, D Cairo" and
+"Oslo is B. C is Lima." A letter has a space before it wherever it stands, so that it is one token, and its option right behind
+it: options a line each ("A. Rome"), whose letters are other tokens than those of the answers, were left at chance. Two
+subjects are asked. `stories`: two sentences tell where two people put something, so the answer
 can be read off. `people`: the facts of the world, so it must be known. Held out are (person, thing, town) of a story
 and (person, attribute) of a fact, the latter together with the fact's ordinary question.
 """
@@ -16,8 +18,8 @@ LETTERS = "ABCD"
 
 
 def options(choices: Sequence[str]) -> str:
-    """Four options, one a line."""
-    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
+    """Four options behind their letters."""
+    return "Choices: " + ", ".join(f"{letter} {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
 
 
 def asked(question: str, choices: Sequence[str]) -> str:
