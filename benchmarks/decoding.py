@@ -7,19 +7,25 @@
     OMP_NUM_THREADS=1 python benchmarks/decoding.py --folders TEACHER JBP [MBP]   these models, on one thread
 
 Greedy, EOS suppressed in all four, prompts and lengths as given (1 kB each by default), all timed in turn in one
-process, the reading of the prompt included. The teacher writes tokens until its text has as many bytes; its bytes a
-second are those of the tokens that it wrote. Notebook 06 judges what JBP and MBP write. "compiled" fuses
-the steps of encoder, core and decoder (`compiled=True`); compiling is not timed.
+process, the reading of the prompt included; "writing alone" leaves it out. The teacher writes tokens until its text has
+as many bytes; its bytes a second are those of the tokens that it wrote. Notebook 06 judges what JBP and MBP write.
+"compiled" fuses the steps of encoder, core and decoder (`compiled=True`); compiling is not timed.
+
+Whether many rows can write 8 times what one writes is judged by what is timed along with the rest: the parallel
+forward over as many bytes as prompts and texts have, and a large matrix product, whose rate the products with the
+weights cannot exceed. For students that fit no cache it is the weights that a step reads (dbyte/report/traffic.py).
 """
 
 import argparse
+from collections import defaultdict
 from collections.abc import Callable
+from operator import sub
 from pathlib import Path
 from statistics import median
 
 import torch
+from measuring import MATMUL, interleaved, machine, matmul, write
 from measuring import begin as settle
-from measuring import interleaved, machine, write
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM
 
@@ -28,15 +34,16 @@ from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.distill.curriculum import curriculum, new_student, run_steps
 from dbyte.distill.teacher import POSITIONS, teacher_config, teacher_run, train_tokenizer
-from dbyte.evaluate.speed import Wrote, student_writes, teacher_writes
+from dbyte.evaluate.speed import Wrote, student_reads, student_writes, teacher_writes
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project_everywhere
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
+from dbyte.report.traffic import traffic_text, weights_read
 from dbyte.text.spans import TokenBytes
 from dbyte.text.world import world_documents
 
-SCALE, ROUNDS, BATCHES = "small", 5, (1, 16)
+SCALE, ROUNDS, BATCHES, WANTED = "small", 5, (1, 16), 8
 DAMPED = 0.9  # flagged symbols of random heads
 
 
@@ -69,49 +76,104 @@ def prompts_of(rows: int, size: int) -> list[bytes]:
     return [text[row * size : (row + 1) * size] for row in range(rows)]
 
 
-def noting(call: Callable[[], Wrote], key: tuple[str, int], told: dict[tuple[str, int], Wrote]) -> Callable[[], None]:
-    """The call, which puts what it wrote into `told`."""
-    def noted() -> None:
-        told[key] = call()
-
-    return noted
+Call = tuple[str, int]  # decoder and rows
+Told = dict[Call, list[Wrote]]
+FORWARD, PRODUCT = ("forward", BATCHES[-1]), ("product", 0)
 
 
-def report(arguments: argparse.Namespace) -> str:
+def noting(call: Callable[[], Wrote], told: list[Wrote]) -> Callable[[], None]:
+    """The call, which appends what it wrote to `told`."""
+    return lambda: told.append(call())
+
+
+def chosen(arguments: argparse.Namespace) -> tuple[tuple, str]:
+    """Teacher, tokenizer, JBP and MBP student (or None), and what they are."""
     if arguments.folders:
-        teacher, tokenizer = load_teacher(arguments.folders[0])
-        student, mbp = (ByteStudent.from_pretrained(folder).eval() if folder else None
-                        for folder in (*arguments.folders, None)[1:3])
-        what = "models of the runs " + ", ".join(Path(folder).parent.name for folder in arguments.folders)
-    else:
-        teacher, tokenizer, student, mbp = untrained() if arguments.random else trained()
-        what = f"scale {SCALE}, " + ("random weights" if arguments.random else "trained")
-    if arguments.profile:
-        return profiled(student, arguments)
-    told, calls = {}, {}
+        students = (ByteStudent.from_pretrained(folder).eval() if folder else None
+                    for folder in (*arguments.folders, None)[1:3])
+        names = ", ".join(Path(folder).parent.name for folder in arguments.folders)
+        return (*load_teacher(arguments.folders[0]), *students), f"models of the runs {names}"
+    return (untrained() if arguments.random else trained(),
+            f"scale {SCALE}, {'random weights' if arguments.random else 'trained'}")
+
+
+def measured(models: tuple, arguments: argparse.Namespace) -> tuple[dict[Call, list[float]], Told, float, float]:
+    """Seconds of each decoder in each round, what it wrote, and of the forward and the product the medians."""
+    teacher, tokenizer, student, mbp = models
+    calls: dict[Call, Callable[[], object]] = {}
+    told: Told = defaultdict(list)
     for rows in BATCHES:
         prompts, size = prompts_of(rows, arguments.prompt_bytes), arguments.new_bytes
         for kind, of, stage in (("Stage 1", student, 1), ("JBP", student, 2), ("MBP", mbp, 2)):
             for how in ("", " compiled") if of else ():
-                calls[kind + how, rows] = student_writes(of, prompts, size, stage=stage, compiled=bool(how))
-        calls["teacher", rows] = teacher_writes(teacher, TokenBytes.from_tokenizer(tokenizer), prompts, size)
-    seconds = interleaved({key: noting(call, key, told) for key, call in calls.items()}, rounds=arguments.rounds)
-    rate = {key: told[key].text_bytes / median(values) for key, values in seconds.items()}
+                call = student_writes(of, prompts, size, stage=stage, compiled=bool(how))
+                calls[kind + how, rows] = noting(call, told[kind + how, rows])
+        call = teacher_writes(teacher, TokenBytes.from_tokenizer(tokenizer), prompts, size)
+        calls["teacher", rows] = noting(call, told["teacher", rows])
+    whole = prompts_of(BATCHES[-1], arguments.prompt_bytes + arguments.new_bytes)
+    calls |= {FORWARD: student_reads(student, whole), PRODUCT: matmul()}
+    seconds = interleaved(calls, rounds=arguments.rounds)
+    return seconds, told, median(seconds.pop(FORWARD)), median(seconds.pop(PRODUCT))
+
+
+def report(arguments: argparse.Namespace) -> str:
+    """The table, what became of the goals, and the bounds, as Markdown."""
+    models, what = chosen(arguments)
+    if arguments.profile:
+        return profiled(models[2], arguments)
+    seconds, told, forward, product = measured(models, arguments)
+    rate = {key: told[key][-1].text_bytes / median(values) for key, values in seconds.items()}
+    alone = {key: told[key][-1].text_bytes / median(map(sub, values, (one.reading for one in told[key][-len(values):])))
+             for key, values in seconds.items() if key[0] != "teacher"}
     lines = [f"Decoding: {what}, prompts of {arguments.prompt_bytes} bytes, {arguments.new_bytes} written a row, "
              f"greedy, EOS suppressed. {machine()}; medians of {arguments.rounds} rounds in turn.", "",
-             "| decoder | rows | bytes/s | of the teacher's | spread % | bytes a core position | over one row |",
-             "|---|---:|---:|---:|---:|---:|---:|"]
+             "| decoder | rows | bytes/s | of the teacher's | spread % | bytes a core position | over one row | "
+             "writing alone, bytes/s | over one row |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for (kind, rows), value in rate.items():
-        values, wrote = seconds[kind, rows], told[kind, rows]
+        values, wrote = seconds[kind, rows], told[kind, rows][-1]
         spread = 100 * (max(values) - min(values)) / median(values)
+        writing = (f"{alone[kind, rows]:,.0f} | {alone[kind, rows] / alone[kind, 1]:.1f}" if (kind, rows) in alone
+                   else " | ")
         lines.append(f"| {kind} | {rows} | {value:,.0f} | {value / rate['teacher', rows]:.2f} | {spread:.0f} | "
-                     f"{wrote.text_bytes / max(wrote.positions, 1):.2f} | {value / rate[kind, 1]:.1f} |")
-    last = BATCHES[-1]
+                     f"{wrote.text_bytes / max(wrote.positions, 1):.2f} | {value / rate[kind, 1]:.1f} | {writing} |")
+    return "\n".join([*lines, *goals(rate, alone), "", *bounds(models[2], rate, told, forward, product, arguments), "",
+                      traffic_text(BATCHES[-1])])
+
+
+def goals(rate: dict[Call, float], alone: dict[Call, float]) -> list[str]:
+    """What was wanted of JBP, and what there is."""
+    last, lines = BATCHES[-1], []
     for kind in ("JBP", "JBP compiled"):
-        over_teacher, over_one = rate[kind, last] / rate["teacher", last], rate[kind, last] / rate[kind, 1]
-        lines += ["", f"Goals, {kind}: at least 1.0 of the teacher at {last} rows: {over_teacher:.2f}; {last} rows at "
-                  f"least 8 times one row: {over_one:.1f}."]
-    return "\n".join(lines)
+        lines += ["", f"Goals, {kind}: at least 1.0 of the teacher at {last} rows: "
+                  f"{rate[kind, last] / rate['teacher', last]:.2f}; {last} rows at least {WANTED} times one row: "
+                  f"{rate[kind, last] / rate[kind, 1]:.1f}, of writing alone {alone[kind, last] / alone[kind, 1]:.1f}."]
+    return lines
+
+
+def bounds(
+    student: ByteStudent, rate: dict[Call, float], told: Told, forward: float, product: float,
+    arguments: argparse.Namespace,
+) -> list[str]:
+    """Whether as many times one row as are wanted can be had here; forward, product: seconds of what was timed."""
+    rows, last = BATCHES[-1], ("JBP compiled", BATCHES[-1])
+    per_byte, per_chunk = weights_read(student)
+    chunk = told[last][-1].text_bytes / told[last][-1].positions
+    work = 2 * (per_byte + per_chunk / chunk) * rows * (arguments.prompt_bytes + arguments.new_bytes)
+    matrix_rate = 2 * MATMUL**3 / product
+    written = rows * arguments.new_bytes
+    lines = [f"{rows} rows would write {written / forward:,.0f} bytes/s, prompts read, if all of it took as long as the "
+             f"parallel forward over as many bytes ({1e3 * forward:,.0f} ms), and {written * matrix_rate / work:,.0f} if "
+             f"it took the products with the weights at the rate of large matrices ({work / 1e9:,.0f} GFLOP at "
+             f"{matrix_rate / 1e9:,.0f} GFLOP/s)."]
+    for kind in ("JBP", "JBP compiled"):
+        by_forward, by_products = written / forward / rate[kind, 1], written * matrix_rate / work / rate[kind, 1]
+        lines.append(f"That is {by_forward:.1f} and {by_products:.1f} times one row of {kind}: {WANTED} times lies "
+                     f"{_side(by_forward)} what the forward reaches and {_side(by_products)} what products allow.")
+    return lines
+
+
+def _side(bound: float) -> str:
+    return "within" if bound >= WANTED else "beyond"
 
 
 def profiled(student: ByteStudent, arguments: argparse.Namespace) -> str:

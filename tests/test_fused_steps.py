@@ -1,6 +1,13 @@
-"""Compiled steps: the plain ones' function for every student and core, a row to the bit as alone, clear refusals."""
+"""Compiled steps: the plain ones' function for every student and core, a row to the bit as alone, on any number of
+threads, which sleep when there is nothing to do; clear refusals."""
 
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +18,13 @@ from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import ByteStream
 from dbyte.decode.writer import Writer
 from dbyte.model import native
+from dbyte.model.blocks import Stack, StackShape, SwiGLU
 from dbyte.model.core import CoreCache
 from dbyte.model.core_step import CoreStep
 from dbyte.model.fused_core import FusedCore
+from dbyte.model.fused_map import FusedMap, step_map, weight_map
 from dbyte.model.fused_stack import FusedStack
+from dbyte.model.projection import Projection
 from dbyte.model.stack_step import StackStep
 
 pytestmark = pytest.mark.skipif(
@@ -26,6 +36,7 @@ STUDENTS = VARIANTS | {"mbp, split": VARIANTS["mbp"] | VARIANTS["split"],
                        "mbp, authors": VARIANTS["mbp"] | VARIANTS["authors"]}
 SAMPLED = dict(temperature=0.9, top_k=40, top_p=0.95, seed=5)
 CLOSE = dict(rtol=1e-4, atol=1e-4)
+TASKS = Path("/proc/self/task")
 
 
 def student_of(variant, family="llama"):
@@ -40,6 +51,10 @@ def test_compiled_steps_are_the_plain_ones_while_rows_leave(variant):
     student = student_of(variant)
     plain, fused = (ByteStream(student, PROMPTS, new_bytes=8, compiled=compiled) for compiled in (False, True))
     assert isinstance(fused.decoder, FusedStack) and isinstance(fused.core_cache._direct, FusedCore)
+    maps = [fused.to_core, fused.to_decoder, fused.around, fused.byte_head]
+    if fused.look_ahead is not None:
+        maps += [fused.second_head, *([] if fused.look_ahead.split else [fused.look_ahead.query, fused.look_ahead.key])]
+    assert all(isinstance(one, FusedMap) for one in maps), "torch's products would start threads of their own"
     assert isinstance(fused.encoder, FusedStack if student.config.encoder_mixer == "mamba2" else StackStep)
     for rows in (4, 3, 3, 1, 1):
         for stream in (plain, fused):
@@ -99,6 +114,123 @@ def test_a_byte_that_is_tried_gives_the_next_output_and_changes_nothing():
         after = stream.encoder.step(hidden, stream.encoder_states)
     assert torch.equal(tried[0], tried[1]) and not torch.allclose(taken, after, atol=1e-3)
     torch.testing.assert_close(tried[0], taken, **CLOSE)
+
+
+@pytest.mark.parametrize("part", [Projection(40, 7), Projection(16, 96), SwiGLU(24, 20), SwiGLU(32, 64)])
+def test_maps_are_their_modules_and_a_row_has_the_same_bits_beside_others(part):
+    fused, hidden = step_map(part, compiled=True), torch.randn(13, next(part.parameters()).shape[1])
+    with torch.inference_mode():
+        assert isinstance(fused, FusedMap) and step_map(part) is part
+        together = fused(hidden)
+        torch.testing.assert_close(together, part(hidden), **CLOSE)
+        assert all(torch.equal(together[row], fused(hidden[row : row + 1])[0]) for row in range(13))
+        assert torch.equal(fused(torch.stack([hidden, hidden], 1)[:, 0]), together), "rows that lie apart"
+
+
+def test_maps_that_step_cpp_does_not_know_are_torchs():
+    for part in (torch.nn.Linear(4, 4), Projection(4, 4).double()):
+        assert step_map(part, compiled=True) is part
+    weight, hidden = torch.randn(5, 4), torch.randn(3, 4)
+    torch.testing.assert_close(weight_map(weight, compiled=True)(hidden), weight_map(weight)(hidden), **CLOSE)
+    assert not isinstance(weight_map(weight.double(), compiled=True), FusedMap)
+
+
+# -- threads ----------------------------------------------------------------------------------------------------------
+
+
+def in_parts(monkeypatch, parts):
+    monkeypatch.setattr(native, "parts_of", lambda rows: min(rows, parts))
+
+
+@pytest.mark.parametrize("variant", STUDENTS)
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_any_number_of_threads_gives_the_bits_of_one(variant, parts, monkeypatch):
+    student, prompts = student_of(variant), [b"The cat"[: n % 7] for n in range(19)]
+    torch.manual_seed(0)
+    steps = [(torch.randint(0, 250, (19,)), torch.rand(19) < 0.4) for _ in range(20)]
+    one, many = (ByteStream(student, prompts, new_bytes=20, compiled=True) for _ in range(2))
+    for stream, threads in ((one, 1), (many, parts)):
+        in_parts(monkeypatch, threads)
+        for byte_B, ends_B in steps:
+            if stream.look_ahead is None:
+                stream.step(byte_B, ends_B)
+            else:
+                stream.step(byte_B, guess_B=byte_B.flip(0))
+    for name, tensor in one.tensors().items():
+        assert torch.equal(tensor, many.tensors()[name]), name
+
+
+def test_a_single_row_is_one_threads_and_more_are_shared_by_those_that_torch_and_the_process_may_have(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        monkeypatch.setattr(native.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+        assert [native.parts_of(rows) for rows in (1, 2, 3, 16)] == [1, 2, 3, 3]
+        monkeypatch.setattr(native.os, "sched_getaffinity", lambda _: {5}, raising=False)
+        assert native.parts_of(16) == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_parts_that_take_long_are_computed_at_once_and_all_awaited(monkeypatch):
+    """Parts of milliseconds: other threads have come before the first one is done with its own."""
+    stack = Stack(StackShape(192, 2, 384, 64, 4, 2, 64, 16))
+    for weight in stack.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    with torch.inference_mode():
+        found, wide, hidden = [], FusedMap(torch.randn(4096, 192)), torch.randn(60, 192)
+        for parts in (1, 3):
+            in_parts(monkeypatch, parts)
+            step, states = FusedStack(stack), stack.empty_state(60)
+            found.append([(step.step(hidden, states), wide(hidden)) for _ in range(25)])
+            found[-1].append(tuple(state.ssm_BNI for state in states))
+    for one, three in zip(*found, strict=True):
+        assert all(map(torch.equal, one, three))
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="reads what threads do from /proc, which is Linux's: whether they sleep "
+                    "is not checked here")
+def test_threads_sleep_when_there_is_nothing_to_do_and_wake_up(monkeypatch):
+    in_parts(monkeypatch, 3)
+    fused, hidden = FusedMap(torch.randn(64, 64)), torch.randn(16, 64)
+    expected = fused(hidden)
+    for _ in range(3):
+        time.sleep(0.2)
+        doing = {task.name: (task / "stat").read_text().rsplit(") ")[-1][0] for task in TASKS.iterdir()}
+        del doing[str(threading.get_native_id())]
+        assert len(doing) >= 2 and set(doing.values()) == {"S"}, doing
+        worked, until = others_seconds(), time.monotonic() + 20
+        while others_seconds() - worked < 2e-3 and time.monotonic() < until:
+            assert torch.equal(fused(hidden), expected)
+        assert time.monotonic() < until, "they wake up"
+
+
+def others_seconds():
+    """CPU time of all threads but this one."""
+    return time.process_time() - time.thread_time()
+
+
+FORKS = """
+import os, torch
+from dbyte.model import native
+from dbyte.model.fused_map import FusedMap
+native.parts_of = lambda rows: 3
+fused, hidden = FusedMap(torch.randn(64, 64)), torch.randn(16, 64)
+expected = fused(hidden)
+child = os.fork()
+same = all(torch.equal(fused(hidden), expected) for _ in range(200))
+if not child:
+    os._exit(0 if same and len(os.listdir("/proc/self/task")) == 3 else 1)
+assert same and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="counts threads in /proc, which is Linux's: whether a forked process "
+                    "has threads of its own is not checked here")
+def test_a_forked_process_has_threads_of_its_own_and_both_end_in_order():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(native.__file__).parents[2])}
+    ended = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, timeout=120, env=environment)
+    assert ended.returncode == 0 and not ended.stderr, ended.stderr.decode()
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
@@ -162,7 +294,7 @@ def test_cores_that_it_does_not_know_step_plainly():
 
 def test_without_a_compiler_the_remedy_is_told(monkeypatch):
     monkeypatch.setattr(native, "library", native.library.__wrapped__)
-    for module in ("fused_stack", "fused_core"):
+    for module in ("fused_stack", "fused_core", "fused_map"):
         monkeypatch.setattr(f"dbyte.model.{module}.library", native.library)
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
     with pytest.raises(FileNotFoundError, match="install g\\+\\+, or leave compiled out"):

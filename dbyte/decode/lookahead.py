@@ -20,12 +20,12 @@ The prompt's last byte is treated alike: the guess comes from the byte before it
 Shape letters: B rows, L prompt bytes, D byte width.
 """
 
-import torch
 from torch import Tensor
 
 from dbyte.model.blocks import State
+from dbyte.model.fused_map import step_map
 from dbyte.model.fused_stack import stack_step
-from dbyte.model.router import THRESHOLD, Router
+from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.stack_step import StackStep
 from dbyte.model.student import ByteStudent, is_special
 from dbyte.text.spans import EOS
@@ -36,9 +36,12 @@ class LookAhead:
 
     def __init__(self, student: ByteStudent, encoder: StackStep, rows: int, *, compiled: bool = False):
         """Begin before the first byte of each row."""
-        self.student, self.encoder = student, encoder
-        self.split = None if isinstance(student.router, Router) else stack_step(student.router.stack, compiled=compiled)
-        self.split_states = [] if self.split is None else student.router.stack.empty_state(rows)
+        self.student, self.encoder, router = student, encoder, student.router
+        self.split, self.split_states = None, []
+        if isinstance(router, Router):
+            self.query, self.key = (step_map(part, compiled=compiled) for part in (router.query, router.key))
+        else:
+            self.split, self.split_states = stack_step(router.stack, compiled=compiled), router.stack.empty_state(rows)
 
     def prefill(self, ids_BL: Tensor, length_B: Tensor) -> None:
         """Take in the first length_B bytes of each row, whose boundaries were no guesses."""
@@ -56,9 +59,7 @@ class LookAhead:
         student, router = self.student, self.student.router
         if self.split is None:
             tried_BD = self.encoder.step(student.byte_embedding(guess_B), encoder_states, commit=False)
-            pair_B2D = torch.stack([encoded_BD, tried_BD], 1)
-            nothing_B2 = torch.zeros(pair_B2D.shape[:2], dtype=torch.long, device=pair_B2D.device)
-            prob_B = router(pair_B2D, nothing_B2, nothing_B2)[:, 0]
+            prob_B = boundary_prob(self.query(encoded_BD), self.key(tried_BD))
         else:
             tried_BD = self.split.step(router.byte_embedding(guess_B), self.split_states, commit=False)
             prob_B = router.head(tried_BD)[:, 0].float().sigmoid()

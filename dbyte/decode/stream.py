@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from dbyte.decode.confidence import OpeningConfidence
 from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
+from dbyte.model.fused_map import step_map, weight_map
 from dbyte.model.fused_stack import prefill, stack_step
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent, is_special
@@ -88,12 +90,11 @@ class ByteStream:
         self.encoder, self.decoder = (stack_step(stack, compiled=compiled)
                                       for stack in (student.encoder, student.decoder))
         self.core_cache = CoreCache(student.core, rows=rows, slots=slots, compiled=compiled)
+        self._prepare_maps(stage, compiled=compiled)
         self.core_BE = student.null_E.repeat(rows, 1)
         self.encoder_states = student.encoder.empty_state(rows, slots=byte_slots)
         self.decoder_states = student.decoder.empty_state(rows) if stage == 2 else []
         self.up_BD = self.core_BE.new_zeros(rows, student.config.byte_width if stage == 2 else 0)
-        if stage == 2:  # what a byte brings to the decoder past the core: two maps in one
-            self.around_DD = (student.decoder_projection.weight @ student.residual.weight).T.contiguous()
         self.logits_BX = self.core_BE.new_zeros(rows, len(student.byte_head.weight) if stage == 2 else 0)
         two = stage == 2 and student.second_head is not None
         self.second_logits_BK = self.core_BE.new_zeros(rows, BYTES if two else 0)
@@ -101,6 +102,18 @@ class ByteStream:
         self.ended_B = torch.ones_like(self.row_B, dtype=torch.bool)
         self.opening = OpeningConfidence(student, rows) if student.config.smoothing and stage == 2 else None
         self.look_ahead = LookAhead(student, self.encoder, rows, compiled=compiled) if two else None
+
+    def _prepare_maps(self, stage: int, *, compiled: bool) -> None:
+        """The projections and heads that a step runs."""
+        student, ready = self.student, partial(step_map, compiled=compiled)
+        self.to_core = ready(student.encoder_projection)
+        if stage == 1:
+            self.token_head = ready(student.token_head)
+            return
+        self.to_decoder, self.byte_head = ready(student.decoder_projection), ready(student.byte_head)
+        self.second_head = None if student.second_head is None else ready(student.second_head)
+        # what a byte brings to the decoder past the core: two maps in one
+        self.around = weight_map(student.decoder_projection.weight @ student.residual.weight, compiled=compiled)
 
     def _prefill(
         self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor
@@ -162,21 +175,20 @@ class ByteStream:
         if closing:
             self._close(encoded_BD, closing)
         if self.stage == 2:
-            up_BD = torch.addmm(self.up_BD, encoded_BD, self.around_DD)
-            self._predict(self.decoder.step(up_BD, self.decoder_states))
+            self._predict(self.decoder.step(self.around(encoded_BD).add_(self.up_BD), self.decoder_states))
 
     def _close(self, encoded_BD: Tensor, closing: list[int]) -> None:
         """Run the core for the rows whose chunk ends at this byte."""
         student, everyone = self.student, len(closing) == len(encoded_BD)
         closing_R = None if everyone else torch.tensor(closing, device=encoded_BD.device)
         encoded_RD = encoded_BD if everyone else encoded_BD[closing_R]
-        core_RE = self.core_cache.step(student.core, student.encoder_projection(encoded_RD), closing)
+        core_RE = self.core_cache.step(student.core, self.to_core(encoded_RD), closing)
         if self.opening is not None:
             weight_R1 = self.opening.value_B[closing, None].to(core_RE)
             core_RE = torch.lerp(self.core_BE[closing], core_RE, weight_R1)
         seen = [(self.core_BE, core_RE)]
         if self.stage == 2:
-            seen.append((self.up_BD, student.decoder_projection(core_RE)))
+            seen.append((self.up_BD, self.to_decoder(core_RE)))
         for kept, new in seen:
             if everyone:
                 kept.copy_(new)
@@ -184,9 +196,9 @@ class ByteStream:
                 kept.index_copy_(0, closing_R, new)
 
     def _predict(self, decoded_BD: Tensor) -> None:
-        self.logits_BX = self.student.byte_head(decoded_BD)
+        self.logits_BX = self.byte_head(decoded_BD)
         if self.look_ahead is not None:
-            self.second_logits_BK = self.student.second_head(decoded_BD)
+            self.second_logits_BK = self.second_head(decoded_BD)
 
     # -- rows that leave, and streams on disk -------------------------------------------------------------------------
 

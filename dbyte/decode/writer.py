@@ -131,7 +131,7 @@ class Writer:
         finished = set()
         if empty:
             core_RE = self.stream.core_BE if len(empty) == len(self.rows) else self.stream.core_BE[empty]
-            tokens = self._draw(self.stream.student.token_head(core_RE), [self.rows[place] for place in empty])
+            tokens = self._draw(self.stream.token_head(core_RE), [self.rows[place] for place in empty])
             for place, token in zip(empty, tokens, strict=True):
                 text = self.tokens[token] or bytes([EOS])
                 self.queues[self.rows[place]] = text

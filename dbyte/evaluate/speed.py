@@ -3,12 +3,12 @@
 EOS is suppressed everywhere, so that all write as much. The reading of the prompts counts. A teacher writes tokens
 until its text has about as many bytes; what counts are the bytes of the tokens that it wrote.
 
-Shape letters: B rows, M tokens.
+Shape letters: B rows, L bytes, M tokens.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -17,18 +17,23 @@ from transformers import PreTrainedModel
 
 from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
+from dbyte.decode.stream import pad_bytes
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
-from dbyte.text.spans import EOS, TokenBytes
+from dbyte.text.spans import BOS, EOS, TokenBytes
 from dbyte.text.world import world_documents
 
 
 @dataclass(frozen=True)
 class Wrote:
-    """What one call wrote over all rows: bytes, and positions of the core or tokens."""
+    """What one call wrote over all rows: bytes, and positions of the core or tokens.
+
+    reading: of its seconds, those in which a student read the prompts; a teacher's are not told apart.
+    """
 
     text_bytes: int
     positions: int
+    reading: float = field(default=0.0, compare=False)
 
 
 def student_writes(
@@ -37,12 +42,25 @@ def student_writes(
     """A call that reads the prompts and writes new_bytes a row."""
 
     def call() -> Wrote:
+        started = time.perf_counter()
         writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(), stage=stage, valid_utf8=False,
                        compiled=compiled)
+        reading = time.perf_counter() - started
         no_text = [token for token, text in enumerate(writer.tokens) if not text] if stage == 1 else []
         writer.symbols.floor_SX[:, no_text or slice(EOS, None, BYTES)] = float("-inf")
         writer.run()
-        return Wrote(sum(map(len, writer.written)), writer.core_rows)
+        return Wrote(sum(map(len, writer.written)), writer.core_rows, reading)
+
+    return call
+
+
+def student_reads(student: ByteStudent, texts: Sequence[bytes]) -> Callable[[], object]:
+    """A call of the parallel forward over texts of one length, byte heads included."""
+    ids_BL = pad_bytes([bytes([BOS]) + text for text in texts], device=student.device)
+
+    @torch.inference_mode()
+    def call() -> object:
+        return student(ids_BL, token_logits=False)
 
     return call
 

@@ -35,11 +35,11 @@ class FusedCore:
 
     def __init__(self, core: nn.Module, *, slots: int):
         self.call, self.call_read = library().core_step, library().core_read
-        self.room, self.packed = Room(), kept(core, _Packed)
-        plain = CoreStep(core, slots=slots)
+        self.packed, plain = kept(core, _Packed), CoreStep(core, slots=slots)
         self.cos_SW, self.sin_SW = plain.cos_SW.contiguous(), plain.sin_SW.contiguous()
         self.heads, self.key_heads = core.config.num_attention_heads, core.config.num_key_value_heads
-        self.besides = self.heads * (slots + plain.width) + core.config.hidden_size
+        self.room = Room(per_row=self.packed.per_row,
+                         besides=self.heads * (slots + plain.width) + core.config.hidden_size)
 
     def step(self, hidden_RE: Tensor, keys: Tensor, values: Tensor, rows: list[int], slots: list[int]) -> Tensor:
         """Append one position to each of these rows; keys and values: [layers, B, S, G, W], written at `slots`."""
@@ -49,7 +49,7 @@ class FusedCore:
         self.call(packed.layers, len(packed.layers), packed.norm, packed.eps, hidden_RE.data_ptr(), len(rows),
                   integers(rows), integers(slots), keys.data_ptr(), values.data_ptr(), keys.stride(0), S, self.heads, G,
                   W, self.cos_SW.data_ptr(), self.sin_SW.data_ptr(),
-                  self.room.of(len(rows) * packed.per_row + self.besides))
+                  *self.room.of(len(rows)))
         return hidden_RE
 
     def read(self, hidden_TE: Tensor, tree: Tree) -> Tensor:
@@ -59,10 +59,11 @@ class FusedCore:
         depth_T = torch.from_numpy(tree.depth_T).int()
         assert int(depth_T.max()) < S
         bounds, count = shares(tree.places())
-        each = 2 * len(packed.layers) * S * self.key_heads * width + TILE * packed.per_row + self.besides
+        each = 2 * len(packed.layers) * S * self.key_heads * width + TILE * self.room.per_row + self.room.besides
+        work = torch.empty(count * each)
         self.call_read(packed.layers, len(packed.layers), packed.norm, packed.eps, hidden_TE.data_ptr(),
                        depth_T.data_ptr(), S, self.heads, self.key_heads, width, self.cos_SW.data_ptr(),
-                       self.sin_SW.data_ptr(), TILE, bounds, count, self.room.of(count * each), each)
+                       self.sin_SW.data_ptr(), TILE, bounds, count, work.data_ptr(), each)
         return hidden_TE
 
 

@@ -55,12 +55,11 @@ class FusedStack:
     """As `StackStep`, for a stack of Mamba2."""
 
     def __init__(self, stack: Stack):
-        self.call, self.call_read = library().stack_step, library().stack_read
-        self.pack, self.room = Pack(), Room()
+        self.call, self.call_read, self.pack = library().stack_step, library().stack_read, Pack()
         self.blocks = (Block * len(stack.blocks))(*(_block(self.pack, block) for block in stack.blocks))
         self.norm, self.eps = self.pack.vector(stack.norm.weight), stack.norm.eps
-        self.per_row = stack.norm.weight.numel() + max(map(_widest, self.blocks))
-        self.besides = max(3 * _channels(block) for block in self.blocks)
+        self.room = Room(per_row=stack.norm.weight.numel() + max(map(_widest, self.blocks)),
+                         besides=max(3 * _channels(block) for block in self.blocks))
         self.state = sum(tensor.numel() for state in stack.empty_state(1) for tensor in vars(state).values())
 
     def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
@@ -70,7 +69,7 @@ class FusedStack:
         assert all(tensor.is_contiguous() and len(tensor) == rows for tensor in tensors)
         places = (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
         self.call(self.blocks, len(self.blocks), self.norm, self.eps, hidden_BD.data_ptr(), rows, places, commit,
-                  self.room.of(rows * self.per_row + self.besides))
+                  *self.room.of(rows))
         return hidden_BD
 
     def read(self, hidden_TD: Tensor, tree: Tree, wanted_T: Tensor | None = None) -> Tensor:
@@ -101,10 +100,11 @@ class FusedStack:
     def _run(
         self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, wanted_T: Tensor, states: Tensor, places: np.ndarray
     ) -> None:
-        (bounds, count), each = shares(places), self.state + TILE * self.per_row + self.besides
+        (bounds, count), each = shares(places), self.state + TILE * self.room.per_row + self.room.besides
+        work = torch.empty(count * each)
         self.call_read(self.blocks, len(self.blocks), self.norm, self.eps, hidden_TD.data_ptr(), from_T.data_ptr(),
                        keep_T.data_ptr(), wanted_T.data_ptr(), TILE, states.data_ptr(), bounds, count,
-                       self.room.of(count * each), each)
+                       work.data_ptr(), each)
 
     def _as_rows(self, states_BX: Tensor) -> list[State]:
         """The states of each block from what `tree.cpp` keeps: convolution inputs, then the SSM state, by block."""

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 Made = TypeVar("Made")
 
 SOURCE = Path(__file__).with_name("tree.cpp")  # it includes step.cpp
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared",
-         "-fPIC", "-pthread")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread",
+         "-shared", "-fPIC")
 PANEL = 32  # outputs side by side in a packed weight, as in step.cpp
 TILE = 64  # nodes of a tree that go through all blocks or layers before the next ones do: they stay in the cache
 _MADE: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was made of them
@@ -33,7 +33,12 @@ _MADE: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its wei
 
 def runs_here(module: nn.Module) -> bool:
     """Whether a module's weights are what `step.cpp` takes: fp32 on a CPU."""
-    return all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in module.parameters())
+    return all(map(fits, module.parameters()))
+
+
+def fits(weight: Tensor) -> bool:
+    """The same of one weight."""
+    return weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 def kept(module: nn.Module, make: Callable[[nn.Module], Made]) -> Made:
@@ -92,17 +97,28 @@ class Pack:
         return Weight(self.vector(panels), width, out)
 
 
+def parts_of(rows: int) -> int:
+    """In how many parts, a thread each, a call takes its rows: as torch has threads and the process may use CPUs."""
+    if rows == 1:  # the system need not be asked
+        return 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(rows, torch.get_num_threads(), allowed)
+
+
 class Room:
     """What a step keeps between its operations: one block of memory, which grows and never shrinks."""
 
-    def __init__(self):
-        self.block = torch.empty(0)
+    def __init__(self, *, per_row: int, besides: int = 0):
+        """So many numbers a row, and so many more for each part of the rows."""
+        self.per_row, self.besides, self.block = per_row, besides, torch.empty(0)
 
-    def of(self, numbers: int) -> int:
-        """Where so many numbers have room."""
-        if numbers > self.block.numel():
-            self.block = torch.empty(numbers)
-        return self.block.data_ptr()
+    def of(self, rows: int) -> tuple[int, int, int]:
+        """In how many parts the rows are taken, where the first part's room is, and the numbers from part to part."""
+        parts = parts_of(rows)
+        numbers = -(-rows // parts) * self.per_row + self.besides
+        if parts * numbers > self.block.numel():
+            self.block = torch.empty(parts * numbers)
+        return parts, self.block.data_ptr(), numbers
 
 
 def compiler_here() -> str | None:
@@ -128,26 +144,28 @@ def library() -> ctypes.PyDLL:
         if made.returncode:
             raise RuntimeError(f"{compiler} refuses {SOURCE}: leave compiled out, or see why:\n{made.stderr}")
         found = ctypes.PyDLL(str(path))  # keeps Python's lock: streams of several threads share what a step writes on
+    room = [c_int, c_void_p, c_long]  # as Room.of returns it
     found.stack_step.argtypes = [POINTER(Block), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_void_p), c_int,
-                                 c_void_p]
+                                 *room]
     found.core_step.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_int),
                                 POINTER(c_int), c_void_p, c_void_p, c_long, c_int, c_int, c_int, c_int, c_void_p,
-                                c_void_p, c_void_p]
+                                c_void_p, *room]
+    found.map_step.argtypes = [POINTER(Weight), POINTER(Weight), c_void_p, c_int, c_void_p, *room]
     found.stack_read.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 4, c_int, c_void_p, c_void_p,
-                                 c_int, c_void_p, c_long]
+                                 *room]
     found.core_read.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_void_p, *[c_int] * 4, c_void_p,
-                                c_void_p, c_int, c_void_p, c_int, c_void_p, c_long]
-    for function in (found.stack_step, found.core_step, found.stack_read, found.core_read):
+                                c_void_p, c_int, c_void_p, *room]
+    for function in (found.stack_step, found.core_step, found.map_step, found.stack_read, found.core_read):
         function.restype = None
     return found
 
 
 def shares(places: np.ndarray) -> tuple[ctypes.Array, int]:
-    """Runs of nodes of similar size for torch's threads: where they begin and the last one ends, and how many they are.
+    """Runs of nodes of similar size, a thread each: where they begin and the last one ends, and how many they are.
 
     places: where one may begin, ascending, from 0 to the number of nodes.
     """
-    wanted = np.linspace(0, places[-1], torch.get_num_threads() + 1)
+    wanted = np.linspace(0, places[-1], parts_of(len(places) - 1) + 1)
     bounds = np.unique(places[np.searchsorted(places, wanted)]).tolist()
     return (c_long * len(bounds))(*bounds), len(bounds) - 1
 

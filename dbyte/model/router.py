@@ -34,6 +34,11 @@ def _over_documents(prob_BL: Tensor, document_BL: Tensor) -> Tensor:
     return F.pad(prob_BL, (0, 1), value=1.0).masked_fill(document_ends(document_BL), 1.0)
 
 
+def boundary_prob(query: Tensor, key: Tensor) -> Tensor:
+    """Eq. 1 for pairs of neighbouring bytes, query [..., D] of the first one and key of the second: fp32 [...]."""
+    return (1 - F.cosine_similarity(query, key, dim=-1).float()).clamp(0, 2) / 2
+
+
 class Router(nn.Module):
     """Probability that a chunk ends at each byte, from the encoder's states of this byte and of the next one."""
 
@@ -47,13 +52,8 @@ class Router(nn.Module):
 
     def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
         """Return boundary_prob_BL in [0, 1], fp32; byte_ids_BL is not used."""
-        prob_BL = self.between(self.query(encoded_BLD[:, :-1]), self.key(encoded_BLD[:, 1:]))
+        prob_BL = boundary_prob(self.query(encoded_BLD[:, :-1]), self.key(encoded_BLD[:, 1:]))
         return _over_documents(prob_BL, document_BL)
-
-    @staticmethod
-    def between(query_XD: Tensor, key_XD: Tensor) -> Tensor:
-        """The probability (fp32) for bytes of these queries, whose next bytes have these keys."""
-        return (1 - F.cosine_similarity(query_XD, key_XD, dim=-1).float()).clamp(0, 2) / 2
 
 
 class SplitRouter(nn.Module):

@@ -3,15 +3,113 @@
 // The functions of stack_step.py and core_step.py, which are the reference; what they gain is that nothing is allocated
 // or dispatched between operations, that an SSM state is read once, and that keys and values are read in the order in
 // which they lie. A row is computed by the same instructions in the same order whatever rows are beside it, so a batch
-// gives the very numbers of a row alone. native.py compiles and binds it, with tree.cpp.
+// gives the very numbers of a row alone, and rows can be shared between threads. native.py compiles and binds it, with
+// tree.cpp.
 //
 // Shape letters: R rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels,
 // F feed-forward width, E core width, G key-value heads, S slots.
 
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
+#include <functional>
+#include <mutex>
+#include <system_error>
+#include <thread>
 
 namespace {
+
+// -- threads ---------------------------------------------------------------------------------------------------------
+
+using Clock = std::chrono::steady_clock;
+constexpr auto PATIENCE = std::chrono::microseconds(300);  // longer than Python is away between two calls of a step
+constexpr auto NEARLY = std::chrono::microseconds(20);     // parts are equal: who is done first waits about so long
+
+// Threads that help with the parts of a call. Whoever comes first takes a part, the caller like the others: a thread
+// that is late, or that cannot be had, costs time and never the result. A thread that finds no part looks on for a
+// while, since the next call is near, and then sleeps. None is ever joined: it holds nothing, and the process's end is
+// its end.
+class Crew {
+   public:
+    // part(0) to part(parts - 1), once each; returns when all are done. One caller at a time.
+    void run(int parts, const std::function<void(int)>& part) {
+        hire(parts - 1);
+        job = &part;
+        unfinished = parts;
+        untaken = parts;
+        if (asleep > 0) {
+            { std::lock_guard<std::mutex> held(door); }  // who is about to sleep has looked before this, or sleeps
+            wake.notify_all();
+        }
+        while (take()) continue;
+        for (const auto soon = Clock::now() + NEARLY; unfinished > 0;)
+            if (Clock::now() > soon) std::this_thread::yield();  // the other thread may be waiting for this core
+    }
+
+   private:
+    // Do a part if one is left. Only its taker reads the job, which stays until the part is done.
+    bool take() {
+        int number = untaken;
+        while (number > 0 && !untaken.compare_exchange_weak(number, number - 1)) continue;
+        if (number <= 0) return false;
+        (*job)(number - 1);
+        unfinished--;
+        return true;
+    }
+
+    void hire(int wanted) {
+        try {
+            for (; hired < wanted; hired++) std::thread([this] { help(); }).detach();
+        } catch (const std::system_error&) {  // there are no more threads: those there are do all parts
+        }
+    }
+
+    void help() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, nullptr);  // Python's own threads hear Ctrl-C
+        while (true) {
+            for (auto until = Clock::now() + PATIENCE; Clock::now() < until; std::this_thread::yield())
+                if (take()) until = Clock::now() + PATIENCE;
+            std::unique_lock<std::mutex> held(door);
+            asleep++;
+            wake.wait(held, [this] { return untaken > 0; });
+            asleep--;
+        }
+    }
+
+    std::mutex door;
+    std::condition_variable wake;
+    std::atomic<int> untaken{0}, unfinished{0}, asleep{0};
+    const std::function<void(int)>* job = nullptr;
+    int hired = 0;
+};
+
+Crew* crew = nullptr;
+
+// some(part, first row, rows) for each part. Parts are as equal as can be: by no other cut would the largest take fewer
+// groups of ROWS through a product.
+template <typename Some>
+void in_parts(int parts, int rows, const Some& some) {
+    auto one = [&](int part) {
+        const long first = static_cast<long>(rows) * part / parts, end = static_cast<long>(rows) * (part + 1) / parts;
+        some(part, first, static_cast<int>(end - first));
+    };
+    if (parts <= 1) return one(0);
+    if (!crew) {
+        static const int registered = pthread_atfork(nullptr, nullptr, [] { crew = nullptr; });  // no thread is forked
+        (void)registered;
+        crew = new Crew;
+    }
+    crew->run(parts, one);
+}
+
+// -- arithmetic ------------------------------------------------------------------------------------------------------
 
 constexpr int LANES = 16, PANEL = 2 * LANES, ROWS = 8;  // ROWS * 2 sums of LANES fill the registers of AVX-512
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
@@ -116,12 +214,12 @@ void gated(const float* __restrict halves, int rows, int n, float* __restrict ou
             out[static_cast<long>(r) * n + i] = silu(halves[2L * r * n + i]) * halves[(2L * r + 1) * n + i];
 }
 
-// SwiGLU of rows, in place; wide has room for three times the feed-forward width.
-void feed_forward(float* rows_of, const Weight& gate_up, const Weight& down, int rows, float* wide) {
+// SwiGLU of rows; out may be in. wide has room for three times the feed-forward width.
+void feed_forward(const float* in, const Weight& gate_up, const Weight& down, int rows, float* wide, float* out) {
     float* gates = wide + static_cast<long>(rows) * gate_up.out;
-    product(rows_of, gate_up, rows, wide);
+    product(in, gate_up, rows, wide);
     gated(wide, rows, down.in, gates);
-    product(gates, down, rows, rows_of);
+    product(gates, down, rows, out);
 }
 
 // [heads, width] rotated in place; half is width / 2 and the sine of a head's first half has its sign changed.
@@ -265,11 +363,11 @@ static void mix(const Block& block, const float* projected, float* conv_WX, floa
     }
 }
 
-// hidden [R, D] is replaced by the stack's output. states: conv [R, W - 1, X] and ssm [R, N, I] of each block in turn.
-void stack_step(const Block* blocks, int count, const float* norm, float eps, float* hidden, int rows,
-                float* const* states, int commit, float* work) {
+static void stack_rows(const Block* blocks, int count, const float* norm, float eps, float* hidden, long first,
+                       int rows, float* const* states, bool commit, float* work) {
     const long D = blocks[0].in.in;
     float *read = work, *wide = read + rows * D;
+    hidden += first * D;
     for (int b = 0; b < count; b++) {
         const Block& block = blocks[b];
         const long across = block.in.out, I = block.out.in, conv = (block.taps - 1) * (I + 2 * block.state_size);
@@ -277,26 +375,33 @@ void stack_step(const Block* blocks, int count, const float* norm, float eps, fl
         norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
         product(read, block.in, rows, wide);
         for (int r = 0; r < rows; r++)
-            mix(block, wide + r * across, states[2 * b] + r * conv, states[2 * b + 1] + r * block.state_size * I,
-                commit, spare, mixed + r * I);
+            mix(block, wide + r * across, states[2 * b] + (first + r) * conv,
+                states[2 * b + 1] + (first + r) * block.state_size * I, commit, spare, mixed + r * I);
         product(mixed, block.out, rows, read);
         add(hidden, read, rows * D);
         if (block.gate_up.panels) {
             norm_rows(hidden, block.ffn_norm, block.ffn_eps, rows, D, read);
-            feed_forward(read, block.gate_up, block.down, rows, wide);
+            feed_forward(read, block.gate_up, block.down, rows, wide, read);
             add(hidden, read, rows * D);
         }
     }
     norm_in_place(hidden, norm, eps, rows, D, read);
 }
 
+// hidden [R, D] is replaced by the stack's output. states: conv [R, W - 1, X] and ssm [R, N, I] of each block in turn.
+// Each part of the rows has `room` numbers of work.
+void stack_step(const Block* blocks, int count, const float* norm, float eps, float* hidden, int rows,
+                float* const* states, int commit, int parts, float* work, long room) {
+    in_parts(parts, rows, [=](int part, long first, int some) {
+        stack_rows(blocks, count, norm, eps, hidden, first, some, states, commit, work + part * room);
+    });
+}
+
 // -- a core ----------------------------------------------------------------------------------------------------------
 
-// hidden [R, E] is replaced by the core's output at a new position of each row: slots[r] of row place[r] of the cache,
-// which is keys and values [layers, *, S, G, width], `apart` numbers between layers. cos, sin: [S, width].
-void core_step(const Layer* layers, int count, const float* norm, float eps, float* hidden, int rows, const int* place,
-               const int* slots, float* keys, float* values, long apart, int S, int H, int G, int width,
-               const float* cos, const float* sin, float* work) {
+static void core_rows(const Layer* layers, int count, const float* norm, float eps, float* hidden, int rows,
+                      const int* place, const int* slots, float* keys, float* values, long apart, int S, int H, int G,
+                      int width, const float* cos, const float* sin, float* work) {
     const long E = layers[0].query_key_value.in;
     const long of_query = H * width, of_key = G * width, across = of_query + 2 * of_key;
     float *read = work, *wide = read + rows * E, *mixed = wide + rows * across, *spare = mixed + rows * of_query;
@@ -326,10 +431,35 @@ void core_step(const Layer* layers, int count, const float* norm, float eps, flo
             norm_rows(hidden, layer.after_attention, layer.after_eps, rows, E, read);
         else
             std::memcpy(read, hidden, sizeof(float) * rows * E);
-        feed_forward(read, layer.gate_up, layer.down, rows, wide);
+        feed_forward(read, layer.gate_up, layer.down, rows, wide, read);
         if (!norm_first) norm_in_place(read, layer.after_feed_forward, layer.feed_forward_eps, rows, E, spare);
         add(hidden, read, rows * E);
     }
     norm_in_place(hidden, norm, eps, rows, E, read);
+}
+
+// hidden [R, E] is replaced by the core's output at a new position of each row: slots[r] of row place[r] of the cache,
+// which is keys and values [layers, *, S, G, width], `apart` numbers between layers. cos, sin: [S, width].
+void core_step(const Layer* layers, int count, const float* norm, float eps, float* hidden, int rows, const int* place,
+               const int* slots, float* keys, float* values, long apart, int S, int H, int G, int width,
+               const float* cos, const float* sin, int parts, float* work, long room) {
+    in_parts(parts, rows, [=](int part, long first, int some) {
+        core_rows(layers, count, norm, eps, hidden + first * layers[0].query_key_value.in, some, place + first,
+                  slots + first, keys, values, apart, S, H, G, width, cos, sin, work + part * room);
+    });
+}
+
+// -- a map -----------------------------------------------------------------------------------------------------------
+
+// in [R, *] through a weight, or through a feed-forward network if there is a second one, which needs work: out [R, *].
+void map_step(const Weight* first, const Weight* down, const float* in, int rows, float* out, int parts, float* work,
+              long room) {
+    in_parts(parts, rows, [=](int part, long begin, int some) {
+        const float* from = in + begin * first->in;
+        if (down)
+            feed_forward(from, *first, *down, some, work + part * room, out + begin * down->out);
+        else
+            product(from, *first, some, out + begin * first->out);
+    });
 }
 }

@@ -4,19 +4,9 @@
 //
 // Shape letters: T nodes, and those of step.cpp.
 
-#include <thread>
 #include <vector>
 
 #include "step.cpp"
-
-// Calls part(w, first, end) for each of the ranges between the bounds, side by side.
-template <class Part>
-static void in_parallel(const long* bounds, int workers, Part part) {
-    std::vector<std::thread> others;
-    for (int w = 1; w < workers; w++) others.emplace_back(part, w, bounds[w], bounds[w + 1]);
-    part(0, bounds[0], bounds[1]);
-    for (auto& other : others) other.join();
-}
 
 constexpr int GO_ON = -1, ANEW = -2;  // where a node starts from, unless from a state that was kept
 
@@ -63,13 +53,14 @@ extern "C" {
 // alone and hold nothing of use afterwards. Node t starts from its predecessor's state, from nothing, or from state
 // from[t] of those kept; its own is kept as keep[t], unless that is negative.
 void stack_read(const Block* blocks, int count, const float* norm, float eps, float* hidden_TD, const int* from,
-                const int* keep, const unsigned char* wanted, int tile, float* kept, const long* bounds, int workers,
-                float* work, long per_worker) {
+                const int* keep, const unsigned char* wanted, int tile, float* kept, const long* bounds, int parts,
+                float* work, long room) {
     const Block& one = blocks[0];
     const long D = one.in.in, I = one.out.in, X = I + 2 * one.state_size;
     const long conv = (one.taps - 1) * X, ssm = one.state_size * I;
-    in_parallel(bounds, workers, [=](int w, long first, long end) {
-        float* mine = work + w * per_worker;
+    in_parts(parts, parts, [=](int part, long, int) {
+        const long first = bounds[part], end = bounds[part + 1];
+        float* mine = work + part * room;
         const States states{mine, kept, conv, ssm};
         float *read = mine + count * (conv + ssm), *wide = read + tile * D;
         for (long t = first; t < end; t += tile) {
@@ -90,7 +81,7 @@ void stack_read(const Block* blocks, int count, const float* norm, float eps, fl
                 add(hidden, read, rows * D);
                 if (block.gate_up.panels) {
                     norm_rows(hidden, block.ffn_norm, block.ffn_eps, rows, D, read);
-                    feed_forward(read, block.gate_up, block.down, rows, wide);
+                    feed_forward(read, block.gate_up, block.down, rows, wide, read);
                     add(hidden, read, rows * D);
                 }
             }
@@ -102,18 +93,19 @@ void stack_read(const Block* blocks, int count, const float* norm, float eps, fl
 
 // -- a core ----------------------------------------------------------------------------------------------------------
 
-// hidden [T, E] is replaced by the core's output at the nodes of trees. To core_step they are positions of one row, each
+// hidden [T, E] is replaced by the core's output at the nodes of trees. To core_rows they are positions of one row, each
 // in the slot of its depth: a subtree that comes later overwrites what it may not see, and finds what it may.
 void core_read(const Layer* layers, int count, const float* norm, float eps, float* hidden_TE, const int* depth, int S,
-               int H, int G, int width, const float* cos, const float* sin, int tile, const long* bounds, int workers,
-               float* work, long per_worker) {
+               int H, int G, int width, const float* cos, const float* sin, int tile, const long* bounds, int parts,
+               float* work, long room) {
     const long E = layers[0].query_key_value.in, cache = static_cast<long>(count) * S * G * width;
-    in_parallel(bounds, workers, [=](int w, long first, long end) {
-        float *keys = work + w * per_worker, *values = keys + cache;
+    in_parts(parts, parts, [=](int part, long, int) {
+        const long first = bounds[part], end = bounds[part + 1];
+        float *keys = work + part * room, *values = keys + cache;
         const std::vector<int> same_row(tile, 0);
         for (long t = first; t < end; t += tile) {
             const int rows = end - t < tile ? end - t : tile;
-            core_step(layers, count, norm, eps, hidden_TE + t * E, rows, same_row.data(), depth + t, keys, values,
+            core_rows(layers, count, norm, eps, hidden_TE + t * E, rows, same_row.data(), depth + t, keys, values,
                       cache / count, S, H, G, width, cos, sin, values + cache);
         }
     });
