@@ -179,9 +179,11 @@ class StudentLM(LM):
         if self.boundaries != "tokenizer":
             return [Request(whole.encode(), self._start(context, whole))
                     for (context, _), whole in zip(split, wholes, strict=True)]
-        contexts = self.token_bytes.align_batch([context for context, _ in split])
-        return [self._along_tokens(whole, aligned, len(context.token_ids)) for whole, aligned, context in
-                zip(wholes, self.token_bytes.align_batch(wholes), contexts, strict=True)]
+        contexts = list(dict.fromkeys(context for context, _ in split))  # the choices of an item have one
+        before = {context: len(aligned.token_ids) for context, aligned in
+                  zip(contexts, self.token_bytes.align_batch(contexts), strict=True)}
+        return [self._along_tokens(whole, aligned, before[context]) for whole, aligned, (context, _) in
+                zip(wholes, self.token_bytes.align_batch(wholes), split, strict=True)]
 
     def _start(self, context: str, whole: str) -> int:
         """Where the continuation starts, in bytes; a character that the two make together belongs to it."""

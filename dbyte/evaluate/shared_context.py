@@ -18,7 +18,7 @@ from torch import Tensor
 from dbyte.model.chunking import CONFIDENCE_FLOOR
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.student import ByteStudent, is_special
-from dbyte.model.trees import read_core, read_stack
+from dbyte.model.trees import read_core, read_map, read_stack
 from dbyte.text.spans import BOS, EOS
 from dbyte.text.tree import Tree
 
@@ -45,7 +45,9 @@ class SharedTexts:
         """The router's probability (fp32 [T]) that a chunk ends at the byte before each node, were that node next."""
         router = self.student.router
         if isinstance(router, Router):
-            prob_T = boundary_prob(router.query(encoded_TD)[self.before_T], router.key(encoded_TD))
+            query_TD = read_map(router.query, encoded_TD, compiled=self.compiled)
+            key_TD = read_map(router.key, encoded_TD, compiled=self.compiled)
+            prob_T = boundary_prob(query_TD[self.before_T], key_TD)
         else:
             prob_T = router.before(self._read(router.stack, router.byte_embedding(self.byte_T), self.tree, None))
         return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | (self.byte_T == EOS), 1.0)
