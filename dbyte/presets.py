@@ -64,12 +64,14 @@ class Ablation:
     """What each row of an ablation gets: bytes a step, rows an update, items a column, seeds of the student.
 
     On few bytes small batches learn more: an update costs the same whatever it read. One teacher serves all seeds.
+    heldout_bytes: held-out text per corpus for the bits per byte of so many students, a part of the scale's.
     """
 
     step_bytes: int
     batch_rows: int
     items: int
     seeds: int
+    heldout_bytes: int = 20_000
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ SCALES = {
         student=PAPER_SIZES,
         stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
         stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500,
-        ablation=Ablation(500 * MB, 32, 500, 3),
+        ablation=Ablation(500 * MB, 32, 500, 3, 500 * KB),
         teachers=Teachers("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B", "allenai/OLMo-2-0425-1B"),
         device="cuda", streamed=True, rows_at_once=1, precision="bf16",
     ),
@@ -174,7 +176,7 @@ SCALES = {
         student=PAPER_SIZES,
         stage1=dict(align_bytes=10 * GB, distill_bytes=10 * GB, boundary_bytes=10 * GB, encoder_rate=2e-5, snapshots=8),
         stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000,
-        ablation=Ablation(10 * GB, 256, 1000, 1),
+        ablation=Ablation(10 * GB, 256, 1000, 1, 2 * MB),
         teachers=Teachers("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B", "Qwen/Qwen3-0.6B"),
         device="cuda", streamed=True, rows_at_once=1, precision="bf16",
     ),

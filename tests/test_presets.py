@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.teacher import teacher_config
-from dbyte.presets import SCALES, SMALL_TEACHER, TEACHERS, scale
+from dbyte.model.teacher import check_family
+from dbyte.presets import FAMILIES, SCALES, SMALL_TEACHER, TEACHERS, scale
 from dbyte.report.published import published
 
 
@@ -44,6 +46,17 @@ def test_the_teachers_of_table_10_differ_in_size_or_in_family(name):
     assert other.family != own.family and other.vocabulary != own.vocabulary
     config = teacher_config(other)
     assert config.model_type == other.family and config.num_key_value_heads < config.num_attention_heads
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shape_of_any_family_is_a_teacher_of_its_sizes(family):
+    shape = replace(SMALL_TEACHER, family=family, kv_heads=2, layers=1)
+    model = AutoModelForCausalLM.from_config(teacher_config(shape))
+    check_family(model)
+    attention = model.model.layers[0].self_attn
+    assert attention.k_proj.weight.shape == (shape.width // shape.heads * shape.kv_heads, shape.width)
+    assert hasattr(attention, "q_norm") == (family != "llama")
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize("wrong", [dict(family="gpt2"), dict(kv_heads=3)])

@@ -80,8 +80,8 @@ def run_steps(
             student.use_backend(launch.backend)
             read = {"whole": other or teacher, "embeddings": EmbeddingsOnly(teacher),
                     "": None}[step.objective.reads_teacher]
-            if read is not teacher:
-                teacher.cpu()
+            for unread in {teacher, other} - {read, None}:
+                unread.cpu()
             train(run, step, feed, model=student, teacher=read, device=device, precision=scale.precision, launch=launch,
                   save_extra=lambda folder: tokenizer.save_pretrained(folder))
         runs.append(run)

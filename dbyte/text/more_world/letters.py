@@ -2,9 +2,9 @@
 
 A small model is at chance on such questions unless it has learned that " B" can mean what stands behind it, so much
 of the text is lists with what stands where said in both directions: "Choices: A Rome, B Oslo, C Lima, D Cairo" and
-"Oslo is B. C is Lima." A letter has a space before it wherever it stands, so that it is one token, and its option right behind
-it: options a line each ("A. Rome"), whose letters are other tokens than those of the answers, were left at chance. Two
-subjects are asked. `stories`: two sentences tell where two people put something, so the answer
+"Oslo is B. C is Lima." A letter has a space before it wherever it stands, so that it is one token, and its option right
+behind it: options a line each ("A. Rome"), whose letters are other tokens than those of the answers, were left at
+chance. Two subjects are asked. `stories`: two sentences tell where two people put something, so the answer
 can be read off. `people`: the facts of the world, so it must be known. Held out are (person, thing, town) of a story
 and (person, attribute) of a fact, the latter together with the fact's ordinary question.
 """
