@@ -12,20 +12,22 @@ as many bytes; its bytes a second are those of the tokens that it wrote. Noteboo
 "compiled" fuses the steps of encoder, core and decoder (`compiled=True`); compiling is not timed.
 
 Whether many rows can write 8 times what one writes is judged by what is timed along with the rest: the parallel
-forward over as many bytes as prompts and texts have, and a large matrix product, whose rate the products with the
-weights cannot exceed. For students that fit no cache it is the weights that a step reads (dbyte/report/traffic.py).
+forward over as many bytes as prompts and texts have, and a large product by the quickest way known here
+(dbyte/model/projection.py), whose rate products with the weights do not exceed. For students that fit no cache it is
+the weights that a step reads (dbyte/report/traffic.py).
 """
 
 import argparse
 from collections import defaultdict
 from collections.abc import Callable
+from math import prod
 from operator import sub
 from pathlib import Path
 from statistics import median
 
 import torch
-from measuring import MATMUL, interleaved, machine, matmul, write
 from measuring import begin as settle
+from measuring import interleaved, machine, write
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaForCausalLM
 
@@ -36,7 +38,7 @@ from dbyte.distill.curriculum import curriculum, new_student, run_steps
 from dbyte.distill.teacher import POSITIONS, teacher_config, teacher_run, train_tokenizer
 from dbyte.evaluate.speed import Wrote, student_reads, student_writes, teacher_writes
 from dbyte.model.packed_attention import PACKED
-from dbyte.model.projection import project_everywhere
+from dbyte.model.projection import project, project_everywhere
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.report.traffic import traffic_text, weights_read
@@ -44,6 +46,7 @@ from dbyte.text.spans import TokenBytes
 from dbyte.text.world import world_documents
 
 SCALE, ROUNDS, BATCHES, WANTED = "small", 5, (1, 16), 8
+LARGE = 8192, 512, 512  # rows, width in and out of a product that is timed for its rate
 DAMPED = 0.9  # flagged symbols of random heads
 
 
@@ -81,6 +84,13 @@ Told = dict[Call, list[Wrote]]
 FORWARD, PRODUCT = ("forward", BATCHES[-1]), ("product", 0)
 
 
+def large_product() -> Callable[[], torch.Tensor]:
+    """A product to time beside the rest."""
+    rows, width, out = LARGE
+    hidden_TD, weight_OD = torch.randn(rows, width), torch.randn(out, width)
+    return lambda: project(hidden_TD, weight_OD)
+
+
 def noting(call: Callable[[], Wrote], told: list[Wrote]) -> Callable[[], None]:
     """The call, which appends what it wrote to `told`."""
     return lambda: told.append(call())
@@ -111,7 +121,7 @@ def measured(models: tuple, arguments: argparse.Namespace) -> tuple[dict[Call, l
         call = teacher_writes(teacher, TokenBytes.from_tokenizer(tokenizer), prompts, size)
         calls["teacher", rows] = noting(call, told["teacher", rows])
     whole = prompts_of(BATCHES[-1], arguments.prompt_bytes + arguments.new_bytes)
-    calls |= {FORWARD: student_reads(student, whole), PRODUCT: matmul()}
+    calls |= {FORWARD: student_reads(student, whole), PRODUCT: large_product()}
     seconds = interleaved(calls, rounds=arguments.rounds)
     return seconds, told, median(seconds.pop(FORWARD)), median(seconds.pop(PRODUCT))
 
@@ -159,14 +169,14 @@ def bounds(
     per_byte, per_chunk = weights_read(student)
     chunk = told[last][-1].text_bytes / told[last][-1].positions
     work = 2 * (per_byte + per_chunk / chunk) * rows * (arguments.prompt_bytes + arguments.new_bytes)
-    matrix_rate = 2 * MATMUL**3 / product
+    product_rate = 2 * prod(LARGE) / product
     written = rows * arguments.new_bytes
-    lines = [f"{rows} rows would write {written / forward:,.0f} bytes/s, prompts read, if all of it took as long as the "
-             f"parallel forward over as many bytes ({1e3 * forward:,.0f} ms), and {written * matrix_rate / work:,.0f} if "
-             f"it took the products with the weights at the rate of large matrices ({work / 1e9:,.0f} GFLOP at "
-             f"{matrix_rate / 1e9:,.0f} GFLOP/s)."]
+    lines = [f"{rows} rows would write {written / forward:,.0f} bytes/s, prompts read, if it all took as long as the "
+             f"parallel forward over as many bytes ({1e3 * forward:,.0f} ms), and {written * product_rate / work:,.0f} "
+             f"if it took the products with the weights at the rate of a large one ({work / 1e9:,.0f} GFLOP at "
+             f"{product_rate / 1e9:,.0f} GFLOP/s)."]
     for kind in ("JBP", "JBP compiled"):
-        by_forward, by_products = written / forward / rate[kind, 1], written * matrix_rate / work / rate[kind, 1]
+        by_forward, by_products = written / forward / rate[kind, 1], written * product_rate / work / rate[kind, 1]
         lines.append(f"That is {by_forward:.1f} and {by_products:.1f} times one row of {kind}: {WANTED} times lies "
                      f"{_side(by_forward)} what the forward reaches and {_side(by_products)} what products allow.")
     return lines

@@ -43,7 +43,8 @@ def generate(
         prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
             (Stage 1 before its router has learned); None: the router cuts.
         compiled: fuse the steps of encoder, core and decoder, each into a call of compiled code: quicker bytes after a
-            start of a few seconds, the same function within rounding. It takes a C++ compiler.
+            start of a few seconds, the same function within rounding. It takes a C++ compiler. Several rows are shared
+            between torch's number of threads.
         on_text: called with (number of the prompt, new text) as text becomes certain, as in `generate_stream`.
     Raises:
         ValueError: for reserved bytes 0xFE or 0xFF in a prompt or, with valid_utf8, no UTF-8; a prompt of more chunks

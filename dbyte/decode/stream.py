@@ -30,7 +30,7 @@ from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
 from dbyte.model.fused_map import step_map, weight_map
-from dbyte.model.fused_stack import prefill, stack_step
+from dbyte.model.fused_stack import prefill, prefill_last, stack_step
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent, is_special
 from dbyte.text.spans import BOS, EOS
@@ -134,9 +134,9 @@ class ByteStream:
         if self.stage == 2:
             self.up_BD = student.decoder_projection(self.core_BE)
             up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
-            decoded_BLD, self.decoder_states = prefill(student.decoder, student.decoder_projection(up_BLE), length_B,
-                                                       last_only=True, compiled=self.compiled)
-            self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)])
+            decoded_BD, self.decoder_states = prefill_last(
+                student.decoder, student.decoder_projection(up_BLE), length_B, compiled=self.compiled)
+            self._predict(decoded_BD)
 
     @torch.inference_mode()
     def step(self, byte_B: Tensor, ends_B: Tensor | None = None, *, guess_B: Tensor | None = None) -> None:

@@ -113,6 +113,11 @@ class Block(nn.Module):
         mixed_BLD, state = self.mixer.prefill(self.mixer_norm(hidden_BLD), length_B, slots=slots)
         return self._feed_forward(hidden_BLD + mixed_BLD), state
 
+    def prefill_last(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, State]:
+        mixed_BD, state = self.mixer.prefill_last(self.mixer_norm(hidden_BLD), length_B)
+        rows_B = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
+        return self._feed_forward(hidden_BLD[rows_B, (length_B - 1).clamp(min=0)] + mixed_BD), state
+
 
 class Stack(nn.Module):
     """Blocks and a final RMSNorm, [B, L, D] to [B, L, D]; causal, and isolated by document."""
@@ -138,6 +143,18 @@ class Stack(nn.Module):
             hidden_BLD, state = block.prefill(hidden_BLD, length_B, slots=slots)
             states.append(state)
         return self.norm(hidden_BLD), states
+
+    def prefill_last(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[State]]:
+        """As `prefill`, for a stack of Mamba2, but return the output of byte length_B - 1 alone, [B, D].
+
+        So the last block computes one output a row. For a row of no bytes it means nothing.
+        """
+        states = []
+        for block in self.blocks[:-1]:
+            hidden_BLD, state = block.prefill(hidden_BLD, length_B, slots=0)
+            states.append(state)
+        hidden_BD, state = self.blocks[-1].prefill_last(hidden_BLD, length_B)
+        return self.norm(hidden_BD), [*states, state]
 
     def empty_state(self, rows: int, *, slots: int = 0) -> list[State]:
         """The state before the first byte of a document; slots as in `prefill`."""

@@ -30,16 +30,22 @@ def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedSta
 
 
 def prefill(
-    stack: Stack, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0, last_only: bool = False,
-    compiled: bool = False,
+    stack: Stack, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0, compiled: bool = False
 ) -> tuple[Tensor, list[State]]:
-    """As `Stack.prefill`, compiled where that can be; outputs behind a row's end mean nothing.
-
-    last_only: nor need those of other bytes than a row's last.
-    """
+    """As `Stack.prefill`, compiled where that can be; outputs behind a row's end mean nothing."""
     if compiled and can_fuse(stack):
-        return kept(stack, FusedStack).prefill(hidden_BLD, length_B, last_only=last_only)
+        return kept(stack, FusedStack).prefill(hidden_BLD, length_B)
     return stack.prefill(hidden_BLD, length_B, slots=slots)
+
+
+def prefill_last(
+    stack: Stack, hidden_BLD: Tensor, length_B: Tensor, *, compiled: bool = False
+) -> tuple[Tensor, list[State]]:
+    """As `Stack.prefill_last`, compiled where that can be."""
+    if not compiled or not can_fuse(stack):
+        return stack.prefill_last(hidden_BLD, length_B)
+    output_BLD, states = kept(stack, FusedStack).prefill(hidden_BLD, length_B, last_only=True)
+    return output_BLD[torch.arange(len(length_B)), (length_B - 1).clamp(min=0)], states
 
 
 def can_fuse(stack: Stack) -> bool:
@@ -84,7 +90,7 @@ class FusedStack:
     def prefill(
         self, hidden_BLD: Tensor, length_B: Tensor, *, last_only: bool = False
     ) -> tuple[Tensor, list[State]]:
-        """As `Stack.prefill`; outputs behind a row's end are zero."""
+        """As `Stack.prefill`; outputs behind a row's end are zero. last_only: those of other bytes mean nothing."""
         real_BL = torch.arange(hidden_BLD.shape[1]) < length_B[:, None]
         hidden_TD, output_BLD = hidden_BLD[real_BL], torch.zeros_like(hidden_BLD)
         end_B, some_B = length_B.cumsum(0), length_B > 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dbyte.model.gated_projection import gated_projection
 from dbyte.model.kernels import check_backend, convolve_silu, scan
 from dbyte.model.projection import project
+from dbyte.model.ssd import last_state
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 A_MIN, A_MAX = 1.0, 16.0
@@ -96,6 +97,26 @@ class Mamba2(nn.Module):
         real_BL = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device) < length_B[:, None]
         return self._mix(hidden_BLD, None, real_BL)
 
+    @torch.no_grad()
+    def prefill_last(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, Mamba2State]:
+        """As `prefill`, but return the output of byte length_B - 1 alone, [B, D], which takes no scan.
+
+        For a row of no bytes it means nothing.
+        """
+        rows_B, last_B = torch.arange(len(hidden_BLD), device=hidden_BLD.device), (length_B - 1).clamp(min=0)
+        real_BL = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device) < length_B[:, None]
+        gate, xBC, dt = self.in_proj.weight.split(self._sizes())
+        xBC_BLX, dt_BLH = project(hidden_BLD, xBC), self._step_sizes(project(hidden_BLD, dt)) * real_BL[..., None]
+        convolved_BLX = convolve_silu(xBC_BLX, self.conv1d.weight[:, 0], self.conv1d.bias, None, backend=self.backend)
+        x_BLI, B_BLN, C_BLN = convolved_BLX.split([self.inner, self.state_size, self.state_size], dim=-1)
+        ssm_BNI = last_state(x_BLI.unflatten(-1, (self.heads, -1)), dt_BLH, -self.A_log.exp(), B_BLN)
+        skip_I = self.D.to(ssm_BNI.dtype).repeat_interleave(self.head_width)
+        read_BI = torch.bmm(C_BLN[rows_B, last_B][:, None].to(ssm_BNI.dtype), ssm_BNI)[:, 0]
+        y_BI = torch.addcmul(read_BI, x_BLI[rows_B, last_B].to(ssm_BNI.dtype), skip_I)
+        mixed_BD = gated_projection(y_BI, project(hidden_BLD[rows_B, last_B], gate), self.norm.weight,
+                                    self.out_proj.weight, eps=self.norm.eps)
+        return mixed_BD, Mamba2State(self._last_inputs(xBC_BLX, length_B), ssm_BNI)
+
     def empty_state(self, rows: int, *, slots: int = 0) -> Mamba2State:
         """The state before the first byte of a document, for `rows` rows; the SSM state is fp32 at least."""
         new = self.in_proj.weight.new_zeros
@@ -105,10 +126,15 @@ class Mamba2(nn.Module):
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gate, what is convolved, and dt: three products, so that backward need not join gradients of parts."""
-        parts = self.in_proj.weight.split([self.inner, self.inner + 2 * self.state_size, self.heads])
-        gate, xBC, dt = (project(hidden, part) for part in parts)
+        gate, xBC, dt = (project(hidden, part) for part in self.in_proj.weight.split(self._sizes()))
+        return gate, xBC, self._step_sizes(dt)
+
+    def _sizes(self) -> list[int]:
+        return [self.inner, self.inner + 2 * self.state_size, self.heads]
+
+    def _step_sizes(self, dt: Tensor) -> Tensor:
         wide = torch.promote_types(dt.dtype, torch.float32)
-        return gate, xBC, F.softplus(dt.to(wide) + self.dt_bias.to(wide))
+        return F.softplus(dt.to(wide) + self.dt_bias.to(wide))
 
     def _mix(
         self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None

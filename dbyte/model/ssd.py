@@ -178,6 +178,18 @@ def ssd(
     return (y_BLHP, final_BHPN) if return_final_state else y_BLHP
 
 
+def last_state(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor) -> Tensor:
+    """The state after the last byte of rows of one document each, N first: [B, N, H P], fp32 at least, no gradient.
+
+    What `ssd` returns with `return_final_state`, without the outputs: a byte's input decays by all bytes behind it.
+    """
+    wide = torch.promote_types(x_BLHP.dtype, torch.float32)
+    decay_BLH = dt_BLH.to(wide) * A_H.to(wide)
+    behind_BLH = F.pad(decay_BLH.flip(1).cumsum(1).flip(1)[:, 1:], (0, 0, 0, 1))
+    sent_BLHP = x_BLHP.to(wide) * (dt_BLH.to(wide) * behind_BLH.exp())[..., None]
+    return B_BLN.to(wide).transpose(1, 2) @ sent_BLHP.flatten(2)
+
+
 def _check_shapes(
     x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, chunk_size: int,
     document_BL: Tensor | None,

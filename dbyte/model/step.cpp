@@ -10,17 +10,14 @@
 // F feed-forward width, E core width, G key-value heads, S slots.
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <cstring>
 #include <functional>
-#include <mutex>
-#include <system_error>
-#include <thread>
 
 namespace {
 
@@ -33,7 +30,8 @@ constexpr auto NEARLY = std::chrono::microseconds(20);     // parts are equal: w
 // Threads that help with the parts of a call. Whoever comes first takes a part, the caller like the others: a thread
 // that is late, or that cannot be had, costs time and never the result. A thread that finds no part looks on for a
 // while, since the next call is near, and then sleeps. None is ever joined: it holds nothing, and the process's end is
-// its end.
+// its end. POSIX's threads and not std's: those ask for a C++ library as new as the compiler's, and Python may have
+// brought an older one.
 class Crew {
    public:
     // part(0) to part(parts - 1), once each; returns when all are done. One caller at a time.
@@ -43,12 +41,13 @@ class Crew {
         unfinished = parts;
         untaken = parts;
         if (asleep > 0) {
-            { std::lock_guard<std::mutex> held(door); }  // who is about to sleep has looked before this, or sleeps
-            wake.notify_all();
+            pthread_mutex_lock(&door);  // who is about to sleep either sees the parts or can be woken
+            pthread_cond_broadcast(&wake);
+            pthread_mutex_unlock(&door);
         }
         while (take()) continue;
         for (const auto soon = Clock::now() + NEARLY; unfinished > 0;)
-            if (Clock::now() > soon) std::this_thread::yield();  // the other thread may be waiting for this core
+            if (Clock::now() > soon) sched_yield();  // the other thread may be waiting for this core
     }
 
    private:
@@ -62,29 +61,32 @@ class Crew {
         return true;
     }
 
-    void hire(int wanted) {
-        try {
-            for (; hired < wanted; hired++) std::thread([this] { help(); }).detach();
-        } catch (const std::system_error&) {  // there are no more threads: those there are do all parts
-        }
+    void hire(int wanted) {  // if no more threads can be had, those there are do all parts
+        for (pthread_t one; hired < wanted && !pthread_create(&one, nullptr, help, this); hired++) pthread_detach(one);
     }
 
-    void help() {
+    static void* help(void* crew) {
+        static_cast<Crew*>(crew)->help();
+        return nullptr;
+    }
+
+    [[noreturn]] void help() {
         sigset_t all;
         sigfillset(&all);
         pthread_sigmask(SIG_BLOCK, &all, nullptr);  // Python's own threads hear Ctrl-C
         while (true) {
-            for (auto until = Clock::now() + PATIENCE; Clock::now() < until; std::this_thread::yield())
+            for (auto until = Clock::now() + PATIENCE; Clock::now() < until; sched_yield())
                 if (take()) until = Clock::now() + PATIENCE;
-            std::unique_lock<std::mutex> held(door);
+            pthread_mutex_lock(&door);
             asleep++;
-            wake.wait(held, [this] { return untaken > 0; });
+            while (untaken <= 0) pthread_cond_wait(&wake, &door);
             asleep--;
+            pthread_mutex_unlock(&door);
         }
     }
 
-    std::mutex door;
-    std::condition_variable wake;
+    pthread_mutex_t door = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
     std::atomic<int> untaken{0}, unfinished{0}, asleep{0};
     const std::function<void(int)>* job = nullptr;
     int hired = 0;
