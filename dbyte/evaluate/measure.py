@@ -6,8 +6,8 @@ kept in runs/measured/<hash>.json, so that no notebook measures again what anoth
 A reading says how a model is scored: "token" for a teacher; "stage1/tokenizer" and "stage1/router" for a student that
 writes tokens, along the teacher's boundaries or its own; for one that writes bytes "stage2/router", the joint score,
 and "stage2/own", that of JBP or MBP along the decoder's own cuts (see scoring.py and own_cuts.py).
-Columns that are generated have another address where a compiler is: compiled steps agree with plain ones within rounding,
-so where two symbols nearly tie a text may differ. Scores keep theirs, as for batches of another size.
+Columns that are generated have another address where a compiler is: compiled steps agree with plain ones within
+rounding, so where two symbols nearly tie a text may differ. Scores keep theirs, as for batches of another size.
 """
 
 import json
