@@ -85,7 +85,8 @@ class Scale:
     streamed: read the corpora while training, instead of packing them all before. rows_at_once: rows of a micro-batch
     in each process unless told otherwise, None: all.
     items: MiniBench items per column; dynamics_items: the same for the many models of Figure 2. ablation: what the many
-    students of the ablations get. teachers: those of Table 10.
+    students of the ablations get. teachers: those of Table 10. continues: the scale whose teacher, tokenizer and all,
+    this one's goes on from, None: it begins anew.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Scale:
     device: str = "cpu"
     streamed: bool = False
     rows_at_once: int | None = None
+    continues: "Scale | None" = None
     precision: str = "fp32"
     notes: str = field(default="", compare=False)
 
@@ -182,22 +184,22 @@ SCALES = {
     ),
 }
 
-WHOLE_WORLD = {  # what a scale's teacher reads, and how much of it, where it is asked all columns of MiniBench
-    "smoke": ((("world_full", 700 * KB), ("pydocs", 300 * KB)), 1200 * KB),
-    "small": ((("world_full", 14 * MB), ("pydocs", 2 * MB)), 16 * MB),
+WHOLE_WORLD = {  # what a scale's teacher goes on to read, and how much of it, to be asked all columns of MiniBench
+    "smoke": ((("world_full", 700 * KB), ("pydocs", 100 * KB)), 800 * KB),
+    "small": ((("world_full", 14 * MB), ("pydocs", 1500 * KB)), 14 * MB),
 }
 
 
 def whole_world(scale: Scale) -> Scale:
-    """The scale with a corpus that teaches all columns of MiniBench, and a tokenizer and a teacher made for it.
+    """The scale with a corpus that teaches all columns of MiniBench; its teacher goes on from the scale's own.
 
     A scale whose teacher comes from elsewhere is returned as it is: what is asked of it was not taught here.
     """
     if isinstance(scale.teacher, str):
         return scale
     corpora, train_bytes = WHOLE_WORLD[scale.name]
-    teacher = replace(scale.teacher, train_bytes=train_bytes, tokenizer_corpora=("world_full",))
-    return replace(scale, corpora=corpora, teacher=teacher)
+    teacher = replace(scale.teacher, train_bytes=train_bytes, rate=2e-3, muon_rate=0.01)
+    return replace(scale, corpora=corpora, teacher=teacher, continues=scale)
 
 
 def changed(

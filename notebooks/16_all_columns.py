@@ -35,19 +35,17 @@ from IPython.display import Image, display
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate import minibench
+from dbyte.evaluate import minibench, stats
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.evaluate.minibench.spell import MINI_CUTE
-from dbyte.evaluate.stats import difference, retention, verdict, wilson
 from dbyte.evaluate.under_noise import difference_rows
-from dbyte.report import figures, noise_tables, results, tables
-from dbyte.report.provenance import environment_report
+from dbyte.report import figures, noise_tables, provenance, results, tables
 from dbyte.report.published import published
 
 # %%
 chosen = presets.whole_world(presets.scale(scale))
 write = partial(results.write_results, scale=scale, seeds=[seed], device=chosen.device)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+print(provenance.environment_report(scale=scale, seed=seed, device=chosen.device))
 print(chosen.corpora)
 
 # %%
@@ -86,10 +84,10 @@ display(Image(figures.save(shown, "all_columns", frames=[every], published=["tab
 # %%
 rows = []
 for task, one in found["teacher"].items():
-    share = wilson(one.correct)
+    share = stats.wilson(one.correct)
     above = {end: 100 * (getattr(share, end) - one.chance) for end in ("value", "low", "high")}
     rows.append({"task": task, "stderr": 100 * one.stderr, "n": one.n, "chance": 100 * one.chance}
-                | above | {"verdict": verdict(share.low, share.high, threshold=one.chance)})
+                | above | {"verdict": stats.verdict(share.low, share.high, threshold=one.chance)})
 write("above_chance", rows, keys=["task"], config_hash=runs[4].hash[:16], wall_seconds=0.0)
 tables.Table(results.read_results("above_chance", scale=scale), digits=1)
 
@@ -99,10 +97,10 @@ tables.Table(results.read_results("above_chance", scale=scale), digits=1)
 # %%
 correct = {model: {task: one.correct for task, one in columns.items()} for model, columns in found.items()}
 n = sum(one.n for one in found["teacher"].values())
-claims = [tables.Claim.of_interval(f"retention %, {model}", retention(correct[model], correct["teacher"]), n,
+claims = [tables.Claim.of_interval(f"retention %, {model}", stats.retention(correct[model], correct["teacher"]), n,
                                    at_least=bound) for model, bound in {"stage1": 97, "stage2": 90}.items()]
 claims += [tables.Claim.of_interval("Stage 1 above Stage 2, points of average accuracy",
-                                    difference(correct["stage1"], correct["stage2"]), n, at_least=0)]
+                                    stats.difference(correct["stage1"], correct["stage2"]), n, at_least=0)]
 tables.Table(tables.claims_table(claims))
 
 # %% [markdown]

@@ -295,6 +295,17 @@ def test_sampling_is_seeded_and_stops_cut(student):
     assert apart[0] == one != apart[1]
 
 
+def test_eos_ends_a_text_and_is_no_part_of_it(decoder):
+    student, stage = decoder
+    options = dict(max_new_bytes=150, temperature=3.0, stage=stage, as_bytes=True)
+    texts = generate(student, [b"x"] * 24, **options)
+    lengths = [len(text) for text in texts]
+    assert min(lengths) < 150 and max(lengths) == 150, "nothing else ends a text here"
+    assert not any(EOS in text or BOS in text for text in texts)
+    alone = generate(student, [b"x"], **options)
+    assert b"".join(generate_stream(student, b"x", **options)) == alone[0] == texts[0]
+
+
 # -- state ------------------------------------------------------------------------------------------------------------
 
 

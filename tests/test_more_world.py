@@ -112,7 +112,7 @@ def test_no_item_occurs_in_training_text(column, text):
 
 
 def test_a_script_that_is_held_out_is_never_told(text):
-    for flag, wanted in ((True, 0), (False, 0.99)):
+    for flag, wanted in ((True, 0), (False, 0.7)):
         pairs = scripts.pairs()[flag]
         told = [f"{name} {script.name}." in text for name, script in pairs]
         assert np.mean(told) >= wanted and (flag is False or not any(told))
@@ -130,7 +130,7 @@ def test_a_chain_that_is_held_out_is_never_told(text):
         told = {thing: (box, towns[box]) for thing, box in re.findall(r"The (\w+) is in the (\w+)\.", passage)}
         assert len(told) == 2 and not any(WORLD.held_out("chain", thing, *rest) for thing, rest in told.items())
         for thing, town in re.findall(r"Where is the (\w+)\?\nAnswer: (\w+)", passage):
-            assert told[thing][1] == town
+            assert towns[thing if thing in towns else told[thing][0]] == town
 
 
 def test_a_deed_that_is_held_out_is_never_told_and_reasons_are_right(text):
@@ -163,8 +163,8 @@ def test_letters_say_what_stands_behind_them(text):
         assert len(set(choices)) == 4
         for left, right in re.findall(r"(\w+) is (\w+)\.", said):
             assert given.get(left) == right or given.get(right) == left
-    asked = re.findall(r"(?:(.+ put .+)\n)?Question: (.+)\nChoices: A (\w+), B (\w+), C (\w+), D (\w+)\nAnswer: (.)",
-                       text)
+    asked = re.findall(r"(?:(.+ put .+)\n(?:Question: .+\nAnswer: .+\n)?)?"
+                       r"Question: (.+)\nChoices: A (\w+), B (\w+), C (\w+), D (\w+)\nAnswer: (.)", text)
     facts = {q.format(n=n): (WORLD.facts[n, a.name], WORLD.held_out("fact", n, a.name))
              for (n, a) in (*WORLD.questions[True], *WORLD.questions[False]) for q in a.questions}
     for passage, question, *choices, letter in asked:
@@ -173,10 +173,20 @@ def test_letters_say_what_stands_behind_them(text):
             told = re.findall(r"(\w+) put the (\w+) in (\w+)\.", passage)
             assert not any(WORLD.held_out("letter", *put) for put in told)
             assert [f"Where did {n} put the {x}?" for n, x, p in told if p == answer] == [question]
+        elif option := re.fullmatch(r"Which letter is (\w+)\?", question):
+            assert option[1] == answer
+            assert not WORLD.held_out("letter", answer, choices["ABCD".index(letter) - 1])
         else:
             assert facts[question] == (answer, False)
-    assert len(asked) > 1000 and 0.2 < np.mean([not passage for passage, *_ in asked]) < 0.3
+    assert len(asked) > 1000 and np.mean([bool(passage) for passage, *_ in asked]) > 0.1
+    plain = re.findall(r"(.+)\nQuestion: Where did (\w+) put the (\w+)\?\nAnswer: (\w+)\n", text)
+    assert len(plain) > 200 and all(f"{name} put the {thing} in {town}." in told for told, name, thing, town in plain)
     assert max(np.bincount(["ABCD".index(letter) for *_, letter in asked])) < 0.3 * len(asked)
+
+
+def test_echoes_say_the_same_twice(text):
+    found = re.findall(r"(?:^|\n)(\w+(?:, \w+)+)\. Again: (.+)\.", text)
+    assert len(found) > 500 and all(first == again and first.count(",") > 4 for first, again in found)
 
 
 def test_words_are_spelt_right_and_none_is_held_out(text):
@@ -219,7 +229,7 @@ def test_items_depend_on_the_seed_alone_and_fewer_are_a_prefix(column):
 
 
 HASHES = {"HellaS": "46f6744c078f", "ARC-C": "613a04621890", "WINO": "02a3da4d9311",
-          "OBQA": "e35c27372a84", "MMLU": "ff0dba8b1f35", "SPELL": "ca30c4d67c7a"}
+          "OBQA": "e35c27372a84", "MMLU": "73559275c3e5", "SPELL": "ca30c4d67c7a"}
 
 
 @pytest.mark.parametrize("column", NEW)
@@ -279,7 +289,7 @@ def test_wrong_answers_are_wrong():
         assert [choice in kind.values for choice in row["choices"]].index(True) == row["label"]
         assert sum(choice in kind.values for choice in row["choices"]) == 1
     shares = [row["subject"] for row in items("MMLU")]
-    assert 0.7 < shares.count("stories") / len(shares) < 0.8
+    assert all(0.27 < shares.count(subject) / len(shares) < 0.4 for subject in letters.SUBJECTS)
 
 
 def test_draws_that_are_asked_to_be_held_out_are():

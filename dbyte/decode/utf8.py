@@ -11,6 +11,8 @@ limit is always the beginning of the text with a higher one; reserving room woul
 Shape letters: S states, X symbols (256 bytes, 512 joint symbols or V tokens), K bytes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,11 @@ def anything() -> Tensor:
     next_1K = torch.zeros(1, BYTES, dtype=torch.long)
     next_1K[0, BOS] = REFUSED
     return next_1K
+
+
+def any_token(tokens: Sequence[bytes]) -> Tensor:
+    """next_1V: one state, in which every token but those with BOS in them may follow."""
+    return torch.tensor([[REFUSED if BOS in text else 0 for text in tokens]])
 
 
 def over_tokens(student: ByteStudent) -> Tensor:

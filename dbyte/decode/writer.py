@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dbyte.decode.sampling import Sampler, Sampling
 from dbyte.decode.stream import ByteStream, metadata
-from dbyte.decode.utf8 import Alphabet, anything, broken_character, over_tokens, state_after, transitions
+from dbyte.decode.utf8 import Alphabet, any_token, anything, broken_character, over_tokens, state_after, transitions
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import EOS
 
@@ -56,7 +56,7 @@ class Writer:
         self.bytes = Alphabet(next_SK, device=device)
         if stream.stage == 1:
             self.tokens = student.token_texts()
-            next_SV = over_tokens(student) if valid_utf8 else torch.zeros(1, len(self.tokens), dtype=torch.long)
+            next_SV = over_tokens(student) if valid_utf8 else any_token(self.tokens)
             self.symbols, self.queues = Alphabet(next_SV, device=device), [b""] * len(before)
         else:
             self.symbols = Alphabet(next_SK.repeat(1, 2), device=device) if stream.look_ahead is None else self.bytes

@@ -19,11 +19,12 @@ from transformers import (
 from dbyte.distill import objectives
 from dbyte.distill.data import mixed_texts, training_corpora, training_rows
 from dbyte.distill.feed import Feed
-from dbyte.distill.runs import Run, content_hash, damage, written_whole
+from dbyte.distill.runs import Run, content_hash, damage, model_hash, written_whole
 from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.trainer import Launch, check_sharding, train
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project_everywhere
+from dbyte.model.teacher import load_model
 from dbyte.paths import RUNS
 from dbyte.presets import Scale, TeacherShape
 from dbyte.text.spans import TokenBytes
@@ -59,19 +60,25 @@ def teacher_step(shape: TeacherShape) -> Step:
 
 
 def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Path:
-    """Return the folder or hub name of the scale's teacher; one with a `TeacherShape` is trained first if need be."""
+    """Return the folder or hub name of the scale's teacher; one with a `TeacherShape` is trained first if need be.
+
+    Where the scale continues another, it is that one's teacher that trains on, with its sizes and its tokenizer.
+    """
     if isinstance(scale.teacher, str):
         return Path(scale.teacher)
     shape, launch = scale.teacher, launch or Launch()
     step = teacher_step(shape)
     check_sharding((step,), launch.processes.sharding)
+    first = teacher_run(scale.continues, seed=seed, launch=launch) if scale.continues else None
     with launch.processes.first_goes_first():
-        tokenizer = _tokenizer(scale, shape, seed=seed)
+        tokenizer = AutoTokenizer.from_pretrained(first) if first else _tokenizer(scale, shape, seed=seed)
         rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed, positions=POSITIONS)
     run = Run({"teacher": shape.describe(), "step": step.describe(), "data": rows.hash, "seed": seed,
-               "batch_rows": scale.batch_rows, "positions": POSITIONS, "precision": scale.precision})
+               "batch_rows": scale.batch_rows, "positions": POSITIONS, "precision": scale.precision}
+              | ({"first": model_hash(first)} if first else {}))
     if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
-        train(run, step, Feed(rows, scale.batch_rows, seed), model=_new_model(shape, tokenizer, seed=seed),
+        model = load_model(first) if first else _new_model(shape, tokenizer, seed=seed)
+        train(run, step, Feed(rows, scale.batch_rows, seed), model=model,
               device=launch.processes.device if launch.processes.count > 1 else scale.device,
               precision=scale.precision, launch=launch, save_extra=lambda folder: tokenizer.save_pretrained(folder))
     return run.model_folder

@@ -1,26 +1,29 @@
 r"""MMLU, after MMLU: the answer is the letter of one of four options.
 
 Example: "Anna put the key in Bonn. Tom put the ring in Riga.\nQuestion: Where did Anna put the key?\nChoices: A Lyon, B
-Hull, C Bonn, D Riga\nAnswer:" -> " C". Two subjects: `stories`, three items in four, can be read off; `people` asks
-for the facts of the world, which training text states but asks for in no form, with letters or without. Training text
-never tells that this person put this thing there.
+Hull, C Bonn, D Riga\nAnswer:" -> " C". Three subjects: `lists` asks for the letter of an option, `stories` can be read
+off, `people` asks for the facts of the world, which training text states but asks for in no form, with letters or
+without. Training text never asks for an option that stands behind this other one, and never tells that this person put
+this thing there.
 """
 
 from random import Random
 
 from dbyte.evaluate.column import Column
-from dbyte.text.more_world.letters import LETTERS, asked, fact, story
+from dbyte.text.more_world.letters import LETTERS, SUBJECTS, asked, fact, listed, story
 from dbyte.text.world import WORLD
-
-STORIES = 0.75
 
 
 def _draw(rng: Random, n: int) -> list[dict]:
     rows: dict[str, dict] = {}
     while len(rows) < n:
-        if rng.random() < STORIES:
+        subject = rng.choice(SUBJECTS)
+        if subject == "stories":
             passage, question, choices, label = story(rng, held_out=True)
             row = {"subject": "stories", "prompt": f"{passage}\n{asked(question, choices)}", "label": label}
+        elif subject == "lists":
+            question, choices, label = listed(rng, held_out=True)
+            row = {"subject": "lists", "prompt": asked(question, choices), "label": label}
         else:
             question, choices, label = fact(rng, *rng.choice(WORLD.questions[True]))
             row = {"subject": "people", "prompt": asked(question, choices), "label": label}

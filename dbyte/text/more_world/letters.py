@@ -4,17 +4,28 @@ A small model is at chance on such questions unless it has learned that " B" can
 of the text is lists with what stands where said in both directions: "Choices: A Rome, B Oslo, C Lima, D Cairo" and
 "Oslo is B. C is Lima." A letter has a space before it wherever it stands, so that it is one token, and its option right
 behind it: options a line each ("A. Rome"), whose letters are other tokens than those of the answers, were left at
-chance. Two subjects are asked. `stories`: two sentences tell where two people put something, so the answer
-can be read off. `people`: the facts of the world, so it must be known. Held out are (person, thing, town) of a story
-and (person, attribute) of a fact, the latter together with the fact's ordinary question.
+chance. Three subjects are asked. `lists`: which letter an option has. `stories`: two sentences tell where two people
+put something, so the answer can be read off. `people`: the facts of the world, so it must be known. Held out are
+(option, the one before it) of a list, (person, thing, town) of a story and (person, attribute) of a fact, the latter
+together with the fact's ordinary question.
 """
 
 from collections.abc import Sequence
 from random import Random
 
-from dbyte.text.world import ATTRIBUTES, NAMES, PLACES, THINGS, WORLD, Attribute, fact_question
+from dbyte.text.world import (
+    ATTRIBUTES,
+    NAMES,
+    PLACES,
+    THINGS,
+    WORLD,
+    Attribute,
+    fact_question,
+    question_answer,
+)
 
 LETTERS = "ABCD"
+SUBJECTS = ("lists", "stories", "people")
 
 
 def options(choices: Sequence[str]) -> str:
@@ -25,6 +36,15 @@ def options(choices: Sequence[str]) -> str:
 def asked(question: str, choices: Sequence[str]) -> str:
     """The question, its options and the word before the letter."""
     return f"Question: {question}\n{options(choices)}\nAnswer:"
+
+
+def listed(rng: Random, *, held_out: bool) -> tuple[str, list[str], int]:
+    """(question, four options of one sort, which is asked for); held out or not, as asked."""
+    while True:
+        choices = rng.sample(rng.choice([attribute.values for attribute in ATTRIBUTES] + [PLACES]), len(LETTERS))
+        right = rng.randrange(len(LETTERS))
+        if WORLD.held_out("letter", choices[right], choices[right - 1]) is held_out:
+            return f"Which letter is {choices[right]}?", choices, right
 
 
 def story(rng: Random, *, held_out: bool) -> tuple[str, str, list[str], int]:
@@ -59,9 +79,24 @@ def list_paragraph(rng: Random, cast: Sequence[str]) -> str:
 
 
 def question_paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """A question with its letter: of a story three times in four, else of a fact that is not held out."""
-    if rng.random() < 0.75:
-        passage, question, choices, right = story(rng, held_out=False)
-        return f"{passage}\n{asked(question, choices)} {LETTERS[right]}"
-    question, choices, right = fact(rng, *rng.choice(WORLD.questions[False]))
+    """Questions of one subject with their letters, about nothing that is held out; often the plain answer comes before.
+
+    One step at a time: who has just read the answer need only find its letter.
+    """
+    subject = rng.choice(SUBJECTS)
+    if subject == "lists":
+        return "\n".join(_answered(*listed(rng, held_out=False)) for _ in range(3))
+    if subject == "people":
+        pairs = rng.sample(WORLD.questions[False], 2)
+        return "\n".join(_led(rng, *fact(rng, name, attribute)) for name, attribute in pairs)
+    passage, question, choices, right = story(rng, held_out=False)
+    return f"{passage}\n{_led(rng, question, choices, right)}"
+
+
+def _answered(question: str, choices: Sequence[str], right: int) -> str:
     return f"{asked(question, choices)} {LETTERS[right]}"
+
+
+def _led(rng: Random, question: str, choices: Sequence[str], right: int) -> str:
+    letter = _answered(question, choices, right)
+    return letter if rng.random() < 0.5 else f"{question_answer(question, choices[right])}\n{letter}"
