@@ -1,13 +1,14 @@
 """An encoder that returns the teacher's embedding of each token: with it a student must be its teacher, step by step.
 
-It stands in for `chunk_embeddings` (whole texts) and for the projection (a chunk that closes while text is written),
-and knows the bytes from the embedding of bytes, through which all of them go.
+It stands in for `chunk_embeddings` (whole rows, and trees of texts) and for the projection (a chunk that closes while
+text is written), and knows the bytes of rows from the embedding of bytes, through which all of them go.
 """
 
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dbyte.decode.stream import ByteStream
+from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.text.spans import BOS
 
 
@@ -21,6 +22,7 @@ class Oracle(nn.Module):
         student.byte_embedding.register_forward_hook(self.remember)
         monkeypatch.setattr(student, "chunk_embeddings", self.chunk_embeddings)
         monkeypatch.setattr(student, "encoder_projection", self)
+        monkeypatch.setattr(SharedTexts, "chunk_embeddings", lambda texts, *given: self.of_trees(texts, *given))
         self.watch(monkeypatch)
 
     def remember(self, module, arguments, output):
@@ -36,6 +38,17 @@ class Oracle(nn.Module):
             ends = [end + 1 for end in position[mask].tolist()]
             rows.append(self.ids(ids[start:end] for start, end in zip([0, *ends], ends, strict=False)))
         return self.embedding(pad_sequence(rows, batch_first=True))
+
+    def of_trees(self, texts, encoded_TD, chunks):
+        """`SharedTexts.chunk_embeddings`: a chunk's bytes lie between its parent's last node and its own."""
+        tokens = []
+        for end, parent in zip(chunks.symbol_T.tolist(), chunks.parent_T.tolist(), strict=True):
+            before, token = chunks.symbol_T[parent] if parent >= 0 else -1, []
+            while end != before:
+                token.insert(0, int(texts.tree.symbol_T[end]))
+                end = texts.tree.parent_T[end]
+            tokens.append(token)
+        return self.embedding(self.ids(tokens))
 
     def forward(self, encoded_RD):
         assert len(self.closing) == len(encoded_RD)

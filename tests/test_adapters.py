@@ -16,6 +16,7 @@ from dbyte.evaluate.adapters import StudentLM, load_lm
 from dbyte.evaluate.fitting import fitted
 from dbyte.evaluate.flag_paths import beam_scores
 from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.model.native import compiler_here
 from dbyte.text.spans import BOS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +49,19 @@ def test_scores_and_texts_depend_neither_on_batches_nor_on_order(student, token_
         for (nats, greedy, rolled, text), (nats_0, greedy_0, rolled_0, text_0) in zip(found, seen[0], strict=True):
             assert (nats, rolled) == pytest.approx((nats_0, rolled_0), abs=1e-4)
             assert (greedy, text) == (greedy_0, text_0)
+
+
+@pytest.mark.skipif(compiler_here() is None, reason="compiled adapters need a C++ compiler; install g++ to check them")
+@pytest.mark.parametrize("stage, boundaries", READINGS)
+def test_compiled_code_scores_and_writes_as_the_plain(student, token_bytes, stage, boundaries):
+    plain, fused = (StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, compiled=compiled)
+                    for compiled in (False, True))
+    assert StudentLM(student, token_bytes, stage=stage, boundaries=boundaries).get_model_info()["compiled"]
+    asks = [Ask(*pair) for pair in PAIRS]
+    for found, expected in zip(fused.loglikelihood(asks), plain.loglikelihood(asks), strict=True):
+        assert found == (pytest.approx(expected[0], abs=1e-4), expected[1])
+    prompts = [Ask(context, {"until": ["\n"], "max_gen_bytes": 16}) for context, _ in PAIRS]
+    assert fused.generate_until(prompts) == plain.generate_until(prompts)
 
 
 @pytest.mark.parametrize("stage, boundaries", READINGS)

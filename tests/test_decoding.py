@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from conftest import FAMILIES, VARIANTS, make_student, make_teacher
+from oracle import Oracle
 
 from dbyte.decode.generate import begin, generate, generate_stream
 from dbyte.decode.sampling import Sampling
@@ -451,14 +452,7 @@ def test_no_prompts_give_no_texts_and_training_mode_stays(student):
 def test_stage_1_scores_with_an_oracle_encoder_are_the_teachers(any_teacher, tokenizer, token_bytes, monkeypatch):
     student = make_student(any_teacher, tokenizer)
     pieces = heldout_pieces(["The cat lives in the house of Mira.", "naïve 😀 1 + 2"], token_bytes, row_bytes=200)
-    tokens = iter([torch.tensor(p.token_ids[:-1].astype("int64"))
-                   for p in sorted(pieces, key=lambda p: len(p.byte_ids))])
-
-    def oracle(encoded_BLD, chunks):
-        rows = [next(tokens) for _ in range(len(encoded_BLD))]
-        return any_teacher.get_input_embeddings()(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
-
-    monkeypatch.setattr(student, "chunk_embeddings", oracle)
+    Oracle(student, any_teacher, token_bytes, monkeypatch)
     found = student_nats(Scorer(student, stage=1), pieces, boundaries="tokenizer")
     assert found == pytest.approx(teacher_nats(any_teacher, pieces), rel=1e-5)
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from conftest import make_student
 
+from dbyte import presets
 from dbyte.distill.losses import routed
+from dbyte.evaluate import measure, minibench
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.boundaries import Agreement, agreement
 from dbyte.report.readme import BEGIN, END, updated
@@ -85,3 +87,16 @@ def test_the_readme_takes_a_generated_part_between_its_markers():
     assert updated(text, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter"
     with pytest.raises(ValueError, match="once each"):
         updated("no markers", "new")
+
+
+@pytest.mark.parametrize("reading, apart", [("stage2/router", True), ("stage1/router", True), ("token", False)])
+def test_what_compiled_steps_wrote_is_remembered_apart_and_scores_are_not(reading, apart, monkeypatch, tmp_path):
+    keys, answered = {}, dict(column="", metric="", accuracy=0.0, stderr=0.0, n=0, chance=0.0, correct=[],
+                              items_hash="", seconds=0.0)
+    for compiler in ("c++", None):
+        monkeypatch.setattr(measure, "compiler_here", lambda compiler=compiler: compiler)
+        monkeypatch.setattr(measure.Measurer, "_known",
+                            lambda self, key, *rest: keys.setdefault(key["column"], []).append(key) or answered.copy())
+        for name in ("GSM8K", "PIQA"):
+            measure.Measurer(presets.scale("smoke"), 0).column(tmp_path, reading, minibench.EVERY[name], items=2)
+    assert (keys["GSM8K"][0] != keys["GSM8K"][1]) == apart and keys["PIQA"][0] == keys["PIQA"][1]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import make_student
 from test_decoding import PROMPTS, best, looked_ahead, student_of, with_last
+from test_shared_context import COMPILED
 
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
@@ -17,7 +18,8 @@ from dbyte.evaluate.scoring import Request, Score
 from dbyte.model.student import BYTES
 from dbyte.text.spans import BOS
 
-REQUESTS = [Request(b"Hello there world", 5), Request(b"ab", 1), Request("é 😀x".encode(), 0), Request(b"a b c d e", 8)]
+REQUESTS = [Request(b"Hello there world", 5), Request(b"ab", 1), Request("é 😀x".encode(), 0), Request(b"a b c d e", 8),
+            Request(b"Hello you", 5), Request(b"Hello", 4), Request(b"ax", 1), Request("é 😀y".encode(), 1)]
 
 
 @pytest.fixture(params=["paper", "mbp", "mbp, split"])
@@ -48,10 +50,11 @@ def test_each_byte_is_scored_by_the_forward_along_the_cuts_of_its_past(writes_by
             boundary = torch.cat([boundary, torch.tensor([[ended]])], 1)
 
 
-def test_scores_do_not_depend_on_the_batch(writes_bytes):
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_scores_depend_neither_on_the_batch_nor_on_who_shares_a_context(writes_bytes, compiled):
     alone = [walk(writes_bytes, [request])[0] for request in REQUESTS]
     for rows in (2, 64):
-        for found, expected in zip(walk(writes_bytes, REQUESTS, rows=rows), alone, strict=True):
+        for found, expected in zip(walk(writes_bytes, REQUESTS, rows=rows, compiled=compiled), alone, strict=True):
             assert found.nats_L == pytest.approx(expected.nats_L, abs=1e-4) and found.ended_L == expected.ended_L
 
 

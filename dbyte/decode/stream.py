@@ -30,7 +30,7 @@ from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
 from dbyte.model.fused_map import step_map, weight_map
-from dbyte.model.fused_stack import stack_step
+from dbyte.model.fused_stack import prefill, prefill_last, stack_step
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent, is_special
 from dbyte.text.spans import BOS, EOS
@@ -63,7 +63,8 @@ class ByteStream:
         length_B = torch.tensor([len(text) for text in texts], device=student.device)
         ids_BL = pad_bytes(texts, device=student.device)
         byte_slots = ids_BL.shape[1] + new_bytes + 1
-        encoded_BLD, states = student.encoder.prefill(student.byte_embedding(ids_BL), length_B, slots=byte_slots)
+        encoded_BLD, states = prefill(student.encoder, student.byte_embedding(ids_BL), length_B, slots=byte_slots,
+                                      compiled=compiled)
         prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL))
         boundary_BL = prob_BL >= THRESHOLD if prompt_ends is None else _given(ids_BL, prompt_ends)
         # the router needs the next byte, so a prompt's last byte is decided below
@@ -85,7 +86,7 @@ class ByteStream:
         self, student: ByteStudent, rows: int, *, stage: int, slots: int, byte_slots: int, compiled: bool
     ) -> None:
         """Empty states for so many rows, with room for so many chunks and, where the encoder is attention, bytes."""
-        self.student, self.stage, self.byte_slots = student, stage, byte_slots
+        self.student, self.stage, self.byte_slots, self.compiled = student, stage, byte_slots, compiled
         self.encoder, self.decoder = (stack_step(stack, compiled=compiled)
                                       for stack in (student.encoder, student.decoder))
         self.core_cache = CoreCache(student.core, rows=rows, slots=slots, compiled=compiled)
@@ -133,7 +134,8 @@ class ByteStream:
         if self.stage == 2:
             self.up_BD = student.decoder_projection(self.core_BE)
             up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
-            decoded_BD, self.decoder_states = student.decoder.prefill_last(student.decoder_projection(up_BLE), length_B)
+            decoded_BD, self.decoder_states = prefill_last(
+                student.decoder, student.decoder_projection(up_BLE), length_B, compiled=self.compiled)
             self._predict(decoded_BD)
 
     @torch.inference_mode()
@@ -227,6 +229,14 @@ class ByteStream:
             setattr(holder, name, tensor.narrow(dim, 0, count))
         self.core_cache.length = [self.core_cache.length[origin] for origin in order]
         return order
+
+    @torch.inference_mode()
+    def take(self, rows: list[int]) -> None:
+        """Go on with these rows, in this order; a row that is named several times goes on as several."""
+        index = torch.tensor(rows, device=self.row_B.device)
+        for _, holder, name, dim in self._tensors():
+            setattr(holder, name, getattr(holder, name).index_select(dim, index))
+        self.core_cache.length = [self.core_cache.length[row] for row in rows]
 
     def _tensors(self) -> Iterator[tuple[str, object, str, int]]:
         """Every tensor of these rows: its name, who holds it under which attribute, and the dimension of rows."""

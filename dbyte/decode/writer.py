@@ -55,9 +55,7 @@ class Writer:
         next_SK = transitions() if valid_utf8 else anything()
         self.bytes = Alphabet(next_SK, device=device)
         if stream.stage == 1:
-            offsets = student.token_offset.tolist()
-            table = bytes(student.token_table.tolist())
-            self.tokens = [table[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+            self.tokens = student.token_texts()
             next_SV = over_tokens(student) if valid_utf8 else any_token(self.tokens)
             self.symbols, self.queues = Alphabet(next_SV, device=device), [b""] * len(before)
         else:

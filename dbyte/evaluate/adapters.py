@@ -13,6 +13,9 @@ What does not fit: a text of more chunks than the core has positions loses the b
 `fitting.py`; `cuts` counts that and `lm_eval` reports it among its results. A rolling text is scored in pieces.
 
 The order of requests and the size of batches change no score beyond rounding. An empty continuation is refused.
+How: requests that begin alike are read once (`shared_context.py`). Where there is a C++ compiler texts are read and
+written by compiled code, equal within rounding; so where two symbols nearly tie, a text that is written greedily may be
+another one than without (`compiled` says which, and `measure.py` keeps the two apart).
 """
 
 from collections.abc import Sequence
@@ -30,6 +33,7 @@ from dbyte.evaluate.fitting import Cuts, fitted
 from dbyte.evaluate.flag_paths import beam_scores
 from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.model.native import compiler_here
 from dbyte.model.student import ByteStudent
 from dbyte.text.spans import Aligned, TokenBytes
 
@@ -46,6 +50,7 @@ class StudentLM(LM):
         token_bytes: the teacher's, for the tokenizer's boundaries and its normaliser.
         rows: how many texts are generated at a time. batch_bytes: how many bytes are scored at a time, about.
         beam: width of the beam over flags (Stage 2), 0 for the joint score alone.
+        compiled: read and write by compiled code; None: where there is a C++ compiler.
     Raises:
         ValueError: for another stage or boundary source, or one that the stage or the student does not have; for a beam
             along other boundaries than Stage 2's router's.
@@ -53,7 +58,7 @@ class StudentLM(LM):
 
     def __init__(
         self, student: ByteStudent, token_bytes: TokenBytes, *, stage: int, boundaries: str = "router", rows: int = 64,
-        batch_bytes: int = 16384, beam: int = 0,
+        batch_bytes: int = 16384, beam: int = 0, compiled: bool | None = None,
     ):
         super().__init__()
         if (stage, boundaries) not in ((1, "router"), (1, "tokenizer"), (2, "router"), (2, "own")):
@@ -64,8 +69,9 @@ class StudentLM(LM):
                              "else are there flags to choose")
         self.student, self.token_bytes, self.rows, self.beam = student, token_bytes, rows, beam
         self.stage, self.boundaries = stage, boundaries
-        self.scorer = (OwnCutsScorer(student) if boundaries == "own" else
-                       Scorer(student, stage=stage, batch_bytes=batch_bytes))
+        self.compiled = compiler_here() is not None if compiled is None else compiled
+        self.scorer = (OwnCutsScorer(student, compiled=self.compiled) if boundaries == "own" else
+                       Scorer(student, stage=stage, batch_bytes=batch_bytes, compiled=self.compiled))
         self.cuts = Cuts()
 
     # -- what `lm_eval --model dbyte` calls ---------------------------------------------------------------------------
@@ -91,7 +97,8 @@ class StudentLM(LM):
 
     def get_model_info(self) -> dict:
         """What the harness writes down beside the scores."""
-        return {"stage": self.stage, "boundaries": self.boundaries, "beam": self.beam} | vars(self.cuts)
+        return {"stage": self.stage, "boundaries": self.boundaries, "beam": self.beam,
+                "compiled": self.compiled} | vars(self.cuts)
 
     # -- what the harness asks ----------------------------------------------------------------------------------------
 
@@ -129,7 +136,7 @@ class StudentLM(LM):
             written = generate(
                 self.student, [prompt.text for prompt in prompts], stage=self.stage, max_new_bytes=limit,
                 prompt_ends=None if self.boundaries != "tokenizer" else [list(prompt.token_ends) for prompt in prompts],
-                stop=_stops(options.get("until", [])), valid_utf8=False,
+                stop=_stops(options.get("until", [])), valid_utf8=False, compiled=self.compiled,
                 temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
             for place, text in zip(places, written, strict=True):
                 texts[place] = text
@@ -172,9 +179,11 @@ class StudentLM(LM):
         if self.boundaries != "tokenizer":
             return [Request(whole.encode(), self._start(context, whole))
                     for (context, _), whole in zip(split, wholes, strict=True)]
-        contexts = self.token_bytes.align_batch([context for context, _ in split])
-        return [self._along_tokens(whole, aligned, len(context.token_ids)) for whole, aligned, context in
-                zip(wholes, self.token_bytes.align_batch(wholes), contexts, strict=True)]
+        contexts = list(dict.fromkeys(context for context, _ in split))  # the choices of an item have one
+        before = {context: len(aligned.token_ids) for context, aligned in
+                  zip(contexts, self.token_bytes.align_batch(contexts), strict=True)}
+        return [self._along_tokens(whole, aligned, before[context]) for whole, aligned, (context, _) in
+                zip(wholes, self.token_bytes.align_batch(wholes), split, strict=True)]
 
     def _start(self, context: str, whole: str) -> int:
         """Where the continuation starts, in bytes; a character that the two make together belongs to it."""

@@ -6,6 +6,8 @@ kept in runs/measured/<hash>.json, so that no notebook measures again what anoth
 A reading says how a model is scored: "token" for a teacher; "stage1/tokenizer" and "stage1/router" for a student that
 writes tokens, along the teacher's boundaries or its own; for one that writes bytes "stage2/router", the joint score,
 and "stage2/own", that of JBP or MBP along the decoder's own cuts (see scoring.py and own_cuts.py).
+Columns that are generated have another address where a compiler is: compiled steps agree with plain ones within
+rounding, so where two symbols nearly tie a text may differ. Scores keep theirs, as for batches of another size.
 """
 
 import json
@@ -36,6 +38,7 @@ from dbyte.evaluate.perturb import KINDS, perturb
 from dbyte.evaluate.robustness import Noise, noisy
 from dbyte.evaluate.scoring import Scorer
 from dbyte.evaluate.stats import proportion
+from dbyte.model.native import compiler_here
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
@@ -74,6 +77,8 @@ class Measurer:
         asked = {key: value for key, value in task.config.items() if not callable(value)}
         if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
             asked["prompts"] = "read along the tokenizer's boundaries"
+        if reading != "token" and "generation_kwargs" in asked and compiler_here():
+            asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
         key = {"column": column.name, "items": minibench.content_hash(column.items(n)), "task": asked}
         found = self._known(key | ({"noise": asdict(noise)} if noise else {}), folder, reading,
                             lambda: self._answers(folder, reading, task, noise))

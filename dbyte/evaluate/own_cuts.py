@@ -6,6 +6,8 @@ So the sum of log p(byte), both flags of JBP added up, is the exact log-probabil
 writes it so, and no bound. It is the score that JBP and MBP have in common, and MBP's only one: along the router's cuts
 its first head would be told by each cut what the next byte is.
 
+A context is read once for all continuations beside it in a batch, and a row leaves when its continuation is over.
+
 Shape letters: B rows, L continuation bytes, K bytes.
 """
 
@@ -15,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dbyte.decode.stream import ByteStream, pad_bytes
+from dbyte.decode.stream import ByteStream
 from dbyte.evaluate.scoring import Request, Score
+from dbyte.model.native import compiler_here
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS
@@ -33,31 +36,40 @@ class Walked:
     ended_L: tuple[bool, ...]
 
 
-def walk(student: ByteStudent, requests: Sequence[Request], *, rows: int = ROWS) -> list[Walked]:
-    """Take each continuation in byte by byte behind its context; so many rows at a time, of similar length."""
+def walk(
+    student: ByteStudent, requests: Sequence[Request], *, rows: int = ROWS, compiled: bool = False
+) -> list[Walked]:
+    """Take each continuation in byte by byte behind its context; so many rows at a time, neighbours by their texts."""
     found: list[Walked | None] = [None] * len(requests)
-    order = sorted(range(len(requests)), key=lambda k: (len(requests[k].text) - requests[k].start, requests[k].start))
+    order = sorted(range(len(requests)), key=lambda k: requests[k].text)
     for first in range(0, len(order), rows):
         places = order[first : first + rows]
-        for place, walked in zip(places, _walk([requests[place] for place in places], student), strict=True):
+        batch = [requests[place] for place in places]
+        for place, walked in zip(places, _walk(batch, student, compiled=compiled), strict=True):
             found[place] = walked
     return found
 
 
 @torch.inference_mode()
-def _walk(requests: list[Request], student: ByteStudent) -> list[Walked]:
-    rest_BL = pad_bytes([request.text[request.start :] for request in requests], device=student.device)
-    stream = ByteStream(student, [request.text[: request.start] for request in requests], new_bytes=rest_BL.shape[1])
-    nats, right, ended = [], [], []
-    for byte_B in rest_BL.T:  # a row that has ended takes in zeros, which nobody looks at
-        log_BK = byte_law(stream.logits_BX)
-        nats.append(log_BK.gather(1, byte_B[:, None])[:, 0])
-        right.append(stream.logits_BX.argmax(-1) % BYTES == byte_B)
+def _walk(requests: list[Request], student: ByteStudent, *, compiled: bool) -> list[Walked]:
+    contexts = list(dict.fromkeys(request.text[: request.start] for request in requests))
+    rests = [request.text[request.start :] for request in requests]
+    stream = ByteStream(student, contexts, new_bytes=max(map(len, rests)), compiled=compiled)
+    stream.take([contexts.index(request.text[: request.start]) for request in requests])
+    rows, said = list(range(len(requests))), [([], [], []) for _ in requests]
+    for step in range(max(map(len, rests))):
+        going = [place for place, row in enumerate(rows) if step < len(rests[row])]
+        if len(going) < len(rows):
+            rows = [rows[place] for place in stream.keep(going)]
+        byte_B = torch.tensor([rests[row][step] for row in rows], device=student.device)
+        nats_B = byte_law(stream.logits_BX).gather(1, byte_B[:, None])[:, 0]
+        right_B = stream.logits_BX.argmax(-1) % BYTES == byte_B
         stream.read(byte_B)
-        ended.append(stream.ended_B.clone())
-    columns = [torch.stack(kind, 1).tolist() for kind in (nats, right, ended)]
-    return [Walked(*(tuple(values[: len(request.text) - request.start]) for values in of))
-            for request, *of in zip(requests, *columns, strict=True)]
+        columns = (column_B.tolist() for column_B in (nats_B, right_B, stream.ended_B))
+        for row, *values in zip(rows, *columns, strict=True):
+            for kind, value in zip(said[row], values, strict=True):
+                kind.append(value)
+    return [Walked(*map(tuple, kinds)) for kinds in said]
 
 
 def byte_law(logits_BX: Tensor) -> Tensor:
@@ -69,8 +81,10 @@ def byte_law(logits_BX: Tensor) -> Tensor:
 class OwnCutsScorer:
     """Scores requests at Stage 2 along the decoder's own cuts; JBP's symbols and MBP's bytes are greedy as written."""
 
-    def __init__(self, student: ByteStudent):
+    def __init__(self, student: ByteStudent, *, compiled: bool | None = None):
+        """compiled: as of `Scorer`."""
         self.student, self.stage = student.eval(), 2
+        self.compiled = compiler_here() is not None if compiled is None else compiled
 
     @torch.no_grad()
     def chunk_ends(self, request: Request) -> list[int]:
@@ -85,4 +99,7 @@ class OwnCutsScorer:
         """Score each request; ValueError for given token ends, which these scores do not follow."""
         if any(request.token_ends is not None for request in requests):
             raise ValueError("scores along the decoder's own cuts take no token ends: leave them out of the requests")
-        return [Score(sum(walked.nats_L), all(walked.right_L)) for walked in walk(self.student, requests)]
+        different = list(dict.fromkeys(requests))
+        scores = {request: Score(sum(walked.nats_L), all(walked.right_L)) for request, walked in
+                  zip(different, walk(self.student, different, compiled=self.compiled), strict=True)}
+        return [scores[request] for request in requests]

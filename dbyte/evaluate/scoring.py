@@ -12,21 +12,31 @@ that byte belongs to the continuation's score; without it the scores of all cont
 Adding up both flags at a byte ("folded") is no probability under a router that has seen the next byte; it is returned
 beside the joint score only. `flag_paths.py` adds up several ways to cut the text instead, which tightens the bound.
 
-Shape letters: B rows, L bytes, M chunks, N bytes that are scored, V vocabulary, K2 = 512 joint symbols.
+What requests have in common is read once (`shared_context.py`), and what no score depends on is left out: with given
+tokens the last one's bytes, the decoder's last block where no byte is scored, heads before the continuation.
+
+Shape letters: B rows, L bytes, M chunks, N bytes that are scored, V vocabulary, K2 = 512 joint symbols; T nodes of
+trees of bytes, K of chunks, S tokens that are scored.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dbyte.decode.stream import pad_bytes
+from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.chunking import find_chunks
+from dbyte.model.native import compiler_here
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS
+from dbyte.text.tree import Tree, shared_bytes
+
+LOGITS_AT_ONCE = 2**23  # numbers of a table of log-probabilities
 
 
 @dataclass(frozen=True)
@@ -66,44 +76,70 @@ class Vocabulary:
     """The teacher's tokens by their bytes, for cutting a chunk into tokens."""
 
     def __init__(self, student: ByteStudent):
-        size = len(student.token_offset) - 1
-        texts = [student.token_text(token) for token in range(size)]
-        self.id_of = {text: token for token, text in reversed(list(enumerate(texts))) if text}
+        self.id_of = {text: token for token, text in reversed(list(enumerate(student.token_texts()))) if text}
         self.longest = max(map(len, self.id_of))
 
     def split(self, chunk: bytes) -> list[bytes]:
         """Cut bytes into tokens, the longest first from the left; every single byte of UTF-8 is a token."""
         pieces = []
-        while chunk:
-            size = next(n for n in range(min(len(chunk), self.longest), 0, -1) if chunk[:n] in self.id_of)
+        while chunk not in self.id_of:
+            size = next(n for n in range(min(len(chunk) - 1, self.longest), 0, -1) if chunk[:n] in self.id_of)
             pieces.append(chunk[:size])
             chunk = chunk[size:]
-        return pieces
+        return [*pieces, chunk]
 
 
 class Scorer:
-    """Scores requests with one student, in batches of similar length; the result does not depend on the batching."""
+    """Scores requests with one student, in batches of shared beginnings; no result depends on the batching."""
 
-    def __init__(self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384):
-        """Raise ValueError for Stage 2 of a student that has no joint head."""
+    def __init__(
+        self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384, compiled: bool | None = None
+    ):
+        """compiled: read by compiled code, equal within rounding; None: where there is a C++ compiler.
+
+        Raises:
+            ValueError: for Stage 2 of a student that has no joint head.
+        """
         if stage == 2:
             student.check_jbp("scores along the router's cuts")
         self.student, self.stage, self.batch_bytes = student.eval(), stage, batch_bytes
+        self.compiled = compiler_here() is not None if compiled is None else compiled
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.student)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def score(self, requests: Sequence[Request]) -> list[Score]:
-        """Score each request; the order of results is that of the requests."""
+        """Score each request; the order of results is that of the requests, and equal requests are scored once."""
+        places: dict[Request, list[int]] = {}
+        for place, request in enumerate(requests):
+            places.setdefault(request, []).append(place)
         scores: list[Score | None] = [None] * len(requests)
-        for places in self.batches(requests):
-            batch = [requests[place] for place in places]
-            for place, score in zip(places, self._score_tokens(batch) if self.stage == 1 else self._score_bytes(batch),
-                                    strict=True):
-                scores[place] = score
+        for batch in self._sharing(list(places)):
+            for request, score in zip(batch, self._score(batch), strict=True):
+                for place in places[request]:
+                    scores[place] = score
         return scores
+
+    def _score(self, batch: list[Request]) -> list[Score]:
+        if self.stage == 2:
+            return self._score_bytes(batch)
+        return self._score_cuts(batch) if batch[0].token_ends is None else self._score_tokens(batch)
+
+    def _sharing(self, requests: list[Request]) -> list[list[Request]]:
+        """Requests of one kind, neighbours in the order of their texts, with about batch_bytes bytes to read."""
+        batches: list[list[Request]] = []
+        size, last = 0, None
+        for request in sorted(requests, key=lambda request: (request.token_ends is None, request.text, request.start)):
+            alike = last is not None and (last.token_ends is None) == (request.token_ends is None)
+            fresh = len(request.text) - (shared_bytes(last.text, request.text) if alike else 0)
+            if not alike or size + fresh > self.batch_bytes:
+                batches.append([])
+                size, fresh = 0, len(request.text)
+            batches[-1].append(request)
+            size, last = size + fresh, request
+        return batches
 
     @torch.no_grad()
     def chunk_ends(self, request: Request) -> list[int]:
@@ -112,8 +148,104 @@ class Scorer:
             return list(request.token_ends)
         routed_L = self._routed(*self._rows([request]))[0].cpu()
         if self.stage == 1:
-            return self._token_ends(request, routed_L)
+            return self._token_ends(request, routed_L.numpy())
         return [end for end in routed_L.nonzero()[:, 0].tolist() if end > 0]
+
+    # -- Stage 1 ------------------------------------------------------------------------------------------------------
+
+    def _score_tokens(self, batch: list[Request]) -> list[Score]:
+        """Along given tokens: the last one is predicted from what is before it, and not read."""
+        ends = [list(request.token_ends) for request in batch]
+        read = [request.text[: places[-2] if len(places) > 1 else 0]
+                for request, places in zip(batch, ends, strict=True)]
+        texts = SharedTexts(self.student, read, compiled=self.compiled)
+        chunks = _chunks(texts, ends)
+        return self._token_scores(batch, ends, texts.run_core(texts.encode(chunks.symbol_T), chunks), chunks)
+
+    def _score_cuts(self, batch: list[Request]) -> list[Score]:
+        """Along the router's cuts, for which the whole text is read."""
+        texts = SharedTexts(self.student, [request.text for request in batch], compiled=self.compiled)
+        encoded_TD = texts.encode()
+        ends = [self._token_ends(request, routed_L) for request, routed_L in
+                zip(batch, texts.flags(texts.boundary_prob(encoded_TD)), strict=True)]
+        chunks = _chunks(texts, ends)
+        return self._token_scores(batch, ends, texts.run_core(encoded_TD, chunks), chunks)
+
+    def _token_ends(self, request: Request, routed_L: np.ndarray) -> list[int]:
+        """Where tokens end along the router's cuts; the context's and the text's last byte end one."""
+        text, routed = request.text, np.flatnonzero(routed_L).tolist()
+        cuts = sorted({end for end in [*routed, request.start, len(text)] if 0 < end <= len(text)})
+        ends = []
+        for start, end in zip([0, *cuts], cuts, strict=False):
+            for piece in self.vocabulary.split(text[start:end]):
+                start += len(piece)
+                ends.append(start)
+        return ends
+
+    def _token_scores(
+        self, batch: list[Request], ends: list[list[int]], core_KE: Tensor, chunks: Tree
+    ) -> list[Score]:
+        """Sum the tokens that end behind the context; the k-th token is predicted at chunk k (chunk 0 is BOS)."""
+        owner_S, node_S, token_S = [], [], []
+        for row, (request, places) in enumerate(zip(batch, ends, strict=True)):
+            first = next(k for k, end in enumerate(places) if end > request.start)
+            for k in range(first, len(places)):
+                text = request.text[places[k - 1] if k else 0 : places[k]]
+                owner_S.append(row)
+                node_S.append(chunks.node_NL[row, k])
+                token_S.append(self.vocabulary.id_of[text])
+        nats_S, best_S = self._token_law(core_KE, np.array(node_S), np.array(token_S))
+        nats_N = np.bincount(owner_S, nats_S, minlength=len(batch))
+        wrong_N = np.bincount(owner_S, ~best_S, minlength=len(batch))
+        return [Score(nats, not wrong) for nats, wrong in zip(nats_N.tolist(), wrong_N.tolist(), strict=True)]
+
+    def _token_law(self, core_KE: Tensor, node_S: np.ndarray, token_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """log P(token) at each of these chunks, and whether no token is likelier; the head is asked once a chunk."""
+        node_K, place_S = np.unique(node_S, return_inverse=True)
+        nats_S, best_S = np.zeros(len(token_S)), np.zeros(len(token_S), dtype=bool)
+        size = max(LOGITS_AT_ONCE // len(self.student.token_head.weight), 1)
+        for start in range(0, len(node_K), size):
+            chosen_KE = core_KE[torch.from_numpy(node_K[start : start + size]).to(core_KE.device)]
+            log_KV = self.student.token_head(chosen_KE).float().log_softmax(-1)
+            here = np.flatnonzero((place_S >= start) & (place_S < start + size))
+            row_R, token_R = torch.from_numpy(place_S[here] - start), torch.from_numpy(token_S[here])
+            nats_S[here] = log_KV[row_R, token_R].cpu().numpy()
+            best_S[here] = (log_KV.argmax(-1).cpu()[row_R] == token_R).numpy()
+        return nats_S, best_S
+
+    # -- Stage 2 ------------------------------------------------------------------------------------------------------
+
+    def _score_bytes(self, batch: list[Request]) -> list[Score]:
+        texts = SharedTexts(self.student, [request.text for request in batch], compiled=self.compiled)
+        encoded_TD = texts.encode()
+        prob_T = texts.boundary_prob(encoded_TD)
+        flag_NL, node_NL = texts.flags(prob_T), texts.node_NL
+        chunks = Tree.of([node_NL[row, closed_L.nonzero()[0][:-1]].tolist() for row, closed_L in enumerate(flag_NL)])
+        place_L, start_N1 = np.arange(node_NL.shape[1]), np.array([[request.start] for request in batch])
+        scored_NL = (place_L > start_N1) & (node_NL >= 0)  # byte i of the text is byte i + 1 of the row
+        last_NL = (place_L == start_N1) & (start_N1 > 0)  # the context's last byte, whose flag belongs to the score
+        asked = np.unique(node_NL[scored_NL | last_NL])
+        decoded_TD = texts.decode(texts.run_core(encoded_TD, chunks), encoded_TD, chunks, flag_NL, prob_T, asked)
+        both_T2, right_T = self._joint_law(decoded_TD, texts.byte_T, asked)
+        both_NL2 = both_T2[node_NL]
+        joint_NL = np.where(flag_NL, both_NL2[..., 1], both_NL2[..., 0])
+        folded_NL = np.logaddexp(both_NL2[..., 0], both_NL2[..., 1])
+        nats_N = (joint_NL * scored_NL + (joint_NL - folded_NL) * last_NL).sum(1)
+        right_N = (right_T[node_NL] | ~scored_NL).all(1)
+        return [Score(nats, right, folded) for nats, right, folded in
+                zip(nats_N.tolist(), right_N.tolist(), (folded_NL * scored_NL).sum(1).tolist(), strict=True)]
+
+    def _joint_law(self, decoded_TD: Tensor, byte_T: Tensor, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """log p(byte, flag) of these nodes for both flags [T, 2], and whether the likeliest symbol has the byte [T]."""
+        both_T2, right_T = np.zeros((len(byte_T), 2)), np.zeros(len(byte_T), dtype=bool)
+        node_N = torch.from_numpy(asked).to(byte_T.device)
+        byte_N = byte_T[node_N]
+        log_NK2 = self.student.byte_head(decoded_TD[node_N]).float().log_softmax(-1)
+        both_T2[asked] = log_NK2.gather(1, torch.stack([byte_N, byte_N + BYTES], dim=1)).cpu().numpy()
+        right_T[asked] = (log_NK2.argmax(-1) % BYTES == byte_N).cpu().numpy()
+        return both_T2, right_T
+
+    # -- whole rows, for flags of one's own choice --------------------------------------------------------------------
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:
         """Places of requests, grouped so that a padded batch holds about batch_bytes bytes."""
@@ -136,51 +268,6 @@ class Scorer:
     def _routed(self, ids_BL: Tensor, mask_BL: Tensor, document_BL: Tensor, encoded_BLD: Tensor) -> Tensor:
         """The router's boundaries."""
         return (self.student.route(encoded_BLD, ids_BL, document_BL) >= THRESHOLD) & mask_BL
-
-    # -- Stage 1 ------------------------------------------------------------------------------------------------------
-
-    def _score_tokens(self, batch: list[Request]) -> list[Score]:
-        ids_BL, mask_BL, document_BL, encoded_BLD = self._rows(batch)
-        routed_BL = self._routed(ids_BL, mask_BL, document_BL, encoded_BLD).cpu()
-        ends = [list(request.token_ends) if request.token_ends is not None else self._token_ends(request, routed_L)
-                for request, routed_L in zip(batch, routed_BL, strict=True)]
-        boundary_BL = torch.zeros_like(mask_BL)
-        for row, places in enumerate(ends):
-            boundary_BL[row, [0, *places]] = True  # byte i of the text is byte i + 1 of the row
-        chunks = find_chunks(boundary_BL, document_BL, mask_BL)
-        core_BME = self.student.run_core(self.student.chunk_embeddings(encoded_BLD, chunks), chunks)
-        return [self._score_row(request, places, core_ME) for request, places, core_ME in
-                zip(batch, ends, core_BME, strict=True)]
-
-    def _token_ends(self, request: Request, routed_L: Tensor) -> list[int]:
-        """Where tokens end along the router's cuts; the context's and the text's last byte end one."""
-        text, routed = request.text, routed_L.nonzero()[:, 0].tolist()
-        cuts = sorted({end for end in [*routed, request.start, len(text)] if 0 < end <= len(text)})
-        ends = []
-        for start, end in zip([0, *cuts], cuts, strict=False):
-            for piece in self.vocabulary.split(text[start:end]):
-                start += len(piece)
-                ends.append(start)
-        return ends
-
-    def _score_row(self, request: Request, ends: list[int], core_ME: Tensor) -> Score:
-        """Sum the tokens that end behind the context; the k-th token is predicted at chunk k (chunk 0 is BOS)."""
-        first = next(k for k, end in enumerate(ends) if end > request.start)
-        starts = [0, *ends]
-        tokens = [self.vocabulary.id_of[request.text[starts[k] : ends[k]]] for k in range(first, len(ends))]
-        token_T = torch.tensor(tokens, device=core_ME.device)
-        logits_TV = self.student.token_head(core_ME[first : len(ends)]).float()
-        nats_T = logits_TV.log_softmax(-1).gather(1, token_T[:, None])
-        return Score(nats_T.sum().item(), bool((logits_TV.argmax(-1) == token_T).all()))
-
-    # -- Stage 2 ------------------------------------------------------------------------------------------------------
-
-    def _score_bytes(self, batch: list[Request]) -> list[Score]:
-        both_BL2, flag_BL, right_BL = self.flag_laws(batch)
-        joint_BL = both_BL2.gather(2, flag_BL[..., None].long())[..., 0]
-        folded_BL = both_BL2.logsumexp(-1)
-        return [self._score_span(joint_BL[row], folded_BL[row], right_BL[row], slice(request.start, len(request.text)))
-                for row, request in enumerate(batch)]
 
     @torch.no_grad()
     def flag_laws(
@@ -213,6 +300,7 @@ class Scorer:
         right_BL[asked_BL] = log_NK2.argmax(-1) % BYTES == byte_N
         return both_BL2, boundary_BL[:, 1:], right_BL
 
-    def _score_span(self, joint_L: Tensor, folded_L: Tensor, right_L: Tensor, span: slice) -> Score:
-        flag = joint_L[span.start - 1] - folded_L[span.start - 1] if span.start else 0.0
-        return Score((joint_L[span].sum() + flag).item(), bool(right_L[span].all()), folded_L[span].sum().item())
+
+def _chunks(texts: SharedTexts, ends: list[list[int]]) -> Tree:
+    """The chunks that end at these bytes of the texts, behind that of BOS; without the last, which nothing follows."""
+    return Tree.of([texts.node_NL[row, [0, *places[:-1]]].tolist() for row, places in enumerate(ends)])

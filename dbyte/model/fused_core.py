@@ -1,16 +1,17 @@
-"""The step of a core as one call into `step.cpp`, in place of `CoreStep`, and the choice between the two.
+"""A core as one call into `step.cpp`: a step, in place of `CoreStep`, and trees, in place of whole rows.
 
 Same arguments, the same cache, the same function within rounding. The core's weights are copied into the order in which
 they are read: as many numbers again, and what changes afterwards is not seen.
 
-Shape letters: R rows chosen, E core width, S slots, G key-value heads, W head width.
+Shape letters: R rows chosen, E core width, S slots, G key-value heads, W head width, T nodes of trees.
 """
 
 import torch
 from torch import Tensor, nn
 
 from dbyte.model.core_step import CoreStep, can_step
-from dbyte.model.native import Layer, Pack, Room, integers, kept, library, runs_here
+from dbyte.model.native import TILE, Layer, Pack, Room, integers, kept, library, runs_here, shares
+from dbyte.text.tree import Tree
 
 
 def core_step(core: nn.Module, *, slots: int, compiled: bool = False) -> "CoreStep | FusedCore | None":
@@ -33,10 +34,10 @@ class FusedCore:
     """As `CoreStep`, for a core that `can_fuse`."""
 
     def __init__(self, core: nn.Module, *, slots: int):
-        self.call, self.packed = library().core_step, kept(core, _Packed)
-        plain = CoreStep(core, slots=slots)
+        self.call, self.call_read = library().core_step, library().core_read
+        self.packed, plain = kept(core, _Packed), CoreStep(core, slots=slots)
         self.cos_SW, self.sin_SW = plain.cos_SW.contiguous(), plain.sin_SW.contiguous()
-        self.heads = core.config.num_attention_heads
+        self.heads, self.key_heads = core.config.num_attention_heads, core.config.num_key_value_heads
         self.room = Room(per_row=self.packed.per_row,
                          besides=self.heads * (slots + plain.width) + core.config.hidden_size)
 
@@ -50,6 +51,20 @@ class FusedCore:
                   W, self.cos_SW.data_ptr(), self.sin_SW.data_ptr(),
                   *self.room.of(len(rows)))
         return hidden_RE
+
+    def read(self, hidden_TE: Tensor, tree: Tree) -> Tensor:
+        """Run every node of the trees, which are at most as deep as there are slots, behind its ancestors."""
+        hidden_TE, packed = hidden_TE.clone(memory_format=torch.contiguous_format), self.packed
+        S, width = self.cos_SW.shape
+        depth_T = torch.from_numpy(tree.depth_T).int()
+        assert int(depth_T.max()) < S
+        bounds, count = shares(tree.places())
+        each = 2 * len(packed.layers) * S * self.key_heads * width + TILE * self.room.per_row + self.room.besides
+        work = torch.empty(count * each)
+        self.call_read(packed.layers, len(packed.layers), packed.norm, packed.eps, hidden_TE.data_ptr(),
+                       depth_T.data_ptr(), S, self.heads, self.key_heads, width, self.cos_SW.data_ptr(),
+                       self.sin_SW.data_ptr(), TILE, bounds, count, work.data_ptr(), each)
+        return hidden_TE
 
 
 class _Packed:

@@ -1,20 +1,22 @@
-"""The step of a stack of Mamba2 as one call into `step.cpp`, in place of `StackStep`, and the choice between the two.
+"""A stack of Mamba2 as one call into `step.cpp`: a step, in place of `StackStep`, and trees, in place of whole rows.
 
 Same arguments, same states, the same function within rounding; weights are copied into the order in which they are
 read, so what changes afterwards is not seen.
 
-Shape letters: B rows, D width.
+Shape letters: B rows, D width, T nodes of trees.
 """
 
 from ctypes import c_void_p
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dbyte.model.blocks import Stack, State
-from dbyte.model.mamba2 import Mamba2
-from dbyte.model.native import Block, Pack, Room, Weight, kept, library, runs_here
+from dbyte.model.mamba2 import Mamba2, Mamba2State
+from dbyte.model.native import TILE, Block, Pack, Room, Weight, kept, library, runs_here, shares
 from dbyte.model.stack_step import StackStep
+from dbyte.text.tree import Tree
 
 
 def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedStack":
@@ -24,8 +26,31 @@ def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedSta
     """
     if not compiled:
         return StackStep(stack)
-    recurrent = all(isinstance(block.mixer, Mamba2) for block in stack.blocks)
-    return kept(stack, FusedStack if recurrent and runs_here(stack) else _by_torch)
+    return kept(stack, FusedStack if can_fuse(stack) else _by_torch)
+
+
+def prefill(
+    stack: Stack, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0, compiled: bool = False
+) -> tuple[Tensor, list[State]]:
+    """As `Stack.prefill`, compiled where that can be; outputs behind a row's end mean nothing."""
+    if compiled and can_fuse(stack):
+        return kept(stack, FusedStack).prefill(hidden_BLD, length_B)
+    return stack.prefill(hidden_BLD, length_B, slots=slots)
+
+
+def prefill_last(
+    stack: Stack, hidden_BLD: Tensor, length_B: Tensor, *, compiled: bool = False
+) -> tuple[Tensor, list[State]]:
+    """As `Stack.prefill_last`, compiled where that can be."""
+    if not compiled or not can_fuse(stack):
+        return stack.prefill_last(hidden_BLD, length_B)
+    output_BLD, states = kept(stack, FusedStack).prefill(hidden_BLD, length_B, last_only=True)
+    return output_BLD[torch.arange(len(length_B)), (length_B - 1).clamp(min=0)], states
+
+
+def can_fuse(stack: Stack) -> bool:
+    """Whether `step.cpp` has this stack's function: Mamba2 in fp32 on a CPU."""
+    return runs_here(stack) and all(isinstance(block.mixer, Mamba2) for block in stack.blocks)
 
 
 def _by_torch(stack: Stack) -> StackStep:
@@ -36,11 +61,12 @@ class FusedStack:
     """As `StackStep`, for a stack of Mamba2."""
 
     def __init__(self, stack: Stack):
-        self.call, self.pack = library().stack_step, Pack()
+        self.call, self.call_read, self.pack = library().stack_step, library().stack_read, Pack()
         self.blocks = (Block * len(stack.blocks))(*(_block(self.pack, block) for block in stack.blocks))
         self.norm, self.eps = self.pack.vector(stack.norm.weight), stack.norm.eps
         self.room = Room(per_row=stack.norm.weight.numel() + max(map(_widest, self.blocks)),
                          besides=max(3 * _channels(block) for block in self.blocks))
+        self.state = sum(tensor.numel() for state in stack.empty_state(1) for tensor in vars(state).values())
 
     def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
         """Run one byte per row; commit False: leave the states as they are."""
@@ -51,6 +77,49 @@ class FusedStack:
         self.call(self.blocks, len(self.blocks), self.norm, self.eps, hidden_BD.data_ptr(), rows, places, commit,
                   *self.room.of(rows))
         return hidden_BD
+
+    def read(self, hidden_TD: Tensor, tree: Tree, wanted_T: Tensor | None = None) -> Tensor:
+        """Run every node behind its ancestors; outputs of nodes that are not wanted (bool [T]) mean nothing."""
+        hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
+        from_T, keep_T = (torch.from_numpy(numbers_T) for numbers_T in tree.forks())
+        wanted_T = torch.ones(len(tree), dtype=torch.bool) if wanted_T is None else wanted_T.contiguous()
+        states = torch.empty(int(keep_T.max()) + 1, self.state)
+        self._run(hidden_TD, from_T, keep_T, wanted_T, states, tree.places())
+        return hidden_TD
+
+    def prefill(
+        self, hidden_BLD: Tensor, length_B: Tensor, *, last_only: bool = False
+    ) -> tuple[Tensor, list[State]]:
+        """As `Stack.prefill`; outputs behind a row's end are zero. last_only: those of other bytes mean nothing."""
+        real_BL = torch.arange(hidden_BLD.shape[1]) < length_B[:, None]
+        hidden_TD, output_BLD = hidden_BLD[real_BL], torch.zeros_like(hidden_BLD)
+        end_B, some_B = length_B.cumsum(0), length_B > 0
+        from_T, keep_T = torch.full((2, len(hidden_TD)), -1, dtype=torch.int)
+        from_T[(end_B - length_B)[some_B]] = -2
+        keep_T[end_B[some_B] - 1] = some_B.nonzero()[:, 0].int()
+        wanted_T = keep_T >= (0 if last_only else -1)
+        states = torch.zeros(len(length_B), self.state)
+        self._run(hidden_TD, from_T, keep_T, wanted_T, states, np.append(0, end_B.numpy()))
+        output_BLD[real_BL] = hidden_TD
+        return output_BLD, self._as_rows(states)
+
+    def _run(
+        self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, wanted_T: Tensor, states: Tensor, places: np.ndarray
+    ) -> None:
+        (bounds, count), each = shares(places), self.state + TILE * self.room.per_row + self.room.besides
+        work = torch.empty(count * each)
+        self.call_read(self.blocks, len(self.blocks), self.norm, self.eps, hidden_TD.data_ptr(), from_T.data_ptr(),
+                       keep_T.data_ptr(), wanted_T.data_ptr(), TILE, states.data_ptr(), bounds, count,
+                       work.data_ptr(), each)
+
+    def _as_rows(self, states_BX: Tensor) -> list[State]:
+        """The states of each block from what `tree.cpp` keeps: convolution inputs, then the SSM state, by block."""
+        B, found = len(states_BX), []
+        for part, block in zip(states_BX.chunk(len(self.blocks), dim=1), self.blocks, strict=True):
+            conv = (block.taps - 1) * _channels(block)
+            found.append(Mamba2State(part[:, :conv].reshape(B, block.taps - 1, -1).contiguous(),
+                                     part[:, conv:].reshape(B, block.state_size, -1).contiguous()))
+        return found
 
 
 def _block(pack: Pack, block: nn.Module) -> Block:

@@ -1,4 +1,4 @@
-"""`step.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU.
+"""`step.cpp` and `tree.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU.
 
 It is compiled once a process, in a second or two, into a folder that is gone afterwards: code for one machine's CPU is
 of no use to another that shares its disk.
@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Made = TypeVar("Made")
 
-SOURCE = Path(__file__).with_name("step.cpp")
+SOURCE = Path(__file__).with_name("tree.cpp")  # it includes step.cpp
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread",
          "-shared", "-fPIC")
 PANEL = 32  # outputs side by side in a packed weight, as in step.cpp
+TILE = 64  # nodes of a tree that go through all blocks or layers before the next ones do: they stay in the cache
 _MADE: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was made of them
 
 
@@ -119,6 +121,12 @@ class Room:
         return parts, self.block.data_ptr(), numbers
 
 
+def compiler_here() -> str | None:
+    """The C++ compiler that is used, if there is one."""
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
 @cache
 def library() -> ctypes.PyDLL:
     """The compiled functions.
@@ -126,8 +134,7 @@ def library() -> ctypes.PyDLL:
     Raises:
         FileNotFoundError: where there is no C++ compiler. RuntimeError: where it refuses.
     """
-    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    compiler = compiler_here()
     if compiler is None:
         raise FileNotFoundError("compiled steps need a C++ compiler and found none (looked for $CXX, c++, g++ and "
                                 "clang++): install g++, or leave compiled out")
@@ -144,8 +151,23 @@ def library() -> ctypes.PyDLL:
                                 POINTER(c_int), c_void_p, c_void_p, c_long, c_int, c_int, c_int, c_int, c_void_p,
                                 c_void_p, *room]
     found.map_step.argtypes = [POINTER(Weight), POINTER(Weight), c_void_p, c_int, c_void_p, *room]
-    found.stack_step.restype = found.core_step.restype = found.map_step.restype = None
+    found.stack_read.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 4, c_int, c_void_p, c_void_p,
+                                 *room]
+    found.core_read.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_void_p, *[c_int] * 4, c_void_p,
+                                c_void_p, c_int, c_void_p, *room]
+    for function in (found.stack_step, found.core_step, found.map_step, found.stack_read, found.core_read):
+        function.restype = None
     return found
+
+
+def shares(places: np.ndarray) -> tuple[ctypes.Array, int]:
+    """Runs of nodes of similar size, a thread each: where they begin and the last one ends, and how many they are.
+
+    places: where one may begin, ascending, from 0 to the number of nodes.
+    """
+    wanted = np.linspace(0, places[-1], parts_of(len(places) - 1) + 1)
+    bounds = np.unique(places[np.searchsorted(places, wanted)]).tolist()
+    return (c_long * len(bounds))(*bounds), len(bounds) - 1
 
 
 def integers(values: Sequence[int]) -> ctypes.Array:

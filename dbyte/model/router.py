@@ -68,4 +68,8 @@ class SplitRouter(nn.Module):
     def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
         """Return boundary_prob_BL in [0, 1], fp32; encoded_BLD is not used."""
         hidden_BLD = self.stack(self.byte_embedding(byte_ids_BL), document_BL)
-        return _over_documents(self.head(hidden_BLD[:, 1:])[..., 0].float().sigmoid(), document_BL)
+        return _over_documents(self.before(hidden_BLD[:, 1:]), document_BL)
+
+    def before(self, hidden_XD: Tensor) -> Tensor:
+        """The probability (fp32) for the bytes before those that the stack has given these states."""
+        return self.head(hidden_XD)[..., 0].float().sigmoid()

@@ -3,7 +3,8 @@
 // The functions of stack_step.py and core_step.py, which are the reference; what they gain is that nothing is allocated
 // or dispatched between operations, that an SSM state is read once, and that keys and values are read in the order in
 // which they lie. A row is computed by the same instructions in the same order whatever rows are beside it, so a batch
-// gives the very numbers of a row alone, and rows can be shared between threads. native.py compiles and binds it.
+// gives the very numbers of a row alone, and rows can be shared between threads. native.py compiles and binds it, with
+// tree.cpp.
 //
 // Shape letters: R rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels,
 // F feed-forward width, E core width, G key-value heads, S slots.
@@ -331,11 +332,24 @@ static void mix(const Block& block, const float* projected, float* conv_WX, floa
         }
     }
     const float *B_N = mixed_X + I, *C_N = B_N + N;
+    int whole = 0;
+    if (commit)  // what is added up stays in registers
+        for (; whole + PANEL <= I; whole += PANEL) {
+            Lanes low = lanes(out + whole), high = lanes(out + whole + LANES);
+            const Lanes decay_low = lanes(decay_I + whole), decay_high = lanes(decay_I + whole + LANES),
+                        added_low = lanes(added_I + whole), added_high = lanes(added_I + whole + LANES);
+            float* state = ssm_NI + whole;
+            for (int n = 0; n < N; n++, state += I) {
+                low += C_N[n] * (lanes(state) = lanes(state) * decay_low + B_N[n] * added_low);
+                high += C_N[n] * (lanes(state + LANES) = lanes(state + LANES) * decay_high + B_N[n] * added_high);
+            }
+            lanes(out + whole) = low, lanes(out + whole + LANES) = high;
+        }
     for (int n = 0; n < N; n++) {
         float* __restrict state_I = ssm_NI + static_cast<long>(n) * I;
         float b = B_N[n], c = C_N[n];
         if (commit)
-            for (int i = 0; i < I; i++) {
+            for (int i = whole; i < I; i++) {
                 state_I[i] = state_I[i] * decay_I[i] + b * added_I[i];
                 out[i] += c * state_I[i];
             }

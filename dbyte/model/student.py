@@ -349,10 +349,14 @@ class ByteStudent(PreTrainedModel):
 
     def token_text(self, token_id: int) -> bytes:
         """The bytes of a teacher token; ValueError if the student was built without a tokenizer."""
+        return self.token_texts()[token_id]
+
+    def token_texts(self) -> list[bytes]:
+        """The bytes of each of the teacher's tokens; raises as `token_text`."""
         if not self.config.token_table_bytes:
             raise ValueError("this student has no table of token bytes: build it with from_teacher(..., tokenizer=...)")
-        start, end = self.token_offset[token_id : token_id + 2].tolist()
-        return bytes(self.token_table[start:end].tolist())
+        offsets, table = self.token_offset.tolist(), bytes(self.token_table.tolist())
+        return [table[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
 
 
 def is_special(byte_ids_BL: Tensor) -> Tensor:

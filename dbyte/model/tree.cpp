@@ -1,0 +1,113 @@
+// The nodes of trees (text/tree.py) through a stack of Mamba2 blocks and through a core, each once: what sequences begin
+// with is computed for all of them. Nodes come with parents before children, one subtree after the other, and trees are
+// shared between threads. A node is computed as step.cpp computes a row, by the same instructions in the same order.
+//
+// Shape letters: T nodes, and those of step.cpp.
+
+#include <vector>
+
+#include "step.cpp"
+
+constexpr int GO_ON = -1, ANEW = -2;  // where a node starts from, unless from a state that was kept
+
+struct States {  // of every block: the running one, and those that were kept
+    float *running, *kept;
+    long conv, ssm;
+};
+
+// The mixers of one block for `rows` nodes, behind the projection.
+static void mix_nodes(const Block& block, int b, int count, const float* wide, int rows, const int* from,
+                      const int* keep, const States& states, float* spare, float* mixed) {
+    const long size = states.conv + states.ssm, across = block.in.out, I = block.out.in;
+    float* state = states.running + b * size;
+    for (int r = 0; r < rows; r++) {
+        if (from[r] == ANEW)
+            std::memset(state, 0, sizeof(float) * size);
+        else if (from[r] != GO_ON)
+            std::memcpy(state, states.kept + (static_cast<long>(from[r]) * count + b) * size, sizeof(float) * size);
+        mix(block, wide + r * across, state, state + states.conv, true, spare, mixed + r * I);
+        if (keep[r] >= 0)
+            std::memcpy(states.kept + (static_cast<long>(keep[r]) * count + b) * size, state, sizeof(float) * size);
+    }
+}
+
+// Moves the rows of [rows, n] that are wanted to the front, in their order, and tells how many they are.
+static int leave(float* rows_of, const unsigned char* wanted, int rows, long n) {
+    int left = 0;
+    for (int r = 0; r < rows; r++)
+        if (wanted[r] && left++ != r) std::memcpy(rows_of + (left - 1) * n, rows_of + r * n, sizeof(float) * n);
+    return left;
+}
+
+// Moves them back to where they were.
+static void put_back(float* rows_of, const unsigned char* wanted, int rows, int left, long n) {
+    for (int r = rows - 1; r >= 0; r--)
+        if (wanted[r] && --left != r) std::memcpy(rows_of + r * n, rows_of + left * n, sizeof(float) * n);
+}
+
+extern "C" {
+
+// -- a stack of Mamba2 -----------------------------------------------------------------------------------------------
+
+// hidden [T, D] is replaced by the stack's output at the nodes that are wanted; the others are read for their states
+// alone and hold nothing of use afterwards. Node t starts from its predecessor's state, from nothing, or from state
+// from[t] of those kept; its own is kept as keep[t], unless that is negative.
+void stack_read(const Block* blocks, int count, const float* norm, float eps, float* hidden_TD, const int* from,
+                const int* keep, const unsigned char* wanted, int tile, float* kept, const long* bounds, int parts,
+                float* work, long room) {
+    const Block& one = blocks[0];
+    const long D = one.in.in, I = one.out.in, X = I + 2 * one.state_size;
+    const long conv = (one.taps - 1) * X, ssm = one.state_size * I;
+    in_parts(parts, parts, [=](int part, long, int) {
+        const long first = bounds[part], end = bounds[part + 1];
+        float* mine = work + part * room;
+        const States states{mine, kept, conv, ssm};
+        float *read = mine + count * (conv + ssm), *wide = read + tile * D;
+        for (long t = first; t < end; t += tile) {
+            float* hidden = hidden_TD + t * D;
+            const int all = end - t < tile ? end - t : tile;
+            int rows = all;
+            for (int b = 0; b < count; b++) {
+                const Block& block = blocks[b];
+                float *mixed = wide + tile * block.in.out, *spare = mixed + tile * I;
+                norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
+                product(read, block.in, rows, wide);
+                mix_nodes(block, b, count, wide, rows, from + t, keep + t, states, spare, mixed);
+                if (b == count - 1) {
+                    leave(mixed, wanted + t, all, I);
+                    rows = leave(hidden, wanted + t, all, D);
+                }
+                product(mixed, block.out, rows, read);
+                add(hidden, read, rows * D);
+                if (block.gate_up.panels) {
+                    norm_rows(hidden, block.ffn_norm, block.ffn_eps, rows, D, read);
+                    feed_forward(read, block.gate_up, block.down, rows, wide, read);
+                    add(hidden, read, rows * D);
+                }
+            }
+            norm_in_place(hidden, norm, eps, rows, D, read);
+            put_back(hidden, wanted + t, all, rows, D);
+        }
+    });
+}
+
+// -- a core ----------------------------------------------------------------------------------------------------------
+
+// hidden [T, E] is replaced by the core's output at the nodes of trees. To core_rows they are positions of one row, each
+// in the slot of its depth: a subtree that comes later overwrites what it may not see, and finds what it may.
+void core_read(const Layer* layers, int count, const float* norm, float eps, float* hidden_TE, const int* depth, int S,
+               int H, int G, int width, const float* cos, const float* sin, int tile, const long* bounds, int parts,
+               float* work, long room) {
+    const long E = layers[0].query_key_value.in, cache = static_cast<long>(count) * S * G * width;
+    in_parts(parts, parts, [=](int part, long, int) {
+        const long first = bounds[part], end = bounds[part + 1];
+        float *keys = work + part * room, *values = keys + cache;
+        const std::vector<int> same_row(tile, 0);
+        for (long t = first; t < end; t += tile) {
+            const int rows = end - t < tile ? end - t : tile;
+            core_rows(layers, count, norm, eps, hidden_TE + t * E, rows, same_row.data(), depth + t, keys, values,
+                      cache / count, S, H, G, width, cos, sin, values + cache);
+        }
+    });
+}
+}

@@ -1,0 +1,108 @@
+"""Sequences as a tree: what several of them begin with is there once.
+
+The nodes are numbered as the sequences in sorted order pass them: parents before children, one subtree after the other,
+and a run of nodes without a fork has consecutive numbers. Texts are sequences of bytes; what a text's chunks are is a
+sequence of the nodes that end them, so chunks are shared exactly where bytes and cuts are.
+
+Shape letters: N sequences, L the longest of them, T nodes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+FEW = 8  # symbols that are rather read again than shared
+WORTH_A_FORK, LARGE = 4, 2048
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The nodes, all int64: symbol_T, parent_T (-1 for a root), depth_T (0 for a root).
+
+    node_NL: the nodes of each sequence, -1 behind its end. Sequences of different roots share nothing.
+    """
+
+    symbol_T: np.ndarray
+    parent_T: np.ndarray
+    depth_T: np.ndarray
+    node_NL: np.ndarray
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]], *, apart: bool = False) -> "Tree":
+        """A tree of sequences (bytes, or not negative integers) of at least one symbol each.
+
+        apart: begin a new root where little is shared, or a tree is large: trees can be read side by side.
+        """
+        order = sorted(range(len(sequences)), key=sequences.__getitem__)
+        length_N = np.array([len(sequences[k]) for k in order])
+        L = int(length_N.max())
+        symbol_NL = np.full((len(order), L), -1, dtype=np.int64)
+        for row, k in enumerate(order):
+            given = sequences[k]
+            symbol_NL[row, : length_N[row]] = np.frombuffer(given, np.uint8) if isinstance(given, bytes) else given
+        real_NL = np.arange(L) < length_N[:, None]
+        same_NL = (symbol_NL[1:] == symbol_NL[:-1]) & real_NL[1:]
+        shared_N = np.append(0, same_NL.cumprod(1).sum(1))
+        if apart:
+            shared_N = _apart(shared_N, length_N)
+        new_NL = (np.arange(L) >= shared_N[:, None]) & real_NL
+        node_NL = np.cumsum(new_NL).reshape(new_NL.shape) - 1
+        # a shared node is the last one that any sequence before has put at this depth
+        node_NL = np.maximum.accumulate(np.where(new_NL, node_NL, -1), axis=0)
+        node_NL[~real_NL] = -1
+        parent_NL = np.pad(node_NL[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+        depth_NL = np.broadcast_to(np.arange(L), new_NL.shape)
+        ordered_NL = np.empty_like(node_NL)
+        ordered_NL[order] = node_NL
+        return cls(symbol_NL[new_NL], parent_NL[new_NL], depth_NL[new_NL], ordered_NL)
+
+    def __len__(self) -> int:
+        return len(self.symbol_T)
+
+    def leaves(self) -> np.ndarray:
+        """The rows of node_NL whose last node has no child, each once: they pass every node."""
+        last_N = self.node_NL.max(1)  # a child has a higher number than its parent
+        ends, row = np.unique(last_N, return_index=True)
+        return self.node_NL[row[~np.isin(ends, self.parent_T)]]
+
+    def without_roots(self) -> "Tree":
+        """The same nodes, but a root's children begin anew; the roots are in no sequence, and alone."""
+        parent_T = np.where(self.depth_T == 1, -1, self.parent_T)
+        return Tree(self.symbol_T, parent_T, np.maximum(self.depth_T - 1, 0), self.node_NL[:, 1:])
+
+    def forks(self) -> tuple[np.ndarray, np.ndarray]:
+        """For nodes in turn: (whose state each begins with, number under which its own is kept); int32 [T] both.
+
+        The first is -1 for the node before it and -2 for none at all, the second -1 for a state that nobody comes back
+        to.
+        """
+        before_T = np.arange(-1, len(self) - 1)
+        back_T = (self.parent_T != before_T) & (self.parent_T >= 0)
+        kept, number = np.unique(self.parent_T[back_T], return_inverse=True)
+        from_T, keep_T = np.full(len(self), -1, np.int32), np.full(len(self), -1, np.int32)
+        from_T[self.parent_T < 0] = -2
+        from_T[back_T], keep_T[kept] = number, np.arange(len(kept))
+        return from_T, keep_T
+
+    def places(self) -> np.ndarray:
+        """Where trees begin, ascending, and the number of nodes."""
+        return np.append(np.flatnonzero(self.parent_T < 0), len(self))
+
+
+def _apart(shared_N: np.ndarray, length_N: np.ndarray) -> np.ndarray:
+    """What sequences in sorted order share with the one before, nothing where they begin a root of their own."""
+    kept, size = [], 0
+    for shared, length in zip(shared_N.tolist(), length_N.tolist(), strict=True):
+        if shared < FEW or size > max(LARGE, WORTH_A_FORK * shared):
+            shared, size = 0, 0
+        size += length - shared
+        kept.append(shared)
+    return np.array(kept)
+
+
+def shared_bytes(one: bytes, two: bytes) -> int:
+    """How many bytes two texts have in common from their beginning."""
+    size = min(len(one), len(two))
+    differs = np.frombuffer(one, np.uint8, size) != np.frombuffer(two, np.uint8, size)
+    return int(differs.argmax()) if differs.any() else size
