@@ -1,8 +1,8 @@
 r"""MMLU, after MMLU: the answer is the letter of one of four options.
 
 Example: "Anna put the key in Bonn. Tom put the ring in Riga.\nQuestion: Where did Anna put the key?\nChoices: Lyon A,
-Hull B, Bonn C, Riga D\nAnswer:" -> " C". Three subjects: `lists` asks for the letter of an option, `stories` can be read
-off, `people` asks for the facts of the world, which training text states but asks for in no form, with letters or
+Hull B, Bonn C, Riga D\nAnswer:" -> " C". Three subjects: `lists` asks for the letter of an option, `stories` can be
+read off, `people` asks for the facts of the world, which training text states but asks for in no form, with letters or
 without. Training text never asks for an option that stands behind this other one, and never tells that this person put
 this thing there.
 """
