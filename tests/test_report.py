@@ -249,3 +249,10 @@ def test_differences_stand_beside_those_of_table_4():
     table04 = published("table04_decoding").set_index("decoding").GSM8K
     assert shown.paper.tolist() == [f"{table04.JBP - table04.MBP:+.1f}", ""]
     assert shown["95 % interval"].tolist() == ["+1.0 to +5.0"] * 2
+
+
+def test_of_a_teacher_that_scores_nothing_no_share_is_printed():
+    rows = [{"model": model, "task": task, "value": 0.0, "stderr": 0.0, "n": 9}
+            for model in ("teacher", "student") for task in ("A", "B")]
+    table = tables.main_table(pd.DataFrame(rows))
+    assert "retention %" not in table and list(table["average drop"]) == ["", "0.0 ± 0.0"]

@@ -109,7 +109,8 @@ def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame
         if model != teacher:
             pair, error = (values.loc[teacher], values.loc[model]), (errors.loc[teacher], errors.loc[model])
             table[model]["average drop"] = str(average_drop(*pair, teacher_stderr=error[0], student_stderr=error[1]))
-            table[model]["retention %"] = str(retention(*pair, teacher_stderr=error[0], student_stderr=error[1]))
+            if pair[0].any():  # of nothing, nothing is kept: the cell stays empty
+                table[model]["retention %"] = str(retention(*pair, teacher_stderr=error[0], student_stderr=error[1]))
     return pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis("model").reset_index()
 
 
