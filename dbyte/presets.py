@@ -5,7 +5,7 @@ on one GPU, `paper` is Tables 12 and 13. Plain data: importing this needs neithe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models whose core reads plain embeddings
 
@@ -42,7 +42,7 @@ class TeacherShape:
 
     def describe(self) -> dict:
         """The shape as plain data: what its run is addressed by. What was added later counts where it is used."""
-        later = {"family": "llama", "kv_heads": 0}
+        later = {each.name: each.default for each in fields(self) if each.name in ("family", "kv_heads")}
         return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
 
 
@@ -195,7 +195,7 @@ def whole_world(scale: Scale) -> Scale:
 
     A scale whose teacher comes from elsewhere is returned as it is: what is asked of it was not taught here.
     """
-    if isinstance(scale.teacher, str):
+    if isinstance(scale.teacher, str) or scale.name not in WHOLE_WORLD:
         return scale
     corpora, train_bytes = WHOLE_WORLD[scale.name]
     teacher = replace(scale.teacher, train_bytes=train_bytes, rate=2e-3, muon_rate=0.01)

@@ -150,4 +150,5 @@ tables.Table(results.read_results("boundaries_all_columns", scale=scale))
 # ## What could not be reproduced
 #
 # The paper's columns are real benchmarks; `python -m dbyte evaluate --tasks paper` asks those of a real student, and
-# models of this size are at chance there. CUTE's kinds that take a dictionary are left out.
+# models of this size are at chance there. WINO and MMLU ask for what a teacher of this size did not learn from this
+# text: see docs/log.md. CUTE's kinds that take a dictionary are left out.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from dbyte.model.core import CoreCache
 from dbyte.model.core_step import CoreStep
 from dbyte.model.fused_core import FusedCore
 from dbyte.model.fused_map import FusedMap, step_map, weight_map
-from dbyte.model.fused_stack import FusedStack
+from dbyte.model.fused_stack import FusedStack, prefill
 from dbyte.model.projection import Projection
 from dbyte.model.stack_step import StackStep
 
@@ -300,3 +301,26 @@ def test_without_a_compiler_the_remedy_is_told(monkeypatch):
     with pytest.raises(FileNotFoundError, match="install g\\+\\+, or leave compiled out"):
         generate(student_of("paper"), ["a"], max_new_bytes=4, compiled=True)
     assert generate(student_of("paper"), ["a"], max_new_bytes=4) is not None
+
+
+def test_threads_of_python_do_not_write_on_each_other():
+    torch.manual_seed(0)
+    part = torch.nn.Linear(48, 80, bias=False)
+    fused, inputs = step_map(part, compiled=True), [torch.randn(rows, 48) for rows in range(1, 60)]
+    with torch.no_grad():
+        right = [fused(each) for each in inputs]
+        with ThreadPoolExecutor(4) as threads:
+            for order in (inputs, inputs[::-1]) * 5:
+                found = list(threads.map(fused, order))
+                assert all(torch.equal(one, right[len(one) - 1]) for one in found)
+
+
+def test_prompts_that_are_all_empty_are_read():
+    stack = Stack(StackShape(32, 2, 48, 16, 4, 2, 16, 32)).eval()
+    hidden_BLD, nothing_B = torch.zeros(3, 1, 32), torch.zeros(3, dtype=torch.long)
+    with torch.no_grad():
+        read, states = prefill(stack, hidden_BLD, nothing_B, compiled=True)
+        plain, same = prefill(stack, hidden_BLD, nothing_B)
+    assert read.shape == plain.shape
+    for one, other in zip(states, same, strict=True):
+        assert all(torch.equal(vars(one)[name], vars(other)[name]) for name in vars(one))

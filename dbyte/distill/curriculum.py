@@ -42,8 +42,11 @@ def run_steps(
     seed: of the student's first weights and the order of the rows. teacher_seed: of the teacher and of which documents
     are held out; None: seed, so that nothing is shared between seeds. predictions: another model with the teacher's
     tokens, whose predictions Eq. 3 takes; core, head and embeddings stay the teacher's (Table 10). ValueError where its
-    tokens are others.
+    tokens are others, or with the joint objective.
     """
+    if predictions and any(step.objective.name.startswith("joint") for step in steps):
+        raise ValueError("the joint objective reads embeddings and predictions of one teacher: predictions of another "
+                         "one are for the steps in sequence")
     teacher_seed = seed if teacher_seed is None else teacher_seed
     launch = launch or Launch(rows_at_once=scale.rows_at_once)
     check_sharding(steps, launch.processes.sharding)

@@ -62,7 +62,8 @@ def teacher_step(shape: TeacherShape) -> Step:
 def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Path:
     """Return the folder or hub name of the scale's teacher; one with a `TeacherShape` is trained first if need be.
 
-    Where the scale continues another, it is that one's teacher that trains on, with its sizes and its tokenizer.
+    Where the scale continues another, it is that one's teacher that trains on, with its tokenizer; ValueError where its
+    sizes are others than the scale's.
     """
     if isinstance(scale.teacher, str):
         return Path(scale.teacher)
@@ -77,11 +78,20 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
                "batch_rows": scale.batch_rows, "positions": POSITIONS, "precision": scale.precision}
               | ({"first": model_hash(first)} if first else {}))
     if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
-        model = load_model(first) if first else _new_model(shape, tokenizer, seed=seed)
+        model = _loaded(first, shape) if first else _new_model(shape, tokenizer, seed=seed)
         train(run, step, Feed(rows, scale.batch_rows, seed), model=model,
               device=launch.processes.device if launch.processes.count > 1 else scale.device,
               precision=scale.precision, launch=launch, save_extra=lambda folder: tokenizer.save_pretrained(folder))
     return run.model_folder
+
+
+def _loaded(folder: Path, shape: TeacherShape) -> PreTrainedModel:
+    model, asked = load_model(folder), teacher_config(shape)
+    for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"):
+        if (has := getattr(model.config, name)) != getattr(asked, name):
+            raise ValueError(f"the teacher in {folder} has {name} {has}, asked to go on with {getattr(asked, name)}: "
+                             "give the scale a teacher of the sizes of the one that it continues")
+    return model
 
 
 def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTokenizerFast:

@@ -38,7 +38,8 @@ def run_variant(
     batch_rows: of the student's updates, None: the scale's, by which teachers are trained in any case.
     """
     def folder(teacher: TeacherShape | str | None) -> Path:
-        return teacher_run(replace(scale, teacher=teacher or scale.teacher), seed=teacher_seed)
+        named = replace(scale, teacher=teacher, continues=None) if teacher else scale
+        return teacher_run(named, seed=teacher_seed)
 
     changed = replace(scale, student={**scale.student, **variant.student}, teacher=str(folder(variant.teacher)),
                       batch_rows=batch_rows or scale.batch_rows)

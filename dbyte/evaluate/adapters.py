@@ -33,7 +33,7 @@ from dbyte.evaluate.fitting import Cuts, fitted
 from dbyte.evaluate.flag_paths import beam_scores
 from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.scoring import Request, Scorer
-from dbyte.model.native import compiler_here
+from dbyte.model.native import wanted
 from dbyte.model.student import ByteStudent
 from dbyte.text.spans import Aligned, TokenBytes
 
@@ -69,7 +69,7 @@ class StudentLM(LM):
                              "else are there flags to choose")
         self.student, self.token_bytes, self.rows, self.beam = student, token_bytes, rows, beam
         self.stage, self.boundaries = stage, boundaries
-        self.compiled = compiler_here() is not None if compiled is None else compiled
+        self.compiled = wanted(compiled, student)
         self.scorer = (OwnCutsScorer(student, compiled=self.compiled) if boundaries == "own" else
                        Scorer(student, stage=stage, batch_bytes=batch_bytes, compiled=self.compiled))
         self.cuts = Cuts()
@@ -216,7 +216,7 @@ class _Prompt:
 
 def load_lm(
     folder: str | Path, *, stage: int | None = None, boundaries: str | None = None, beam: int = 0, rows: int = 64,
-    device: str = "cpu",
+    device: str = "cpu", compiled: bool | None = None,
 ) -> StudentLM:
     """A student from its folder, as the harness sees it.
 
@@ -244,7 +244,8 @@ def load_lm(
     token_bytes = TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(folder))
     stage, two_heads = student.config.stage, student.second_head is not None
     boundaries = boundaries or ("own" if stage == 2 and two_heads else "router")
-    return StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, beam=beam, rows=rows)
+    return StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, beam=beam, rows=rows,
+                     compiled=compiled)
 
 
 def _moved(context: str, continuation: str) -> tuple[str, str]:

@@ -77,7 +77,7 @@ class Measurer:
         asked = {key: value for key, value in task.config.items() if not callable(value)}
         if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
             asked["prompts"] = "read along the tokenizer's boundaries"
-        if reading != "token" and "generation_kwargs" in asked and compiler_here():
+        if reading != "token" and "generation_kwargs" in asked and compiler_here() and self.scale.device == "cpu":
             asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
         key = {"column": column.name, "items": minibench.content_hash(column.items(n)), "task": asked}
         found = self._known(key | ({"noise": asdict(noise)} if noise else {}), folder, reading,

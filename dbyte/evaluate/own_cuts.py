@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dbyte.decode.stream import ByteStream
 from dbyte.evaluate.scoring import Request, Score
-from dbyte.model.native import compiler_here
+from dbyte.model.native import wanted
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS
@@ -84,7 +84,7 @@ class OwnCutsScorer:
     def __init__(self, student: ByteStudent, *, compiled: bool | None = None):
         """compiled: as of `Scorer`."""
         self.student, self.stage = student.eval(), 2
-        self.compiled = compiler_here() is not None if compiled is None else compiled
+        self.compiled = wanted(compiled, student)
 
     @torch.no_grad()
     def chunk_ends(self, request: Request) -> list[int]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from dbyte.decode.stream import pad_bytes
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.chunking import find_chunks
-from dbyte.model.native import compiler_here
+from dbyte.model.native import wanted
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS
@@ -95,7 +95,7 @@ class Scorer:
     def __init__(
         self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384, compiled: bool | None = None
     ):
-        """compiled: read by compiled code, equal within rounding; None: where there is a C++ compiler.
+        """compiled: read by compiled code, equal within rounding; None: where it can be (native.py).
 
         Raises:
             ValueError: for Stage 2 of a student that has no joint head.
@@ -103,7 +103,7 @@ class Scorer:
         if stage == 2:
             student.check_jbp("scores along the router's cuts")
         self.student, self.stage, self.batch_bytes = student.eval(), stage, batch_bytes
-        self.compiled = compiler_here() is not None if compiled is None else compiled
+        self.compiled = wanted(compiled, student)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -106,6 +106,8 @@ class FusedStack:
     def _run(
         self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, wanted_T: Tensor, states: Tensor, places: np.ndarray
     ) -> None:
+        if not len(hidden_TD):
+            return
         (bounds, count), each = shares(places), self.state + TILE * self.room.per_row + self.room.besides
         work = torch.empty(count * each)
         self.call_read(self.blocks, len(self.blocks), self.norm, self.eps, hidden_TD.data_ptr(), from_T.data_ptr(),

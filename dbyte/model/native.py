@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, c_float, c_int, c_long, c_void_p
 from functools import cache
@@ -105,8 +106,8 @@ def parts_of(rows: int) -> int:
     return min(rows, torch.get_num_threads(), allowed)
 
 
-class Room:
-    """What a step keeps between its operations: one block of memory, which grows and never shrinks."""
+class Room(threading.local):
+    """What a step keeps between its operations: a block of memory for each thread of Python, which never shrinks."""
 
     def __init__(self, *, per_row: int, besides: int = 0):
         """So many numbers a row, and so many more for each part of the rows."""
@@ -127,6 +128,21 @@ def compiler_here() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
+def wanted(compiled: bool | None, module: nn.Module) -> bool:
+    """Whether compiled code is to run: as asked; for None where it can, in fp32 on a CPU with a compiler at hand."""
+    return works() and runs_here(module) if compiled is None else compiled
+
+
+@cache
+def works() -> bool:
+    """Whether there is a compiler that takes the sources."""
+    try:
+        library()
+    except (FileNotFoundError, RuntimeError):
+        return False
+    return True
+
+
 @cache
 def library() -> ctypes.PyDLL:
     """The compiled functions.
@@ -143,7 +159,7 @@ def library() -> ctypes.PyDLL:
         made = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(path)], capture_output=True, text=True)
         if made.returncode:
             raise RuntimeError(f"{compiler} refuses {SOURCE}: leave compiled out, or see why:\n{made.stderr}")
-        found = ctypes.PyDLL(str(path))  # keeps Python's lock: streams of several threads share what a step writes on
+        found = ctypes.PyDLL(str(path))  # keeps Python's lock: streams of several threads share the crew of step.cpp
     room = [c_int, c_void_p, c_long]  # as Room.of returns it
     found.stack_step.argtypes = [POINTER(Block), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_void_p), c_int,
                                  *room]

@@ -98,6 +98,7 @@ Crew* crew = nullptr;
 // groups of ROWS through a product.
 template <typename Some>
 void in_parts(int parts, int rows, const Some& some) {
+    if (parts < 1) return;
     auto one = [&](int part) {
         const long first = static_cast<long>(rows) * part / parts, end = static_cast<long>(rows) * (part + 1) / parts;
         some(part, first, static_cast<int>(end - first));

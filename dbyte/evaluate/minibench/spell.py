@@ -1,7 +1,7 @@
 r"""SPELL, after CUTE: spell a made-up word; and MINI_CUTE, the same for seven of CUTE's kinds.
 
 Examples: "Question: Spell the word bimolu.\nAnswer:" -> " b i m o l u"; "Question: Exchange b and m in bimolu.
-\nAnswer:" -> " mibolu". Answers are written and matched exactly. Training text never has the word. The paper has no
+\nAnswer:" -> " mibolu". Answers are written and matched exactly. Training text never asks of the word. The paper has no
 such column; spelling is what models of bytes are for. CUTE's other kinds take real words, see `dbyte/evaluate/cute.py`.
 """
 

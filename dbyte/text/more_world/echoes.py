@@ -1,8 +1,6 @@
 """Echoes: words that mean nothing together, and the same words again.
 
 "Riga, Tom, red, bag, Oslo, ring. Again: Riga, Tom, red, bag, Oslo, ring." Only looking back tells what comes next.
-Whatever else asks to look something up in the text (stories, chains, letters) is learned sooner by a model that has
-learned this; without it and without prose, which repeats itself too, a small teacher never did.
 """
 
 from collections.abc import Sequence

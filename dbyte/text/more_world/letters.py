@@ -2,13 +2,11 @@
 
 A small model is at chance on such questions unless it has learned that " B" can mean what it stands with, so much of
 the text is lists with what stands where said in both directions: "Choices: Rome A, Oslo B, Lima C, Cairo D" and "Oslo
-is B. C is Lima." A letter stands right behind its option, where whoever looks the option up finds it, with a space
-before it as in an answer, so that it is one token: behind "A. Rome", a line each, and behind "A Rome" models were left
-at chance.
-Three subjects are asked. `lists`: which letter an option has. `stories`: two sentences tell where two people
-put something, so the answer can be read off. `people`: the facts of the world, so it must be known. Held out are
-(option, the one before it) of a list, (person, thing, town) of a story and (person, attribute) of a fact, the latter
-together with the fact's ordinary question.
+is B. C is Lima." A letter stands right behind its option and has a space before it as in an answer, so that it is one
+token in both places. Three subjects are asked. `lists`: which letter an option has. `stories`: two sentences tell where
+two people put something, so the answer can be read off. `people`: the facts of the world, so it must be known. Held
+out are (option, the one before it) of a list, (person, thing, town) of a story and (person, attribute) of a fact, the
+latter together with the fact's ordinary question.
 """
 
 from collections.abc import Sequence

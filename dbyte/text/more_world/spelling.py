@@ -1,8 +1,9 @@
 """Spelling: what can be asked about the letters of made-up words, after CUTE (arXiv 2409.15452).
 
 "Question: Spell the word bimolu. / Answer: b i m o l u", and six more of CUTE's kinds, those that take no dictionary.
-The words are syllables of two letters, so there are more than anybody sees; a word is held out by a hash, from every
-kind. A model of tokens must know its tokens' letters, one of bytes sees them.
+The words are syllables of two letters, so there are more than anybody sees; a word is held out by a hash, from the
+questions of every kind; it may be what an edit of another word leaves. A model of tokens must know its tokens' letters,
+one of bytes sees them.
 """
 
 from collections.abc import Callable, Sequence
