@@ -17,7 +17,7 @@ from dbyte.report.judging import UNMEASURED
 LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
 LINEAR = 10  # points up to which the axis is linear
 TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50)
-EDGE = 1.6 * TICKS[-1]  # an interval without an end goes to the edge
+EDGE = 110  # no difference of two percentages lies beyond; an interval without an end goes to the edge
 
 
 def glance_figure(found: pd.DataFrame) -> Figure:
