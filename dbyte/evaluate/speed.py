@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import pad_bytes
+from dbyte.model.native import wanted
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.text.spans import BOS, EOS, TokenBytes
@@ -101,16 +102,20 @@ def rates(calls: dict[str, Callable[[], Wrote]], *, rounds: int) -> dict[str, tu
 def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, rounds: int = 3) -> list[dict]:
     """Tidy rows of bytes a second, 1 and 16 rows, prompts and texts of `size` bytes; Stage 1 is the first student's.
 
-    stderr is half the spread between quartiles of the rounds, n their number.
+    Students write by plain steps, and by compiled ones too where these can run. stderr is half the spread between
+    quartiles of the rounds, n their number.
     """
     model, tokenizer = load_teacher(teacher)
     table, text = TokenBytes.from_tokenizer(tokenizer), "".join(world_documents(seed=7, max_bytes=64 * size)).encode()
-    found = []
+    first, found = next(iter(students.values())), []
+    ways = {"": False} | ({" compiled": True} if wanted(None, first) else {})
     for rows in (1, 16):
         prompts = [text[row * size : (row + 1) * size] for row in range(rows)]
-        calls = {"teacher": teacher_writes(model, table, prompts, size),
-                 "Stage 1": student_writes(next(iter(students.values())), prompts, size, stage=1)}
-        calls |= {name: student_writes(student, prompts, size, stage=2) for name, student in students.items()}
+        calls = {"teacher": teacher_writes(model, table, prompts, size)}
+        for way, compiled in ways.items():
+            calls[f"Stage 1{way}"] = student_writes(first, prompts, size, stage=1, compiled=compiled)
+            calls |= {f"{name}{way}": student_writes(student, prompts, size, stage=2, compiled=compiled)
+                      for name, student in students.items()}
         found += [{"decoder": name, "rows": rows, "value": rate, "stderr": spread, "n": rounds}
                   for name, (rate, spread) in rates(calls, rounds=rounds).items()]
     return found
