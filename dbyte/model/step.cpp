@@ -366,6 +366,18 @@ static void mix(const Block& block, const float* projected, float* conv_WX, floa
     }
 }
 
+// What follows a block's mixer, whose results are mixed [R, I]: hidden [R, D] goes on, read and wide are room.
+static void after_mixer(const Block& block, const float* mixed, float* hidden, int rows, float* read, float* wide) {
+    const long D = block.in.in;
+    product(mixed, block.out, rows, read);
+    add(hidden, read, rows * D);
+    if (block.gate_up.panels) {
+        norm_rows(hidden, block.ffn_norm, block.ffn_eps, rows, D, read);
+        feed_forward(read, block.gate_up, block.down, rows, wide, read);
+        add(hidden, read, rows * D);
+    }
+}
+
 static void stack_rows(const Block* blocks, int count, const float* norm, float eps, float* hidden, long first,
                        int rows, float* const* states, bool commit, float* work) {
     const long D = blocks[0].in.in;
@@ -380,13 +392,7 @@ static void stack_rows(const Block* blocks, int count, const float* norm, float 
         for (int r = 0; r < rows; r++)
             mix(block, wide + r * across, states[2 * b] + (first + r) * conv,
                 states[2 * b + 1] + (first + r) * block.state_size * I, commit, spare, mixed + r * I);
-        product(mixed, block.out, rows, read);
-        add(hidden, read, rows * D);
-        if (block.gate_up.panels) {
-            norm_rows(hidden, block.ffn_norm, block.ffn_eps, rows, D, read);
-            feed_forward(read, block.gate_up, block.down, rows, wide, read);
-            add(hidden, read, rows * D);
-        }
+        after_mixer(block, mixed, hidden, rows, read, wide);
     }
     norm_in_place(hidden, norm, eps, rows, D, read);
 }

@@ -77,13 +77,7 @@ void stack_read(const Block* blocks, int count, const float* norm, float eps, fl
                     leave(mixed, wanted + t, all, I);
                     rows = leave(hidden, wanted + t, all, D);
                 }
-                product(mixed, block.out, rows, read);
-                add(hidden, read, rows * D);
-                if (block.gate_up.panels) {
-                    norm_rows(hidden, block.ffn_norm, block.ffn_eps, rows, D, read);
-                    feed_forward(read, block.gate_up, block.down, rows, wide, read);
-                    add(hidden, read, rows * D);
-                }
+                after_mixer(block, mixed, hidden, rows, read, wide);
             }
             norm_in_place(hidden, norm, eps, rows, D, read);
             put_back(hidden, wanted + t, all, rows, D);
