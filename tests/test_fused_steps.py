@@ -2,7 +2,6 @@
 threads, which sleep when there is nothing to do; clear refusals."""
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -29,7 +28,7 @@ from dbyte.model.projection import Projection
 from dbyte.model.stack_step import StackStep
 
 pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))),
+    native.compiler_here() is None,
     reason="compiled steps need a C++ compiler: they are not compared with the plain ones; install g++ to check them")
 
 PROMPTS = [b"", b"x", b"The cat sat", "Where does Mira live? 😀 caf\u00e9".encode()]
