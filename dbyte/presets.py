@@ -184,22 +184,27 @@ SCALES = {
     ),
 }
 
-WHOLE_WORLD = {  # what a scale's teacher goes on to read, and how much of it, to be asked all columns of MiniBench
-    "smoke": ((("world_full", 700 * KB), ("pydocs", 100 * KB)), 800 * KB),
-    "small": ((("world_full", 20 * MB), ("pydocs", 1500 * KB)), 28 * MB),
+BY_LOOKING_BACK = dict(  # a teacher for all columns: queries and keys normed, small weights, low rates (docs/log.md)
+    family="qwen3", initial_std=0.02, rate=1e-3, muon_rate=0.01, tokenizer_corpora=("world_full",))
+WHOLE_WORLD = {  # what a scale's teacher reads to look back, then to be asked all columns, and how much of the two
+    "smoke": ((("echoes", 100 * KB), ("world_full", 500 * KB)), 200 * KB,
+              (("world_full", 700 * KB), ("pydocs", 100 * KB)), 1000 * KB),
+    "small": ((("echoes", 18 * MB), ("world_full", 500 * KB)), 18 * MB,
+              (("world_full", 20 * MB), ("pydocs", 1500 * KB)), 28 * MB),
 }
 
 
 def whole_world(scale: Scale) -> Scale:
-    """The scale with a corpus that teaches all columns of MiniBench; its teacher goes on from the scale's own.
+    """The scale with a corpus that teaches all columns of MiniBench, and a teacher that learns to look back first.
 
     A scale whose teacher comes from elsewhere is returned as it is: what is asked of it was not taught here.
     """
     if isinstance(scale.teacher, str) or scale.name not in WHOLE_WORLD:
         return scale
-    corpora, train_bytes = WHOLE_WORLD[scale.name]
-    teacher = replace(scale.teacher, train_bytes=train_bytes, rate=2e-3, muon_rate=0.01)
-    return replace(scale, corpora=corpora, teacher=teacher, continues=scale)
+    first_corpora, first_bytes, corpora, train_bytes = WHOLE_WORLD[scale.name]
+    teacher = replace(scale.teacher, train_bytes=train_bytes, **BY_LOOKING_BACK)
+    first = replace(scale, corpora=first_corpora, teacher=replace(teacher, train_bytes=first_bytes))
+    return replace(scale, corpora=corpora, teacher=teacher, continues=first)
 
 
 def changed(

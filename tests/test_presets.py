@@ -7,8 +7,9 @@ from transformers import AutoModelForCausalLM
 
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.teacher import teacher_config
+from dbyte.evaluate.minibench import EVERY, taught_by
 from dbyte.model.teacher import check_family
-from dbyte.presets import FAMILIES, SCALES, SMALL_TEACHER, TEACHERS, scale
+from dbyte.presets import FAMILIES, SCALES, SMALL_TEACHER, TEACHERS, scale, whole_world
 from dbyte.report.published import published
 
 
@@ -46,6 +47,19 @@ def test_the_teachers_of_table_10_differ_in_size_or_in_family(name):
     assert other.family != own.family and other.vocabulary != own.vocabulary
     config = teacher_config(other)
     assert config.model_type == other.family and config.num_key_value_heads < config.num_attention_heads
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_teacher_of_the_whole_world_learns_to_look_back_with_its_own_tokenizer(name):
+    whole = whole_world(scale(name))
+    if isinstance(scale(name).teacher, str):
+        assert whole == scale(name)
+        return
+    first = whole.continues
+    assert replace(first.teacher, train_bytes=0) == replace(whole.teacher, train_bytes=0), "one model, trained twice"
+    assert set(first.teacher.tokenizer_corpora) <= dict(first.corpora).keys() & dict(whole.corpora).keys()
+    assert dict(first.corpora)["echoes"] >= first.teacher.train_bytes / 2 and first.continues is None
+    assert list(taught_by(dict(whole.corpora))) == list(EVERY)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

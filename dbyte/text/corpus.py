@@ -2,6 +2,7 @@
 
     world                          the built-in world, endless: max_bytes says how much
     world_full                     the same with what all columns of MiniBench need
+    echoes                         pairs of words said again: to learn to look back, endless too
     pydocs                         documentation strings of the standard library and of installed packages: real prose
     file:PATH                      a .txt, a .jsonl ({"text": ...} a line) or a folder of them
     hub:NAME[:CONFIG][@REVISION]   a dataset of the Hugging Face hub, or a local folder in its layout, streamed:
@@ -18,7 +19,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-CHOICES = "world, world_full, pydocs, file:PATH, hub:NAME"
+from dbyte.text.full_world import WORLDS
+
+CHOICES = "world, world_full, echoes, pydocs, file:PATH, hub:NAME"
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 3
 
@@ -68,10 +71,10 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
     if max_bytes is not None and max_bytes < 1:
         raise ValueError(f"max_bytes must be positive or None, found {max_bytes}")
     scheme, _, place = name.partition(":")
-    if name in ("world", "world_full") or (scheme == "hub" and place):
+    if name in WORLDS or (scheme == "hub" and place):
         if max_bytes is None:
             raise ValueError(f"corpus {name!r} has no end in reach: say how much to read, e.g. max_bytes=16_000_000")
-        stream = hub_stream(place) if scheme == "hub" else world_stream(seed, full=name == "world_full")
+        stream = hub_stream(place) if scheme == "hub" else WORLDS[name](seed=seed, max_bytes=sys.maxsize)
         texts = tuple(in_order(up_to(of_split(stream, split), max_bytes=max_bytes, name=name), seed=seed))
     elif name == "pydocs" or (scheme == "file" and place):
         stream = pydocs_stream() if name == "pydocs" else file_stream(place)
@@ -79,14 +82,6 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
     else:
         raise ValueError(f"unknown corpus {name!r}: expected one of {CHOICES}")
     return Corpus(name=name, split=split, documents=texts)
-
-
-def world_stream(seed: int, *, full: bool = False) -> Iterator[str]:
-    """The documents of the built-in world, or of all of it, without end."""
-    from dbyte.text.full_world import full_world_documents
-    from dbyte.text.world import world_documents
-
-    return (full_world_documents if full else world_documents)(seed=seed, max_bytes=sys.maxsize)
 
 
 def pydocs_stream() -> Iterable[str]:

@@ -1,9 +1,10 @@
 """The whole built-in world: the paragraphs of `world.py` and of `more_world/`, for all columns of MiniBench.
 
-Its corpus is called `world_full`. The corpus `world` has only the former: what was trained on it stays what it is.
+Its corpus is called `world_full`. The corpus `world` has only the former: what was trained on it stays what it is. The
+corpus `echoes` has those alone, for a model that is to learn to look back before it reads the rest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
 from dbyte.text import world
@@ -11,8 +12,8 @@ from dbyte.text.more_world import chains, echoes, kinds, letters, reasons, scrip
 
 NAME = "world_full"
 PARAGRAPHS = world.PARAGRAPHS | {
-    "scripts": 1, "chains": 6, "reasons": 5, "kinds": 2, "kind_questions": 2, "letter_lists": 4, "letter_questions": 8,
-    "spelling": 2, "echoes": 1}
+    "scripts": 1, "chains": 6, "reasons": 6, "kinds": 3, "kind_questions": 2, "letter_lists": 6, "letter_questions": 14,
+    "spelling": 4, "echoes": 3}
 WRITERS = dict(world.WRITERS) | {
     "scripts": scripts.paragraph, "chains": chains.paragraph, "reasons": reasons.paragraph, "kinds": kinds.paragraph,
     "kind_questions": kinds.question_paragraph, "letter_lists": letters.list_paragraph,
@@ -23,3 +24,7 @@ WRITERS = dict(world.WRITERS) | {
 def full_world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
     """Training documents of the whole world, as `world_documents`: none holds anything that evaluation asks for."""
     return world.documents(Random(f"full world documents {seed}"), PARAGRAPHS, WRITERS, max_bytes=max_bytes)
+
+
+WORLDS: Mapping[str, Callable[..., Iterator[str]]] = {  # corpora that are made up here, by name
+    "world": world.world_documents, NAME: full_world_documents, echoes.CORPUS: echoes.echo_documents}

@@ -20,10 +20,10 @@ from typing import Protocol
 import numpy as np
 
 from dbyte.text.corpus import CHOICES, load_corpus
-from dbyte.text.full_world import full_world_documents
+from dbyte.text.full_world import WORLDS
 from dbyte.text.hub import builder_of, commit, line_files, parse_place, reading, streamed
 from dbyte.text.shards import READ, LineShards, Shards, TableShards
-from dbyte.text.world import MIN_BYTES, world_documents
+from dbyte.text.world import MIN_BYTES
 
 
 class Reader(Protocol):
@@ -51,7 +51,7 @@ class Source(Protocol):
 def source_of(name: str, *, seed: int) -> Source:
     """The source of a corpus name; errors as of `load_corpus`."""
     scheme, _, place = name.partition(":")
-    if name in ("world", "world_full"):
+    if name in WORLDS:
         return WorldSource(seed, name)
     if name == "pydocs" or (scheme == "file" and place):
         return HeldSource(name, seed)
@@ -62,7 +62,7 @@ def source_of(name: str, *, seed: int) -> Source:
 
 @dataclass
 class WorldSource:
-    """The built-in world or all of it (`world_full`); its one pass has no end."""
+    """One of the built-in worlds; its one pass has no end."""
 
     seed: int
     name: str = "world"
@@ -75,8 +75,7 @@ class WorldSource:
     def documents(self, lane: int, number: int) -> list[str]:
         """The number-th few documents of a lane."""
         digest = hashlib.sha256(f"{self.seed} {lane} {number}".encode()).digest()
-        write = full_world_documents if self.name == "world_full" else world_documents
-        return list(write(seed=int.from_bytes(digest[:8], "big"), max_bytes=4 * MIN_BYTES))
+        return list(WORLDS[self.name](seed=int.from_bytes(digest[:8], "big"), max_bytes=4 * MIN_BYTES))
 
     def reader(self, lane: int, lanes: int) -> "WorldReader":
         """A reader of the documents drawn for a lane."""

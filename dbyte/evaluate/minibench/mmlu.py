@@ -1,7 +1,7 @@
 r"""MMLU, after MMLU: the answer is the letter of one of four options.
 
-Example: "Anna put the key in Bonn. Tom put the ring in Riga.\nQuestion: Where did Anna put the key?\nChoices: Lyon A,
-Hull B, Bonn C, Riga D\nAnswer:" -> " C". Three subjects: `lists` asks for the letter of an option, `stories` can be
+Example: "Anna put the key in Bonn. Tom put the ring in Riga.\nChoices: Lyon A, Hull B, Bonn C, Riga D\nQuestion: Where
+did Anna put the key?\nAnswer:" -> " C". Three subjects: `lists` asks for the letter of an option, `stories` can be
 read off, `people` asks for the facts of the world, which training text states but asks for in no form, with letters or
 without. Training text never asks for an option that stands behind this other one, and never tells that this person put
 this thing there.
@@ -19,7 +19,8 @@ def _draw(rng: Random, n: int) -> list[dict]:
     while len(rows) < n:
         subject = rng.choice(SUBJECTS)
         if subject == "stories":
-            passage, question, choices, label = story(rng, held_out=True)
+            passage, asks = story(rng, held_out=True)
+            question, choices, label = asks[0]
             row = {"subject": "stories", "prompt": f"{passage}\n{asked(question, choices)}", "label": label}
         elif subject == "lists":
             question, choices, label = listed(rng, held_out=True)

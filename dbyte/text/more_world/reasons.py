@@ -46,9 +46,9 @@ def beginning(deed: Deed, doer: str, other: str) -> str:
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """Three deeds among the cast, each with one of its two reasons, and often who did or suffered two of them."""
+    """Four deeds among the cast, each with one of its two reasons, and at times who did or suffered two of them."""
     told, sentences = [], []
-    for deed in rng.sample(DEEDS, 3):
+    for deed in rng.sample(DEEDS, 4):
         doer, other = rng.sample(cast, 2)
         if not held_out(deed, doer, other):
             who, why = rng.choice([(doer, deed.of_doer), (other, deed.of_other)])
@@ -56,7 +56,7 @@ def paragraph(rng: Random, cast: Sequence[str]) -> str:
             told.append((deed, doer, other))
     if len(told) < 2:
         return paragraph(rng, cast)
-    asked = rng.sample(told, 2) if rng.random() < 0.75 else []
+    asked = rng.sample(told, 2) if rng.random() < 0.4 else []
     return "\n".join([" ".join(sentences), *(_role(rng, *deed) for deed in asked)])
 
 

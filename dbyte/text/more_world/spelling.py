@@ -2,7 +2,7 @@
 
 "Question: Spell the word bimolu. / Answer: b i m o l u", and six more of CUTE's kinds, those that take no dictionary.
 The words are syllables of two letters, so there are more than anybody sees; a word is held out by a hash, from the
-questions of every kind; it may be what an edit of another word leaves. A model of tokens must know its tokens' letters,
+questions of every kind and from their answers. A model of tokens must know its tokens' letters,
 one of bytes sees them.
 """
 
@@ -50,7 +50,17 @@ def word(rng: Random, *, held_out: bool) -> str:
 
 
 def asked(rng: Random, kind: Kind, *, held_out: bool) -> tuple[str, str]:
-    """A question of this kind about a word that is held out or not, and its answer."""
+    """A question of this kind about a word that is held out or not, and its answer.
+
+    What an edit of a word that is not held out leaves is no held-out word either.
+    """
+    while True:
+        question, answer = _asked(rng, kind, held_out=held_out)
+        if held_out or not WORLD.held_out("spelling", answer):
+            return question, answer
+
+
+def _asked(rng: Random, kind: Kind, *, held_out: bool) -> tuple[str, str]:
     made = word(rng, held_out=held_out)
     inside = sorted(set(made))
     outside = [letter for letter in CONSONANTS + VOWELS if letter not in inside]
