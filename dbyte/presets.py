@@ -186,11 +186,13 @@ SCALES = {
 
 BY_LOOKING_BACK = dict(  # a teacher for all columns: queries and keys normed, small weights, low rates (docs/log.md)
     family="qwen3", initial_std=0.02, rate=1e-3, muon_rate=0.01, tokenizer_corpora=("world_full",))
-WHOLE_WORLD = {  # what a scale's teacher reads to look back, then to be asked all columns, and how much of the two
-    "smoke": ((("echoes", 100 * KB), ("world_full", 500 * KB)), 200 * KB,
-              (("world_full", 700 * KB), ("pydocs", 100 * KB)), 1000 * KB),
-    "small": ((("echoes", 18 * MB), ("world_full", 500 * KB)), 18 * MB,
-              (("world_full", 20 * MB), ("pydocs", 1500 * KB)), 28 * MB),
+WHOLE_WORLD = {  # what that teacher reads at a scale, one after another, and how much of each: the last is the world
+    "smoke": (((("echoes", 100 * KB), ("world_full", 500 * KB)), 200 * KB),
+              ((("lookups", 100 * KB), ("world_full", 500 * KB)), 100 * KB),
+              ((("world_full", 700 * KB), ("pydocs", 100 * KB)), 1000 * KB)),
+    "small": (((("echoes", 18 * MB), ("world_full", 500 * KB)), 18 * MB),
+              ((("lookups", 8 * MB), ("world_full", 500 * KB)), 8 * MB),
+              ((("world_full", 20 * MB), ("pydocs", 1500 * KB)), 22 * MB)),
 }
 
 
@@ -201,10 +203,11 @@ def whole_world(scale: Scale) -> Scale:
     """
     if isinstance(scale.teacher, str) or scale.name not in WHOLE_WORLD:
         return scale
-    first_corpora, first_bytes, corpora, train_bytes = WHOLE_WORLD[scale.name]
-    teacher = replace(scale.teacher, train_bytes=train_bytes, **BY_LOOKING_BACK)
-    first = replace(scale, corpora=first_corpora, teacher=replace(teacher, train_bytes=first_bytes))
-    return replace(scale, corpora=corpora, teacher=teacher, continues=first)
+    whole = None
+    for corpora, train_bytes in WHOLE_WORLD[scale.name]:
+        teacher = replace(scale.teacher, train_bytes=train_bytes, **BY_LOOKING_BACK)
+        whole = replace(scale, corpora=corpora, teacher=teacher, continues=whole)
+    return whole
 
 
 def changed(

@@ -144,7 +144,7 @@ def test_missing_and_empty_input_say_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("name", ["wikipedia", "", "file:", "hub:", "world:2", "pydocs:x", "http://a"])
 def test_an_unknown_corpus_lists_the_choices(name):
-    choices = "world, world_full, echoes, pydocs, file:PATH, hub:NAME"
+    choices = "world, world_full, echoes, lookups, pydocs, file:PATH, hub:NAME"
     with pytest.raises(ValueError, match=f"unknown corpus .*expected one of {choices}"):
         load_corpus(name, max_bytes=1000)
 

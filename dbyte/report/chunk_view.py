@@ -8,6 +8,7 @@ picture, for readers of a committed notebook. A character is shown whole, above 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 
 import pandas as pd
 from matplotlib import rc_context
@@ -97,7 +98,7 @@ STYLE_SHEET = """
 .dbyte-chunks { font: 14px/1.2 monospace; color: #000; background: #fff; padding: 4px 8px }
 .dbyte-chunks h4 { margin: 10px 0 2px; font: bold 13px sans-serif }
 .dbyte-chunks p { margin: 2px 0; font: 12px sans-serif; color: #333 }
-.dbyte-chunks .c { display: inline-block; margin: 2px 0; vertical-align: top; border-top: 4px solid #555;
+.dbyte-chunks .c { background: inherit; display: inline-block; margin: 2px 0; vertical-align: top; border-top: 4px solid #555;
   border-right: 2px solid transparent }
 .dbyte-chunks .odd { border-top-color: #bbb }
 .dbyte-chunks .t { display: block; padding: 0 1px; white-space: pre; text-align: center }
@@ -111,12 +112,13 @@ STYLE_SHEET = """
 .dbyte-chunks .teacher { border-right: 2px dashed #0072b2 }
 .dbyte-chunks .split { outline: 2px dotted #a0006d }
 .dbyte-chunks .c:hover { filter: brightness(0.85) }
-""" + "\n".join(f".dbyte-chunks .k{index} {{ background: {colour} }}" for index, colour in enumerate(CHUNK_COLOURS))
+"""
 CLASSES = {"router and teacher cut": "both", "the router alone cuts": "router", "the teacher alone cuts": "teacher",
            "nobody cuts": ""}
 KEY = ("Background: the router's chunks. Strip above: the teacher's tokens. Bars below: the probability that a chunk "
        "ends at the byte, dark from 0.5 on. Line behind a character: black, both cut; orange, the router alone; dashed "
-       "blue, the teacher alone. Dotted frame: a cut inside a character. Point at a character for its bytes.")
+       "blue, the teacher alone. Dotted frame: a cut inside a character. Point at a character for its bytes. (JupyterLab "
+       "shows no more than the colours and the bytes until the notebook is trusted or run.)")
 
 
 def page(rows: pd.DataFrame) -> str:
@@ -126,7 +128,7 @@ def page(rows: pd.DataFrame) -> str:
     """
     parts = ["<div class='dbyte-chunks'>", f"<style>{STYLE_SHEET}</style>", f"<p>{escape(KEY)}</p>"]
     for title, text in _texts(rows).items():
-        cells = "".join(map(_cell, text))  # nothing between them: a blank there would show as a gap
+        cells = "".join(_chunk(number, list(chunk)) for number, chunk in groupby(text, key=lambda each: each.chunk))
         parts += [f"<h4>{escape(title)}</h4>", f"<p>{escape(tallied(text))}</p>", f"<div>{cells}</div>"]
     return "\n".join([*parts, "</div>"])
 
@@ -138,10 +140,20 @@ def _texts(rows: pd.DataFrame) -> dict[str, list[Character]]:
     return {f"{part['corpus'].iloc[0]}, {name}": read(part) for name, part in chosen.items()}
 
 
+def _chunk(number: int, text: Sequence[Character]) -> str:
+    """The characters that open in a chunk, in its colour.
+
+    The colour stands in the element: of a notebook that its reader does not trust yet, as of a fresh clone, JupyterLab
+    drops the style sheet. Nothing stands between elements, since a blank there would show as a gap.
+    """
+    return (f"<span style='background-color:{CHUNK_COLOURS[number % len(CHUNK_COLOURS)]}'>"
+            f"{''.join(map(_cell, text))}</span>")
+
+
 def _cell(character: Character) -> str:
     """A character with a bar a byte below it; only the element of class `t` holds text of the reader's."""
     last = character.bytes[-1]
-    classes = ["c", f"k{character.chunk % len(CHUNK_COLOURS)}", "odd" if character.token % 2 else "",
+    classes = ["c", "odd" if character.token % 2 else "",
                CLASSES[last.who], "split" if character.split else ""]
     title = "\n".join([repr(character.text), *(byte.title for byte in character.bytes)])
     sign = VISIBLE.get(character.text)

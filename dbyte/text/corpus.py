@@ -2,7 +2,7 @@
 
     world                          the built-in world, endless: max_bytes says how much
     world_full                     the same with what all columns of MiniBench need
-    echoes                         pairs of words said again: to learn to look back, endless too
+    echoes, lookups                pairs of words said again, and lists of letters: to learn to look back, endless too
     pydocs                         documentation strings of the standard library and of installed packages: real prose
     file:PATH                      a .txt, a .jsonl ({"text": ...} a line) or a folder of them
     hub:NAME[:CONFIG][@REVISION]   a dataset of the Hugging Face hub, or a local folder in its layout, streamed:
@@ -21,7 +21,7 @@ from functools import cached_property
 
 from dbyte.text.full_world import WORLDS
 
-CHOICES = "world, world_full, echoes, pydocs, file:PATH, hub:NAME"
+CHOICES = "world, world_full, echoes, lookups, pydocs, file:PATH, hub:NAME"
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 3
 

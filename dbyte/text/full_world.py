@@ -1,7 +1,8 @@
 """The whole built-in world: the paragraphs of `world.py` and of `more_world/`, for all columns of MiniBench.
 
 Its corpus is called `world_full`. The corpus `world` has only the former: what was trained on it stays what it is. The
-corpus `echoes` has those alone, for a model that is to learn to look back before it reads the rest.
+corpora `echoes` and `lookups` are for a model that is to learn to look back before it reads the rest: pairs of words said
+again, then lists of letters with them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +21,20 @@ WRITERS = dict(world.WRITERS) | {
     "letter_questions": letters.question_paragraph, "spelling": spelling.paragraph,
     "echoes": echoes.paragraph}
 
+LOOKUPS = {"echoes": 2, "again": 4, "asks": 4, "letter_lists": 3, "letter_questions": 1}
+LOOKUP_WRITERS = WRITERS | {"again": letters.again_paragraph, "asks": letters.ask_paragraph}
+
 
 def full_world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
     """Training documents of the whole world, as `world_documents`: none holds anything that evaluation asks for."""
     return world.documents(Random(f"full world documents {seed}"), PARAGRAPHS, WRITERS, max_bytes=max_bytes)
 
 
+def lookup_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
+    """Training documents of nothing but what is looked up, as `world_documents`."""
+    return world.documents(Random(f"lookup documents {seed}"), LOOKUPS, LOOKUP_WRITERS, max_bytes=max_bytes)
+
+
 WORLDS: Mapping[str, Callable[..., Iterator[str]]] = {  # corpora that are made up here, by name
-    "world": world.world_documents, NAME: full_world_documents, echoes.CORPUS: echoes.echo_documents}
+    "world": world.world_documents, NAME: full_world_documents, "echoes": echoes.echo_documents,
+    "lookups": lookup_documents}

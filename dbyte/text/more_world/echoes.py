@@ -11,7 +11,6 @@ from random import Random
 from dbyte.text import world
 from dbyte.text.world import ATTRIBUTES, COLOURS, NAMES, PLACES, THINGS
 
-CORPUS = "echoes"
 WORDS = tuple(sorted({*NAMES, *PLACES, *THINGS, *COLOURS, *(value for each in ATTRIBUTES for value in each.values)}))
 PAIRS, TIMES = 6, 3
 

@@ -83,6 +83,20 @@ def fact(rng: Random, name: str, attribute: Attribute) -> tuple[str, list[str], 
     return fact_question(rng, name, attribute), choices, choices.index(right)
 
 
+def again_paragraph(rng: Random, cast: Sequence[str]) -> str:
+    """A list said again three times in other orders: what stands right behind an option is looked up, no more."""
+    letters = list(zip(LETTERS, rng.sample(rng.choice(SORTS), len(LETTERS)), strict=True))
+    said = [", ".join(f"{choice} {letter}" for letter, choice in rng.sample(letters, len(letters))) for _ in range(3)]
+    return "\n".join([options([choice for _, choice in letters]), *(f"Again: {line}" for line in said)])
+
+
+def ask_paragraph(rng: Random, cast: Sequence[str]) -> str:
+    """A list and a short question for each of its options that evaluation does not ask for."""
+    choices = rng.sample(rng.choice(SORTS), len(LETTERS))
+    asked_for = [i for i in rng.sample(range(len(LETTERS)), len(LETTERS)) if not _held_out(choices, i)]
+    return "\n".join([options(choices), *(question_answer(_which(choices[i]), LETTERS[i]) for i in asked_for)])
+
+
 def list_paragraph(rng: Random, cast: Sequence[str]) -> str:
     """A list, what three of its letters stand for, in either direction, and up to two short questions.
 
