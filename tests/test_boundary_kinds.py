@@ -215,7 +215,7 @@ def test_the_page_escapes_the_text_says_it_whole_and_needs_no_script(student, to
     assert shown.names == {"div", "style", "p", "h4", "span", "i", "br"}, "no tag comes from the text, and no script"
     assert "</span></span><span class='c" in page and "> <span" not in page, "no gap between characters"
     colours = re.findall(r"<span style='background-color:(#\w+)'>", page)
-    assert len(colours) > 3 and all(a != b for a, b in pairwise(colours)), "a chunk has its colour without a style sheet"
+    assert len(colours) > 3 and all(a != b for a, b in pairwise(colours)), "a chunk has its colour by itself"
     assert all(f"<span class='t'>{html.escape(sign)}</span>" in page for sign in "<>&'\"") and "http" not in page
     assert len(shown.titles) == len(TRICKY), "a title a character"
     assert sum(title.count("byte ") for title in shown.titles) == len(TRICKY.encode()), "which names all its bytes"

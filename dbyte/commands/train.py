@@ -10,8 +10,8 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--through", default="2.2", metavar="STEP", help="the last step: teacher, 1.1 .. 2.2")
     command.add_argument("--teacher", help="a folder or hub name instead of the scale's teacher")
     command.add_argument("--corpus", action="append", default=[], metavar="NAME=BYTES",
-                         help="in place of the scale's, repeatable: world, world_full, echoes, lookups, pydocs, file:PATH or "
-                              "hub:NAME")
+                         help="in place of the scale's, repeatable: world, world_full, echoes, lookups, pydocs, "
+                              "file:PATH or hub:NAME")
     command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
     command.add_argument("--device", help="cpu or cuda instead of the scale's")
     command.add_argument("--precision", help="fp32 or bf16 instead of the scale's")

@@ -98,8 +98,8 @@ STYLE_SHEET = """
 .dbyte-chunks { font: 14px/1.2 monospace; color: #000; background: #fff; padding: 4px 8px }
 .dbyte-chunks h4 { margin: 10px 0 2px; font: bold 13px sans-serif }
 .dbyte-chunks p { margin: 2px 0; font: 12px sans-serif; color: #333 }
-.dbyte-chunks .c { background: inherit; display: inline-block; margin: 2px 0; vertical-align: top; border-top: 4px solid #555;
-  border-right: 2px solid transparent }
+.dbyte-chunks .c { background: inherit; display: inline-block; margin: 2px 0; vertical-align: top;
+  border-top: 4px solid #555; border-right: 2px solid transparent }
 .dbyte-chunks .odd { border-top-color: #bbb }
 .dbyte-chunks .t { display: block; padding: 0 1px; white-space: pre; text-align: center }
 .dbyte-chunks .blank { font-size: 0 }
@@ -116,9 +116,9 @@ STYLE_SHEET = """
 CLASSES = {"router and teacher cut": "both", "the router alone cuts": "router", "the teacher alone cuts": "teacher",
            "nobody cuts": ""}
 KEY = ("Background: the router's chunks. Strip above: the teacher's tokens. Bars below: the probability that a chunk "
-       "ends at the byte, dark from 0.5 on. Line behind a character: black, both cut; orange, the router alone; dashed "
-       "blue, the teacher alone. Dotted frame: a cut inside a character. Point at a character for its bytes. (JupyterLab "
-       "shows no more than the colours and the bytes until the notebook is trusted or run.)")
+       "ends at the byte, dark from 0.5 on. Line behind a character: black, both cut; orange, the router alone; "
+       "dashed blue, the teacher alone. Dotted frame: a cut inside a character. Point at a character for its bytes. "
+       "(JupyterLab shows the colours and the bytes alone until the notebook is trusted or run.)")
 
 
 def page(rows: pd.DataFrame) -> str:

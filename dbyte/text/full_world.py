@@ -1,8 +1,8 @@
 """The whole built-in world: the paragraphs of `world.py` and of `more_world/`, for all columns of MiniBench.
 
-Its corpus is called `world_full`. The corpus `world` has only the former: what was trained on it stays what it is. The
-corpora `echoes` and `lookups` are for a model that is to learn to look back before it reads the rest: pairs of words said
-again, then lists of letters with them.
+Its corpus is called `world_full`. The corpus `world` has only the former: what was trained on it stays what it is.
+The corpora `echoes` and `lookups` are for a model that is to learn to look back before it reads the rest: pairs of
+words said again, then lists of letters with them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
