@@ -86,6 +86,15 @@ def written_whole(folder: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Hold a lock file while something is made that others may find made; another process that comes waits."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder but its own sums.json, by relative name."""
     return {str(path.relative_to(folder)): file_hash(path) for path in sorted(folder.rglob("*"))
@@ -103,6 +112,14 @@ def damage(folder: Path) -> str | None:
         if expected[name] != found.get(name):
             return f"{folder / name} is {'damaged' if name in found else 'missing'}"
     return None
+
+
+def _lies_at(path: Path, file: TextIO) -> bool:
+    """True where the open file is still the one of this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 class Run:
@@ -125,7 +142,10 @@ class Run:
         if wrong is None:
             return True
         print(f"run {self.hash[:16]}: {wrong}; the run is done again", file=sys.stderr)
-        (self.folder / "complete.json").unlink()
+        try:
+            (self.folder / "complete.json").unlink()
+        except FileNotFoundError:
+            return False  # another process found the same, and moves the model aside
         aside = self.folder / "model.damaged"
         shutil.rmtree(aside, ignore_errors=True)
         if self.model_folder.exists():
@@ -158,31 +178,39 @@ class Run:
         return None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Hold the run for this process.
 
+        wait: until another process that holds it lets go, which is said once.
         Raises:
-            BlockingIOError: if another process holds it.
+            BlockingIOError: if another process holds it and `wait` is not set.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            self._take(lock)
-            for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
-                shutil.rmtree(left, ignore_errors=True)
-            write_json(self.folder / "config.json", self.config)
-            yield
+        path = self.folder / "lock"
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with path.open("w") as lock:
+                self._take(lock, wait=wait)
+                if not _lies_at(path, lock):
+                    continue  # the run was pruned before this process had it, and its lock with it
+                for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
+                    shutil.rmtree(left, ignore_errors=True)
+                write_json(self.folder / "config.json", self.config)
+                yield
+                return
 
-    def _take(self, lock: TextIO) -> None:
+    def _take(self, lock: TextIO, *, wait: bool) -> None:
         """Get the lock; one that only looks whether the run is held gives it back at once, so it is waited for."""
         until = time.monotonic() + LOOK_SECONDS
-        while True:
+        while time.monotonic() < until:
             try:
                 return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() > until:
-                    raise BlockingIOError(f"another process works on run {self.folder}: wait for it, or stop it"
-                                          ) from None
-            time.sleep(LOOK_SECONDS / 50)
+                time.sleep(LOOK_SECONDS / 50)
+        if not wait:
+            raise BlockingIOError(f"another process works on run {self.folder}: wait for it, or stop it")
+        # On standard output: of a notebook's prints, only those are seen while it runs.
+        print(f"run {self.folder.name}: another process trains it, waiting", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Ctrl-C ends it
 
     def complete(self, save_model: Callable[[Path], None], *, facts: dict) -> None:
         """Write the finished model and then, last, the word that the run is complete."""

@@ -19,7 +19,7 @@ from transformers import (
 from dbyte.distill import objectives
 from dbyte.distill.data import mixed_texts, training_corpora, training_rows
 from dbyte.distill.feed import Feed
-from dbyte.distill.runs import Run, content_hash, damage, model_hash, written_whole
+from dbyte.distill.runs import Run, alone, content_hash, damage, model_hash, written_whole
 from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.trainer import Launch, check_sharding, train
 from dbyte.model.packed_attention import PACKED
@@ -101,9 +101,10 @@ def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTok
     key = content_hash(
         {"corpora": [c.content_hash for c in corpora], "vocabulary": shape.vocabulary, "pattern": PATTERN})
     folder = RUNS / "data" / f"tokenizer-{key[:16]}"
-    if not folder.exists() or damage(folder):
-        with written_whole(folder) as temporary:
-            train_tokenizer(mixed_texts(corpora, seed=seed), vocabulary=shape.vocabulary).save_pretrained(temporary)
+    with alone(folder.with_suffix(".lock")):  # a second writer would take the folder from under the first one's reader
+        if not folder.exists() or damage(folder):
+            with written_whole(folder) as temporary:
+                train_tokenizer(mixed_texts(corpora, seed=seed), vocabulary=shape.vocabulary).save_pretrained(temporary)
     return AutoTokenizer.from_pretrained(folder)
 
 

@@ -81,6 +81,8 @@ def train(
 ) -> None:
     """Train `model` by one step, resuming the run's checkpoint if there is one, and complete the run.
 
+    A run that another process trains is waited for, and then found complete or gone on with.
+
     Args:
         precision: "fp32", or "bf16": autocast, with fp32 weights, losses, norms and SSD states.
         save_extra: writes what else belongs into a model folder (the tokenizer of a teacher).
@@ -93,7 +95,7 @@ def train(
     check_sharding((step,), launch.processes.sharding)
     processes = launch.processes
     keep_freed_memory()
-    with run.locked() if processes.is_first else nullcontext():
+    with run.locked(wait=True) if processes.is_first else nullcontext():
         processes.wait()
         if processes.gathered(run.is_complete() if processes.is_first else None)[0]:  # finished while this one waited
             return

@@ -1,0 +1,132 @@
+"""Two processes at one thing: what one makes the other waits for, and neither breaks what the other reads."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import TEXTS
+
+from dbyte import presets
+from dbyte.distill import inventory, runs, trainer
+from dbyte.distill import teacher as teacher_module
+from dbyte.distill.feed import Feed
+from dbyte.distill.runs import LOOK_SECONDS, Run
+from dbyte.distill.steps import stage1
+from dbyte.distill.trainer import train
+
+UPDATES = 6
+BUDGET = UPDATES * 2 * 160  # updates of two rows
+STEP = stage1(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET)[0]
+HERE = Path(__file__).resolve().parent
+HOLDER = """
+import sys, time
+from pathlib import Path
+
+from conftest import make_student, make_teacher
+from dbyte.distill import trainer
+from dbyte.distill.feed import Feed
+from dbyte.distill.runs import Run
+from dbyte.text.packing import Rows
+from test_waiting import STEP
+
+root, update = Path(sys.argv[1]), trainer.train_on
+
+def slow(*arguments, **options):
+    (root / "began").touch()
+    while not (root / "go").exists():
+        time.sleep(0.01)
+    return update(*arguments, **options)
+
+trainer.train_on = slow
+trainer.train(Run({"what": "both"}, root=root), STEP, Feed(Rows.load(root / "rows.safetensors"), 2, 0),
+              model=make_student(make_teacher()), teacher=make_teacher())
+"""
+
+
+def later(action, *arguments):
+    """Do it when whoever waits has long said so."""
+    threading.Timer(2 * LOOK_SECONDS, action, arguments).start()
+
+
+@pytest.mark.parametrize("end", ["finished", "killed"])
+def test_two_processes_that_need_one_training_train_once(end, student, teacher, rows, tmp_path, monkeypatch, capsys):
+    """The second waits; where the first was killed, it trains in its place."""
+    rows.save(tmp_path / "rows.safetensors")
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], env=environment)
+    run, made, update = Run({"what": "both"}, root=tmp_path), [], trainer.train_on
+    monkeypatch.setattr(trainer, "train_on", lambda *a, **k: made.append(None) or update(*a, **k))
+    try:
+        until = time.monotonic() + 100
+        while not (tmp_path / "began").exists():
+            assert holder.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        later(*((tmp_path / "go").touch,) if end == "finished" else (holder.kill,))
+        train(run, STEP, Feed(rows, 2, seed=0), model=student, teacher=teacher)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert run.is_complete() and len(run.metrics()) == UPDATES
+    assert len(made) == (0 if end == "finished" else UPDATES)
+    assert capsys.readouterr().out.count(f"run {run.hash[:16]}: another process trains it, waiting") == 1
+
+
+def test_ctrl_c_ends_the_waiting(tmp_path):
+    run = Run({}, root=tmp_path)
+    with run.locked():
+        later(os.kill, os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), run.locked(wait=True):
+            pass
+
+
+def test_a_run_that_was_pruned_while_one_waited_for_it_is_held_where_it_is_made_anew(tmp_path):
+    run = Run({}, root=tmp_path)
+    run.folder.mkdir()
+    lock = (run.folder / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def prune():
+        run.folder.rename(tmp_path / "gone")
+        lock.close()
+
+    later(prune)
+    with run.locked(wait=True):
+        assert inventory.is_held(run.folder) and (run.folder / "config.json").exists()
+
+
+def test_two_that_find_one_damage_do_not_stumble_over_each_other(tmp_path, monkeypatch):
+    run = Run({}, root=tmp_path)
+    with run.locked():
+        run.complete(lambda folder: (folder / "weights").write_text("whole"), facts={})
+
+    def other_was_first(folder):
+        (run.folder / "complete.json").unlink()
+        return "weights are damaged"
+
+    monkeypatch.setattr(runs, "damage", other_was_first)
+    assert not run.is_complete()
+
+
+def test_a_tokenizer_is_trained_once_and_never_taken_from_its_reader(tmp_path, monkeypatch):
+    """Of two writers, one would move away the folder that the other has begun to read."""
+    scale, trained = presets.scale("smoke"), []
+    made = teacher_module.train_tokenizer(TEXTS * 8, vocabulary=300)
+
+    def slow(*_, **__):
+        trained.append(None)
+        time.sleep(0.5)
+        return made
+
+    monkeypatch.setattr(teacher_module, "RUNS", tmp_path)
+    monkeypatch.setattr(teacher_module, "training_corpora", lambda *_, **__: [])
+    monkeypatch.setattr(teacher_module, "train_tokenizer", slow)
+    with ThreadPoolExecutor(2) as both:
+        found = list(both.map(lambda _: teacher_module._tokenizer(scale, scale.teacher, seed=0), range(2)))
+    assert len(trained) == 1 and [len(one) for one in found] == [300, 300]
