@@ -80,10 +80,14 @@ def test_two_processes_that_need_one_training_train_once(end, student, teacher, 
 
 def test_ctrl_c_ends_the_waiting(tmp_path):
     run = Run({}, root=tmp_path)
-    with run.locked():
-        later(os.kill, os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt), run.locked(wait=True):
-            pass
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        with run.locked():
+            later(os.kill, os.getpid(), signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt), run.locked(wait=True):
+                pass
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_that_was_pruned_while_one_waited_for_it_is_held_where_it_is_made_anew(tmp_path):
