@@ -23,7 +23,8 @@ CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 CONDA_ONLY = {"python", "cuda-version", "pip", "einops"}  # einops: conda's mamba-ssm asks for it
 MODULE_OF = {"lm-eval": "lm_eval", "huggingface-hub": "huggingface_hub", "mamba-ssm": "mamba_ssm",
              "causal-conv1d": "causal_conv1d"}
-NOTEBOOK_MODULES = {"pairing.py", "reproduce.py"}  # what only the extra `notebooks` can run
+# What only the extra `notebooks` can run.
+NOTEBOOK_MODULES = {"execution.py", "pairing.py", "reproduce.py", "schedule.py"}
 
 
 def name_of(requirement):

@@ -11,6 +11,7 @@ import pytest
 
 from dbyte import paths
 from dbyte.__main__ import main
+from dbyte.execution import own_kernel
 from dbyte.pairing import (
     differences,
     find_scripts,
@@ -22,7 +23,7 @@ from dbyte.pairing import (
     write_notebook,
 )
 from dbyte.report.results import read_results
-from dbyte.reproduce import TIMES, own_kernel, reproduce
+from dbyte.reproduce import TIMES, reproduce
 
 HEADER = """\
 # ---

@@ -11,6 +11,9 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--only", metavar="NN[,NN]", help="some notebooks, such as 01 or 01,02")
     command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
     command.add_argument("--out", type=Path, help="folder of the executed notebooks (default runs/notebooks/SCALE)")
+    command.add_argument("--jobs", metavar="N", default="1",
+                         help="notebooks at a time (default 1): each starts once those that it builds on are done, on "
+                              "its share of the cores or $OMP_NUM_THREADS; speeds are better measured with 1")
     command.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                          help="one more parameter of the notebooks, which must all have it")
     command.set_defaults(run=run)
@@ -24,8 +27,16 @@ def literal(text: str) -> object:
         return text
 
 
+def at_least_one(text: str) -> int:
+    """Return the number of jobs; ValueError for anything but a whole number from 1 up."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"--jobs must be a whole number of at least 1, found {text!r}")
+    return int(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
     from dbyte.reproduce import reproduce
 
     extra = {name: literal(value) for name, value in arguments.parameter}
-    return reproduce(arguments.scale, only=arguments.only, out=arguments.out, seed=arguments.seed, extra=extra)
+    return reproduce(arguments.scale, only=arguments.only, out=arguments.out, seed=arguments.seed,
+                     jobs=at_least_one(arguments.jobs), extra=extra)
