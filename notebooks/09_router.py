@@ -1,5 +1,7 @@
 # ---
 # jupyter:
+#   dbyte:
+#     needs: ['00', '04']
 #   jupytext:
 #     formats: ipynb,py:percent
 #     text_representation:

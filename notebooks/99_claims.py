@@ -1,5 +1,7 @@
 # ---
 # jupyter:
+#   dbyte:
+#     needs: all
 #   jupytext:
 #     formats: ipynb,py:percent
 #     text_representation:

@@ -8,6 +8,7 @@ import jupytext
 import pytest
 
 from dbyte.pairing import NAME, differences, parameters, read_notebook, read_script, tags
+from dbyte.schedule import needs
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if NAME.fullmatch(path.stem))
@@ -39,6 +40,16 @@ def test_kernel_python3_in_both_files(script):
     for notebook in (jupytext.read(script), read_notebook(script.with_suffix(".ipynb"))):
         assert notebook.metadata["kernelspec"]["name"] == "python3"
         assert notebook.metadata["kernelspec"]["language"] == "python"
+
+
+@each
+def test_it_declares_the_earlier_notebooks_that_it_builds_on(script):
+    assert "needs" in jupytext.read(script).metadata.get("dbyte", {}), "what --jobs must wait for, in the header"
+    number = script.stem[:2]
+    earlier = {path.stem[:2] for path in SCRIPTS if path.stem[:2] < number}
+    assert needs(script) == earlier if number == "99" else needs(script) <= earlier
+    for other in SCRIPTS:  # where one in between is left out, what it builds on is still waited for
+        assert other.stem[:2] not in needs(script) or needs(other) <= needs(script), other.stem
 
 
 @each
