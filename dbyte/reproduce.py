@@ -76,7 +76,8 @@ def announce(
 ) -> None:
     """Print what will run, how long each took here before, and where everything goes."""
     rows = remembered(scale, results=results)
-    at_once = f" {jobs} at a time on {threads_each(jobs)} threads each," if jobs > 1 else ""
+    threads = threads_each(jobs)
+    at_once = f" {jobs} at a time on {threads} thread{'s' * (threads != 1)} each," if jobs > 1 else ""
     print(f"dbyte reproduce: scale {scale}, {counted(planned)},{at_once} parameters "
           + ", ".join(f"{name}={value!r}" for name, value in given.items()))
     for one in planned:
