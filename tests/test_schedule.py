@@ -122,12 +122,14 @@ def alive(process_id):
 def test_no_kernel_outlives_the_run(tmp_path, ends):
     """Ctrl-C on a terminal reaches the whole group, an interrupt the first process, and a kill leaves it no word."""
     (tmp_path / "notebooks").mkdir()
+    (tmp_path / "temporary").mkdir()
     written = [tmp_path / "00_a", tmp_path / "01_b"]
     for path in written:
         script(tmp_path / "notebooks", path.name, PARAMETERS + "# %%\nimport os, time\nfrom pathlib import Path\n"
                f"Path({str(path)!r}).write_text(f'{{os.getpid()}} {{os.getppid()}} {{scale}} {{seed}}')\n"
                "time.sleep(300)\n")
-    environment = os.environ | {"PYTHONPATH": str(Path(schedule.__file__).parents[1]), "DBYTE_ROOT": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": str(Path(schedule.__file__).parents[1]), "DBYTE_ROOT": str(tmp_path),
+                                "TMPDIR": str(tmp_path / "temporary")}
     process = subprocess.Popen([sys.executable, "-m", "dbyte", "reproduce", "--jobs", "2"], env=environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
                                # tests that run in a shell's background inherit that it is ignored
@@ -138,12 +140,13 @@ def test_no_kernel_outlives_the_run(tmp_path, ends):
             os.killpg(process.pid, signal.SIGINT)
         else:
             process.send_signal(signal.SIGINT if ends == "interrupt" else signal.SIGKILL)
-        error = process.communicate(timeout=100)[1]
+        error = process.communicate(timeout=1.5 * schedule.GRACE)[1]  # stopped in time, not killed one after the other
         assert process.returncode == (-signal.SIGKILL if ends == "kill" else 130)
         assert ends == "kill" or "dbyte: interrupted" in error
         processes = [number for path in written for number in path.read_text().split()[:2]]
         if ends != "kill":
             assert not [number for number in processes if alive(number)], "it says so when all is stopped"
+            assert not list((tmp_path / "temporary").iterdir()), "kernels were stopped in good order"
         wait_until(lambda: not any(map(alive, processes)))
     finally:
         process.kill()
