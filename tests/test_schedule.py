@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,10 @@ def test_no_kernel_outlives_the_run(tmp_path, ends):
         wait_until(lambda: all(path.exists() and path.read_text().endswith("0") for path in written))
         if ends == "ctrl-c":
             os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.2)
+            for path in written:  # pressed once more while kernels stop
+                with suppress(ProcessLookupError):
+                    os.kill(int(path.read_text().split()[1]), signal.SIGINT)
         else:
             process.send_signal(signal.SIGINT if ends == "interrupt" else signal.SIGKILL)
         error = process.communicate(timeout=1.5 * schedule.GRACE)[1]  # stopped in time, not killed one after the other
