@@ -55,10 +55,12 @@ def test_a_teacher_of_the_whole_world_learns_to_look_back_with_its_own_tokenizer
     if isinstance(scale(name).teacher, str):
         assert whole == scale(name)
         return
-    first = whole.continues
-    assert replace(first.teacher, train_bytes=0) == replace(whole.teacher, train_bytes=0), "one model, trained twice"
-    assert set(first.teacher.tokenizer_corpora) <= dict(first.corpora).keys() & dict(whole.corpora).keys()
-    assert dict(first.corpora)["echoes"] >= first.teacher.train_bytes / 2 and first.continues is None
+    before = [whole.continues.continues, whole.continues]
+    for earlier, corpus in zip(before, ("echoes", "lookups"), strict=True):
+        assert replace(earlier.teacher, train_bytes=0) == replace(whole.teacher, train_bytes=0), "one model goes on"
+        assert set(earlier.teacher.tokenizer_corpora) <= dict(earlier.corpora).keys() & dict(whole.corpora).keys()
+        assert dict(earlier.corpora)[corpus] >= earlier.teacher.train_bytes / 2
+    assert before[0].continues is None
     assert list(taught_by(dict(whole.corpora))) == list(EVERY)
 
 
