@@ -15,11 +15,15 @@ from dbyte.evaluate.exposure import deviations
 from dbyte.evaluate.mid_word import cuts, finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer, byte_law, walk
 from dbyte.evaluate.scoring import Request, Score
+from dbyte.evaluate.settled_cuts import can_settle, settle
 from dbyte.model.student import BYTES
 from dbyte.text.spans import BOS
 
 REQUESTS = [Request(b"Hello there world", 5), Request(b"ab", 1), Request("é 😀x".encode(), 0), Request(b"a b c d e", 8),
             Request(b"Hello you", 5), Request(b"Hello", 4), Request(b"ax", 1), Request("é 😀y".encode(), 1)]
+STORY = b"Where does Mira live? She lives in "
+AT_ONCE = [*REQUESTS, Request(b"ab\xff", 1), Request(b"a\xfeb", 1),
+           *(Request(STORY + city, start) for start in (0, 21, len(STORY)) for city in (b"Oslo", b"Osaka, Japan"))]
 
 
 @pytest.fixture(params=["paper", "mbp", "mbp, split"])
@@ -111,3 +115,54 @@ def test_words_are_cut_at_every_byte_and_held_to_their_rest(writes_bytes):
     expected = [int(generate(writes_bytes, [before], max_new_bytes=len(rest), as_bytes=True)[0] == rest)
                 for text in texts for before, rest in cuts(text)]
     assert finished(writes_bytes, texts, stage=2, rows=2) == expected
+
+
+
+# -- all bytes at once ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("kind", ["paper", "authors", "attention", "split", "mbp", "mbp, authors", "mbp, split"])
+def test_cuts_that_have_settled_are_those_of_reading_byte_by_byte(teacher, tokenizer, kind, compiled):
+    student = student_of(kind, teacher, tokenizer)
+    if not can_settle(student, compiled=compiled):
+        pytest.skip("this student is read byte by byte")
+    needed = set()
+    for seed in range(3):
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(student.byte_head.weight)
+        torch.nn.init.normal_(student.byte_embedding.weight)
+        walked = walk(student, AT_ONCE)
+        for rounds in (1, 2, 64):
+            found = settle(student, AT_ONCE, compiled=compiled, rounds=rounds)
+            needed.add(found.count(None))
+            for one, expected in zip(found, walked, strict=True):
+                if one is not None:
+                    assert one.nats == pytest.approx(sum(expected.nats_L), abs=1e-4)
+                    assert (one.ended_L, one.greedy) == (expected.ended_L[:-1], all(expected.right_L))
+        assert None not in found
+    assert len(needed) > 2  # some settle sooner than others
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_a_scorer_gives_the_scores_of_reading_byte_by_byte_in_any_batch(writes_bytes, compiled):
+    walked = [sum(one.nats_L) for one in walk(writes_bytes, AT_ONCE)]
+    for batch_bytes in (1, 100, 16384):
+        scores = OwnCutsScorer(writes_bytes, batch_bytes=batch_bytes, compiled=compiled).score(AT_ONCE)
+        assert [score.nats for score in scores] == pytest.approx(walked, abs=1e-4)
+
+
+def test_a_guess_of_more_chunks_than_the_core_has_positions_refuses_no_text(teacher, tokenizer):
+    student, compared = make_student(teacher, tokenizer), []
+    for positions in range(3, 7):
+        student.core.config.max_position_embeddings = positions
+        for size in range(3, 12):
+            request = Request(b"Hello there"[:size], 2)
+            try:
+                (walked,) = walk(student, [request])
+            except (ValueError, IndexError):
+                continue  # more chunks than positions
+            (score,) = OwnCutsScorer(student).score([request])
+            assert score.nats == pytest.approx(sum(walked.nats_L), abs=1e-4)
+            compared.append(settle(student, [request])[0] is None)
+    assert True in compared and False in compared

@@ -70,8 +70,9 @@ class StudentLM(LM):
         self.student, self.token_bytes, self.rows, self.beam = student, token_bytes, rows, beam
         self.stage, self.boundaries = stage, boundaries
         self.compiled = wanted(compiled, student)
-        self.scorer = (OwnCutsScorer(student, compiled=self.compiled) if boundaries == "own" else
-                       Scorer(student, stage=stage, batch_bytes=batch_bytes, compiled=self.compiled))
+        options = dict(batch_bytes=batch_bytes, compiled=self.compiled)
+        self.scorer = (OwnCutsScorer(student, **options) if boundaries == "own" else
+                       Scorer(student, stage=stage, **options))
         self.cuts = Cuts()
 
     # -- what `lm_eval --model dbyte` calls ---------------------------------------------------------------------------

@@ -6,7 +6,8 @@ So the sum of log p(byte), both flags of JBP added up, is the exact log-probabil
 writes it so, and no bound. It is the score that JBP and MBP have in common, and MBP's only one: along the router's cuts
 its first head would be told by each cut what the next byte is.
 
-A context is read once for all continuations beside it in a batch, and a row leaves when its continuation is over.
+`walk` reads so: a context once for all continuations beside it in a batch, and a row leaves when its continuation is
+over. What it decides can be had for all bytes at once (`settled_cuts.py`), which is what the scorer does where it can.
 
 Shape letters: B rows, L continuation bytes, K bytes.
 """
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from dbyte.decode.stream import ByteStream
-from dbyte.evaluate.scoring import Request, Score
+from dbyte.evaluate.scoring import Request, Score, sharing
+from dbyte.evaluate.settled_cuts import can_settle, settle
 from dbyte.model.native import wanted
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
@@ -81,9 +83,9 @@ def byte_law(logits_BX: Tensor) -> Tensor:
 class OwnCutsScorer:
     """Scores requests at Stage 2 along the decoder's own cuts; JBP's symbols and MBP's bytes are greedy as written."""
 
-    def __init__(self, student: ByteStudent, *, compiled: bool | None = None):
+    def __init__(self, student: ByteStudent, *, batch_bytes: int = 16384, compiled: bool | None = None):
         """compiled: as of `Scorer`."""
-        self.student, self.stage = student.eval(), 2
+        self.student, self.stage, self.batch_bytes = student.eval(), 2, batch_bytes
         self.compiled = wanted(compiled, student)
 
     @torch.no_grad()
@@ -99,7 +101,13 @@ class OwnCutsScorer:
         """Score each request; ValueError for given token ends, which these scores do not follow."""
         if any(request.token_ends is not None for request in requests):
             raise ValueError("scores along the decoder's own cuts take no token ends: leave them out of the requests")
-        different = list(dict.fromkeys(requests))
-        scores = {request: Score(sum(walked.nats_L), all(walked.right_L)) for request, walked in
-                  zip(different, walk(self.student, different, compiled=self.compiled), strict=True)}
+        scores: dict[Request, Score] = {}
+        if can_settle(self.student, compiled=self.compiled):
+            for batch in sharing(list(dict.fromkeys(requests)), batch_bytes=self.batch_bytes):
+                for request, settled in zip(batch, settle(self.student, batch, compiled=self.compiled), strict=True):
+                    if settled is not None:
+                        scores[request] = Score(settled.nats, settled.greedy)
+        left = [request for request in dict.fromkeys(requests) if request not in scores]
+        for request, walked in zip(left, walk(self.student, left, compiled=self.compiled), strict=True):
+            scores[request] = Score(sum(walked.nats_L), all(walked.right_L))
         return [scores[request] for request in requests]

@@ -89,6 +89,21 @@ class Vocabulary:
         return [*pieces, chunk]
 
 
+def sharing(requests: Sequence[Request], *, batch_bytes: int) -> list[list[Request]]:
+    """Requests of one kind, neighbours in the order of their texts, with about batch_bytes bytes to read."""
+    batches: list[list[Request]] = []
+    size, last = 0, None
+    for request in sorted(requests, key=lambda request: (request.token_ends is None, request.text, request.start)):
+        alike = last is not None and (last.token_ends is None) == (request.token_ends is None)
+        fresh = len(request.text) - (shared_bytes(last.text, request.text) if alike else 0)
+        if not alike or size + fresh > batch_bytes:
+            batches.append([])
+            size, fresh = 0, len(request.text)
+        batches[-1].append(request)
+        size, last = size + fresh, request
+    return batches
+
+
 class Scorer:
     """Scores requests with one student, in batches of shared beginnings; no result depends on the batching."""
 
@@ -116,7 +131,7 @@ class Scorer:
         for place, request in enumerate(requests):
             places.setdefault(request, []).append(place)
         scores: list[Score | None] = [None] * len(requests)
-        for batch in self._sharing(list(places)):
+        for batch in sharing(list(places), batch_bytes=self.batch_bytes):
             for request, score in zip(batch, self._score(batch), strict=True):
                 for place in places[request]:
                     scores[place] = score
@@ -126,20 +141,6 @@ class Scorer:
         if self.stage == 2:
             return self._score_bytes(batch)
         return self._score_cuts(batch) if batch[0].token_ends is None else self._score_tokens(batch)
-
-    def _sharing(self, requests: list[Request]) -> list[list[Request]]:
-        """Requests of one kind, neighbours in the order of their texts, with about batch_bytes bytes to read."""
-        batches: list[list[Request]] = []
-        size, last = 0, None
-        for request in sorted(requests, key=lambda request: (request.token_ends is None, request.text, request.start)):
-            alike = last is not None and (last.token_ends is None) == (request.token_ends is None)
-            fresh = len(request.text) - (shared_bytes(last.text, request.text) if alike else 0)
-            if not alike or size + fresh > self.batch_bytes:
-                batches.append([])
-                size, fresh = 0, len(request.text)
-            batches[-1].append(request)
-            size, last = size + fresh, request
-        return batches
 
     @torch.no_grad()
     def chunk_ends(self, request: Request) -> list[int]:

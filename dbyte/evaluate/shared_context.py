@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dbyte.model.blocks import Stack
 from dbyte.model.chunking import CONFIDENCE_FLOOR
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.student import ByteStudent, is_special
@@ -39,7 +40,7 @@ class SharedTexts:
 
     def encode(self, wanted: np.ndarray | None = None) -> Tensor:
         """The encoder's states [T, D]; wanted: numbers of the only nodes whose states are asked for."""
-        return self._read(self.student.encoder, self.student.byte_embedding(self.byte_T), self.tree, wanted)
+        return self.read(self.student.encoder, self.student.byte_embedding(self.byte_T), self.tree, wanted)
 
     def boundary_prob(self, encoded_TD: Tensor) -> Tensor:
         """The router's probability (fp32 [T]) that a chunk ends at the byte before each node, were that node next."""
@@ -49,7 +50,7 @@ class SharedTexts:
             key_TD = read_map(router.key, encoded_TD, compiled=self.compiled)
             prob_T = boundary_prob(query_TD[self.before_T], key_TD)
         else:
-            prob_T = router.before(self._read(router.stack, router.byte_embedding(self.byte_T), self.tree, None))
+            prob_T = router.before(self.read(router.stack, router.byte_embedding(self.byte_T), self.tree, None))
         return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | (self.byte_T == EOS), 1.0)
 
     def flags(self, prob_T: Tensor) -> np.ndarray:
@@ -78,7 +79,7 @@ class SharedTexts:
         """
         student, device = self.student, encoded_TD.device
         if student.config.smoothing:
-            core_KE = _smoothed(core_KE, chunks, self._opening(prob_T, chunks, flag_NL))
+            core_KE = self.smoothed(core_KE, chunks, prob_T, self.node_NL, flag_NL)
         visible_T = np.zeros(len(self.tree), dtype=np.int64)
         count_NL = flag_NL.cumsum(1)
         behind_NL = self.node_NL[:, 1:] >= 0  # the nodes that are no root
@@ -87,23 +88,29 @@ class SharedTexts:
         up_KD = student.decoder_projection(core_KE)
         around_TD = student.decoder_projection(student.residual(encoded_TD))
         up_TD = up_KD[torch.from_numpy(visible_T).to(device)] + around_TD[self.before_T]
-        return self._read(student.decoder, up_TD.to(encoded_TD.dtype), self.tree.without_roots(), wanted)
+        return self.read(student.decoder, up_TD.to(encoded_TD.dtype), self.tree.without_roots(), wanted)
 
-    def _read(self, stack, hidden_TD: Tensor, tree: Tree, wanted: np.ndarray | None) -> Tensor:
+    def read(self, stack: Stack, hidden_TD: Tensor, tree: Tree, wanted: np.ndarray | None = None) -> Tensor:
+        """A stack's outputs at the nodes of a tree [T, D]; wanted: numbers of the only nodes that are asked for."""
         wanted_T = None
         if wanted is not None:
             wanted_T = torch.zeros(len(tree), dtype=torch.bool)
             wanted_T[torch.from_numpy(wanted)] = True
         return read_stack(stack, hidden_TD, tree, wanted_T=wanted_T, compiled=self.compiled)
 
-    def _opening(self, prob_T: Tensor, chunks: Tree, flag_NL: np.ndarray) -> Tensor:
-        """The router's probability of the boundary before each chunk [K], as `chunking.opening_confidence`."""
-        opened_K = np.zeros(len(chunks), dtype=np.int64)  # the node behind the boundary
-        for row, closed_L in enumerate(flag_NL):
-            ends = np.flatnonzero(closed_L[: self.length_N[row] - 1])
-            opened_K[chunks.node_NL[row, 1 : len(ends)]] = self.node_NL[row, ends[:-1] + 1]
-        opened_K = torch.from_numpy(opened_K).to(prob_T.device)
-        return prob_T[opened_K].clamp(CONFIDENCE_FLOOR, 1 - CONFIDENCE_FLOOR)
+    def smoothed(
+        self, core_KE: Tensor, chunks: Tree, prob_T: Tensor, node_NL: np.ndarray, flag_NL: np.ndarray
+    ) -> Tensor:
+        """`chunking.smooth` of the core's states, for a student with smoothing; flag_NL: where chunks end.
+
+        node_NL: some rows of this batch, those that flag_NL and chunks are about.
+        """
+        opened_K = np.zeros(len(chunks), dtype=np.int64)  # the node behind the boundary before each chunk
+        for nodes_L, row_L, closed_L in zip(node_NL, chunks.node_NL, flag_NL, strict=True):
+            ends = np.flatnonzero(closed_L)[: int((row_L >= 0).sum())]
+            opened_K[row_L[1 : len(ends)]] = nodes_L[ends[:-1] + 1]
+        confidence_K = prob_T[torch.from_numpy(opened_K).to(prob_T.device)]
+        return _smoothed(core_KE, chunks, confidence_K.clamp(CONFIDENCE_FLOOR, 1 - CONFIDENCE_FLOOR))
 
 
 def _smoothed(core_KE: Tensor, chunks: Tree, confidence_K: Tensor) -> Tensor:

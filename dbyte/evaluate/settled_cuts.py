@@ -1,0 +1,139 @@
+"""A decoder's own cuts of given texts, found for all bytes at once: a guess is read in parallel until it agrees.
+
+Whether a chunk ends at a byte of a continuation is decided by the decoder from what is before it (`own_cuts.py`), so
+byte by byte is one way to find the cuts of a given text. Another: guess them all, read the text along the guess in
+parallel, see what the decoder would have decided at each byte, and take that for the next guess. Up to the first byte
+where it differs from the guess it is what reading byte by byte decides, so each round settles at least one byte more;
+a guess that nothing differs from is the decoder's own cuts, and there are no others. The router's cuts are the first
+guess, and for a trained student nearly the last.
+
+Texts that begin alike share what they have in common, as in `shared_context.py`; only here what the decoder reads is
+known from the bytes and cuts so far, so it has trees of its own.
+
+Shape letters: N texts, L bytes of the longest (BOS is one), T nodes of the bytes' trees, K nodes of the chunks' trees,
+U nodes of the decoder's trees, P pairs of a text and a byte of it that is asked for, W nodes before such bytes, D byte
+width, E core width, X symbols of a head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dbyte.evaluate.scoring import Request
+from dbyte.evaluate.shared_context import SharedTexts
+from dbyte.model.student import BYTES, ByteStudent, is_special
+from dbyte.text.tree import Tree
+
+ROUNDS = 4  # then few texts are left, whose cuts deviate again and again
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a student says of a continuation: its log-probability in nats, and whether each byte is the likeliest one.
+
+    ended_L: whether a chunk ends at each byte but the last, on whose cut no score depends.
+    """
+
+    nats: float
+    greedy: bool
+    ended_L: tuple[bool, ...]
+
+
+def can_settle(student: ByteStudent, *, compiled: bool = False) -> bool:
+    """Whether a student's decisions can be had for all bytes at once."""
+    return student.second_head is None
+
+
+@torch.inference_mode()
+def settle(
+    student: ByteStudent, requests: Sequence[Request], *, compiled: bool = False, rounds: int = ROUNDS
+) -> list[Settled | None]:
+    """Read requests at once; None for one whose cuts have not settled or do not fit the core: read it by the byte."""
+    texts = _Texts(student, requests, compiled=compiled)
+    found: list[Settled | None] = [None] * len(requests)
+    rows = list(range(len(requests)))
+    for _ in range(rounds):
+        rows = [row for row in rows if texts.fits(row)]
+        for row, settled in zip(rows, texts.read(rows), strict=True) if rows else ():
+            found[row] = settled
+        rows = [row for row in rows if found[row] is None]
+    return found
+
+
+class _Texts:
+    """A batch of texts; flag_NL is the guess of where their chunks end, bool [N, L]."""
+
+    def __init__(self, student: ByteStudent, requests: Sequence[Request], *, compiled: bool):
+        shared = SharedTexts(student, [request.text for request in requests], compiled=compiled)
+        self.student, self.shared, self.node_NL = student, shared, shared.node_NL
+        self.encoded_TD = shared.encode()
+        self.prob_T = shared.boundary_prob(self.encoded_TD)
+        self.around_TD = student.decoder_projection(student.residual(self.encoded_TD))
+        self.byte_NL = shared.tree.symbol_T[self.node_NL]
+        # byte i of a text is byte i + 1 of its row, and the context's last byte is where decisions begin; BOS is none
+        place_L, start_N1 = np.arange(self.node_NL.shape[1]), np.array([[request.start] for request in requests])
+        self.read_NL = place_L < shared.length_N[:, None] - 1  # by core and decoder: nothing is behind the last byte
+        self.scored_NL = (place_L > start_N1) & (self.node_NL >= 0)
+        self.decided_NL = (place_L >= start_N1) & (place_L > 0) & self.read_NL
+        self.flag_NL = shared.flags(self.prob_T) & self.read_NL
+
+    def fits(self, row: int) -> bool:
+        """Whether the core has positions for the chunks of a guess."""
+        return int(self.flag_NL[row].sum()) <= self.student.core.config.max_position_embeddings
+
+    def read(self, rows: list[int]) -> list[Settled | None]:
+        """Read along the guess and put the decoder's decisions in its place; None where they differ from it."""
+        scored_NL, decided_NL, byte_NL = self.scored_NL[rows], self.decided_NL[rows], self.byte_NL[rows]
+        before_NL, decoded_UD = self._decode(rows, scored_NL | decided_NL)
+        node_W, place_P = np.unique(before_NL[scored_NL | decided_NL], return_inverse=True)
+        decoded_WD = decoded_UD[torch.from_numpy(node_W).to(decoded_UD.device)]
+        logits_WX = self.student.byte_head(decoded_WD).float()
+        place_NL = np.zeros_like(before_NL)
+        place_NL[scored_NL | decided_NL] = place_P
+        nats_NL, right_NL = np.zeros(before_NL.shape), np.ones(before_NL.shape, dtype=bool)
+        nats_NL[scored_NL], right_NL[scored_NL] = _law(logits_WX, place_NL[scored_NL], byte_NL[scored_NL])
+        flag_NL, decides_P = self.flag_NL[rows], (place_NL[decided_NL], byte_NL[decided_NL])
+        flag_NL[decided_NL] = _likelier_flags(logits_WX, *decides_P)
+        agrees_N = (flag_NL == self.flag_NL[rows]).all(1)
+        self.flag_NL[rows] = flag_NL
+        return [Settled(nats, right, tuple(flag_L[decided_L].tolist())) if agrees else None
+                for nats, right, flag_L, decided_L, agrees in
+                zip(nats_NL.sum(1).tolist(), right_NL.all(1).tolist(), flag_NL, decided_NL & scored_NL, agrees_N,
+                    strict=True)]
+
+    def _decode(self, rows: list[int], asked_NL: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """The decoder's node before each byte [N, L], -1 where there is none, and its outputs [U, D] at those asked."""
+        shared, student, node_NL, flag_NL = self.shared, self.student, self.node_NL[rows], self.flag_NL[rows]
+        chunks = Tree.of([nodes_L[flag_L].tolist() for nodes_L, flag_L in zip(node_NL, flag_NL, strict=True)])
+        core_KE = shared.run_core(self.encoded_TD, chunks)
+        if student.config.smoothing:
+            core_KE = shared.smoothed(core_KE, chunks, self.prob_T, node_NL, flag_NL)
+        visible_NL = np.take_along_axis(chunks.node_NL, flag_NL.cumsum(1) - 1, axis=1)
+        symbol_NL = node_NL * len(chunks) + visible_NL  # what the decoder reads: a byte and the chunk that it sees
+        tree = Tree.of([symbol_L[read_L].tolist() for symbol_L, read_L in
+                        zip(symbol_NL, self.read_NL[rows], strict=True)], apart=True)
+        node_U, chunk_U = (torch.from_numpy(number_U).to(core_KE.device)
+                           for number_U in np.divmod(tree.symbol_T, len(chunks)))
+        up_UD = student.decoder_projection(core_KE)[chunk_U] + self.around_TD[node_U]
+        before_NL = np.full_like(node_NL, -1)
+        before_NL[:, 1 : 1 + tree.node_NL.shape[1]] = tree.node_NL
+        return before_NL, shared.read(student.decoder, up_UD.to(self.encoded_TD.dtype), tree,
+                                      np.unique(before_NL[asked_NL]))
+
+
+def _law(logits_WX: Tensor, place_P: np.ndarray, byte_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log p(byte) of pairs, JBP's flags added up, and whether the likeliest symbol has the byte."""
+    place_P, byte_P = (torch.from_numpy(number_P).to(logits_WX.device) for number_P in (place_P, byte_P))
+    said_FP = torch.stack([some_WK[place_P, byte_P] for some_WK in logits_WX.split(BYTES, dim=1)])
+    nats_P = said_FP.logsumexp(0) - logits_WX.logsumexp(1)[place_P]
+    return nats_P.cpu().numpy(), (logits_WX.argmax(1)[place_P] % BYTES == byte_P).cpu().numpy()
+
+
+def _likelier_flags(logits_WX: Tensor, place_P: np.ndarray, byte_P: np.ndarray) -> np.ndarray:
+    """JBP's decisions whether chunks end at bytes: the likelier flag of the byte that came."""
+    place_P, byte_P = (torch.from_numpy(number_P).to(logits_WX.device) for number_P in (place_P, byte_P))
+    flagged_P = logits_WX[place_P, byte_P + BYTES] >= logits_WX[place_P, byte_P]
+    return (flagged_P | is_special(byte_P)).cpu().numpy()
