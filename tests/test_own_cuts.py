@@ -10,12 +10,14 @@ from test_shared_context import COMPILED
 
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
+from dbyte.evaluate import settled_cuts
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.exposure import deviations
 from dbyte.evaluate.mid_word import cuts, finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer, byte_law, walk
 from dbyte.evaluate.scoring import Request, Score
 from dbyte.evaluate.settled_cuts import can_settle, settle
+from dbyte.model.native import compiler_here
 from dbyte.model.student import BYTES
 from dbyte.text.spans import BOS
 
@@ -166,3 +168,15 @@ def test_a_guess_of_more_chunks_than_the_core_has_positions_refuses_no_text(teac
             assert score.nats == pytest.approx(sum(walked.nats_L), abs=1e-4)
             compared.append(settle(student, [request])[0] is None)
     assert True in compared and False in compared
+
+
+@pytest.mark.skipif(compiler_here() is None, reason="states are kept by compiled reading: it needs a C++ compiler")
+def test_rounds_that_go_on_from_kept_contexts_find_what_rounds_over_whole_texts_do(teacher, tokenizer, monkeypatch):
+    student = student_of("paper", teacher, tokenizer)
+    long = b"In the house by the sea lives a cat that sleeps all day. " * 3
+    requests = [*AT_ONCE, *(Request(long[:size] + b" Where is it?", size) for size in (60, 61, 120, 170))]
+    kept = settle(student, requests, compiled=True, rounds=64)
+    monkeypatch.setattr(settled_cuts, "can_keep_contexts", lambda *_, **__: False)
+    whole = settle(student, requests, compiled=True, rounds=64)
+    assert [one.ended_L for one in kept] == [one.ended_L for one in whole]
+    assert [one.nats for one in kept] == pytest.approx([one.nats for one in whole], abs=1e-4)

@@ -7,8 +7,9 @@ where it differs from the guess it is what reading byte by byte decides, so each
 a guess that nothing differs from is the decoder's own cuts, and there are no others. The router's cuts are the first
 guess, and for a trained student nearly the last.
 
-Texts that begin alike share what they have in common, as in `shared_context.py`; only here what the decoder reads is
-known from the bytes and cuts so far, so it has trees of its own.
+What is before the decisions is read by core and decoder in the first round alone, where their states can be kept
+(`contexts_once.py`). Texts that begin alike share what they have in common, as in `shared_context.py`; only here what
+the decoder reads is known from the bytes and cuts so far, so it has trees of its own.
 
 Shape letters: N texts, L bytes of the longest (BOS is one), T nodes of the bytes' trees, K nodes of the chunks' trees,
 U nodes of the decoder's trees, P pairs of a text and a byte of it that is asked for, W nodes before such bytes, D byte
@@ -22,12 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dbyte.evaluate.contexts_once import Contexts, can_keep_contexts
 from dbyte.evaluate.scoring import Request
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent, is_special
+from dbyte.model.trees import read_stack
 from dbyte.text.tree import Tree
 
-ROUNDS = 4  # then few texts are left, whose cuts deviate again and again
+ROUNDS = 12  # then few texts are left, whose cuts deviate again and again
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class _Texts:
         self.scored_NL = (place_L > start_N1) & (self.node_NL >= 0)
         self.decided_NL = (place_L >= start_N1) & (place_L > 0) & self.read_NL
         self.flag_NL = shared.flags(self.prob_T) & self.read_NL
+        self.contexts = (Contexts(student, start_N1[:, 0], len(place_L))
+                         if can_keep_contexts(student, compiled=compiled) else None)
 
     def fits(self, row: int) -> bool:
         """Whether the core has positions for the chunks of a guess."""
@@ -87,12 +92,15 @@ class _Texts:
     def read(self, rows: list[int]) -> list[Settled | None]:
         """Read along the guess and put the decoder's decisions in its place; None where they differ from it."""
         scored_NL, decided_NL, byte_NL = self.scored_NL[rows], self.decided_NL[rows], self.byte_NL[rows]
-        before_NL, decoded_UD = self._decode(rows, scored_NL | decided_NL)
-        node_W, place_P = np.unique(before_NL[scored_NL | decided_NL], return_inverse=True)
+        if self.contexts is not None and not self.contexts.first:
+            decided_NL = decided_NL & scored_NL  # the first round knew all that a context's last byte depends on
+        asked_NL = scored_NL | decided_NL
+        before_NL, decoded_UD = self._decode(rows, asked_NL)
+        node_W, place_P = np.unique(before_NL[asked_NL], return_inverse=True)
         decoded_WD = decoded_UD[torch.from_numpy(node_W).to(decoded_UD.device)]
         logits_WX = self.student.byte_head(decoded_WD).float()
         place_NL = np.zeros_like(before_NL)
-        place_NL[scored_NL | decided_NL] = place_P
+        place_NL[asked_NL] = place_P
         nats_NL, right_NL = np.zeros(before_NL.shape), np.ones(before_NL.shape, dtype=bool)
         nats_NL[scored_NL], right_NL[scored_NL] = _law(logits_WX, place_NL[scored_NL], byte_NL[scored_NL])
         flag_NL, decides_P = self.flag_NL[rows], (place_NL[decided_NL], byte_NL[decided_NL])
@@ -106,22 +114,41 @@ class _Texts:
 
     def _decode(self, rows: list[int], asked_NL: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """The decoder's node before each byte [N, L], -1 where there is none, and its outputs [U, D] at those asked."""
-        shared, student, node_NL, flag_NL = self.shared, self.student, self.node_NL[rows], self.flag_NL[rows]
+        node_NL, flag_NL, read_NL = (some_NL[rows] for some_NL in (self.node_NL, self.flag_NL, self.read_NL))
+        if self.contexts is not None:
+            flag_NL, read_NL = self.contexts.left(rows, flag_NL, read_NL)
         chunks = Tree.of([nodes_L[flag_L].tolist() for nodes_L, flag_L in zip(node_NL, flag_NL, strict=True)])
-        core_KE = shared.run_core(self.encoded_TD, chunks)
-        if student.config.smoothing:
-            core_KE = shared.smoothed(core_KE, chunks, self.prob_T, node_NL, flag_NL)
-        visible_NL = np.take_along_axis(chunks.node_NL, flag_NL.cumsum(1) - 1, axis=1)
+        core_KE = self._run_core(rows, chunks, flag_NL)
+        visible_NL = np.take_along_axis(chunks.node_NL, np.maximum(flag_NL.cumsum(1) - 1, 0), axis=1)
         symbol_NL = node_NL * len(chunks) + visible_NL  # what the decoder reads: a byte and the chunk that it sees
-        tree = Tree.of([symbol_L[read_L].tolist() for symbol_L, read_L in
-                        zip(symbol_NL, self.read_NL[rows], strict=True)], apart=True)
+        tree = Tree.of([symbol_L[read_L].tolist() for symbol_L, read_L in zip(symbol_NL, read_NL, strict=True)],
+                       apart=True)
         node_U, chunk_U = (torch.from_numpy(number_U).to(core_KE.device)
                            for number_U in np.divmod(tree.symbol_T, len(chunks)))
-        up_UD = student.decoder_projection(core_KE)[chunk_U] + self.around_TD[node_U]
-        before_NL = np.full_like(node_NL, -1)
-        before_NL[:, 1 : 1 + tree.node_NL.shape[1]] = tree.node_NL
-        return before_NL, shared.read(student.decoder, up_UD.to(self.encoded_TD.dtype), tree,
-                                      np.unique(before_NL[asked_NL]))
+        up_UD = self.student.decoder_projection(core_KE)[chunk_U] + self.around_TD[node_U]
+        before_NL, (row_P, place_P) = np.full_like(node_NL, -1), read_NL.nonzero()
+        before_NL[row_P, place_P + 1] = tree.node_NL[tree.node_NL >= 0]
+        return before_NL, self._run_decoder(rows, up_UD.to(self.encoded_TD.dtype), tree, before_NL, asked_NL)
+
+    def _run_core(self, rows: list[int], chunks: Tree, flag_NL: np.ndarray) -> Tensor:
+        """The core's states [K, E] of these texts' chunks, smoothed where the student does."""
+        if self.contexts is not None:
+            chunk_KE = self.shared.chunk_embeddings(self.encoded_TD, chunks)
+            return self.contexts.run_core(rows, chunk_KE, chunks, flag_NL)
+        core_KE = self.shared.run_core(self.encoded_TD, chunks)
+        if self.student.config.smoothing:
+            core_KE = self.shared.smoothed(core_KE, chunks, self.prob_T, self.node_NL[rows], flag_NL)
+        return core_KE
+
+    def _run_decoder(
+        self, rows: list[int], up_UD: Tensor, tree: Tree, before_NL: np.ndarray, asked_NL: np.ndarray
+    ) -> Tensor:
+        """The decoder's outputs [U, D] at the nodes before bytes that are asked for."""
+        wanted_U = torch.zeros(len(tree), dtype=torch.bool)
+        wanted_U[torch.from_numpy(before_NL[asked_NL])] = True
+        if self.contexts is not None:
+            return self.contexts.run_decoder(rows, up_UD, tree, before_NL, wanted_U)
+        return read_stack(self.student.decoder, up_UD, tree, wanted_T=wanted_U, compiled=self.shared.compiled)
 
 
 def _law(logits_WX: Tensor, place_P: np.ndarray, byte_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

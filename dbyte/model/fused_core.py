@@ -3,9 +3,11 @@
 Same arguments, the same cache, the same function within rounding. The core's weights are copied into the order in which
 they are read: as many numbers again, and what changes afterwards is not seen.
 
-Shape letters: R rows chosen, E core width, S slots, G key-value heads, W head width, T nodes of trees.
+Shape letters: R rows chosen, E core width, S slots, G key-value heads, W head width, T nodes of trees, C of them
+whose paths are kept.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +56,22 @@ class FusedCore:
 
     def read(self, hidden_TE: Tensor, tree: Tree) -> Tensor:
         """Run every node of the trees, which are at most as deep as there are slots, behind its ancestors."""
+        return self.read_keeping(hidden_TE, tree, np.zeros(0, dtype=int))[0]
+
+    def read_keeping(self, hidden_TE: Tensor, tree: Tree, node_C: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The same, and keys, then values, of the paths to these nodes: [C, 2 * layers, slots, G * W]."""
+        keep_T = torch.full((len(tree),), -1, dtype=torch.int)
+        keep_T[torch.from_numpy(node_C)] = torch.arange(len(node_C), dtype=torch.int)
+        slots = int(tree.depth_T[node_C].max(initial=0)) + 1
+        kept = torch.empty(len(node_C), 2 * len(self.packed.layers), slots, self.key_heads * self.cos_SW.shape[1])
+        return self._read(hidden_TE, tree, torch.full_like(keep_T, -1), keep_T, kept), kept
+
+    def read_behind(self, hidden_TE: Tensor, tree: Tree, kept: Tensor, origin_T: np.ndarray) -> Tensor:
+        """Run trees whose roots go on from kept paths, -1: from none; a root's depth counts the path before it."""
+        from_T = torch.from_numpy(origin_T).int()
+        return self._read(hidden_TE, tree, from_T, torch.full_like(from_T, -1), kept)
+
+    def _read(self, hidden_TE: Tensor, tree: Tree, from_T: Tensor, keep_T: Tensor, kept: Tensor) -> Tensor:
         hidden_TE, packed = hidden_TE.clone(memory_format=torch.contiguous_format), self.packed
         S, width = self.cos_SW.shape
         depth_T = torch.from_numpy(tree.depth_T).int()
@@ -63,7 +81,8 @@ class FusedCore:
         work = torch.empty(count * each)
         self.call_read(packed.layers, len(packed.layers), packed.norm, packed.eps, hidden_TE.data_ptr(),
                        depth_T.data_ptr(), S, self.heads, self.key_heads, width, self.cos_SW.data_ptr(),
-                       self.sin_SW.data_ptr(), TILE, bounds, count, work.data_ptr(), each)
+                       self.sin_SW.data_ptr(), TILE, from_T.data_ptr(), keep_T.data_ptr(), kept.data_ptr(),
+                       kept.shape[2], bounds, count, work.data_ptr(), each)
         return hidden_TE
 
 

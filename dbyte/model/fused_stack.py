@@ -3,7 +3,7 @@
 Same arguments, same states, the same function within rounding; weights are copied into the order in which they are
 read, so what changes afterwards is not seen.
 
-Shape letters: B rows, D width, T nodes of trees.
+Shape letters: B rows, D width, T nodes of trees, C of them whose states are kept, X numbers of a state.
 """
 
 from ctypes import c_void_p
@@ -80,12 +80,40 @@ class FusedStack:
 
     def read(self, hidden_TD: Tensor, tree: Tree, wanted_T: Tensor | None = None) -> Tensor:
         """Run every node behind its ancestors; outputs of nodes that are not wanted (bool [T]) mean nothing."""
+        return self.read_keeping(hidden_TD, tree, np.zeros(0, dtype=int), wanted_T)[0]
+
+    def read_keeping(
+        self, hidden_TD: Tensor, tree: Tree, node_C: np.ndarray, wanted_T: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same, and the states behind these nodes: [C, numbers of all blocks]."""
         hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
-        from_T, keep_T = (torch.from_numpy(numbers_T) for numbers_T in tree.forks())
-        wanted_T = torch.ones(len(tree), dtype=torch.bool) if wanted_T is None else wanted_T.contiguous()
+        from_T, keep_T = tree.forks(node_C)
         states = torch.empty(int(keep_T.max()) + 1, self.state)
-        self._run(hidden_TD, from_T, keep_T, wanted_T, states, tree.places())
+        self._run_tree(hidden_TD, tree, from_T, keep_T, wanted_T, states)
+        return hidden_TD, states[: len(node_C)]
+
+    def read_behind(
+        self, hidden_TD: Tensor, tree: Tree, kept_CX: Tensor, origin_T: np.ndarray, wanted_T: Tensor | None = None
+    ) -> Tensor:
+        """As `read` for trees whose roots go on from kept states, -1: from none."""
+        hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
+        from_T, keep_T = tree.forks()
+        begun_T = origin_T >= 0
+        used, place = np.unique(origin_T[begun_T], return_inverse=True)
+        states = torch.empty(len(used) + int(keep_T.max()) + 1, self.state)
+        torch.index_select(kept_CX, 0, torch.from_numpy(used), out=states[: len(used)])
+        for number_T in (from_T, keep_T):
+            number_T[number_T >= 0] += len(used)
+        from_T[begun_T] = place
+        self._run_tree(hidden_TD, tree, from_T, keep_T, wanted_T, states)
         return hidden_TD
+
+    def _run_tree(
+        self, hidden_TD: Tensor, tree: Tree, from_T: np.ndarray, keep_T: np.ndarray, wanted_T: Tensor | None,
+        states: Tensor
+    ) -> None:
+        wanted_T = torch.ones(len(tree), dtype=torch.bool) if wanted_T is None else wanted_T.contiguous()
+        self._run(hidden_TD, *map(torch.from_numpy, (from_T, keep_T)), wanted_T, states, tree.places())
 
     def prefill(
         self, hidden_BLD: Tensor, length_B: Tensor, *, last_only: bool = False

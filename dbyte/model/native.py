@@ -170,7 +170,7 @@ def library() -> ctypes.PyDLL:
     found.stack_read.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 4, c_int, c_void_p, c_void_p,
                                  *room]
     found.core_read.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_void_p, *[c_int] * 4, c_void_p,
-                                c_void_p, c_int, c_void_p, *room]
+                                c_void_p, c_int, *[c_void_p] * 3, c_int, c_void_p, *room]
     for function in (found.stack_step, found.core_step, found.map_step, found.stack_read, found.core_read):
         function.restype = None
     return found

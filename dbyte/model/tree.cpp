@@ -45,6 +45,33 @@ static void put_back(float* rows_of, const unsigned char* wanted, int rows, int 
         if (wanted[r] && --left != r) std::memcpy(rows_of + r * n, rows_of + left * n, sizeof(float) * n);
 }
 
+struct Paths {  // what a core knows of paths that were kept; a cache is keys, then values, so twice as many layers
+    float* kept;
+    long slots, layers, S, of_key;
+
+    void take_up(int number, int used, float* cache) const {
+        for (long l = 0; l < layers; l++)
+            std::memcpy(cache + l * S * of_key, place(number, l), sizeof(float) * used * of_key);
+    }
+
+    void put_down(int number, int used, const float* cache) const {
+        for (long l = 0; l < layers; l++)
+            std::memcpy(place(number, l), cache + l * S * of_key, sizeof(float) * used * of_key);
+    }
+
+    float* place(int number, long l) const { return kept + (number * layers + l) * slots * of_key; }
+};
+
+// How many of so many nodes go through the core together: none that needs a kept path, or would overwrite one to keep.
+static int together(const int* depth, const int* from, const int* keep, int most) {
+    int rows = 0, kept_to = -1;
+    while (rows < most && (rows == 0 || from[rows] < 0) && depth[rows] > kept_to) {
+        if (keep[rows] >= 0) kept_to = depth[rows];
+        rows++;
+    }
+    return rows;
+}
+
 extern "C" {
 
 // -- a stack of Mamba2 -----------------------------------------------------------------------------------------------
@@ -88,19 +115,25 @@ void stack_read(const Block* blocks, int count, const float* norm, float eps, fl
 // -- a core ----------------------------------------------------------------------------------------------------------
 
 // hidden [T, E] is replaced by the core's output at the nodes of trees. To core_rows they are positions of one row, each
-// in the slot of its depth: a subtree that comes later overwrites what it may not see, and finds what it may.
+// in the slot of its depth: a subtree that comes later overwrites what it may not see, and finds what it may. A root t
+// may go on from path from[t] of those kept, at the depth that follows; the path to node t is kept as keep[t] (negative:
+// neither). A kept path is keys, then values, [layers, kept_slots, G, width].
 void core_read(const Layer* layers, int count, const float* norm, float eps, float* hidden_TE, const int* depth, int S,
-               int H, int G, int width, const float* cos, const float* sin, int tile, const long* bounds, int parts,
-               float* work, long room) {
+               int H, int G, int width, const float* cos, const float* sin, int tile, const int* from, const int* keep,
+               float* kept, int kept_slots, const long* bounds, int parts, float* work, long room) {
     const long E = layers[0].query_key_value.in, cache = static_cast<long>(count) * S * G * width;
+    const Paths paths{kept, kept_slots, 2 * count, S, G * width};
     in_parts(parts, parts, [=](int part, long, int) {
         const long first = bounds[part], end = bounds[part + 1];
         float *keys = work + part * room, *values = keys + cache;
         const std::vector<int> same_row(tile, 0);
-        for (long t = first; t < end; t += tile) {
-            const int rows = end - t < tile ? end - t : tile;
+        for (long t = first, rows; t < end; t += rows) {
+            if (from[t] >= 0) paths.take_up(from[t], depth[t], keys);
+            rows = together(depth + t, from + t, keep + t, end - t < tile ? end - t : tile);
             core_rows(layers, count, norm, eps, hidden_TE + t * E, rows, same_row.data(), depth + t, keys, values,
                       cache / count, S, H, G, width, cos, sin, values + cache);
+            for (long r = t; r < t + rows; r++)
+                if (keep[r] >= 0) paths.put_down(keep[r], depth[r] + 1, keys);
         }
     });
 }

@@ -39,6 +39,11 @@ def read_core(core: nn.Module, input_TE: Tensor, tree: Tree, *, compiled: bool =
     return _by_rows(lambda row_BLE, document_BL: run_core(core, row_BLE, document_BL), input_TE, tree)
 
 
+def can_keep(stack: Stack, core: nn.Module, *, compiled: bool = False) -> bool:
+    """Whether what a stack and a core know behind nodes can be kept for trees that go on from there: compiled alone."""
+    return compiled and fused_stack.can_fuse(stack) and fused_core.can_step(core) and fused_core.can_fuse(core)
+
+
 def read_map(part: nn.Linear | SwiGLU, input_TD: Tensor, *, compiled: bool = False) -> Tensor:
     """A projection or a feed-forward network of every node; compiled a few at a time, whose inner values stay near."""
     if not compiled:

@@ -71,18 +71,18 @@ class Tree:
         parent_T = np.where(self.depth_T == 1, -1, self.parent_T)
         return Tree(self.symbol_T, parent_T, np.maximum(self.depth_T - 1, 0), self.node_NL[:, 1:])
 
-    def forks(self) -> tuple[np.ndarray, np.ndarray]:
+    def forks(self, node_C: np.ndarray | Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """For nodes in turn: (whose state each begins with, number under which its own is kept); int32 [T] both.
 
         The first is -1 for the node before it and -2 for none at all, the second -1 for a state that nobody comes back
-        to.
+        to. node_C: nodes whose states are kept in any case, under the first numbers.
         """
-        before_T = np.arange(-1, len(self) - 1)
-        back_T = (self.parent_T != before_T) & (self.parent_T >= 0)
-        kept, number = np.unique(self.parent_T[back_T], return_inverse=True)
+        back_T = (self.parent_T != np.arange(-1, len(self) - 1)) & (self.parent_T >= 0)
+        kept = np.append(node_C, np.setdiff1d(self.parent_T[back_T], node_C)).astype(np.int64)
         from_T, keep_T = np.full(len(self), -1, np.int32), np.full(len(self), -1, np.int32)
+        keep_T[kept] = np.arange(len(kept))
         from_T[self.parent_T < 0] = -2
-        from_T[back_T], keep_T[kept] = number, np.arange(len(kept))
+        from_T[back_T] = keep_T[self.parent_T[back_T]]
         return from_T, keep_T
 
     def places(self) -> np.ndarray:

@@ -1,0 +1,80 @@
+"""Contexts that core and decoder read once, for rounds over what lies behind them (`settled_cuts.py`); compiled alone.
+
+The first round reads texts from their beginnings, and what core and decoder know where decisions begin is kept: the
+decoder's state before a context's last byte, and the core's path to the last chunk that ends before it. Later rounds
+read from there: the decoder that last byte anew, the core that last chunk, so that there is always something to read.
+
+Shape letters: N texts, L bytes of the longest (BOS is one), K nodes of the chunks' trees, U of the decoder's, B width
+of the decoder, E core width, C states that are kept.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dbyte.model.fused_core import FusedCore
+from dbyte.model.fused_stack import stack_step
+from dbyte.model.student import ByteStudent
+from dbyte.model.trees import can_keep
+from dbyte.text.tree import Tree
+
+
+def can_keep_contexts(student: ByteStudent, *, compiled: bool) -> bool:
+    """Whether there are states to keep: with smoothing a chunk depends on more than the core keeps."""
+    return can_keep(student.decoder, student.core, compiled=compiled) and not student.config.smoothing
+
+
+class Contexts:
+    """What is kept for N texts; rows number some of them, and the first round has all that later ones have."""
+
+    def __init__(self, student: ByteStudent, start_N: np.ndarray, bytes_L: int):
+        self.student, self.decoder, self.start_N = student, stack_step(student.decoder, compiled=True), start_N
+        self.place_L, self.first = np.arange(bytes_L), True
+        # of each text: the byte that ends its last chunk before decisions begin, that chunk's depth, which path is kept
+        self.end_N, self.depth_N, self.path_N, self.state_N = (np.zeros(len(start_N), dtype=int) for _ in range(4))
+        self.paths, self.states = torch.empty(0), torch.empty(0)
+
+    def left(self, rows: list[int], flag_NL: np.ndarray, read_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of these chunk ends and bytes this round has to read."""
+        if self.first:
+            return flag_NL, read_NL
+        return (flag_NL & (self.place_L >= self.end_N[rows, None]),
+                read_NL & (self.place_L >= self.start_N[rows, None]))
+
+    def run_core(self, rows: list[int], chunk_KE: Tensor, chunks: Tree, flag_NL: np.ndarray) -> Tensor:
+        """The core's states [K, E] of chunks, which end where flag_NL says."""
+        first_N = chunks.node_NL[:, 0]
+        if self.first:
+            known_NL = flag_NL & (self.place_L < np.maximum(self.start_N[rows], 1)[:, None])  # BOS in any case
+            self.end_N[rows] = np.where(known_NL, self.place_L, 0).max(1)
+            self.depth_N[rows] = known_NL.sum(1) - 1
+            last_N = chunks.node_NL[np.arange(len(rows)), self.depth_N[rows]]
+            node_C, self.path_N[rows] = np.unique(last_N, return_inverse=True)
+            core = FusedCore(self.student.core, slots=int(chunks.depth_T.max()) + 1)
+            core_KE, self.paths = core.read_keeping(chunk_KE, chunks, node_C)
+            return core_KE
+        depth_N, origin_K = self.depth_N[rows], np.full(len(chunks), -1)
+        origin_K[first_N] = np.where(depth_N > 0, self.path_N[rows], -1)
+        depth_K, real_NM = chunks.depth_T.copy(), chunks.node_NL >= 0
+        depth_K[chunks.node_NL[real_NM]] = (depth_N[:, None] + np.arange(real_NM.shape[1]))[real_NM]
+        core = FusedCore(self.student.core, slots=int(depth_K.max()) + 1)
+        return core.read_behind(chunk_KE, replace(chunks, depth_T=depth_K), self.paths, origin_K)
+
+    def run_decoder(
+        self, rows: list[int], up_UB: Tensor, tree: Tree, before_NL: np.ndarray, wanted_U: Tensor
+    ) -> Tensor:
+        """The decoder's outputs [U, B] where they are wanted; before_NL: its node before each byte. The round ends."""
+        begun_N = self.start_N[rows] > 0
+        if self.first:
+            self.first = False
+            last_N = before_NL[np.arange(len(rows)), self.start_N[rows]]
+            node_C, number_N = np.unique(last_N[begun_N], return_inverse=True)
+            self.state_N[rows] = -1
+            self.state_N[np.array(rows)[begun_N]] = number_N
+            decoded_UB, self.states = self.decoder.read_keeping(up_UB, tree, node_C, wanted_U)
+            return decoded_UB
+        origin_U = np.full(len(tree), -1)
+        origin_U[tree.node_NL[:, 0]] = self.state_N[rows]
+        return self.decoder.read_behind(up_UB, tree, self.states, origin_U, wanted_U)
