@@ -24,10 +24,12 @@ import torch
 from torch import Tensor
 
 from dbyte.evaluate.contexts_once import Contexts, can_keep_contexts
+from dbyte.evaluate.look_aheads import LookAheads, can_try
 from dbyte.evaluate.scoring import Request
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent, is_special
 from dbyte.model.trees import read_stack
+from dbyte.text.spans import BOS
 from dbyte.text.tree import Tree
 
 ROUNDS = 12  # then few texts are left, whose cuts deviate again and again
@@ -47,7 +49,7 @@ class Settled:
 
 def can_settle(student: ByteStudent, *, compiled: bool = False) -> bool:
     """Whether a student's decisions can be had for all bytes at once."""
-    return student.second_head is None
+    return student.second_head is None or can_try(student, compiled=compiled)
 
 
 @torch.inference_mode()
@@ -82,6 +84,10 @@ class _Texts:
         self.scored_NL = (place_L > start_N1) & (self.node_NL >= 0)
         self.decided_NL = (place_L >= start_N1) & (place_L > 0) & self.read_NL
         self.flag_NL = shared.flags(self.prob_T) & self.read_NL
+        self.look_aheads = None
+        if student.second_head is not None:
+            before_C = np.unique(self.node_NL[:, :-1][(place_L[1:] == start_N1)])  # nodes before the first decisions
+            self.look_aheads = LookAheads(shared, self.encoded_TD, self.prob_T, before_C)
         self.contexts = (Contexts(student, start_N1[:, 0], len(place_L))
                          if can_keep_contexts(student, compiled=compiled) else None)
 
@@ -98,19 +104,40 @@ class _Texts:
         before_NL, decoded_UD = self._decode(rows, asked_NL)
         node_W, place_P = np.unique(before_NL[asked_NL], return_inverse=True)
         decoded_WD = decoded_UD[torch.from_numpy(node_W).to(decoded_UD.device)]
-        logits_WX = self.student.byte_head(decoded_WD).float()
         place_NL = np.zeros_like(before_NL)
         place_NL[asked_NL] = place_P
-        nats_NL, right_NL = np.zeros(before_NL.shape), np.ones(before_NL.shape, dtype=bool)
-        nats_NL[scored_NL], right_NL[scored_NL] = _law(logits_WX, place_NL[scored_NL], byte_NL[scored_NL])
-        flag_NL, decides_P = self.flag_NL[rows], (place_NL[decided_NL], byte_NL[decided_NL])
-        flag_NL[decided_NL] = _likelier_flags(logits_WX, *decides_P)
+        flag_NL, decide = self.flag_NL[rows], self._likelier_flags if self.look_aheads is None else self._looked_ahead
+        flag_NL[decided_NL] = decide(rows, decoded_WD, place_NL[decided_NL], decided_NL)
         agrees_N = (flag_NL == self.flag_NL[rows]).all(1)
         self.flag_NL[rows] = flag_NL
+        scored_NL &= agrees_N[:, None]
+        nats_NL, right_NL = np.zeros(before_NL.shape), np.ones(before_NL.shape, dtype=bool)
+        nats_NL[scored_NL], right_NL[scored_NL] = _law(
+            self.student, decoded_WD, place_NL[scored_NL], byte_NL[scored_NL])
         return [Settled(nats, right, tuple(flag_L[decided_L].tolist())) if agrees else None
                 for nats, right, flag_L, decided_L, agrees in
                 zip(nats_NL.sum(1).tolist(), right_NL.all(1).tolist(), flag_NL, decided_NL & scored_NL, agrees_N,
                     strict=True)]
+
+    def _likelier_flags(
+        self, rows: list[int], decoded_WD: Tensor, place_P: np.ndarray, decided_NL: np.ndarray
+    ) -> np.ndarray:
+        """JBP's decisions whether chunks end at bytes: the likelier flag of the byte that came."""
+        logits_WX = self.student.byte_head(decoded_WD)
+        place_P, byte_P = (torch.from_numpy(number_P).to(logits_WX.device)
+                           for number_P in (place_P, self.byte_NL[rows][decided_NL]))
+        flagged_P = logits_WX[place_P, byte_P + BYTES] >= logits_WX[place_P, byte_P]
+        return (flagged_P | is_special(byte_P)).cpu().numpy()
+
+    def _looked_ahead(
+        self, rows: list[int], decoded_WD: Tensor, place_P: np.ndarray, decided_NL: np.ndarray
+    ) -> np.ndarray:
+        """MBP's decisions whether chunks end at bytes: the router's beside a guess of the second head before them."""
+        logits_WK = self.student.second_head(decoded_WD)
+        logits_WK[:, BOS] = float("-inf")
+        guess_P = logits_WK.argmax(1).cpu().numpy()[place_P]
+        next_NL = np.roll(self.node_NL[rows], -1, axis=1)  # no decision is about a text's last byte
+        return self.look_aheads.decide(self.node_NL[rows][decided_NL], next_NL[decided_NL], guess_P)
 
     def _decode(self, rows: list[int], asked_NL: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """The decoder's node before each byte [N, L], -1 where there is none, and its outputs [U, D] at those asked."""
@@ -151,16 +178,13 @@ class _Texts:
         return read_stack(self.student.decoder, up_UD, tree, wanted_T=wanted_U, compiled=self.shared.compiled)
 
 
-def _law(logits_WX: Tensor, place_P: np.ndarray, byte_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _law(
+    student: ByteStudent, decoded_WD: Tensor, place_P: np.ndarray, byte_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """log p(byte) of pairs, JBP's flags added up, and whether the likeliest symbol has the byte."""
-    place_P, byte_P = (torch.from_numpy(number_P).to(logits_WX.device) for number_P in (place_P, byte_P))
+    used, place_P = np.unique(place_P, return_inverse=True)
+    used, place_P, byte_P = (torch.from_numpy(number).to(decoded_WD.device) for number in (used, place_P, byte_P))
+    logits_WX = student.byte_head(decoded_WD[used]).float()
     said_FP = torch.stack([some_WK[place_P, byte_P] for some_WK in logits_WX.split(BYTES, dim=1)])
     nats_P = said_FP.logsumexp(0) - logits_WX.logsumexp(1)[place_P]
     return nats_P.cpu().numpy(), (logits_WX.argmax(1)[place_P] % BYTES == byte_P).cpu().numpy()
-
-
-def _likelier_flags(logits_WX: Tensor, place_P: np.ndarray, byte_P: np.ndarray) -> np.ndarray:
-    """JBP's decisions whether chunks end at bytes: the likelier flag of the byte that came."""
-    place_P, byte_P = (torch.from_numpy(number_P).to(logits_WX.device) for number_P in (place_P, byte_P))
-    flagged_P = logits_WX[place_P, byte_P + BYTES] >= logits_WX[place_P, byte_P]
-    return (flagged_P | is_special(byte_P)).cpu().numpy()

@@ -9,6 +9,7 @@
 #include "step.cpp"
 
 constexpr int GO_ON = -1, ANEW = -2;  // where a node starts from, unless from a state that was kept
+constexpr int TRIED = -2;             // in place of where its state is kept: it leaves none at all
 
 struct States {  // of every block: the running one, and those that were kept
     float *running, *kept;
@@ -25,7 +26,7 @@ static void mix_nodes(const Block& block, int b, int count, const float* wide, i
             std::memset(state, 0, sizeof(float) * size);
         else if (from[r] != GO_ON)
             std::memcpy(state, states.kept + (static_cast<long>(from[r]) * count + b) * size, sizeof(float) * size);
-        mix(block, wide + r * across, state, state + states.conv, true, spare, mixed + r * I);
+        mix(block, wide + r * across, state, state + states.conv, keep[r] != TRIED, spare, mixed + r * I);
         if (keep[r] >= 0)
             std::memcpy(states.kept + (static_cast<long>(keep[r]) * count + b) * size, state, sizeof(float) * size);
     }
@@ -78,7 +79,8 @@ extern "C" {
 
 // hidden [T, D] is replaced by the stack's output at the nodes that are wanted; the others are read for their states
 // alone and hold nothing of use afterwards. Node t starts from its predecessor's state, from nothing, or from state
-// from[t] of those kept; its own is kept as keep[t], unless that is negative.
+// from[t] of those kept; its own is kept as keep[t], unless that is negative. A node that is only tried leaves the state
+// as it was.
 void stack_read(const Block* blocks, int count, const float* norm, float eps, float* hidden_TD, const int* from,
                 const int* keep, const unsigned char* wanted, int tile, float* kept, const long* bounds, int parts,
                 float* work, long room) {

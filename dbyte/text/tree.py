@@ -85,6 +85,21 @@ class Tree:
         from_T[back_T] = keep_T[self.parent_T[back_T]]
         return from_T, keep_T
 
+    def above(self, node_S: np.ndarray, known_T: np.ndarray) -> tuple["Tree", np.ndarray]:
+        """The tree of these nodes and their ancestors up to known ones (bool [T]), and which nodes of this one it has.
+
+        It has no sequences. Below a known node that is not asked for begins a root.
+        """
+        needed_T, more = np.zeros(len(self), dtype=bool), node_S
+        while len(more):
+            needed_T[more] = True
+            more = np.unique(self.parent_T[more])
+            more = more[more >= 0]
+            more = more[~needed_T[more] & ~known_T[more]]
+        parent_T = self.parent_T[needed_T]
+        parent_T = np.where((parent_T >= 0) & needed_T[parent_T], needed_T.cumsum()[parent_T] - 1, -1)
+        return Tree(self.symbol_T[needed_T], parent_T, self.depth_T[needed_T], self.node_NL[:0]), needed_T.nonzero()[0]
+
     def places(self) -> np.ndarray:
         """Where trees begin, ascending, and the number of nodes."""
         return np.append(np.flatnonzero(self.parent_T < 0), len(self))

@@ -1,0 +1,78 @@
+"""MBP's look-ahead for many bytes of given texts at once; `dbyte/decode/lookahead.py` is the reference.
+
+Where the guess of the next byte is the byte that comes, the router has judged the pair already. Every other guess is
+tried behind its byte: the stack that the router reads goes over the texts once more, tries guesses as it passes and
+goes on as if it had not. Rounds over the same texts ask again and again: what was tried once is remembered, and so are
+that stack's states where decisions begin.
+
+Shape letters: T nodes of the bytes' trees, P bytes that are asked about, S guesses to be tried, C nodes that
+states are kept of, D width.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dbyte.evaluate.shared_context import SharedTexts
+from dbyte.model import fused_stack
+from dbyte.model.blocks import Stack
+from dbyte.model.router import BYTES, THRESHOLD, Router, boundary_prob
+from dbyte.model.student import ByteStudent, is_special
+from dbyte.text.spans import EOS
+
+
+def can_try(student: ByteStudent, *, compiled: bool) -> bool:
+    """Whether guesses can be tried in passing: in compiled code alone."""
+    return compiled and fused_stack.can_fuse(_reads(student)[0])
+
+
+class LookAheads:
+    """Whether chunks end at bytes of these texts, were guesses to follow."""
+
+    def __init__(self, texts: SharedTexts, encoded_TD: Tensor, prob_T: Tensor, node_C: np.ndarray):
+        """prob_T: the router's for the bytes that do follow, as of `SharedTexts.boundary_prob`.
+
+        node_C: the nodes before those where decisions begin.
+        """
+        self.texts, self.encoded_TD, self.node_C = texts, encoded_TD, node_C
+        stack, self.embedding = _reads(texts.student)
+        self.stack = fused_stack.stack_step(stack, compiled=True)
+        self.number_T, self.kept_CX = np.full(len(texts.tree), -1), torch.empty(0, self.stack.state)
+        self.routed_T = (prob_T >= THRESHOLD).cpu().numpy()
+        self.known: dict[int, bool] = {}  # (node, guess) as one number
+
+    def decide(self, node_P: np.ndarray, next_P: np.ndarray, guess_P: np.ndarray) -> np.ndarray:
+        """Whether a chunk ends at these nodes (bool [P]); next_P: the nodes that follow."""
+        ends_P, key_P = self.routed_T[next_P], node_P * BYTES + guess_P
+        other_P = self.texts.tree.symbol_T[next_P] != guess_P
+        new = np.unique(key_P[other_P])  # ascending, as the nodes are
+        new = new[[key not in self.known for key in new.tolist()]] if len(new) else new
+        if len(new):
+            self.known.update(zip(new.tolist(), self._try(*np.divmod(new, BYTES)).tolist(), strict=True))
+        ends_P[other_P] = [self.known[key] for key in key_P[other_P].tolist()]
+        return ends_P
+
+    def _try(self, node_S: np.ndarray, guess_S: np.ndarray) -> Tensor:
+        """The decision for each node (ascending) and guess: bool [S]."""
+        router, whole = self.texts.student.router, self.texts.tree
+        byte_S, guess_S = self.texts.byte_T[node_S], torch.from_numpy(guess_S)
+        keep_C = self.node_C if not len(self.kept_CX) else self.node_C[:0]
+        tree, node_T = whole.above(np.union1d(node_S, keep_C), self.number_T >= 0)
+        origin_T = np.where(tree.parent_T < 0, self.number_T[whole.parent_T[node_T]], -1)
+        origin_T[whole.parent_T[node_T] < 0] = -1
+        tried_SD, kept_CX = self.stack.read_tries(
+            self.embedding(torch.from_numpy(tree.symbol_T)), tree, np.searchsorted(node_T, node_S),
+            self.embedding(guess_S), kept_CX=self.kept_CX, origin_T=origin_T, node_C=np.searchsorted(node_T, keep_C))
+        if len(keep_C):
+            self.kept_CX, self.number_T[keep_C] = kept_CX, np.arange(len(keep_C))
+        if isinstance(router, Router):
+            prob_S = boundary_prob(router.query(self.encoded_TD[node_S]), router.key(tried_SD))
+        else:
+            prob_S = router.before(tried_SD)
+        return (prob_S >= THRESHOLD) | is_special(byte_S) | (guess_S == EOS)
+
+
+def _reads(student: ByteStudent) -> tuple[Stack, nn.Embedding]:
+    """The stack whose states the router compares, and what that reads of bytes."""
+    part = student if isinstance(student.router, Router) else student.router
+    return (student.encoder if part is student else part.stack), part.byte_embedding
