@@ -76,6 +76,8 @@ def test_given_token_ends_and_readings_that_do_not_exist_are_refused(teacher, to
     student = make_student(teacher, tokenizer, decoding="mbp")
     with pytest.raises(ValueError, match="no token ends"):
         OwnCutsScorer(student).score([Request(b"ab", 0, (1, 2))])
+    with pytest.raises(ValueError, match="never occurs in UTF-8"):
+        OwnCutsScorer(student).score([Request(b"a\xffb", 2)])
     with pytest.raises(ValueError, match="'own'"):
         StudentLM(student, token_bytes, stage=1, boundaries="own")
     with pytest.raises(ValueError, match="decoding='jbp'"):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dbyte.decode.stream import ByteStream
+from dbyte.decode.stream import ByteStream, check_text_bytes
 from dbyte.evaluate.scoring import Request, Score, sharing
 from dbyte.evaluate.settled_cuts import can_settle, settle
 from dbyte.model.native import wanted
@@ -98,9 +98,16 @@ class OwnCutsScorer:
         return [end for end in cut if end > 0] + list(range(request.start + 1, len(request.text) + 1))
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
-        """Score each request; ValueError for given token ends, which these scores do not follow."""
+        """Score each request.
+
+        Raises:
+            ValueError: for given token ends, which these scores do not follow, and bytes that UTF-8 does not have in a
+                context.
+        """
         if any(request.token_ends is not None for request in requests):
             raise ValueError("scores along the decoder's own cuts take no token ends: leave them out of the requests")
+        for request in requests:
+            check_text_bytes(request.text[: request.start])
         scores: dict[Request, Score] = {}
         if can_settle(self.student, compiled=self.compiled):
             for batch in sharing(list(dict.fromkeys(requests)), batch_bytes=self.batch_bytes):
