@@ -7,7 +7,7 @@ from pathlib import Path
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("reproduce", help="run the notebooks: results, tables and figures at one scale")
-    command.add_argument("--scale", default="smoke", help="smoke (minutes, CPU), small (half an hour), gpu or paper")
+    command.add_argument("--scale", default="smoke", help="smoke (minutes, CPU), small (hours, CPU), gpu or paper")
     command.add_argument("--only", metavar="NN[,NN]", help="some notebooks, such as 01 or 01,02")
     command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
     command.add_argument("--out", type=Path, help="folder of the executed notebooks (default runs/notebooks/SCALE)")
