@@ -1,12 +1,12 @@
 """Evaluation: items a second of a student behind the harness, against its teacher behind the harness's own adapter.
 
     python benchmarks/evaluation.py                           models of the runs of scale small; writes evaluation.md
-    python benchmarks/evaluation.py --folders TEACHER STAGE1 STAGE2       these models
+    python benchmarks/evaluation.py --folders TEACHER STAGE1 JBP [MBP]   these models
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py --cpu   by CPU seconds, where others keep the machine busy
     python benchmarks/evaluation.py --items 4 --columns LMB,GSM8K --rounds 1 --no-report         only that it runs
 
 All nine columns of the paper's tables, as MiniBench has them, whether the models were trained for them or not: what a
-column costs does not depend on it. An adapter's seconds are those inside `loglikelihood` and `generate_until`; the
+column costs does not depend on it, but for own cuts, which take more rounds where they are not the router's. An adapter's seconds are those inside `loglikelihood` and `generate_until`; the
 whole is what a user waits for, with the harness's own work, models loaded. The teacher has, column by column, the batch
 size that was best for it. All are timed in turn in one process, after a short call of each, in which code is compiled.
 """
@@ -32,7 +32,7 @@ SCALE, ITEMS, ROUNDS = "small", 500, 3
 COLUMNS = [name for name in minibench.EVERY if name != "SPELL"]  # the paper's nine
 BATCHES = (16, 32, 64, 128)
 READINGS = {"Stage 1, router": (0, "router"), "Stage 1, tokenizer": (0, "tokenizer"), "JBP, router": (1, "router"),
-            "JBP, own cuts": (1, "own")}  # which student, which boundaries
+            "JBP, own cuts": (1, "own"), "MBP, own cuts": (2, "own")}  # which student, which boundaries
 HALF, LIMIT = 0.5, 180.0  # the goals: of the teacher's items a second, and seconds for all columns
 
 
@@ -70,14 +70,14 @@ class Timed:
         return answered
 
 
-def models(folders: list[str] | None) -> tuple[Path, Path, Path]:
-    """The folders of a teacher, a student of Stage 1 and one of Stage 2; trains what is missing."""
+def models(folders: list[str] | None) -> list[Path]:
+    """The folders of a teacher, a student of Stage 1, one with JBP and one with MBP; trains what is missing."""
     if folders:
-        return tuple(map(Path, folders))
+        return [Path(folder) for folder in folders]
     scale = presets.scale(SCALE)
-    runs = run_steps(scale, curriculum(scale), seed=0)
-    stage1 = next(run for run in reversed(runs) if run.facts()["step"].startswith("1."))
-    return teacher_run(scale, seed=0), stage1.model_folder, runs[-1].model_folder
+    jbp, mbp = (run_steps(scale, curriculum(scale, decoding=decoding), seed=0) for decoding in (None, "mbp"))
+    stage1 = next(run for run in reversed(jbp) if run.facts()["step"].startswith("1."))
+    return [teacher_run(scale, seed=0), stage1.model_folder, jbp[-1].model_folder, mbp[-1].model_folder]
 
 
 def timed(lms: dict[str, Timed], columns: list[str], *, items: int, rounds: int) -> dict[str, int]:
@@ -96,7 +96,8 @@ def report(arguments: argparse.Namespace) -> str:
     loaded, columns = load_teacher(teacher), arguments.columns.split(",")
     clock = time.process_time if arguments.cpu else time.perf_counter
     teachers = {batch: Timed(teacher_lm(*loaded, batch_size=batch), clock) for batch in BATCHES}
-    lms = {name: Timed(load_lm(students[which], boundaries=cuts), clock) for name, (which, cuts) in READINGS.items()}
+    lms = {name: Timed(load_lm(students[which], boundaries=cuts), clock) for name, (which, cuts) in READINGS.items()
+           if which < len(students)}
     counts = timed(teachers | lms, columns, items=arguments.items, rounds=arguments.rounds)
     names = ", ".join(folder.parent.name for folder in (teacher, *students))
     return "\n".join([
@@ -147,7 +148,7 @@ def _met(met: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folders", nargs=3, metavar="FOLDER", help="these models: teacher, Stage 1, Stage 2")
+    parser.add_argument("--folders", nargs="+", metavar="FOLDER", help="these: teacher, Stage 1, JBP, perhaps MBP")
     parser.add_argument("--columns", default=",".join(COLUMNS), help="some of them, with commas between")
     parser.add_argument("--items", type=int, default=ITEMS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
