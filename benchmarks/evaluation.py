@@ -6,9 +6,10 @@
     python benchmarks/evaluation.py --items 4 --columns LMB,GSM8K --rounds 1 --no-report         only that it runs
 
 All nine columns of the paper's tables, as MiniBench has them, whether the models were trained for them or not: what a
-column costs does not depend on it, but for own cuts, which take more rounds where they are not the router's. An adapter's seconds are those inside `loglikelihood` and `generate_until`; the
-whole is what a user waits for, with the harness's own work, models loaded. The teacher has, column by column, the batch
-size that was best for it. All are timed in turn in one process, after a short call of each, in which code is compiled.
+column costs does not depend on it, but for own cuts, which take more rounds where they are not the router's. An
+adapter's seconds are those inside `loglikelihood` and `generate_until`; the whole is what a user waits for, with the
+harness's own work, models loaded. The teacher has, column by column, the batch size that was best for it. All are timed
+in turn in one process, after a short call of each, in which code is compiled.
 """
 
 import argparse
