@@ -156,6 +156,8 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="CPU seconds, which mean something on one thread")
     parser.add_argument("--no-report", action="store_true", help="print alone")
     arguments = parser.parse_args()
+    if arguments.folders and len(arguments.folders) not in (3, 4):
+        parser.error(f"--folders takes 3 or 4 (teacher, Stage 1, JBP, perhaps MBP), found {len(arguments.folders)}")
     begin()
     text = report(arguments)
     if arguments.no_report:

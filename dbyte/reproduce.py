@@ -111,7 +111,7 @@ def reproduce(scale: str, *, only: str | None = None, out: Path | None = None, s
         for one in ended:
             if one.failure is None:
                 done[one.planned.name] = one.seconds
-                keep(one, scale=scale, seed=seed, results=results)
+                keep(one, scale=scale, seed=seed, results=results, alone=jobs == 1)
             else:
                 failed.append(one.planned.name)
                 say_failure(one)
@@ -127,11 +127,15 @@ def reproduce(scale: str, *, only: str | None = None, out: Path | None = None, s
     return 0
 
 
-def keep(one: Ended, *, scale: str, seed: int, results: Path) -> None:
-    """Say that a notebook is done, keep what it took and, at the committed scale, write its pair."""
+def keep(one: Ended, *, scale: str, seed: int, results: Path, alone: bool) -> None:
+    """Say that a notebook is done and, at the committed scale, write its pair.
+
+    alone: no other shared its cores, so what it took is kept.
+    """
     planned = one.planned
     print(f"[{planned.name}] done in {one.seconds:.1f} s: {shown(planned.executed)}", flush=True)
-    remember({planned.name: one.seconds}, scale=scale, seed=seed, results=results)
+    if alone:
+        remember({planned.name: one.seconds}, scale=scale, seed=seed, results=results)
     if scale == COMMITTED_SCALE:
         executed = read_notebook(planned.executed)
         write_notebook(planned.script.with_suffix(".ipynb"), with_outputs(planned.notebook, executed=executed))
@@ -139,7 +143,7 @@ def keep(one: Ended, *, scale: str, seed: int, results: Path) -> None:
 
 def say_failure(one: Ended) -> None:
     """Print what went wrong in a notebook, and where what ran of it lies."""
-    print(f"[{one.planned.name}] FAILED after {one.seconds:.1f} s\n{one.failure}")
+    print(f"[{one.planned.name}] FAILED after {one.seconds:.1f} s\n{one.failure}", flush=True)
     so_far = one.planned.executed.with_suffix(".failed.ipynb")
     if so_far.exists():
         print(f"The notebook so far: {shown(so_far)}", flush=True)

@@ -50,11 +50,12 @@ def needs(script: Path) -> frozenset[str]:
     """
     import jupytext
 
-    declared = jupytext.read(script, fmt="py:percent").metadata.get("dbyte", {}).get("needs", [])
+    header = jupytext.read(script, fmt="py:percent").metadata.get("dbyte") or {}
+    declared = header.get("needs", [])
     earlier = {path.stem[:2] for path in find_scripts(script.parent) if path.stem[:2] < script.stem[:2]}
     if declared == "all":
         return frozenset(earlier)
-    if not isinstance(declared, list) or not all(number in earlier for number in declared):
+    if not isinstance(declared, list) or not all(isinstance(number, str) and number in earlier for number in declared):
         raise ValueError(f"{script.stem}: `needs` must be `all` or a list of earlier notebooks in quotes, some of "
                          f"{sorted(earlier)}, found {declared!r}")
     return frozenset(declared)
@@ -163,7 +164,7 @@ def run_apart(one: Planned, given: dict[str, object], threads: int, said: Connec
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=follow_parent, daemon=True).start()
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # the kernel inherits it
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # the kernel inherits it
     progress = Progress(terminal=False, line=lambda text: said.send(("line", text)))
     try:
         with own_kernel():

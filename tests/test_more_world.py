@@ -189,6 +189,25 @@ def test_letters_say_what_stands_behind_them(text):
     assert max(np.bincount(["ABCD".index(letter) for *_, letter in asked])) < 0.3 * len(asked)
 
 
+def test_lookups_are_right_and_ask_for_nothing_that_is_held_out():
+    """What the whole world's teacher reads before: blocks of lists of letters, said again or asked."""
+    text = "\n".join(load_corpus("lookups", max_bytes=1_000_000).documents)
+    assert not [row for row in items("MMLU", EVERY["MMLU"].available) if row["prompt"] in text]
+    said = asked = 0
+    for block in re.split(r"\n(?=Choices: )|\n\n", text):
+        if not (listed := re.match(r"Choices: (\w+) A, (\w+) B, (\w+) C, (\w+) D", block)):
+            continue
+        given = dict(zip("ABCD", listed.groups(), strict=True))
+        for line in re.findall(r"Again: (.+)", block):
+            assert {letter: option for option, letter in re.findall(r"(\w+) ([A-D])", line)} == given
+            said += 1
+        for option, letter in re.findall(r"Which letter is (\w+)\?\nAnswer: ([A-D])", block):
+            assert given[letter] == option
+            assert not WORLD.held_out("letter", option, given["ABCD"["ABCD".index(letter) - 1]])
+            asked += 1
+    assert said > 1000 and asked > 1000
+
+
 def test_echoes_say_the_same_pairs_three_times(text):
     found = re.findall(r"(?:^|\n\n)((?: \w+){12})\n((?: \w+){12})\n((?: \w+){12})\n", text)
     assert len(found) > 500

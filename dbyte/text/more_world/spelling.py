@@ -52,7 +52,8 @@ def word(rng: Random, *, held_out: bool) -> str:
 def asked(rng: Random, kind: Kind, *, held_out: bool) -> tuple[str, str]:
     """A question of this kind about a word that is held out or not, and its answer.
 
-    What an edit of a word that is not held out leaves is no held-out word either.
+    What an edit of a word that is not held out leaves is no held-out word either; the hash is asked of every answer,
+    whatever its kind.
     """
     while True:
         question, answer = _asked(rng, kind, held_out=held_out)
