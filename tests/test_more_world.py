@@ -155,18 +155,8 @@ def test_a_trait_that_is_held_out_is_neither_stated_nor_asked(text):
                    for (form, _), value in zip(kinds.TRAITS, kind.values, strict=True))
 
 
-def test_letters_say_what_stands_behind_them(text):
-    lists = re.findall(
-        r"Choices: (\w+) A, (\w+) B, (\w+) C, (\w+) D\n(\w+ is .+)((?:\nQuestion: .+\nAnswer: .)+)", text)
-    assert len(lists) > 2000
-    for *choices, said, asks in lists:
-        given = dict(zip("ABCD", choices, strict=True))
-        assert len(set(choices)) == 4
-        for left, right in re.findall(r"(\w+) is (\w+)\.", said):
-            assert given.get(left) == right or given.get(right) == left
-        for option, letter in re.findall(r"Which letter is (\w+)\?\nAnswer: (.)", asks):
-            assert given[letter] == option
-            assert not WORLD.held_out("letter", option, choices["ABCD".index(letter) - 1])
+def right_letters(text):
+    """Every question with letters as (block, four options, question, letter), none wrong, none held out."""
     form = re.compile(r"Choices: (\w+) A, (\w+) B, (\w+) C, (\w+) D\nQuestion: (.+)\nAnswer: (.)")
     facts = {q.format(n=n): (WORLD.facts[n, a.name], WORLD.held_out("fact", n, a.name))
              for (n, a) in (*WORLD.questions[True], *WORLD.questions[False]) for q in a.questions}
@@ -182,6 +172,22 @@ def test_letters_say_what_stands_behind_them(text):
             assert not WORLD.held_out("letter", answer, choices["ABCD".index(letter) - 1])
         else:
             assert facts[question] == (answer, False)
+    return asked
+
+
+def test_letters_say_what_stands_behind_them(text):
+    lists = re.findall(
+        r"Choices: (\w+) A, (\w+) B, (\w+) C, (\w+) D\n(\w+ is .+)((?:\nQuestion: .+\nAnswer: .)+)", text)
+    assert len(lists) > 2000
+    for *choices, said, asks in lists:
+        given = dict(zip("ABCD", choices, strict=True))
+        assert len(set(choices)) == 4
+        for left, right in re.findall(r"(\w+) is (\w+)\.", said):
+            assert given.get(left) == right or given.get(right) == left
+        for option, letter in re.findall(r"Which letter is (\w+)\?\nAnswer: (.)", asks):
+            assert given[letter] == option
+            assert not WORLD.held_out("letter", option, choices["ABCD".index(letter) - 1])
+    asked = right_letters(text)
     assert len(asked) > 1000 and 0.2 < np.mean([" put the " in block for block, *_ in asked]) < 0.4
     plain = [(block, *ask) for block in text.split("\n\n")
              for ask in re.findall(r"Question: Where did (\w+) put the (\w+)\?\nAnswer: (\w\w+)\n", block)]
@@ -193,6 +199,7 @@ def test_lookups_are_right_and_ask_for_nothing_that_is_held_out():
     """What the whole world's teacher reads before: blocks of lists of letters, said again or asked."""
     text = "\n".join(load_corpus("lookups", max_bytes=1_000_000).documents)
     assert not [row for row in items("MMLU", EVERY["MMLU"].available) if row["prompt"] in text]
+    assert len({block for block, *_ in right_letters(text) if " put the " in block}) > 30
     said = asked = 0
     for block in re.split(r"\n(?=Choices: )|\n\n", text):
         if not (listed := re.match(r"Choices: (\w+) A, (\w+) B, (\w+) C, (\w+) D", block)):

@@ -121,16 +121,23 @@ def test_words_are_cut_at_every_byte_and_held_to_their_rest(writes_bytes):
     assert finished(writes_bytes, texts, stage=2, rows=2) == expected
 
 
-
 # -- all bytes at once ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("compiled", COMPILED)
-@pytest.mark.parametrize("kind", ["paper", "authors", "attention", "split", "mbp", "mbp, authors", "mbp, split"])
+JBP, MBP = ("paper", "authors", "attention", "split"), ("mbp", "mbp, authors", "mbp, split")
+
+
+@pytest.mark.parametrize("kind", MBP)
+def test_cuts_of_mbp_are_settled_in_compiled_code_alone(teacher, tokenizer, kind):
+    assert not can_settle(student_of(kind, teacher, tokenizer), compiled=False)
+
+
+@pytest.mark.parametrize("kind, compiled", [
+    *((kind, False) for kind in JBP),
+    *(pytest.param(kind, True, marks=COMPILED[1].marks) for kind in JBP + MBP)])
 def test_cuts_that_have_settled_are_those_of_reading_byte_by_byte(teacher, tokenizer, kind, compiled):
     student = student_of(kind, teacher, tokenizer)
-    if not can_settle(student, compiled=compiled):
-        pytest.skip("this student is read byte by byte")
+    assert can_settle(student, compiled=compiled)
     needed = set()
     for seed in range(3):
         torch.manual_seed(seed)
@@ -172,7 +179,8 @@ def test_a_guess_of_more_chunks_than_the_core_has_positions_refuses_no_text(teac
     assert True in compared and False in compared
 
 
-@pytest.mark.skipif(compiler_here() is None, reason="states are kept by compiled reading: it needs a C++ compiler")
+@pytest.mark.skipif(compiler_here() is None, reason="compiled code keeps contexts: not compared with rounds that keep "
+                    "none; install g++ to check it")
 def test_rounds_that_go_on_from_kept_contexts_find_what_rounds_over_whole_texts_do(teacher, tokenizer, monkeypatch):
     student = student_of("paper", teacher, tokenizer)
     long = b"In the house by the sea lives a cat that sleeps all day. " * 3

@@ -188,7 +188,11 @@ class Run:
         path = self.folder / "lock"
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with path.open("w") as lock:
+            try:
+                lock = path.open("w")
+            except FileNotFoundError:
+                continue  # the run was pruned in between
+            with lock:
                 self._take(lock, wait=wait)
                 if not _lies_at(path, lock):
                     continue  # the run was pruned before this process had it, and its lock with it

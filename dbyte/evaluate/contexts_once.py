@@ -5,7 +5,7 @@ decoder's state before a context's last byte, and the core's path to the last ch
 read from there: the decoder that last byte anew, the core that last chunk, so that there is always something to read.
 
 Shape letters: N texts, L bytes of the longest (BOS is one), K nodes of the chunks' trees, U of the decoder's, B width
-of the decoder, E core width, C states that are kept.
+of the decoder, E core width, C states that are kept, M chunks of a text that are read.
 """
 
 from dataclasses import replace
@@ -27,7 +27,10 @@ def can_keep_contexts(student: ByteStudent, *, compiled: bool) -> bool:
 
 
 class Contexts:
-    """What is kept for N texts; rows number some of them, and the first round has all that later ones have."""
+    """What is kept for N texts; rows number some of them, and the first round has all that later ones have.
+
+    first: whether the round is the first, until whoever reads ends it.
+    """
 
     def __init__(self, student: ByteStudent, start_N: np.ndarray, bytes_L: int):
         self.student, self.decoder, self.start_N = student, stack_step(student.decoder, compiled=True), start_N
@@ -65,10 +68,9 @@ class Contexts:
     def run_decoder(
         self, rows: list[int], up_UB: Tensor, tree: Tree, before_NL: np.ndarray, wanted_U: Tensor
     ) -> Tensor:
-        """The decoder's outputs [U, B] where they are wanted; before_NL: its node before each byte. The round ends."""
+        """The decoder's outputs [U, B] where they are wanted; before_NL: its node before each byte."""
         begun_N = self.start_N[rows] > 0
         if self.first:
-            self.first = False
             last_N = before_NL[np.arange(len(rows)), self.start_N[rows]]
             node_C, number_N = np.unique(last_N[begun_N], return_inverse=True)
             self.state_N[rows] = -1

@@ -6,7 +6,7 @@ goes on as if it had not. Rounds over the same texts ask again and again: what w
 that stack's states where decisions begin.
 
 Shape letters: T nodes of the bytes' trees, P bytes that are asked about, S guesses to be tried, C nodes that
-states are kept of, D width.
+states are kept of, X numbers of a state, D width.
 """
 
 import numpy as np

@@ -13,7 +13,7 @@ the decoder reads is known from the bytes and cuts so far, so it has trees of it
 
 Shape letters: N texts, L bytes of the longest (BOS is one), T nodes of the bytes' trees, K nodes of the chunks' trees,
 U nodes of the decoder's trees, P pairs of a text and a byte of it that is asked for, W nodes before such bytes, D byte
-width, E core width, X symbols of a head.
+width, E core width, X symbols of a head, F flags.
 """
 
 from collections.abc import Sequence
@@ -102,6 +102,8 @@ class _Texts:
             decided_NL = decided_NL & scored_NL  # the first round knew all that a context's last byte depends on
         asked_NL = scored_NL | decided_NL
         before_NL, decoded_UD = self._decode(rows, asked_NL)
+        if self.contexts is not None:
+            self.contexts.first = False
         node_W, place_P = np.unique(before_NL[asked_NL], return_inverse=True)
         decoded_WD = decoded_UD[torch.from_numpy(node_W).to(decoded_UD.device)]
         place_NL = np.zeros_like(before_NL)
@@ -133,9 +135,9 @@ class _Texts:
         self, rows: list[int], decoded_WD: Tensor, place_P: np.ndarray, decided_NL: np.ndarray
     ) -> np.ndarray:
         """MBP's decisions whether chunks end at bytes: the router's beside a guess of the second head before them."""
-        logits_WK = self.student.second_head(decoded_WD)
-        logits_WK[:, BOS] = float("-inf")
-        guess_P = logits_WK.argmax(1).cpu().numpy()[place_P]
+        logits_WX = self.student.second_head(decoded_WD)
+        logits_WX[:, BOS] = float("-inf")
+        guess_P = logits_WX.argmax(1).cpu().numpy()[place_P]
         next_NL = np.roll(self.node_NL[rows], -1, axis=1)  # no decision is about a text's last byte
         return self.look_aheads.decide(self.node_NL[rows][decided_NL], next_NL[decided_NL], guess_P)
 
@@ -185,6 +187,6 @@ def _law(
     used, place_P = np.unique(place_P, return_inverse=True)
     used, place_P, byte_P = (torch.from_numpy(number).to(decoded_WD.device) for number in (used, place_P, byte_P))
     logits_WX = student.byte_head(decoded_WD[used]).float()
-    said_FP = torch.stack([some_WK[place_P, byte_P] for some_WK in logits_WX.split(BYTES, dim=1)])
+    said_FP = torch.stack([of_flag_WX[place_P, byte_P] for of_flag_WX in logits_WX.split(BYTES, dim=1)])
     nats_P = said_FP.logsumexp(0) - logits_WX.logsumexp(1)[place_P]
     return nats_P.cpu().numpy(), (logits_WX.argmax(1)[place_P] % BYTES == byte_P).cpu().numpy()

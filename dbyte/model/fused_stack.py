@@ -3,7 +3,8 @@
 Same arguments, same states, the same function within rounding; weights are copied into the order in which they are
 read, so what changes afterwards is not seen.
 
-Shape letters: B rows, D width, T nodes of trees, C of them whose states are kept, X numbers of a state.
+Shape letters: B rows, D width, T nodes of trees, C of them whose states are kept, X numbers of a state,
+S tries, M nodes and tries.
 """
 
 from ctypes import c_void_p
@@ -114,13 +115,13 @@ class FusedStack:
         is_try = np.zeros(len(tree) + len(parent_S), dtype=bool)
         is_try[parent_S + 1 + np.arange(len(parent_S))] = True
         is_try = torch.from_numpy(is_try)
-        both_XD = hidden_TD.new_empty(len(is_try), hidden_TD.shape[1])
-        both_XD[~is_try], both_XD[is_try] = hidden_TD, tried_SD
+        both_MD = hidden_TD.new_empty(len(is_try), hidden_TD.shape[1])
+        both_MD[~is_try], both_MD[is_try] = hidden_TD, tried_SD
         from_T, keep_T, states = self._begun(tree, kept_CX, origin_T, node_C)
         places = tree.places() + np.searchsorted(parent_S, tree.places())
-        from_X, keep_X = np.insert(from_T, parent_S + 1, -1), np.insert(keep_T, parent_S + 1, TRIED)
-        self._run(both_XD, torch.from_numpy(from_X), torch.from_numpy(keep_X), is_try, states, places)
-        return both_XD[is_try], states[torch.from_numpy(keep_T[node_C]).long()]
+        from_M, keep_M = np.insert(from_T, parent_S + 1, -1), np.insert(keep_T, parent_S + 1, TRIED)
+        self._run(both_MD, torch.from_numpy(from_M), torch.from_numpy(keep_M), is_try, states, places)
+        return both_MD[is_try], states[torch.from_numpy(keep_T[node_C]).long()]
 
     def _begun(
         self, tree: Tree, kept_CX: Tensor, origin_T: np.ndarray, node_C: np.ndarray
