@@ -57,6 +57,16 @@ def test_activations_are_what_autograd_keeps(step, variant, half, batch):
     assert len(batch.byte_ids_BL) * a_row + copies == pytest.approx(kept, rel=TOLERANCE)
 
 
+@pytest.mark.parametrize("step", STEPS, ids=NAMES)
+def test_what_is_compiled_keeps_less(step, batch):
+    teacher = make_teacher()
+    student, rows = roomy(teacher), rows_met(step, roomy(teacher), batch)
+    plain = kept_bytes(step, student, teacher, batch, half=False)
+    kept = kept_bytes(step, student.use_backend("compiled"), teacher, batch, half=False)
+    a_row = sum(activation_bytes(student.config, rows, step, half=False, backend="compiled").values())
+    assert kept <= plain and len(batch.byte_ids_BL) * a_row == pytest.approx(kept, rel=TOLERANCE)
+
+
 def test_states_by_hand():
     student, rows = roomy(make_teacher()), RowShape.one_document(800, 4)
     every = sum(weight.numel() for weight in student.parameters())

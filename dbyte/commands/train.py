@@ -22,8 +22,9 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--rows-at-once", type=int,
                          help="rows of a micro-batch in each process: less memory, and `plan` tells how many fit")
     command.add_argument("--recompute", action="store_true", help="keep no activations inside blocks (less memory)")
-    command.add_argument("--backend", default="torch",
-                         help="of Mamba2: torch, or triton where its kernels and a GPU are")
+    command.add_argument("--backend",
+                         help="of Mamba2: torch; compiled, in fp32 on a CPU (the default there, with a compiler); or "
+                              "triton where its kernels and a GPU are")
     command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files beside metrics.jsonl")
     command.set_defaults(run=run)
 
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = steps[: names.index(arguments.through)]
     of_teacher = () if isinstance(scale.teacher, str) else (teacher_step(scale.teacher),)
     check_sharding(of_teacher + chosen, arguments.sharding)
-    check_backend(arguments.backend)
+    if arguments.backend:
+        check_backend(arguments.backend)
     if arguments.tensorboard:
         summary_writer()
     launch = Launch(join(scale.device, expected=arguments.processes, sharding=arguments.sharding),

@@ -41,14 +41,15 @@ class Launch:
     """How a run is computed, of which its address knows nothing.
 
     rows_at_once: rows of a micro-batch, None: all of the process's share. recompute: keep no activations inside blocks
-    and compute them again in backward. tensorboard: write its files too. backend: of Mamba2 (model/kernels.py).
+    and compute them again in backward. tensorboard: write its files too. backend: of Mamba2 (model/kernels.py),
+    None: the best there is for device and precision.
     """
 
     processes: Processes = Processes()
     rows_at_once: int | None = None
     recompute: bool = False
     tensorboard: bool = False
-    backend: str = "torch"
+    backend: str | None = None
 
 
 def check_sharding(steps: Iterable[Step], sharding: str) -> None:

@@ -1,9 +1,10 @@
-"""Backends of Mamba2's convolution and scan: `torch`, pure PyTorch on any device; `triton`, mamba-ssm's kernels.
+"""Backends of Mamba2's convolution and scan: `torch`, `compiled` and `triton`, which compute the same function.
 
-`triton` takes causal-conv1d and mamba-ssm (extra `cuda`), both imported at its first use, and a CUDA device. The two
-compute the same function; where a GPU is at hand the tests hold them against each other.
+`torch` is pure PyTorch on any device, the reference. `compiled` is `mixer.cpp` in fp32 on a CPU with a C++ compiler.
+`triton` takes causal-conv1d and mamba-ssm (extra `cuda`), both imported at its first use, and a CUDA device; where a GPU
+is at hand the tests hold it against the reference.
 
-Shape letters: B rows, L bytes, X convolved channels, W taps, H heads, P head width, N state size.
+Shape letters: B rows, L bytes, X convolved channels, W taps, H heads, P head width, I = H P, N state size.
 """
 
 from importlib.util import find_spec
@@ -12,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dbyte.model import native
 from dbyte.model.convolution import convolve
+from dbyte.model.fused_mixer import fused_mix
 from dbyte.model.ssd import ssd
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "compiled", "triton")
 PACKAGES = ("mamba_ssm", "causal_conv1d")
 
 
@@ -30,14 +33,39 @@ def check_backend(backend: str) -> str:
                              "of environment.yml or install the extra (pip install 'dbyte[cuda]'), or use 'torch'")
         if not torch.cuda.is_available():
             raise ValueError("backend 'triton' needs a CUDA device, and torch finds none: use backend 'torch'")
+    if backend == "compiled" and not native.works():
+        raise ValueError("backend 'compiled' needs a C++ compiler ($CXX, c++, g++ or clang++) that takes mixer.cpp, and "
+                         "none was found: install g++, or use 'torch'")
     return backend
+
+
+def best_backend(device: str, precision: str) -> str:
+    """The backend that training takes unless told otherwise: `compiled` where it can, else `torch`."""
+    return "compiled" if device == "cpu" and precision == "fp32" and native.works() else "torch"
+
+
+def mix(
+    xBC_BLX: Tensor, dt_BLH: Tensor, A_H: Tensor, D_H: Tensor, weight_XW: Tensor, bias_X: Tensor,
+    document_BL: Tensor | None, *, state_size: int, chunk_size: int, backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Convolve, SiLU and scan inside each document: (y_BLI, the state after the last byte BNI); arguments as in `ssd`.
+
+    Of `compiled` the state has no gradient.
+    """
+    if backend == "compiled":
+        return fused_mix(xBC_BLX, dt_BLH, A_H, D_H, weight_XW, bias_X, document_BL, state_size=state_size)
+    convolved_BLX = convolve_silu(xBC_BLX, weight_XW, bias_X, document_BL, backend=backend)
+    x_BLI, B_BLN, C_BLN = convolved_BLX.tensor_split((-2 * state_size, -state_size), dim=-1)
+    y_BLHP, final_BHPN = scan(x_BLI.unflatten(-1, (len(A_H), -1)), dt_BLH, A_H, B_BLN, C_BLN, D_H, document_BL,
+                              chunk_size=chunk_size, backend=backend)
+    return y_BLHP.flatten(-2), final_BHPN.permute(0, 3, 1, 2).flatten(2)
 
 
 def convolve_silu(
     hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None, *, backend: str
 ) -> Tensor:
     """silu of the depthwise causal convolution inside each document: [B, L, X]."""
-    if backend == "torch":
+    if backend != "triton":
         return F.silu(convolve(hidden_BLX, weight_XW, bias_X, document_BL))
     from causal_conv1d import causal_conv1d_fn
 
@@ -50,7 +78,7 @@ def scan(
     document_BL: Tensor | None, *, chunk_size: int, backend: str,
 ) -> tuple[Tensor, Tensor]:
     """SSD plus the skip D x: (y_BLHP, the state after the last byte BHPN); arguments as in `ssd`."""
-    if backend == "torch":
+    if backend != "triton":
         return ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, D_H=D_H, chunk_size=chunk_size, document_BL=document_BL,
                    return_final_state=True)
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined

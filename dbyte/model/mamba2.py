@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbyte.model.gated_projection import gated_projection
-from dbyte.model.kernels import check_backend, convolve_silu, scan
+from dbyte.model.kernels import check_backend, convolve_silu, mix
 from dbyte.model.projection import project
 from dbyte.model.ssd import last_state
 
@@ -46,7 +46,7 @@ class GatedRMSNorm(nn.Module):
 class Mamba2(nn.Module):
     """Map hidden_BLD to hidden_BLD with a causal convolution and an SSD scan.
 
-    backend: "torch" or "triton" (kernels.py); it changes speed, not the function, and is not saved with the weights.
+    backend: "torch", "compiled" or "triton" (kernels.py); it changes speed, not the function, and is not saved with the weights.
     Raises ValueError if expand * width is not a multiple of head_width, or the backend cannot be used here.
     """
 
@@ -140,20 +140,17 @@ class Mamba2(nn.Module):
         self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
     ) -> tuple[Tensor, Mamba2State | None]:
         gate_BLI, xBC_BLX, dt_BLH = self._project(hidden_BLD)
-        convolved_BLX = convolve_silu(xBC_BLX, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL,
-                                      backend=self.backend)
-        x_BLI, B_BLN, C_BLN = convolved_BLX.split([self.inner, self.state_size, self.state_size], dim=-1)
-        x_BLHP = x_BLI.unflatten(-1, (self.heads, self.head_width))
-        if real_BL is not None:  # a padded byte must not touch the state that is handed on
-            dt_BLH = dt_BLH * real_BL[..., None]
-        y_BLHP, final_BHPN = scan(x_BLHP, dt_BLH, -self.A_log.exp(), B_BLN, C_BLN, self.D, document_BL,
-                                  chunk_size=self.chunk_size, backend=self.backend)
-        mixed_BLD = gated_projection(y_BLHP.flatten(-2), gate_BLI, self.norm.weight, self.out_proj.weight,
-                                     eps=self.norm.eps)
+        backend = self.backend
+        if real_BL is not None:
+            dt_BLH = dt_BLH * real_BL[..., None]  # a padded byte must not touch the state that is handed on
+            if backend == "compiled" and torch.is_grad_enabled():
+                backend = "torch"  # whose state has a gradient
+        y_BLI, ssm_BNI = mix(xBC_BLX, dt_BLH, -self.A_log.exp(), self.D, self.conv1d.weight[:, 0], self.conv1d.bias,
+                             document_BL, state_size=self.state_size, chunk_size=self.chunk_size, backend=backend)
+        mixed_BLD = gated_projection(y_BLI, gate_BLI, self.norm.weight, self.out_proj.weight, eps=self.norm.eps)
         if real_BL is None:
             return mixed_BLD, None
-        ssm_BNI = final_BHPN.permute(0, 3, 1, 2).flatten(2).contiguous()
-        return mixed_BLD, Mamba2State(self._last_inputs(xBC_BLX, real_BL.sum(1)), ssm_BNI)
+        return mixed_BLD, Mamba2State(self._last_inputs(xBC_BLX, real_BL.sum(1)), ssm_BNI.contiguous())
 
     def _last_inputs(self, xBC_BLX: Tensor, length_B: Tensor) -> Tensor:
         """The last W - 1 convolution inputs before length_B, zeros where the document is shorter."""

@@ -1,4 +1,4 @@
-"""`step.cpp` and `tree.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU.
+"""`step.cpp`, `tree.cpp` and `mixer.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU.
 
 It is compiled once a process, in a second or two, into a folder that is gone afterwards: code for one machine's CPU is
 of no use to another that shares its disk.
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 Made = TypeVar("Made")
 
-SOURCE = Path(__file__).with_name("tree.cpp")  # it includes step.cpp
+SOURCE = Path(__file__).with_name("mixer.cpp")  # it includes tree.cpp, and that step.cpp
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread",
          "-shared", "-fPIC")
 PANEL = 32  # outputs side by side in a packed weight, as in step.cpp
@@ -171,7 +171,10 @@ def library() -> ctypes.PyDLL:
                                  *room]
     found.core_read.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_void_p, *[c_int] * 4, c_void_p,
                                 c_void_p, c_int, *[c_void_p] * 3, c_int, c_void_p, *room]
-    for function in (found.stack_step, found.core_step, found.map_step, found.stack_read, found.core_read):
+    found.mix_rows.argtypes = [*[c_void_p] * 4, c_int]
+    found.unmix_rows.argtypes = [*[c_void_p] * 4, c_int]
+    for function in (found.stack_step, found.core_step, found.map_step, found.stack_read, found.core_read,
+                     found.mix_rows, found.unmix_rows):
         function.restype = None
     return found
 

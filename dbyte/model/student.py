@@ -183,7 +183,7 @@ class ByteStudent(PreTrainedModel):
         return student
 
     def use_backend(self, backend: str) -> "ByteStudent":
-        """Run every Mamba2 by "torch" or "triton" (kernels.py); ValueError with the remedy if that cannot run here."""
+        """Run every Mamba2 by a backend of kernels.py; ValueError with the remedy if that cannot run here."""
         check_backend(backend)
         for module in self.modules():
             if isinstance(module, Mamba2):

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 
 from dbyte.distill.in_rows import ROWS_AT_ONCE
 from dbyte.distill.steps import Step
+from dbyte.model.fused_mixer import LANES, PIECE
 from dbyte.model.blocks import StackShape
 from dbyte.model.checkpointing import sharding_units
 from dbyte.model.student import JOINT, ByteStudent, StudentConfig
@@ -60,8 +61,11 @@ def core_norm_saved(width: int, *, readers: int, half: bool) -> Saved:
 
 
 def scan_saved(*, inner: int, heads: int, state: int, chunk: int, half: bool, backend: str) -> Saved:
-    """SSD with the convolution before it: the torch path keeps a chunk's decays of all heads, the kernels do not."""
+    """SSD with the convolution before it: the torch path keeps a chunk's decays of all heads, the others do not."""
     channels = inner + 2 * state
+    if backend == "compiled":  # input, step sizes, y, and the state before each piece; the rest again in backward
+        padded = heads * -(-inner // heads // LANES) * LANES
+        return Saved(2 * heads + state * padded / PIECE, channels + inner)
     if backend == "triton":
         return Saved(3 * heads, 2 * channels + inner)  # convolution's input and output, y; the rest again in backward
     decays = heads * chunk + chunk + inner * state / chunk
