@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -23,13 +23,14 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 class Planned:
     """A notebook that is ready to run: where its script is, what was read from it, where the executed one goes.
 
-    needs: numbers of the notebooks that it builds on.
+    needs: numbers of the notebooks that it builds on. parameters: what takes the place of its defaults.
     """
 
     script: Path
     notebook: NotebookNode
     executed: Path
     needs: frozenset[str] = frozenset()
+    parameters: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -131,7 +132,7 @@ def failure(error: Exception) -> str:
     return f"cell {error.cell_index}:\n{cell}\n" + "\n".join(f"  {line}" for line in trace[-12:])
 
 
-def execute(planned: Planned, *, given: Mapping[str, object], progress: Progress) -> Exception | None:
+def execute(planned: Planned, *, progress: Progress) -> Exception | None:
     """Run one notebook in a kernel of its own and return the error it ended with, None where there was none.
 
     Whole runs land at `planned.executed`, failed ones beside it as NN_name.failed.ipynb.
@@ -145,7 +146,7 @@ def execute(planned: Planned, *, given: Mapping[str, object], progress: Progress
     failed.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(
-            planned.notebook, partial, parameters=dict(given), kernel_name=KERNELSPEC["name"], cwd=ROOT,
+            planned.notebook, partial, parameters=dict(planned.parameters), kernel_name=KERNELSPEC["name"], cwd=ROOT,
             progress_bar=False, stdout_file=progress, on_cell_start=progress.cell, coalesce_streams=True)
     except (PapermillException, DeadKernelError, RuntimeError) as error:
         if partial.exists():

@@ -211,12 +211,13 @@ def whole_world(scale: Scale) -> Scale:
 
 
 def changed(
-    scale: Scale, *, teacher: str | None = None, corpora: Mapping[str, int] | None = None, **values: object
+    scale: Scale, *, teacher: str | None = None, corpora: Mapping[str, int] | None = None,
+    ablation_seeds: int | None = None, **values: object
 ) -> Scale:
     """A scale with another teacher (folder or hub name), other corpora (bytes by name), or other plain fields.
 
-    values: device, precision, batch_rows, row_bytes; None leaves a field as it is. Raises ValueError for a number that
-    is not positive or an unknown precision.
+    ablation_seeds: students of each row of an ablation. values: device, precision, batch_rows, row_bytes. None leaves
+    a field as it is. Raises ValueError for a number that is not positive or an unknown precision.
     """
     given = {name: value for name, value in values.items() if value is not None}
     for name in ("batch_rows", "row_bytes"):
@@ -228,6 +229,10 @@ def changed(
         if wrong := {name: amount for name, amount in corpora.items() if amount < 1}:
             raise ValueError(f"a corpus needs a positive number of bytes, found {wrong}")
         given["corpora"] = tuple(corpora.items())
+    if ablation_seeds is not None:
+        if ablation_seeds < 1:
+            raise ValueError(f"an ablation needs at least one seed, found {ablation_seeds}")
+        given["ablation"] = replace(scale.ablation, seeds=ablation_seeds)
     return replace(scale, **given, **({"teacher": teacher} if teacher else {}))
 
 

@@ -18,20 +18,29 @@ from dbyte.schedule import Ended, in_turn, needs, threads_each, together
 TIMES = "notebook_times"  # the name of the results that remember what a notebook costs
 
 
-def plan(scripts: tuple[Path, ...], *, given: Mapping[str, object], out: Path) -> tuple[Planned, ...]:
-    """Read every notebook and check that it takes the `given` parameters; raises ValueError naming the first misfit."""
+def plan(
+    scripts: tuple[Path, ...], *, given: Mapping[str, object], some: Mapping[str, object], out: Path
+) -> tuple[Planned, ...]:
+    """Read every notebook and check that it takes the `given` parameters, and of `some` those that it has.
+
+    Raises ValueError naming the first misfit, and a parameter of `some` that no notebook has.
+    """
     planned = []
     for script in scripts:
         notebook = read_script(script)
         known = parameters(notebook, name=script.stem)
-        for name, value in given.items():
+        mine = {**given, **{name: value for name, value in some.items() if name in known}}
+        for name, value in mine.items():
             if name not in known:
                 raise ValueError(f"{script.stem} has no parameter {name!r}: it takes {', '.join(known) or 'none'}")
             kind = type(known[name])
             if known[name] is not None and type(value) is not kind:
                 raise ValueError(f"{script.stem}: parameter {name!r} must be {kind.__name__}, found {value!r}")
         planned.append(Planned(script=script, notebook=notebook, executed=out / f"{script.stem}.ipynb",
-                               needs=needs(script)))
+                               needs=needs(script), parameters=mine))
+    for name in some:
+        if not any(name in one.parameters for one in planned):
+            raise ValueError(f"none of these notebooks has a parameter {name!r}: leave it out")
     return tuple(planned)
 
 
@@ -87,12 +96,16 @@ def announce(
           f"{shown(RUNS)}/", flush=True)
 
 
-def reproduce(scale: str, *, only: str | None = None, out: Path | None = None, seed: int = 0, jobs: int = 1,
-              extra: Mapping[str, object] | None = None, notebooks: Path = NOTEBOOKS, results: Path = RESULTS) -> int:
+def reproduce(
+    scale: str, *, only: str | None = None, out: Path | None = None, seed: int = 0, jobs: int = 1,
+    ablation_seeds: int | None = None, extra: Mapping[str, object] | None = None, notebooks: Path = NOTEBOOKS,
+    results: Path = RESULTS,
+) -> int:
     """Run the notebooks in order, write the report on all results, and return 0, or 1 if one fails, which is named.
 
     scale: a preset's name. only: some notebooks, such as `01,02`. out: the folder of the executed notebooks, by default
-    runs/notebooks/<scale>. jobs: how many run at a time; after one that failed none starts. extra: more parameters than
+    runs/notebooks/<scale>. jobs: how many run at a time; after one that failed none starts.
+    ablation_seeds: students of each row of an ablation, in place of the scale's number. extra: more parameters than
     scale and seed. Raises ValueError before anything runs for an unknown scale, notebook or parameter, or one of the
     wrong type, for needs that are no earlier notebooks, and for jobs below 1.
     """
@@ -103,11 +116,13 @@ def reproduce(scale: str, *, only: str | None = None, out: Path | None = None, s
     if jobs < 1:
         raise ValueError(f"jobs must be a whole number of at least 1, found {jobs}")
     given = {"scale": scale, "seed": seed, **(extra or {})}
-    planned = plan(find_scripts(notebooks, only=only), given=given, out=out or RUNS / "notebooks" / scale)
+    some = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
+    presets.changed(presets.scale(scale), **some)
+    planned = plan(find_scripts(notebooks, only=only), given=given, some=some, out=out or RUNS / "notebooks" / scale)
     jobs = min(jobs, len(planned))
-    announce(planned, scale=scale, given=given, results=results, jobs=jobs)
+    announce(planned, scale=scale, given=given | some, results=results, jobs=jobs)
     began, done, failed = time.monotonic(), {}, []
-    with closing(in_turn(planned, given=given) if jobs == 1 else together(planned, given=given, jobs=jobs)) as ended:
+    with closing(in_turn(planned) if jobs == 1 else together(planned, jobs=jobs)) as ended:
         for one in ended:
             if one.failure is None:
                 done[one.planned.name] = one.seconds

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -74,21 +74,21 @@ def startable(waiting: Sequence[Planned], unfinished: Collection[str]) -> Planne
     return next((one for one in waiting if one.needs.isdisjoint(unfinished)), None)
 
 
-def in_turn(planned: Sequence[Planned], *, given: Mapping[str, object]) -> Iterator[Ended]:
+def in_turn(planned: Sequence[Planned]) -> Iterator[Ended]:
     """Run the notebooks one after the other up to the first that fails."""
     progress = Progress(terminal=sys.stdout.isatty())
     with own_kernel():
         for one in planned:
             progress.say(start_line(one))
             progress.start(one.name, cells=len(one.notebook.cells))
-            error = execute(one, given=given, progress=progress)
+            error = execute(one, progress=progress)
             progress.finish()
             yield Ended(one, time.monotonic() - progress.began, None if error is None else failure(error))
             if error is not None:
                 return
 
 
-def together(planned: Sequence[Planned], *, given: Mapping[str, object], jobs: int) -> Iterator[Ended]:
+def together(planned: Sequence[Planned], *, jobs: int) -> Iterator[Ended]:
     """Run up to `jobs` notebooks at a time; after the first that fails none starts, and those that run are waited for.
 
     Closed early, as by Ctrl-C, it stops all of them and their kernels.
@@ -98,7 +98,7 @@ def together(planned: Sequence[Planned], *, given: Mapping[str, object], jobs: i
         while True:
             while not failed and len(running) < jobs and (one := startable(waiting, unfinished)):
                 waiting.remove(one)
-                started = start(one, given=given, threads=threads_each(jobs))
+                started = start(one, threads=threads_each(jobs))
                 running[started.heard] = started
             if not running:
                 return
@@ -118,11 +118,11 @@ def start_line(one: Planned) -> str:
     return f"[{one.name}] start, {len(one.notebook.cells)} cells"
 
 
-def start(one: Planned, *, given: Mapping[str, object], threads: int) -> Started:
+def start(one: Planned, *, threads: int) -> Started:
     """Start a notebook in a process of its own."""
     context = multiprocessing.get_context("spawn")
     heard, said = context.Pipe(duplex=False)
-    process = context.Process(target=run_apart, args=(one, dict(given), threads, said), name=one.name, daemon=True)
+    process = context.Process(target=run_apart, args=(one, threads, said), name=one.name, daemon=True)
     print(start_line(one), flush=True)
     process.start()
     said.close()  # the process has its own, and the end of that one is then the end of all
@@ -157,7 +157,7 @@ def stop(running: Iterable[Started], *, at_once: bool) -> None:
         started.heard.close()
 
 
-def run_apart(one: Planned, given: dict[str, object], threads: int, said: Connection) -> None:
+def run_apart(one: Planned, threads: int, said: Connection) -> None:
     """Run a notebook in this process, which was started for it, and send its lines and its end."""
     # A terminal's Ctrl-C reaches this process too, but one that stops its kernel must not be interrupted in that:
     # it is told once, by the first process.
@@ -169,7 +169,7 @@ def run_apart(one: Planned, given: dict[str, object], threads: int, said: Connec
     try:
         with own_kernel():
             progress.start(one.name, cells=len(one.notebook.cells))
-            error = execute(one, given=given, progress=progress)
+            error = execute(one, progress=progress)
         progress.finish()
         said.send(("ended", None if error is None else failure(error)))
     except KeyboardInterrupt:

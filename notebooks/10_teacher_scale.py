@@ -27,6 +27,7 @@
 # %% tags=["parameters"]
 scale = "smoke"
 seed = 0
+ablation_seeds = None  # as many as the scale has
 
 # %%
 import time
@@ -44,7 +45,7 @@ from dbyte.report import ablations, figures, results, tables
 from dbyte.report.provenance import environment_report
 
 # %%
-chosen = presets.scale(scale)
+chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
 seeds, items = [seed + k for k in range(chosen.ablation.seeds)], chosen.ablation.items
 write = partial(results.write_results, scale=scale, seeds=seeds, device=chosen.device)
 print(environment_report(scale=scale, seed=seed, device=chosen.device))

@@ -1,4 +1,4 @@
-"""Convolution and scan in one: == the reference in value and gradient, packed == separate bit for bit, threads or not."""
+"""Convolution and scan in one: == the reference in value and gradient, packed == separate, threads or not."""
 
 import pytest
 import torch

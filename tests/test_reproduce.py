@@ -82,6 +82,19 @@ def test_a_run_uses_this_interpreter_and_the_given_parameters_from_the_root(tmp_
     assert not (tmp_path / "results" / "REPORT.md").exists(), "the committed report is not smoke's"
 
 
+def test_seeds_of_ablations_go_to_the_notebooks_that_have_them(tmp_path, capsys):
+    script(tmp_path, "00_first")
+    script(tmp_path, "01_ablation", PARAMETERS.rstrip() + "\nablation_seeds = None\n\n"
+                                    "# %%\nprint(scale, seed, ablation_seeds)\n")
+    assert run(tmp_path, ablation_seeds=2) == 0
+    assert outputs(tmp_path / "out" / "01_ablation.ipynb").split() == ["smoke", "0", "2"]
+    assert run(tmp_path, only="01") == 0
+    assert outputs(tmp_path / "out" / "01_ablation.ipynb").split() == ["smoke", "0", "None"]
+    for seeds, only, message in ((0, None, "at least one seed, found 0"), (1, "00", "no|none.*'ablation_seeds'")):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, ablation_seeds=seeds, only=only)
+
+
 def test_a_failing_notebook_is_shown_and_never_taken_for_a_whole_one(tmp_path, capsys):
     script(tmp_path, "00_bad", PARAMETERS + "# %%\nassert seed < 0, scale\n")
     script(tmp_path, "01_after")

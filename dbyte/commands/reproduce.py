@@ -10,6 +10,8 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--scale", default="smoke", help="smoke (minutes, CPU), small (hours, CPU), gpu or paper")
     command.add_argument("--only", metavar="NN[,NN]", help="some notebooks, such as 01 or 01,02")
     command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
+    command.add_argument("--ablation-seeds", type=int, metavar="N",
+                         help="students of each row of an ablation, from --seed on, instead of the scale's number")
     command.add_argument("--out", type=Path, help="folder of the executed notebooks (default runs/notebooks/SCALE)")
     command.add_argument("--jobs", metavar="N", default="1",
                          help="notebooks at a time (default 1): each starts once those that it builds on are done, on "
@@ -39,4 +41,4 @@ def run(arguments: argparse.Namespace) -> int:
 
     extra = {name: literal(value) for name, value in arguments.parameter}
     return reproduce(arguments.scale, only=arguments.only, out=arguments.out, seed=arguments.seed,
-                     jobs=at_least_one(arguments.jobs), extra=extra)
+                     jobs=at_least_one(arguments.jobs), ablation_seeds=arguments.ablation_seeds, extra=extra)

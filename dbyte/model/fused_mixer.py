@@ -37,7 +37,8 @@ def fused_mix(
     one document a row. Raises ValueError for another dtype or device.
     """
     if xBC_BLX.dtype != torch.float32 or xBC_BLX.device.type != "cpu":
-        raise ValueError(f"backend 'compiled' takes fp32 on a CPU, found {xBC_BLX.dtype} on {xBC_BLX.device}: use 'torch'")
+        raise ValueError(f"backend 'compiled' takes fp32 on a CPU, found {xBC_BLX.dtype} on {xBC_BLX.device}: use "
+                         "'torch'")
     return _FusedMix.apply(state_size, document_BL, xBC_BLX, dt_BLH, A_H, D_H, weight_XW, bias_X)
 
 
@@ -47,10 +48,10 @@ class _FusedMix(torch.autograd.Function):
         given = [None if each is None else each.contiguous()
                  for each in (A_H, D_H, weight_XW.T, bias_X, xBC_BLX, dt_BLH, document_BL)]
         mixer, new = _mixer(state_size, *given), xBC_BLX.new_empty
-        B, L, H, N, I = mixer.rows, mixer.length, mixer.heads, state_size, mixer.heads * mixer.width
-        y_BLI, final_BNI, kept = new(B, L, I), new(B, N, I), None
+        B, L, H, P = mixer.rows, mixer.length, mixer.heads, mixer.width
+        y_BLI, final_BNI, kept = new(B, L, H * P), new(B, state_size, H * P), None
         if any(ctx.needs_input_grad):
-            kept = new(B, -(-L // PIECE), H, N, -(-mixer.width // LANES) * LANES)
+            kept = new(B, -(-L // PIECE), H, state_size, -(-P // LANES) * LANES)
         native.library().mix_rows(byref(mixer), y_BLI.data_ptr(), _place(kept), final_BNI.data_ptr(),
                                   native.parts_of(B))
         ctx.save_for_backward(kept, *given)

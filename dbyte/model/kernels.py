@@ -1,8 +1,8 @@
 """Backends of Mamba2's convolution and scan: `torch`, `compiled` and `triton`, which compute the same function.
 
 `torch` is pure PyTorch on any device, the reference. `compiled` is `mixer.cpp` in fp32 on a CPU with a C++ compiler.
-`triton` takes causal-conv1d and mamba-ssm (extra `cuda`), both imported at its first use, and a CUDA device; where a GPU
-is at hand the tests hold it against the reference.
+`triton` takes causal-conv1d and mamba-ssm (extra `cuda`), both imported at its first use, and a CUDA device; where a
+GPU is at hand the tests hold it against the reference.
 
 Shape letters: B rows, L bytes, X convolved channels, W taps, H heads, P head width, I = H P, N state size.
 """
@@ -34,8 +34,8 @@ def check_backend(backend: str) -> str:
         if not torch.cuda.is_available():
             raise ValueError("backend 'triton' needs a CUDA device, and torch finds none: use backend 'torch'")
     if backend == "compiled" and not native.works():
-        raise ValueError("backend 'compiled' needs a C++ compiler ($CXX, c++, g++ or clang++) that takes mixer.cpp, and "
-                         "none was found: install g++, or use 'torch'")
+        raise ValueError("backend 'compiled' needs a C++ compiler ($CXX, c++, g++ or clang++) that takes mixer.cpp, "
+                         "and found none: install g++, or use 'torch'")
     return backend
 
 

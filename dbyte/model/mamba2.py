@@ -46,7 +46,7 @@ class GatedRMSNorm(nn.Module):
 class Mamba2(nn.Module):
     """Map hidden_BLD to hidden_BLD with a causal convolution and an SSD scan.
 
-    backend: "torch", "compiled" or "triton" (kernels.py); it changes speed, not the function, and is not saved with the weights.
+    backend: one of kernels.py; it changes speed, not the function, and is not saved with the weights.
     Raises ValueError if expand * width is not a multiple of head_width, or the backend cannot be used here.
     """
 

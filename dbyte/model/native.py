@@ -1,4 +1,4 @@
-"""`step.cpp`, `tree.cpp` and `mixer.cpp` compiled for this machine and bound: what `compiled=True` runs in fp32 on a CPU.
+"""The C++ beside this file compiled for this machine and bound: what `compiled` code runs in fp32 on a CPU.
 
 It is compiled once a process, in a second or two, into a folder that is gone afterwards: code for one machine's CPU is
 of no use to another that shares its disk.

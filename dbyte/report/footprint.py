@@ -18,9 +18,9 @@ from transformers import PreTrainedConfig
 
 from dbyte.distill.in_rows import ROWS_AT_ONCE
 from dbyte.distill.steps import Step
-from dbyte.model.fused_mixer import LANES, PIECE
 from dbyte.model.blocks import StackShape
 from dbyte.model.checkpointing import sharding_units
+from dbyte.model.fused_mixer import LANES, PIECE
 from dbyte.model.student import JOINT, ByteStudent, StudentConfig
 from dbyte.report.flops import Pass, RowShape, head_width, step_pass
 
