@@ -205,6 +205,6 @@ def test_a_backend_that_cannot_run_is_refused_with_the_remedy(student, monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="CUDA device"):
         student.use_backend("triton")
-    with pytest.raises(ValueError, match="torch, triton"):
+    with pytest.raises(ValueError, match="torch, compiled, triton"):
         student.use_backend("cuda")
     assert all(getattr(module, "backend", "torch") == "torch" for module in student.modules())

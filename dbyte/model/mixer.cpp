@@ -163,7 +163,7 @@ void scan_tile(const Row& row, float* state, int n, const float* sent, float* y)
 
 // What the gradients of a piece are added up in, for one head.
 struct Sums {
-    float *dsent_QP, *both_Q1;  // both: <dstate, state>, in lanes
+    float *dsent_QP, *both_Q1;  // both: <dstate, state before>, in lanes
     float *dB_QN, *dC_QN;       // in lanes, of all heads
 };
 
@@ -172,11 +172,11 @@ template <int V, int tile>
 void unscan_tile(const Row& row, const float* state, float* dstate, int n, const float* sent, const float* dy,
                  const Sums& to) {
     const long across = row.size.padded, N = row.size.N;
-    Lanes at[tile][V], states[PIECE][tile][V];
+    Lanes at[tile][V], states[PIECE + 1][tile][V];  // before the first byte, and behind each
 #pragma GCC unroll 4
     for (int i = 0; i < tile; i++)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) at[i][v] = lanes(state + i * across + v * LANES);
+        for (int v = 0; v < V; v++) states[0][i][v] = at[i][v] = lanes(state + i * across + v * LANES);
     for (int q = 0; q < row.bytes; q++) {
         const float *B = row.B_of(q) + n, decay = row.decay_Q[q];
         if (row.starts_Q[q]) clear(at);
@@ -184,7 +184,7 @@ void unscan_tile(const Row& row, const float* state, float* dstate, int n, const
         for (int v = 0; v < V; v++) {
             const Lanes add = lanes(sent + q * across + v * LANES);
 #pragma GCC unroll 4
-            for (int i = 0; i < tile; i++) states[q][i][v] = at[i][v] = at[i][v] * decay + B[i] * add;
+            for (int i = 0; i < tile; i++) states[q + 1][i][v] = at[i][v] = at[i][v] * decay + B[i] * add;
         }
     }
 #pragma GCC unroll 4
@@ -201,7 +201,7 @@ void unscan_tile(const Row& row, const float* state, float* dstate, int n, const
 #pragma GCC unroll 4
             for (int i = 0; i < tile; i++) {
                 at[i][v] += C[i] * out;
-                dC[i] += states[q][i][v] * out;
+                dC[i] += states[q + 1][i][v] * out;
                 dB[i] += at[i][v] * add;
                 sum += B[i] * at[i][v];
                 both += at[i][v] * states[q][i][v];
@@ -344,8 +344,7 @@ void unmix_row(const Mixer& mixer, int number, const float* dy_LI, const float* 
                     skipped += dy[p] * x[p];
                 }
                 for (int p = 0; p < size.P; p++) dx[p] = dsent[p] * dt + mixer.skip_H[h] * dy[p];
-                // of <dstate, state> what came from the state before is proportional to exp(dt A)
-                const float dlog = row.starts_Q[q] ? 0.0f : total(lanes(both_Q1.data() + q * LANES)) - ddt * dt;
+                const float dlog = row.starts_Q[q] ? 0.0f : row.decay_Q[q] * total(lanes(both_Q1.data() + q * LANES));
                 ddt_LH[t * size.H + h] = ddt + dlog * mixer.rate_H[h];
                 drate_H[h] += dlog * dt;
                 dskip_H[h] += skipped;
