@@ -2,8 +2,9 @@
 
     python benchmarks/mixer.py          writes benchmarks/mixer.md
 
-Forward and backward of one mixer, fp32, same weights in both, all timed in turn in one process. The bound: the FLOPs of
-our mixer at its chunk size, at the rate of a square matrix product timed in the same rounds. Peak memory: of a fresh
+Forward and backward of one mixer, fp32, same weights in all, timed in turn in one process. Ours by its backends torch,
+in chunks, and compiled, which scans byte by byte. The bound: the FLOPs of our mixer by torch at its best chunk size, at
+the rate of a square matrix product timed in the same rounds. Peak memory: of a fresh
 process that runs one of them, less that of one that only builds it. Growth: time over row length, one row, exponent by
 least squares on logarithms.
 """
@@ -21,6 +22,7 @@ from measuring import MATMUL, begin, flops, interleaved, machine, matmul, write
 from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
+from dbyte.model.fused_mixer import PIECE
 from dbyte.model.mamba2 import Mamba2
 
 WIDTH, HEAD, STATE, ROWS, LENGTH = 256, 64, 128, 4, 2048
@@ -29,9 +31,13 @@ LENGTHS = (1024, 4096, 16384, 65536)
 ROUNDS = 7
 
 
-def ours(chunk_size: int) -> Mamba2:
+def ours(chunk_size: int, backend: str = "torch") -> Mamba2:
     torch.manual_seed(0)
-    return Mamba2(WIDTH, state_size=STATE, head_width=HEAD, chunk_size=chunk_size)
+    return Mamba2(WIDTH, state_size=STATE, head_width=HEAD, chunk_size=chunk_size, backend=backend)
+
+
+def compiled(chunk_size: int) -> Mamba2:
+    return ours(chunk_size, "compiled")
 
 
 def theirs(chunk_size: int) -> Mamba2Mixer:
@@ -42,7 +48,8 @@ def theirs(chunk_size: int) -> Mamba2Mixer:
     return mixer
 
 
-MAKERS = {"dbyte": ours, "transformers": theirs}
+MAKERS = {"dbyte, torch": ours, "dbyte, compiled": compiled, "transformers": theirs}
+SIZES = {"dbyte, torch": OURS, "dbyte, compiled": (PIECE,), "transformers": THEIRS}
 
 
 def step(mixer: torch.nn.Module, rows: int = ROWS, length: int = LENGTH):
@@ -57,7 +64,8 @@ def step(mixer: torch.nn.Module, rows: int = ROWS, length: int = LENGTH):
 def check_same_function() -> None:
     """What is timed must agree: same weights in, same outputs out."""
     hidden = torch.randn(2, 300, WIDTH)
-    torch.testing.assert_close(ours(64)(hidden), theirs(64)(hidden), rtol=1e-3, atol=1e-4)
+    for mixer in (ours(64), compiled(64)):
+        torch.testing.assert_close(mixer(hidden), theirs(64)(hidden), rtol=1e-3, atol=1e-4)
 
 
 def peak_megabytes(peer: str, chunk_size: int, steps: int) -> float:
@@ -68,16 +76,15 @@ def peak_megabytes(peer: str, chunk_size: int, steps: int) -> float:
 
 def main() -> None:
     begin()
-    calls = {("dbyte", size): step(ours(size)) for size in OURS}
-    calls |= {("transformers", size): step(theirs(size)) for size in THEIRS}
+    calls = {(peer, size): step(make(size)) for peer, make in MAKERS.items() for size in SIZES[peer]}
     check_same_function()
     named = {f"{peer} {size}": call for (peer, size), call in calls.items()}
     seconds = interleaved(named | {"matmul": matmul()}, rounds=ROUNDS)
     middle = {name: median(values) for name, values in seconds.items()}
     rate = 2 * MATMUL**3 / middle["matmul"]
     best = {peer: min(sizes, key=lambda size, peer=peer: middle[f"{peer} {size}"])
-            for peer, sizes in (("dbyte", OURS), ("transformers", THEIRS))}
-    bound = flops(calls["dbyte", best["dbyte"]]) / rate
+            for peer, sizes in SIZES.items()}
+    bound = flops(calls["dbyte, torch", best["dbyte, torch"]]) / rate
     base = {peer: peak_megabytes(peer, best[peer], 0) for peer in MAKERS}
     peak = {peer: peak_megabytes(peer, best[peer], 3) - base[peer] for peer in MAKERS}
     lines = [f"Mamba2 mixer, forward and backward, fp32: {ROWS} rows of {LENGTH} bytes, width {WIDTH}, head {HEAD}, "
@@ -87,21 +94,24 @@ def main() -> None:
         memory = f"{peak[peer]:.0f}" if size == best[peer] else ""
         lines.append(f"| {peer} | {size} | {1e3 * middle[f'{peer} {size}']:.0f} | "
                      f"{middle[f'{peer} {size}'] / bound:.2f} | {memory} |")
-    ratio = middle[f"transformers {best['transformers']}"] / middle[f"dbyte {best['dbyte']}"]
-    lines += ["", f"Each at its best chunk size: dbyte is {ratio:.2f} times as fast as transformers, takes "
-              f"{middle['dbyte ' + str(best['dbyte'])] / bound:.2f} times the bound of its FLOPs and "
-              f"{peak['dbyte'] / peak['transformers']:.2f} times its peak memory.", "", *growth(best["dbyte"])]
+    lines.append("")
+    for peer in ("dbyte, torch", "dbyte, compiled"):
+        spent, theirs_spent = (middle[f"{one} {best[one]}"] for one in (peer, "transformers"))
+        lines.append(f"- {peer}, each at its best chunk size: {theirs_spent / spent:.2f} times as fast as "
+                     f"transformers, {spent / bound:.2f} times the bound, {peak[peer] / peak['transformers']:.2f} times "
+                     "the peak memory of transformers.")
+    lines += ["", *growth()]
     write(Path(__file__).with_suffix(".md"), "\n".join(lines))
 
 
-def growth(chunk_size: int) -> list[str]:
-    """Time over length, and its exponent."""
-    seconds = interleaved({str(n): step(ours(chunk_size), 1, n) for n in LENGTHS}, rounds=3)
+def growth() -> list[str]:
+    """Time over length, and its exponent, of what trains on a CPU."""
+    seconds = interleaved({str(n): step(compiled(PIECE), 1, n) for n in LENGTHS}, rounds=3)
     points = [(math.log(int(n)), math.log(median(values))) for n, values in seconds.items()]
     x, y = (sum(p[i] for p in points) / len(points) for i in (0, 1))
     slope = sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
     rows = [f"| {int(n):,} | {1e3 * median(v):.0f} | {1e9 * median(v) / int(n):.0f} |" for n, v in seconds.items()]
-    return ["| bytes in one row | ms | ns a byte |", "|---:|---:|---:|", *rows, "",
+    return ["| bytes in one row, compiled | ms | ns a byte |", "|---:|---:|---:|", *rows, "",
             f"Fitted exponent of time over length: {slope:.3f}."]
 
 

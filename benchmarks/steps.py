@@ -5,9 +5,10 @@
                                                                 paper sizes, random weights, made-up rows
     python benchmarks/steps.py --toy                            the second on a CPU at toy size, to see that it runs
 
-An update is batch, objective, backward, clip and optimisers, as in the trainer. The FLOPs are those of the products,
-convolutions and attention that run, what attention computes and then masks included. Where the rest of the time
-goes is read off a profile of the same updates.
+Beside the rate, at scale small: how many times that of backend torch it is, both timed in turn. An update is batch,
+objective, backward, clip and optimisers, as in the trainer. The FLOPs are those of the products, convolutions and
+attention that run by torch, what attention computes and then masks included. Where the rest of the time goes is read
+off a profile of the same updates.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Trainee, train_on
 from dbyte.model.cores import core_config
+from dbyte.model.kernels import best_backend
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.text.packing import Batch
@@ -35,7 +37,7 @@ from dbyte.text.spans import BOS, TokenBytes
 
 UPDATES, ROUNDS = 8, 5
 BYTES_A_TOKEN, BYTES_A_DOCUMENT = 4, 2048  # of made-up rows
-KINDS = {"matmul": ("mm", "bmm", "addmm", "linear"), "attention": ("attention",), "convolution": ("convolution",),
+KINDS = {"scan": ("fusedmix",), "matmul": ("mm", "bmm", "addmm", "linear"), "attention": ("attention",), "convolution": ("convolution",),
          "optimiser": ("adam", "foreach", "norm"), "copies": ("copy_", "cat", "gather", "index", "clone", "fill_")}
 
 
@@ -63,9 +65,9 @@ def published(arguments: argparse.Namespace) -> tuple[ByteStudent, torch.nn.Modu
         student = ByteStudent.from_teacher(teacher, config=StudentConfig(**sizes)).to(arguments.device, dtype)
     batches = [made_up(arguments.rows, arguments.row_bytes, config.vocab_size).to(arguments.device) for _ in range(2)]
     rates = dict(align_bytes=1, distill_bytes=1, boundary_bytes=1), dict(head_bytes=1, full_bytes=1)
-    return (student.use_backend(arguments.backend), teacher, batches, stage1(**rates[0]) + stage2(**rates[1]),
+    return (student, teacher, batches, stage1(**rates[0]) + stage2(**rates[1]),
             f"{'toy-sized ' if arguments.toy else ''}{arguments.teacher}, random weights, {arguments.rows} rows of "
-            f"{arguments.row_bytes} bytes, {arguments.dtype}, backend {arguments.backend}")
+            f"{arguments.row_bytes} bytes, {arguments.dtype}")
 
 
 def made_up(rows: int, row_bytes: int, vocabulary: int) -> Batch:
@@ -82,11 +84,12 @@ def made_up(rows: int, row_bytes: int, vocabulary: int) -> Batch:
                  token_document_BM=token_document_BM, token_mask_BM=torch.ones_like(token_document_BM).bool())
 
 
-def updates(step: Step, student: ByteStudent, teacher: torch.nn.Module, batches: list[Batch]):
+def updates(step: Step, student: ByteStudent, teacher: torch.nn.Module, batches: list[Batch], backend: str):
     """A call that makes one update a batch; the rate is next to nothing, so that rounds stay alike."""
     optimisers, trainee = step.optimisers(student), Trainee(student, teacher, step.objective)
 
     def call() -> None:
+        student.use_backend(backend)
         for batch in batches:
             train_on(batch, step, 1e-6, trainee, optimisers)
 
@@ -112,28 +115,35 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="shrink it to a toy")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--backend", help="of Mamba2 (default: what training takes)")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--row-bytes", type=int, default=8192)
     arguments = parser.parse_args()
     if arguments.toy:
         arguments.teacher = arguments.teacher or "meta-llama/Llama-3.2-1B"
     begin()
-    student, teacher, batches, steps, what = published(arguments) if arguments.teacher else small()
     device, dtype = arguments.device, getattr(torch, arguments.dtype)
-    lines = [f"Training updates: {what}. {machine(device)}; medians of {ROUNDS} rounds.", "",
-             "| step | bytes/s | MFLOP a byte | matmul GFLOP/s | over the bound | % of it | peak GB | time goes to |",
-             "|---|---:|---:|---:|---:|---:|---:|---|"]
+    arguments.backend = arguments.backend or best_backend(device, "fp32" if dtype == torch.float32 else "bf16")
+    student, teacher, batches, steps, what = published(arguments) if arguments.teacher else small()
+    backends = {"step": arguments.backend} | ({} if arguments.teacher else {"plain": "torch"})
+    lines = [f"Training updates: {what}, backend {arguments.backend}. {machine(device)}; medians of {ROUNDS} rounds.",
+             "", "| step | bytes/s | of torch | MFLOP a byte | matmul GFLOP/s | over the bound | % of it | peak GB | "
+             "time goes to |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|---|"]
     for step in steps:
-        call, many = updates(step, student, teacher, batches), sum(batch.byte_ids_BL.numel() for batch in batches)
+        calls = {name: updates(step, student, teacher, batches, backend) for name, backend in backends.items()}
+        many = sum(batch.byte_ids_BL.numel() for batch in batches)
         size = MATMUL if device == "cpu" else 4 * MATMUL
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
-        seconds = interleaved({"step": call, "matmul": matmul(device, dtype, size)}, rounds=ROUNDS, device=device)
-        rate, spent, work = 2 * size**3 / median(seconds["matmul"]), median(seconds["step"]), flops(call)
+        seconds = interleaved(calls | {"matmul": matmul(device, dtype, size)}, rounds=ROUNDS, device=device)
+        rate, spent = 2 * size**3 / median(seconds["matmul"]), median(seconds["step"])
+        work = flops(calls.get("plain", calls["step"]))
+        ratio = f"{median(seconds['plain']) / spent:.2f}" if "plain" in calls else ""
         peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if device.startswith("cuda") else ""
-        lines.append(f"| {step.name} | {many / spent:,.0f} | {work / many / 1e6:.2f} | {rate / 1e9:,.0f} | "
-                     f"{spent * rate / work:.2f} | {100 * work / rate / spent:.0f} | {peak} | {shares(call, device)} |")
+        lines.append(f"| {step.name} | {many / spent:,.0f} | {ratio} | {work / many / 1e6:.2f} | {rate / 1e9:,.0f} | "
+                     f"{spent * rate / work:.2f} | {100 * work / rate / spent:.0f} | {peak} | "
+                     f"{shares(calls['step'], device)} |")
         print(lines[-1], flush=True)
     report = Path(__file__).with_suffix(".md")
     write(report if not arguments.teacher else report.with_stem("steps-" + ("toy" if arguments.toy else device)),
