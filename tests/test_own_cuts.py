@@ -10,13 +10,14 @@ from test_shared_context import COMPILED
 
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
-from dbyte.evaluate import settled_cuts
+from dbyte.evaluate import own_cuts, settled_cuts
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.exposure import deviations
 from dbyte.evaluate.mid_word import cuts, finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer, byte_law, walk
 from dbyte.evaluate.scoring import Request, Score
 from dbyte.evaluate.settled_cuts import can_settle, settle
+from dbyte.model.fused_stack import FusedStack
 from dbyte.model.native import compiler_here
 from dbyte.model.student import BYTES
 from dbyte.text.spans import BOS
@@ -163,6 +164,35 @@ def test_a_scorer_gives_the_scores_of_reading_byte_by_byte_in_any_batch(writes_b
         assert [score.nats for score in scores] == pytest.approx(walked, abs=1e-4)
 
 
+@pytest.mark.skipif(compiler_here() is None, reason="MBP's cuts settle in compiled code alone: which texts are tried "
+                    "is not checked; install g++ to check it")
+@pytest.mark.parametrize("soon, by_the_byte", [(0.0, False), (1.1, True)])
+def test_a_batch_of_mbp_is_read_by_the_byte_where_the_few_that_are_tried_do_not_settle(
+    teacher, tokenizer, monkeypatch, soon, by_the_byte
+):
+    student, read = student_of("mbp", teacher, tokenizer), []
+    expected = [sum(one.nats_L) for one in walk(student, AT_ONCE)]
+    monkeypatch.setattr(own_cuts, "walk", lambda student, left, **options: read.extend(left) or walk(student, left))
+    monkeypatch.setattr(own_cuts, "TRIED", 4)
+    monkeypatch.setattr(own_cuts, "SIDE_BY_SIDE", 1)
+    monkeypatch.setattr(own_cuts, "SETTLED_SOON", soon)
+    scores = OwnCutsScorer(student, compiled=True).score(AT_ONCE)
+    assert [score.nats for score in scores] == pytest.approx(expected, abs=1e-4)
+    tried = len(AT_ONCE) // 4
+    assert len(AT_ONCE) - tried <= len(read) < len(AT_ONCE) if by_the_byte else not read
+
+
+@pytest.mark.skipif(compiler_here() is None, reason="guesses are tried in passing in compiled code alone: what they "
+                    "pass is not checked; install g++ to check it")
+@pytest.mark.parametrize("kind", MBP)
+def test_guesses_are_tried_without_a_second_reading_of_contexts(teacher, tokenizer, monkeypatch, kind):
+    student, passed, read_tries = student_of(kind, teacher, tokenizer), [], FusedStack.read_tries
+    monkeypatch.setattr(FusedStack, "read_tries", lambda self, hidden_TD, *given, **options: (
+        passed.append(len(hidden_TD)), read_tries(self, hidden_TD, *given, **options))[1])
+    settle(student, [Request(STORY + b"Oslo", len(STORY)), Request(STORY + b"Bern", len(STORY))], compiled=True)
+    assert passed and max(passed) <= 2 * len(b"Oslo")
+
+
 def test_a_guess_of_more_chunks_than_the_core_has_positions_refuses_no_text(teacher, tokenizer):
     student, compared = make_student(teacher, tokenizer), []
     for positions in range(3, 7):
@@ -181,8 +211,11 @@ def test_a_guess_of_more_chunks_than_the_core_has_positions_refuses_no_text(teac
 
 @pytest.mark.skipif(compiler_here() is None, reason="compiled code keeps contexts: not compared with rounds that keep "
                     "none; install g++ to check it")
-def test_rounds_that_go_on_from_kept_contexts_find_what_rounds_over_whole_texts_do(teacher, tokenizer, monkeypatch):
-    student = student_of("paper", teacher, tokenizer)
+@pytest.mark.parametrize("kind", ["paper", *MBP])
+def test_rounds_that_go_on_from_kept_contexts_find_what_rounds_over_whole_texts_do(
+    teacher, tokenizer, monkeypatch, kind
+):
+    student = student_of(kind, teacher, tokenizer)
     long = b"In the house by the sea lives a cat that sleeps all day. " * 3
     requests = [*AT_ONCE, *(Request(long[:size] + b" Where is it?", size) for size in (60, 61, 120, 170))]
     kept = settle(student, requests, compiled=True, rounds=64)

@@ -65,7 +65,7 @@ class ByteStream:
         byte_slots = ids_BL.shape[1] + new_bytes + 1
         encoded_BLD, states = prefill(student.encoder, student.byte_embedding(ids_BL), length_B, slots=byte_slots,
                                       compiled=compiled)
-        prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL))
+        prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL), compiled=compiled)
         boundary_BL = prob_BL >= THRESHOLD if prompt_ends is None else _given(ids_BL, prompt_ends)
         # the router needs the next byte, so a prompt's last byte is decided below
         boundary_BL &= torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1

@@ -1,12 +1,11 @@
 """MBP's look-ahead for many bytes of given texts at once; `dbyte/decode/lookahead.py` is the reference.
 
 Where the guess of the next byte is the byte that comes, the router has judged the pair already. Every other guess is
-tried behind its byte: the stack that the router reads goes over the texts once more, tries guesses as it passes and
-goes on as if it had not. Rounds over the same texts ask again and again: what was tried once is remembered, and so are
-that stack's states where decisions begin.
+tried behind its byte: the stack that the router reads, which kept its states where decisions begin, goes over what
+follows once more, tries guesses as it passes and goes on as if it had not. Rounds over the same texts ask again and
+again: what was tried once is remembered.
 
-Shape letters: T nodes of the bytes' trees, P bytes that are asked about, S guesses to be tried, C nodes that
-states are kept of, X numbers of a state, D width.
+Shape letters: T nodes of the bytes' trees, P bytes that are asked about, S guesses to be tried, D width.
 """
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model import fused_stack
 from dbyte.model.blocks import Stack
+from dbyte.model.fused_map import read_map
 from dbyte.model.router import BYTES, THRESHOLD, Router, boundary_prob
 from dbyte.model.student import ByteStudent, is_special
 from dbyte.text.spans import EOS
@@ -23,21 +23,23 @@ from dbyte.text.spans import EOS
 
 def can_try(student: ByteStudent, *, compiled: bool) -> bool:
     """Whether guesses can be tried in passing: in compiled code alone."""
-    return compiled and fused_stack.can_fuse(_reads(student)[0])
+    return compiled and fused_stack.can_fuse(router_stack(student))
 
 
 class LookAheads:
     """Whether chunks end at bytes of these texts, were guesses to follow."""
 
-    def __init__(self, texts: SharedTexts, encoded_TD: Tensor, prob_T: Tensor, node_C: np.ndarray):
-        """prob_T: the router's for the bytes that do follow, as of `SharedTexts.boundary_prob`.
+    def __init__(self, texts: SharedTexts, prob_T: Tensor):
+        """texts: of which `router_stack` has kept its states before decisions begin.
 
-        node_C: the nodes before those where decisions begin.
+        prob_T: the router's for the bytes that do follow, as of `SharedTexts.boundary_prob`.
         """
-        self.texts, self.encoded_TD, self.node_C = texts, encoded_TD, node_C
+        self.texts = texts
         stack, self.embedding = _reads(texts.student)
         self.stack = fused_stack.stack_step(stack, compiled=True)
-        self.number_T, self.kept_CX = np.full(len(texts.tree), -1), torch.empty(0, self.stack.state)
+        node_C, self.kept_CX = texts.kept[stack]
+        self.number_T = np.full(len(texts.tree), -1)
+        self.number_T[node_C] = np.arange(len(node_C))
         self.routed_T = (prob_T >= THRESHOLD).cpu().numpy()
         self.known: dict[int, bool] = {}  # (node, guess) as one number
 
@@ -56,23 +58,26 @@ class LookAheads:
         """The decision for each node (ascending) and guess: bool [S]."""
         router, whole = self.texts.student.router, self.texts.tree
         byte_S, guess_S = self.texts.byte_T[node_S], torch.from_numpy(guess_S)
-        keep_C = self.node_C if not len(self.kept_CX) else self.node_C[:0]
-        tree, node_T = whole.above(np.union1d(node_S, keep_C), self.number_T >= 0)
-        origin_T = np.where(tree.parent_T < 0, self.number_T[whole.parent_T[node_T]], -1)
-        origin_T[whole.parent_T[node_T] < 0] = -1
-        tried_SD, kept_CX = self.stack.read_tries(
+        tree, node_T = whole.above(np.unique(node_S), self.number_T >= 0)
+        behind_T = (tree.parent_T < 0) & (whole.parent_T[node_T] >= 0)
+        origin_T = np.where(behind_T, self.number_T[whole.parent_T[node_T]], -1)
+        tried_SD = self.stack.read_tries(
             self.embedding(torch.from_numpy(tree.symbol_T)), tree, np.searchsorted(node_T, node_S),
-            self.embedding(guess_S), kept_CX=self.kept_CX, origin_T=origin_T, node_C=np.searchsorted(node_T, keep_C))
-        if len(keep_C):
-            self.kept_CX, self.number_T[keep_C] = kept_CX, np.arange(len(keep_C))
+            self.embedding(guess_S), kept_CX=self.kept_CX, origin_T=origin_T)
         if isinstance(router, Router):
-            prob_S = boundary_prob(router.query(self.encoded_TD[node_S]), router.key(tried_SD))
+            key_SD = read_map(router.key, tried_SD, compiled=True)
+            prob_S = boundary_prob(self.texts.query_TD[node_S], key_SD)
         else:
             prob_S = router.before(tried_SD)
         return (prob_S >= THRESHOLD) | is_special(byte_S) | (guess_S == EOS)
 
 
+def router_stack(student: ByteStudent) -> Stack:
+    """The stack whose states the router compares."""
+    return _reads(student)[0]
+
+
 def _reads(student: ByteStudent) -> tuple[Stack, nn.Embedding]:
-    """The stack whose states the router compares, and what that reads of bytes."""
+    """The same, and what that reads of bytes."""
     part = student if isinstance(student.router, Router) else student.router
     return (student.encoder if part is student else part.stack), part.byte_embedding

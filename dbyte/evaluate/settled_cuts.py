@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dbyte.evaluate.contexts_once import Contexts, can_keep_contexts
-from dbyte.evaluate.look_aheads import LookAheads, can_try
+from dbyte.evaluate.look_aheads import LookAheads, can_try, router_stack
 from dbyte.evaluate.scoring import Request
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent, is_special
@@ -61,7 +61,7 @@ def settle(
     found: list[Settled | None] = [None] * len(requests)
     rows = list(range(len(requests)))
     for _ in range(rounds):
-        rows = [row for row in rows if texts.fits(row)]
+        rows = texts.fitting(rows)
         for row, settled in zip(rows, texts.read(rows), strict=True) if rows else ():
             found[row] = settled
         rows = [row for row in rows if found[row] is None]
@@ -74,26 +74,26 @@ class _Texts:
     def __init__(self, student: ByteStudent, requests: Sequence[Request], *, compiled: bool):
         shared = SharedTexts(student, [request.text for request in requests], compiled=compiled)
         self.student, self.shared, self.node_NL = student, shared, shared.node_NL
+        place_L, start_N1 = np.arange(self.node_NL.shape[1]), np.array([[request.start] for request in requests])
+        if student.second_head is not None:
+            shared.keep(router_stack(student), np.unique(self.node_NL[:, :-1][place_L[1:] == start_N1]))
         self.encoded_TD = shared.encode()
         self.prob_T = shared.boundary_prob(self.encoded_TD)
         self.around_TD = student.decoder_projection(student.residual(self.encoded_TD))
         self.byte_NL = shared.tree.symbol_T[self.node_NL]
         # byte i of a text is byte i + 1 of its row, and the context's last byte is where decisions begin; BOS is none
-        place_L, start_N1 = np.arange(self.node_NL.shape[1]), np.array([[request.start] for request in requests])
         self.read_NL = place_L < shared.length_N[:, None] - 1  # by core and decoder: nothing is behind the last byte
         self.scored_NL = (place_L > start_N1) & (self.node_NL >= 0)
         self.decided_NL = (place_L >= start_N1) & (place_L > 0) & self.read_NL
         self.flag_NL = shared.flags(self.prob_T) & self.read_NL
-        self.look_aheads = None
-        if student.second_head is not None:
-            before_C = np.unique(self.node_NL[:, :-1][(place_L[1:] == start_N1)])  # nodes before the first decisions
-            self.look_aheads = LookAheads(shared, self.encoded_TD, self.prob_T, before_C)
+        self.look_aheads = None if student.second_head is None else LookAheads(shared, self.prob_T)
         self.contexts = (Contexts(student, start_N1[:, 0], len(place_L))
                          if can_keep_contexts(student, compiled=compiled) else None)
 
-    def fits(self, row: int) -> bool:
-        """Whether the core has positions for the chunks of a guess."""
-        return int(self.flag_NL[row].sum()) <= self.student.core.config.max_position_embeddings
+    def fitting(self, rows: list[int]) -> list[int]:
+        """Those for the chunks of whose guess the core has positions."""
+        fits_N = self.flag_NL[rows].sum(1) <= self.student.core.config.max_position_embeddings
+        return [row for row, fits in zip(rows, fits_N.tolist(), strict=True) if fits]
 
     def read(self, rows: list[int]) -> list[Settled | None]:
         """Read along the guess and put the decoder's decisions in its place; None where they differ from it."""

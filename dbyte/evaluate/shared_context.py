@@ -17,9 +17,11 @@ from torch import Tensor
 
 from dbyte.model.blocks import Stack
 from dbyte.model.chunking import CONFIDENCE_FLOOR
+from dbyte.model.fused_map import read_map
+from dbyte.model.fused_stack import stack_step
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.student import ByteStudent, is_special
-from dbyte.model.trees import read_core, read_map, read_stack
+from dbyte.model.trees import read_core, read_stack
 from dbyte.text.spans import BOS, EOS
 from dbyte.text.tree import Tree
 
@@ -27,7 +29,8 @@ from dbyte.text.tree import Tree
 class SharedTexts:
     """Texts behind BOS as trees, and what a student's parts say of their nodes.
 
-    node_NL: the node of each byte, BOS first, -1 behind a text's end; length_N: how many they are.
+    node_NL: the node of each byte, BOS first, -1 behind a text's end; length_N: how many they are. query_TD: those of
+    an integrated router, once it was asked for probabilities.
     """
 
     def __init__(self, student: ByteStudent, texts: Sequence[bytes], *, compiled: bool = False):
@@ -37,6 +40,14 @@ class SharedTexts:
         self.length_N = (self.node_NL >= 0).sum(1)
         self.byte_T = torch.from_numpy(self.tree.symbol_T).to(device)
         self.before_T = torch.from_numpy(self.tree.parent_T).clamp(min=0).to(device)  # a root has nothing before it
+        self.kept: dict[Stack, tuple[np.ndarray, Tensor]] = {}
+
+    def keep(self, stack: Stack, node_C: np.ndarray) -> None:
+        """Have a stack that will read the texts keep its states behind these nodes; compiled alone.
+
+        kept[stack] has the nodes, and from then on the states: [C, numbers of a state].
+        """
+        self.kept[stack] = node_C, torch.empty(0)
 
     def encode(self, wanted: np.ndarray | None = None) -> Tensor:
         """The encoder's states [T, D]; wanted: numbers of the only nodes whose states are asked for."""
@@ -46,9 +57,9 @@ class SharedTexts:
         """The router's probability (fp32 [T]) that a chunk ends at the byte before each node, were that node next."""
         router = self.student.router
         if isinstance(router, Router):
-            query_TD = read_map(router.query, encoded_TD, compiled=self.compiled)
+            self.query_TD = read_map(router.query, encoded_TD, compiled=self.compiled)
             key_TD = read_map(router.key, encoded_TD, compiled=self.compiled)
-            prob_T = boundary_prob(query_TD[self.before_T], key_TD)
+            prob_T = boundary_prob(self.query_TD[self.before_T], key_TD)
         else:
             prob_T = router.before(self.read(router.stack, router.byte_embedding(self.byte_T), self.tree, None))
         return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | (self.byte_T == EOS), 1.0)
@@ -96,6 +107,11 @@ class SharedTexts:
         if wanted is not None:
             wanted_T = torch.zeros(len(tree), dtype=torch.bool)
             wanted_T[torch.from_numpy(wanted)] = True
+        if stack in self.kept:
+            node_C, _ = self.kept[stack]
+            output_TD, kept_CX = stack_step(stack, compiled=True).read_keeping(hidden_TD, tree, node_C, wanted_T)
+            self.kept[stack] = node_C, kept_CX
+            return output_TD
         return read_stack(stack, hidden_TD, tree, wanted_T=wanted_T, compiled=self.compiled)
 
     def smoothed(

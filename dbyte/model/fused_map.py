@@ -3,7 +3,7 @@
 torch shares even the product of 16 rows between its threads, which wait for each other longer than they multiply and
 then keep the cores busy under the threads of `step.cpp`. Here a row has the same bits whatever rows are beside it.
 
-Shape letters: R rows, D width in, O width out, F feed-forward width.
+Shape letters: R rows, D width in, O width out, F feed-forward width, X any shape.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from dbyte.model.blocks import SwiGLU
 from dbyte.model.native import Pack, Room, fits, kept, library, runs_here
 
 Map = Callable[[Tensor], Tensor]
+FEW = 512
 
 
 def step_map(part: nn.Linear | SwiGLU, *, compiled: bool = False) -> Map:
@@ -26,6 +27,15 @@ def step_map(part: nn.Linear | SwiGLU, *, compiled: bool = False) -> Map:
     Compiled is `step.cpp` where that runs and there is no bias, else the part itself.
     """
     return kept(part, _fused) if compiled and runs_here(part) and getattr(part, "bias", None) is None else part
+
+
+def read_map(part: nn.Linear | SwiGLU, input_XD: Tensor, *, compiled: bool = False) -> Tensor:
+    """A projection or a feed-forward network [..., D]; compiled a few rows at a time, whose inner values stay near."""
+    if not compiled or not input_XD.numel():
+        return part(input_XD)
+    ready = step_map(part, compiled=True)
+    output_RO = torch.cat([ready(some_RD) for some_RD in input_XD.flatten(0, -2).split(FEW)])
+    return output_RO.unflatten(0, input_XD.shape[:-1])
 
 
 def weight_map(weight_OD: Tensor, *, compiled: bool = False) -> Map:

@@ -100,34 +100,34 @@ class FusedStack:
     ) -> Tensor:
         """As `read` for trees whose roots go on from kept states, -1: from none."""
         hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
-        from_T, keep_T, states = self._begun(tree, kept_CX, origin_T, np.zeros(0, dtype=int))
+        from_T, keep_T, states = self._begun(tree, kept_CX, origin_T)
         self._run_tree(hidden_TD, tree, from_T, keep_T, wanted_T, states)
         return hidden_TD
 
     def read_tries(
         self, hidden_TD: Tensor, tree: Tree, parent_S: np.ndarray, tried_SD: Tensor, *, kept_CX: Tensor,
-        origin_T: np.ndarray, node_C: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
+        origin_T: np.ndarray
+    ) -> Tensor:
         """The outputs [S, D] of what is tried behind nodes (parent_S, ascending), which go on as if it had not been.
 
-        kept_CX, origin_T as of `read_behind`, node_C and what comes back of it as of `read_keeping`.
+        kept_CX, origin_T as of `read_behind`.
         """
         is_try = np.zeros(len(tree) + len(parent_S), dtype=bool)
         is_try[parent_S + 1 + np.arange(len(parent_S))] = True
         is_try = torch.from_numpy(is_try)
         both_MD = hidden_TD.new_empty(len(is_try), hidden_TD.shape[1])
         both_MD[~is_try], both_MD[is_try] = hidden_TD, tried_SD
-        from_T, keep_T, states = self._begun(tree, kept_CX, origin_T, node_C)
+        from_T, keep_T, states = self._begun(tree, kept_CX, origin_T)
         places = tree.places() + np.searchsorted(parent_S, tree.places())
         from_M, keep_M = np.insert(from_T, parent_S + 1, -1), np.insert(keep_T, parent_S + 1, TRIED)
         self._run(both_MD, torch.from_numpy(from_M), torch.from_numpy(keep_M), is_try, states, places)
-        return both_MD[is_try], states[torch.from_numpy(keep_T[node_C]).long()]
+        return both_MD[is_try]
 
     def _begun(
-        self, tree: Tree, kept_CX: Tensor, origin_T: np.ndarray, node_C: np.ndarray
+        self, tree: Tree, kept_CX: Tensor, origin_T: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, Tensor]:
         """As `Tree.forks`, and room for the states, of which the first are those that roots go on from."""
-        from_T, keep_T = tree.forks(node_C)
+        from_T, keep_T = tree.forks()
         begun_T = origin_T >= 0
         used, place = np.unique(origin_T[begun_T], return_inverse=True)
         states = torch.empty(len(used) + int(keep_T.max()) + 1, self.state)

@@ -1,4 +1,4 @@
-"""A stack, a core and maps over trees of sequences: what sequences begin with is computed once, where it can be.
+"""A stack and a core over trees of sequences: what sequences begin with is computed once, where it can be.
 
 Compiled (`step.cpp`, fp32 on a CPU, Mamba2) a node goes on from the state of its parent. Otherwise each sequence is a
 row of its own, padded among others of similar length: the same function, nothing shared.
@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dbyte.model import fused_core, fused_stack
-from dbyte.model.blocks import Stack, SwiGLU
+from dbyte.model.blocks import Stack
 from dbyte.model.core import check_positions, run_core
-from dbyte.model.fused_map import step_map
 from dbyte.text.tree import Tree
 
 AT_ONCE = 16384  # positions of padded rows
-FEW = 512
 
 
 def read_stack(
@@ -42,14 +40,6 @@ def read_core(core: nn.Module, input_TE: Tensor, tree: Tree, *, compiled: bool =
 def can_keep(stack: Stack, core: nn.Module, *, compiled: bool = False) -> bool:
     """Whether what a stack and a core know behind nodes can be kept for trees that go on from there: compiled alone."""
     return compiled and fused_stack.can_fuse(stack) and fused_core.can_step(core) and fused_core.can_fuse(core)
-
-
-def read_map(part: nn.Linear | SwiGLU, input_TD: Tensor, *, compiled: bool = False) -> Tensor:
-    """A projection or a feed-forward network of every node; compiled a few at a time, whose inner values stay near."""
-    if not compiled:
-        return part(input_TD)
-    ready = step_map(part, compiled=True)
-    return torch.cat([ready(some_RD) for some_RD in input_TD.split(FEW)])
 
 
 def _by_rows(run: Callable[[Tensor, Tensor], Tensor], input_TD: Tensor, tree: Tree) -> Tensor:
