@@ -10,8 +10,9 @@ from test_shared_context import COMPILED
 
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
-from dbyte.evaluate import own_cuts, settled_cuts
+from dbyte.evaluate import settled_cuts
 from dbyte.evaluate.adapters import StudentLM
+from dbyte.evaluate.contexts_once import can_keep_contexts
 from dbyte.evaluate.exposure import deviations
 from dbyte.evaluate.mid_word import cuts, finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer, byte_law, walk
@@ -139,21 +140,21 @@ def test_cuts_of_mbp_are_settled_in_compiled_code_alone(teacher, tokenizer, kind
 def test_cuts_that_have_settled_are_those_of_reading_byte_by_byte(teacher, tokenizer, kind, compiled):
     student = student_of(kind, teacher, tokenizer)
     assert can_settle(student, compiled=compiled)
-    needed = set()
+    needed, goes_on = set(), can_keep_contexts(student, compiled=compiled)
     for seed in range(3):
         torch.manual_seed(seed)
         torch.nn.init.normal_(student.byte_head.weight)
         torch.nn.init.normal_(student.byte_embedding.weight)
         walked = walk(student, AT_ONCE)
         for rounds in (1, 2, 64):
-            found = settle(student, AT_ONCE, compiled=compiled, rounds=rounds)
+            found = settle(student, AT_ONCE, compiled=compiled, rounds=rounds, worth=0.0)
             needed.add(found.count(None))
             for one, expected in zip(found, walked, strict=True):
                 if one is not None:
                     assert one.nats == pytest.approx(sum(expected.nats_L), abs=1e-4)
                     assert (one.ended_L, one.greedy) == (expected.ended_L[:-1], all(expected.right_L))
         assert None not in found
-    assert len(needed) > 2  # some settle sooner than others
+    assert needed == {0} if goes_on else len(needed) > 2  # some settle sooner than others, which are read on or left
 
 
 @pytest.mark.parametrize("compiled", COMPILED)
@@ -164,22 +165,29 @@ def test_a_scorer_gives_the_scores_of_reading_byte_by_byte_in_any_batch(writes_b
         assert [score.nats for score in scores] == pytest.approx(walked, abs=1e-4)
 
 
-@pytest.mark.skipif(compiler_here() is None, reason="MBP's cuts settle in compiled code alone: which texts are tried "
-                    "is not checked; install g++ to check it")
-@pytest.mark.parametrize("soon, by_the_byte", [(0.0, False), (1.1, True)])
-def test_a_batch_of_mbp_is_read_by_the_byte_where_the_few_that_are_tried_do_not_settle(
-    teacher, tokenizer, monkeypatch, soon, by_the_byte
-):
-    student, read = student_of("mbp", teacher, tokenizer), []
-    expected = [sum(one.nats_L) for one in walk(student, AT_ONCE)]
-    monkeypatch.setattr(own_cuts, "walk", lambda student, left, **options: read.extend(left) or walk(student, left))
-    monkeypatch.setattr(own_cuts, "TRIED", 4)
-    monkeypatch.setattr(own_cuts, "SIDE_BY_SIDE", 1)
-    monkeypatch.setattr(own_cuts, "SETTLED_SOON", soon)
-    scores = OwnCutsScorer(student, compiled=True).score(AT_ONCE)
-    assert [score.nats for score in scores] == pytest.approx(expected, abs=1e-4)
-    tried = len(AT_ONCE) // 4
-    assert len(AT_ONCE) - tried <= len(read) < len(AT_ONCE) if by_the_byte else not read
+@pytest.mark.skipif(compiler_here() is None, reason="texts are read on in compiled code alone: not compared with "
+                    "rounds until all has settled; install g++ to check it")
+@pytest.mark.parametrize("kind", ["paper", "split", "mbp", "mbp, split"])
+def test_texts_that_are_read_on_by_the_byte_are_not_read_from_their_beginnings(teacher, tokenizer, monkeypatch, kind):
+    student, passed, read = student_of(kind, teacher, tokenizer), [], []
+    student.core.config.max_position_embeddings = 1000
+    torch.nn.init.normal_(student.byte_head.weight)
+    torch.nn.init.normal_(student.byte_embedding.weight)
+    requests = [*AT_ONCE, *(Request(STORY[:size] + b" Where is it?", size) for size in (1, 20, 21, 30))]
+    expected = settle(student, requests, compiled=True, rounds=64, worth=0.0)
+    step, read_on = FusedStack.step, settled_cuts.read_on
+    monkeypatch.setattr(FusedStack, "step", lambda self, hidden_BD, *given, **options: (
+        passed.append(len(hidden_BD)), step(self, hidden_BD, *given, **options))[1])
+    monkeypatch.setattr(settled_cuts, "read_on", lambda student, known, rows: (
+        read.extend(rows), read_on(student, known, rows))[1])
+    monkeypatch.setattr("dbyte.evaluate.read_on.ROWS", 3)
+    for rounds in (0, 1, 2):
+        found = settle(student, requests, compiled=True, rounds=rounds, worth=0.0)
+        assert [one.ended_L for one in found] == [one.ended_L for one in expected]
+        assert [one.greedy for one in found] == [one.greedy for one in expected]
+        assert [one.nats for one in found] == pytest.approx([one.nats for one in expected], abs=1e-4)
+    bytes_read = sum(len(requests[row].text) - requests[row].start for row in read)
+    assert len(read) > 3 and sum(passed) <= (1 if student.second_head is None else 3) * bytes_read
 
 
 @pytest.mark.skipif(compiler_here() is None, reason="guesses are tried in passing in compiled code alone: what they "
@@ -218,8 +226,8 @@ def test_rounds_that_go_on_from_kept_contexts_find_what_rounds_over_whole_texts_
     student = student_of(kind, teacher, tokenizer)
     long = b"In the house by the sea lives a cat that sleeps all day. " * 3
     requests = [*AT_ONCE, *(Request(long[:size] + b" Where is it?", size) for size in (60, 61, 120, 170))]
-    kept = settle(student, requests, compiled=True, rounds=64)
+    kept = settle(student, requests, compiled=True, rounds=64, worth=0.0)
     monkeypatch.setattr(settled_cuts, "can_keep_contexts", lambda *_, **__: False)
-    whole = settle(student, requests, compiled=True, rounds=64)
+    whole = settle(student, requests, compiled=True, rounds=64, worth=0.0)
     assert [one.ended_L for one in kept] == [one.ended_L for one in whole]
     assert [one.nats for one in kept] == pytest.approx([one.nats for one in whole], abs=1e-4)

@@ -8,7 +8,7 @@ Shape letters: N texts, L bytes of the longest (BOS is one), K nodes of the chun
 of the decoder, E core width, C states that are kept, M chunks of a text that are read.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dbyte.model.fused_core import FusedCore
 from dbyte.model.fused_stack import stack_step
+from dbyte.model.mamba2 import Mamba2State
 from dbyte.model.student import ByteStudent
 from dbyte.model.trees import can_keep
 from dbyte.text.tree import Tree
@@ -26,21 +27,51 @@ def can_keep_contexts(student: ByteStudent, *, compiled: bool) -> bool:
     return can_keep(student.decoder, student.core, compiled=compiled) and not student.config.smoothing
 
 
+@dataclass
+class Begun:
+    """Core and decoder of B rows where their contexts end, as steps take them.
+
+    The decoder is before a context's last byte, the core behind the last chunk that ends before it, core_BE being its
+    state there. keys, values: [layers, B, slots, G, W], of which row b has length[b].
+    """
+
+    core_BE: Tensor
+    keys: Tensor
+    values: Tensor
+    length: list[int]
+    decoder_states: list[Mamba2State]
+
+    def narrow(self, count: int) -> None:
+        """Keep the first rows."""
+        self.core_BE, self.length = self.core_BE[:count], self.length[:count]
+        self.keys, self.values = self.keys[:, :count], self.values[:, :count]
+        narrow(self.decoder_states, count)
+
+
+def narrow(states: list[Mamba2State], count: int) -> None:
+    """Keep the first rows of the states of a stack, in place."""
+    for state in states:
+        state.conv_BWX, state.ssm_BNI = state.conv_BWX[:count], state.ssm_BNI[:count]
+
+
 class Contexts:
     """What is kept for N texts; rows number some of them, and the first round has all that later ones have.
 
-    first: whether the round is the first, until whoever reads ends it.
+    first: whether the round is the first, until whoever reads ends it; alone: whether it reads nothing but contexts.
     """
 
     def __init__(self, student: ByteStudent, start_N: np.ndarray, bytes_L: int):
         self.student, self.decoder, self.start_N = student, stack_step(student.decoder, compiled=True), start_N
-        self.place_L, self.first = np.arange(bytes_L), True
+        self.place_L, self.first, self.alone = np.arange(bytes_L), True, False
         # of each text: the byte that ends its last chunk before decisions begin, that chunk's depth, which path is kept
         self.end_N, self.depth_N, self.path_N, self.state_N = (np.zeros(len(start_N), dtype=int) for _ in range(4))
-        self.paths, self.states = torch.empty(0), torch.empty(0)
+        self.paths, self.states, self.core_NE = torch.empty(0), torch.empty(0), torch.empty(0)
 
     def left(self, rows: list[int], flag_NL: np.ndarray, read_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of these chunk ends and bytes this round has to read."""
+        if self.alone:
+            context_NL = self.place_L < np.maximum(self.start_N[rows], 1)[:, None]  # BOS in any case
+            return flag_NL & context_NL, read_NL & context_NL
         if self.first:
             return flag_NL, read_NL
         return (flag_NL & (self.place_L >= self.end_N[rows, None]),
@@ -57,6 +88,8 @@ class Contexts:
             node_C, self.path_N[rows] = np.unique(last_N, return_inverse=True)
             core = FusedCore(self.student.core, slots=int(chunks.depth_T.max()) + 1)
             core_KE, self.paths = core.read_keeping(chunk_KE, chunks, node_C)
+            self.core_NE = core_KE.new_empty(len(self.start_N), core_KE.shape[1])
+            self.core_NE[rows] = core_KE[last_N]
             return core_KE
         depth_N, origin_K = self.depth_N[rows], np.full(len(chunks), -1)
         origin_K[first_N] = np.where(depth_N > 0, self.path_N[rows], -1)
@@ -80,3 +113,14 @@ class Contexts:
         origin_U = np.full(len(tree), -1)
         origin_U[tree.node_NL[:, 0]] = self.state_N[rows]
         return self.decoder.read_behind(up_UB, tree, self.states, origin_U, wanted_U)
+
+    def begin(self, rows: list[int], *, more: int) -> Begun:
+        """What steps go on from in these rows, with room for so many more chunks."""
+        layers, (_, _, slots, across) = self.student.core.config.num_hidden_layers, self.paths.shape
+        path_BLSA = self.paths[self.path_N[rows]].transpose(0, 1)
+        keys, values = self.paths.new_empty(2, layers, len(rows), slots + more, across)
+        keys[:, :, :slots], values[:, :, :slots] = path_BLSA.split(layers)
+        heads = self.student.core.config.num_key_value_heads
+        return Begun(self.core_NE[rows], keys.unflatten(-1, (heads, -1)), values.unflatten(-1, (heads, -1)),
+                     (self.depth_N[rows] + 1).tolist(),
+                     self.decoder.go_on(self.states, torch.from_numpy(self.state_N[rows])))

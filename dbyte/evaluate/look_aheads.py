@@ -16,6 +16,7 @@ from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model import fused_stack
 from dbyte.model.blocks import Stack
 from dbyte.model.fused_map import read_map
+from dbyte.model.mamba2 import Mamba2State
 from dbyte.model.router import BYTES, THRESHOLD, Router, boundary_prob
 from dbyte.model.student import ByteStudent, is_special
 from dbyte.text.spans import EOS
@@ -56,20 +57,45 @@ class LookAheads:
 
     def _try(self, node_S: np.ndarray, guess_S: np.ndarray) -> Tensor:
         """The decision for each node (ascending) and guess: bool [S]."""
-        router, whole = self.texts.student.router, self.texts.tree
-        byte_S, guess_S = self.texts.byte_T[node_S], torch.from_numpy(guess_S)
+        whole, byte_S, guess_S = self.texts.tree, self.texts.byte_T[node_S], torch.from_numpy(guess_S)
         tree, node_T = whole.above(np.unique(node_S), self.number_T >= 0)
         behind_T = (tree.parent_T < 0) & (whole.parent_T[node_T] >= 0)
         origin_T = np.where(behind_T, self.number_T[whole.parent_T[node_T]], -1)
         tried_SD = self.stack.read_tries(
             self.embedding(torch.from_numpy(tree.symbol_T)), tree, np.searchsorted(node_T, node_S),
             self.embedding(guess_S), kept_CX=self.kept_CX, origin_T=origin_T)
+        return self.judge(node_S, byte_S, guess_S, tried_SD)
+
+    def judge(self, node_S: np.ndarray, byte_S: Tensor, guess_S: Tensor, tried_SD: Tensor) -> Tensor:
+        """The decision for nodes and their bytes, behind which the router's stack has tried the guesses: bool [S]."""
+        router = self.texts.student.router
         if isinstance(router, Router):
             key_SD = read_map(router.key, tried_SD, compiled=True)
             prob_S = boundary_prob(self.texts.query_TD[node_S], key_SD)
         else:
             prob_S = router.before(tried_SD)
         return (prob_S >= THRESHOLD) | is_special(byte_S) | (guess_S == EOS)
+
+    def step_from(self, node_B: np.ndarray) -> "Tries":
+        """Go on by steps behind these nodes, before decisions begin; -1: before a text's first byte."""
+        number_B = np.where(node_B >= 0, self.number_T[node_B], -1)
+        return Tries(self, self.stack.go_on(self.kept_CX, torch.from_numpy(number_B)))
+
+
+class Tries:
+    """The same byte by byte, for B rows that shrink."""
+
+    def __init__(self, look_aheads: LookAheads, states: list[Mamba2State]):
+        self.look_aheads, self.states = look_aheads, states
+
+    def take_in(self, byte_B: Tensor) -> None:
+        """Take in the next byte of each row."""
+        self.look_aheads.stack.step(self.look_aheads.embedding(byte_B), self.states)
+
+    def decide(self, node_B: np.ndarray, byte_B: Tensor, guess_B: Tensor) -> Tensor:
+        """Whether chunks end at the bytes that were taken in, were the guesses to follow: bool [B]."""
+        tried_BD = self.look_aheads.stack.step(self.look_aheads.embedding(guess_B), self.states, commit=False)
+        return self.look_aheads.judge(node_B, byte_B, guess_B, tried_BD)
 
 
 def router_stack(student: ByteStudent) -> Stack:

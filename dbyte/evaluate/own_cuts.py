@@ -8,8 +8,6 @@ its first head would be told by each cut what the next byte is.
 
 `walk` reads so: a context once for all continuations beside it in a batch, and a row leaves when its continuation is
 over. What it decides can be had for all bytes at once (`settled_cuts.py`), which is what the scorer does where it can.
-But where decisions are not the router's, as in columns that a student was not trained for, there are many rounds, and
-with MBP, which tries guesses in each, reading by the byte costs less: a few texts of a batch show which it is.
 
 Shape letters: B rows, L continuation bytes, K bytes.
 """
@@ -22,15 +20,13 @@ from torch import Tensor
 
 from dbyte.decode.stream import ByteStream, check_text_bytes
 from dbyte.evaluate.scoring import Request, Score, sharing
-from dbyte.evaluate.settled_cuts import ROUNDS, can_settle, settle
+from dbyte.evaluate.settled_cuts import ROUNDS, WORTH_A_ROUND, can_settle, settle
 from dbyte.model.native import wanted
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS
 
 ROWS, MOST_ROWS = 64, 256
-# Of a batch one text in TRIED, neighbours that may share a context, shows whether so many settle in so few rounds.
-TRIED, SIDE_BY_SIDE, TRIED_ROUNDS, SETTLED_SOON = 32, 4, 2, 0.2
 
 
 @dataclass(frozen=True)
@@ -114,26 +110,16 @@ class OwnCutsScorer:
             check_text_bytes(request.text[: request.start])
         scores: dict[Request, Score] = {}
         if can_settle(self.student, compiled=self.compiled):
+            rounds = ROUNDS
             for batch in sharing(list(dict.fromkeys(requests)), batch_bytes=self.batch_bytes):
-                scores |= self._settled(batch)
+                found = settle(self.student, batch, compiled=self.compiled, rounds=rounds)
+                scores |= {request: Score(one.nats, one.greedy)
+                           for request, one in zip(batch, found, strict=True) if one is not None}
+                if sum(one is not None and one.by_the_byte for one in found) > (1 - WORTH_A_ROUND) * len(found):
+                    rounds = 0  # requests of one call are alike
         left = [request for request in dict.fromkeys(requests) if request not in scores]
         longest = max((len(request.text) for request in left), default=1)
         rows = min(max(self.batch_bytes // longest, ROWS), MOST_ROWS)
         for request, walked in zip(left, walk(self.student, left, rows=rows, compiled=self.compiled), strict=True):
             scores[request] = Score(sum(walked.nats_L), all(walked.right_L))
         return [scores[request] for request in requests]
-
-    def _settled(self, batch: list[Request]) -> dict[Request, Score]:
-        """The scores of those whose cuts settle, for MBP not even tried where they would take too many rounds."""
-        if self.student.second_head is None:
-            return self._settled_within(batch, ROUNDS)
-        tried = [request for place, request in enumerate(batch) if place // SIDE_BY_SIDE % TRIED == TRIED - 1]
-        scores = self._settled_within(tried, TRIED_ROUNDS) if tried else {}
-        if len(scores) >= SETTLED_SOON * len(tried):
-            scores |= self._settled_within([request for request in batch if request not in scores], ROUNDS)
-        return scores
-
-    def _settled_within(self, batch: list[Request], rounds: int) -> dict[Request, Score]:
-        found = settle(self.student, batch, compiled=self.compiled, rounds=rounds)
-        return {request: Score(settled.nats, settled.greedy)
-                for request, settled in zip(batch, found, strict=True) if settled is not None}

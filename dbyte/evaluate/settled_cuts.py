@@ -17,7 +17,6 @@ width, E core width, X symbols of a head, F flags.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from dbyte.evaluate.contexts_once import Contexts, can_keep_contexts
 from dbyte.evaluate.look_aheads import LookAheads, can_try, router_stack
+from dbyte.evaluate.read_on import Known, Settled, law, read_on
 from dbyte.evaluate.scoring import Request
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent, is_special
@@ -33,18 +33,7 @@ from dbyte.text.spans import BOS
 from dbyte.text.tree import Tree
 
 ROUNDS = 12  # then few texts are left, whose cuts deviate again and again
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What a student says of a continuation: its log-probability in nats, and whether each byte is the likeliest one.
-
-    ended_L: whether a chunk ends at each byte but the last, on whose cut no score depends.
-    """
-
-    nats: float
-    greedy: bool
-    ended_L: tuple[bool, ...]
+WORTH_A_ROUND = 0.15  # the share that the round before settled; with less, reading on by the byte is quicker
 
 
 def can_settle(student: ByteStudent, *, compiled: bool = False) -> bool:
@@ -54,17 +43,29 @@ def can_settle(student: ByteStudent, *, compiled: bool = False) -> bool:
 
 @torch.inference_mode()
 def settle(
-    student: ByteStudent, requests: Sequence[Request], *, compiled: bool = False, rounds: int = ROUNDS
+    student: ByteStudent, requests: Sequence[Request], *, compiled: bool = False, rounds: int = ROUNDS,
+    worth: float = WORTH_A_ROUND
 ) -> list[Settled | None]:
-    """Read requests at once; None for one whose cuts have not settled or do not fit the core: read it by the byte."""
+    """Read requests at once; None for one whose cuts have not settled or do not fit the core: read it by the byte.
+
+    rounds: at most so many, and where texts can be read on none after one that settled less than the share `worth`.
+    """
     texts = _Texts(student, requests, compiled=compiled)
     found: list[Settled | None] = [None] * len(requests)
-    rows = list(range(len(requests)))
+    rows = texts.fitting(list(range(len(requests))))
+    if not rounds and texts.contexts is not None and rows:
+        texts.read(rows, contexts_alone=True)
     for _ in range(rounds):
-        rows = texts.fitting(rows)
-        for row, settled in zip(rows, texts.read(rows), strict=True) if rows else ():
+        if not rows:
+            break
+        for row, settled in zip(rows, texts.read(rows), strict=True):
             found[row] = settled
-        rows = [row for row in rows if found[row] is None]
+        before, rows = len(rows), texts.fitting([row for row in rows if found[row] is None])
+        if texts.contexts is not None and before - len(rows) < worth * before:
+            break
+    if texts.contexts is not None and (rows := texts.fitting_by_the_byte(rows)):
+        for row, settled in zip(rows, read_on(student, texts.known(), rows), strict=True):
+            found[row] = settled
     return found
 
 
@@ -87,7 +88,8 @@ class _Texts:
         self.decided_NL = (place_L >= start_N1) & (place_L > 0) & self.read_NL
         self.flag_NL = shared.flags(self.prob_T) & self.read_NL
         self.look_aheads = None if student.second_head is None else LookAheads(shared, self.prob_T)
-        self.contexts = (Contexts(student, start_N1[:, 0], len(place_L))
+        self.start_N = start_N1[:, 0]
+        self.contexts = (Contexts(student, self.start_N, len(place_L))
                          if can_keep_contexts(student, compiled=compiled) else None)
 
     def fitting(self, rows: list[int]) -> list[int]:
@@ -95,22 +97,39 @@ class _Texts:
         fits_N = self.flag_NL[rows].sum(1) <= self.student.core.config.max_position_embeddings
         return [row for row, fits in zip(rows, fits_N.tolist(), strict=True) if fits]
 
-    def read(self, rows: list[int]) -> list[Settled | None]:
-        """Read along the guess and put the decoder's decisions in its place; None where they differ from it."""
+    def fitting_by_the_byte(self, rows: list[int]) -> list[int]:
+        """Those for which the core has positions whatever their cuts behind the context."""
+        most_N = self.contexts.depth_N + 1 + self.shared.length_N - self.start_N
+        return [row for row in rows if most_N[row] <= self.student.core.config.max_position_embeddings]
+
+    def known(self) -> Known:
+        """What reading on by the byte takes up."""
+        ends_N = self.flag_NL[np.arange(len(self.start_N)), self.start_N] & (self.start_N > 0)
+        return Known(self.shared, self.encoded_TD, self.around_TD, self.start_N, ends_N, self.contexts,
+                     self.look_aheads)
+
+    def read(self, rows: list[int], *, contexts_alone: bool = False) -> list[Settled | None]:
+        """Read along the guess and put the decoder's decisions in its place; None where they differ from it.
+
+        contexts_alone: read what is kept and decide about the contexts' last bytes, no more; all are None.
+        """
         scored_NL, decided_NL, byte_NL = self.scored_NL[rows], self.decided_NL[rows], self.byte_NL[rows]
         if self.contexts is not None and not self.contexts.first:
             decided_NL = decided_NL & scored_NL  # the first round knew all that a context's last byte depends on
+        if contexts_alone:
+            self.contexts.alone = True
+            decided_NL, scored_NL = decided_NL & ~scored_NL, np.zeros_like(scored_NL)
         asked_NL = scored_NL | decided_NL
         before_NL, decoded_UD = self._decode(rows, asked_NL)
         if self.contexts is not None:
-            self.contexts.first = False
+            self.contexts.first = self.contexts.alone = False
         node_W, place_P = np.unique(before_NL[asked_NL], return_inverse=True)
         decoded_WD = decoded_UD[torch.from_numpy(node_W).to(decoded_UD.device)]
         place_NL = np.zeros_like(before_NL)
         place_NL[asked_NL] = place_P
         flag_NL, decide = self.flag_NL[rows], self._likelier_flags if self.look_aheads is None else self._looked_ahead
         flag_NL[decided_NL] = decide(rows, decoded_WD, place_NL[decided_NL], decided_NL)
-        agrees_N = (flag_NL == self.flag_NL[rows]).all(1)
+        agrees_N = (flag_NL == self.flag_NL[rows]).all(1) & (not contexts_alone)
         self.flag_NL[rows] = flag_NL
         scored_NL &= agrees_N[:, None]
         nats_NL, right_NL = np.zeros(before_NL.shape), np.ones(before_NL.shape, dtype=bool)
@@ -186,7 +205,5 @@ def _law(
     """log p(byte) of pairs, JBP's flags added up, and whether the likeliest symbol has the byte."""
     used, place_P = np.unique(place_P, return_inverse=True)
     used, place_P, byte_P = (torch.from_numpy(number).to(decoded_WD.device) for number in (used, place_P, byte_P))
-    logits_WX = student.byte_head(decoded_WD[used]).float()
-    said_FP = torch.stack([of_flag_WX[place_P, byte_P] for of_flag_WX in logits_WX.split(BYTES, dim=1)])
-    nats_P = said_FP.logsumexp(0) - logits_WX.logsumexp(1)[place_P]
-    return nats_P.cpu().numpy(), (logits_WX.argmax(1)[place_P] % BYTES == byte_P).cpu().numpy()
+    nats_P, right_P = law(student.byte_head(decoded_WD[used]), place_P, byte_P)
+    return nats_P.cpu().numpy(), right_P.cpu().numpy()

@@ -171,6 +171,13 @@ class FusedStack:
                        keep_T.data_ptr(), wanted_T.data_ptr(), TILE, states.data_ptr(), bounds, count,
                        work.data_ptr(), each)
 
+    def go_on(self, kept_CX: Tensor, number_B: Tensor) -> list[State]:
+        """The states, for steps, of rows that go on from kept ones, -1: from none."""
+        states_BX = torch.zeros(len(number_B), self.state)
+        begun_B = number_B >= 0
+        states_BX[begun_B] = kept_CX[number_B[begun_B]]
+        return self._as_rows(states_BX)
+
     def _as_rows(self, states_BX: Tensor) -> list[State]:
         """The states of each block from what `tree.cpp` keeps: convolution inputs, then the SSM state, by block."""
         B, found = len(states_BX), []

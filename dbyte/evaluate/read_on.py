@@ -1,0 +1,152 @@
+"""Texts whose cuts did not settle, read on byte by byte from where their contexts end; compiled alone.
+
+By then the encoder has read all of their bytes, which depend on no cut, and core and decoder have read the contexts
+(`contexts_once.py`). What is left is sequential: the decoder, a head or two, and the core where a chunk ends. With MBP
+a guess is tried behind each byte too, by steps of the stack that the router reads (`look_aheads.py`).
+
+Shape letters: N texts, L bytes of the longest (BOS is one), T nodes of the bytes' trees, B rows that are read together,
+R of them that close a chunk, D byte width, W places in logits, P pairs of a place and a byte, X symbols of a head,
+F flags.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dbyte.evaluate.contexts_once import Contexts, narrow
+from dbyte.evaluate.look_aheads import LookAheads
+from dbyte.evaluate.shared_context import SharedTexts
+from dbyte.model.fused_core import FusedCore
+from dbyte.model.fused_map import step_map
+from dbyte.model.fused_stack import stack_step
+from dbyte.model.student import BYTES, ByteStudent, is_special
+from dbyte.text.spans import BOS
+
+ROWS = 64  # whose states are still near when their next bytes come
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a student says of a continuation: its log-probability in nats, and whether each byte is the likeliest one.
+
+    ended_L: whether a chunk ends at each byte but the last, on whose cut no score depends. by_the_byte: whether it was
+    read so.
+    """
+
+    nats: float
+    greedy: bool
+    ended_L: tuple[bool, ...]
+    by_the_byte: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of N texts before.
+
+    encoded_TD, around_TD: the encoder's states, and what they bring to the decoder past the core. start_N: the place
+    of each context's last byte (BOS has 0); ends_N: whether a chunk ends there that the core has not read yet.
+    """
+
+    shared: SharedTexts
+    encoded_TD: Tensor
+    around_TD: Tensor
+    start_N: np.ndarray
+    ends_N: np.ndarray
+    contexts: Contexts
+    look_aheads: LookAheads | None
+
+
+@torch.inference_mode()
+def read_on(student: ByteStudent, known: Known, rows: Sequence[int]) -> list[Settled]:
+    """Read what is behind the contexts of these texts, which fit the core even if every byte ended a chunk."""
+    left_N = known.shared.length_N - 1 - known.start_N
+    order = sorted(rows, key=lambda row: -left_N[row])  # who is done leaves from the end
+    found: dict[int, Settled] = {}
+    for first in range(0, len(order), ROWS):
+        some = order[first : first + ROWS]
+        found |= dict(zip(some, _Rows(student, known, some).read(left_N[some]), strict=True))
+    return [found[row] for row in rows]
+
+
+class _Rows:
+    """Some of the texts while they are read."""
+
+    def __init__(self, student: ByteStudent, known: Known, rows: list[int]):
+        self.student, self.known, self.node_BL = student, known, known.shared.node_NL[rows]
+        self.start_B, self.ends_B = known.start_N[rows], known.ends_N[rows]
+        most = int((known.shared.length_N - known.start_N)[rows].max())
+        self.begun = known.contexts.begin(rows, more=most)
+        self.core = FusedCore(student.core, slots=self.begun.keys.shape[2])
+        self.decoder = stack_step(student.decoder, compiled=True)
+        maps = (student.encoder_projection, student.decoder_projection, student.byte_head)
+        self.to_core, self.to_decoder, self.byte_head = (step_map(part, compiled=True) for part in maps)
+        self.up_BD = self.to_decoder(self.begun.core_BE)
+        self.tries = None
+        if known.look_aheads is not None:
+            before_B = np.where(self.start_B > 0, self.node_BL[np.arange(len(rows)), self.start_B - 1], -1)
+            self.tries = known.look_aheads.step_from(before_B)
+            self.second_head = step_map(student.second_head, compiled=True)
+
+    def read(self, left_B: np.ndarray) -> list[Settled]:
+        """left_B: how many bytes of each row are left, one at least, descending."""
+        said: list[tuple[list[float], list[bool], list[bool]]] = [([], [], []) for _ in left_B]
+        logits_BX, guess_B = None, None
+        for step in range(int(left_B[0])):
+            count = int((left_B > step).sum())
+            self._narrow(count)
+            row_B, place_B = np.arange(count), self.start_B[:count] + step
+            node_B, next_B = (self.node_BL[row_B, place_B + ahead] for ahead in (0, 1))
+            byte_B = self.known.shared.byte_T[node_B]
+            ends_B = self._ends(step, node_B, byte_B, logits_BX, guess_B)
+            decoded_BD = self._take_in(node_B, ends_B)
+            logits_BX = self.byte_head(decoded_BD)
+            if self.tries is not None:
+                guess_B = self.second_head(decoded_BD).index_fill_(1, torch.tensor([BOS]), float("-inf")).argmax(1)
+            nats_B, right_B = law(logits_BX, torch.from_numpy(row_B), self.known.shared.byte_T[next_B])
+            columns = (column_B.tolist() for column_B in (nats_B, right_B, ends_B))
+            for each, *values in zip(said[:count], *columns, strict=True):
+                for kind, value in zip(each, values, strict=True):
+                    kind.append(value)
+        return [Settled(sum(nats_L), all(right_L), tuple(ended_L[1:]), True) for nats_L, right_L, ended_L in said]
+
+    def _narrow(self, count: int) -> None:
+        if count == len(self.up_BD):
+            return
+        self.up_BD = self.up_BD[:count]
+        self.begun.narrow(count)
+        if self.tries is not None:
+            narrow(self.tries.states, count)
+
+    def _ends(
+        self, step: int, node_B: np.ndarray, byte_B: Tensor, logits_BX: Tensor | None, guess_B: Tensor | None
+    ) -> Tensor:
+        """Whether chunks end at these bytes (bool [B]): by the joint head or a guess before them, which may be more."""
+        if self.tries is not None:
+            self.tries.take_in(byte_B)
+        if step == 0:
+            return torch.from_numpy(self.ends_B)
+        if self.tries is not None:
+            return self.tries.decide(node_B, byte_B, guess_B[: len(byte_B)])
+        flagged_B, plain_B = (logits_BX[torch.arange(len(byte_B)), byte_B + flag] for flag in (BYTES, 0))
+        return (flagged_B >= plain_B) | is_special(byte_B)
+
+    def _take_in(self, node_B: np.ndarray, ends_B: Tensor) -> Tensor:
+        """Run the core for chunks that end and the decoder for each byte: its outputs [B, D]."""
+        if closing := ends_B.nonzero()[:, 0].tolist():
+            slots = [self.begun.length[row] for row in closing]
+            core_RE = self.core.step(self.to_core(self.known.encoded_TD[node_B[closing]]), self.begun.keys,
+                                     self.begun.values, closing, slots)
+            self.up_BD[closing] = self.to_decoder(core_RE)
+            for row in closing:
+                self.begun.length[row] += 1
+        return self.decoder.step(self.known.around_TD[node_B] + self.up_BD, self.begun.decoder_states)
+
+
+def law(logits_WX: Tensor, place_P: Tensor, byte_P: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(byte) of pairs, fp32, JBP's flags added up, and whether the likeliest symbol has the byte."""
+    logits_WX = logits_WX.float()
+    said_FP = torch.stack([of_flag_WX[place_P, byte_P] for of_flag_WX in logits_WX.split(BYTES, dim=1)])
+    return said_FP.logsumexp(0) - logits_WX.logsumexp(1)[place_P], logits_WX.argmax(1)[place_P] % BYTES == byte_P
