@@ -97,9 +97,10 @@ def main() -> None:
     lines.append("")
     for peer in ("dbyte, torch", "dbyte, compiled"):
         spent, theirs_spent = (middle[f"{one} {best[one]}"] for one in (peer, "transformers"))
+        memory = peak[peer] / peak["transformers"]
         lines.append(f"- {peer}, each at its best chunk size: {theirs_spent / spent:.2f} times as fast as "
-                     f"transformers, {spent / bound:.2f} times the bound, {peak[peer] / peak['transformers']:.2f} times "
-                     "the peak memory of transformers.")
+                     f"transformers, {spent / bound:.2f} times the bound, {memory:.2f} times the peak memory of "
+                     "transformers.")
     lines += ["", *growth()]
     write(Path(__file__).with_suffix(".md"), "\n".join(lines))
 

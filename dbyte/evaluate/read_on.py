@@ -25,7 +25,7 @@ from dbyte.model.fused_stack import stack_step
 from dbyte.model.student import BYTES, ByteStudent, is_special
 from dbyte.text.spans import BOS
 
-ROWS = 64  # whose states are still near when their next bytes come
+ROWS = 128  # whose states are still near when their next bytes come
 
 
 @dataclass(frozen=True)
