@@ -8,8 +8,9 @@ a guess that nothing differs from is the decoder's own cuts, and there are no ot
 guess, and for a trained student nearly the last.
 
 What is before the decisions is read by core and decoder in the first round alone, where their states can be kept
-(`contexts_once.py`); from there texts are read on by the byte (`read_on.py`) once a round has settled few. Texts that begin alike share what they have in common, as in `shared_context.py`; only here what
-the decoder reads is known from the bytes and cuts so far, so it has trees of its own.
+(`contexts_once.py`); from there texts are read on by the byte (`read_on.py`) once a round has settled few. Texts that
+begin alike share what they have in common, as in `shared_context.py`; only here what the decoder reads is known from
+the bytes and cuts so far, so it has trees of its own.
 
 Shape letters: N texts, L bytes of the longest (BOS is one), T nodes of the bytes' trees, K nodes of the chunks' trees,
 U nodes of the decoder's trees, P pairs of a text and a byte of it that is asked for, W nodes before such bytes, D byte
