@@ -56,7 +56,8 @@ def flops(call: Callable[[], object]) -> int:
 def machine(device: str = "cpu") -> str:
     """The machine and versions in one line."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU"
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads != 1)}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def begin() -> None:
