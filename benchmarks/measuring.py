@@ -57,7 +57,8 @@ def machine(device: str = "cpu") -> str:
     """The machine and versions in one line."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{platform.machine()} CPU"
     threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' * (threads != 1)}, torch {torch.__version__}, Python {platform.python_version()}"
+    plural = "s" * (threads != 1)
+    return f"{name}, {threads} thread{plural}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def begin() -> None:

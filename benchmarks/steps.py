@@ -5,7 +5,7 @@
                                                                 paper sizes, random weights, made-up rows
     python benchmarks/steps.py --toy                            the second on a CPU at toy size, to see that it runs
 
-Beside the rate, at scale small: how many times that of backend torch it is, both timed in turn. An update is batch,
+Column `of torch`, at scale small: this rate over that of backend torch, both timed in turn. An update is batch,
 objective, backward, clip and optimisers, as in the trainer. The FLOPs are those of the products, convolutions and
 attention that run by torch, what attention computes and then masks included. Where the rest of the time goes is read
 off a profile of the same updates.
@@ -29,7 +29,7 @@ from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Trainee, train_on
 from dbyte.model.cores import core_config
-from dbyte.model.kernels import best_backend
+from dbyte.model.kernels import training_backend
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.text.packing import Batch
@@ -124,7 +124,8 @@ def main() -> None:
         arguments.teacher = arguments.teacher or "meta-llama/Llama-3.2-1B"
     begin()
     device, dtype = arguments.device, getattr(torch, arguments.dtype)
-    arguments.backend = arguments.backend or best_backend(device, "fp32" if dtype == torch.float32 else "bf16")
+    arguments.backend = arguments.backend or training_backend(
+        None, device=device, precision="fp32" if dtype == torch.float32 else "bf16")
     student, teacher, batches, steps, what = published(arguments) if arguments.teacher else small()
     backends = {"step": arguments.backend} | ({} if arguments.teacher else {"plain": "torch"})
     lines = [f"Training updates: {what}, backend {arguments.backend}. {machine(device)}; medians of {ROUNDS} rounds.",
@@ -139,7 +140,7 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats()
         seconds = interleaved(calls | {"matmul": matmul(device, dtype, size)}, rounds=ROUNDS, device=device)
         rate, spent = 2 * size**3 / median(seconds["matmul"]), median(seconds["step"])
-        work = flops(calls.get("plain", calls["step"]))
+        work = flops(updates(step, student, teacher, batches, "torch"))
         ratio = f"{median(seconds['plain']) / spent:.2f}" if "plain" in calls else ""
         peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if device.startswith("cuda") else ""
         lines.append(f"| {step.name} | {many / spent:,.0f} | {ratio} | {work / many / 1e6:.2f} | {rate / 1e9:,.0f} | "

@@ -19,17 +19,18 @@ TIMES = "notebook_times"  # the name of the results that remember what a noteboo
 
 
 def plan(
-    scripts: tuple[Path, ...], *, given: Mapping[str, object], some: Mapping[str, object], out: Path
+    scripts: tuple[Path, ...], *, given: Mapping[str, object], where_known: Mapping[str, object], out: Path
 ) -> tuple[Planned, ...]:
-    """Read every notebook and check that it takes the `given` parameters, and of `some` those that it has.
+    """Read every notebook and check that it takes the `given` parameters.
 
-    Raises ValueError naming the first misfit, and a parameter of `some` that no notebook has.
+    where_known: parameters for those notebooks that have them. Raises ValueError naming the first misfit, and for one
+    of these that no notebook has.
     """
     planned = []
     for script in scripts:
         notebook = read_script(script)
         known = parameters(notebook, name=script.stem)
-        mine = {**given, **{name: value for name, value in some.items() if name in known}}
+        mine = {**given, **{name: value for name, value in where_known.items() if name in known}}
         for name, value in mine.items():
             if name not in known:
                 raise ValueError(f"{script.stem} has no parameter {name!r}: it takes {', '.join(known) or 'none'}")
@@ -38,7 +39,7 @@ def plan(
                 raise ValueError(f"{script.stem}: parameter {name!r} must be {kind.__name__}, found {value!r}")
         planned.append(Planned(script=script, notebook=notebook, executed=out / f"{script.stem}.ipynb",
                                needs=needs(script), parameters=mine))
-    for name in some:
+    for name in where_known:
         if not any(name in one.parameters for one in planned):
             raise ValueError(f"none of these notebooks has a parameter {name!r}: leave it out")
     return tuple(planned)
@@ -104,10 +105,10 @@ def reproduce(
     """Run the notebooks in order, write the report on all results, and return 0, or 1 if one fails, which is named.
 
     scale: a preset's name. only: some notebooks, such as `01,02`. out: the folder of the executed notebooks, by default
-    runs/notebooks/<scale>. jobs: how many run at a time; after one that failed none starts.
-    ablation_seeds: students of each row of an ablation, in place of the scale's number. extra: more parameters than
-    scale and seed. Raises ValueError before anything runs for an unknown scale, notebook or parameter, or one of the
-    wrong type, for needs that are no earlier notebooks, and for jobs below 1.
+    runs/notebooks/<scale>. jobs: how many run at a time; after one that failed none starts. ablation_seeds: students of
+    each row of an ablation, in place of the scale's number. extra: more parameters than scale and seed. Raises
+    ValueError before anything runs for an unknown scale, notebook or parameter, or one of the wrong type, for needs
+    that are no earlier notebooks, and for jobs below 1.
     """
     from dbyte import presets
     from dbyte.report.page import report, report_path
@@ -116,11 +117,12 @@ def reproduce(
     if jobs < 1:
         raise ValueError(f"jobs must be a whole number of at least 1, found {jobs}")
     given = {"scale": scale, "seed": seed, **(extra or {})}
-    some = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
-    presets.changed(presets.scale(scale), **some)
-    planned = plan(find_scripts(notebooks, only=only), given=given, some=some, out=out or RUNS / "notebooks" / scale)
+    where_known = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
+    presets.changed(presets.scale(scale), **where_known)  # refuses a wrong number before anything runs
+    planned = plan(find_scripts(notebooks, only=only), given=given, where_known=where_known,
+                   out=out or RUNS / "notebooks" / scale)
     jobs = min(jobs, len(planned))
-    announce(planned, scale=scale, given=given | some, results=results, jobs=jobs)
+    announce(planned, scale=scale, given=given | where_known, results=results, jobs=jobs)
     began, done, failed = time.monotonic(), {}, []
     with closing(in_turn(planned) if jobs == 1 else together(planned, jobs=jobs)) as ended:
         for one in ended:

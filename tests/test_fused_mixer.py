@@ -1,11 +1,18 @@
 """Convolution and scan in one: == the reference in value and gradient, packed == separate, threads or not."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
+from test_curriculum import TOY
+from torch.utils.checkpoint import checkpoint
 
-from dbyte.model import native
+from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.trainer import Launch
+from dbyte.model import fused_mixer, native
 from dbyte.model.fused_mixer import PIECE, fused_mix
-from dbyte.model.kernels import best_backend, check_backend, mix
+from dbyte.model.kernels import mix
 from dbyte.model.mamba2 import Mamba2
 
 pytestmark = pytest.mark.skipif(
@@ -78,18 +85,15 @@ def test_nothing_of_another_document_is_left_not_even_what_is_not_finite():
     assert torch.isfinite(y[:, 40:]).all() and torch.isfinite(state).all() and torch.isfinite(leaf.grad[:, 40:]).all()
 
 
-def test_rows_and_threads_change_no_number():
+def test_rows_and_threads_change_no_number(monkeypatch):
     given, N = inputs(5, 50, 2, 16, 4, 4)
     given, document = [each.float() for each in given], documents(5, 50, 0.1)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = value_and_gradients(given, document, N, "compiled")
-        torch.set_num_threads(3)
-        together = value_and_gradients(given, document, N, "compiled")
-    finally:
-        torch.set_num_threads(before)
-    assert all(map(torch.equal, alone, together))
+    found = []
+    for parts in (1, 2, 5):
+        monkeypatch.setattr(native, "parts_of", lambda rows, parts=parts: min(rows, parts))
+        found.append(value_and_gradients(given, document, N, "compiled"))
+    alone, *others = found
+    assert all(all(map(torch.equal, alone, other)) for other in others)
     y = fused_mix(given[0][3:4], given[1][3:4], *given[2:], document[3:4], state_size=N)[0]
     assert torch.equal(y[0], alone[0][3])
 
@@ -115,15 +119,65 @@ def test_a_state_that_is_trained_through_has_its_gradient():
     assert mixer.in_proj.weight.grad.abs().sum() > 0
 
 
+def test_any_layout_and_any_int_are_taken():
+    given, N = inputs(2, 40, 3, 7, 5, 1)
+    given, document = [each.float() for each in given], documents(2, 40, 0.1)
+    expected = value_and_gradients(given, document, N, "compiled")
+    wide = torch.stack([given[0], given[0]], dim=-1)[..., 1]
+    assert not wide.is_contiguous()
+    found = value_and_gradients([wide, *given[1:]], document.int(), N, "compiled")
+    assert all(map(torch.equal, found, expected))
+    leaf = given[0].clone().requires_grad_()
+    y, _ = fused_mix(leaf, *given[1:], document, state_size=N)
+    y.sum().backward(retain_graph=True)  # an expanded gradient
+    once = leaf.grad.clone()
+    y.backward(torch.ones_like(y))
+    torch.testing.assert_close(leaf.grad, 2 * once)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_blocks_that_run_again_in_backward_have_the_same_gradients(recompute):
+    torch.manual_seed(0)
+    mixer, hidden = Mamba2(32, state_size=8, head_width=16, backend="compiled"), torch.randn(2, 50, 32)
+    mixer(hidden).square().sum().backward()
+    expected = [weight.grad.clone() for weight in mixer.parameters()]
+    mixer.zero_grad()
+    again = checkpoint(mixer, hidden, use_reentrant=False) if recompute else mixer(hidden)
+    again.square().sum().backward()
+    assert all(torch.equal(weight.grad, other) for weight, other in zip(mixer.parameters(), expected, strict=True))
+
+
+def test_states_for_backward_are_kept_where_there_will_be_one(monkeypatch):
+    given, N = inputs(1, 40, 2, 16, 4, 4)
+    given, kept, library = [each.float().requires_grad_() for each in given], [], native.library()
+    call = SimpleNamespace(mix_rows=lambda mixer, y, states, *rest: (
+        kept.append(states is not None), library.mix_rows(mixer, y, states, *rest))[1])
+    monkeypatch.setattr(native, "library", lambda: call)
+    fused_mix(*given, None, state_size=N)
+    with torch.no_grad():
+        fused_mix(*given, None, state_size=N)
+    with torch.inference_mode():
+        fused_mix(*given, None, state_size=N)
+    fused_mix(*(each.detach() for each in given), None, state_size=N)
+    assert kept == [True, False, False, False]
+
+
 def test_other_dtypes_and_devices_are_refused():
     mixer = Mamba2(32, state_size=8, head_width=16, backend="compiled").double()
     with pytest.raises(ValueError, match="fp32 on a CPU, found torch.float64"):
         mixer(torch.randn(1, 5, 32, dtype=torch.float64))
-    assert best_backend("cuda", "fp32") == best_backend("cpu", "bf16") == "torch"
+    given, N = inputs(1, 5, 2, 16, 4, 4)
+    with pytest.raises(ValueError, match="found torch.float32 on meta"):
+        fused_mix(*(each.float().to("meta") for each in given), None, state_size=N)
 
 
-def test_without_a_compiler_the_reference_is_taken(monkeypatch):
-    monkeypatch.setattr(native, "works", lambda: False)
-    assert best_backend("cpu", "fp32") == "torch"
-    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
-        check_backend("compiled")
+def test_training_on_a_cpu_takes_it_unless_told_otherwise(monkeypatch):
+    calls, forward = [], fused_mixer._FusedMix.forward
+    monkeypatch.setattr(fused_mixer._FusedMix, "forward", staticmethod(
+        lambda *given: (calls.append(1), forward(*given))[1]))
+    tiny = replace(TOY, name="tiny", stage1=TOY.stage1 | dict(align_bytes=2000), corpora=(("world", 60_001),))
+    steps = curriculum(tiny)[:1]
+    run_steps(tiny, steps, seed=0, launch=Launch(backend="torch"))
+    assert not calls
+    run_steps(tiny, steps, seed=1)
+    assert calls

@@ -1,9 +1,10 @@
-"""Where mamba-ssm and a GPU are at hand: triton == torch, and Mamba2 == mamba_ssm's own module."""
+"""Which backend trains; where mamba-ssm and a GPU are at hand, triton == torch and Mamba2 == mamba_ssm's own module."""
 
 import pytest
 import torch
 
-from dbyte.model.kernels import check_backend
+from dbyte.model import native
+from dbyte.model.kernels import check_backend, training_backend
 from dbyte.model.mamba2 import Mamba2
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 3e-2}  # relative to the largest output; TF32 products in the kernels
@@ -51,3 +52,16 @@ def test_equals_mamba_ssm(cuda, dtype):
     peer = Peer(256, d_state=128, headdim=64, chunk_size=256).to(cuda, dtype)
     peer.load_state_dict(mixer.state_dict())
     assert_near(mixer(hidden), peer(hidden), dtype)
+
+
+def test_training_takes_what_the_device_and_the_compiler_allow(monkeypatch):
+    monkeypatch.setattr(native, "works", lambda: True)
+    assert training_backend(None, device="cpu", precision="fp32") == "compiled"
+    for device, precision in (("cuda", "fp32"), ("cpu", "bf16")):
+        assert training_backend(None, device=device, precision=precision) == "torch"
+        with pytest.raises(ValueError, match=f"device {device} and precision {precision}: use 'torch'"):
+            training_backend("compiled", device=device, precision=precision)
+    monkeypatch.setattr(native, "works", lambda: False)
+    assert training_backend(None, device="cpu", precision="fp32") == "torch"
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
+        training_backend("compiled", device="cpu", precision="fp32")

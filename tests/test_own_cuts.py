@@ -10,7 +10,7 @@ from test_shared_context import COMPILED
 
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
-from dbyte.evaluate import settled_cuts
+from dbyte.evaluate import own_cuts, settled_cuts
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.contexts_once import can_keep_contexts
 from dbyte.evaluate.exposure import deviations
@@ -178,8 +178,9 @@ def test_texts_that_are_read_on_by_the_byte_are_not_read_from_their_beginnings(t
     step, read_on = FusedStack.step, settled_cuts.read_on
     monkeypatch.setattr(FusedStack, "step", lambda self, hidden_BD, *given, **options: (
         passed.append(len(hidden_BD)), step(self, hidden_BD, *given, **options))[1])
-    monkeypatch.setattr(settled_cuts, "read_on", lambda student, known, rows: (
-        read.extend(rows), read_on(student, known, rows))[1])
+    monkeypatch.setattr(settled_cuts, "read_on", lambda student, left, rows: (
+        read.extend(rows), read_on(student, left, rows))[1])
+    monkeypatch.setattr(FusedStack, "prefill", None)
     monkeypatch.setattr("dbyte.evaluate.read_on.ROWS", 3)
     for rounds in (0, 1, 2):
         found = settle(student, requests, compiled=True, rounds=rounds, worth=0.0)
@@ -188,6 +189,28 @@ def test_texts_that_are_read_on_by_the_byte_are_not_read_from_their_beginnings(t
         assert [one.nats for one in found] == pytest.approx([one.nats for one in expected], abs=1e-4)
     bytes_read = sum(len(requests[row].text) - requests[row].start for row in read)
     assert len(read) > 3 and sum(passed) <= (1 if student.second_head is None else 3) * bytes_read
+
+
+@pytest.mark.skipif(compiler_here() is None, reason="texts are read on in compiled code alone: when rounds end is not "
+                    "checked; install g++ to check it")
+@pytest.mark.parametrize("kind", ["paper", "mbp"])
+def test_rounds_end_where_they_settle_little_and_are_left_out_in_the_next_batches(
+    teacher, tokenizer, monkeypatch, kind
+):
+    student, read, asked = student_of(kind, teacher, tokenizer), [], []
+    torch.nn.init.normal_(student.byte_head.weight)
+    expected = [sum(one.nats_L) for one in walk(student, AT_ONCE)]
+    once, ask = settled_cuts._Texts.read, own_cuts.settle
+    monkeypatch.setattr(settled_cuts._Texts, "read", lambda self, rows, **options: (
+        read.append(len(rows)), once(self, rows, **options))[1])
+    settle(student, AT_ONCE, compiled=True, worth=1.1)
+    assert len(read) == 1
+    monkeypatch.setattr(own_cuts, "settle", lambda *given, **options: (
+        asked.append(options["rounds"]), ask(*given, worth=1.1, **options))[1])
+    monkeypatch.setattr(own_cuts, "WORTH_A_ROUND", 0.99)
+    scores = OwnCutsScorer(student, batch_bytes=100, compiled=True).score(AT_ONCE)
+    assert [score.nats for score in scores] == pytest.approx(expected, abs=1e-4)
+    assert asked[0] > 0 and asked[-1] == 0
 
 
 @pytest.mark.skipif(compiler_here() is None, reason="guesses are tried in passing in compiled code alone: what they "

@@ -129,6 +129,7 @@ def test_the_command_prints_the_plan(capsys):
     ("--flops-per-second 0", "positive"), ("--scale huge", "smoke, small, gpu, paper"), ("--teacher gpt2", "Llama-3.2"),
     ("--sharding none", "one GPU"), ("--sharding zero3", "none, ddp, fsdp2"), ("--bytes-per-token 0.5", "0.5"),
     ("--backend cuda", "torch, compiled, triton"),
+    ("--backend compiled", "fp32 on a CPU"),
 ])
 def test_wrong_input_is_refused_by_name(arguments, message, capsys):
     assert main(["plan", *arguments.split()]) == 2

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dbyte.distill.progress import summary_writer
     from dbyte.distill.teacher import teacher_run, teacher_step
     from dbyte.distill.trainer import Launch, check_sharding
-    from dbyte.model.kernels import check_backend
+    from dbyte.model.kernels import training_backend
 
     steps = curriculum(scale)
     names = ["teacher", *(step.name[:3] for step in steps)]
@@ -53,8 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = steps[: names.index(arguments.through)]
     of_teacher = () if isinstance(scale.teacher, str) else (teacher_step(scale.teacher),)
     check_sharding(of_teacher + chosen, arguments.sharding)
-    if arguments.backend:
-        check_backend(arguments.backend)
+    training_backend(arguments.backend, device=scale.device, precision=scale.precision)
     if arguments.tensorboard:
         summary_writer()
     launch = Launch(join(scale.device, expected=arguments.processes, sharding=arguments.sharding),

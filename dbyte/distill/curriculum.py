@@ -18,7 +18,7 @@ from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Launch, check_sharding, train
-from dbyte.model.kernels import best_backend
+from dbyte.model.kernels import training_backend
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Scale
@@ -53,6 +53,7 @@ def run_steps(
     check_sharding(steps, launch.processes.sharding)
     folder = teacher_run(scale, seed=teacher_seed, launch=launch)
     device = launch.processes.device if launch.processes.count > 1 else scale.device
+    backend = training_backend(launch.backend, device=str(device), precision=scale.precision)
     teacher, tokenizer = load_teacher(folder)
     token_bytes = TokenBytes.from_tokenizer(tokenizer)
     positions = teacher.config.max_position_embeddings
@@ -81,7 +82,7 @@ def run_steps(
                 torch.manual_seed(seed)
                 student = student.with_decoding(step.decoding)
             student.config.update({"stage": step.stage} | {name: resolved[name] for name in STAGE2_ALONE})
-            student.use_backend(launch.backend or best_backend(str(device), scale.precision))
+            student.use_backend(backend)
             read = {"whole": other or teacher, "embeddings": EmbeddingsOnly(teacher),
                     "": None}[step.objective.reads_teacher]
             for unread in {teacher, other} - {read, None}:

@@ -4,8 +4,9 @@ The first round reads texts from their beginnings, and what core and decoder kno
 decoder's state before a context's last byte, and the core's path to the last chunk that ends before it. Later rounds
 read from there: the decoder that last byte anew, the core that last chunk, so that there is always something to read.
 
-Shape letters: N texts, L bytes of the longest (BOS is one), K nodes of the chunks' trees, U of the decoder's, B width
-of the decoder, E core width, C states that are kept, M chunks of a text that are read.
+Shape letters: N texts, L bytes of the longest (BOS is one), K nodes of the chunks' trees, U of the decoder's, D width
+of the decoder, E core width, C states that are kept, M chunks of a text that are read, B rows for steps, Y layers,
+S slots, G key-value heads, W head width.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ class Begun:
     """Core and decoder of B rows where their contexts end, as steps take them.
 
     The decoder is before a context's last byte, the core behind the last chunk that ends before it, core_BE being its
-    state there. keys, values: [layers, B, slots, G, W], of which row b has length[b].
+    state there. keys, values: [Y, B, S, G, W], of which row b has length[b].
     """
 
     core_BE: Tensor
@@ -57,19 +58,21 @@ def narrow(states: list[Mamba2State], count: int) -> None:
 class Contexts:
     """What is kept for N texts; rows number some of them, and the first round has all that later ones have.
 
-    first: whether the round is the first, until whoever reads ends it; alone: whether it reads nothing but contexts.
+    first: whether the round is the first, until whoever reads ends it.
     """
 
     def __init__(self, student: ByteStudent, start_N: np.ndarray, bytes_L: int):
         self.student, self.decoder, self.start_N = student, stack_step(student.decoder, compiled=True), start_N
-        self.place_L, self.first, self.alone = np.arange(bytes_L), True, False
+        self.place_L, self.first = np.arange(bytes_L), True
         # of each text: the byte that ends its last chunk before decisions begin, that chunk's depth, which path is kept
         self.end_N, self.depth_N, self.path_N, self.state_N = (np.zeros(len(start_N), dtype=int) for _ in range(4))
         self.paths, self.states, self.core_NE = torch.empty(0), torch.empty(0), torch.empty(0)
 
-    def left(self, rows: list[int], flag_NL: np.ndarray, read_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of these chunk ends and bytes this round has to read."""
-        if self.alone:
+    def left(
+        self, rows: list[int], flag_NL: np.ndarray, read_NL: np.ndarray, *, alone: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which of these chunk ends and bytes this round has to read; alone: contexts and no more, in the first."""
+        if alone:
             context_NL = self.place_L < np.maximum(self.start_N[rows], 1)[:, None]  # BOS in any case
             return flag_NL & context_NL, read_NL & context_NL
         if self.first:
@@ -99,28 +102,27 @@ class Contexts:
         return core.read_behind(chunk_KE, replace(chunks, depth_T=depth_K), self.paths, origin_K)
 
     def run_decoder(
-        self, rows: list[int], up_UB: Tensor, tree: Tree, before_NL: np.ndarray, wanted_U: Tensor
+        self, rows: list[int], up_UD: Tensor, tree: Tree, before_NL: np.ndarray, wanted_U: Tensor
     ) -> Tensor:
-        """The decoder's outputs [U, B] where they are wanted; before_NL: its node before each byte."""
+        """The decoder's outputs [U, D] where they are wanted; before_NL: its node before each byte."""
         begun_N = self.start_N[rows] > 0
         if self.first:
             last_N = before_NL[np.arange(len(rows)), self.start_N[rows]]
             node_C, number_N = np.unique(last_N[begun_N], return_inverse=True)
             self.state_N[rows] = -1
             self.state_N[np.array(rows)[begun_N]] = number_N
-            decoded_UB, self.states = self.decoder.read_keeping(up_UB, tree, node_C, wanted_U)
-            return decoded_UB
+            decoded_UD, self.states = self.decoder.read_keeping(up_UD, tree, node_C, wanted_U)
+            return decoded_UD
         origin_U = np.full(len(tree), -1)
         origin_U[tree.node_NL[:, 0]] = self.state_N[rows]
-        return self.decoder.read_behind(up_UB, tree, self.states, origin_U, wanted_U)
+        return self.decoder.read_behind(up_UD, tree, self.states, origin_U, wanted_U)
 
     def begin(self, rows: list[int], *, more: int) -> Begun:
         """What steps go on from in these rows, with room for so many more chunks."""
-        layers, (_, _, slots, across) = self.student.core.config.num_hidden_layers, self.paths.shape
-        path_BLSA = self.paths[self.path_N[rows]].transpose(0, 1)
-        keys, values = self.paths.new_empty(2, layers, len(rows), slots + more, across)
-        keys[:, :, :slots], values[:, :, :slots] = path_BLSA.split(layers)
-        heads = self.student.core.config.num_key_value_heads
-        return Begun(self.core_NE[rows], keys.unflatten(-1, (heads, -1)), values.unflatten(-1, (heads, -1)),
-                     (self.depth_N[rows] + 1).tolist(),
+        core, slots = self.student.core.config, self.paths.shape[2]
+        path_YBSX = self.paths[self.path_N[rows]].transpose(0, 1)  # keys of all layers, then values; X is G times W
+        keys, values = self.paths.new_empty(2, core.num_hidden_layers, len(rows), slots + more, path_YBSX.shape[3])
+        keys[:, :, :slots], values[:, :, :slots] = path_YBSX.chunk(2)
+        keys, values = (each.unflatten(-1, (core.num_key_value_heads, -1)) for each in (keys, values))
+        return Begun(self.core_NE[rows], keys, values, (self.depth_N[rows] + 1).tolist(),
                      self.decoder.go_on(self.states, torch.from_numpy(self.state_N[rows])))

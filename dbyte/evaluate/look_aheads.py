@@ -5,7 +5,8 @@ tried behind its byte: the stack that the router reads, which kept its states wh
 follows once more, tries guesses as it passes and goes on as if it had not. Rounds over the same texts ask again and
 again: what was tried once is remembered.
 
-Shape letters: T nodes of the bytes' trees, P bytes that are asked about, S guesses to be tried, D width.
+Shape letters: T nodes of the bytes' trees, P bytes that are asked about, S guesses to be tried, B rows
+that go on by steps, C states that are kept, X numbers of a state, D width.
 """
 
 import numpy as np

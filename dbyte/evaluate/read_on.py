@@ -29,11 +29,11 @@ ROWS = 128  # whose states are still near when their next bytes come
 
 
 @dataclass(frozen=True)
-class Settled:
-    """What a student says of a continuation: its log-probability in nats, and whether each byte is the likeliest one.
+class Read:
+    """What a student says of a continuation along its own cuts.
 
-    ended_L: whether a chunk ends at each byte but the last, on whose cut no score depends. by_the_byte: whether it was
-    read so.
+    nats: its log-probability. greedy: whether each byte is the likeliest one. ended_L: whether a chunk ends at each
+    byte but the last, on whose cut no score depends. by_the_byte: whether it was read so, not by rounds.
     """
 
     nats: float
@@ -43,8 +43,8 @@ class Settled:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of N texts before.
+class Left:
+    """What rounds leave of N texts for reading on.
 
     encoded_TD, around_TD: the encoder's states, and what they bring to the decoder past the core. start_N: the place
     of each context's last byte (BOS has 0); ends_N: whether a chunk ends there that the core has not read yet.
@@ -60,37 +60,37 @@ class Known:
 
 
 @torch.inference_mode()
-def read_on(student: ByteStudent, known: Known, rows: Sequence[int]) -> list[Settled]:
+def read_on(student: ByteStudent, left: Left, rows: Sequence[int]) -> list[Read]:
     """Read what is behind the contexts of these texts, which fit the core even if every byte ended a chunk."""
-    left_N = known.shared.length_N - 1 - known.start_N
+    left_N = left.shared.length_N - 1 - left.start_N
     order = sorted(rows, key=lambda row: -left_N[row])  # who is done leaves from the end
-    found: dict[int, Settled] = {}
+    found: dict[int, Read] = {}
     for first in range(0, len(order), ROWS):
         some = order[first : first + ROWS]
-        found |= dict(zip(some, _Rows(student, known, some).read(left_N[some]), strict=True))
+        found |= dict(zip(some, _Rows(student, left, some).read(left_N[some]), strict=True))
     return [found[row] for row in rows]
 
 
 class _Rows:
     """Some of the texts while they are read."""
 
-    def __init__(self, student: ByteStudent, known: Known, rows: list[int]):
-        self.student, self.known, self.node_BL = student, known, known.shared.node_NL[rows]
-        self.start_B, self.ends_B = known.start_N[rows], known.ends_N[rows]
-        most = int((known.shared.length_N - known.start_N)[rows].max())
-        self.begun = known.contexts.begin(rows, more=most)
+    def __init__(self, student: ByteStudent, left: Left, rows: list[int]):
+        self.student, self.left, self.node_BL = student, left, left.shared.node_NL[rows]
+        self.start_B, self.ends_B = left.start_N[rows], left.ends_N[rows]
+        most = int((left.shared.length_N - left.start_N)[rows].max())
+        self.begun = left.contexts.begin(rows, more=most)
         self.core = FusedCore(student.core, slots=self.begun.keys.shape[2])
         self.decoder = stack_step(student.decoder, compiled=True)
         maps = (student.encoder_projection, student.decoder_projection, student.byte_head)
         self.to_core, self.to_decoder, self.byte_head = (step_map(part, compiled=True) for part in maps)
         self.up_BD = self.to_decoder(self.begun.core_BE)
-        self.tries = None
-        if known.look_aheads is not None:
+        self.tries, self.second_head = None, None
+        if left.look_aheads is not None:
             before_B = np.where(self.start_B > 0, self.node_BL[np.arange(len(rows)), self.start_B - 1], -1)
-            self.tries = known.look_aheads.step_from(before_B)
+            self.tries = left.look_aheads.step_from(before_B)
             self.second_head = step_map(student.second_head, compiled=True)
 
-    def read(self, left_B: np.ndarray) -> list[Settled]:
+    def read(self, left_B: np.ndarray) -> list[Read]:
         """left_B: how many bytes of each row are left, one at least, descending."""
         said: list[tuple[list[float], list[bool], list[bool]]] = [([], [], []) for _ in left_B]
         logits_BX, guess_B = None, None
@@ -99,18 +99,18 @@ class _Rows:
             self._narrow(count)
             row_B, place_B = np.arange(count), self.start_B[:count] + step
             node_B, next_B = (self.node_BL[row_B, place_B + ahead] for ahead in (0, 1))
-            byte_B = self.known.shared.byte_T[node_B]
+            byte_B = self.left.shared.byte_T[node_B]
             ends_B = self._ends(step, node_B, byte_B, logits_BX, guess_B)
             decoded_BD = self._take_in(node_B, ends_B)
             logits_BX = self.byte_head(decoded_BD)
             if self.tries is not None:
                 guess_B = self.second_head(decoded_BD).index_fill_(1, torch.tensor([BOS]), float("-inf")).argmax(1)
-            nats_B, right_B = law(logits_BX, torch.from_numpy(row_B), self.known.shared.byte_T[next_B])
+            nats_B, right_B = law(logits_BX, torch.from_numpy(row_B), self.left.shared.byte_T[next_B])
             columns = (column_B.tolist() for column_B in (nats_B, right_B, ends_B))
             for each, *values in zip(said[:count], *columns, strict=True):
                 for kind, value in zip(each, values, strict=True):
                     kind.append(value)
-        return [Settled(sum(nats_L), all(right_L), tuple(ended_L[1:]), True) for nats_L, right_L, ended_L in said]
+        return [Read(sum(nats_L), all(right_L), tuple(ended_L[1:]), True) for nats_L, right_L, ended_L in said]
 
     def _narrow(self, count: int) -> None:
         if count == len(self.up_BD):
@@ -137,12 +137,12 @@ class _Rows:
         """Run the core for chunks that end and the decoder for each byte: its outputs [B, D]."""
         if closing := ends_B.nonzero()[:, 0].tolist():
             slots = [self.begun.length[row] for row in closing]
-            core_RE = self.core.step(self.to_core(self.known.encoded_TD[node_B[closing]]), self.begun.keys,
+            core_RE = self.core.step(self.to_core(self.left.encoded_TD[node_B[closing]]), self.begun.keys,
                                      self.begun.values, closing, slots)
             self.up_BD[closing] = self.to_decoder(core_RE)
             for row in closing:
                 self.begun.length[row] += 1
-        return self.decoder.step(self.known.around_TD[node_B] + self.up_BD, self.begun.decoder_states)
+        return self.decoder.step(self.left.around_TD[node_B] + self.up_BD, self.begun.decoder_states)
 
 
 def law(logits_WX: Tensor, place_P: Tensor, byte_P: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,13 @@ a guess that nothing differs from is the decoder's own cuts, and there are no ot
 guess, and for a trained student nearly the last.
 
 What is before the decisions is read by core and decoder in the first round alone, where their states can be kept
-(`contexts_once.py`); from there texts are read on by the byte (`read_on.py`) once a round has settled few. Texts that
-begin alike share what they have in common, as in `shared_context.py`; only here what the decoder reads is known from
-the bytes and cuts so far, so it has trees of its own.
+(`contexts_once.py`); from there texts are read on by the byte (`read_on.py`) once a round has settled few or
+no round is left. Texts that begin alike share what they have in common, as in `shared_context.py`; only here what the
+decoder reads is known from the bytes and cuts so far, so it has trees of its own.
 
 Shape letters: N texts, L bytes of the longest (BOS is one), T nodes of the bytes' trees, K nodes of the chunks' trees,
 U nodes of the decoder's trees, P pairs of a text and a byte of it that is asked for, W nodes before such bytes, D byte
-width, E core width, X symbols of a head, F flags.
+width, E core width, X symbols of a head.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dbyte.evaluate.contexts_once import Contexts, can_keep_contexts
 from dbyte.evaluate.look_aheads import LookAheads, can_try, router_stack
-from dbyte.evaluate.read_on import Known, Settled, law, read_on
+from dbyte.evaluate.read_on import Left, Read, law, read_on
 from dbyte.evaluate.scoring import Request
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent, is_special
@@ -46,14 +46,16 @@ def can_settle(student: ByteStudent, *, compiled: bool = False) -> bool:
 def settle(
     student: ByteStudent, requests: Sequence[Request], *, compiled: bool = False, rounds: int = ROUNDS,
     worth: float = WORTH_A_ROUND
-) -> list[Settled | None]:
-    """Read requests at once; None for one whose cuts have not settled or do not fit the core: read it by the byte.
+) -> list[Read | None]:
+    """Read requests at once; None for one that is left to `walk`.
 
-    rounds: at most so many, and where texts can be read on none after one that settled less than the share `worth`.
+    It does not fit the core, or its cuts have not settled and contexts cannot be kept. rounds: the most. worth: where
+    contexts are kept, stop after a round that settled a smaller share, and read the rest on by the byte.
     """
     texts = _Texts(student, requests, compiled=compiled)
-    found: list[Settled | None] = [None] * len(requests)
+    found: list[Read | None] = [None] * len(requests)
     rows = texts.fitting(list(range(len(requests))))
+    first = rows
     if not rounds and texts.contexts is not None and rows:
         texts.read(rows, contexts_alone=True)
     for _ in range(rounds):
@@ -61,12 +63,14 @@ def settle(
             break
         for row, settled in zip(rows, texts.read(rows), strict=True):
             found[row] = settled
-        before, rows = len(rows), texts.fitting([row for row in rows if found[row] is None])
-        if texts.contexts is not None and before - len(rows) < worth * before:
+        left = [row for row in rows if found[row] is None]
+        if texts.contexts is not None and len(rows) - len(left) < worth * len(rows):
             break
-    if texts.contexts is not None and (rows := texts.fitting_by_the_byte(rows)):
-        for row, settled in zip(rows, read_on(student, texts.known(), rows), strict=True):
-            found[row] = settled
+        rows = texts.fitting(left)
+    if texts.contexts is not None:
+        rows = texts.fitting_by_the_byte([row for row in first if found[row] is None])
+        for row, read in zip(rows, read_on(student, texts.left(), rows), strict=True):
+            found[row] = read
     return found
 
 
@@ -103,13 +107,13 @@ class _Texts:
         most_N = self.contexts.depth_N + 1 + self.shared.length_N - self.start_N
         return [row for row in rows if most_N[row] <= self.student.core.config.max_position_embeddings]
 
-    def known(self) -> Known:
+    def left(self) -> Left:
         """What reading on by the byte takes up."""
         ends_N = self.flag_NL[np.arange(len(self.start_N)), self.start_N] & (self.start_N > 0)
-        return Known(self.shared, self.encoded_TD, self.around_TD, self.start_N, ends_N, self.contexts,
+        return Left(self.shared, self.encoded_TD, self.around_TD, self.start_N, ends_N, self.contexts,
                      self.look_aheads)
 
-    def read(self, rows: list[int], *, contexts_alone: bool = False) -> list[Settled | None]:
+    def read(self, rows: list[int], *, contexts_alone: bool = False) -> list[Read | None]:
         """Read along the guess and put the decoder's decisions in its place; None where they differ from it.
 
         contexts_alone: read what is kept and decide about the contexts' last bytes, no more; all are None.
@@ -118,12 +122,11 @@ class _Texts:
         if self.contexts is not None and not self.contexts.first:
             decided_NL = decided_NL & scored_NL  # the first round knew all that a context's last byte depends on
         if contexts_alone:
-            self.contexts.alone = True
             decided_NL, scored_NL = decided_NL & ~scored_NL, np.zeros_like(scored_NL)
         asked_NL = scored_NL | decided_NL
-        before_NL, decoded_UD = self._decode(rows, asked_NL)
+        before_NL, decoded_UD = self._decode(rows, asked_NL, contexts_alone=contexts_alone)
         if self.contexts is not None:
-            self.contexts.first = self.contexts.alone = False
+            self.contexts.first = False
         node_W, place_P = np.unique(before_NL[asked_NL], return_inverse=True)
         decoded_WD = decoded_UD[torch.from_numpy(node_W).to(decoded_UD.device)]
         place_NL = np.zeros_like(before_NL)
@@ -136,7 +139,7 @@ class _Texts:
         nats_NL, right_NL = np.zeros(before_NL.shape), np.ones(before_NL.shape, dtype=bool)
         nats_NL[scored_NL], right_NL[scored_NL] = _law(
             self.student, decoded_WD, place_NL[scored_NL], byte_NL[scored_NL])
-        return [Settled(nats, right, tuple(flag_L[decided_L].tolist())) if agrees else None
+        return [Read(nats, right, tuple(flag_L[decided_L].tolist())) if agrees else None
                 for nats, right, flag_L, decided_L, agrees in
                 zip(nats_NL.sum(1).tolist(), right_NL.all(1).tolist(), flag_NL, decided_NL & scored_NL, agrees_N,
                     strict=True)]
@@ -161,11 +164,13 @@ class _Texts:
         next_NL = np.roll(self.node_NL[rows], -1, axis=1)  # no decision is about a text's last byte
         return self.look_aheads.decide(self.node_NL[rows][decided_NL], next_NL[decided_NL], guess_P)
 
-    def _decode(self, rows: list[int], asked_NL: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    def _decode(
+        self, rows: list[int], asked_NL: np.ndarray, *, contexts_alone: bool
+    ) -> tuple[np.ndarray, Tensor]:
         """The decoder's node before each byte [N, L], -1 where there is none, and its outputs [U, D] at those asked."""
         node_NL, flag_NL, read_NL = (some_NL[rows] for some_NL in (self.node_NL, self.flag_NL, self.read_NL))
         if self.contexts is not None:
-            flag_NL, read_NL = self.contexts.left(rows, flag_NL, read_NL)
+            flag_NL, read_NL = self.contexts.left(rows, flag_NL, read_NL, alone=contexts_alone)
         chunks = Tree.of([nodes_L[flag_L].tolist() for nodes_L, flag_L in zip(node_NL, flag_NL, strict=True)])
         core_KE = self._run_core(rows, chunks, flag_NL)
         visible_NL = np.take_along_axis(chunks.node_NL, np.maximum(flag_NL.cumsum(1) - 1, 0), axis=1)
@@ -204,7 +209,7 @@ def _law(
     student: ByteStudent, decoded_WD: Tensor, place_P: np.ndarray, byte_P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """log p(byte) of pairs, JBP's flags added up, and whether the likeliest symbol has the byte."""
-    used, place_P = np.unique(place_P, return_inverse=True)
+    used, place_P = np.unique(place_P, return_inverse=True)  # nodes of texts that agree: the head runs for no others
     used, place_P, byte_P = (torch.from_numpy(number).to(decoded_WD.device) for number in (used, place_P, byte_P))
     nats_P, right_P = law(student.byte_head(decoded_WD[used]), place_P, byte_P)
     return nats_P.cpu().numpy(), right_P.cpu().numpy()

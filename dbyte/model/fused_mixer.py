@@ -33,24 +33,28 @@ def fused_mix(
 ) -> tuple[Tensor, Tensor]:
     """y_BLI and the state after the last byte BNI, which has no gradient, of what is to be convolved; fp32.
 
-    dt_BLH: step sizes after softplus, >= 0. A_H: decay rates, < 0. document_BL: int64, contiguous per document; None:
-    one document a row. Raises ValueError for another dtype or device.
+    dt_BLH: step sizes after softplus, >= 0. A_H: decay rates, < 0. document_BL: int, contiguous per document; None:
+    one document a row. Rows are shared between threads; a single row has one. Raises ValueError for another dtype or
+    device.
     """
-    if xBC_BLX.dtype != torch.float32 or xBC_BLX.device.type != "cpu":
-        raise ValueError(f"backend 'compiled' takes fp32 on a CPU, found {xBC_BLX.dtype} on {xBC_BLX.device}: use "
-                         "'torch'")
-    return _FusedMix.apply(state_size, document_BL, xBC_BLX, dt_BLH, A_H, D_H, weight_XW, bias_X)
+    given = (xBC_BLX, dt_BLH, A_H, D_H, weight_XW, bias_X)
+    for each in given:
+        if not native.fits(each):
+            raise ValueError(f"backend 'compiled' takes fp32 on a CPU, found {each.dtype} on {each.device}: use "
+                             "'torch'")
+    keeps = torch.is_grad_enabled() and any(each.requires_grad for each in given)
+    return _FusedMix.apply(state_size, keeps, None if document_BL is None else document_BL.long(), *given)
 
 
 class _FusedMix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, state_size, document_BL, xBC_BLX, dt_BLH, A_H, D_H, weight_XW, bias_X):
+    def forward(ctx, state_size, keeps, document_BL, xBC_BLX, dt_BLH, A_H, D_H, weight_XW, bias_X):
         given = [None if each is None else each.contiguous()
                  for each in (A_H, D_H, weight_XW.T, bias_X, xBC_BLX, dt_BLH, document_BL)]
         mixer, new = _mixer(state_size, *given), xBC_BLX.new_empty
         B, L, H, P = mixer.rows, mixer.length, mixer.heads, mixer.width
         y_BLI, final_BNI, kept = new(B, L, H * P), new(B, state_size, H * P), None
-        if any(ctx.needs_input_grad):
+        if keeps:
             kept = new(B, -(-L // PIECE), H, state_size, -(-P // LANES) * LANES)
         native.library().mix_rows(byref(mixer), y_BLI.data_ptr(), _place(kept), final_BNI.data_ptr(),
                                   native.parts_of(B))
@@ -70,7 +74,7 @@ class _FusedMix(torch.autograd.Function):
         native.library().unmix_rows(byref(mixer), dy_BLI.data_ptr(), kept.data_ptr(),
                                     byref(_Gradients(*map(_place, of_bytes + of_rows))), native.parts_of(mixer.rows))
         dA_H, dD_H, dtaps_WX, dbias_X = (each.sum(0) for each in of_rows)
-        return None, None, *of_bytes, dA_H, dD_H, dtaps_WX.T, dbias_X
+        return None, None, None, *of_bytes, dA_H, dD_H, dtaps_WX.T, dbias_X
 
 
 def _mixer(

@@ -39,9 +39,18 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def best_backend(device: str, precision: str) -> str:
-    """The backend that training takes unless told otherwise: `compiled` where it can, else `torch`."""
-    return "compiled" if device == "cpu" and precision == "fp32" and native.works() else "torch"
+def training_backend(backend: str | None, *, device: str, precision: str) -> str:
+    """Return the backend to train with: the one asked for, or for None `compiled` where it can be, else `torch`.
+
+    Raises ValueError with the remedy for one that cannot be used here, or not on this device in this precision.
+    """
+    fits = device == "cpu" and precision == "fp32"
+    if backend is None:
+        return "compiled" if fits and native.works() else "torch"
+    if backend == "compiled" and not fits:
+        raise ValueError(f"backend 'compiled' takes fp32 on a CPU, found device {device} and precision {precision}: "
+                         "use 'torch' or 'triton'")
+    return check_backend(backend)
 
 
 def mix(

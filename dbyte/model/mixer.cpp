@@ -4,11 +4,13 @@
 // memory in between: a piece of PIECE bytes is convolved into the cache and scanned there byte by byte, head by head,
 // with the state in the first cache. Forward keeps the state before each piece, from which backward has the piece's
 // states again. A byte depends on nothing but its own document's bytes, in their order: packed documents give the very
-// numbers of separate ones. Rows are shared between threads, and what is summed over rows is left apart for each.
+// numbers of separate ones. Rows are shared between threads (a single row has one thread), and what is summed over rows
+// is left apart for each. A process that has no memory left ends here: nothing catches what std::vector throws.
 //
 // Shape letters: Q bytes of a piece, and those of step.cpp. A head's numbers lie padded to V times LANES.
 
 #include <algorithm>
+#include <cstdint>
 #include <type_traits>
 #include <vector>
 
@@ -20,7 +22,7 @@ struct Mixer {
     int rows, length, heads, width, state_size, taps;  // width: of a head
     const float *rate_H, *skip_H, *taps_WX, *bias_X;
     const float *in_BLX, *dt_BLH;
-    const long* document_BL;  // null: each row is one document
+    const int64_t* document_BL;  // null: each row is one document
 };
 }
 
@@ -116,7 +118,7 @@ class Row {
     const Sizes size;
     const Mixer& mixer;
     const float *in_LX, *dt_LH;
-    const long* document_L;
+    const int64_t* document_L;
     std::vector<float> raw_QX, mixed_QX, sent_QP, decay_Q;  // sent is zero where it is padded
     std::vector<char> starts_Q;
     long first = 0;
@@ -126,8 +128,8 @@ class Row {
 // A state of nothing, whatever it was: 0 times what is not finite would not be.
 template <int tile, int V>
 inline void clear(Lanes (&at)[tile][V]) {
-    for (auto& of_n : at)
-        for (auto& each : of_n) each = Lanes{};
+    for (int i = 0; i < tile; i++)
+        for (int v = 0; v < V; v++) at[i][v] = Lanes{};  // no auto: a deduced type forgets that Lanes may lie anywhere
 }
 
 // `tile` rows n of a head's state and V * LANES of its numbers, through the bytes of a piece: they stay in registers.
@@ -163,7 +165,7 @@ void scan_tile(const Row& row, float* state, int n, const float* sent, float* y)
 
 // What the gradients of a piece are added up in, for one head.
 struct Sums {
-    float *dsent_QP, *both_Q1;  // both: <dstate, state before>, in lanes
+    float *dsent_QP, *both_Q;  // both: <dstate, state before>, in lanes
     float *dB_QN, *dC_QN;       // in lanes, of all heads
 };
 
@@ -209,7 +211,7 @@ void unscan_tile(const Row& row, const float* state, float* dstate, int n, const
             }
             lanes(to.dsent_QP + q * across + v * LANES) = sum;
         }
-        lanes(to.both_Q1 + q * LANES) += both;
+        lanes(to.both_Q + q * LANES) += both;
 #pragma GCC unroll 4
         for (int i = 0; i < tile; i++) {
             lanes(to.dB_QN + (q * N + n + i) * LANES) += dB[i];
@@ -313,9 +315,9 @@ void unmix_row(const Mixer& mixer, int number, const float* dy_LI, const float* 
     float* ddt_LH = to.dt_BLH + static_cast<long>(number) * size.L * size.H;
     float *drate_H = to.rate_BH + number * size.H, *dskip_H = to.skip_BH + number * size.H;
     const long all = size.H * size.state(), wide = PIECE * size.padded;
-    std::vector<float> dstates(all), dy_QP(wide), dsent_QP(wide), both_Q1(PIECE * LANES), dB_QN(PIECE * size.N * LANES),
+    std::vector<float> dstates(all), dy_QP(wide), dsent_QP(wide), both_Q(PIECE * LANES), dB_QN(PIECE * size.N * LANES),
         dC_QN(PIECE * size.N * LANES);
-    const Sums sums{dsent_QP.data(), both_Q1.data(), dB_QN.data(), dC_QN.data()};
+    const Sums sums{dsent_QP.data(), both_Q.data(), dB_QN.data(), dC_QN.data()};
     for (long piece = size.pieces - 1; piece >= 0; piece--) {
         row.take(piece);
         for (auto* each : {&dB_QN, &dC_QN}) std::fill(each->begin(), each->end(), 0.0f);
@@ -323,13 +325,13 @@ void unmix_row(const Mixer& mixer, int number, const float* dy_LI, const float* 
             const float* state = kept + piece * all + h * size.state();
             float* dstate = dstates.data() + h * size.state();
             row.take_head(h);
-            for (auto* each : {&dsent_QP, &both_Q1}) std::fill(each->begin(), each->end(), 0.0f);
+            for (auto* each : {&dsent_QP, &both_Q}) std::fill(each->begin(), each->end(), 0.0f);
             for (int q = 0; q < row.bytes; q++)
                 std::memcpy(dy_QP.data() + q * size.padded, dy_LI + (row.first + q) * size.I + h * size.P,
                             sizeof(float) * size.P);
             over_state<2>(size, [&](auto V, auto tile, int at, int n) {
                 const long here = n * size.padded + at;
-                const Sums from{sums.dsent_QP + at, sums.both_Q1, sums.dB_QN, sums.dC_QN};
+                const Sums from{sums.dsent_QP + at, sums.both_Q, sums.dB_QN, sums.dC_QN};
                 unscan_tile<V, tile>(row, state + here, dstate + here, n, row.sent_QP.data() + at, dy_QP.data() + at,
                                      from);
             });
@@ -344,7 +346,7 @@ void unmix_row(const Mixer& mixer, int number, const float* dy_LI, const float* 
                     skipped += dy[p] * x[p];
                 }
                 for (int p = 0; p < size.P; p++) dx[p] = dsent[p] * dt + mixer.skip_H[h] * dy[p];
-                const float dlog = row.starts_Q[q] ? 0.0f : row.decay_Q[q] * total(lanes(both_Q1.data() + q * LANES));
+                const float dlog = row.starts_Q[q] ? 0.0f : row.decay_Q[q] * total(lanes(both_Q.data() + q * LANES));
                 ddt_LH[t * size.H + h] = ddt + dlog * mixer.rate_H[h];
                 drate_H[h] += dlog * dt;
                 dskip_H[h] += skipped;
