@@ -208,7 +208,7 @@ def test_rounds_end_where_they_settle_little_and_are_left_out_in_the_next_batche
     monkeypatch.setattr(own_cuts, "settle", lambda *given, **options: (
         asked.append(options["rounds"]), ask(*given, worth=1.1, **options))[1])
     monkeypatch.setattr(own_cuts, "WORTH_A_ROUND", 0.99)
-    scores = OwnCutsScorer(student, batch_bytes=100, compiled=True).score(AT_ONCE)
+    scores = OwnCutsScorer(student, batch_bytes=1, compiled=True).score(AT_ONCE)
     assert [score.nats for score in scores] == pytest.approx(expected, abs=1e-4)
     assert asked[0] > 0 and asked[-1] == 0
 
