@@ -94,8 +94,9 @@ class Tries:
         self.look_aheads.stack.step(self.look_aheads.embedding(byte_B), self.states)
 
     def decide(self, node_B: np.ndarray, byte_B: Tensor, guess_B: Tensor) -> Tensor:
-        """Whether chunks end at the bytes that were taken in, were the guesses to follow: bool [B]."""
-        tried_BD = self.look_aheads.stack.step(self.look_aheads.embedding(guess_B), self.states, commit=False)
+        """Take in the next bytes, of these nodes; whether chunks end there, were guesses to follow: bool [B]."""
+        embedding = self.look_aheads.embedding
+        tried_BD = self.look_aheads.stack.step_and_try(embedding(byte_B), embedding(guess_B), self.states)
         return self.look_aheads.judge(node_B, byte_B, guess_B, tried_BD)
 
 

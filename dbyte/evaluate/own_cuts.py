@@ -27,6 +27,7 @@ from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS
 
 ROWS, MOST_ROWS = 64, 256
+SHOWS = 16  # one text in so many of the first batch
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class OwnCutsScorer:
         scores: dict[Request, Score] = {}
         if can_settle(self.student, compiled=self.compiled):
             rounds = ROUNDS
-            for batch in sharing(list(dict.fromkeys(requests)), batch_bytes=self.batch_bytes):
+            for batch in self._batches(requests):
                 found = settle(self.student, batch, compiled=self.compiled, rounds=rounds)
                 scores |= {request: Score(one.nats, one.greedy)
                            for request, one in zip(batch, found, strict=True) if one is not None}
@@ -123,3 +124,10 @@ class OwnCutsScorer:
         for request, walked in zip(left, walk(self.student, left, rows=rows, compiled=self.compiled), strict=True):
             scores[request] = Score(sum(walked.nats_L), all(walked.right_L))
         return [scores[request] for request in requests]
+
+    def _batches(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """As `sharing`; of the first a few come before the rest, since they show whether rounds are worth it."""
+        batches = [list(batch) for batch in sharing(list(dict.fromkeys(requests)), batch_bytes=self.batch_bytes)]
+        if batches and (few := len(batches[0]) // SHOWS):
+            batches[:1] = [batches[0][:few], batches[0][few:]]
+        return batches

@@ -124,9 +124,9 @@ class _Rows:
         self, step: int, node_B: np.ndarray, byte_B: Tensor, logits_BX: Tensor | None, guess_B: Tensor | None
     ) -> Tensor:
         """Whether chunks end at these bytes (bool [B]): by the joint head or a guess before them, which may be more."""
-        if self.tries is not None:
-            self.tries.take_in(byte_B)
         if step == 0:
+            if self.tries is not None:
+                self.tries.take_in(byte_B)
             return torch.from_numpy(self.ends_B)
         if self.tries is not None:
             return self.tries.decide(node_B, byte_B, guess_B[: len(byte_B)])

@@ -20,6 +20,7 @@ from dbyte.model.stack_step import StackStep
 from dbyte.text.tree import Tree
 
 TRIED = -2  # as in tree.cpp
+LEAVE, COMMIT, TRY = 0, 1, 2  # as in step.cpp
 
 
 def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedStack":
@@ -74,12 +75,20 @@ class FusedStack:
     def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
         """Run one byte per row; commit False: leave the states as they are."""
         hidden_BD = hidden_BD.clone(memory_format=torch.contiguous_format)
-        rows, tensors = len(hidden_BD), [tensor for state in states for tensor in vars(state).values()]
+        self._step(hidden_BD, states, COMMIT if commit else LEAVE, self.room.of(len(hidden_BD)))
+        return hidden_BD
+
+    def step_and_try(self, hidden_BD: Tensor, tried_BD: Tensor, states: list[State]) -> Tensor:
+        """Run one byte per row and return the outputs of what is tried behind it, which leaves no trace."""
+        both_B2D = torch.stack([hidden_BD, tried_BD], dim=1)
+        self._step(both_B2D, states, TRY, self.room.of(len(hidden_BD), each=2))
+        return both_B2D[:, 1]
+
+    def _step(self, hidden: Tensor, states: list[State], commit: int, room: tuple[int, int, int]) -> None:
+        rows, tensors = len(hidden), [tensor for state in states for tensor in vars(state).values()]
         assert all(tensor.is_contiguous() and len(tensor) == rows for tensor in tensors)
         places = (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-        self.call(self.blocks, len(self.blocks), self.norm, self.eps, hidden_BD.data_ptr(), rows, places, commit,
-                  *self.room.of(rows))
-        return hidden_BD
+        self.call(self.blocks, len(self.blocks), self.norm, self.eps, hidden.data_ptr(), rows, places, commit, *room)
 
     def read(self, hidden_TD: Tensor, tree: Tree, wanted_T: Tensor | None = None) -> Tensor:
         """Run every node behind its ancestors; outputs of nodes that are not wanted (bool [T]) mean nothing."""

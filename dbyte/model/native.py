@@ -113,10 +113,13 @@ class Room(threading.local):
         """So many numbers a row, and so many more for each part of the rows."""
         self.per_row, self.besides, self.block = per_row, besides, torch.empty(0)
 
-    def of(self, rows: int) -> tuple[int, int, int]:
-        """In how many parts the rows are taken, where the first part's room is, and the numbers from part to part."""
+    def of(self, rows: int, *, each: int = 1) -> tuple[int, int, int]:
+        """In how many parts the rows are taken, where the first part's room is, and the numbers from part to part.
+
+        each: how many rows of work a row makes.
+        """
         parts = parts_of(rows)
-        numbers = -(-rows // parts) * self.per_row + self.besides
+        numbers = -(-rows // parts) * each * self.per_row + self.besides
         if parts * numbers > self.block.numel():
             self.block = torch.empty(parts * numbers)
         return parts, self.block.data_ptr(), numbers

@@ -378,27 +378,34 @@ static void after_mixer(const Block& block, const float* mixed, float* hidden, i
     }
 }
 
+// What becomes of the states at the end of a step: nothing, they go on, or they go on by every first of two rows and
+// the second is tried behind it, while the state is near.
+constexpr int LEAVE = 0, COMMIT = 1, TRY = 2;
+
 static void stack_rows(const Block* blocks, int count, const float* norm, float eps, float* hidden, long first,
-                       int rows, float* const* states, bool commit, float* work) {
+                       int states_rows, float* const* states, int commit, float* work) {
+    const int each = commit == TRY ? 2 : 1, rows = states_rows * each;
     const long D = blocks[0].in.in;
     float *read = work, *wide = read + rows * D;
-    hidden += first * D;
+    hidden += first * each * D;
     for (int b = 0; b < count; b++) {
         const Block& block = blocks[b];
         const long across = block.in.out, I = block.out.in, conv = (block.taps - 1) * (I + 2 * block.state_size);
         float *mixed = wide + rows * across, *spare = mixed + rows * I;
         norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
         product(read, block.in, rows, wide);
-        for (int r = 0; r < rows; r++)
-            mix(block, wide + r * across, states[2 * b] + (first + r) * conv,
-                states[2 * b + 1] + (first + r) * block.state_size * I, commit, spare, mixed + r * I);
+        for (int r = 0; r < rows; r++) {
+            const long row = first + r / each;
+            mix(block, wide + r * across, states[2 * b] + row * conv, states[2 * b + 1] + row * block.state_size * I,
+                commit != LEAVE && r % each == 0, spare, mixed + r * I);
+        }
         after_mixer(block, mixed, hidden, rows, read, wide);
     }
     norm_in_place(hidden, norm, eps, rows, D, read);
 }
 
-// hidden [R, D] is replaced by the stack's output. states: conv [R, W - 1, X] and ssm [R, N, I] of each block in turn.
-// Each part of the rows has `room` numbers of work.
+// hidden [R, D] is replaced by the stack's output; with TRY it is [R, 2, D], a byte and a try behind it. states: conv
+// [R, W - 1, X] and ssm [R, N, I] of each block in turn. Each part of the rows has `room` numbers of work.
 void stack_step(const Block* blocks, int count, const float* norm, float eps, float* hidden, int rows,
                 float* const* states, int commit, int parts, float* work, long room) {
     in_parts(parts, rows, [=](int part, long first, int some) {
