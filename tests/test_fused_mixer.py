@@ -1,6 +1,5 @@
 """Convolution and scan in one: == the reference in value and gradient, packed == separate, threads or not."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +8,9 @@ from test_curriculum import TOY
 from torch.utils.checkpoint import checkpoint
 
 from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.runs import Run
 from dbyte.distill.trainer import Launch
-from dbyte.model import fused_mixer, native
+from dbyte.model import native
 from dbyte.model.fused_mixer import PIECE, fused_mix
 from dbyte.model.kernels import mix
 from dbyte.model.mamba2 import Mamba2
@@ -172,12 +172,10 @@ def test_other_dtypes_and_devices_are_refused():
 
 
 def test_training_on_a_cpu_takes_it_unless_told_otherwise(monkeypatch):
-    calls, forward = [], fused_mixer._FusedMix.forward
-    monkeypatch.setattr(fused_mixer._FusedMix, "forward", staticmethod(
-        lambda *given: (calls.append(1), forward(*given))[1]))
-    tiny = replace(TOY, name="tiny", stage1=TOY.stage1 | dict(align_bytes=2000), corpora=(("world", 60_001),))
-    steps = curriculum(tiny)[:1]
-    run_steps(tiny, steps, seed=0, launch=Launch(backend="torch"))
-    assert not calls
-    run_steps(tiny, steps, seed=1)
-    assert calls
+    taken, complete = [], Run.is_complete
+    monkeypatch.setattr("dbyte.distill.curriculum.train", lambda *_, model, **options: taken.append(
+        {module.backend for module in model.modules() if isinstance(module, Mamba2)}))
+    monkeypatch.setattr(Run, "is_complete", lambda self: "student" not in self.config and complete(self))
+    for backend in ("torch", None):
+        run_steps(TOY, curriculum(TOY)[:1], seed=0, launch=Launch(backend=backend))
+    assert taken == [{"torch"}, {"compiled"}]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dbyte.model import native
+from dbyte.model import kernels, native
 from dbyte.model.kernels import check_backend, training_backend
 from dbyte.model.mamba2 import Mamba2
 
@@ -65,3 +65,15 @@ def test_training_takes_what_the_device_and_the_compiler_allow(monkeypatch):
     assert training_backend(None, device="cpu", precision="fp32") == "torch"
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
         training_backend("compiled", device="cpu", precision="fp32")
+
+
+def test_few_rows_on_many_threads_go_by_torch(monkeypatch):
+    mixer, hidden, rows = Mamba2(32, state_size=8, head_width=16), torch.randn(2, 9, 32), []
+    mixer.backend, expected = "compiled", mixer(hidden)
+    monkeypatch.setattr(kernels, "fused_mix", lambda xBC_BLX, *given, **options: (
+        rows.append(len(xBC_BLX)), kernels.mix(xBC_BLX, *given, chunk_size=8, backend="torch", **options))[1])
+    for threads, fused in ((1, True), (4, True), (5, False)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        torch.testing.assert_close(mixer(hidden), expected)
+        assert bool(rows) == fused
+        rows.clear()

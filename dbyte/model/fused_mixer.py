@@ -34,8 +34,7 @@ def fused_mix(
     """y_BLI and the state after the last byte BNI, which has no gradient, of what is to be convolved; fp32.
 
     dt_BLH: step sizes after softplus, >= 0. A_H: decay rates, < 0. document_BL: int, contiguous per document; None:
-    one document a row. Rows are shared between threads; a single row has one. Raises ValueError for another dtype or
-    device.
+    one document a row. Rows are shared between threads. Raises ValueError for another dtype or device.
     """
     given = (xBC_BLX, dt_BLH, A_H, D_H, weight_XW, bias_X)
     for each in given:

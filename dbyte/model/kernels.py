@@ -59,9 +59,10 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Convolve, SiLU and scan inside each document: (y_BLI, the state after the last byte BNI); arguments as in `ssd`.
 
-    Of `compiled` the state has no gradient.
+    Of `compiled` the state has no gradient. It shares rows between threads, so where these are more than twice as many
+    `torch` goes in its place, which shares a row too.
     """
-    if backend == "compiled":
+    if backend == "compiled" and 2 * len(xBC_BLX) >= torch.get_num_threads():
         return fused_mix(xBC_BLX, dt_BLH, A_H, D_H, weight_XW, bias_X, document_BL, state_size=state_size)
     convolved_BLX = convolve_silu(xBC_BLX, weight_XW, bias_X, document_BL, backend=backend)
     x_BLI, B_BLN, C_BLN = convolved_BLX.tensor_split((-2 * state_size, -state_size), dim=-1)
