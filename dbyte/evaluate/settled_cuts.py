@@ -111,7 +111,7 @@ class _Texts:
         """What reading on by the byte takes up."""
         ends_N = self.flag_NL[np.arange(len(self.start_N)), self.start_N] & (self.start_N > 0)
         return Left(self.shared, self.encoded_TD, self.around_TD, self.start_N, ends_N, self.contexts,
-                     self.look_aheads)
+                    self.look_aheads)
 
     def read(self, rows: list[int], *, contexts_alone: bool = False) -> list[Read | None]:
         """Read along the guess and put the decoder's decisions in its place; None where they differ from it.
