@@ -113,7 +113,6 @@ def reproduce(
     from dbyte import presets
     from dbyte.report.page import report, report_path
 
-    presets.scale(scale)
     if jobs < 1:
         raise ValueError(f"jobs must be a whole number of at least 1, found {jobs}")
     given = {"scale": scale, "seed": seed, **(extra or {})}

@@ -53,7 +53,6 @@ def run_steps(
     check_sharding(steps, launch.processes.sharding)
     folder = teacher_run(scale, seed=teacher_seed, launch=launch)
     device = launch.processes.device if launch.processes.count > 1 else scale.device
-    backend = training_backend(launch.backend, device=str(device), precision=scale.precision)
     teacher, tokenizer = load_teacher(folder)
     token_bytes = TokenBytes.from_tokenizer(tokenizer)
     positions = teacher.config.max_position_embeddings
@@ -82,7 +81,8 @@ def run_steps(
                 torch.manual_seed(seed)
                 student = student.with_decoding(step.decoding)
             student.config.update({"stage": step.stage} | {name: resolved[name] for name in STAGE2_ALONE})
-            student.use_backend(backend)
+            # only here, since to ask is to compile
+            student.use_backend(training_backend(launch.backend, device=str(device), precision=scale.precision))
             read = {"whole": other or teacher, "embeddings": EmbeddingsOnly(teacher),
                     "": None}[step.objective.reads_teacher]
             for unread in {teacher, other} - {read, None}:
