@@ -20,7 +20,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make reproduce [SCALE=smoke|small|gpu|paper] [ONLY=01,02] [SEED=0]   run the notebooks: results/, figures/"
+	@echo "make reproduce [SCALE=smoke|small|gpu|hub|paper] [ONLY=01,02] [SEED=0]   run the notebooks: results/, figures/"
 	@echo "make test        run the tests"
 	@echo "make lint        check the style"
 	@echo "make notebooks   write the .ipynb beside each percent script, outputs of unchanged cells kept"

@@ -35,7 +35,7 @@ from dbyte import presets
 from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.distill.curriculum import curriculum, new_student, run_steps
-from dbyte.distill.teacher import POSITIONS, teacher_config, teacher_run, train_tokenizer
+from dbyte.distill.teacher import teacher_config, teacher_run, train_tokenizer
 from dbyte.evaluate.speed import Wrote, student_reads, student_writes, teacher_writes
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project, project_everywhere
@@ -65,7 +65,7 @@ def untrained() -> tuple:
     tokenizer = train_tokenizer(texts, vocabulary=scale.teacher.vocabulary)
     torch.manual_seed(0)
     config = teacher_config(scale.teacher, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
-    config.max_position_embeddings = 4 * POSITIONS  # untrained routers cut more often
+    config.max_position_embeddings *= 4  # untrained routers cut more often
     teacher = project_everywhere(LlamaForCausalLM._from_config(config, attn_implementation=PACKED)).eval()
     student = new_student(scale, teacher, tokenizer, seed=0).eval()
     with torch.no_grad():

@@ -1,9 +1,12 @@
 """The scales: one dial from a laptop's minutes to the paper's eight GPUs. Every number of a run stands here.
 
-`smoke` proves that everything runs, `small` measures what can be judged on two CPU cores, `gpu` takes a real teacher
-on one GPU, `paper` is Tables 12 and 13. Plain data: importing this needs neither torch nor transformers.
+`smoke` proves that everything runs, `small` measures what can be judged on two CPU cores, `gpu` has a teacher of 57
+million parameters and text of one's own and takes one GPU minutes, `hub` takes a published teacher there, and `paper`
+is Tables 12 and 13. Plain data: importing this needs neither torch nor transformers.
 """
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
@@ -14,7 +17,8 @@ FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models wh
 class TeacherShape:
     """A teacher trained here: a model of `family` with tied embeddings and a byte-level BPE of `vocabulary` tokens.
 
-    kv_heads: heads of keys and values (grouped-query attention), 0: as many as heads.
+    kv_heads: heads of keys and values (grouped-query attention), 0: as many as heads. positions: tokens that it reads
+    at once; where they are as many as the bytes of a row, no text of a row can have too many, however it is cut.
     tokenizer_corpora: the corpora of the scale that the tokenizer is trained on, () for all; the teacher itself is
     trained on all. A thousand tokens spent on the world alone keep its words whole and cut prose into short pieces,
     whose ends one byte of look-ahead can tell more often: see `benchmarks/lookahead_bound.py`.
@@ -34,6 +38,7 @@ class TeacherShape:
     betas: tuple[float, float] = (0.9, 0.98)
     family: str = "llama"
     kv_heads: int = 0
+    positions: int = 1024
 
     def __post_init__(self):
         if self.family not in FAMILIES or self.heads % (self.kv_heads or self.heads):
@@ -42,7 +47,7 @@ class TeacherShape:
 
     def describe(self) -> dict:
         """The shape as plain data: what its run is addressed by. What was added later counts where it is used."""
-        later = {each.name: each.default for each in fields(self) if each.name in ("family", "kv_heads")}
+        later = {each.name: each.default for each in fields(self) if each.name in ("family", "kv_heads", "positions")}
         return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
 
 
@@ -111,6 +116,7 @@ class Scale:
 
 
 KB, MB, GB = 10**3, 10**6, 10**9
+DEVICE = "DBYTE_DEVICE"  # the variable that names the device in place of the scale's
 
 TEACHERS = {  # hub names of the teachers that the paper and its readers use, each at the revision meant here
     "meta-llama/Llama-3.2-1B": "4e20de362430cd3b72f300e6b0f18e50e7166e08",
@@ -129,6 +135,10 @@ SMOKE_TEACHER = TeacherShape(
 SMALL_TEACHER = TeacherShape(
     vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=14 * MB, rate=5e-3,
     tokenizer_corpora=("world",))
+OWN_TEXT = "file:text"  # a folder at the working directory or at the project's root that the user fills
+GPU_TEACHER = TeacherShape(
+    vocabulary=8192, width=640, layers=10, heads=10, ffn_width=1792, train_bytes=120 * MB, rate=2e-3, initial_std=0.02,
+    positions=4096)
 BY_QWEN = dict(family="qwen3", vocabulary=2048, tokenizer_corpora=())  # its tokenizer reads prose too
 
 SCALES = {
@@ -163,7 +173,23 @@ SCALES = {
                           replace(SMALL_TEACHER, kv_heads=2, **BY_QWEN)),
     ),
     "gpu": Scale(
-        name="gpu", teacher="allenai/OLMo-2-0425-1B",
+        name="gpu",
+        teacher=GPU_TEACHER,
+        corpora=(("world_full", 12 * MB), (OWN_TEXT, 15 * MB)), heldout_bytes=200 * KB, row_bytes=4096, batch_rows=16,
+        student=dict(byte_width=512, encoder_layers=3, decoder_layers=3, ffn_width=1024, state_size=64, head_width=64,
+                     chunk_size=128, router_ffn_width=512),
+        stage1=dict(align_bytes=24 * MB, distill_bytes=24 * MB, boundary_bytes=12 * MB, align_rate=2e-3,
+                    encoder_rate=5e-4, core_rate=1e-4, align_muon=0.02, encoder_muon=0.003, boundary_muon=0.02,
+                    boundary_floor=0.0, boundary_loss=True, snapshots=1),
+        stage2=dict(head_bytes=12 * MB, full_bytes=32 * MB, head_rate=2e-3, outer_rate=5e-4, core_rate=1e-4,
+                    boundary_loss=True),
+        items=500, dynamics_items=100, ablation=Ablation(8 * MB, 8, 200, 3),
+        teachers=Teachers(GPU_TEACHER, replace(GPU_TEACHER, width=896, layers=12, heads=14, ffn_width=2432),
+                          replace(GPU_TEACHER, kv_heads=5, family="qwen3", vocabulary=16384)),
+        device="cuda", precision="bf16",
+    ),
+    "hub": Scale(
+        name="hub", teacher="allenai/OLMo-2-0425-1B",
         corpora=((FINEWEB, 6 * GB),), heldout_bytes=2 * MB, row_bytes=8192, batch_rows=32,
         student=PAPER_SIZES,
         stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
@@ -199,7 +225,8 @@ WHOLE_WORLD = {  # what that teacher reads at a scale, one after another, and ho
 def whole_world(scale: Scale) -> Scale:
     """The scale with a corpus that teaches all columns of MiniBench, and a teacher that learns to look back first.
 
-    A scale whose teacher comes from elsewhere is returned as it is: what is asked of it was not taught here.
+    A scale whose teacher comes from elsewhere is returned as it is: what is asked of it was not taught here. So is one
+    whose teacher is large enough to learn all columns from the scale's own text.
     """
     if isinstance(scale.teacher, str) or scale.name not in WHOLE_WORLD:
         return scale
@@ -237,7 +264,14 @@ def changed(
 
 
 def scale(name: str) -> Scale:
-    """Look a scale up; ValueError naming the choices if there is none of that name."""
+    """Look a scale up, on the device that $DBYTE_DEVICE names (cpu, cuda or cuda:N) or, without it, on its own.
+
+    Raises ValueError naming the choices if there is no scale of that name, or for another word in $DBYTE_DEVICE.
+    """
     if name not in SCALES:
         raise ValueError(f"unknown scale {name!r}: choose one of {', '.join(SCALES)}")
-    return SCALES[name]
+    if not (device := os.environ.get(DEVICE)):
+        return SCALES[name]
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"${DEVICE} must be cpu, cuda or cuda:N, found {device!r}: set another or unset it")
+    return replace(SCALES[name], device=device)

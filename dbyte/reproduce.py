@@ -108,16 +108,18 @@ def reproduce(
     runs/notebooks/<scale>. jobs: how many run at a time; after one that failed none starts. ablation_seeds: students of
     each row of an ablation, in place of the scale's number. extra: more parameters than scale and seed. Raises
     ValueError before anything runs for an unknown scale, notebook or parameter, or one of the wrong type, for needs
-    that are no earlier notebooks, and for jobs below 1.
+    that are no earlier notebooks, a device that is not here, and jobs below 1.
     """
     from dbyte import presets
+    from dbyte.distill.processes import check_device
     from dbyte.report.page import report, report_path
 
     if jobs < 1:
         raise ValueError(f"jobs must be a whole number of at least 1, found {jobs}")
     given = {"scale": scale, "seed": seed, **(extra or {})}
     where_known = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
-    presets.changed(presets.scale(scale), **where_known)  # refuses a wrong number before anything runs
+    chosen = presets.changed(presets.scale(scale), **where_known)  # refuses a wrong number before anything runs
+    check_device(chosen.device)
     planned = plan(find_scripts(notebooks, only=only), given=given, where_known=where_known,
                    out=out or RUNS / "notebooks" / scale)
     jobs = min(jobs, len(planned))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dbyte.text import pydocs
+from dbyte.text import files, pydocs
 from dbyte.text.corpus import HELDOUT_PERCENT, Corpus, load_corpus
 from dbyte.text.files import DOCUMENT_CHARACTERS, file_documents
 
@@ -125,6 +125,21 @@ def test_bad_files_are_named_with_the_place(tmp_path):
     for line in (b"{", b"[]", b'{"body": "a"}', b'{"text": 3}', b'{"text": "\\ud800"}', b"null"):
         with pytest.raises(ValueError, match=r'bad\.jsonl, line 2: expected \{"text": "\.\.\."\}'):
             load_corpus(write(tmp_path / "bad.jsonl", good + line + b"\n"))
+
+
+def test_a_relative_path_is_looked_for_at_the_root_too(tmp_path, monkeypatch):
+    here, root = tmp_path / "notebooks", tmp_path / "root"
+    for folder in (here, root / "text"):
+        folder.mkdir(parents=True)
+    (root / "text" / "a.txt").write_text("at the root")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(files, "ROOT", root)
+    assert list(file_documents("text")) == ["at the root"]
+    (here / "text").mkdir()
+    (here / "text" / "a.txt").write_text("here")
+    assert list(file_documents("text")) == ["here"]
+    with pytest.raises(FileNotFoundError, match=f"working directory {here}, root {root}"):
+        list(file_documents("absent"))
 
 
 def test_missing_and_empty_input_say_what_to_do(tmp_path):

@@ -95,9 +95,8 @@ def test_a_core_of_few_positions_trains_on_long_documents_through_every_step(str
 
     for module in ("teacher", "curriculum"):  # a run that an earlier session completed would train nothing
         monkeypatch.setattr(f"dbyte.distill.{module}.Run", partial(Run, root=tmp_path))
-    monkeypatch.setattr("dbyte.distill.teacher.POSITIONS", 24)
     monkeypatch.setattr("dbyte.model.student.run_core", watched)
-    tight = dataclasses.replace(TOY, streamed=streamed)
+    tight = dataclasses.replace(TOY, streamed=streamed, teacher=dataclasses.replace(TOY.teacher, positions=24))
     tight_runs = run_steps(tight, curriculum(tight), seed=0)
     assert all(run.is_complete() for run in tight_runs)
     assert max(seen) == 24

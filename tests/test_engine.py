@@ -303,5 +303,5 @@ def test_muon_and_fsdp2_do_not_go_together(feed, tmp_path):
     with pytest.raises(ValueError, match="whole matrices"):
         run_steps(scale("smoke"), curriculum(scale("smoke")), seed=0, launch=launch)
     assert not run.folder.exists()
-    for name in ("gpu", "paper"):
+    for name in ("hub", "paper"):
         trainer.check_sharding(curriculum(scale(name)), "fsdp2")

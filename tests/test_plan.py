@@ -109,7 +109,7 @@ def test_every_scale_has_a_plan(name):
     for step in curriculum(setting.scale):
         assert f"| {step.name} |" in text
     assert "0.1 TFLOP/s" in text and "1.1 align" in text and "rows at a time" not in text  # nobody said how much memory
-    assert ("| Muon |" in text) == (name in ("smoke", "small"))
+    assert ("| Muon |" in text) == (name in ("smoke", "small", "gpu"))
 
 
 def test_the_command_prints_the_plan(capsys):
@@ -126,7 +126,7 @@ def test_the_command_prints_the_plan(capsys):
 @pytest.mark.parametrize("arguments, message", [
     ("--gpus 0", "--gpus 0"), ("--utilisation 0", "(0, 1], found 0.0"), ("--utilisation 1.5", "found 1.5"),
     ("--device tpu", "h100, h200, a100, rtx4090, cpu"), ("--device cpu", "--flops-per-second"),
-    ("--flops-per-second 0", "positive"), ("--scale huge", "smoke, small, gpu, paper"), ("--teacher gpt2", "Llama-3.2"),
+    ("--flops-per-second 0", "positive"), ("--scale huge", "small, gpu, hub, paper"), ("--teacher gpt2", "Llama-3.2"),
     ("--sharding none", "one GPU"), ("--sharding zero3", "none, ddp, fsdp2"), ("--bytes-per-token 0.5", "0.5"),
     ("--backend cuda", "torch, compiled, triton"),
     ("--backend compiled", "fp32 on a CPU"),

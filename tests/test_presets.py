@@ -9,13 +9,24 @@ from dbyte.distill.curriculum import curriculum
 from dbyte.distill.teacher import teacher_config
 from dbyte.evaluate.minibench import EVERY, taught_by
 from dbyte.model.teacher import check_family
-from dbyte.presets import FAMILIES, SCALES, SMALL_TEACHER, TEACHERS, scale, whole_world
+from dbyte.presets import DEVICE, FAMILIES, SCALES, SMALL_TEACHER, TEACHERS, scale, whole_world
 from dbyte.report.published import published
 
 
 def test_an_unknown_scale_names_the_choices():
-    with pytest.raises(ValueError, match="smoke, small, gpu, paper"):
+    with pytest.raises(ValueError, match="smoke, small, gpu, hub, paper"):
         scale("medium")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:3"])
+def test_the_device_of_every_scale_can_be_named_from_outside(device, monkeypatch):
+    monkeypatch.setenv(DEVICE, device)
+    assert {scale(name).device for name in SCALES} == {device}
+    monkeypatch.setenv(DEVICE, "")
+    assert [scale(name) for name in SCALES] == list(SCALES.values())
+    monkeypatch.setenv(DEVICE, "gpu")
+    with pytest.raises(ValueError, match=r"\$DBYTE_DEVICE must be cpu, cuda or cuda:N, found 'gpu'"):
+        scale("small")
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -55,13 +66,15 @@ def test_a_teacher_of_the_whole_world_learns_to_look_back_with_its_own_tokenizer
     if isinstance(scale(name).teacher, str):
         assert whole == scale(name)
         return
+    assert list(taught_by(dict(whole.corpora))) == list(EVERY)
+    if whole == scale(name):
+        return
     before = [whole.continues.continues, whole.continues]
     for earlier, corpus in zip(before, ("echoes", "lookups"), strict=True):
         assert replace(earlier.teacher, train_bytes=0) == replace(whole.teacher, train_bytes=0), "one model goes on"
         assert set(earlier.teacher.tokenizer_corpora) <= dict(earlier.corpora).keys() & dict(whole.corpora).keys()
         assert dict(earlier.corpora)[corpus] >= earlier.teacher.train_bytes / 2
     assert before[0].continues is None
-    assert list(taught_by(dict(whole.corpora))) == list(EVERY)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 from dbyte import paths
 from dbyte.__main__ import main
@@ -80,6 +81,19 @@ def test_a_run_uses_this_interpreter_and_the_given_parameters_from_the_root(tmp_
     report = tmp_path / "results" / "smoke" / "REPORT.md"
     assert "00_first" in report.read_text(encoding="utf-8") and report.with_suffix(".html").exists()
     assert not (tmp_path / "results" / "REPORT.md").exists(), "the committed report is not smoke's"
+
+
+def test_the_device_goes_to_every_kernel_and_one_that_is_not_here_is_refused_before_anything_runs(
+        tmp_path, monkeypatch, capsys):
+    script(tmp_path, "00_first", PARAMETERS + "# %%\nfrom dbyte.presets import scale as of\n"
+                                               "print(scale, seed, of('gpu').device)\n")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("DBYTE_DEVICE", "cpu")
+    assert run(tmp_path) == 0 and outputs(tmp_path / "out" / "00_first.ipynb").split() == ["smoke", "0", "cpu"]
+    (tmp_path / "out" / "00_first.ipynb").unlink()
+    assert main(["reproduce", "--device", "cuda:1", "--out", str(tmp_path / "out")]) == 2
+    assert "device 'cuda:1' was asked for, which is not here" in capsys.readouterr().err
+    assert os.environ["DBYTE_DEVICE"] == "cuda:1" and not (tmp_path / "out" / "00_first.ipynb").exists()
 
 
 def test_seeds_of_ablations_go_to_the_notebooks_that_have_them(tmp_path, capsys):

@@ -118,4 +118,4 @@ def test_every_named_teacher_is_pinned_and_known():
     assert presets.TEACHERS.keys() == CORES.keys()
     assert all(len(revision) == 40 and int(revision, 16) for revision in presets.TEACHERS.values())
     assert {core_config(name).model_type for name in presets.TEACHERS} == {"llama", "qwen3", "olmo2"}
-    assert presets.scale("paper").teacher in presets.TEACHERS and presets.scale("gpu").teacher in presets.TEACHERS
+    assert presets.scale("paper").teacher in presets.TEACHERS and presets.scale("hub").teacher in presets.TEACHERS

@@ -2,12 +2,14 @@
 
 import argparse
 import ast
+import os
 from pathlib import Path
 
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("reproduce", help="run the notebooks: results, tables and figures at one scale")
-    command.add_argument("--scale", default="smoke", help="smoke (minutes, CPU), small (hours, CPU), gpu or paper")
+    command.add_argument("--scale", default="smoke", help="smoke (minutes, CPU), small (hours, CPU), gpu, hub or paper")
+    command.add_argument("--device", help="cpu or cuda instead of the scale's (or of $DBYTE_DEVICE)")
     command.add_argument("--only", metavar="NN[,NN]", help="some notebooks, such as 01 or 01,02")
     command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
     command.add_argument("--ablation-seeds", type=int, metavar="N",
@@ -37,8 +39,11 @@ def at_least_one(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from dbyte.presets import DEVICE
     from dbyte.reproduce import reproduce
 
+    if arguments.device:
+        os.environ[DEVICE] = arguments.device  # where every notebook's kernel finds it
     extra = {name: literal(value) for name, value in arguments.parameter}
     return reproduce(arguments.scale, only=arguments.only, out=arguments.out, seed=arguments.seed,
                      jobs=at_least_one(arguments.jobs), ablation_seeds=arguments.ablation_seeds, extra=extra)

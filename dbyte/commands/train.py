@@ -6,7 +6,7 @@ import argparse
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("train", help="train teacher and student, in one process or many (torchrun, "
                                                 "accelerate launch); what is complete is not trained again")
-    command.add_argument("--scale", default="smoke", help="smoke, small, gpu or paper (default smoke)")
+    command.add_argument("--scale", default="smoke", help="smoke, small, gpu, hub or paper (default smoke)")
     command.add_argument("--through", default="2.2", metavar="STEP", help="the last step: teacher, 1.1 .. 2.2")
     command.add_argument("--teacher", help="a folder or hub name instead of the scale's teacher")
     command.add_argument("--corpus", action="append", default=[], metavar="NAME=BYTES",

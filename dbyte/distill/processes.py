@@ -112,9 +112,7 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
     """
     if sharding not in SHARDINGS:
         raise ValueError(f"unknown sharding {sharding!r}: choose one of {', '.join(SHARDINGS)}")
-    if device != "cpu" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
-        raise ValueError(f"device {device!r} was asked for, which is not here: use --device cpu, or cuda where torch "
-                         f"finds a GPU (torch {torch.__version__} finds {torch.cuda.device_count()})")
+    check_device(device)
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched == 1 and sharding == "ddp":
         _check(1, expected)
@@ -129,6 +127,15 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
     if not dist.is_initialized():  # FSDP2 shards over a group, be it of one
         dist.init_process_group("gloo" if device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
     return Processes(state.process_index, state.num_processes, str(state.device), sharding)
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError with the remedy for anything but cpu, and cuda or cuda:N where torch finds such a GPU."""
+    name, _, number = device.partition(":")
+    if device != "cpu" and not (name == "cuda" and torch.cuda.is_available()
+                                and int(number or 0) < torch.cuda.device_count()):
+        raise ValueError(f"device {device!r} was asked for, which is not here: use --device cpu, or cuda where torch "
+                         f"finds a GPU (torch {torch.__version__} finds {torch.cuda.device_count()})")
 
 
 def _check(found: int, expected: int | None) -> None:

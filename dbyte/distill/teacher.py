@@ -32,7 +32,6 @@ from dbyte.text.spans import TokenBytes
 BOS_TOKEN, EOS_TOKEN = "<|begin_of_text|>", "<|end_of_text|>"
 PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
            r"|\s+(?!\S)|\s+")
-POSITIONS = 1024
 
 
 def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
@@ -73,9 +72,9 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
     first = teacher_run(scale.continues, seed=seed, launch=launch) if scale.continues else None
     with launch.processes.first_goes_first():
         tokenizer = AutoTokenizer.from_pretrained(first) if first else _tokenizer(scale, shape, seed=seed)
-        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed, positions=POSITIONS)
+        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed, positions=shape.positions)
     run = Run({"teacher": shape.describe(), "step": step.describe(), "data": rows.hash, "seed": seed,
-               "batch_rows": scale.batch_rows, "positions": POSITIONS, "precision": scale.precision}
+               "batch_rows": scale.batch_rows, "positions": shape.positions, "precision": scale.precision}
               | ({"first": model_hash(first)} if first else {}))
     if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
         model = _loaded(first, shape) if first else _new_model(shape, tokenizer, seed=seed)
@@ -114,7 +113,7 @@ def teacher_config(
     """The config of a teacher trained here."""
     return AutoConfig.for_model(
         shape.family, vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
-        max_position_embeddings=POSITIONS, num_attention_heads=shape.heads,
+        max_position_embeddings=shape.positions, num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads or shape.heads, head_dim=shape.width // shape.heads,
         intermediate_size=shape.ffn_width, tie_word_embeddings=True, initializer_range=shape.initial_std,
         bos_token_id=bos_token_id, eos_token_id=eos_token_id)

@@ -3,13 +3,15 @@
 A .txt is cut into documents at blank lines, each as many paragraphs as fit DOCUMENT_CHARACTERS (a longer paragraph
 stays whole); line ends around a document are dropped, nothing else is. A .jsonl has one object a line with the document
 under "text". A folder gives its .txt and .jsonl files at any depth, sorted by path. A relative path starts at the
-working directory.
+working directory, or at the project's root where the working directory has nothing of that name.
 """
 
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from dbyte.paths import ROOT
 
 DOCUMENT_CHARACTERS = 4096
 BLANK_LINES = re.compile(r"\r?\n(?:[ \t]*\r?\n)+")
@@ -19,8 +21,10 @@ def file_documents(place: str | Path) -> Iterator[str]:
     """The documents of a file or folder; ValueError names a damaged file, FileNotFoundError a missing one."""
     path = Path(place).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"no file or folder {str(path)!r} (working directory {Path.cwd()}): "
-                                "check the path after file:, or use the corpus pydocs, which needs no file")
+        path = ROOT / path
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder {str(place)!r} (working directory {Path.cwd()}, root {ROOT}): put "
+                                "text there, check the path after file:, or use the corpus pydocs, which needs no file")
     readers = {".txt": text_documents, ".jsonl": jsonl_documents}
     paths = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     readable = [each for each in paths if each.suffix in readers]
