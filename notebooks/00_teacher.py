@@ -18,7 +18,8 @@
 #
 # Everything begins with a token-trained language model and its tokenizer. At scales `smoke` and `small` both are
 # trained here, on the built-in world and on the documentation strings of the installed packages, in Hugging Face
-# format; at `gpu` and `paper` a published model takes their place, and the rest of the notebooks does not notice.
+# format; at `gpu` on that world and the text in the folder `text/`. At `hub` and `paper` a published model takes their
+# place, and the rest of the notebooks does not notice.
 #
 # **Shows:** what the corpora are, that tokens and bytes align exactly, what the teacher has learned.
 # **Cost:** two CPU cores; the minutes that each notebook took are in `results/<scale>/notebook_times.csv`.
@@ -141,5 +142,5 @@ tables.Table(tables.claims_table([
 # %% [markdown]
 # ## What is not shown here
 #
-# The paper's teachers (Llama 3.2 3B, Qwen3 4B, OLMo 2 1B) need a GPU and a download; `scale="gpu"` and `scale="paper"`
+# The paper's teachers (Llama 3.2 3B, Qwen3 4B, OLMo 2 1B) need a GPU and a download; `scale="hub"` and `scale="paper"`
 # name them. MiniBench measures whether capabilities survive distillation, not how a model compares with published ones.

@@ -114,8 +114,8 @@ tables.Table(results.read_results("bits", scale=scale), digits=4)
 # %% [markdown]
 # ## Does the router hold?
 #
-# Step 2.2 moves the encoder from under the router, which trains along at `smoke` and `small` and is frozen at the
-# larger scales. Boundary agreement with the teacher's tokens afterwards:
+# Step 2.2 moves the encoder from under the router, which trains along at `smoke`, `small` and `gpu` and is frozen at
+# the larger scales. Boundary agreement with the teacher's tokens afterwards:
 
 # %%
 wall = time.monotonic()
