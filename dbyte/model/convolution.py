@@ -7,6 +7,8 @@ in them, where a subtraction would leave its rounding.
 Shape letters: B rows, L bytes, X channels, W taps, R bytes computed again.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,8 +73,16 @@ def _along_rows(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, *, ahead:
     """
     L, W = hidden_BLX.shape[1], weight_XW.shape[1]
     image_BX1L = hidden_BLX.transpose(1, 2)[:, :, None]
-    out_BX1L = F.conv2d(image_BX1L, weight_XW[:, None, None], bias_X, padding=(0, W - 1), groups=len(weight_XW))
+    with _full_precision(hidden_BLX):
+        out_BX1L = F.conv2d(image_BX1L, weight_XW[:, None, None], bias_X, padding=(0, W - 1), groups=len(weight_XW))
     return out_BX1L[:, :, 0, W - 1 :][..., :L].transpose(1, 2) if ahead else out_BX1L[:, :, 0, :L].transpose(1, 2)
+
+
+def _full_precision(hidden: Tensor) -> AbstractContextManager:
+    """Where fp32 is asked for, no TF32: a GPU's library may use it for convolutions, though torch not for products."""
+    if hidden.device.type != "cuda" or hidden.dtype != torch.float32:
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
 
 
 def _mend(
