@@ -102,12 +102,12 @@ def rates(calls: dict[str, Callable[[], Wrote]], *, rounds: int) -> dict[str, tu
 def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, rounds: int = 3) -> list[dict]:
     """Tidy rows of bytes a second, 1 and 16 rows, prompts and texts of `size` bytes; Stage 1 is the first student's.
 
-    Students write by plain steps, and by compiled ones too where these can run. stderr is half the spread between
-    quartiles of the rounds, n their number.
+    All run where the first student is. Students write by plain steps, and by compiled ones too where these can run.
+    stderr is half the spread between quartiles of the rounds, n their number.
     """
-    model, tokenizer = load_teacher(teacher)
-    table, text = TokenBytes.from_tokenizer(tokenizer), "".join(world_documents(seed=7, max_bytes=64 * size)).encode()
     first, found = next(iter(students.values())), []
+    model, tokenizer = load_teacher(teacher, device=str(first.device))
+    table, text = TokenBytes.from_tokenizer(tokenizer), "".join(world_documents(seed=7, max_bytes=64 * size)).encode()
     ways = {"": False} | ({" compiled": True} if wanted(None, first) else {})
     for rows in (1, 16):
         prompts = [text[row * size : (row + 1) * size] for row in range(rows)]
