@@ -3,9 +3,9 @@
     batch -> micro-batches -> objective -> backward -> clip -> optimisers at the scheduled rate -> log -> maybe save
 
 A run that is killed at any moment and started again ends with the same weights and the same metrics (but for their
-seconds), bit for bit on one machine: model, optimiser moments, update number (which fixes schedule and data) and the
-random state are in the checkpoint. How it is computed (processes, sharding, micro-batches) changes no more than the
-order of sums, and may change between two sittings.
+seconds), bit for bit on one machine's CPU: model, optimiser moments, update number (which fixes schedule and data) and
+the random state are in the checkpoint. How it is computed (processes, sharding, micro-batches) changes no more than the
+order of sums, and may change between two sittings. A GPU adds up some gradients in no fixed order, killed or not.
 """
 
 import json
