@@ -1,6 +1,6 @@
 """The scales: one dial from a laptop's minutes to the paper's eight GPUs. Every number of a run stands here.
 
-`smoke` proves that everything runs, `small` measures what can be judged on two CPU cores, `gpu` has a teacher of 57
+`smoke` proves that everything runs, `small` measures what can be judged on two CPU cores, `gpu` has a teacher of 51
 million parameters and text of one's own and takes one GPU minutes, `hub` takes a published teacher there, and `paper`
 is Tables 12 and 13. Plain data: importing this needs neither torch nor transformers.
 """
@@ -137,7 +137,7 @@ SMALL_TEACHER = TeacherShape(
     tokenizer_corpora=("world",))
 OWN_TEXT = "file:text"  # a folder at the working directory or at the project's root that the user fills
 GPU_TEACHER = TeacherShape(
-    vocabulary=8192, width=640, layers=10, heads=10, ffn_width=1792, train_bytes=120 * MB, rate=2e-3, initial_std=0.02,
+    vocabulary=8192, width=640, layers=9, heads=10, ffn_width=1792, train_bytes=42 * MB, rate=2e-3, initial_std=0.02,
     positions=4096)
 BY_QWEN = dict(family="qwen3", vocabulary=2048, tokenizer_corpora=())  # its tokenizer reads prose too
 
@@ -175,16 +175,16 @@ SCALES = {
     "gpu": Scale(
         name="gpu",
         teacher=GPU_TEACHER,
-        corpora=(("world_full", 12 * MB), (OWN_TEXT, 15 * MB)), heldout_bytes=200 * KB, row_bytes=4096, batch_rows=16,
+        corpora=(("world_full", 12 * MB), (OWN_TEXT, 15 * MB)), heldout_bytes=150 * KB, row_bytes=4096, batch_rows=16,
         student=dict(byte_width=512, encoder_layers=3, decoder_layers=3, ffn_width=1024, state_size=64, head_width=64,
                      chunk_size=128, router_ffn_width=512),
-        stage1=dict(align_bytes=24 * MB, distill_bytes=24 * MB, boundary_bytes=12 * MB, align_rate=2e-3,
+        stage1=dict(align_bytes=12 * MB, distill_bytes=12 * MB, boundary_bytes=6 * MB, align_rate=2e-3,
                     encoder_rate=5e-4, core_rate=1e-4, align_muon=0.02, encoder_muon=0.003, boundary_muon=0.02,
                     boundary_floor=0.0, boundary_loss=True, snapshots=1),
-        stage2=dict(head_bytes=12 * MB, full_bytes=32 * MB, head_rate=2e-3, outer_rate=5e-4, core_rate=1e-4,
+        stage2=dict(head_bytes=6 * MB, full_bytes=14 * MB, head_rate=2e-3, outer_rate=5e-4, core_rate=1e-4,
                     boundary_loss=True),
-        items=500, dynamics_items=100, ablation=Ablation(8 * MB, 8, 200, 3),
-        teachers=Teachers(GPU_TEACHER, replace(GPU_TEACHER, width=896, layers=12, heads=14, ffn_width=2432),
+        items=250, dynamics_items=50, ablation=Ablation(4 * MB, 8, 200, 3),
+        teachers=Teachers(GPU_TEACHER, replace(GPU_TEACHER, width=768, layers=12, heads=12, ffn_width=2048),
                           replace(GPU_TEACHER, kv_heads=5, family="qwen3", vocabulary=16384)),
         device="cuda", precision="bf16",
     ),

@@ -218,7 +218,7 @@ def _said(tokenizer, device: str) -> dict:
     made["nats"] = [score.nats for scorer in scorers for score in scorer.score(asked)]
     made["teacher's nats"] = teacher_nats(teacher, heldout_pieces(TEXTS, token_bytes, row_bytes=160))
     made["router"] = [row["value"] for row in byte_rows(jbp, _rows(token_bytes, TEXTS[:1]))]
-    position_BM = torch.arange(600)[None] % 37
+    position_BM = torch.arange(3000)[None] % 37
     made["blocks"] = attention_blocks(position_BM.to(device))
     for student, stage in ((jbp, 1), (jbp, 2), (mbp, 2)):
         generate(student, TEXTS[:2], stage=stage, max_new_bytes=6, temperature=0.7, top_k=9)

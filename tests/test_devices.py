@@ -33,5 +33,8 @@ def test_a_second_device_learns_and_says_what_the_cpu_does(found, precision, clo
 
 def test_blocks_begin_where_a_gpu_can_read_a_mask(found):
     plain, aligned = found["cpu"]["blocks"], found["fp32"]["blocks"]
-    assert any(first % ALIGNED for _, _, first in plain)
-    assert aligned == [[start, end, first - first % ALIGNED] for start, end, first in plain]
+    assert any(first % ALIGNED for _, _, first in plain) and any(first for _, _, first in aligned)
+    for start, _, first in aligned:
+        document = start - start % 37  # where the one begins that is open there
+        assert first % ALIGNED == 0 and 0 <= document - first < ALIGNED
+    assert [start for start, _, _ in aligned] + [3000] == [0] + [end for _, end, _ in aligned]

@@ -16,6 +16,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 PACKED = "dbyte_packed"
 BLOCKS, MIN_BLOCK = 8, 64
+GPU_BLOCK = 1024  # its smallest: there a call costs more than what it computes and then masks
 ALIGNED = 8  # a GPU's kernel reads a mask by so many numbers and takes it for granted that none begins between two
 
 Block = tuple[int, int, int]  # first query, end of queries and keys, first key
@@ -24,8 +25,9 @@ Block = tuple[int, int, int]  # first query, end of queries and keys, first key
 def attention_blocks(position_BM: Tensor) -> list[Block]:
     """Cut M positions into at most BLOCKS blocks; position_BM int64: each position's number within its document."""
     M = position_BM.shape[1]
-    size = max(-(-M // BLOCKS), MIN_BLOCK)
-    starts, step = range(0, M, size), 1 if position_BM.device.type == "cpu" else ALIGNED
+    least, step = (MIN_BLOCK, 1) if position_BM.device.type == "cpu" else (GPU_BLOCK, ALIGNED)
+    size = max(-(-M // BLOCKS), least)
+    starts = range(0, M, size)
     open_S = (torch.arange(0, M, size, device=position_BM.device) - position_BM[:, ::size]).min(0).values
     return [(start, min(start + size, M), first - first % step)
             for start, first in zip(starts, open_S.tolist(), strict=True)]
