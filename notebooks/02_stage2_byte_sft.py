@@ -128,7 +128,7 @@ tables.Table(results.read_results("boundaries_stage2", scale=scale))
 # ## What it writes
 
 # %%
-student = dbyte.ByteStudent.from_pretrained(runs[4].model_folder)
+student = dbyte.ByteStudent.from_pretrained(runs[4].model_folder).to(chosen.device)
 prompts = ["Question: Where does Anna live?\nAnswer:", "Return the",
            "Question: Leo has 7 coins. Then Leo finds 5 more coins."]
 for prompt, text in zip(prompts, dbyte.generate(student, prompts, max_new_bytes=120), strict=True):

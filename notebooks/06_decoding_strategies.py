@@ -156,8 +156,8 @@ tables.Table(results.read_results("mid_word", scale=scale))
 
 # %%
 wall = time.monotonic()
-rows = speed_rows({name: dbyte.ByteStudent.from_pretrained(folder[name]) for name in folder}, teacher,
-                  size=chosen.row_bytes // 8)
+students = {name: dbyte.ByteStudent.from_pretrained(folder[name]).to(chosen.device) for name in folder}
+rows = speed_rows(students, teacher, size=chosen.row_bytes // 8)
 write("decoding_speed", rows, keys=["decoder", "rows"], config_hash=trained["MBP"][4].hash[:16],
       wall_seconds=time.monotonic() - wall)
 tables.Table(results.read_results("decoding_speed", scale=scale), digits=0)
@@ -168,8 +168,7 @@ tables.Table(results.read_results("decoding_speed", scale=scale), digits=0)
 # %%
 prompts = ["Question: Leo has 7 coins. Then Leo finds 5 more coins. How many coins does Leo have now?\nAnswer:",
            "Return the"]
-for name in folder:
-    student = dbyte.ByteStudent.from_pretrained(folder[name])
+for name, student in students.items():
     for prompt, text in zip(prompts, dbyte.generate(student, prompts, max_new_bytes=80), strict=True):
         print(f"{name}: [{prompt}]{text}\n")
 
