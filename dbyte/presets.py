@@ -1,8 +1,8 @@
 """The scales: one dial from a laptop's minutes to the paper's eight GPUs. Every number of a run stands here.
 
-`smoke` proves that everything runs, `small` measures what can be judged on two CPU cores, `gpu` has a teacher of 51
-million parameters and text of one's own and takes one GPU minutes, `hub` takes a published teacher there, and `paper`
-is Tables 12 and 13. Plain data: importing this needs neither torch nor transformers.
+`smoke` proves that everything runs, `small` measures what can be judged on two CPU cores, `gpu` trains a
+larger teacher on text of one's own and takes one GPU minutes, `hub` takes a published teacher there, and `paper` is
+Tables 12 and 13. Plain data: importing this needs neither torch nor transformers.
 """
 
 import os
@@ -226,7 +226,7 @@ def whole_world(scale: Scale) -> Scale:
     """The scale with a corpus that teaches all columns of MiniBench, and a teacher that learns to look back first.
 
     A scale whose teacher comes from elsewhere is returned as it is: what is asked of it was not taught here. So is one
-    whose teacher is large enough to learn all columns from the scale's own text.
+    without such corpora here, such as `gpu`, whose own text has the whole world beside other text.
     """
     if isinstance(scale.teacher, str) or scale.name not in WHOLE_WORLD:
         return scale

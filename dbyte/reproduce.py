@@ -45,18 +45,20 @@ def plan(
     return tuple(planned)
 
 
-def remembered(scale: str, *, results: Path) -> dict[str, dict[str, object]]:
-    """Return notebook -> its row of times at this scale, empty where none were kept."""
+def remembered(scale: str, *, results: Path, device: str) -> dict[str, dict[str, object]]:
+    """Return notebook -> its row of times at this scale, empty where none were kept or another device took them."""
     from dbyte.report.results import read_results
 
     try:
         frame = read_results(TIMES, scale=scale, folder=results)
     except (FileNotFoundError, ValueError):  # they cost nothing to lose
         return {}
+    if frame.attrs["provenance"]["device"].split()[0] != device:
+        return {}
     return {row["notebook"]: row for row in frame.to_dict("records")}
 
 
-def remember(seconds: Mapping[str, float], *, scale: str, seed: int, results: Path) -> None:
+def remember(seconds: Mapping[str, float], *, scale: str, seed: int, results: Path, device: str) -> None:
     """Keep what the notebooks took: the longest of all runs, since a rerun that loads finished training says little.
 
     Faster code shows when the file is removed before a run from empty `runs/`.
@@ -64,12 +66,12 @@ def remember(seconds: Mapping[str, float], *, scale: str, seed: int, results: Pa
     from dbyte.report.provenance import commit
     from dbyte.report.results import write_results
 
-    rows = remembered(scale, results=results)
+    rows = remembered(scale, results=results, device=device)
     for name, took in seconds.items():
         if name not in rows or took > rows[name]["value"]:
             rows[name] = {"notebook": name, "value": round(took, 1), "stderr": float("nan"), "n": 1, "commit": commit()}
     write_results(TIMES, list(rows.values()), scale=scale, keys=["notebook"], seeds=[seed], config_hash="none",
-                  wall_seconds=sum(seconds.values()), folder=results)
+                  wall_seconds=sum(seconds.values()), device=device, folder=results)
 
 
 def shown(path: Path) -> str:
@@ -82,10 +84,10 @@ def counted(planned: tuple[Planned, ...]) -> str:
 
 
 def announce(
-    planned: tuple[Planned, ...], *, scale: str, given: Mapping[str, object], results: Path, jobs: int
+    planned: tuple[Planned, ...], *, scale: str, given: Mapping[str, object], results: Path, jobs: int, device: str
 ) -> None:
     """Print what will run, how long each took here before, and where everything goes."""
-    rows = remembered(scale, results=results)
+    rows = remembered(scale, results=results, device=device)
     threads = threads_each(jobs)
     at_once = f" {jobs} at a time on {threads} thread{'s' * (threads != 1)} each," if jobs > 1 else ""
     print(f"dbyte reproduce: scale {scale}, {counted(planned)},{at_once} parameters "
@@ -108,11 +110,13 @@ def reproduce(
     runs/notebooks/<scale>. jobs: how many run at a time; after one that failed none starts. ablation_seeds: students of
     each row of an ablation, in place of the scale's number. extra: more parameters than scale and seed. Raises
     ValueError before anything runs for an unknown scale, notebook or parameter, or one of the wrong type, for needs
-    that are no earlier notebooks, a device that is not here, and jobs below 1.
+    that are no earlier notebooks, a device that is not here, and jobs below 1;
+    FileNotFoundError where the scale reads text of one's own and there is none.
     """
     from dbyte import presets
-    from dbyte.distill.processes import check_device
+    from dbyte.device import check_device
     from dbyte.report.page import report, report_path
+    from dbyte.text.corpus import check_files
 
     if jobs < 1:
         raise ValueError(f"jobs must be a whole number of at least 1, found {jobs}")
@@ -120,16 +124,17 @@ def reproduce(
     where_known = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
     chosen = presets.changed(presets.scale(scale), **where_known)  # refuses a wrong number before anything runs
     check_device(chosen.device)
+    check_files(name for name, _ in chosen.corpora)
     planned = plan(find_scripts(notebooks, only=only), given=given, where_known=where_known,
                    out=out or RUNS / "notebooks" / scale)
     jobs = min(jobs, len(planned))
-    announce(planned, scale=scale, given=given | where_known, results=results, jobs=jobs)
+    announce(planned, scale=scale, given=given | where_known, results=results, jobs=jobs, device=chosen.device)
     began, done, failed = time.monotonic(), {}, []
     with closing(in_turn(planned) if jobs == 1 else together(planned, jobs=jobs)) as ended:
         for one in ended:
             if one.failure is None:
                 done[one.planned.name] = one.seconds
-                keep(one, scale=scale, seed=seed, results=results, alone=jobs == 1)
+                keep(one, scale=scale, seed=seed, results=results, alone=jobs == 1, device=chosen.device)
             else:
                 failed.append(one.planned.name)
                 say_failure(one)
@@ -145,7 +150,7 @@ def reproduce(
     return 0
 
 
-def keep(one: Ended, *, scale: str, seed: int, results: Path, alone: bool) -> None:
+def keep(one: Ended, *, scale: str, seed: int, results: Path, alone: bool, device: str) -> None:
     """Say that a notebook is done and, at the committed scale, write its pair.
 
     alone: no other shared its cores, so what it took is kept.
@@ -153,7 +158,7 @@ def keep(one: Ended, *, scale: str, seed: int, results: Path, alone: bool) -> No
     planned = one.planned
     print(f"[{planned.name}] done in {one.seconds:.1f} s: {shown(planned.executed)}", flush=True)
     if alone:
-        remember({planned.name: one.seconds}, scale=scale, seed=seed, results=results)
+        remember({planned.name: one.seconds}, scale=scale, seed=seed, results=results, device=device)
     if scale == COMMITTED_SCALE:
         executed = read_notebook(planned.executed)
         write_notebook(planned.script.with_suffix(".ipynb"), with_outputs(planned.notebook, executed=executed))

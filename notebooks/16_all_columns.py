@@ -18,8 +18,8 @@
 #
 # The paper's main table has nine columns, and the world of notebooks 00 to 09 teaches four of them, which is quick.
 # Here teacher and student read the whole world (`world_full`), which teaches all nine, and what CUTE asks about the
-# letters of words; the teacher has read pairs and lists before, to learn to look back. The steps are those of notebooks
-# 01 and 02.
+# letters of words; at `smoke` and `small` the teacher has read pairs and lists before, to learn to look back. The steps
+# are those of notebooks 01 and 02.
 #
 # **Claims:** the teacher is above chance on every column; both stages keep most of it (Table 1). **Beyond the paper:**
 # does a model of bytes know letters that a model of tokens does not see? **Cost:** two CPU cores; minutes are in

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from dbyte import presets
 from dbyte.evaluate.stats import verdict
 from dbyte.paths import NOTEBOOKS, RESULTS
 from dbyte.report import claims, judging
@@ -116,7 +117,7 @@ def test_the_share_that_a_model_keeps_by_hand(tmp_path):
 
 
 def test_the_ledger_is_whole():
-    ledger = claims.ledger()
+    ledger = claims.ledger("small")
     assert 30 <= len(ledger) and len({claim.id for claim in ledger}) == len(ledger)
     places = " ".join(claim.where for claim in ledger)
     assert all(place in places for place in (
@@ -127,10 +128,18 @@ def test_the_ledger_is_whole():
         assert claim.notebook[:2] not in numbers or (NOTEBOOKS / f"{claim.notebook}.py").exists(), claim.notebook
 
 
+def test_cuts_are_counted_on_the_corpora_of_the_scale(tmp_path):
+    rows = [{"corpus": name, "value": 99.0, "stderr": 0.1, "n": 9} for name, _ in presets.scale("gpu").corpora]
+    write_results("boundaries_stage1", rows, scale="gpu", keys=["corpus"], seeds=[0], config_hash="x", wall_seconds=0,
+                  folder=tmp_path)
+    found = claims.judged(scale="gpu", folder=tmp_path).set_index("id")
+    assert found.at["router is accurate", "verdict"] == "shown"
+
+
 def test_nothing_measured_gives_a_whole_table_of_gaps(tmp_path):
     found = claims.judged(scale="smoke", folder=tmp_path)
     assert set(found["verdict"]) == {judging.UNMEASURED} and (found["why"] != "").all()
-    assert found["value"].isna().all() and len(claims.shown(found)) == len(claims.ledger())
+    assert found["value"].isna().all() and len(claims.shown(found)) == len(claims.ledger("smoke"))
 
 
 def test_at_small_every_claim_whose_notebook_ran_has_the_verdict_of_its_interval():

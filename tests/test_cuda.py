@@ -12,8 +12,9 @@ from dbyte.distill.feed import Feed
 from dbyte.distill.steps import stage1, stage2
 from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.scoring import Request, Scorer
-from dbyte.model.core import run_core
-from dbyte.model.packed_attention import PACKED
+from dbyte.model.convolution import convolve
+from dbyte.model.core import positions_within, run_core
+from dbyte.model.packed_attention import PACKED, attention_blocks
 from dbyte.model.projection import project_everywhere
 
 STEPS = stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1) + stage2(head_bytes=1, full_bytes=1)
@@ -28,17 +29,28 @@ def assert_near(found, expected, close):
 
 
 @pytest.mark.parametrize("dtype", CLOSE)
-@pytest.mark.parametrize("M", [512, 509])
+@pytest.mark.parametrize("M", [2048, 2045])
 def test_the_core_reads_packed_documents_of_any_length(M, dtype):
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=8, hidden_size=128, num_hidden_layers=2, num_attention_heads=2,
-                         intermediate_size=128, max_position_embeddings=1024, initializer_range=0.1)
+                         intermediate_size=128, max_position_embeddings=4096, initializer_range=0.1)
     core = project_everywhere(LlamaModel._from_config(config, attn_implementation=PACKED)).eval()
     input_BME = torch.randn(3, M, 128)
     document_BM = (torch.rand(3, M) < 0.02).cumsum(1)
+    blocks = attention_blocks(positions_within(document_BM.cuda()))
+    assert any(first for _, _, first in blocks), "rows of which a block leaves something out"
     expected = run_core(core, input_BME, document_BM)
     found = run_core(core.to("cuda", dtype), input_BME.to("cuda", dtype), document_BM.cuda())
     assert_near(found, expected, CLOSE[dtype])
+
+
+def test_the_convolution_in_fp32_takes_no_tf32():
+    torch.manual_seed(0)
+    hidden_BLX, weight_XW, bias_X = torch.randn(2, 512, 256), torch.randn(256, 4), torch.randn(256)
+    document_BL = (torch.rand(2, 512) < 0.02).cumsum(1)
+    expected = convolve(hidden_BLX, weight_XW, bias_X, document_BL)
+    found = convolve(hidden_BLX.cuda(), weight_XW.cuda(), bias_X.cuda(), document_BL.cuda())
+    assert_near(found, expected, 1e-5)
 
 
 @pytest.mark.parametrize("decoding", ["jbp", "mbp"])

@@ -78,14 +78,14 @@ def paper():
 
 def test_hours_are_bytes_times_flops_over_what_the_gpus_reach(paper):
     student, rows, planned = plan_steps(paper)
-    assert rows == RowShape.one_document(8192, 30 / 7) and rows.chunks == 1911
+    assert rows == RowShape.one_document(8192, 30 / 7, gpu=True) and rows.chunks == 1911
     for one in planned:
         work = one.step.train_bytes * sum(step_flops(student.config, rows, one.step).values())
         assert one.seconds == pytest.approx(work / (8 * 989e12 * 0.4))
     assert sum(one.step.train_bytes for one in planned if one.step.stage == 1) == 30e9
     assert sum(one.step.train_bytes for one in planned) == 125e9
     core, full = parameters_by_part(student)["core"], planned[4].flops["core"]
-    assert 6 * core * 7 / 30 < full < 1.1 * 6 * core * 7 / 30  # six FLOPs a weight and chunk, and attention
+    assert 6 * core * 7 / 30 < full < 1.15 * 6 * core * 7 / 30  # six FLOPs a weight and chunk, and attention
 
 
 def test_more_gpus_and_a_better_use_of_them_take_less_time(paper):

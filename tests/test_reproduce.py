@@ -24,7 +24,8 @@ from dbyte.pairing import (
     write_notebook,
 )
 from dbyte.report.results import read_results
-from dbyte.reproduce import TIMES, reproduce
+from dbyte.reproduce import TIMES, remember, remembered, reproduce
+from dbyte.text import files
 
 HEADER = """\
 # ---
@@ -91,9 +92,31 @@ def test_the_device_goes_to_every_kernel_and_one_that_is_not_here_is_refused_bef
     monkeypatch.setenv("DBYTE_DEVICE", "cpu")
     assert run(tmp_path) == 0 and outputs(tmp_path / "out" / "00_first.ipynb").split() == ["smoke", "0", "cpu"]
     (tmp_path / "out" / "00_first.ipynb").unlink()
-    assert main(["reproduce", "--device", "cuda:1", "--out", str(tmp_path / "out")]) == 2
-    assert "device 'cuda:1' was asked for, which is not here" in capsys.readouterr().err
-    assert os.environ["DBYTE_DEVICE"] == "cuda:1" and not (tmp_path / "out" / "00_first.ipynb").exists()
+    for device in ("cuda:1", "gpu"):
+        assert main(["reproduce", "--device", device, "--out", str(tmp_path / "out")]) == 2
+        assert f"device '{device}' was asked for, which is not here" in capsys.readouterr().err
+    monkeypatch.setenv("DBYTE_DEVICE", "cuda")
+    with pytest.raises(ValueError, match="device 'cuda' was asked for"):
+        run(tmp_path)
+    assert not (tmp_path / "out" / "00_first.ipynb").exists()
+
+
+def test_text_of_ones_own_that_is_not_there_is_missed_before_anything_runs(tmp_path, monkeypatch):
+    script(tmp_path, "00_first")
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DBYTE_DEVICE", "cpu")
+    with pytest.raises(FileNotFoundError, match="no file or folder 'text'.*put .txt or .jsonl files there"):
+        run(tmp_path, scale="gpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_times_of_another_device_are_not_remembered(tmp_path):
+    remember({"00_first": 9.0, "01_second": 3.0}, scale="smoke", seed=0, results=tmp_path, device="cpu")
+    remember({"00_first": 5.0}, scale="smoke", seed=0, results=tmp_path, device="cpu")
+    kept = remembered("smoke", results=tmp_path, device="cpu")
+    assert {name: row["value"] for name, row in kept.items()} == {"00_first": 9.0, "01_second": 3.0}
+    assert remembered("smoke", results=tmp_path, device="cuda") == {}
 
 
 def test_seeds_of_ablations_go_to_the_notebooks_that_have_them(tmp_path, capsys):

@@ -39,10 +39,12 @@ def at_least_one(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from dbyte.device import check_device
     from dbyte.presets import DEVICE
     from dbyte.reproduce import reproduce
 
     if arguments.device:
+        check_device(arguments.device)
         os.environ[DEVICE] = arguments.device  # where every notebook's kernel finds it
     extra = {name: literal(value) for name, value in arguments.parameter}
     return reproduce(arguments.scale, only=arguments.only, out=arguments.out, seed=arguments.seed,

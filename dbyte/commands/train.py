@@ -13,7 +13,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
                          help="in place of the scale's, repeatable: world, world_full, echoes, lookups, pydocs, "
                               "file:PATH or hub:NAME")
     command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
-    command.add_argument("--device", help="cpu or cuda instead of the scale's")
+    command.add_argument("--device", help="cpu or cuda instead of the scale's (or of $DBYTE_DEVICE)")
     command.add_argument("--precision", help="fp32 or bf16 instead of the scale's")
     command.add_argument("--batch-rows", type=int, help="rows of an update, over all processes")
     command.add_argument("--row-bytes", type=int, help="bytes of a row")

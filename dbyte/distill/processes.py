@@ -15,13 +15,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+
+from dbyte.device import check_device
 
 SHARDINGS = ("ddp", "fsdp2")
 PATIENCE = timedelta(hours=6)  # others wait while the first packs text or writes a model
@@ -127,15 +128,6 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
     if not dist.is_initialized():  # FSDP2 shards over a group, be it of one
         dist.init_process_group("gloo" if device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
     return Processes(state.process_index, state.num_processes, str(state.device), sharding)
-
-
-def check_device(device: str) -> None:
-    """Raise ValueError with the remedy for anything but cpu, and cuda or cuda:N where torch finds such a GPU."""
-    name, _, number = device.partition(":")
-    if device != "cpu" and not (name == "cuda" and torch.cuda.is_available()
-                                and int(number or 0) < torch.cuda.device_count()):
-        raise ValueError(f"device {device!r} was asked for, which is not here: use --device cpu, or cuda where torch "
-                         f"finds a GPU (torch {torch.__version__} finds {torch.cuda.device_count()})")
 
 
 def _check(found: int, expected: int | None) -> None:

@@ -30,6 +30,7 @@ from dbyte.distill.steps import Step
 from dbyte.distill.stream import StreamFeed
 from dbyte.memory import keep_freed_memory
 from dbyte.model.checkpointing import checkpoint_activations, sharding_units
+from dbyte.model.mamba2 import Mamba2
 from dbyte.text.packing import Batch
 
 CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 60.0, 0.05  # between two, at least; of a run's time, at most
@@ -57,7 +58,7 @@ def check_sharding(steps: Iterable[Step], sharding: str) -> None:
     for step in steps:
         if sharding == "fsdp2" and any(group.muon_rate for group in step.groups):
             raise ValueError(f"step {step.name!r} trains with Muon, which needs whole matrices: use --sharding ddp, or "
-                             "a scale that trains with AdamW alone (gpu, paper)")
+                             "a scale that trains with AdamW alone (hub, paper)")
 
 
 class Trainee(nn.Module):
@@ -210,8 +211,9 @@ def _announce(step: Step, model: nn.Module, updates: int, first: int) -> None:
     groups = ", ".join(f"{'+'.join(part or 'all' for part in g.parts)} at {g.rate:g}"
                        + (f", matrices by Muon at {g.muon_rate:g}" if g.muon_rate else "") for g in step.groups)
     resumed = f", resumed at {first}" if first else ""
+    backends = {part.backend for part in model.modules() if isinstance(part, Mamba2)}
     print(f"{step.name}: {updates} updates{resumed}; trains {groups} ({trained:,} parameters); "
-          f"frozen: {', '.join(frozen) or 'nothing'}", flush=True)
+          f"frozen: {', '.join(frozen) or 'nothing'}" + "".join(f"; Mamba2 by {name}" for name in backends), flush=True)
 
 
 def _stop(

@@ -82,7 +82,9 @@ def _full_precision(hidden: Tensor) -> AbstractContextManager:
     """Where fp32 is asked for, no TF32: a GPU's library may use it for convolutions, though torch not for products."""
     if hidden.device.type != "cuda" or hidden.dtype != torch.float32:
         return nullcontext()
-    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic,
+                       allow_tf32=False)
 
 
 def _mend(

@@ -27,7 +27,8 @@ def check_backend(backend: str) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     if backend == "triton":
-        if missing := _missing():
+        missing = [name for name in PACKAGES if find_spec(name) is None]
+        if missing:
             raise ValueError(f"backend 'triton' needs {' and '.join(missing)}, not found here: create the environment "
                              "of environment.yml or install the extra (pip install 'dbyte[cuda]'), or use 'torch'")
         if not torch.cuda.is_available():
@@ -38,20 +39,13 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def _missing() -> list[str]:
-    return [name for name in PACKAGES if find_spec(name) is None]
-
-
 def training_backend(backend: str | None, *, device: str, precision: str) -> str:
-    """Return the backend to train with: the one asked for, or for None the best that can be used.
+    """Return the backend to train with: the one asked for, or for None `compiled` where it can be, else `torch`.
 
-    That is `compiled` in fp32 on a CPU, `triton` in bf16 on a GPU (in fp32 its products are rounded), else `torch`.
     Raises ValueError with the remedy for one that cannot be used here, or not on this device in this precision.
     """
     fits = device == "cpu" and precision == "fp32"
     if backend is None:
-        if device.startswith("cuda") and precision == "bf16" and not _missing():
-            return "triton"
         return "compiled" if fits and native.works() else "torch"
     if backend == "compiled" and not fits:
         raise ValueError(f"backend 'compiled' takes fp32 on a CPU, found device {device} and precision {precision}: "

@@ -22,10 +22,14 @@ ALIGNED = 8  # a GPU's kernel reads a mask by so many numbers and takes it for g
 Block = tuple[int, int, int]  # first query, end of queries and keys, first key
 
 
-def attention_blocks(position_BM: Tensor) -> list[Block]:
-    """Cut M positions into at most BLOCKS blocks; position_BM int64: each position's number within its document."""
+def attention_blocks(position_BM: Tensor, *, gpu: bool | None = None) -> list[Block]:
+    """Cut M positions into at most BLOCKS blocks; position_BM int64: each position's number within its document.
+
+    gpu: as a GPU wants them, or a CPU; None: as the device of position_BM does.
+    """
     M = position_BM.shape[1]
-    least, step = (MIN_BLOCK, 1) if position_BM.device.type == "cpu" else (GPU_BLOCK, ALIGNED)
+    on_gpu = position_BM.device.type != "cpu" if gpu is None else gpu
+    least, step = (GPU_BLOCK, ALIGNED) if on_gpu else (MIN_BLOCK, 1)
     size = max(-(-M // BLOCKS), least)
     starts = range(0, M, size)
     open_S = (torch.arange(0, M, size, device=position_BM.device) - position_BM[:, ::size]).min(0).values

@@ -8,12 +8,13 @@ what rows of its results decide it. Until these exist, it counts as not yet meas
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
 
+from dbyte import presets
 from dbyte.paths import NOTEBOOKS, RESULTS
 from dbyte.report import audit
 from dbyte.report.judging import (
@@ -34,7 +35,6 @@ from dbyte.report.published import quoted
 from dbyte.report.tables import BENCHMARKS
 
 FEW_WRONG_CUTS = 97.0  # percent F1: the paper calls its router exceptionally accurate and prints no number
-CORPORA = ("pydocs", "world")  # on whose held-out text cuts are counted
 MOST = 50.0  # percent: "most of the teacher's performance" says no more than this
 STAGE1, STAGE2, ON_POLICY, ALIGNMENT, ENCODER, DECODING, BOUNDARIES, ROBUSTNESS, ROUTER, SCALE, BASELINES, ORDER = (
     "01_stage1_curriculum", "02_stage2_byte_sft", "03_on_policy", "04_ablation_alignment", "05_ablation_encoder",
@@ -67,10 +67,12 @@ def _difference(file: str, what: str, task: str = "average", **side: object) -> 
     return Criterion(row(f"{file}_difference", what=what, task=task), **side)
 
 
-def _in_each_corpus(file: str, *, threshold: float | None = 0.0, part: str = "", **where: str) -> tuple[Criterion, ...]:
+def _in_each(
+    corpora: Iterable[str], file: str, *, threshold: float | None = 0.0, part: str = "", **where: str
+) -> tuple[Criterion, ...]:
     """The same row for every corpus."""
     return tuple(Criterion(row(file, corpus=corpus, **where), threshold=threshold, part=f"{part}{corpus},")
-                 for corpus in CORPORA)
+                 for corpus in corpora)
 
 
 def _lost_under_drop(corpus: str) -> Measure:
@@ -89,7 +91,7 @@ def _gain(task: str) -> tuple[tuple[float, Row], tuple[float, Row]]:
     return (1.0, _dynamics(task, "1.2")), (-1.0, _dynamics(task, "1.1"))
 
 
-def main_claims() -> Iterable[Claim]:
+def main_claims(corpora: Sequence[str]) -> Iterable[Claim]:
     """Abstract and section 5: what is kept, with how few bytes, and what each step adds."""
     kept_of_mmlu = _quoted("MMLU kept Llama")
     table1 = "table01_main"
@@ -137,7 +139,7 @@ def main_claims() -> Iterable[Claim]:
                 paper=_ahead(policy, "stage1+on-policy", "stage1", "MMLU"))
     yield Claim("router is accurate", "5.3", "after step 1.3 the router cuts almost exactly where the teacher's "
                 "tokenizer does", STAGE1,
-                _in_each_corpus("boundaries_stage1", threshold=FEW_WRONG_CUTS, part="F1, "), "%")
+                _in_each(corpora, "boundaries_stage1", threshold=FEW_WRONG_CUTS, part="F1, "), "%")
 
 
 def ablation_claims() -> Iterable[Claim]:
@@ -204,18 +206,18 @@ def robustness_claims() -> Iterable[Claim]:
                 paper=_ahead(table6, llama["stage1"], llama["baseline"], audit.NOISY))
 
 
-def boundary_claims() -> Iterable[Claim]:
+def boundary_claims(corpora: Sequence[str]) -> Iterable[Claim]:
     """Appendix A.2: where the cuts fall, and two ways to make them lean less on spaces."""
     table7 = "table07_boundary_optimization"
     yield Claim("space bias", "A.2; Figure 3", "the router consistently cuts before a space", BOUNDARIES,
-                _in_each_corpus("space_bias", threshold=None, text="clean", what="router cuts"), "%")
+                _in_each(corpora, "space_bias", threshold=None, text="clean", what="router cuts"), "%")
     yield Claim("leans on spaces", "A.2; Figure 3", "it finds the teacher's cuts before spaces and misses others",
-                BOUNDARIES, _in_each_corpus("space_bias", text="clean", what="recall beyond elsewhere"))
+                BOUNDARIES, _in_each(corpora, "space_bias", text="clean", what="recall beyond elsewhere"))
     yield Claim("cut everywhere", "A.2; Figure 3", "between spaced letters (AntSpeak) it cuts at every character",
-                BOUNDARIES, _in_each_corpus("space_bias", threshold=None, text="antspeak", what="router cuts"), "%")
+                BOUNDARIES, _in_each(corpora, "space_bias", threshold=None, text="antspeak", what="router cuts"), "%")
     yield Claim("nothing to cut", "A.2; Figure 3", "under Drop it finds fewer of the text's units (here: F1 against "
                 "the teacher's tokens of that text)", BOUNDARIES,
-                tuple(Criterion(_lost_under_drop(corpus), "below", part=f"{corpus},") for corpus in CORPORA))
+                tuple(Criterion(_lost_under_drop(corpus), "below", part=f"{corpus},") for corpus in corpora))
     yield Claim("trim data", "A.2; Table 7", "learning the cuts on text without spaces gains back robustness (here: "
                 "accuracy under noise)", ROBUSTNESS,
                 (_difference("robustness", "Trim Data - control, noise average"),),
@@ -257,10 +259,11 @@ def baseline_claims() -> Iterable[Claim]:
                 paper=_ahead(table11, "BLT 1B", "ours stage1", "Avg"))
 
 
-def ledger() -> tuple[Claim, ...]:
-    """Every claim, in the paper's order of parts."""
-    return (*main_claims(), *ablation_claims(), *robustness_claims(), *boundary_claims(), *tuning_claims(),
-            *baseline_claims())
+def ledger(scale: str) -> tuple[Claim, ...]:
+    """Every claim, in the paper's order of parts; cuts are counted on held-out text of the scale's own corpora."""
+    corpora = sorted(name for name, _ in presets.scale(scale).corpora)
+    return (*main_claims(corpora), *ablation_claims(), *robustness_claims(), *boundary_claims(corpora),
+            *tuning_claims(), *baseline_claims())
 
 
 def judged(*, scale: str, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -> pd.DataFrame:
@@ -271,7 +274,7 @@ def judged(*, scale: str, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -
     read = reader(scale, folder)
     minutes = _minutes(scale, folder)
     rows = []
-    for claim in ledger():
+    for claim in ledger(scale):
         found = judge(claim, read, notebooks=notebooks)
         ours = found.measured
         rows.append({

@@ -77,18 +77,18 @@ class RowShape:
     keys: float
 
     @classmethod
-    def of_documents(cls, row_bytes: int, document_BM: Tensor) -> "RowShape":
-        """From the documents of the chunks of a batch (int64, -1 where padded)."""
-        blocks = attention_blocks(positions_within(document_BM))
+    def of_documents(cls, row_bytes: int, document_BM: Tensor, *, gpu: bool = False) -> "RowShape":
+        """From the documents of the chunks of a batch (int64, -1 where padded); gpu: as attention cuts them there."""
+        blocks = attention_blocks(positions_within(document_BM), gpu=gpu)
         return cls(row_bytes, document_BM.shape[1], float(has_next(document_BM).sum(1).float().mean()),
                    sum((end - start) * (end - first) for start, end, first in blocks),
                    sum(end - first for _, end, first in blocks))
 
     @classmethod
-    def one_document(cls, row_bytes: int, bytes_per_token: float) -> "RowShape":
+    def one_document(cls, row_bytes: int, bytes_per_token: float, *, gpu: bool = False) -> "RowShape":
         """A row that one document fills: no other row makes attention compute more."""
         chunks = max(round(row_bytes / bytes_per_token), 1)
-        return cls.of_documents(row_bytes, torch.zeros(1, chunks, dtype=torch.long))
+        return cls.of_documents(row_bytes, torch.zeros(1, chunks, dtype=torch.long), gpu=gpu)
 
 
 # -- parts, per byte or per chunk that goes through them --------------------------------------------------------------

@@ -147,7 +147,7 @@ def plan_steps(setting: Setting) -> tuple[ByteStudent, RowShape, list[StepPlan]]
     """Plan every step of a scale's curriculum; also the student, without weights, and what its rows hold."""
     scale = setting.scale
     student = meta_student(setting.core(), StudentConfig(**scale.student))
-    rows = RowShape.one_document(scale.row_bytes, setting.bytes_per_token)
+    rows = RowShape.one_document(scale.row_bytes, setting.bytes_per_token, gpu=setting.device.name != CPU)
     reached, planned = setting.gpus * setting.device.flops_per_second * setting.utilisation, []
     for step in curriculum(scale):
         flops = step_flops(student.config, rows, step, checkpointing=setting.checkpointing)
@@ -225,7 +225,8 @@ def _time_assumptions(setting: Setting, rows: RowShape) -> list[str]:
     return [
         f"Time: bytes x FLOPs per byte / ({setting.gpus} x {setting.device.flops_per_second / 1e12:,.4g} TFLOP/s x "
         f"utilisation {setting.utilisation:g}). What is no matrix product, attention or convolution, communication and "
-        "waiting for data all lie in the utilisation. The teacher's own training and evaluation are not planned.",
+        "waiting for data all lie in the utilisation, which is a few percent where a model is so small that a GPU "
+        "waits for calls (docs/log.md). The teacher's own training and evaluation are not planned.",
         f"Bytes per token: {setting.bytes_per_token:.3f} ({source}), in both stages: the router cuts as often as the "
         f"tokenizer. A row of {rows.row_bytes:,} bytes has {rows.chunks:,} chunks.",
         "Attention: one document fills a row. Queries run in blocks, each with all keys up to its end: "

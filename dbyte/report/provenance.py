@@ -5,6 +5,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
+from dbyte.device import check_device
 from dbyte.paths import ROOT
 
 # Those that can change a number; the rest is in constraints.txt.
@@ -45,10 +46,11 @@ def versions() -> dict[str, str | None]:
 
 
 def device_name(device: str = "cpu") -> str:
-    """Return `device` with the hardware's name, such as `cuda (NVIDIA H100)`; for a CPU the machine's architecture."""
+    """Return `device` with its name, as `cuda (NVIDIA H100)`, or a CPU's architecture; ValueError if it is not here."""
     if device.startswith("cuda"):
         import torch
 
+        check_device(device)
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()}, {os.cpu_count()} cores)"
 

@@ -84,6 +84,16 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
     return Corpus(name=name, split=split, documents=texts)
 
 
+def check_files(names: Iterable[str]) -> None:
+    """Raise as `load_corpus` would where one of these corpora has no file to read, without reading any."""
+    from dbyte.text.files import readable_files
+
+    for name in names:
+        scheme, _, place = name.partition(":")
+        if scheme == "file" and place:
+            readable_files(place)
+
+
 def pydocs_stream() -> Iterable[str]:
     """The documentation strings of this installation."""
     from dbyte.text.pydocs import load_pydocs

@@ -17,26 +17,32 @@ DOCUMENT_CHARACTERS = 4096
 BLANK_LINES = re.compile(r"\r?\n(?:[ \t]*\r?\n)+")
 
 
-def file_documents(place: str | Path) -> Iterator[str]:
-    """The documents of a file or folder; ValueError names a damaged file, FileNotFoundError a missing one."""
+def readable_files(place: str | Path) -> list[Path]:
+    """The .txt and .jsonl files at a place; ValueError where there is none, FileNotFoundError for no such place."""
     path = Path(place).expanduser()
     if not path.exists():
         path = ROOT / path
     if not path.exists():
         raise FileNotFoundError(f"no file or folder {str(place)!r} (working directory {Path.cwd()}, root {ROOT}): put "
-                                "text there, check the path after file:, or use the corpus pydocs, which needs no file")
-    readers = {".txt": text_documents, ".jsonl": jsonl_documents}
+                                ".txt or .jsonl files there, check the path after file:, or train on another corpus "
+                                "(train --corpus NAME=BYTES)")
     paths = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    readable = [each for each in paths if each.suffix in readers]
+    readable = [each for each in paths if each.suffix in (".txt", ".jsonl")]
     if not readable:
         raise ValueError(f"{path} holds no .txt or .jsonl file: convert the documents to one of these")
+    return readable
+
+
+def file_documents(place: str | Path) -> Iterator[str]:
+    """The documents of a file or folder; raises as `readable_files`, and ValueError naming a damaged file."""
+    readers = {".txt": text_documents, ".jsonl": jsonl_documents}
     found = False
-    for each in readable:
+    for each in readable_files(place):
         for text in readers[each.suffix](each):
             found = True
             yield text
     if not found:
-        raise ValueError(f"{path} holds no text: every .txt or .jsonl file in it is empty")
+        raise ValueError(f"{place} holds no text: every .txt or .jsonl file in it is empty")
 
 
 def read_utf8(path: Path) -> str:
