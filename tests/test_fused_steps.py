@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, VARIANTS, make_student, make_teacher
@@ -25,6 +26,7 @@ from dbyte.model.fused_map import FusedMap, step_map, weight_map
 from dbyte.model.fused_stack import FusedStack, prefill
 from dbyte.model.projection import Projection
 from dbyte.model.stack_step import StackStep
+from dbyte.text.tree import Tree
 
 pytestmark = pytest.mark.skipif(
     native.compiler_here() is None,
@@ -254,6 +256,43 @@ def test_a_row_has_the_same_bits_whatever_rows_are_beside_it():
         together = step.step(hidden, student.encoder.empty_state(13))
         for row in range(13):
             assert torch.equal(together[row], step.step(hidden[row : row + 1], student.encoder.empty_state(1))[0])
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_by_its_notes_a_stack_goes_on_and_tries_as_if_it_read_again(parts, monkeypatch):
+    """Along rows and along trees whose beginnings were read before, against steps that know of no notes."""
+    in_parts(monkeypatch, parts)
+    torch.manual_seed(0)
+    stack, texts = student_of("paper").encoder, [b"mnopqrs", b"mnopqr", b"abcxyz", b"abcde", b"abq"]
+    tree, hidden_KD = Tree.of(texts), torch.randn(256, stack.norm.weight.numel())
+    fused, behind, start = FusedStack(stack), {}, 2
+    with torch.inference_mode():
+        before_N, noted_Q = np.unique(tree.node_NL[:, start - 1]), np.flatnonzero(tree.depth_T >= start)
+        read_TD, kept_CX, noted_QY = fused.read_keeping(hidden_KD[tree.symbol_T], tree, before_N, node_Q=noted_Q)
+        for text, nodes in zip(texts, tree.node_NL.tolist(), strict=True):
+            states = stack.empty_state(1)
+            for byte, node in zip(text, nodes, strict=False):
+                assert torch.equal(fused.step(hidden_KD[byte][None], states)[0], read_TD[node])
+                behind[node] = [fused.step(hidden_KD[guess][None], states, commit=False)[0] for guess in b"az"]
+        note_T = np.full(len(tree), -1)
+        note_T[noted_Q] = np.arange(len(noted_Q))
+        # a row of each text: every other one is tried behind
+        states_BX = kept_CX[np.searchsorted(before_N, tree.node_NL[:, start - 1])]
+        for place in range(start, tree.node_NL.shape[1]):
+            going = int((tree.node_NL[:, place] >= 0).sum())
+            node_B, row_S = tree.node_NL[:going, place], np.arange(place % 2, going, 2)
+            tried_SD = fused.step_noted(note_T[node_B], row_S, hidden_KD[b"z"[0]].expand(len(row_S), -1),
+                                        states_BX=states_BX[:going], noted_QY=noted_QY)
+            assert [torch.equal(tried_D, behind[node][1]) for tried_D, node in
+                    zip(tried_SD, node_B[row_S].tolist(), strict=True)] == [True] * len(row_S)
+        some_T, node_T = tree.above(noted_Q, np.isin(np.arange(len(tree)), before_N))
+        parent_S, origin_T = np.arange(len(some_T)).repeat(2), np.full(len(some_T), -1)
+        roots_T = some_T.parent_T < 0
+        origin_T[roots_T] = np.searchsorted(before_N, tree.parent_T[node_T[roots_T]])
+        tried_SD = fused.read_tries(some_T, note_T[node_T], parent_S, hidden_KD[list(b"az")].repeat(len(some_T), 1),
+                                    kept_CX=kept_CX, origin_T=origin_T, noted_QY=noted_QY)
+    expected_SD = torch.stack([tried_D for node in node_T.tolist() for tried_D in behind[node]])
+    assert len(some_T) == len(noted_Q) > 9 and torch.equal(tried_SD, expected_SD)
 
 
 def test_a_saved_stream_goes_on_compiled(tmp_path):

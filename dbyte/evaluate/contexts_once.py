@@ -111,7 +111,7 @@ class Contexts:
             node_C, number_N = np.unique(last_N[begun_N], return_inverse=True)
             self.state_N[rows] = -1
             self.state_N[np.array(rows)[begun_N]] = number_N
-            decoded_UD, self.states = self.decoder.read_keeping(up_UD, tree, node_C, wanted_U)
+            decoded_UD, self.states, _ = self.decoder.read_keeping(up_UD, tree, node_C, wanted_U)
             return decoded_UD
         origin_U = np.full(len(tree), -1)
         origin_U[tree.node_NL[:, 0]] = self.state_N[rows]

@@ -5,8 +5,8 @@ By then the encoder has read all of their bytes, which depend on no cut, and cor
 a guess is tried behind each byte too, by steps of the stack that the router reads (`look_aheads.py`).
 
 Shape letters: N texts, L bytes of the longest (BOS is one), T nodes of the bytes' trees, B rows that are read together,
-R of them that close a chunk, D byte width, W places in logits, P pairs of a place and a byte, X symbols of a head,
-F flags.
+R of them that close a chunk, D byte width, W places in logits, P pairs of a place and a byte, X symbols of a head, K
+bytes, F flags.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbyte.evaluate.contexts_once import Contexts, narrow
+from dbyte.evaluate.contexts_once import Contexts
 from dbyte.evaluate.look_aheads import LookAheads
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.fused_core import FusedCore
@@ -99,12 +99,13 @@ class _Rows:
             self._narrow(count)
             row_B, place_B = np.arange(count), self.start_B[:count] + step
             node_B, next_B = (self.node_BL[row_B, place_B + ahead] for ahead in (0, 1))
-            byte_B = self.left.shared.byte_T[node_B]
-            ends_B = self._ends(step, node_B, byte_B, logits_BX, guess_B)
+            ends_B = self._ends(step, node_B, next_B, logits_BX, guess_B)
             decoded_BD = self._take_in(node_B, ends_B)
             logits_BX = self.byte_head(decoded_BD)
             if self.tries is not None:
-                guess_B = self.second_head(decoded_BD).index_fill_(1, torch.tensor([BOS]), float("-inf")).argmax(1)
+                second_BK = self.second_head(decoded_BD)
+                second_BK[:, BOS] = float("-inf")
+                guess_B = second_BK.argmax(1).numpy()
             nats_B, right_B = law(logits_BX, torch.from_numpy(row_B), self.left.shared.byte_T[next_B])
             columns = (column_B.tolist() for column_B in (nats_B, right_B, ends_B))
             for each, *values in zip(said[:count], *columns, strict=True):
@@ -118,18 +119,19 @@ class _Rows:
         self.up_BD = self.up_BD[:count]
         self.begun.narrow(count)
         if self.tries is not None:
-            narrow(self.tries.states, count)
+            self.tries.states_BX = self.tries.states_BX[:count]
 
     def _ends(
-        self, step: int, node_B: np.ndarray, byte_B: Tensor, logits_BX: Tensor | None, guess_B: Tensor | None
+        self, step: int, node_B: np.ndarray, next_B: np.ndarray, logits_BX: Tensor | None, guess_B: np.ndarray | None
     ) -> Tensor:
         """Whether chunks end at these bytes (bool [B]): by the joint head or a guess before them, which may be more."""
         if step == 0:
             if self.tries is not None:
-                self.tries.take_in(byte_B)
+                self.tries.take_in(node_B)
             return torch.from_numpy(self.ends_B)
         if self.tries is not None:
-            return self.tries.decide(node_B, byte_B, guess_B[: len(byte_B)])
+            return self.tries.decide(node_B, next_B, guess_B[: len(node_B)])
+        byte_B = self.left.shared.byte_T[node_B]
         flagged_B, plain_B = (logits_BX[torch.arange(len(byte_B)), byte_B + flag] for flag in (BYTES, 0))
         return (flagged_B >= plain_B) | is_special(byte_B)
 

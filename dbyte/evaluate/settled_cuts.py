@@ -82,7 +82,9 @@ class _Texts:
         self.student, self.shared, self.node_NL = student, shared, shared.node_NL
         place_L, start_N1 = np.arange(self.node_NL.shape[1]), np.array([[request.start] for request in requests])
         if student.second_head is not None:
-            shared.keep(router_stack(student), np.unique(self.node_NL[:, :-1][place_L[1:] == start_N1]))
+            behind_NL = (place_L >= start_N1) & (place_L < shared.length_N[:, None] - 1)  # where guesses are tried
+            shared.keep(router_stack(student), np.unique(self.node_NL[:, :-1][place_L[1:] == start_N1]),
+                        np.unique(self.node_NL[behind_NL]))
         self.encoded_TD = shared.encode()
         self.prob_T = shared.boundary_prob(self.encoded_TD)
         self.around_TD = student.decoder_projection(student.residual(self.encoded_TD))

@@ -6,10 +6,11 @@ decoder sees a chunk from the byte that ends it, it reads a byte once for each c
 a byte is where that byte's own logits are, not where those of the next one are.
 
 Shape letters: N texts, L bytes of the longest (BOS is one), T nodes of the bytes' trees, K nodes of the chunks' trees,
-D byte width, E core width.
+D byte width, E core width, C states and Q notes that are kept.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +27,16 @@ from dbyte.text.spans import BOS, EOS
 from dbyte.text.tree import Tree
 
 
+@dataclass
+class Kept:
+    """What a stack keeps of texts: its states [C, *] behind nodes, and notes [Q, *] of nodes, see `fused_stack.py`."""
+
+    node_C: np.ndarray
+    node_Q: np.ndarray
+    states_CX: Tensor | None = None
+    notes_QY: Tensor | None = None
+
+
 class SharedTexts:
     """Texts behind BOS as trees, and what a student's parts say of their nodes.
 
@@ -40,14 +51,11 @@ class SharedTexts:
         self.length_N = (self.node_NL >= 0).sum(1)
         self.byte_T = torch.from_numpy(self.tree.symbol_T).to(device)
         self.before_T = torch.from_numpy(self.tree.parent_T).clamp(min=0).to(device)  # a root has nothing before it
-        self.kept: dict[Stack, tuple[np.ndarray, Tensor]] = {}
+        self.kept: dict[Stack, Kept] = {}
 
-    def keep(self, stack: Stack, node_C: np.ndarray) -> None:
-        """Have a stack that will read the texts keep its states behind these nodes; compiled alone.
-
-        kept[stack] has the nodes, and from then on the states: [C, numbers of a state].
-        """
-        self.kept[stack] = node_C, torch.empty(0)
+    def keep(self, stack: Stack, node_C: np.ndarray, node_Q: np.ndarray) -> None:
+        """Have a stack that will read the texts keep its states behind nodes, and notes of nodes; compiled alone."""
+        self.kept[stack] = Kept(node_C, node_Q)
 
     def encode(self, wanted: np.ndarray | None = None) -> Tensor:
         """The encoder's states [T, D]; wanted: numbers of the only nodes whose states are asked for."""
@@ -108,9 +116,9 @@ class SharedTexts:
             wanted_T = torch.zeros(len(tree), dtype=torch.bool)
             wanted_T[torch.from_numpy(wanted)] = True
         if stack in self.kept:
-            node_C, _ = self.kept[stack]
-            output_TD, kept_CX = stack_step(stack, compiled=True).read_keeping(hidden_TD, tree, node_C, wanted_T)
-            self.kept[stack] = node_C, kept_CX
+            kept = self.kept[stack]
+            output_TD, kept.states_CX, kept.notes_QY = stack_step(stack, compiled=True).read_keeping(
+                hidden_TD, tree, kept.node_C, wanted_T, node_Q=kept.node_Q)
             return output_TD
         return read_stack(stack, hidden_TD, tree, wanted_T=wanted_T, compiled=self.compiled)
 

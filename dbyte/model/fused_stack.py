@@ -3,10 +3,11 @@
 Same arguments, same states, the same function within rounding; weights are copied into the order in which they are
 read, so what changes afterwards is not seen.
 
-Shape letters: B rows, D width, T nodes of trees, C of them whose states are kept, X numbers of a state,
-S tries, M nodes and tries.
+Shape letters: B rows, D width, T nodes of trees, C of them whose states are kept, Q of them that are noted, X numbers
+of a state, Y of a note, S tries, M nodes and tries.
 """
 
+import ctypes
 from ctypes import c_void_p
 
 import numpy as np
@@ -19,8 +20,7 @@ from dbyte.model.native import TILE, Block, Pack, Room, Weight, kept, library, r
 from dbyte.model.stack_step import StackStep
 from dbyte.text.tree import Tree
 
-TRIED = -2  # as in tree.cpp
-LEAVE, COMMIT, TRY = 0, 1, 2  # as in step.cpp
+NO_NODES = np.zeros(0, dtype=int)
 
 
 def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedStack":
@@ -65,44 +65,41 @@ class FusedStack:
     """As `StackStep`, for a stack of Mamba2."""
 
     def __init__(self, stack: Stack):
-        self.call, self.call_read, self.pack = library().stack_step, library().stack_read, Pack()
+        calls, self.pack = library(), Pack()
+        self.call, self.call_read, self.call_tries = calls.stack_step, calls.stack_read, calls.stack_tries
         self.blocks = (Block * len(stack.blocks))(*(_block(self.pack, block) for block in stack.blocks))
         self.norm, self.eps = self.pack.vector(stack.norm.weight), stack.norm.eps
         self.room = Room(per_row=stack.norm.weight.numel() + max(map(_widest, self.blocks)),
                          besides=max(3 * _channels(block) for block in self.blocks))
         self.state = sum(tensor.numel() for state in stack.empty_state(1) for tensor in vars(state).values())
+        self.note = sum(block.in_.out for block in self.blocks)
 
     def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
         """Run one byte per row; commit False: leave the states as they are."""
-        hidden_BD = hidden_BD.clone(memory_format=torch.contiguous_format)
-        self._step(hidden_BD, states, COMMIT if commit else LEAVE, self.room.of(len(hidden_BD)))
-        return hidden_BD
-
-    def step_and_try(self, hidden_BD: Tensor, tried_BD: Tensor, states: list[State]) -> Tensor:
-        """Run one byte per row and return the outputs of what is tried behind it, which leaves no trace."""
-        both_B2D = torch.stack([hidden_BD, tried_BD], dim=1)
-        self._step(both_B2D, states, TRY, self.room.of(len(hidden_BD), each=2))
-        return both_B2D[:, 1]
-
-    def _step(self, hidden: Tensor, states: list[State], commit: int, room: tuple[int, int, int]) -> None:
-        rows, tensors = len(hidden), [tensor for state in states for tensor in vars(state).values()]
+        hidden_BD, rows = hidden_BD.clone(memory_format=torch.contiguous_format), len(hidden_BD)
+        tensors = [tensor for state in states for tensor in vars(state).values()]
         assert all(tensor.is_contiguous() and len(tensor) == rows for tensor in tensors)
         places = (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-        self.call(self.blocks, len(self.blocks), self.norm, self.eps, hidden.data_ptr(), rows, places, commit, *room)
+        self.call(self.blocks, len(self.blocks), self.norm, self.eps, hidden_BD.data_ptr(), rows, places, commit,
+                  *self.room.of(rows))
+        return hidden_BD
 
     def read(self, hidden_TD: Tensor, tree: Tree, wanted_T: Tensor | None = None) -> Tensor:
         """Run every node behind its ancestors; outputs of nodes that are not wanted (bool [T]) mean nothing."""
-        return self.read_keeping(hidden_TD, tree, np.zeros(0, dtype=int), wanted_T)[0]
+        return self.read_keeping(hidden_TD, tree, NO_NODES, wanted_T)[0]
 
     def read_keeping(
-        self, hidden_TD: Tensor, tree: Tree, node_C: np.ndarray, wanted_T: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The same, and the states behind these nodes: [C, numbers of all blocks]."""
+        self, hidden_TD: Tensor, tree: Tree, node_C: np.ndarray, wanted_T: Tensor | None = None, *,
+        node_Q: np.ndarray = NO_NODES
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, the states behind these nodes [C, X], and notes by which those go on to others again [Q, Y]."""
         hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
         from_T, keep_T = tree.forks(node_C)
-        states = torch.empty(int(keep_T.max()) + 1, self.state)
-        self._run_tree(hidden_TD, tree, from_T, keep_T, wanted_T, states)
-        return hidden_TD, states[: len(node_C)]
+        states, notes = torch.empty(int(keep_T.max()) + 1, self.state), torch.empty(len(node_Q), self.note)
+        note_T = torch.full((len(tree),), -1, dtype=torch.int)
+        note_T[torch.from_numpy(node_Q)] = torch.arange(len(node_Q), dtype=torch.int)
+        self._run_tree(hidden_TD, tree, from_T, keep_T, wanted_T, states, note_T, notes)
+        return hidden_TD, states[: len(node_C)], notes
 
     def read_behind(
         self, hidden_TD: Tensor, tree: Tree, kept_CX: Tensor, origin_T: np.ndarray, wanted_T: Tensor | None = None
@@ -114,23 +111,38 @@ class FusedStack:
         return hidden_TD
 
     def read_tries(
-        self, hidden_TD: Tensor, tree: Tree, parent_S: np.ndarray, tried_SD: Tensor, *, kept_CX: Tensor,
-        origin_T: np.ndarray
+        self, tree: Tree, note_T: np.ndarray, parent_S: np.ndarray, tried_SD: Tensor, *, kept_CX: Tensor,
+        origin_T: np.ndarray, noted_QY: Tensor
     ) -> Tensor:
         """The outputs [S, D] of what is tried behind nodes (parent_S, ascending), which go on as if it had not been.
 
-        kept_CX, origin_T as of `read_behind`.
+        kept_CX, origin_T as of `read_behind`; note_T: which note each node has.
         """
-        is_try = np.zeros(len(tree) + len(parent_S), dtype=bool)
-        is_try[parent_S + 1 + np.arange(len(parent_S))] = True
-        is_try = torch.from_numpy(is_try)
-        both_MD = hidden_TD.new_empty(len(is_try), hidden_TD.shape[1])
-        both_MD[~is_try], both_MD[is_try] = hidden_TD, tried_SD
         from_T, keep_T, states = self._begun(tree, kept_CX, origin_T)
+        from_M, keep_M, note_M = (np.insert(number_T, parent_S + 1, -1) for number_T in (from_T, keep_T, note_T))
         places = tree.places() + np.searchsorted(parent_S, tree.places())
-        from_M, keep_M = np.insert(from_T, parent_S + 1, -1), np.insert(keep_T, parent_S + 1, TRIED)
-        self._run(both_MD, torch.from_numpy(from_M), torch.from_numpy(keep_M), is_try, states, places)
-        return both_MD[is_try]
+        return self._try(tried_SD, from_M, keep_M, note_M, states, noted_QY, places, in_place=False)
+
+    def step_noted(
+        self, note_B: np.ndarray, row_S: np.ndarray, tried_SD: Tensor, *, states_BX: Tensor, noted_QY: Tensor
+    ) -> Tensor:
+        """Have each row's state go on by a note; the outputs [S, D] of what is tried behind rows (ascending)."""
+        from_M, note_M = (np.insert(number_B, row_S + 1, -1) for number_B in (np.arange(len(note_B)), note_B))
+        places = np.arange(len(note_B) + 1)
+        places = places + np.searchsorted(row_S, places)
+        return self._try(tried_SD, from_M, np.full_like(from_M, -1), note_M, states_BX, noted_QY, places, in_place=True)
+
+    def _try(
+        self, tried_SD: Tensor, from_M: np.ndarray, keep_M: np.ndarray, note_M: np.ndarray, states: Tensor,
+        noted_QY: Tensor, places: np.ndarray, *, in_place: bool
+    ) -> Tensor:
+        tried_SD = tried_SD.clone(memory_format=torch.contiguous_format)
+        from_M, keep_M, note_M = (number_M.astype(np.int32) for number_M in (from_M, keep_M, note_M))
+        bounds, count, work, each = self._room(places)
+        self.call_tries(self.blocks, len(self.blocks), self.norm, self.eps, tried_SD.data_ptr(), from_M.ctypes.data,
+                        keep_M.ctypes.data, note_M.ctypes.data, TILE, states.data_ptr(), in_place, noted_QY.data_ptr(),
+                        bounds, count, work.data_ptr(), each)
+        return tried_SD
 
     def _begun(
         self, tree: Tree, kept_CX: Tensor, origin_T: np.ndarray
@@ -148,10 +160,10 @@ class FusedStack:
 
     def _run_tree(
         self, hidden_TD: Tensor, tree: Tree, from_T: np.ndarray, keep_T: np.ndarray, wanted_T: Tensor | None,
-        states: Tensor
+        states: Tensor, *notes: Tensor
     ) -> None:
         wanted_T = torch.ones(len(tree), dtype=torch.bool) if wanted_T is None else wanted_T.contiguous()
-        self._run(hidden_TD, *map(torch.from_numpy, (from_T, keep_T)), wanted_T, states, tree.places())
+        self._run(hidden_TD, *map(torch.from_numpy, (from_T, keep_T)), wanted_T, states, tree.places(), *notes)
 
     def prefill(
         self, hidden_BLD: Tensor, length_B: Tensor, *, last_only: bool = False
@@ -170,15 +182,22 @@ class FusedStack:
         return output_BLD, self._as_rows(states)
 
     def _run(
-        self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, wanted_T: Tensor, states: Tensor, places: np.ndarray
+        self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, wanted_T: Tensor, states: Tensor, places: np.ndarray,
+        note_T: Tensor | None = None, notes: Tensor | None = None
     ) -> None:
         if not len(hidden_TD):
             return
-        (bounds, count), each = shares(places), self.state + TILE * self.room.per_row + self.room.besides
-        work = torch.empty(count * each)
+        if note_T is None:
+            note_T, notes = torch.full_like(from_T, -1), states
+        bounds, count, work, each = self._room(places)
         self.call_read(self.blocks, len(self.blocks), self.norm, self.eps, hidden_TD.data_ptr(), from_T.data_ptr(),
-                       keep_T.data_ptr(), wanted_T.data_ptr(), TILE, states.data_ptr(), bounds, count,
-                       work.data_ptr(), each)
+                       keep_T.data_ptr(), note_T.data_ptr(), wanted_T.data_ptr(), TILE, states.data_ptr(),
+                       notes.data_ptr(), bounds, count, work.data_ptr(), each)
+
+    def _room(self, places: np.ndarray) -> tuple[ctypes.Array, int, Tensor, int]:
+        """The shares of trees as `shares` has them, room for what goes through, and its numbers from part to part."""
+        (bounds, count), each = shares(places), self.state + TILE * self.room.per_row + self.room.besides
+        return bounds, count, torch.empty(count * each), each
 
     def go_on(self, kept_CX: Tensor, number_B: Tensor) -> list[State]:
         """The states, for steps, of rows that go on from kept ones, -1: from none."""
@@ -199,8 +218,9 @@ class FusedStack:
 
 def _block(pack: Pack, block: nn.Module) -> Block:
     mixer, ffn = block.mixer, block.ffn
+    gate, in_ = mixer.in_proj.weight.tensor_split((mixer.inner,))
     return Block(
-        in_=pack.weight(mixer.in_proj.weight), out=pack.weight(mixer.out_proj.weight * mixer.norm.weight),
+        gate=pack.weight(gate), in_=pack.weight(in_), out=pack.weight(mixer.out_proj.weight * mixer.norm.weight),
         gate_up=pack.weight(ffn.gate_up.weight) if ffn else Weight(),
         down=pack.weight(ffn.down.weight) if ffn else Weight(),
         norm=pack.vector(block.mixer_norm.weight), ffn_norm=pack.vector(block.ffn_norm.weight if ffn else None),
@@ -215,4 +235,4 @@ def _channels(block: Block) -> int:
 
 
 def _widest(block: Block) -> int:
-    return max(block.in_.out + block.out.in_, block.gate_up.out + block.down.in_)
+    return max(block.gate.out + block.in_.out + block.out.in_, block.gate_up.out + block.down.in_)

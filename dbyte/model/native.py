@@ -58,9 +58,9 @@ class Weight(Structure):
 
 
 class Block(Structure):
-    """A block of a stack of Mamba2."""
+    """A block of a stack of Mamba2; the way in is two weights, since the gate is not asked for where no output is."""
 
-    _fields_ = [*((name, Weight) for name in ("in_", "out", "gate_up", "down")),
+    _fields_ = [*((name, Weight) for name in ("gate", "in_", "out", "gate_up", "down")),
                 *((name, c_void_p) for name in ("norm", "ffn_norm", "taps_WX", "bias_X", "dt_bias_H", "rate_H",
                                                 "skip_H")),
                 *((name, c_int) for name in ("heads", "state_size", "taps")),
@@ -113,13 +113,10 @@ class Room(threading.local):
         """So many numbers a row, and so many more for each part of the rows."""
         self.per_row, self.besides, self.block = per_row, besides, torch.empty(0)
 
-    def of(self, rows: int, *, each: int = 1) -> tuple[int, int, int]:
-        """In how many parts the rows are taken, where the first part's room is, and the numbers from part to part.
-
-        each: how many rows of work a row makes.
-        """
+    def of(self, rows: int) -> tuple[int, int, int]:
+        """In how many parts the rows are taken, where the first part's room is, and the numbers from part to part."""
         parts = parts_of(rows)
-        numbers = -(-rows // parts) * each * self.per_row + self.besides
+        numbers = -(-rows // parts) * self.per_row + self.besides
         if parts * numbers > self.block.numel():
             self.block = torch.empty(parts * numbers)
         return parts, self.block.data_ptr(), numbers
@@ -170,14 +167,16 @@ def library() -> ctypes.PyDLL:
                                 POINTER(c_int), c_void_p, c_void_p, c_long, c_int, c_int, c_int, c_int, c_void_p,
                                 c_void_p, *room]
     found.map_step.argtypes = [POINTER(Weight), POINTER(Weight), c_void_p, c_int, c_void_p, *room]
-    found.stack_read.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 4, c_int, c_void_p, c_void_p,
+    found.stack_read.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 5, c_int, *[c_void_p] * 3,
                                  *room]
+    found.stack_tries.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 4, c_int, c_void_p, c_int,
+                                  c_void_p, c_void_p, *room]
     found.core_read.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_void_p, *[c_int] * 4, c_void_p,
                                 c_void_p, c_int, *[c_void_p] * 3, c_int, c_void_p, *room]
     found.mix_rows.argtypes = [*[c_void_p] * 4, c_int]
     found.unmix_rows.argtypes = [*[c_void_p] * 4, c_int]
-    for function in (found.stack_step, found.core_step, found.map_step, found.stack_read, found.core_read,
-                     found.mix_rows, found.unmix_rows):
+    for function in (found.stack_step, found.core_step, found.map_step, found.stack_read, found.stack_tries,
+                     found.core_read, found.mix_rows, found.unmix_rows):
         function.restype = None
     return found
 

@@ -298,7 +298,7 @@ void attend(const float* query, const float* keys, const float* values, int used
 extern "C" {
 
 struct Block {
-    Weight in, out, gate_up, down;  // gate_up.panels null: no feed-forward network
+    Weight gate, in, out, gate_up, down;  // gate_up.panels null: no feed-forward network
     const float *norm, *ffn_norm, *taps_WX, *bias_X, *dt_bias_H, *rate_H, *skip_H;
     int heads, state_size, taps;
     float norm_eps, gate_eps, ffn_eps;
@@ -312,26 +312,58 @@ struct Layer {
 
 // -- a stack of Mamba2 -----------------------------------------------------------------------------------------------
 
-// One row behind the projection in [2 I + 2 N + H]: its gated output [I], and the states of the row go on if commit.
-static void mix(const Block& block, const float* projected, float* conv_WX, float* ssm_NI, bool commit, float* work,
-                float* __restrict out) {
-    const int N = block.state_size, H = block.heads, I = block.out.in, X = I + 2 * N, P = I / H, W = block.taps;
-    const float *gate_I = projected, *new_X = projected + I, *dt_H = projected + I + X;
-    float *__restrict mixed_X = work, *__restrict decay_I = work + X, *__restrict added_I = work + X + I;
-    const float* __restrict last_X = block.taps_WX + (W - 1) * X;
-    for (int c = 0; c < X; c++) mixed_X[c] = block.bias_X[c] + new_X[c] * last_X[c];
-    for (int w = 0; w < W - 1; w++)
-        for (int c = 0; c < X; c++) mixed_X[c] += conv_WX[w * X + c] * block.taps_WX[w * X + c];
-    for (int c = 0; c < X; c++) mixed_X[c] = silu(mixed_X[c]);
-    for (int h = 0; h < H; h++) {
-        float raw = dt_H[h] + block.dt_bias_H[h], dt = raw > 20.0f ? raw : std::log1p(std::exp(raw));
-        float decay = std::exp(dt * block.rate_H[h]);
-        for (int i = h * P; i < (h + 1) * P; i++) {
-            decay_I[i] = decay;
-            added_I[i] = mixed_X[i] * dt;
-            out[i] = mixed_X[i] * block.skip_H[h];
+// What one row brings to its state: convolved [X], decay [I], added [I], from what `in` made of it, [X + H].
+struct Brought {
+    float *__restrict mixed_X, *__restrict decay_I, *__restrict added_I;
+
+    Brought(const Block& block, const float* in_XH, const float* conv_WX, float* work) {
+        const int H = block.heads, I = block.out.in, X = I + 2 * block.state_size, P = I / H, W = block.taps;
+        mixed_X = work, decay_I = work + X, added_I = work + X + I;
+        const float *__restrict last_X = block.taps_WX + (W - 1) * X, *dt_H = in_XH + X;
+        for (int c = 0; c < X; c++) mixed_X[c] = block.bias_X[c] + in_XH[c] * last_X[c];
+        for (int w = 0; w < W - 1; w++)
+            for (int c = 0; c < X; c++) mixed_X[c] += conv_WX[w * X + c] * block.taps_WX[w * X + c];
+        for (int c = 0; c < X; c++) mixed_X[c] = silu(mixed_X[c]);
+        for (int h = 0; h < H; h++) {
+            float raw = dt_H[h] + block.dt_bias_H[h], dt = raw > 20.0f ? raw : std::log1p(std::exp(raw));
+            float decay = std::exp(dt * block.rate_H[h]);
+            for (int i = h * P; i < (h + 1) * P; i++) {
+                decay_I[i] = decay;
+                added_I[i] = mixed_X[i] * dt;
+            }
         }
     }
+};
+
+static void move_window(const Block& block, const float* in_XH, float* conv_WX) {
+    const int X = block.out.in + 2 * block.state_size, W = block.taps;
+    std::memmove(conv_WX, conv_WX + X, sizeof(float) * X * (W - 2));
+    std::memcpy(conv_WX + (W - 2) * X, in_XH, sizeof(float) * X);
+}
+
+// The states of a row go on by what `in` made of it, and that is all.
+static void advance(const Block& block, const float* in_XH, float* conv_WX, float* ssm_NI, float* work) {
+    const int N = block.state_size, I = block.out.in;
+    const Brought brought(block, in_XH, conv_WX, work);
+    const float *B_N = brought.mixed_X + I, *__restrict decay_I = brought.decay_I,
+                *__restrict added_I = brought.added_I;
+    for (int n = 0; n < N; n++) {
+        float* __restrict state_I = ssm_NI + static_cast<long>(n) * I;
+        const float b = B_N[n];
+        for (int i = 0; i < I; i++) state_I[i] = state_I[i] * decay_I[i] + b * added_I[i];
+    }
+    move_window(block, in_XH, conv_WX);
+}
+
+// One row behind the projections gate [I] and in [X + H]: its gated output [I], and its states go on if commit.
+static void mix(const Block& block, const float* gate_I, const float* in_XH, float* conv_WX, float* ssm_NI, bool commit,
+                float* work, float* __restrict out) {
+    const int N = block.state_size, H = block.heads, I = block.out.in, P = I / H;
+    const Brought brought(block, in_XH, conv_WX, work);
+    float *__restrict mixed_X = brought.mixed_X, *__restrict decay_I = brought.decay_I,
+          *__restrict added_I = brought.added_I;
+    for (int h = 0; h < H; h++)
+        for (int i = h * P; i < (h + 1) * P; i++) out[i] = mixed_X[i] * block.skip_H[h];
     const float *B_N = mixed_X + I, *C_N = B_N + N;
     int whole = 0;
     if (commit)  // what is added up stays in registers
@@ -360,10 +392,7 @@ static void mix(const Block& block, const float* projected, float* conv_WX, floa
     for (int i = 0; i < I; i++) out[i] *= silu(gate_I[i]);
     rms_norm(out, nullptr, block.gate_eps, I, mixed_X);
     std::memcpy(out, mixed_X, I * sizeof(float));
-    if (commit) {
-        std::memmove(conv_WX, conv_WX + X, sizeof(float) * X * (W - 2));
-        std::memcpy(conv_WX + (W - 2) * X, new_X, sizeof(float) * X);
-    }
+    if (commit) move_window(block, in_XH, conv_WX);
 }
 
 // What follows a block's mixer, whose results are mixed [R, I]: hidden [R, D] goes on, read and wide are room.
@@ -378,34 +407,28 @@ static void after_mixer(const Block& block, const float* mixed, float* hidden, i
     }
 }
 
-// What becomes of the states at the end of a step: nothing, they go on, or they go on by every first of two rows and
-// the second is tried behind it, while the state is near.
-constexpr int LEAVE = 0, COMMIT = 1, TRY = 2;
-
-static void stack_rows(const Block* blocks, int count, const float* norm, float eps, float* hidden, long first,
-                       int states_rows, float* const* states, int commit, float* work) {
-    const int each = commit == TRY ? 2 : 1, rows = states_rows * each;
-    const long D = blocks[0].in.in;
-    float *read = work, *wide = read + rows * D;
-    hidden += first * each * D;
+static void stack_rows(const Block* blocks, int count, const float* norm, float eps, float* hidden, long first, int rows,
+                       float* const* states, bool commit, float* work) {
+    const long D = blocks[0].gate.in;
+    float *read = work, *gates = read + rows * D;
+    hidden += first * D;
     for (int b = 0; b < count; b++) {
         const Block& block = blocks[b];
         const long across = block.in.out, I = block.out.in, conv = (block.taps - 1) * (I + 2 * block.state_size);
-        float *mixed = wide + rows * across, *spare = mixed + rows * I;
+        float *wide = gates + rows * I, *mixed = wide + rows * across, *spare = mixed + rows * I;
         norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
+        product(read, block.gate, rows, gates);
         product(read, block.in, rows, wide);
-        for (int r = 0; r < rows; r++) {
-            const long row = first + r / each;
-            mix(block, wide + r * across, states[2 * b] + row * conv, states[2 * b + 1] + row * block.state_size * I,
-                commit != LEAVE && r % each == 0, spare, mixed + r * I);
-        }
-        after_mixer(block, mixed, hidden, rows, read, wide);
+        for (int r = 0; r < rows; r++)
+            mix(block, gates + r * I, wide + r * across, states[2 * b] + (first + r) * conv,
+                states[2 * b + 1] + (first + r) * block.state_size * I, commit, spare, mixed + r * I);
+        after_mixer(block, mixed, hidden, rows, read, gates);
     }
     norm_in_place(hidden, norm, eps, rows, D, read);
 }
 
-// hidden [R, D] is replaced by the stack's output; with TRY it is [R, 2, D], a byte and a try behind it. states: conv
-// [R, W - 1, X] and ssm [R, N, I] of each block in turn. Each part of the rows has `room` numbers of work.
+// hidden [R, D] is replaced by the stack's output. states: conv [R, W - 1, X] and ssm [R, N, I] of each block in turn,
+// which go on if commit. Each part of the rows has `room` numbers of work.
 void stack_step(const Block* blocks, int count, const float* norm, float eps, float* hidden, int rows,
                 float* const* states, int commit, int parts, float* work, long room) {
     in_parts(parts, rows, [=](int part, long first, int some) {

@@ -4,33 +4,38 @@
 //
 // Shape letters: T nodes, and those of step.cpp.
 
+#include <algorithm>
 #include <vector>
 
 #include "step.cpp"
 
 constexpr int GO_ON = -1, ANEW = -2;  // where a node starts from, unless from a state that was kept
-constexpr int TRIED = -2;             // in place of where its state is kept: it leaves none at all
 
-struct States {  // of every block: the running one, and those that were kept
-    float *running, *kept;
-    long conv, ssm;
+struct States {  // those that were kept, of every block [*, count, conv + ssm]
+    float* kept;
+    long count, conv, ssm;
+
+    float* place(int number, int b) const { return kept + (number * count + b) * (conv + ssm); }
+
+    // `state` becomes what a node of block b starts from.
+    void take_up(int from, int b, float* state) const {
+        if (from == ANEW)
+            std::memset(state, 0, sizeof(float) * (conv + ssm));
+        else if (from != GO_ON)
+            std::memcpy(state, place(from, b), sizeof(float) * (conv + ssm));
+    }
+
+    void put_down(int keep, int b, const float* state) const {
+        if (keep >= 0) std::memcpy(place(keep, b), state, sizeof(float) * (conv + ssm));
+    }
 };
 
-// The mixers of one block for `rows` nodes, behind the projection.
-static void mix_nodes(const Block& block, int b, int count, const float* wide, int rows, const int* from,
-                      const int* keep, const States& states, float* spare, float* mixed) {
-    const long size = states.conv + states.ssm, across = block.in.out, I = block.out.in;
-    float* state = states.running + b * size;
-    for (int r = 0; r < rows; r++) {
-        if (from[r] == ANEW)
-            std::memset(state, 0, sizeof(float) * size);
-        else if (from[r] != GO_ON)
-            std::memcpy(state, states.kept + (static_cast<long>(from[r]) * count + b) * size, sizeof(float) * size);
-        mix(block, wide + r * across, state, state + states.conv, keep[r] != TRIED, spare, mixed + r * I);
-        if (keep[r] >= 0)
-            std::memcpy(states.kept + (static_cast<long>(keep[r]) * count + b) * size, state, sizeof(float) * size);
-    }
-}
+struct Notes {  // what `in` made of nodes, of every block [*, count, each]: their states can go on by it once more
+    float* noted;
+    long count, each;
+
+    float* place(int number, int b) const { return noted + (number * count + b) * each; }
+};
 
 // Moves the rows of [rows, n] that are wanted to the front, in their order, and tells how many they are.
 static int leave(float* rows_of, const unsigned char* wanted, int rows, long n) {
@@ -79,37 +84,96 @@ extern "C" {
 
 // hidden [T, D] is replaced by the stack's output at the nodes that are wanted; the others are read for their states
 // alone and hold nothing of use afterwards. Node t starts from its predecessor's state, from nothing, or from state
-// from[t] of those kept; its own is kept as keep[t], unless that is negative. A node that is only tried leaves the state
-// as it was.
+// from[t] of those kept; its own is kept as keep[t], and what `in` makes of it noted as note[t], unless negative.
 void stack_read(const Block* blocks, int count, const float* norm, float eps, float* hidden_TD, const int* from,
-                const int* keep, const unsigned char* wanted, int tile, float* kept, const long* bounds, int parts,
-                float* work, long room) {
+                const int* keep, const int* note, const unsigned char* wanted, int tile, float* kept, float* noted,
+                const long* bounds, int parts, float* work, long room) {
     const Block& one = blocks[0];
-    const long D = one.in.in, I = one.out.in, X = I + 2 * one.state_size;
-    const long conv = (one.taps - 1) * X, ssm = one.state_size * I;
+    const long D = one.gate.in, I = one.out.in, across = one.in.out;
+    const States states{kept, count, (one.taps - 1) * (I + 2 * one.state_size), one.state_size * I};
+    const Notes notes{noted, count, across};
     in_parts(parts, parts, [=](int part, long, int) {
-        const long first = bounds[part], end = bounds[part + 1];
-        float* mine = work + part * room;
-        const States states{mine, kept, conv, ssm};
-        float *read = mine + count * (conv + ssm), *wide = read + tile * D;
+        const long size = states.conv + states.ssm, first = bounds[part], end = bounds[part + 1];
+        float *running = work + part * room, *read = running + count * size, *gates = read + tile * D;
+        float *wide = gates + tile * I, *mixed = wide + tile * across, *spare = mixed + tile * I;
         for (long t = first; t < end; t += tile) {
             float* hidden = hidden_TD + t * D;
             const int all = end - t < tile ? end - t : tile;
             int rows = all;
             for (int b = 0; b < count; b++) {
                 const Block& block = blocks[b];
-                float *mixed = wide + tile * block.in.out, *spare = mixed + tile * I;
+                const bool last = b == count - 1;  // only of the last block a node may be left out
                 norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
                 product(read, block.in, rows, wide);
-                mix_nodes(block, b, count, wide, rows, from + t, keep + t, states, spare, mixed);
-                if (b == count - 1) {
-                    leave(mixed, wanted + t, all, I);
+                if (last) {
+                    leave(read, wanted + t, all, D);
                     rows = leave(hidden, wanted + t, all, D);
                 }
-                after_mixer(block, mixed, hidden, rows, read, wide);
+                product(read, block.gate, rows, gates);
+                float* state = running + b * size;
+                for (int r = 0, out = 0; r < all; r++) {
+                    const float* in = wide + r * across;
+                    states.take_up(from[t + r], b, state);
+                    if (last && !wanted[t + r])
+                        advance(block, in, state, state + states.conv, spare);
+                    else {
+                        mix(block, gates + out * I, in, state, state + states.conv, true, spare, mixed + out * I);
+                        out++;
+                    }
+                    states.put_down(keep[t + r], b, state);
+                    if (note[t + r] >= 0) std::memcpy(notes.place(note[t + r], b), in, sizeof(float) * across);
+                }
+                after_mixer(block, mixed, hidden, rows, read, gates);
             }
             norm_in_place(hidden, norm, eps, rows, D, read);
             put_back(hidden, wanted + t, all, rows, D);
+        }
+    });
+}
+
+// Nodes that were read before, by what was noted of them, and tries behind them, which leave no trace: hidden [S, D] of
+// the tries is replaced by the stack's output. Of all in turn, number[m] is a node's note, negative for a try; from and
+// keep are those of stack_read, of nodes. in_place: from names the state that the node itself and those behind it alter.
+void stack_tries(const Block* blocks, int count, const float* norm, float eps, float* hidden_SD, const int* from,
+                 const int* keep, const int* number, int tile, float* kept, int in_place, float* noted,
+                 const long* bounds, int parts, float* work, long room) {
+    const Block& one = blocks[0];
+    const long D = one.gate.in, I = one.out.in, across = one.in.out;
+    const States states{kept, count, (one.taps - 1) * (I + 2 * one.state_size), one.state_size * I};
+    const Notes notes{noted, count, across};
+    in_parts(parts, parts, [=](int part, long, int) {
+        const long size = states.conv + states.ssm, last = bounds[part + 1];
+        float *running = work + part * room, *read = running + count * size, *gates = read + tile * D;
+        float *wide = gates + tile * I, *mixed = wide + tile * across, *spare = mixed + tile * I;
+        std::vector<float*> state(count);
+        for (int b = 0; b < count; b++) state[b] = running + b * size;
+        float* hidden = hidden_SD + D * std::count_if(number, number + bounds[part], [](int n) { return n < 0; });
+        for (long m = bounds[part], end; m < last; m = end) {
+            int rows = 0;
+            for (end = m; end < last && (rows < tile || number[end] >= 0); end++) rows += number[end] < 0;
+            for (int b = 0; b < count; b++) {
+                const Block& block = blocks[b];
+                norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
+                product(read, block.gate, rows, gates);
+                product(read, block.in, rows, wide);
+                for (long k = m, r = 0; k < end; k++) {
+                    if (number[k] < 0) {
+                        mix(block, gates + r * I, wide + r * across, state[b], state[b] + states.conv, false, spare,
+                            mixed + r * I);
+                        r++;
+                        continue;
+                    }
+                    if (in_place && from[k] >= 0)
+                        state[b] = states.place(from[k], b);
+                    else
+                        states.take_up(from[k], b, state[b]);
+                    advance(block, notes.place(number[k], b), state[b], state[b] + states.conv, spare);
+                    states.put_down(keep[k], b, state[b]);
+                }
+                after_mixer(block, mixed, hidden, rows, read, gates);
+            }
+            norm_in_place(hidden, norm, eps, rows, D, read);
+            hidden += rows * D;
         }
     });
 }
