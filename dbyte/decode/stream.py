@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -112,8 +113,8 @@ class ByteStream:
             return
         self.to_decoder, self.byte_head = ready(student.decoder_projection), ready(student.byte_head)
         self.second_head = None if student.second_head is None else ready(student.second_head)
-        # what a byte brings to the decoder past the core: two maps in one
-        self.around = weight_map(student.decoder_projection.weight @ student.residual.weight, compiled=compiled)
+        self.around_DD = student.around_core()
+        self.around = weight_map(self.around_DD, compiled=compiled)
 
     def _prefill(
         self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor
@@ -132,10 +133,10 @@ class ByteStream:
         last_BE = core_BME[rows_B, (count_B - 1).clamp(min=0)]
         self.core_BE = torch.where((count_B > 0)[:, None], last_BE, student.null_E)
         if self.stage == 2:
-            self.up_BD = student.decoder_projection(self.core_BE)
-            up_BLE = dechunk(core_BME, student.null_E, chunks) + student.residual(encoded_BLD)
+            self.up_BD, null_D = map(student.decoder_projection, (self.core_BE, student.null_E))
+            up_BLD = dechunk(student.decoder_projection(core_BME), null_D, chunks)
             decoded_BD, self.decoder_states = prefill_last(
-                student.decoder, student.decoder_projection(up_BLE), length_B, compiled=self.compiled)
+                student.decoder, up_BLD + F.linear(encoded_BLD, self.around_DD), length_B, compiled=self.compiled)
             self._predict(decoded_BD)
 
     @torch.inference_mode()

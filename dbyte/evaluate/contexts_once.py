@@ -119,10 +119,10 @@ class Contexts:
 
     def begin(self, rows: list[int], *, more: int) -> Begun:
         """What steps go on from in these rows, with room for so many more chunks."""
-        core, slots = self.student.core.config, self.paths.shape[2]
-        path_YBSX = self.paths[self.path_N[rows]].transpose(0, 1)  # keys of all layers, then values; X is G times W
-        keys, values = self.paths.new_empty(2, core.num_hidden_layers, len(rows), slots + more, path_YBSX.shape[3])
-        keys[:, :, :slots], values[:, :, :slots] = path_YBSX.chunk(2)
-        keys, values = (each.unflatten(-1, (core.num_key_value_heads, -1)) for each in (keys, values))
+        config, (_, layers, slots, wide) = self.student.core.config, self.paths.shape  # keys of all layers, then values
+        cache = self.paths.new_empty(layers, len(rows), slots + more, wide)
+        for row, (path, used) in enumerate(zip(self.path_N[rows].tolist(), self.depth_N[rows] + 1, strict=True)):
+            cache[:, row, :used] = self.paths[path, :, :used]
+        keys, values = cache.unflatten(-1, (config.num_key_value_heads, -1)).chunk(2)
         return Begun(self.core_NE[rows], keys, values, (self.depth_N[rows] + 1).tolist(),
                      self.decoder.go_on(self.states, torch.from_numpy(self.state_N[rows])))

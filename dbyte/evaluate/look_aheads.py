@@ -80,9 +80,7 @@ class LookAheads:
     def step_from(self, node_B: np.ndarray) -> "Tries":
         """Go on by steps behind these nodes, before decisions begin; -1: before a text's first byte."""
         number_B = np.where(node_B >= 0, self.number_T[node_B], -1)
-        states_BX = torch.zeros(len(node_B), self.stack.state)
-        states_BX[torch.from_numpy(number_B >= 0)] = self.kept.states_CX[number_B[number_B >= 0]]
-        return Tries(self, states_BX)
+        return Tries(self, fused_stack.of_rows(self.kept.states_CX, torch.from_numpy(number_B)))
 
 
 class Tries:

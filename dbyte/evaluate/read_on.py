@@ -92,7 +92,8 @@ class _Rows:
 
     def read(self, left_B: np.ndarray) -> list[Read]:
         """left_B: how many bytes of each row are left, one at least, descending."""
-        said: list[tuple[list[float], list[bool], list[bool]]] = [([], [], []) for _ in left_B]
+        nats_LB, ended_LB = np.zeros((left_B[0], len(left_B))), np.zeros((left_B[0], len(left_B)), dtype=bool)
+        right_LB = np.ones_like(ended_LB)
         logits_BX, guess_B = None, None
         for step in range(int(left_B[0])):
             count = int((left_B > step).sum())
@@ -106,12 +107,11 @@ class _Rows:
                 second_BK = self.second_head(decoded_BD)
                 second_BK[:, BOS] = float("-inf")
                 guess_B = second_BK.argmax(1).numpy()
-            nats_B, right_B = law(logits_BX, torch.from_numpy(row_B), self.left.shared.byte_T[next_B])
-            columns = (column_B.tolist() for column_B in (nats_B, right_B, ends_B))
-            for each, *values in zip(said[:count], *columns, strict=True):
-                for kind, value in zip(each, values, strict=True):
-                    kind.append(value)
-        return [Read(sum(nats_L), all(right_L), tuple(ended_L[1:]), True) for nats_L, right_L, ended_L in said]
+            nats_LB[step, :count], right_LB[step, :count] = law(
+                logits_BX, torch.from_numpy(row_B), self.left.shared.byte_T[next_B])
+            ended_LB[step, :count] = ends_B
+        return [Read(nats, greedy, tuple(ended_L[1:left]), True) for nats, greedy, ended_L, left in
+                zip(nats_LB.sum(0).tolist(), right_LB.all(0).tolist(), ended_LB.T.tolist(), left_B, strict=True)]
 
     def _narrow(self, count: int) -> None:
         if count == len(self.up_BD):
@@ -137,11 +137,12 @@ class _Rows:
 
     def _take_in(self, node_B: np.ndarray, ends_B: Tensor) -> Tensor:
         """Run the core for chunks that end and the decoder for each byte: its outputs [B, D]."""
-        if closing := ends_B.nonzero()[:, 0].tolist():
+        closing_R = ends_B.nonzero()[:, 0]
+        if closing := closing_R.tolist():
             slots = [self.begun.length[row] for row in closing]
             core_RE = self.core.step(self.to_core(self.left.encoded_TD[node_B[closing]]), self.begun.keys,
                                      self.begun.values, closing, slots)
-            self.up_BD[closing] = self.to_decoder(core_RE)
+            self.up_BD.index_copy_(0, closing_R, self.to_decoder(core_RE))
             for row in closing:
                 self.begun.length[row] += 1
         return self.decoder.step(self.left.around_TD[node_B] + self.up_BD, self.begun.decoder_states)

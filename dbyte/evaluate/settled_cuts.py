@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.evaluate.contexts_once import Contexts, can_keep_contexts
@@ -87,7 +88,7 @@ class _Texts:
                         np.unique(self.node_NL[behind_NL]))
         self.encoded_TD = shared.encode()
         self.prob_T = shared.boundary_prob(self.encoded_TD)
-        self.around_TD = student.decoder_projection(student.residual(self.encoded_TD))
+        self.around_TD = F.linear(self.encoded_TD, student.around_core())
         self.byte_NL = shared.tree.symbol_T[self.node_NL]
         # byte i of a text is byte i + 1 of its row, and the context's last byte is where decisions begin; BOS is none
         self.read_NL = place_L < shared.length_N[:, None] - 1  # by core and decoder: nothing is behind the last byte

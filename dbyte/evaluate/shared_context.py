@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.model.blocks import Stack
@@ -105,7 +106,7 @@ class SharedTexts:
         visible_NL = np.take_along_axis(chunks.node_NL, np.minimum(count_NL, chunks.node_NL.shape[1]) - 1, axis=1)
         visible_T[self.node_NL[:, 1:][behind_NL]] = visible_NL[:, :-1][behind_NL]
         up_KD = student.decoder_projection(core_KE)
-        around_TD = student.decoder_projection(student.residual(encoded_TD))
+        around_TD = F.linear(encoded_TD, student.around_core())
         up_TD = up_KD[torch.from_numpy(visible_T).to(device)] + around_TD[self.before_T]
         return self.read(student.decoder, up_TD.to(encoded_TD.dtype), self.tree.without_roots(), wanted)
 

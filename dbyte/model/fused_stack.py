@@ -179,7 +179,7 @@ class FusedStack:
         states = torch.zeros(len(length_B), self.state)
         self._run(hidden_TD, from_T, keep_T, wanted_T, states, np.append(0, end_B.numpy()))
         output_BLD[real_BL] = hidden_TD
-        return output_BLD, self._as_rows(states)
+        return output_BLD, self.go_on(states, torch.arange(len(states)))
 
     def _run(
         self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, wanted_T: Tensor, states: Tensor, places: np.ndarray,
@@ -200,20 +200,27 @@ class FusedStack:
         return bounds, count, torch.empty(count * each), each
 
     def go_on(self, kept_CX: Tensor, number_B: Tensor) -> list[State]:
-        """The states, for steps, of rows that go on from kept ones, -1: from none."""
-        states_BX = torch.zeros(len(number_B), self.state)
-        begun_B = number_B >= 0
-        states_BX[begun_B] = kept_CX[number_B[begun_B]]
-        return self._as_rows(states_BX)
+        """The states, for steps, of rows that go on from kept ones, -1: from none.
 
-    def _as_rows(self, states_BX: Tensor) -> list[State]:
-        """The states of each block from what `tree.cpp` keeps: convolution inputs, then the SSM state, by block."""
-        B, found = len(states_BX), []
-        for part, block in zip(states_BX.chunk(len(self.blocks), dim=1), self.blocks, strict=True):
+        `tree.cpp` keeps convolution inputs, then the SSM state, by block.
+        """
+        found = []
+        for part_CX, block in zip(kept_CX.chunk(len(self.blocks), dim=1), self.blocks, strict=True):
             conv = (block.taps - 1) * _channels(block)
-            found.append(Mamba2State(part[:, :conv].reshape(B, block.taps - 1, -1).contiguous(),
-                                     part[:, conv:].reshape(B, block.state_size, -1).contiguous()))
+            conv_BX, ssm_BX = (of_rows(some_CX, number_B) for some_CX in part_CX.tensor_split((conv,), dim=1))
+            found.append(Mamba2State(conv_BX.unflatten(1, (block.taps - 1, -1)),
+                                     ssm_BX.unflatten(1, (block.state_size, -1))))
         return found
+
+
+def of_rows(kept_CX: Tensor, number_B: Tensor) -> Tensor:
+    """What is kept under these numbers, contiguous, zeros under -1: [B, X]."""
+    begun_B = number_B >= 0
+    if begun_B.all():
+        return kept_CX.index_select(0, number_B)
+    rows_BX = kept_CX.new_zeros(len(number_B), kept_CX.shape[1])
+    rows_BX[begun_B] = kept_CX[number_B[begun_B]]
+    return rows_BX
 
 
 def _block(pack: Pack, block: nn.Module) -> Block:

@@ -232,6 +232,10 @@ class ByteStudent(PreTrainedModel):
         decoder_BLD = self.decoder_projection(up_BLE + self.residual(encoded_BLD)).to(encoded_BLD.dtype)
         return self.decoder(decoder_BLD, document_BL)
 
+    def around_core(self) -> Tensor:
+        """The weight [D, D] of what a byte brings to the decoder past the core: residual and projection in one."""
+        return self.decoder_projection.weight @ self.residual.weight
+
     # -- the whole ----------------------------------------------------------------------------------------------------
 
     def forward(
