@@ -21,6 +21,7 @@ from dbyte.model.stack_step import StackStep
 from dbyte.text.tree import Tree
 
 NO_NODES = np.zeros(0, dtype=int)
+GIVEN = -3  # as in tree.cpp
 
 
 def stack_step(stack: Stack, *, compiled: bool = False) -> "StackStep | FusedStack":
@@ -98,7 +99,7 @@ class FusedStack:
         states, notes = torch.empty(int(keep_T.max()) + 1, self.state), torch.empty(len(node_Q), self.note)
         note_T = torch.full((len(tree),), -1, dtype=torch.int)
         note_T[torch.from_numpy(node_Q)] = torch.arange(len(node_Q), dtype=torch.int)
-        self._run_tree(hidden_TD, tree, from_T, keep_T, wanted_T, states, note_T, notes)
+        self._run_tree(hidden_TD, tree, from_T, keep_T, wanted_T, states, note_T=note_T, notes=notes)
         return hidden_TD, states[: len(node_C)], notes
 
     def read_behind(
@@ -106,8 +107,8 @@ class FusedStack:
     ) -> Tensor:
         """As `read` for trees whose roots go on from kept states, -1: from none."""
         hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
-        from_T, keep_T, states = self._begun(tree, kept_CX, origin_T)
-        self._run_tree(hidden_TD, tree, from_T, keep_T, wanted_T, states)
+        from_T, keep_T, states = self._begun(tree, origin_T)
+        self._run_tree(hidden_TD, tree, from_T, keep_T, wanted_T, states, given_CX=kept_CX)
         return hidden_TD
 
     def read_tries(
@@ -118,10 +119,10 @@ class FusedStack:
 
         kept_CX, origin_T as of `read_behind`; note_T: which note each node has.
         """
-        from_T, keep_T, states = self._begun(tree, kept_CX, origin_T)
+        from_T, keep_T, states = self._begun(tree, origin_T)
         from_M, keep_M, note_M = (np.insert(number_T, parent_S + 1, -1) for number_T in (from_T, keep_T, note_T))
         places = tree.places() + np.searchsorted(parent_S, tree.places())
-        return self._try(tried_SD, from_M, keep_M, note_M, states, noted_QY, places, in_place=False)
+        return self._try(tried_SD, from_M, keep_M, note_M, states, kept_CX, noted_QY, places, in_place=False)
 
     def step_noted(
         self, note_B: np.ndarray, row_S: np.ndarray, tried_SD: Tensor, *, states_BX: Tensor, noted_QY: Tensor
@@ -130,40 +131,34 @@ class FusedStack:
         from_M, note_M = (np.insert(number_B, row_S + 1, -1) for number_B in (np.arange(len(note_B)), note_B))
         places = np.arange(len(note_B) + 1)
         places = places + np.searchsorted(row_S, places)
-        return self._try(tried_SD, from_M, np.full_like(from_M, -1), note_M, states_BX, noted_QY, places, in_place=True)
+        return self._try(tried_SD, from_M, np.full_like(from_M, -1), note_M, states_BX, states_BX, noted_QY, places,
+                         in_place=True)
 
     def _try(
         self, tried_SD: Tensor, from_M: np.ndarray, keep_M: np.ndarray, note_M: np.ndarray, states: Tensor,
-        noted_QY: Tensor, places: np.ndarray, *, in_place: bool
+        given_CX: Tensor, noted_QY: Tensor, places: np.ndarray, *, in_place: bool
     ) -> Tensor:
         tried_SD = tried_SD.clone(memory_format=torch.contiguous_format)
         from_M, keep_M, note_M = (number_M.astype(np.int32) for number_M in (from_M, keep_M, note_M))
         bounds, count, work, each = self._room(places)
         self.call_tries(self.blocks, len(self.blocks), self.norm, self.eps, tried_SD.data_ptr(), from_M.ctypes.data,
-                        keep_M.ctypes.data, note_M.ctypes.data, TILE, states.data_ptr(), in_place, noted_QY.data_ptr(),
-                        bounds, count, work.data_ptr(), each)
+                        keep_M.ctypes.data, note_M.ctypes.data, TILE, states.data_ptr(), given_CX.data_ptr(), in_place,
+                        noted_QY.data_ptr(), bounds, count, work.data_ptr(), each)
         return tried_SD
 
-    def _begun(
-        self, tree: Tree, kept_CX: Tensor, origin_T: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, Tensor]:
-        """As `Tree.forks`, and room for the states, of which the first are those that roots go on from."""
+    def _begun(self, tree: Tree, origin_T: np.ndarray) -> tuple[np.ndarray, np.ndarray, Tensor]:
+        """As `Tree.forks`, where roots go on from given states; and room for those that are kept."""
         from_T, keep_T = tree.forks()
         begun_T = origin_T >= 0
-        used, place = np.unique(origin_T[begun_T], return_inverse=True)
-        states = torch.empty(len(used) + int(keep_T.max()) + 1, self.state)
-        torch.index_select(kept_CX, 0, torch.from_numpy(used), out=states[: len(used)])
-        for number_T in (from_T, keep_T):
-            number_T[number_T >= 0] += len(used)
-        from_T[begun_T] = place
-        return from_T, keep_T, states
+        from_T[begun_T] = GIVEN - origin_T[begun_T]
+        return from_T, keep_T, torch.empty(int(keep_T.max()) + 1, self.state)
 
     def _run_tree(
         self, hidden_TD: Tensor, tree: Tree, from_T: np.ndarray, keep_T: np.ndarray, wanted_T: Tensor | None,
-        states: Tensor, *notes: Tensor
+        states: Tensor, **options: Tensor
     ) -> None:
         wanted_T = torch.ones(len(tree), dtype=torch.bool) if wanted_T is None else wanted_T.contiguous()
-        self._run(hidden_TD, *map(torch.from_numpy, (from_T, keep_T)), wanted_T, states, tree.places(), *notes)
+        self._run(hidden_TD, *map(torch.from_numpy, (from_T, keep_T)), wanted_T, states, tree.places(), **options)
 
     def prefill(
         self, hidden_BLD: Tensor, length_B: Tensor, *, last_only: bool = False
@@ -183,16 +178,16 @@ class FusedStack:
 
     def _run(
         self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, wanted_T: Tensor, states: Tensor, places: np.ndarray,
-        note_T: Tensor | None = None, notes: Tensor | None = None
+        *, given_CX: Tensor | None = None, note_T: Tensor | None = None, notes: Tensor | None = None
     ) -> None:
         if not len(hidden_TD):
             return
-        if note_T is None:
-            note_T, notes = torch.full_like(from_T, -1), states
+        note_T = torch.full_like(from_T, -1) if note_T is None else note_T
         bounds, count, work, each = self._room(places)
         self.call_read(self.blocks, len(self.blocks), self.norm, self.eps, hidden_TD.data_ptr(), from_T.data_ptr(),
                        keep_T.data_ptr(), note_T.data_ptr(), wanted_T.data_ptr(), TILE, states.data_ptr(),
-                       notes.data_ptr(), bounds, count, work.data_ptr(), each)
+                       *(None if some is None else some.data_ptr() for some in (given_CX, notes)), bounds, count,
+                       work.data_ptr(), each)
 
     def _room(self, places: np.ndarray) -> tuple[ctypes.Array, int, Tensor, int]:
         """The shares of trees as `shares` has them, room for what goes through, and its numbers from part to part."""

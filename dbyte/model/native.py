@@ -167,10 +167,10 @@ def library() -> ctypes.PyDLL:
                                 POINTER(c_int), c_void_p, c_void_p, c_long, c_int, c_int, c_int, c_int, c_void_p,
                                 c_void_p, *room]
     found.map_step.argtypes = [POINTER(Weight), POINTER(Weight), c_void_p, c_int, c_void_p, *room]
-    found.stack_read.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 5, c_int, *[c_void_p] * 3,
+    found.stack_read.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 5, c_int, *[c_void_p] * 4,
                                  *room]
-    found.stack_tries.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 4, c_int, c_void_p, c_int,
-                                  c_void_p, c_void_p, *room]
+    found.stack_tries.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 4, c_int, c_void_p, c_void_p,
+                                  c_int, c_void_p, c_void_p, *room]
     found.core_read.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_void_p, *[c_int] * 4, c_void_p,
                                 c_void_p, c_int, *[c_void_p] * 3, c_int, c_void_p, *room]
     found.mix_rows.argtypes = [*[c_void_p] * 4, c_int]

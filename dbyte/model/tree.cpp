@@ -9,10 +9,12 @@
 
 #include "step.cpp"
 
-constexpr int GO_ON = -1, ANEW = -2;  // where a node starts from, unless from a state that was kept
+// Where a node starts from, unless from a state that was kept; GIVEN and below: from one that was given, of that number.
+constexpr int GO_ON = -1, ANEW = -2, GIVEN = -3;
 
-struct States {  // those that were kept, of every block [*, count, conv + ssm]
+struct States {  // those that were kept and those that are given, of every block [*, count, conv + ssm]
     float* kept;
+    const float* given;
     long count, conv, ssm;
 
     float* place(int number, int b) const { return kept + (number * count + b) * (conv + ssm); }
@@ -21,6 +23,8 @@ struct States {  // those that were kept, of every block [*, count, conv + ssm]
     void take_up(int from, int b, float* state) const {
         if (from == ANEW)
             std::memset(state, 0, sizeof(float) * (conv + ssm));
+        else if (from <= GIVEN)
+            std::memcpy(state, given + ((GIVEN - from) * count + b) * (conv + ssm), sizeof(float) * (conv + ssm));
         else if (from != GO_ON)
             std::memcpy(state, place(from, b), sizeof(float) * (conv + ssm));
     }
@@ -83,14 +87,15 @@ extern "C" {
 // -- a stack of Mamba2 -----------------------------------------------------------------------------------------------
 
 // hidden [T, D] is replaced by the stack's output at the nodes that are wanted; the others are read for their states
-// alone and hold nothing of use afterwards. Node t starts from its predecessor's state, from nothing, or from state
-// from[t] of those kept; its own is kept as keep[t], and what `in` makes of it noted as note[t], unless negative.
+// alone and hold nothing of use afterwards. Node t starts from its predecessor's state, from nothing, from state from[t]
+// of those kept or from a given one; its own is kept as keep[t], and what `in` makes of it noted as note[t], unless
+// negative.
 void stack_read(const Block* blocks, int count, const float* norm, float eps, float* hidden_TD, const int* from,
-                const int* keep, const int* note, const unsigned char* wanted, int tile, float* kept, float* noted,
-                const long* bounds, int parts, float* work, long room) {
+                const int* keep, const int* note, const unsigned char* wanted, int tile, float* kept, const float* given,
+                float* noted, const long* bounds, int parts, float* work, long room) {
     const Block& one = blocks[0];
     const long D = one.gate.in, I = one.out.in, across = one.in.out;
-    const States states{kept, count, (one.taps - 1) * (I + 2 * one.state_size), one.state_size * I};
+    const States states{kept, given, count, (one.taps - 1) * (I + 2 * one.state_size), one.state_size * I};
     const Notes notes{noted, count, across};
     in_parts(parts, parts, [=](int part, long, int) {
         const long size = states.conv + states.ssm, first = bounds[part], end = bounds[part + 1];
@@ -135,11 +140,11 @@ void stack_read(const Block* blocks, int count, const float* norm, float eps, fl
 // the tries is replaced by the stack's output. Of all in turn, number[m] is a node's note, negative for a try; from and
 // keep are those of stack_read, of nodes. in_place: from names the state that the node itself and those behind it alter.
 void stack_tries(const Block* blocks, int count, const float* norm, float eps, float* hidden_SD, const int* from,
-                 const int* keep, const int* number, int tile, float* kept, int in_place, float* noted,
-                 const long* bounds, int parts, float* work, long room) {
+                 const int* keep, const int* number, int tile, float* kept, const float* given,
+                 int in_place, float* noted, const long* bounds, int parts, float* work, long room) {
     const Block& one = blocks[0];
     const long D = one.gate.in, I = one.out.in, across = one.in.out;
-    const States states{kept, count, (one.taps - 1) * (I + 2 * one.state_size), one.state_size * I};
+    const States states{kept, given, count, (one.taps - 1) * (I + 2 * one.state_size), one.state_size * I};
     const Notes notes{noted, count, across};
     in_parts(parts, parts, [=](int part, long, int) {
         const long size = states.conv + states.ssm, last = bounds[part + 1];
