@@ -25,8 +25,9 @@ from torch import Tensor, nn
 Made = TypeVar("Made")
 
 SOURCE = Path(__file__).with_name("mixer.cpp")  # it includes tree.cpp, and that step.cpp
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread",
-         "-shared", "-fPIC")
+# finite, unsigned zeros: a clamp is a minimum and a maximum then, not branches of which GCC computes each, divisions too
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
+         "-fno-signed-zeros", "-fopenmp-simd", "-pthread", "-shared", "-fPIC")
 PANEL = 32  # outputs side by side in a packed weight, as in step.cpp
 TILE = 64  # nodes of a tree that go through all blocks or layers before the next ones do: they stay in the cache
 _MADE: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was made of them

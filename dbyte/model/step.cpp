@@ -347,11 +347,18 @@ static void advance(const Block& block, const float* in_XH, float* conv_WX, floa
     const Brought brought(block, in_XH, conv_WX, work);
     const float *B_N = brought.mixed_X + I, *__restrict decay_I = brought.decay_I,
                 *__restrict added_I = brought.added_I;
-    for (int n = 0; n < N; n++) {
-        float* __restrict state_I = ssm_NI + static_cast<long>(n) * I;
-        const float b = B_N[n];
-        for (int i = 0; i < I; i++) state_I[i] = state_I[i] * decay_I[i] + b * added_I[i];
+    int whole = 0;
+    for (; whole + PANEL <= I; whole += PANEL) {  // as in mix
+        const Lanes decay_low = lanes(decay_I + whole), decay_high = lanes(decay_I + whole + LANES),
+                    added_low = lanes(added_I + whole), added_high = lanes(added_I + whole + LANES);
+        float* state = ssm_NI + whole;
+        for (int n = 0; n < N; n++, state += I) {
+            lanes(state) = lanes(state) * decay_low + B_N[n] * added_low;
+            lanes(state + LANES) = lanes(state + LANES) * decay_high + B_N[n] * added_high;
+        }
     }
+    for (int n = 0; n < N; n++)
+        for (int i = whole; i < I; i++) ssm_NI[n * I + i] = ssm_NI[n * I + i] * decay_I[i] + B_N[n] * added_I[i];
     move_window(block, in_XH, conv_WX);
 }
 
@@ -366,29 +373,26 @@ static void mix(const Block& block, const float* gate_I, const float* in_XH, flo
         for (int i = h * P; i < (h + 1) * P; i++) out[i] = mixed_X[i] * block.skip_H[h];
     const float *B_N = mixed_X + I, *C_N = B_N + N;
     int whole = 0;
-    if (commit)  // what is added up stays in registers
-        for (; whole + PANEL <= I; whole += PANEL) {
-            Lanes low = lanes(out + whole), high = lanes(out + whole + LANES);
-            const Lanes decay_low = lanes(decay_I + whole), decay_high = lanes(decay_I + whole + LANES),
-                        added_low = lanes(added_I + whole), added_high = lanes(added_I + whole + LANES);
-            float* state = ssm_NI + whole;
-            for (int n = 0; n < N; n++, state += I) {
-                low += C_N[n] * (lanes(state) = lanes(state) * decay_low + B_N[n] * added_low);
-                high += C_N[n] * (lanes(state + LANES) = lanes(state + LANES) * decay_high + B_N[n] * added_high);
-            }
-            lanes(out + whole) = low, lanes(out + whole + LANES) = high;
+    for (; whole + PANEL <= I; whole += PANEL) {  // what is added up stays in registers
+        Lanes low = lanes(out + whole), high = lanes(out + whole + LANES);
+        const Lanes decay_low = lanes(decay_I + whole), decay_high = lanes(decay_I + whole + LANES),
+                    added_low = lanes(added_I + whole), added_high = lanes(added_I + whole + LANES);
+        float* state = ssm_NI + whole;
+        for (int n = 0; n < N; n++, state += I) {
+            const Lanes new_low = lanes(state) * decay_low + B_N[n] * added_low,
+                        new_high = lanes(state + LANES) * decay_high + B_N[n] * added_high;
+            low += C_N[n] * new_low;
+            high += C_N[n] * new_high;
+            if (commit) lanes(state) = new_low, lanes(state + LANES) = new_high;
         }
-    for (int n = 0; n < N; n++) {
-        float* __restrict state_I = ssm_NI + static_cast<long>(n) * I;
-        float b = B_N[n], c = C_N[n];
-        if (commit)
-            for (int i = whole; i < I; i++) {
-                state_I[i] = state_I[i] * decay_I[i] + b * added_I[i];
-                out[i] += c * state_I[i];
-            }
-        else
-            for (int i = 0; i < I; i++) out[i] += c * (state_I[i] * decay_I[i] + b * added_I[i]);
+        lanes(out + whole) = low, lanes(out + whole + LANES) = high;
     }
+    for (int n = 0; n < N; n++)
+        for (int i = whole; i < I; i++) {
+            const float now = ssm_NI[n * I + i] * decay_I[i] + B_N[n] * added_I[i];
+            out[i] += C_N[n] * now;
+            if (commit) ssm_NI[n * I + i] = now;
+        }
     for (int i = 0; i < I; i++) out[i] *= silu(gate_I[i]);
     rms_norm(out, nullptr, block.gate_eps, I, mixed_X);
     std::memcpy(out, mixed_X, I * sizeof(float));
