@@ -25,7 +25,7 @@ from torch import Tensor, nn
 Made = TypeVar("Made")
 
 SOURCE = Path(__file__).with_name("mixer.cpp")  # it includes tree.cpp, and that step.cpp
-# finite, unsigned zeros: a clamp is a minimum and a maximum then, not branches of which GCC computes each, divisions too
+# finite, unsigned zeros: a clamp is a minimum and a maximum then, and not branches, of which GCC computes each
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
          "-fno-signed-zeros", "-fopenmp-simd", "-pthread", "-shared", "-fPIC")
 PANEL = 32  # outputs side by side in a packed weight, as in step.cpp
