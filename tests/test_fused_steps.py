@@ -258,6 +258,18 @@ def test_a_row_has_the_same_bits_whatever_rows_are_beside_it():
             assert torch.equal(together[row], step.step(hidden[row : row + 1], student.encoder.empty_state(1))[0])
 
 
+def test_what_is_no_number_stays_none_and_in_its_row():
+    """The compiler may take numbers for finite, and a model that is broken is seen to be all the same."""
+    student = student_of("paper")
+    with torch.inference_mode():
+        hidden = torch.randn(3, student.config.byte_width)
+        hidden[1] = float("nan")
+        for found in (FusedStack(student.encoder).step(hidden, student.encoder.empty_state(3)),
+                      step_map(student.encoder_projection, compiled=True)(hidden),
+                      step_map(student.encoder.blocks[0].ffn, compiled=True)(hidden)):
+            assert found.isnan().any(1).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_by_its_notes_a_stack_goes_on_and_tries_as_if_it_read_again(parts, monkeypatch):
     """Along rows and along trees whose beginnings were read before, against steps that know of no notes."""

@@ -11,6 +11,7 @@ bytes, F flags.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -104,11 +105,11 @@ class _Rows:
             decoded_BD = self._take_in(node_B, ends_B)
             logits_BX = self.byte_head(decoded_BD)
             if self.tries is not None:
-                second_BK = self.second_head(decoded_BD)
+                second_BK = self.second_head(decoded_BD).numpy()
                 second_BK[:, BOS] = float("-inf")
-                guess_B = second_BK.argmax(1).numpy()
-            nats_LB[step, :count], right_LB[step, :count] = law(
-                logits_BX, torch.from_numpy(row_B), self.left.shared.byte_T[next_B])
+                guess_B = second_BK.argmax(1)
+            symbol_T = self.left.shared.tree.symbol_T
+            nats_LB[step, :count], right_LB[step, :count] = law(logits_BX.numpy(), row_B, symbol_T[next_B])
             ended_LB[step, :count] = ends_B
         return [Read(nats, greedy, tuple(ended_L[1:left]), True) for nats, greedy, ended_L, left in
                 zip(nats_LB.sum(0).tolist(), right_LB.all(0).tolist(), ended_LB.T.tolist(), left_B, strict=True)]
@@ -148,8 +149,12 @@ class _Rows:
         return self.decoder.step(self.left.around_TD[node_B] + self.up_BD, self.begun.decoder_states)
 
 
-def law(logits_WX: Tensor, place_P: Tensor, byte_P: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(byte) of pairs, fp32, JBP's flags added up, and whether the likeliest symbol has the byte."""
-    logits_WX = logits_WX.float()
-    said_FP = torch.stack([of_flag_WX[place_P, byte_P] for of_flag_WX in logits_WX.split(BYTES, dim=1)])
-    return said_FP.logsumexp(0) - logits_WX.logsumexp(1)[place_P], logits_WX.argmax(1)[place_P] % BYTES == byte_P
+def law(logits_WX: np.ndarray, place_P: np.ndarray, byte_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log p(byte) of pairs, JBP's flags added up, and whether the likeliest symbol has the byte.
+
+    By numpy: torch would share even a step's logits between its threads, which then keep the cores busy for a while.
+    """
+    most_W1 = logits_WX.max(1, keepdims=True)
+    whole_W = most_W1[:, 0] + np.log(np.exp(logits_WX - most_W1).sum(1, dtype=np.float64))
+    said_FP = [logits_WX[place_P, byte_P + flag].astype(np.float64) for flag in range(0, logits_WX.shape[1], BYTES)]
+    return reduce(np.logaddexp, said_FP) - whole_W[place_P], logits_WX.argmax(1)[place_P] % BYTES == byte_P

@@ -213,6 +213,5 @@ def _law(
 ) -> tuple[np.ndarray, np.ndarray]:
     """log p(byte) of pairs, JBP's flags added up, and whether the likeliest symbol has the byte."""
     used, place_P = np.unique(place_P, return_inverse=True)  # nodes of texts that agree: the head runs for no others
-    used, place_P, byte_P = (torch.from_numpy(number).to(decoded_WD.device) for number in (used, place_P, byte_P))
-    nats_P, right_P = law(student.byte_head(decoded_WD[used]), place_P, byte_P)
-    return nats_P.cpu().numpy(), right_P.cpu().numpy()
+    logits_WX = student.byte_head(decoded_WD[torch.from_numpy(used).to(decoded_WD.device)])
+    return law(logits_WX.float().cpu().numpy(), place_P, byte_P)
