@@ -64,6 +64,20 @@ def test_compiled_code_scores_and_writes_as_the_plain(student, token_bytes, stag
     assert fused.generate_until(prompts) == plain.generate_until(prompts)
 
 
+@pytest.mark.skipif(compiler_here() is None, reason="groups are side by side in compiled code alone: install g++")
+@pytest.mark.parametrize("stage, boundaries", READINGS)
+def test_groups_that_are_written_side_by_side_have_the_texts_of_one_after_the_other(
+    student, token_bytes, monkeypatch, stage, boundaries
+):
+    lm, found = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, rows=2, compiled=True), []
+    prompts = [Ask(context, {"until": ["\n"], "max_gen_bytes": 12 + 4 * (i % 2)})
+               for i, (context, _) in enumerate(PAIRS * 3)]
+    for count in (1, 3):
+        monkeypatch.setattr("dbyte.evaluate.side_by_side.parts_of", lambda groups, count=count: min(groups, count))
+        found.append(lm.generate_until(prompts))
+    assert found[0] == found[1] and len(set(found[0])) > 3
+
+
 @pytest.mark.parametrize("stage, boundaries", READINGS)
 def test_an_empty_continuation_is_refused(student, token_bytes, stage, boundaries):
     lm = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries)

@@ -352,7 +352,9 @@ def test_without_a_compiler_the_remedy_is_told(monkeypatch):
     assert generate(student_of("paper"), ["a"], max_new_bytes=4) is not None
 
 
-def test_threads_of_python_do_not_write_on_each_other():
+@pytest.mark.parametrize("parts", [1, 3])
+def test_threads_of_python_do_not_write_on_each_other(parts, monkeypatch):
+    in_parts(monkeypatch, parts)  # one of them has the crew, the others do without
     torch.manual_seed(0)
     part = torch.nn.Linear(48, 80, bias=False)
     fused, inputs = step_map(part, compiled=True), [torch.randn(rows, 48) for rows in range(1, 60)]

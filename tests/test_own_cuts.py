@@ -1,6 +1,9 @@
-"""Scores along a decoder's own cuts: exact, those of the forward, of any batch; deviations are counted by hand."""
+"""Scores along a decoder's own cuts: exact, those of the forward, of any batch and threads; deviations by hand."""
 
 import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,13 +13,13 @@ from test_shared_context import COMPILED
 
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
-from dbyte.evaluate import own_cuts, settled_cuts
+from dbyte.evaluate import own_cuts, settled_cuts, side_by_side
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.contexts_once import can_keep_contexts
 from dbyte.evaluate.exposure import deviations
 from dbyte.evaluate.mid_word import cuts, finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer, byte_law, walk
-from dbyte.evaluate.scoring import Request, Score
+from dbyte.evaluate.scoring import Request, Score, shares
 from dbyte.evaluate.settled_cuts import can_settle, settle
 from dbyte.model.fused_stack import FusedStack
 from dbyte.model.native import compiler_here
@@ -254,3 +257,54 @@ def test_rounds_that_go_on_from_kept_contexts_find_what_rounds_over_whole_texts_
     whole = settle(student, requests, compiled=True, rounds=64, worth=0.0)
     assert [one.ended_L for one in kept] == [one.ended_L for one in whole]
     assert [one.nats for one in kept] == pytest.approx([one.nats for one in whole], abs=1e-4)
+
+
+# -- pieces side by side ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(compiler_here() is None, reason="pieces are side by side in compiled code alone: not compared with "
+                    "a whole; install g++ to check it")
+def test_pieces_side_by_side_have_the_scores_of_the_whole(writes_bytes, monkeypatch):
+    requests, took, score = [*AT_ONCE, *AT_ONCE[::-3]] * 2, set(), OwnCutsScorer._score
+    monkeypatch.setattr(OwnCutsScorer, "_score", lambda self, some: (
+        took.add(threading.get_ident()), score(self, some))[1])
+    scorer, found = OwnCutsScorer(writes_bytes, batch_bytes=100, compiled=True), []
+    for count in (1, 2, 5):
+        for module in (own_cuts, side_by_side):
+            monkeypatch.setattr(module, "parts_of", lambda pieces, count=count: min(pieces, count))
+        found += [scorer.score(requests), scorer.score(requests[::-1])[::-1]]
+    assert len(took) > 2
+    for scores in found[1:]:
+        assert [one.greedy for one in scores] == [one.greedy for one in found[0]]
+        assert [one.nats for one in scores] == pytest.approx([one.nats for one in found[0]], abs=1e-4)
+
+
+def test_shares_are_runs_of_neighbours_with_about_as_many_bytes_to_read():
+    contexts = [bytes([65 + k]) * (10 + 5 * k) for k in range(20)]
+    requests = [Request(context + b"%d" % answer, len(context)) for answer in range(4) for context in contexts]
+    for count in (1, 2, 3):
+        pieces = shares(requests + requests, count)
+        assert [request for piece in pieces for request in piece] == sorted(requests, key=lambda one: one.text)
+        read = [sum(len(context) for context in {one.text[: one.start] for one in piece}) for piece in pieces]
+        assert len(read) == count and max(read) - min(read) <= 2 * max(map(len, contexts))
+    assert shares(requests[19::20], 2) == [requests[19::20]], "choices of one long context are read together"
+
+
+def test_threads_have_one_thread_each_and_are_put_back_even_after_an_error(monkeypatch):
+    monkeypatch.setattr(side_by_side, "parts_of", lambda pieces: min(pieces, 2))
+    before = torch.get_num_threads()
+
+    def work(piece):
+        time.sleep(0.02 * (piece == 1))  # the first is done last
+        return piece, torch.get_num_threads() if piece < 9 else 1 // 0
+
+    try:
+        torch.set_num_threads(3)
+        assert side_by_side.side_by_side(work, [1, 2, 3]) == [(1, 1), (2, 1), (3, 1)]
+        assert side_by_side.side_by_side(work, [4]) == [(4, 3)] and side_by_side.side_by_side(work, []) == []
+        with pytest.raises(ZeroDivisionError):
+            side_by_side.side_by_side(work, [8, 9])
+        with ThreadPoolExecutor(1) as later:
+            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)

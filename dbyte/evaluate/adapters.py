@@ -33,6 +33,7 @@ from dbyte.evaluate.fitting import Cuts, fitted
 from dbyte.evaluate.flag_paths import beam_scores
 from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.evaluate.side_by_side import side_by_side
 from dbyte.model.native import wanted
 from dbyte.model.student import ByteStudent
 from dbyte.text.spans import Aligned, TokenBytes
@@ -129,19 +130,24 @@ class StudentLM(LM):
         """
         texts: list[str] = [""] * len(requests)
         order = sorted(range(len(requests)), key=lambda k: (repr(requests[k].args[1]), len(requests[k].args[0])))
-        for places in self._alike(order, requests):
-            options = requests[places[0]].args[1]
-            tokens = options.get("max_gen_toks", GENERATED_TOKENS)
-            limit = options.get("max_gen_bytes", tokens * BYTES_A_TOKEN)
-            prompts = self._prompts([requests[place].args[0] for place in places], limit // BYTES_A_TOKEN)
-            written = generate(
-                self.student, [prompt.text for prompt in prompts], stage=self.stage, max_new_bytes=limit,
-                prompt_ends=None if self.boundaries != "tokenizer" else [list(prompt.token_ends) for prompt in prompts],
-                stop=_stops(options.get("until", [])), valid_utf8=False, compiled=self.compiled,
-                temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
+        groups = self._alike(order, requests)
+        begun = [(options := requests[places[0]].args[1],
+                  self._prompts([requests[place].args[0] for place in places], _limit(options) // BYTES_A_TOKEN))
+                 for places in groups]
+        run = side_by_side if self.compiled else map
+        for places, written in zip(groups, run(self._written, begun), strict=True):
             for place, text in zip(places, written, strict=True):
                 texts[place] = text
         return texts
+
+    def _written(self, group: tuple[dict, list["Request | _Prompt"]]) -> list[str]:
+        """The texts behind prompts that share their generation options."""
+        options, prompts = group
+        return generate(
+            self.student, [prompt.text for prompt in prompts], stage=self.stage, max_new_bytes=_limit(options),
+            prompt_ends=None if self.boundaries != "tokenizer" else [list(prompt.token_ends) for prompt in prompts],
+            stop=_stops(options.get("until", [])), valid_utf8=False, compiled=self.compiled,
+            temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
 
     # -- from strings to bytes ----------------------------------------------------------------------------------------
 
@@ -259,3 +265,8 @@ def _moved(context: str, continuation: str) -> tuple[str, str]:
 
 def _stops(until: str | Sequence[str]) -> list[str]:
     return [until] if isinstance(until, str) else list(until)
+
+
+def _limit(options: dict) -> int:
+    """How many bytes are written at most."""
+    return options.get("max_gen_bytes", options.get("max_gen_toks", GENERATED_TOKENS) * BYTES_A_TOKEN)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from dbyte.decode.stream import ByteStream, check_text_bytes
-from dbyte.evaluate.scoring import Request, Score, sharing
+from dbyte.evaluate.scoring import Request, Score, shares, sharing
 from dbyte.evaluate.settled_cuts import ROUNDS, WORTH_A_ROUND, can_settle, settle
-from dbyte.model.native import wanted
+from dbyte.evaluate.side_by_side import side_by_side
+from dbyte.model.native import parts_of, wanted
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS
@@ -109,6 +110,13 @@ class OwnCutsScorer:
             raise ValueError("scores along the decoder's own cuts take no token ends: leave them out of the requests")
         for request in requests:
             check_text_bytes(request.text[: request.start])
+        pieces = shares(requests, parts_of(len(requests))) if self.compiled and requests else [requests]
+        scores: dict[Request, Score] = {}
+        for some in side_by_side(self._score, pieces):
+            scores |= some
+        return [scores[request] for request in requests]
+
+    def _score(self, requests: Sequence[Request]) -> dict[Request, Score]:
         scores: dict[Request, Score] = {}
         if can_settle(self.student, compiled=self.compiled):
             rounds = ROUNDS
@@ -123,7 +131,7 @@ class OwnCutsScorer:
         rows = min(max(self.batch_bytes // longest, ROWS), MOST_ROWS)
         for request, walked in zip(left, walk(self.student, left, rows=rows, compiled=self.compiled), strict=True):
             scores[request] = Score(sum(walked.nats_L), all(walked.right_L))
-        return [scores[request] for request in requests]
+        return scores
 
     def _batches(self, requests: Sequence[Request]) -> list[list[Request]]:
         """As `sharing`; of the first a few come before the rest, since they show whether rounds are worth it."""

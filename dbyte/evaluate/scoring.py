@@ -22,6 +22,7 @@ trees of bytes, K of chunks, S tokens that are scored.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -102,6 +103,15 @@ def sharing(requests: Sequence[Request], *, batch_bytes: int) -> list[list[Reque
         batches[-1].append(request)
         size, last = size + fresh, request
     return batches
+
+
+def shares(requests: Sequence[Request], count: int) -> list[list[Request]]:
+    """The requests, each once, as at most so many runs of neighbours with about as many bytes to read each."""
+    order = sorted(dict.fromkeys(requests), key=lambda request: (request.text, request.start))
+    fresh = [len(two.text) - shared_bytes(one.text, two.text) for one, two in pairwise(order)]
+    read_N = np.cumsum([len(order[0].text), *fresh])
+    bounds = np.searchsorted(read_N, read_N[-1] * np.arange(1, count) / count)
+    return [order[first:end] for first, end in pairwise([0, *bounds.tolist(), len(order)]) if first < end]
 
 
 class Scorer:

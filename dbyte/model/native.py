@@ -145,7 +145,7 @@ def works() -> bool:
 
 
 @cache
-def library() -> ctypes.PyDLL:
+def library() -> ctypes.CDLL:
     """The compiled functions.
 
     Raises:
@@ -160,7 +160,7 @@ def library() -> ctypes.PyDLL:
         made = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(path)], capture_output=True, text=True)
         if made.returncode:
             raise RuntimeError(f"{compiler} refuses {SOURCE}: leave compiled out, or see why:\n{made.stderr}")
-        found = ctypes.PyDLL(str(path))  # keeps Python's lock: streams of several threads share the crew of step.cpp
+        found = ctypes.CDLL(str(path))  # it runs without Python's lock: other threads go on
     room = [c_int, c_void_p, c_long]  # as Room.of returns it
     found.stack_step.argtypes = [POINTER(Block), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_void_p), c_int,
                                  *room]

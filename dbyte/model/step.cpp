@@ -93,6 +93,7 @@ class Crew {
 };
 
 Crew* crew = nullptr;
+std::atomic_flag busy = ATOMIC_FLAG_INIT;  // the crew has a caller
 
 // some(part, first row, rows) for each part. Parts are as equal as can be: by no other cut would the largest take fewer
 // groups of ROWS through a product.
@@ -103,13 +104,17 @@ void in_parts(int parts, int rows, const Some& some) {
         const long first = static_cast<long>(rows) * part / parts, end = static_cast<long>(rows) * (part + 1) / parts;
         some(part, first, static_cast<int>(end - first));
     };
-    if (parts <= 1) return one(0);
+    if (parts == 1 || busy.test_and_set()) {  // another thread of Python has the crew
+        for (int part = 0; part < parts; part++) one(part);
+        return;
+    }
     if (!crew) {
-        static const int registered = pthread_atfork(nullptr, nullptr, [] { crew = nullptr; });  // no thread is forked
-        (void)registered;
+        static const int registered = pthread_atfork(nullptr, nullptr, [] { crew = nullptr, busy.clear(); });
+        (void)registered;  // no thread is forked, nor one that was calling
         crew = new Crew;
     }
     crew->run(parts, one);
+    busy.clear();
 }
 
 // -- arithmetic ------------------------------------------------------------------------------------------------------
