@@ -49,7 +49,8 @@ class StudentLM(LM):
         stage: 1 or 2. boundaries: "router", "tokenizer" (Stage 1 only) or "own" (Stage 2: the decoder's own cuts, as it
             writes; the only one for MBP).
         token_bytes: the teacher's, for the tokenizer's boundaries and its normaliser.
-        rows: how many texts are generated at a time. batch_bytes: how many bytes are scored at a time, about.
+        rows: how many texts are generated at a time. batch_bytes: how many bytes are scored at a time, about. Compiled,
+            each thread has as many where it writes, or scores along own cuts.
         beam: width of the beam over flags (Stage 2), 0 for the joint score alone.
         compiled: read and write by compiled code; None: where there is a C++ compiler.
     Raises:
@@ -130,7 +131,7 @@ class StudentLM(LM):
         """
         texts: list[str] = [""] * len(requests)
         order = sorted(range(len(requests)), key=lambda k: (repr(requests[k].args[1]), len(requests[k].args[0])))
-        groups = self._alike(order, requests)
+        groups = self._alike(order, requests)  # fitted here, since one thread counts what is cut
         begun = [(options := requests[places[0]].args[1],
                   self._prompts([requests[place].args[0] for place in places], _limit(options) // BYTES_A_TOKEN))
                  for places in groups]

@@ -117,6 +117,7 @@ class OwnCutsScorer:
         return [scores[request] for request in requests]
 
     def _score(self, requests: Sequence[Request]) -> dict[Request, Score]:
+        """On one thread of Python, which shares nothing with others that do the same but the student."""
         scores: dict[Request, Score] = {}
         if can_settle(self.student, compiled=self.compiled):
             rounds = ROUNDS
