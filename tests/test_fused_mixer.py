@@ -179,3 +179,17 @@ def test_training_on_a_cpu_takes_it_unless_told_otherwise(monkeypatch):
     for backend in ("torch", None):
         run_steps(TOY, curriculum(TOY)[:1], seed=0, launch=Launch(backend=backend))
     assert taken == [{"torch"}, {"compiled"}]
+
+
+@pytest.mark.parametrize("where", ["in_proj.weight", "conv1d.weight", "conv1d.bias", "dt_bias", "A_log", "D"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so_and_training_can_stop(where, value):
+    """The compiler may take numbers for finite (native.FLAGS): it must not make finite ones of others."""
+    torch.manual_seed(0)
+    mixer = Mamba2(32, state_size=8, head_width=16, backend="compiled")
+    with torch.no_grad():
+        mixer.get_parameter(where).view(-1)[-1] = value
+    loss = mixer(torch.randn(2, 40, 32)).square().mean()
+    loss.backward()
+    assert not loss.isfinite() or not torch.nn.utils.get_total_norm(
+        weight.grad for weight in mixer.parameters()).isfinite()
