@@ -92,7 +92,7 @@ def test_the_device_goes_to_every_kernel_and_one_that_is_not_here_is_refused_bef
     monkeypatch.setenv("DBYTE_DEVICE", "cpu")
     assert run(tmp_path) == 0 and outputs(tmp_path / "out" / "00_first.ipynb").split() == ["smoke", "0", "cpu"]
     (tmp_path / "out" / "00_first.ipynb").unlink()
-    for device in ("cuda:1", "gpu"):
+    for device in ("cuda:1", "gpu", "cuda:x", "cuda:-1"):
         assert main(["reproduce", "--device", device, "--out", str(tmp_path / "out")]) == 2
         assert f"device '{device}' was asked for, which is not here" in capsys.readouterr().err
     monkeypatch.setenv("DBYTE_DEVICE", "cuda")
