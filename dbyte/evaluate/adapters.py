@@ -18,6 +18,7 @@ written by compiled code, equal within rounding; so where two symbols nearly tie
 another one than without (`compiled` says which, and `measure.py` keeps the two apart).
 """
 
+import warnings
 from collections.abc import Sequence
 from os.path import commonprefix
 from pathlib import Path
@@ -29,6 +30,7 @@ from lm_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, AutoTokenizer
 
 from dbyte.decode.generate import generate
+from dbyte.device import check_device
 from dbyte.evaluate.fitting import Cuts, fitted
 from dbyte.evaluate.flag_paths import beam_scores
 from dbyte.evaluate.own_cuts import OwnCutsScorer
@@ -88,7 +90,8 @@ class StudentLM(LM):
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> "StudentLM":
         """Load a student for the harness; arguments as of `load_lm`, the folder under the harness's name `pretrained`.
 
-        The harness's own batch_size, if it is a number, is how many texts are generated at a time.
+        The harness's own batch_size, if it is a number, is how many texts are generated at a time. Where nobody names a
+        device it asks for cuda:0, which is the CPU where there is no GPU, and said so.
         """
         arguments = {**arg_dict, **{k: v for k, v in (additional_config or {}).items() if v is not None}}
         if "pretrained" not in arguments:
@@ -96,6 +99,10 @@ class StudentLM(LM):
         rows, _ = arguments.pop("batch_size", None), arguments.pop("max_batch_size", None)
         if str(rows).isdigit():
             arguments["rows"] = int(rows)
+        if str(arguments.get("device")).startswith("cuda") and not torch.cuda.is_available():
+            warnings.warn(f"device {arguments['device']!r}, lm_eval's default, is not here: students run on the CPU "
+                          "(--device cpu says so yourself)", stacklevel=2)
+            arguments["device"] = "cpu"
         return load_lm(arguments.pop("pretrained"), **arguments)
 
     def get_model_info(self) -> dict:
@@ -233,8 +240,9 @@ def load_lm(
     rest: see `StudentLM`.
     Raises:
         FileNotFoundError: if the folder holds no model or no tokenizer. ValueError: if it holds another kind of model,
-        a student of another stage, or arguments do not fit.
+        a student of another stage, the device is not here, or arguments do not fit.
     """
+    check_device(device)
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no student (looked for config.json): name a folder that `python -m "
