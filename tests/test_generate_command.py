@@ -104,6 +104,7 @@ def test_raw_bytes_and_a_prompt_from_standard_input(folder, loaded):
     (["--top-p", "0"], "top_p must lie in (0, 1]"), (["--top-k", "0"], "top_k must be at least 1"),
     (["--temperature", "-1"], "temperature must be"), (["--stage", "3"], "stage must be"),
     (["--stop", ""], "stop must"), (["--rows", "0"], "--rows must"), (["--file", "no-such-file"], "no-such-file"),
+    (["--device", "cuda:99"], "device 'cuda:99' was asked for, which is not here"),
 ])
 def test_wrong_options_are_told(folder, arguments, told, capsys):
     assert main(["generate", str(folder), "a", *arguments]) == 2

@@ -54,8 +54,10 @@ def load_student(folder: str, *, device: str):
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no student (looked for config.json): name a folder that `python -m "
                                 "dbyte train` printed, or one that save_pretrained wrote")
+    from dbyte.device import check_device
     from dbyte.model.student import ByteStudent
 
+    check_device(device)
     return ByteStudent.from_pretrained(path).eval().to(device)
 
 

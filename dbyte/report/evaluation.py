@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from dbyte.atomic import atomic_write
+from dbyte.device import check_device
 from dbyte.evaluate import suite
 from dbyte.evaluate.adapters import StudentLM, load_lm
 from dbyte.evaluate.column import HarnessTask
@@ -98,6 +99,7 @@ def evaluated(
 
     Tasks and models are checked before anything is scored.
     """
+    check_device(device)
     asked = {"model": model, "teacher": teacher, "tasks": list(tasks), "data": data and str(data), "stage": stage,
              "boundaries": boundaries, "beam": beam, "limit": limit, "seed": seed}
     chosen = suite.tasks(tasks, limit=limit, seed=seed, data=data)
