@@ -64,7 +64,7 @@ def test_compiled_code_scores_and_writes_as_the_plain(student, token_bytes, stag
     assert fused.generate_until(prompts) == plain.generate_until(prompts)
 
 
-@pytest.mark.skipif(compiler_here() is None, reason="groups are side by side in compiled code alone: install g++")
+@pytest.mark.skipif(compiler_here() is None, reason="no C++ compiler: groups side by side go unchecked; install g++")
 @pytest.mark.parametrize("stage, boundaries", READINGS)
 def test_groups_that_are_written_side_by_side_have_the_texts_of_one_after_the_other(
     student, token_bytes, monkeypatch, stage, boundaries

@@ -37,7 +37,7 @@ STUDENTS = VARIANTS | {"mbp, split": VARIANTS["mbp"] | VARIANTS["split"],
                        "mbp, authors": VARIANTS["mbp"] | VARIANTS["authors"]}
 SAMPLED = dict(temperature=0.9, top_k=40, top_p=0.95, seed=5)
 CLOSE = dict(rtol=1e-4, atol=1e-4)
-TASKS = Path("/proc/self/task")
+THREADS = Path("/proc/self/task")
 
 
 def student_of(variant, family="llama"):
@@ -189,13 +189,13 @@ def test_parts_that_take_long_are_computed_at_once_and_all_awaited(monkeypatch):
         assert all(map(torch.equal, one, three))
 
 
-@pytest.mark.skipif(not TASKS.exists(), reason="counts threads in /proc, which is Linux's: whether they sleep "
+@pytest.mark.skipif(not THREADS.exists(), reason="counts threads in /proc, which is Linux's: whether they sleep "
                     "is not checked here")
 def test_threads_sleep_when_there_is_nothing_to_do_and_wake_up(monkeypatch):
     in_parts(monkeypatch, 3)
     fused, hidden = FusedMap(torch.randn(64, 64)), torch.randn(16, 64)
     expected = fused(hidden)
-    assert len(list(TASKS.iterdir())) >= 3
+    assert len(list(THREADS.iterdir())) >= 3
     for _ in range(3):
         before = others_seconds()
         time.sleep(0.3)
@@ -226,7 +226,7 @@ assert same and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
 
-@pytest.mark.skipif(not TASKS.exists(), reason="counts threads in /proc, which is Linux's: whether a forked process "
+@pytest.mark.skipif(not THREADS.exists(), reason="counts threads in /proc, which is Linux's: whether a forked process "
                     "has threads of its own is not checked here")
 def test_a_forked_process_has_threads_of_its_own_and_both_end_in_order():
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(native.__file__).parents[2])}
