@@ -14,7 +14,7 @@ as many bytes; its bytes a second are those of the tokens that it wrote. Noteboo
 Whether many rows can write 8 times what one writes is judged by what is timed along with the rest: the parallel
 forward over as many bytes as prompts and texts have, and a large product by the quickest way known here
 (dbyte/model/projection.py), whose rate products with the weights do not exceed. For students that fit no cache it is
-the weights that a step reads (dbyte/report/traffic.py).
+the weights that a step reads (dbyte/plan/traffic.py).
 """
 
 import argparse
@@ -41,9 +41,9 @@ from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project, project_everywhere
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
-from dbyte.report.traffic import traffic_text, weights_read
+from dbyte.plan.traffic import traffic_text, weights_read
+from dbyte.tasks.world.basic import world_documents
 from dbyte.text.spans import TokenBytes
-from dbyte.text.world import world_documents
 
 SCALE, ROUNDS, BATCHES, WANTED = "small", 5, (1, 16), 8
 LARGE = 8192, 512, 512  # rows, width in and out of a product that is timed for its rate

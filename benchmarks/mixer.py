@@ -22,8 +22,8 @@ from measuring import MATMUL, begin, flops, interleaved, machine, matmul, write
 from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from dbyte.model.fused_mixer import PIECE
 from dbyte.model.mamba2 import Mamba2
+from dbyte.native.fused_mixer import PIECE
 
 WIDTH, HEAD, STATE, ROWS, LENGTH = 256, 64, 128, 4, 2048
 OURS, THEIRS = (32, 64, 128), (32, 64, 128, 256)  # chunk sizes

@@ -22,8 +22,8 @@ from dbyte.distill import inventory, objectives
 from dbyte.distill.steps import Step
 from dbyte.model.student import ByteStudent
 from dbyte.paths import RUNS
+from dbyte.plan.flops import RowShape, muon_flops, step_flops
 from dbyte.presets import Scale
-from dbyte.report.flops import RowShape, muon_flops, step_flops
 from dbyte.text.packing import Batch
 
 CALIBRATED = "1.2 distill"

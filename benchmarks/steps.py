@@ -28,10 +28,10 @@ from dbyte.distill.feed import Feed
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Trainee, train_on
-from dbyte.model.cores import core_config
-from dbyte.model.kernels import training_backend
+from dbyte.model.backends import training_backend
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
+from dbyte.model.teacher_sizes import core_config
 from dbyte.text.packing import Batch
 from dbyte.text.spans import BOS, TokenBytes
 
@@ -112,7 +112,7 @@ def shares(call, device: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", help="a published teacher (dbyte/model/cores.py) instead of scale small")
+    parser.add_argument("--teacher", help="a published teacher (dbyte/model/teacher_sizes.py) instead of scale small")
     parser.add_argument("--toy", action="store_true", help="shrink it to a toy")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

@@ -14,7 +14,7 @@ _HOMES = {
     "ByteStudent": "dbyte.model.student", "StudentConfig": "dbyte.model.student",
     "StudentOutput": "dbyte.model.student",
     "ssd": "dbyte.model.ssd", "generate": "dbyte.decode.generate", "generate_stream": "dbyte.decode.generate",
-    "losses": "dbyte.distill", "perturb": "dbyte.evaluate.perturb",
+    "losses": "dbyte.distill", "perturb": "dbyte.text.perturb",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -38,13 +38,14 @@ from IPython.display import Image, display
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate import minibench, stats
+from dbyte.evaluate import stats
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
-from dbyte.evaluate.minibench.spell import MINI_CUTE
 from dbyte.evaluate.under_noise import difference_rows
 from dbyte.report import figures, noise_tables, provenance, results, tables
 from dbyte.report.published import published
-from dbyte.text.more_world.letters import SUBJECTS
+from dbyte.tasks import minibench
+from dbyte.tasks.minibench.spell import MINI_CUTE
+from dbyte.tasks.world.letters import SUBJECTS
 
 # %%
 chosen = presets.whole_world(presets.scale(scale))

@@ -16,7 +16,7 @@ from dbyte.evaluate.adapters import StudentLM, load_lm
 from dbyte.evaluate.fitting import fitted
 from dbyte.evaluate.flag_paths import beam_scores
 from dbyte.evaluate.scoring import Request, Scorer
-from dbyte.model.native import compiler_here
+from dbyte.native.library import compiler_here
 from dbyte.text.spans import BOS
 
 ROOT = Path(__file__).resolve().parents[1]

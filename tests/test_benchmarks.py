@@ -12,11 +12,12 @@ from oracle import Oracle
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dbyte.distill.teacher import train_tokenizer
-from dbyte.evaluate import benchmarks, cute, suite
 from dbyte.evaluate.adapters import StudentLM
-from dbyte.evaluate.benchmarks import BENCHMARKS
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.report.published import published
+from dbyte.tasks import cute, suite
+from dbyte.tasks import paper as benchmarks
+from dbyte.tasks.paper import BENCHMARKS
 from dbyte.text.spans import TokenBytes
 
 SHARED = Path(os.environ.get("DBYTE_SHARED", Path(__file__).parents[2] / "shared")) / "data/eval"

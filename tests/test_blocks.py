@@ -7,10 +7,10 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
+from dbyte.decode.stack_step import StackStep
 from dbyte.model.attention import Attention
 from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.core import document_mask, positions_within
-from dbyte.model.stack_step import StackStep
 
 MAMBA = StackShape(width=16, layers=2, ffn_width=24, state_size=8, conv_width=4, expand=2, head_width=8, chunk_size=4)
 SHAPES = {"mamba2": MAMBA, "without FFN": replace(MAMBA, ffn_width=0), "attention": replace(MAMBA, mixer="attention"),

@@ -18,11 +18,11 @@ from dbyte.distill.losses import routed
 from dbyte.evaluate import boundary_kinds as bk
 from dbyte.evaluate import measure
 from dbyte.evaluate.boundaries import agreement, byte_rows
-from dbyte.evaluate.perturb import perturb
 from dbyte.evaluate.stats import ratio_difference, ratio_of_sums
 from dbyte.report import chunk_view, figures, tables
 from dbyte.text.corpus import Corpus
 from dbyte.text.packing import document, pack
+from dbyte.text.perturb import perturb
 from dbyte.text.spans import BOS, EOS
 
 

@@ -13,13 +13,13 @@ from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.finetuning import perturbed_step, perturbed_students, perturbed_teacher
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import run_variant
-from dbyte.evaluate import minibench
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.perturb import KINDS, perturb
 from dbyte.evaluate.robustness import Noise, noisy
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Ablation, TeacherShape, scale
+from dbyte.tasks import minibench
+from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import BOS
 
 TOY = dataclasses.replace(

@@ -117,7 +117,7 @@ def test_a_prompt_cut_at_any_byte_leaves_the_state_of_the_parallel_forward(teach
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("views", [("cpu",), ()])
 def test_a_core_step_is_transformers_own_forward(family, views, monkeypatch):
-    monkeypatch.setattr("dbyte.model.core_step.VIEWS_ON", views)
+    monkeypatch.setattr("dbyte.decode.core_step.VIEWS_ON", views)
     teacher = make_teacher(family)
     core = teacher.model
     torch.manual_seed(0)

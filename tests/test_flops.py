@@ -10,7 +10,7 @@ from conftest import VARIANTS, make_student, make_teacher
 
 from dbyte.distill import objectives
 from dbyte.distill.steps import stage1, stage2
-from dbyte.report.flops import RowShape, muon_flops, part_work, step_flops
+from dbyte.plan.flops import RowShape, muon_flops, part_work, step_flops
 from dbyte.text.packing import Batch
 from dbyte.text.spans import BOS
 

@@ -13,9 +13,9 @@ from dbyte.distill.processes import Processes
 from dbyte.distill.steps import stage1
 from dbyte.distill.trainer import Trainee, train_on
 from dbyte.model.checkpointing import sharding_units
-from dbyte.model.native import compiler_here
-from dbyte.report.flops import RowShape, step_pass
-from dbyte.report.footprint import ROWS_AT_ONCE, activation_bytes, footprint
+from dbyte.native.library import compiler_here
+from dbyte.plan.flops import RowShape, step_pass
+from dbyte.plan.footprint import ROWS_AT_ONCE, activation_bytes, footprint
 
 TOLERANCE = 0.08
 

@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.runs import Run
 from dbyte.distill.trainer import Launch
-from dbyte.model import native
-from dbyte.model.fused_mixer import PIECE, fused_mix
-from dbyte.model.kernels import mix
+from dbyte.model.backends import mix
 from dbyte.model.mamba2 import Mamba2
+from dbyte.native import library as native
+from dbyte.native.fused_mixer import PIECE, fused_mix
 
 pytestmark = pytest.mark.skipif(
     native.compiler_here() is None,

@@ -13,20 +13,20 @@ import pytest
 import torch
 from conftest import FAMILIES, VARIANTS, make_student, make_teacher
 
+from dbyte.decode.core_step import CoreStep
 from dbyte.decode.generate import generate, generate_stream
 from dbyte.decode.sampling import Sampling
+from dbyte.decode.stack_step import StackStep
 from dbyte.decode.stream import ByteStream
 from dbyte.decode.writer import Writer
-from dbyte.model import native
 from dbyte.model.blocks import Stack, StackShape, SwiGLU
 from dbyte.model.core import CoreCache
-from dbyte.model.core_step import CoreStep
-from dbyte.model.fused_core import FusedCore
-from dbyte.model.fused_map import FusedMap, step_map, weight_map
-from dbyte.model.fused_stack import FusedStack, prefill
 from dbyte.model.projection import Projection
-from dbyte.model.stack_step import StackStep
-from dbyte.text.tree import Tree
+from dbyte.native import library as native
+from dbyte.native.core import FusedCore
+from dbyte.native.linear import FusedMap, step_map, weight_map
+from dbyte.native.stack import FusedStack, prefill
+from dbyte.text.prefix_tree import Tree
 
 pytestmark = pytest.mark.skipif(
     native.compiler_here() is None,
@@ -213,8 +213,8 @@ def others_seconds():
 
 FORKS = """
 import os, torch
-from dbyte.model import native
-from dbyte.model.fused_map import FusedMap
+from dbyte.native import library as native
+from dbyte.native.linear import FusedMap
 native.parts_of = lambda rows: 3
 fused, hidden = FusedMap(torch.randn(64, 64)), torch.randn(16, 64)
 expected = fused(hidden)

@@ -15,7 +15,7 @@ from conftest import make_student, make_teacher
 
 from dbyte.__main__ import main
 from dbyte.decode.generate import generate
-from dbyte.model.native import compiler_here
+from dbyte.native.library import compiler_here
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DBYTE_ROOT": str(ROOT)}

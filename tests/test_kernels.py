@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from dbyte.model import kernels, native
-from dbyte.model.kernels import check_backend, training_backend
+from dbyte.model import backends as kernels
+from dbyte.model.backends import check_backend, training_backend
 from dbyte.model.mamba2 import Mamba2
+from dbyte.native import library as native
 
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 3e-2}  # relative to the largest output; TF32 products in the kernels
 

@@ -11,11 +11,11 @@ from lm_eval.api.model import LM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dbyte.evaluate import minibench
 from dbyte.evaluate.harness import correct_by_column, evaluate, teacher_lm
-from dbyte.evaluate.minibench import COLUMNS, content_hash, items
 from dbyte.evaluate.stats import retention
-from dbyte.text.world import TOOLS, WORLD, world_documents
+from dbyte.tasks import minibench
+from dbyte.tasks.minibench import COLUMNS, content_hash, items
+from dbyte.tasks.world.basic import TOOLS, WORLD, world_documents
 
 
 def answered(column):

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from lm_eval.api.model import LM
 
-from dbyte.evaluate import minibench
 from dbyte.evaluate.harness import evaluate
-from dbyte.evaluate.minibench import COLUMNS, EVERY, content_hash, items, taught_by
-from dbyte.evaluate.minibench.spell import MINI_CUTE
+from dbyte.tasks import minibench
+from dbyte.tasks.minibench import COLUMNS, EVERY, content_hash, items, taught_by
+from dbyte.tasks.minibench.spell import MINI_CUTE
+from dbyte.tasks.world import chains, echoes, kinds, letters, reasons, scripts, spelling
+from dbyte.tasks.world.basic import MIN_BYTES, NAMES, PLACES, THINGS, WORLD, world_documents
+from dbyte.tasks.world.full import full_world_documents
 from dbyte.text.corpus import load_corpus
-from dbyte.text.full_world import full_world_documents
-from dbyte.text.more_world import chains, echoes, kinds, letters, reasons, scripts, spelling
 from dbyte.text.sources import source_of
-from dbyte.text.world import MIN_BYTES, NAMES, PLACES, THINGS, WORLD, world_documents
 
 NEW = ("HellaS", "ARC-C", "WINO", "OBQA", "MMLU", "SPELL")
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from dbyte.evaluate import under_noise
-from dbyte.evaluate.perturb import KINDS
 from dbyte.report import noise_figures, noise_tables
 from dbyte.report.published import published
+from dbyte.text.perturb import KINDS
 
 MODELS = ("teacher", "stage1", "stage2")
 CHANCE = {"ARC-E": 0.25, "Prose": 0.25, "average": 0.25}

@@ -21,9 +21,9 @@ from dbyte.evaluate.mid_word import cuts, finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer, byte_law, walk
 from dbyte.evaluate.scoring import Request, Score, shares
 from dbyte.evaluate.settled_cuts import can_settle, settle
-from dbyte.model.fused_stack import FusedStack
-from dbyte.model.native import compiler_here
 from dbyte.model.student import BYTES
+from dbyte.native.library import compiler_here
+from dbyte.native.stack import FusedStack
 from dbyte.text.spans import BOS
 
 REQUESTS = [Request(b"Hello there world", 5), Request(b"ab", 1), Request("é 😀x".encode(), 0), Request(b"a b c d e", 8),

@@ -7,9 +7,9 @@ import pytest
 from lm_eval.api.model import LM
 
 import dbyte
-from dbyte.evaluate.perturb import KINDS, REPEATS, characters, perturb
 from dbyte.evaluate.robustness import PLACES, Noise, average_over_places, delta, noisy, robustness_score
 from dbyte.report.published import published
+from dbyte.text.perturb import KINDS, REPEATS, characters, perturb
 
 LONG = "The quick brown fox jumps over the lazy dog, and then it rests. " * 200
 SCRIPTS = ["", " ", "x", "naïve café", "e\u0301a\u0308 decomposed", "👩‍🚀👍🏽 🇩🇪 ❤️", "日本語テキスト", "ИЖЕ и слово",

@@ -6,12 +6,11 @@ import pytest
 
 from dbyte.__main__ import main
 from dbyte.distill.curriculum import curriculum
-from dbyte.model.cores import CORES, PAPER, core_config
 from dbyte.model.student import StudentConfig
-from dbyte.presets import PAPER_SIZES, SCALES, scale
-from dbyte.report.devices import DEVICES, Device, device
-from dbyte.report.flops import RowShape, step_flops
-from dbyte.report.plan import (
+from dbyte.model.teacher_sizes import CORES, PAPER, core_config
+from dbyte.plan.devices import DEVICES, Device, device
+from dbyte.plan.flops import RowShape, step_flops
+from dbyte.plan.plan import (
     Setting,
     meta_student,
     parameters_by_part,
@@ -20,6 +19,7 @@ from dbyte.report.plan import (
     plan_text,
     teacher_parameters,
 )
+from dbyte.presets import PAPER_SIZES, SCALES, scale
 from dbyte.report.published import published
 
 # The parameters that each model's card or weight index gives, embeddings counted once where they are tied.

@@ -7,10 +7,10 @@ from transformers import AutoModelForCausalLM
 
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.teacher import teacher_config
-from dbyte.evaluate.minibench import EVERY, taught_by
 from dbyte.model.teacher import check_family
 from dbyte.presets import DEVICE, FAMILIES, SCALES, SMALL_TEACHER, TEACHERS, scale, whole_world
 from dbyte.report.published import published
+from dbyte.tasks.minibench import EVERY, taught_by
 
 
 def test_an_unknown_scale_names_the_choices():

@@ -11,7 +11,7 @@ from jupyter_client.manager import start_new_kernel
 
 from dbyte.distill.progress import Progress, watched_stream
 from dbyte.distill.runs import Run
-from dbyte.execution import own_kernel
+from dbyte.notebook.execution import own_kernel
 
 UPDATES = 400
 CELL = """

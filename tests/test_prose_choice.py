@@ -1,6 +1,6 @@
 """Prose: four passages of one length, one of them the document's own, none of it trained on."""
 
-from dbyte.evaluate import prose_choice
+from dbyte.tasks import prose as prose_choice
 from dbyte.text.corpus import load_corpus
 
 COLUMN = prose_choice.column()

@@ -12,8 +12,8 @@ import torch
 
 from dbyte import paths
 from dbyte.__main__ import main
-from dbyte.execution import own_kernel
-from dbyte.pairing import (
+from dbyte.notebook.execution import own_kernel
+from dbyte.notebook.pairing import (
     differences,
     find_scripts,
     parameters,
@@ -23,8 +23,8 @@ from dbyte.pairing import (
     with_outputs,
     write_notebook,
 )
+from dbyte.notebook.reproduce import TIMES, remember, remembered, reproduce
 from dbyte.report.results import read_results
-from dbyte.reproduce import TIMES, remember, remembered, reproduce
 from dbyte.text import files
 
 HEADER = """\

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from test_reproduce import PARAMETERS, outputs, run, script
 
-from dbyte import schedule
 from dbyte.__main__ import main
-from dbyte.execution import Planned
+from dbyte.notebook import schedule
+from dbyte.notebook.execution import Planned
+from dbyte.notebook.reproduce import TIMES
+from dbyte.notebook.schedule import needs, startable
 from dbyte.report.results import read_results
-from dbyte.reproduce import TIMES
-from dbyte.schedule import needs, startable
 
 MEETING = """# %%
 import time

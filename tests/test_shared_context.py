@@ -8,11 +8,11 @@ import torch
 from conftest import FAMILIES, VARIANTS, make_student, make_teacher
 
 from dbyte.evaluate.scoring import Request, Scorer
-from dbyte.model.native import compiler_here
 from dbyte.model.trees import read_core, read_stack
-from dbyte.text import tree as tree_module
+from dbyte.native.library import compiler_here
+from dbyte.text import prefix_tree as tree_module
+from dbyte.text.prefix_tree import Tree, shared_bytes
 from dbyte.text.spans import BOS
-from dbyte.text.tree import Tree, shared_bytes
 
 COMPILED = [False, pytest.param(True, marks=pytest.mark.skipif(
     compiler_here() is None, reason="compiled reading is not held against whole texts: it needs a C++ compiler"))]

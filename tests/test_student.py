@@ -6,7 +6,7 @@ from conftest import VARIANTS, make_student, make_teacher
 from transformers import AutoModel
 
 from dbyte import __version__
-from dbyte.model import kernels
+from dbyte.model import backends as kernels
 from dbyte.model.chunking import find_chunks
 from dbyte.model.core import run_core
 from dbyte.model.student import ByteStudent, StudentConfig

@@ -3,7 +3,7 @@
 import pytest
 from conftest import make_student, make_teacher
 
-from dbyte.report.traffic import chance_of_a_chunk, longest_chunk, rows_over_one, traffic_text, weights_read
+from dbyte.plan.traffic import chance_of_a_chunk, longest_chunk, rows_over_one, traffic_text, weights_read
 
 
 def test_two_rows_by_hand():

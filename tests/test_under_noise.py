@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dbyte.evaluate import stats, under_noise
-from dbyte.evaluate.perturb import KINDS
 from dbyte.presets import scale
-from dbyte.text import full_world
+from dbyte.tasks.world import full as full_world
+from dbyte.text.perturb import KINDS
 
 
 def found(clean, noisy, *, n=200, seed=0, tasks=("A", "B")):

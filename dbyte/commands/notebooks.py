@@ -10,7 +10,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from dbyte.pairing import differences, find_scripts, read_notebook, read_script, sync
+    from dbyte.notebook.pairing import differences, find_scripts, read_notebook, read_script, sync
     from dbyte.paths import NOTEBOOKS
 
     status = 0

@@ -21,10 +21,10 @@ def declare(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from dbyte.model.cores import PAPER
+    from dbyte.model.teacher_sizes import PAPER
+    from dbyte.plan.devices import device
+    from dbyte.plan.plan import UTILISATION, Setting, plan_text
     from dbyte.presets import scale
-    from dbyte.report.devices import device
-    from dbyte.report.plan import UTILISATION, Setting, plan_text
 
     chosen = scale(arguments.scale)
     teachers = tuple(arguments.teacher or ())

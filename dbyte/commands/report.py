@@ -13,8 +13,8 @@ def declare(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from dbyte import presets
+    from dbyte.notebook.reproduce import shown
     from dbyte.report.page import report, report_path
-    from dbyte.reproduce import shown
 
     presets.scale(arguments.scale)
     agrees, path = report(arguments.scale, write=arguments.write), shown(report_path(arguments.scale))

@@ -40,8 +40,8 @@ def at_least_one(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     from dbyte.device import check_device
+    from dbyte.notebook.reproduce import reproduce
     from dbyte.presets import DEVICE
-    from dbyte.reproduce import reproduce
 
     if arguments.device:
         check_device(arguments.device)

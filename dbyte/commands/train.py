@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dbyte.distill.progress import summary_writer
     from dbyte.distill.teacher import teacher_run, teacher_step
     from dbyte.distill.trainer import Launch, check_sharding
-    from dbyte.model.kernels import training_backend
+    from dbyte.model.backends import training_backend
 
     steps = curriculum(scale)
     names = ["teacher", *(step.name[:3] for step in steps)]

@@ -22,12 +22,12 @@ Shape letters: B rows, L prompt bytes, D byte width.
 
 from torch import Tensor
 
+from dbyte.decode.stack_step import StackStep
 from dbyte.model.blocks import State
-from dbyte.model.fused_map import step_map
-from dbyte.model.fused_stack import stack_step
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
-from dbyte.model.stack_step import StackStep
 from dbyte.model.student import ByteStudent, is_special
+from dbyte.native.linear import step_map
+from dbyte.native.stack import stack_step
 from dbyte.text.spans import EOS
 
 

@@ -30,10 +30,10 @@ from dbyte.decode.confidence import OpeningConfidence
 from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.core import CoreCache
-from dbyte.model.fused_map import step_map, weight_map
-from dbyte.model.fused_stack import prefill, prefill_last, stack_step
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent, is_special
+from dbyte.native.linear import step_map, weight_map
+from dbyte.native.stack import prefill, prefill_last, stack_step
 from dbyte.text.spans import BOS, EOS
 
 

@@ -7,7 +7,7 @@
 from collections.abc import Iterable, Iterator
 from random import Random
 
-from dbyte.evaluate.perturb import KINDS, perturb
+from dbyte.text.perturb import KINDS, perturb
 
 
 def trimmed(text: str, seed: int) -> str:

@@ -18,7 +18,7 @@ from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Launch, check_sharding, train
-from dbyte.model.kernels import training_backend
+from dbyte.model.backends import training_backend
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Scale

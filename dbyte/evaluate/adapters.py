@@ -36,8 +36,8 @@ from dbyte.evaluate.flag_paths import beam_scores
 from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.scoring import Request, Scorer
 from dbyte.evaluate.side_by_side import side_by_side
-from dbyte.model.native import wanted
 from dbyte.model.student import ByteStudent
+from dbyte.native.library import wanted
 from dbyte.text.spans import Aligned, TokenBytes
 
 GENERATED_TOKENS = 256  # the harness's default

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dbyte.model.fused_core import FusedCore
-from dbyte.model.fused_stack import stack_step
 from dbyte.model.mamba2 import Mamba2State
 from dbyte.model.student import ByteStudent
 from dbyte.model.trees import can_keep
-from dbyte.text.tree import Tree
+from dbyte.native.core import FusedCore
+from dbyte.native.stack import stack_step
+from dbyte.text.prefix_tree import Tree
 
 
 def can_keep_contexts(student: ByteStudent, *, compiled: bool) -> bool:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from dbyte.evaluate import minibench
-from dbyte.evaluate.column import HarnessTask, content_hash
 from dbyte.evaluate.stats import proportion
+from dbyte.tasks import minibench
+from dbyte.tasks.column import HarnessTask, content_hash
 
 if TYPE_CHECKING:
     import torch

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from dbyte.evaluate.shared_context import SharedTexts
-from dbyte.model import fused_stack
 from dbyte.model.blocks import Stack
-from dbyte.model.fused_map import read_map
 from dbyte.model.router import BYTES, THRESHOLD, Router, boundary_prob
 from dbyte.model.student import ByteStudent, is_special
+from dbyte.native import stack as fused_stack
+from dbyte.native.linear import read_map
 from dbyte.text.spans import EOS
 
 

@@ -24,26 +24,26 @@ from transformers import AutoTokenizer
 from dbyte.atomic import atomic_write
 from dbyte.distill.data import heldout_corpus
 from dbyte.distill.runs import Run, content_hash, model_hash
-from dbyte.evaluate import minibench
 from dbyte.evaluate.adapters import StudentLM
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, tally
-from dbyte.evaluate.column import Column, HarnessTask
 from dbyte.evaluate.exposure import Deviation, deviations
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
 from dbyte.evaluate.mid_word import finished
 from dbyte.evaluate.own_cuts import OwnCutsScorer
-from dbyte.evaluate.perturb import KINDS, perturb
 from dbyte.evaluate.robustness import Noise, noisy
 from dbyte.evaluate.scoring import Scorer
 from dbyte.evaluate.stats import proportion
-from dbyte.model.native import compiler_here
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
+from dbyte.native.library import compiler_here
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
+from dbyte.tasks import minibench
+from dbyte.tasks.column import Column, HarnessTask
 from dbyte.text.packing import Rows, document, pack
+from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 
 MEASURING = 1  # raise it when scoring changes, so that nothing old is taken for new

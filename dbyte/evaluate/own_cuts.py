@@ -22,9 +22,9 @@ from dbyte.decode.stream import ByteStream, check_text_bytes
 from dbyte.evaluate.scoring import Request, Score, shares, sharing
 from dbyte.evaluate.settled_cuts import ROUNDS, WORTH_A_ROUND, can_settle, settle
 from dbyte.evaluate.side_by_side import side_by_side
-from dbyte.model.native import parts_of, wanted
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
+from dbyte.native.library import parts_of, wanted
 from dbyte.text.spans import BOS
 
 ROWS, MOST_ROWS = 64, 256

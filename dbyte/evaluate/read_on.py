@@ -20,10 +20,10 @@ from torch import Tensor
 from dbyte.evaluate.contexts_once import Contexts
 from dbyte.evaluate.look_aheads import LookAheads
 from dbyte.evaluate.shared_context import SharedTexts
-from dbyte.model.fused_core import FusedCore
-from dbyte.model.fused_map import step_map
-from dbyte.model.fused_stack import stack_step
 from dbyte.model.student import BYTES, ByteStudent, is_special
+from dbyte.native.core import FusedCore
+from dbyte.native.linear import step_map
+from dbyte.native.stack import stack_step
 from dbyte.text.spans import BOS
 
 ROWS = 128  # whose states are still near when their next bytes come

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dbyte.evaluate.perturb import KINDS, perturb
 from dbyte.evaluate.stats import Estimate
+from dbyte.text.perturb import KINDS, perturb
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -31,11 +31,11 @@ from torch import Tensor
 from dbyte.decode.stream import pad_bytes
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.chunking import find_chunks
-from dbyte.model.native import wanted
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
+from dbyte.native.library import wanted
+from dbyte.text.prefix_tree import Tree, shared_bytes
 from dbyte.text.spans import BOS
-from dbyte.text.tree import Tree, shared_bytes
 
 LOGITS_AT_ONCE = 2**23  # numbers of a table of log-probabilities
 

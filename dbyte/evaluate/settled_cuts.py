@@ -31,8 +31,8 @@ from dbyte.evaluate.scoring import Request
 from dbyte.evaluate.shared_context import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent, is_special
 from dbyte.model.trees import read_stack
+from dbyte.text.prefix_tree import Tree
 from dbyte.text.spans import BOS
-from dbyte.text.tree import Tree
 
 ROUNDS = 12  # then few texts are left, whose cuts deviate again and again
 WORTH_A_ROUND = 0.15  # the share that the round before settled; with less, reading on by the byte is quicker

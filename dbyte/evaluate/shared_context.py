@@ -19,13 +19,13 @@ from torch import Tensor
 
 from dbyte.model.blocks import Stack
 from dbyte.model.chunking import CONFIDENCE_FLOOR
-from dbyte.model.fused_map import read_map
-from dbyte.model.fused_stack import stack_step
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.student import ByteStudent, is_special
 from dbyte.model.trees import read_core, read_stack
+from dbyte.native.linear import read_map
+from dbyte.native.stack import stack_step
+from dbyte.text.prefix_tree import Tree
 from dbyte.text.spans import BOS, EOS
-from dbyte.text.tree import Tree
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from dbyte.model.native import parts_of
+from dbyte.native.library import parts_of
 
 Piece, Done = TypeVar("Piece"), TypeVar("Done")
 

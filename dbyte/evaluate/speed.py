@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import pad_bytes
-from dbyte.model.native import wanted
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
+from dbyte.native.library import wanted
+from dbyte.tasks.world.basic import world_documents
 from dbyte.text.spans import BOS, EOS, TokenBytes
-from dbyte.text.world import world_documents
 
 
 @dataclass(frozen=True)

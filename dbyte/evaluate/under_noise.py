@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dbyte.evaluate import minibench, prose_choice
-from dbyte.evaluate.column import Column
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.perturb import KINDS
 from dbyte.evaluate.robustness import PLACES, Noise, delta, mean_of_items, over_places
 from dbyte.evaluate.stats import Columns, Interval, judge, kept_above_chance
 from dbyte.presets import Scale
+from dbyte.tasks import minibench
+from dbyte.tasks import prose as prose_choice
+from dbyte.tasks.column import Column
+from dbyte.text.perturb import KINDS
 
 CLEAN, AVERAGE, NOISE_AVERAGE = "clean", "average", "noise average"
 PAPERS = "HellaS"  # the column of Tables 6 to 8, which the whole world teaches; the small one teaches the others

@@ -10,8 +10,8 @@ Shape letters: B rows, M chunks or tokens, E core width, G key-value heads, W he
 import torch
 from torch import Tensor, nn
 
-from dbyte.model.fused_core import core_step
 from dbyte.model.packed_attention import attention_blocks
+from dbyte.native.core import core_step
 
 
 def document_mask(document_BM: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dbyte.model.backends import check_backend, convolve_silu, mix
 from dbyte.model.gated_projection import gated_projection
-from dbyte.model.kernels import check_backend, convolve_silu, mix
 from dbyte.model.projection import project
 from dbyte.model.ssd import last_state
 

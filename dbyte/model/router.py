@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbyte.model.blocks import Stack, StackShape, SwiGLU
-from dbyte.model.fused_map import read_map
 from dbyte.model.projection import Projection
+from dbyte.native.linear import read_map
 
 THRESHOLD = 0.5
 BYTES = 256

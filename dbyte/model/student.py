@@ -21,10 +21,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import ModelOutput
 
 from dbyte import __version__
+from dbyte.model.backends import check_backend
 from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_confidence, smooth, straight_through
 from dbyte.model.core import run_core
-from dbyte.model.kernels import check_backend
 from dbyte.model.mamba2 import Mamba2
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import Projection, project_everywhere

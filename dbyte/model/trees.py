@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from dbyte.model import fused_core, fused_stack
 from dbyte.model.blocks import Stack
 from dbyte.model.core import check_positions, run_core
-from dbyte.text.tree import Tree
+from dbyte.native import core as fused_core
+from dbyte.native import stack as fused_stack
+from dbyte.text.prefix_tree import Tree
 
 AT_ONCE = 16384  # positions of padded rows
 

@@ -16,15 +16,15 @@ import pandas as pd
 
 from dbyte.atomic import atomic_write
 from dbyte.device import check_device
-from dbyte.evaluate import suite
 from dbyte.evaluate.adapters import StudentLM, load_lm
-from dbyte.evaluate.column import HarnessTask
 from dbyte.evaluate.harness import ColumnResult, correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.stats import Interval, difference, paired_difference, retention
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
 from dbyte.report.provenance import environment
 from dbyte.report.tables import markdown
+from dbyte.tasks import suite
+from dbyte.tasks.column import HarnessTask
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from dbyte.text.full_world import WORLDS
+from dbyte.tasks.world.full import WORLDS
 
 CHOICES = "world, world_full, echoes, lookups, pydocs, file:PATH, hub:NAME"
 SPLITS = ("train", "heldout")

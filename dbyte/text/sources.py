@@ -19,11 +19,11 @@ from typing import Protocol
 
 import numpy as np
 
+from dbyte.tasks.world.basic import MIN_BYTES
+from dbyte.tasks.world.full import WORLDS
 from dbyte.text.corpus import CHOICES, load_corpus
-from dbyte.text.full_world import WORLDS
 from dbyte.text.hub import builder_of, commit, line_files, parse_place, reading, streamed
 from dbyte.text.shards import READ, LineShards, Shards, TableShards
-from dbyte.text.world import MIN_BYTES
 
 
 class Reader(Protocol):

@@ -1,0 +1,1 @@
+"""Run the notebooks under papermill, in the order of what they need."""

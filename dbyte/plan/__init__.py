@@ -1,0 +1,1 @@
+"""FLOPs, memory, hours and cost of a run, before it is started."""

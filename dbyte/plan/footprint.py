@@ -1,0 +1,222 @@
+"""Memory of one GPU in a step of the curriculum, in closed form: what stays, and what a row adds.
+
+Weights, gradients and moments are fp32, matrix products bf16 by autocast, as in the trainer. An activation counts where
+autograd keeps it for the backward pass; `tests/test_footprint.py` holds the sum against what autograd keeps. Not
+counted: the allocator's fragments, CUDA's context, what lives inside one operation only, and parts without a graph.
+
+    wide numbers    fp32 under autocast too: norms, residual streams, SSD
+    narrow numbers  inputs and outputs of matrix products: bf16 under autocast, which casts anew for every product
+
+Shape letters: L bytes, M chunks, D byte width, E core width, F feed-forward width, W head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from dbyte.distill.in_rows import ROWS_AT_ONCE
+from dbyte.distill.steps import Step
+from dbyte.model.blocks import StackShape
+from dbyte.model.checkpointing import sharding_units
+from dbyte.model.student import JOINT, ByteStudent, StudentConfig
+from dbyte.native.fused_mixer import LANES, PIECE
+from dbyte.plan.flops import Pass, RowShape, head_width, step_pass
+
+SHARDINGS = ("none", "ddp", "fsdp2")
+FP32, BF16 = 4, 2
+ADAMW_MOMENTS, MUON_MOMENTS = 2, 1
+LOGIT_COPIES = 5  # at the peak of `in_rows.forward_kl`: two log probabilities, two probabilities, their difference
+GATHERED = 2  # units of FSDP2 that are whole beside the root: the one that runs and the one that is fetched ahead
+USABLE = 0.9  # of a GPU's memory, the rest for what is not counted
+
+
+@dataclass(frozen=True)
+class Saved:
+    """How many numbers autograd keeps: wide ones (fp32) and narrow ones (bf16 under autocast)."""
+
+    wide: float = 0.0
+    narrow: float = 0.0
+
+    def __add__(self, other: "Saved") -> "Saved":
+        return Saved(self.wide + other.wide, self.narrow + other.narrow)
+
+    def __mul__(self, factor: float) -> "Saved":
+        return Saved(self.wide * factor, self.narrow * factor)
+
+    def bytes(self, *, half: bool) -> float:
+        """Bytes of them; half: under autocast."""
+        return self.wide * FP32 + self.narrow * (BF16 if half else FP32)
+
+
+def norm_saved(width: int, *, readers: int, half: bool) -> Saved:
+    """An RMSNorm of a stack: its input, that over its scale, and the output as each of `readers` products reads it."""
+    return Saved(2 * width + 1, width * (readers if half else 1))
+
+
+def core_norm_saved(width: int, *, readers: int, half: bool) -> Saved:
+    """The same in the core, where what is multiplied by the weight has been narrowed again."""
+    return Saved(width + 1, width * (1 + (readers if half else 1)))
+
+
+def scan_saved(*, inner: int, heads: int, state: int, chunk: int, half: bool, backend: str) -> Saved:
+    """SSD with the convolution before it: the torch path keeps a chunk's decays of all heads, the others do not."""
+    channels = inner + 2 * state
+    if backend == "compiled":  # input, step sizes, y, and the state before each piece; the rest again in backward
+        padded = heads * -(-inner // heads // LANES) * LANES
+        return Saved(2 * heads + state * padded / PIECE, channels + inner)
+    if backend == "triton":
+        return Saved(3 * heads, 2 * channels + inner)  # convolution's input and output, y; the rest again in backward
+    decays = heads * chunk + chunk + inner * state / chunk
+    return Saved(channels + 2 * inner + 4 * heads + decays, 2 * channels + (inner if half else 0))
+
+
+def swiglu_saved(width: int, ffn_width: int, *, half: bool) -> Saved:
+    """Input as gate and up read it, both, silu of the gate, and the product."""
+    return Saved(0, width * (2 if half else 1) + 4 * ffn_width)
+
+
+def block_saved(shape: StackShape, row_bytes: int, *, half: bool, backend: str) -> Saved:
+    """One block of a stack, per byte of rows of so many; attention keeps its mask, a number a pair of bytes."""
+    D, F = shape.width, shape.block_ffn_width()
+    if shape.mixer == "attention":
+        mixer = norm_saved(D, readers=1, half=half) + Saved(D // shape.head_width, 5 * D + row_bytes)
+    elif shape.mixer == "convolution":
+        mixer = norm_saved(D, readers=2, half=half) + Saved(1, D + 5 * shape.expand * D)
+    else:
+        inner = shape.expand * D
+        mixer = (norm_saved(D, readers=3, half=half) + Saved(1, 2 * inner + D)
+                 + scan_saved(inner=inner, heads=inner // shape.head_width, state=shape.state_size,
+                              chunk=shape.chunk_size, half=half, backend=backend))
+    return mixer + (norm_saved(D, readers=0, half=True) + swiglu_saved(D, F, half=half) if F else Saved())
+
+
+def layer_saved(core: PreTrainedConfig, rows: RowShape, *, half: bool) -> Saved:
+    """One layer of the core, per chunk; keys and values that heads share are copied for every block of queries."""
+    E, heads, W = core.hidden_size, core.num_attention_heads, head_width(core)
+    copies = rows.keys / rows.chunks if core.num_key_value_heads < heads else 1
+    return (core_norm_saved(E, readers=3, half=half) + Saved(heads, heads * W * (3 + 2 * copies))
+            + core_norm_saved(E, readers=0, half=True) + swiglu_saved(E, core.intermediate_size, half=half))
+
+
+def _stack_saved(
+    shape: StackShape, row_bytes: int, *, half: bool, backend: str, checkpointing: bool = False
+) -> Saved:
+    block = block_saved(shape, row_bytes, half=half, backend=backend)
+    kept = Saved(shape.width) * shape.layers + block if checkpointing else block * shape.layers
+    return kept + Saved(2 * shape.width + 1)
+
+
+def _core_saved(core: PreTrainedConfig, rows: RowShape, *, half: bool, checkpointing: bool) -> Saved:
+    layer, mask = layer_saved(core, rows, half=half), Saved(0, rows.chunks)
+    kept = (Saved(0, core.hidden_size) * core.num_hidden_layers + layer if checkpointing
+            else layer * core.num_hidden_layers)
+    return kept + mask + core_norm_saved(core.hidden_size, readers=0, half=True)
+
+
+def _router_saved(config: StudentConfig, row_bytes: int, *, half: bool, backend: str) -> Saved:
+    D, F = config.byte_width, config.router_ffn_width
+    if config.router == "split":
+        shape = config.router_shape()
+        return _stack_saved(shape, row_bytes, half=half, backend=backend) + Saved(0, shape.width)
+    # each product reads a copy of its own: the states but one of a row lie apart in memory
+    side = swiglu_saved(D, F, half=True) if F else Saved(0, D)
+    return (side + Saved(0, 2 * D)) * 2  # + the cosine's inputs, and those over their lengths
+
+
+def activation_bytes(
+    config: StudentConfig, rows: RowShape, step: Step, *, half: bool = True, backend: str = "torch",
+    checkpointing: bool = False,
+) -> dict[str, float]:
+    """Bytes that a row leaves behind for the backward pass of a step, by part.
+
+    half: bf16 autocast. backend: of Mamba2. checkpointing: of the blocks of encoder, core and decoder, of which the
+    inputs stay, and one block a part is there whole while it runs again.
+    """
+    how, core, L, M = step_pass(config, step), config.core_config, rows.row_bytes, rows.chunks
+    D, E, options = config.byte_width, core.hidden_size, dict(half=half, backend=backend)
+    saved = {
+        "encoder": _stack_saved(config.encoder_shape(), L, **options, checkpointing=checkpointing) * L,
+        "encoder_projection": Saved(0, D) * M,
+        "router": _router_saved(config, L, **options) * L,
+        "core": _core_saved(core, rows, half=half, checkpointing=checkpointing) * M,
+        "token_head": Saved(0, E) * rows.predicted,
+        "residual": Saved(0, D) * L,
+        "decoder_projection": Saved(0, E * (1 + config.confidence)) * L,
+        "decoder": _stack_saved(config.decoder_shape(), L, **options, checkpointing=checkpointing) * L,
+        "byte_head": Saved(JOINT, D) * L,
+    }
+    return {part: numbers.bytes(half=half) for part, numbers in saved.items() if how.keeps(part)}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one GPU in one step: what is there whatever it runs, and what each row at a time adds."""
+
+    weights: float
+    gradients: float
+    moments: float
+    copies: float
+    teacher: float
+    logits: float
+    row: float
+
+    @property
+    def fixed(self) -> float:
+        """Bytes without any row."""
+        return self.weights + self.gradients + self.moments + self.copies + self.teacher + self.logits
+
+    def rows_that_fit(self, memory_bytes: float) -> int:
+        """The most rows at a time that USABLE of a memory holds; 0: not one."""
+        return max(int((USABLE * memory_bytes - self.fixed) // self.row), 0)
+
+
+def footprint(
+    student: ByteStudent, teacher_parameters: int, rows: RowShape, step: Step, *, gpus: int, sharding: str,
+    half: bool = True, backend: str = "torch", checkpointing: bool = False,
+) -> Footprint:
+    """Memory of one of `gpus` GPUs in a step; student: on any device, meta included.
+
+    Raises:
+        ValueError: for a sharding that is not of SHARDINGS.
+    """
+    if sharding not in SHARDINGS:
+        raise ValueError(f"unknown sharding {sharding!r}: choose one of {', '.join(SHARDINGS)}")
+    config, how = student.config, step_pass(student.config, step)
+    moments = sum(weight.numel() * (MUON_MOMENTS if isinstance(optimiser, torch.optim.Muon) else ADAMW_MOMENTS)
+                  for optimiser in step.optimisers(student) for group in optimiser.param_groups
+                  for weight in group["params"])
+    trained = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
+    weights = sum(weight.numel() for weight in student.parameters())
+    in_graph = sum(weight.numel() for name, weight in student.named_parameters() if how.keeps(name.split(".")[0]))
+    shards = gpus if sharding == "fsdp2" else 1
+    beside = {"none": 0, "ddp": FP32 * trained, "fsdp2": FP32 * _whole_under_fsdp2(student, how)}[sharding]
+    teacher = {"whole": teacher_parameters, "": 0, "embeddings": (
+        config.core_config.vocab_size * config.core_config.hidden_size)}[step.objective.reads_teacher]
+    logits = (LOGIT_COPIES * FP32 * ROWS_AT_ONCE * config.core_config.vocab_size
+              if how.keeps("token_head") else 0)
+    return Footprint(
+        FP32 * weights / shards, FP32 * trained / shards, FP32 * moments / shards,
+        BF16 * in_graph * half + beside, (BF16 if half else FP32) * teacher, logits,
+        sum(activation_bytes(config, rows, step, half=half, backend=backend, checkpointing=checkpointing).values()))
+
+
+def _whole_under_fsdp2(student: ByteStudent, how: Pass) -> int:
+    """Numbers that FSDP2 holds whole beside the shares, at the peak of a step.
+
+    The root is whatever lies outside all units (embedding, projections, heads, last norms). It is whole from the
+    forward pass to the end of the backward pass, whether the step reads it or not, and so are its gradients.
+    """
+    units = sharding_units(student)
+    running = [unit for name, part in student.named_children() if name in how.without_graph + how.with_graph
+               for unit in sharding_units(part)]
+    root = _numbers([student]) - _numbers(units)
+    root_gradients = _numbers([student], trained=True) - _numbers(units, trained=True)
+    return (root + root_gradients + GATHERED * max((_numbers([unit]) for unit in running), default=0)
+            + max((_numbers([unit], trained=True) for unit in running), default=0))
+
+
+def _numbers(modules: list[nn.Module], *, trained: bool = False) -> int:
+    return sum(weight.numel() for module in modules for weight in module.parameters()
+               if weight.requires_grad or not trained)

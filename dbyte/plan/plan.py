@@ -1,0 +1,256 @@
+"""What a curriculum would take: parameters on the real model without weights, FLOPs, hours, memory of a GPU.
+
+Time is bytes times FLOPs per byte (flops.py) over what the GPUs reach; memory is footprint.py's. What both assume is
+part of the answer. `benchmarks/plan_check.py` holds the time model against measured updates.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig
+
+from dbyte.distill.curriculum import curriculum
+from dbyte.distill.in_rows import ROWS_AT_ONCE
+from dbyte.distill.steps import Step
+from dbyte.distill.teacher import teacher_config
+from dbyte.model.backends import BACKENDS
+from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.teacher_sizes import core_config
+from dbyte.plan.devices import CPU, Device
+from dbyte.plan.flops import RowShape, muon_flops, part_work, step_flops
+from dbyte.plan.footprint import GATHERED, LOGIT_COPIES, SHARDINGS, USABLE, Footprint, footprint
+from dbyte.presets import Scale
+
+PAPER_BYTES, PAPER_TOKENS = 30e9, 7e9  # section 5.1: "a 30B byte subset (approximately 7B tokens)" of FineWeb
+UTILISATION = 0.4
+MEGA, GIGA, HOUR = 1e6, 1e9, 3600.0
+
+
+def meta_student(core: str | PreTrainedConfig, config: StudentConfig | None = None) -> ByteStudent:
+    """A student without weights, of the paper's sizes (Table 12) unless others are given.
+
+    core: the config of its core, or the name of a published teacher of `cores.CORES`.
+    """
+    config = StudentConfig.paper() if config is None else copy.deepcopy(config)
+    config.core_config = core_config(core) if isinstance(core, str) else core
+    with torch.device("meta"):
+        return ByteStudent(config)
+
+
+def parameters_by_part(student: ByteStudent) -> dict[str, int]:
+    """How many parameters each part has, in the order of the data."""
+    counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in student.named_children()}
+    counts["null_E"] = student.null_E.numel()
+    return {name: count for name, count in counts.items() if count}
+
+
+def parameters_table(teachers: tuple[str, ...], config: StudentConfig | None = None) -> str:
+    """A Markdown table: a part a row, a published teacher a column, in millions of parameters."""
+    return _parameters_table({name: parameters_by_part(meta_student(name, config)) for name in teachers})
+
+
+def _parameters_table(columns: dict[str, dict[str, int]]) -> str:
+    parts = list(dict.fromkeys(part for counts in columns.values() for part in counts))
+    counted = [(part, [counts.get(part, 0) for counts in columns.values()]) for part in parts]
+    counted.append(("all", [sum(counts.values()) for counts in columns.values()]))
+    return _table(("part, million parameters", *columns),
+                  [(part, *(f"{count / MEGA:,.2f}" for count in row)) for part, row in counted])
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is planned, and on what.
+
+    teacher: a published teacher in place of the scale's. gpus >= 1. sharding: one of SHARDINGS, "" for fsdp2 on several
+    GPUs and none on one. utilisation: the share of the device's rate that training reaches, in (0, 1].
+    bytes_per_token >= 1; None: the paper's. backend: of Mamba2. Raises ValueError where a value leaves its range.
+    """
+
+    scale: Scale
+    device: Device
+    teacher: str | None = None
+    gpus: int = 8
+    sharding: str = ""
+    utilisation: float = UTILISATION
+    bytes_per_token: float | None = None
+    checkpointing: bool = False
+    backend: str = "torch"
+
+    def __post_init__(self):
+        if self.gpus < 1:
+            raise ValueError(f"a plan needs at least one GPU, found --gpus {self.gpus}")
+        if not 0 < self.utilisation <= 1:
+            raise ValueError(f"--utilisation is a share of the device's rate in (0, 1], found {self.utilisation}")
+        if self.bytes_per_token is None:
+            object.__setattr__(self, "bytes_per_token", PAPER_BYTES / PAPER_TOKENS)
+        if not self.bytes_per_token >= 1:
+            raise ValueError(f"a token has at least one byte, found --bytes-per-token {self.bytes_per_token}")
+        if not self.sharding:
+            object.__setattr__(self, "sharding", "fsdp2" if self.gpus > 1 else "none")
+        if self.sharding not in SHARDINGS:
+            raise ValueError(f"unknown sharding {self.sharding!r}: choose one of {', '.join(SHARDINGS)}")
+        if self.sharding == "none" and self.gpus > 1:
+            raise ValueError(f"sharding 'none' is one GPU, found --gpus {self.gpus}: choose ddp or fsdp2")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"unknown backend {self.backend!r}: choose one of {', '.join(BACKENDS)}")
+        if self.backend == "compiled" and self.half():
+            raise ValueError("backend 'compiled' takes fp32 on a CPU: plan a scale of that precision, or take 'torch'")
+
+    def core(self) -> PreTrainedConfig:
+        """The config of the teacher, and so of the core; ValueError if it is not known here."""
+        teacher = self.teacher or self.scale.teacher
+        return core_config(teacher) if isinstance(teacher, str) else teacher_config(teacher)
+
+    def teacher_name(self) -> str:
+        """What the teacher is called."""
+        teacher = self.teacher or self.scale.teacher
+        return teacher if isinstance(teacher, str) else f"the teacher of scale {self.scale.name}"
+
+    def half(self) -> bool:
+        """True where products run in bf16."""
+        return self.device.name != CPU
+
+    def rows_a_gpu(self) -> int:
+        """Rows of an update that one GPU runs, at once or in turn."""
+        return -(-self.scale.batch_rows // self.gpus)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step: FLOPs per byte by part (the optimiser's beside), seconds on all GPUs, memory of one."""
+
+    step: Step
+    flops: dict[str, float]
+    seconds: float
+    memory: Footprint
+
+    @property
+    def flops_per_byte(self) -> float:
+        """FLOPs per byte of all parts."""
+        return sum(self.flops.values())
+
+
+def teacher_parameters(student: ByteStudent) -> int:
+    """Parameters of the teacher that a student's core was taken from: core, embedding, and a head unless it is tied."""
+    core = student.config.core_config
+    tables = 1 if core.tie_word_embeddings else 2
+    return parameters_by_part(student)["core"] + tables * core.vocab_size * core.hidden_size
+
+
+def plan_steps(setting: Setting) -> tuple[ByteStudent, RowShape, list[StepPlan]]:
+    """Plan every step of a scale's curriculum; also the student, without weights, and what its rows hold."""
+    scale = setting.scale
+    student = meta_student(setting.core(), StudentConfig(**scale.student))
+    rows = RowShape.one_document(scale.row_bytes, setting.bytes_per_token, gpu=setting.device.name != CPU)
+    reached, planned = setting.gpus * setting.device.flops_per_second * setting.utilisation, []
+    for step in curriculum(scale):
+        flops = step_flops(student.config, rows, step, checkpointing=setting.checkpointing)
+        muon = muon_flops(student, step) / (scale.batch_rows * scale.row_bytes)
+        flops |= {"Muon": muon} if muon else {}
+        planned.append(StepPlan(step, flops, step.train_bytes * sum(flops.values()) / reached, footprint(
+            student, teacher_parameters(student), rows, step, gpus=setting.gpus, sharding=setting.sharding,
+            half=setting.half(), backend=setting.backend, checkpointing=setting.checkpointing)))
+    return student, rows, planned
+
+
+def plan_text(setting: Setting, *, compared: tuple[str, ...] = ()) -> str:
+    """The whole plan as Markdown; compared: published teachers that the table of parameters shows beside its own."""
+    student, rows, planned = plan_steps(setting)
+    name, config = setting.teacher_name(), StudentConfig(**setting.scale.student)
+    columns = {name: parameters_by_part(student)}
+    columns |= {other: parameters_by_part(meta_student(other, config)) for other in compared if other != name}
+    return "\n\n".join([
+        f"# Plan: scale {setting.scale.name}, {name}, {setting.gpus} x {setting.device.describe()}, "
+        f"sharding {setting.sharding}",
+        "## Parameters", _parameters_table(columns),
+        "## MFLOP per byte, forward and backward", flops_table(student, rows, planned),
+        "## Time", time_table(setting, planned),
+        "## GB of memory on one GPU", memory_table(setting, planned),
+        "## Assumptions", "\n".join(f"- {line}" for line in assumptions(setting, rows))])
+
+
+def flops_table(student: ByteStudent, rows: RowShape, planned: list[StepPlan]) -> str:
+    """A part a row, a step a column."""
+    parts = [part for part in (*part_work(student.config, rows), "Muon") if any(part in one.flops for one in planned)]
+    lines = [(part, *(f"{one.flops[part] / MEGA:,.2f}" if part in one.flops else "" for one in planned))
+             for part in parts]
+    return _table(("part", *(one.step.name for one in planned)),
+                  [*lines, ("all", *(f"{one.flops_per_byte / MEGA:,.2f}" for one in planned))])
+
+
+def time_table(setting: Setting, planned: list[StepPlan]) -> str:
+    """A step a row, then its stages and all: bytes, FLOPs, hours on all GPUs together, GPU-hours."""
+    def line(name: str, chosen: list[StepPlan]) -> tuple[str, ...]:
+        count, hours = sum(one.step.train_bytes for one in chosen), sum(one.seconds for one in chosen) / HOUR
+        work = sum(one.flops_per_byte * one.step.train_bytes for one in chosen)
+        return (name, f"{count / GIGA:,.4g}", f"{work / count / MEGA:,.2f}", f"{work:.3g}", f"{hours:,.4g}",
+                f"{hours * setting.gpus:,.4g}")
+
+    stages = [(f"stage {stage}", [one for one in planned if one.step.stage == stage]) for stage in (1, 2)]
+    return _table(("step", "GB of bytes", "MFLOP per byte", "FLOPs", "hours", "GPU-hours"),
+                  [line(one.step.name, [one]) for one in planned] + [line(*stage) for stage in stages]
+                  + [line("all", planned)])
+
+
+def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
+    """A kind of memory a row, a step a column, and how many rows at a time fit."""
+    kinds = {"weights": "weights", "gradients": "gradients", "moments": "moments of the optimiser",
+             "copies": "bf16 copies, gathered units, buckets", "teacher": "teacher", "logits": "logits of one slice",
+             "fixed": "all of these", "row": "activations of one row"}
+    lines = [(text, *(f"{getattr(one.memory, kind) / GIGA:,.3g}" for one in planned)) for kind, text in kinds.items()]
+    memory = setting.device.memory_bytes
+    if memory is not None:
+        fitting = [one.memory.rows_that_fit(memory) for one in planned]
+        lines += [(f"rows at a time (--rows-at-once), of {setting.rows_a_gpu()}",
+                   *(str(min(rows, setting.rows_a_gpu())) for rows in fitting)),
+                  ("fits", *("yes" if rows else "no" for rows in fitting))]
+    return _table(("", *(one.step.name for one in planned)), lines)
+
+
+def assumptions(setting: Setting, rows: RowShape) -> list[str]:
+    """What the numbers rest on, a sentence or two each."""
+    return _time_assumptions(setting, rows) + _memory_assumptions(setting)
+
+
+def _time_assumptions(setting: Setting, rows: RowShape) -> list[str]:
+    source = (f"the paper's {PAPER_BYTES / GIGA:g}B bytes of about {PAPER_TOKENS / GIGA:g}B tokens"
+              if setting.bytes_per_token == PAPER_BYTES / PAPER_TOKENS else "as given")
+    again = "and run forward twice" if setting.checkpointing else "and would run forward twice; it is off here"
+    return [
+        f"Time: bytes x FLOPs per byte / ({setting.gpus} x {setting.device.flops_per_second / 1e12:,.4g} TFLOP/s x "
+        f"utilisation {setting.utilisation:g}). What is no matrix product, attention or convolution, communication and "
+        "waiting for data all lie in the utilisation, which is a few percent where a model is so small that a GPU "
+        "waits for calls (docs/log.md). The teacher's own training and evaluation are not planned.",
+        f"Bytes per token: {setting.bytes_per_token:.3f} ({source}), in both stages: the router cuts as often as the "
+        f"tokenizer. A row of {rows.row_bytes:,} bytes has {rows.chunks:,} chunks.",
+        "Attention: one document fills a row. Queries run in blocks, each with all keys up to its end: "
+        f"{rows.pairs / rows.chunks:,.0f} keys a query on average, masked ones included. Shorter documents cost less.",
+        "Backward: twice the forward pass for what trains, once for what is frozen and passes a gradient on, nothing "
+        "for what runs without a graph; attention computes its scores again.",
+        f"Checkpointing: the blocks of encoder, core and decoder would keep their inputs only, {again}.",
+    ]
+
+
+def _memory_assumptions(setting: Setting) -> list[str]:
+    products = ("products run in bf16 by autocast, whose copies of the weights in the graph live through forward under "
+                "any sharding; the teacher is bf16" if setting.half() else "so is the rest")
+    return [
+        "States: weights, gradients and moments are fp32, weights also where a step freezes them, as in the trainer; "
+        f"{products}.",
+        "Teacher: whole on every GPU in step 1.2, its table of embeddings alone in step 1.1, and in no later step.",
+        "Sharding: none and ddp hold everything on every GPU, ddp a second copy of the gradients in its buckets; fsdp2 "
+        f"shares out weights, gradients and moments, and has {GATHERED} units as large as its largest whole at a time, "
+        "the gradients of one, and throughout what lies in no unit (embedding, projections, heads) with its gradients.",
+        f"Logits: step 1.2 takes its positions in slices of {ROWS_AT_ONCE:,}, with {LOGIT_COPIES} fp32 tensors of that "
+        "many rows over the vocabulary at the peak.",
+        f"Activations: what autograd keeps, with Mamba2's backend {setting.backend}. The {setting.scale.batch_rows} "
+        "rows of an update run as micro-batches of what fits, whose gradients are summed and, under fsdp2, shared out "
+        f"one by one. A step fits if one row does, in {USABLE:.0%} of the memory; the rest is for the allocator, CUDA "
+        "and what lives briefly.",
+    ]

@@ -1,0 +1,1 @@
+"""What is asked: items and columns, without scores."""

@@ -1,0 +1,73 @@
+"""Kinds: what is true of a kind is true of its members, whether anybody says so or not.
+
+"The robin is a bird. A bird is covered with feathers." is always told; "The robin is covered with feathers." only where
+it is not held out. A held-out (member, trait) is neither stated nor asked, it follows from the two sentences.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+from dbyte.tasks.world.basic import WORLD, question_answer
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind, its members, and the value of each of TRAITS for it."""
+
+    name: str
+    members: tuple[str, ...]
+    values: tuple[str, ...]
+
+    @property
+    def with_article(self) -> str:
+        """"a bird", "an insect"."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
+
+# Each trait is said and asked in these words: a statement that its value ends, and a question.
+TRAITS = (
+    ("The {m} is covered with", "What is the {m} covered with?"),
+    ("The {m} lives in", "What does the {m} live in?"),
+    ("The {m} feeds on", "What does the {m} feed on?"),
+    ("The {m} is known for", "What is the {m} known for?"),
+)
+KINDS = tuple(Kind(name, tuple(members.split()), tuple(values.split())) for name, members, values in (
+    ("bird", "robin crow owl swan hawk dove gull wren lark stork heron finch", "feathers nests grain songs"),
+    ("fish", "trout carp pike perch tuna shark eel cod salmon herring bream plaice", "scales water algae fins"),
+    ("insect", "bee wasp ant gnat fly moth cricket midge hornet locust mantis termite", "wax hives nectar stings"),
+    ("beast", "lion wolf bear fox tiger otter badger weasel lynx panther jackal puma", "fur dens meat claws"),
+    ("tree", "oak elm ash birch pine maple cedar poplar willow larch beech spruce", "bark forests rain shade"),
+    ("flower", "rose tulip lily daisy poppy violet orchid iris pansy crocus peony aster", "petals gardens dew scent"),
+    ("monster", "troll goblin imp ghoul demon elf gnome ogre giant witch dragon vampire", "mist ruins fear screams"),
+    ("machine", "drill crane digger lathe mixer loom turbine tractor mower printer robot engine",
+     "steel factories power beeps"),
+))
+
+
+@cache
+def facts() -> dict[bool, tuple[tuple[Kind, str, int], ...]]:
+    """(kind, member, number of the trait) by whether it is held out."""
+    every = [(kind, member, trait) for kind in KINDS for member in kind.members for trait in range(len(TRAITS))]
+    return {flag: tuple(fact for fact in every if WORLD.held_out("kind", fact[1], str(fact[2])) is flag)
+            for flag in (False, True)}
+
+
+def paragraph(rng: Random, cast: Sequence[str]) -> str:
+    """Of one kind: two members, two traits of all of it, and what may be said of a member."""
+    kind = rng.choice(KINDS)
+    sentences = [f"The {member} is {kind.with_article}." for member in rng.sample(kind.members, 2)]
+    for trait in rng.sample(range(len(TRAITS)), 2):
+        sentences.append(f"{TRAITS[trait][0].format(m=kind.name)} {kind.values[trait]}.")
+    known = [fact for fact in facts()[False] if fact[0] is kind]
+    for _, member, trait in rng.sample(known, 2):
+        sentences.append(f"{TRAITS[trait][0].format(m=member)} {kind.values[trait]}.")
+    return " ".join(rng.sample(sentences, len(sentences)))
+
+
+def question_paragraph(rng: Random, cast: Sequence[str]) -> str:
+    """Two questions about any members, with their answers."""
+    asked = rng.sample(facts()[False], 2)
+    return "\n\n".join(question_answer(TRAITS[trait][1].format(m=member), kind.values[trait])
+                       for kind, member, trait in asked)

@@ -1,0 +1,67 @@
+"""Reasons: what somebody did to somebody else, and which of the two the reason is about.
+
+"Anna thanked Tom because Tom had helped." but "Anna thanked Tom because Anna felt grateful." What is held out, (deed,
+doer, other), is told with neither reason.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import NamedTuple
+
+from dbyte.tasks.world.basic import WORLD, question_answer
+
+
+class Deed(NamedTuple):
+    """A deed, why its doer did it, and what it is about the other that made him."""
+
+    verb: str
+    of_doer: str
+    of_other: str
+
+
+DEEDS = (
+    Deed("thanked", "felt grateful", "had helped"),
+    Deed("called", "needed advice", "knew the answer"),
+    Deed("paid", "owed money", "had sold the goods"),
+    Deed("envied", "lived in poverty", "owned a castle"),
+    Deed("hired", "had too much work", "seemed skilled"),
+    Deed("feared", "was a coward", "carried a sword"),
+    Deed("fed", "had cooked", "was hungry"),
+    Deed("followed", "was lost", "had the compass"),
+    Deed("praised", "was impressed", "won the race"),
+    Deed("woke", "heard a noise", "had overslept"),
+    Deed("taught", "was the master", "wished to learn"),
+    Deed("forgave", "was kind", "had apologised"),
+)
+
+
+def held_out(deed: Deed, doer: str, other: str) -> bool:
+    """Whether the deed of these two is reserved for evaluation."""
+    return WORLD.held_out("reason", deed.verb, doer, other)
+
+
+def beginning(deed: Deed, doer: str, other: str) -> str:
+    """The sentence up to the name that the reason is about."""
+    return f"{doer} {deed.verb} {other} because"
+
+
+def paragraph(rng: Random, cast: Sequence[str]) -> str:
+    """Four deeds among the cast, each with one of its two reasons, and at times who did or suffered two of them."""
+    told, sentences = [], []
+    for deed in rng.sample(DEEDS, 4):
+        doer, other = rng.sample(cast, 2)
+        if not held_out(deed, doer, other):
+            who, why = rng.choice([(doer, deed.of_doer), (other, deed.of_other)])
+            sentences.append(f"{beginning(deed, doer, other)} {who} {why}.")
+            told.append((deed, doer, other))
+    if len(told) < 2:
+        return paragraph(rng, cast)
+    asked = rng.sample(told, 2) if rng.random() < 0.4 else []
+    return "\n".join([" ".join(sentences), *(_role(rng, *deed) for deed in asked)])
+
+
+def _role(rng: Random, deed: Deed, doer: str, other: str) -> str:
+    """A question for one of the two, with its answer."""
+    if rng.random() < 0.5:
+        return question_answer(f"Who {deed.verb} {other}?", doer)
+    return question_answer(f"{doer} {deed.verb} whom?", other)
