@@ -7,6 +7,7 @@ what is left above chance, and what is generated has no completion to perturb.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.robustness import PLACES, Noise, delta, mean_of_items, over_places
 from dbyte.evaluate.stats import Columns, Interval, judge, kept_above_chance
 from dbyte.presets import Scale
-from dbyte.tasks import minibench
-from dbyte.tasks import prose as prose_choice
+from dbyte.tasks import minibench, prose
 from dbyte.tasks.column import Column
+from dbyte.text.corpus import load_corpus
 from dbyte.text.perturb import KINDS
 
 CLEAN, AVERAGE, NOISE_AVERAGE = "clean", "average", "noise average"
@@ -29,7 +30,14 @@ Answers = dict[str, dict[str, np.ndarray]]  # task -> "clean" or perturbation ->
 def columns(scale: Scale) -> dict[str, Column]:
     """The columns that are asked at a scale, by name."""
     taught = minibench.taught_by(name for name, _ in scale.corpora)
-    return {name: taught[name] for name in TAUGHT if name in taught} | {prose_choice.NAME: prose_choice.column()}
+    return {name: taught[name] for name in TAUGHT if name in taught} | {prose.NAME: prose_column()}
+
+
+@cache
+def prose_column() -> Column:
+    """The choice of real prose, from the held-out documents of its corpus."""
+    heldout, trained = (load_corpus(prose.CORPUS, split=split).documents for split in ("heldout", "train"))
+    return prose.column(heldout, trained)
 
 
 def chances(scale: Scale, *, only: Sequence[str] | None = None) -> dict[str, float]:

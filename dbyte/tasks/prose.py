@@ -1,32 +1,33 @@
-"""Prose, a column of real text: which of four passages goes on a document, chance 1/4; after HellaSwag's idea.
+"""Prose, a column of real text: which of four passages continues a document, chance 1/4; after HellaSwag's idea.
 
-The documents are the held-out documentation strings of the installed packages (`corpus.py`, pydocs), one item each. A
-document's first words are the context; the right choice is how it goes on, the wrong ones go on other documents from
-a place of their own. All four begin and end with a word and have the same number of bytes, so neither length nor a
-torn word gives the answer away, and white space is collapsed, so neither does the width of lines.
+The caller gives the documents: those to ask about, and those that a model may have trained on. Each document gives at
+most one item. Its first words are the context, the right choice is how it continues, and the wrong choices are passages
+of other documents. All four begin and end with a word and have the same number of bytes, so neither length nor a torn
+word gives the answer away. White space is collapsed, so the width of lines gives nothing away either.
 
-Boilerplate is shared between documents: an item whose context and right choice stand together in a training document
-is left out.
+Documents share boilerplate: an item is left out if its context with its right choice occurs in a training document.
 """
 
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import partial
 from random import Random
 
 from dbyte.tasks.column import Column
-from dbyte.text.corpus import load_corpus
 
 NAME = "Prose"
-CORPUS = "pydocs"
+CORPUS = "pydocs"  # the corpus whose held-out documents are asked about
 CONTEXT_BYTES = 96  # at least; up to the end of the word
 CHOICE_BYTES = range(40, 64)
 WRONG = 3
 
 
-def column() -> Column:
-    """The column, of as many items as there are documents that can be used."""
-    items = _pool()
+def column(heldout: Iterable[str], trained: Iterable[str]) -> Column:
+    """The column, with one item for each usable document of `heldout`; `trained` are the training documents."""
+    documents = collapsed(heldout)
+    pool = _pool(documents, "\n".join(collapsed(trained)))
     return Column(
-        name=NAME, metric="acc", chance=1 / (1 + WRONG), default=len(items), available=len(items), draw=_draw,
+        name=NAME, metric="acc", chance=1 / (1 + WRONG), default=len(pool), available=len(pool),
+        draw=partial(_draw, documents=documents, pool=pool),
         harness={
             "output_type": "multiple_choice",
             "doc_to_text": "{{context}}",
@@ -36,10 +37,36 @@ def column() -> Column:
     )
 
 
-def _draw(rng: Random, n: int) -> list[dict]:
-    documents = heldout()
+def collapsed(texts: Iterable[str]) -> tuple[str, ...]:
+    """The texts of plain ASCII, where a character is a byte, each once, with white space collapsed to one space."""
+    words = (" ".join(text.split()) for text in texts)
+    return tuple(dict.fromkeys(text for text in words if text.isascii()))
+
+
+def passages(text: str, size: int) -> list[str]:
+    """All passages of `size` characters that begin and end with a word, after the first CONTEXT_BYTES characters."""
+    found = []
+    for start in range(CONTEXT_BYTES + 1, len(text) - size + 1):
+        end = start + size
+        if text[start - 1] == " " and text[end - 1] != " " and text[end : end + 1] == " ":
+            found.append(text[start:end])
+    return found
+
+
+def _pool(documents: Sequence[str], trained: str) -> list[tuple[str, str]]:
+    """(context, right choice) of every document that is long enough and does not begin like a training document."""
+    pairs = []
+    for text in documents:
+        start = text.find(" ", CONTEXT_BYTES)
+        end = text.find(" ", start + CHOICE_BYTES.start)
+        if 0 < start < end and end - start - 1 in CHOICE_BYTES and text[:end] not in trained:
+            pairs.append((text[:start], text[start + 1 : end]))
+    return pairs
+
+
+def _draw(rng: Random, n: int, *, documents: Sequence[str], pool: Sequence[tuple[str, str]]) -> list[dict]:
     rows = []
-    for context, right in rng.sample(_pool(), len(_pool()))[:n]:
+    for context, right in rng.sample(pool, len(pool))[:n]:
         wrong: list[str] = []
         while len(wrong) < WRONG:
             other = rng.choice(documents)
@@ -50,33 +77,3 @@ def _draw(rng: Random, n: int) -> list[dict]:
         rng.shuffle(choices)
         rows.append({"context": context, "choices": choices, "label": choices.index(right)})
     return rows
-
-
-@cache
-def heldout() -> tuple[str, ...]:
-    """The held-out documents of plain ASCII, white space collapsed: there a character is a byte."""
-    return _collapsed("heldout")
-
-
-@cache
-def _pool() -> tuple[tuple[str, str], ...]:
-    """(context, right choice) of every document that goes on for long enough and was not trained on."""
-    trained = "\n".join(_collapsed("train"))
-    pairs = []
-    for text in heldout():
-        start = text.find(" ", CONTEXT_BYTES)
-        end = text.find(" ", start + CHOICE_BYTES.start)
-        if 0 < start < end and end - start - 1 in CHOICE_BYTES and text[:end] not in trained:
-            pairs.append((text[:start], text[start + 1 : end]))
-    return tuple(pairs)
-
-
-def passages(text: str, size: int) -> list[str]:
-    """All passages of `size` characters that begin and end with a word, behind the first CONTEXT_BYTES."""
-    starts = (i + 1 for i in range(CONTEXT_BYTES, len(text) - size) if text[i] == " ")
-    return [text[i : i + size] for i in starts if text[i + size - 1] != " " and text[i + size : i + size + 1] == " "]
-
-
-def _collapsed(split: str) -> tuple[str, ...]:
-    texts = (" ".join(text.split()) for text in load_corpus(CORPUS, split=split).documents)
-    return tuple(dict.fromkeys(text for text in texts if text.isascii()))
