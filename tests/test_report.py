@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 
 import pandas as pd
 import pytest
@@ -12,11 +13,12 @@ from matplotlib.patches import FancyBboxPatch
 from dbyte import presets
 from dbyte.atomic import atomic_write
 from dbyte.distill.curriculum import curriculum
+from dbyte.distill.runs import Run
 from dbyte.evaluate.stats import retention
 from dbyte.report import diagrams, figures, tables
 from dbyte.report.published import published
 from dbyte.report.published import tables as published_tables
-from dbyte.report.results import read_results, write_results
+from dbyte.report.results import Recorder, read_results, write_results
 
 MAIN = [{"model": model, "task": task, "value": level - drop, "stderr": 1.5, "n": 200}
         for model, drop in (("teacher", 0.0), ("stage1", 1.0), ("stage2", 4.0))
@@ -52,6 +54,32 @@ def test_every_result_names_how_it_was_made(tmp_path):
     assert sidecar["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert sidecar["versions"]["torch"] and sidecar["commit"] and sidecar["device"].startswith("cpu")
     assert sidecar["wall_seconds"] == 2.0
+
+
+def test_a_recorder_writes_what_write_results_does_and_the_time_of_its_block(tmp_path):
+    record = Recorder("smoke", seeds=[0, 1], folder=tmp_path / "recorded")
+    with record("main", keys=["model", "task"], of="abc") as rows:
+        time.sleep(0.2)
+        rows += MAIN
+    plain, recorded = write(tmp_path), tmp_path / "recorded" / "smoke" / "main.csv"
+    assert recorded.read_bytes() == plain.read_bytes() and record.read("main").equals(read_results(
+        "main", scale="smoke", folder=tmp_path))
+    sidecars = [json.loads(path.with_suffix(".json").read_text()) for path in (plain, recorded)]
+    assert sidecars[1].pop("wall_seconds") >= 0.2
+    assert sidecars[0] | {"wall_seconds": None} == sidecars[1] | {"wall_seconds": None}
+
+
+def test_a_recorder_names_the_run_and_writes_nothing_for_a_block_that_fails(tmp_path):
+    record, run = Recorder("smoke", seeds=[0], folder=tmp_path), Run({"step": "1.1"}, root=tmp_path)
+    with pytest.raises(ValueError, match="extend"), record("main", keys=["model", "task"], of=run) as rows:
+        rows = MAIN  # noqa: F841
+    with pytest.raises(KeyError), record("main", keys=["model", "task"], of=run) as rows:
+        rows += MAIN
+        raise KeyError("measuring failed")
+    assert not list(tmp_path.rglob("main.*"))
+    with record("main", keys=["model", "task"], of=run) as rows:
+        rows += MAIN
+    assert record.read("main").attrs["provenance"]["config_hash"] == run.hash[:16] == run.folder.name
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -1,32 +1,79 @@
-"""Numbers on disk: results/<scale>/<name>.csv, one measured value a row, and <name>.json beside it, its provenance.
+"""Numbers on disk: results/<scale>/<name>.csv, one measured value a row, and <name>.json, where it comes from.
 
-Compute writes here and report reads here only. A row is tidy: the key columns say what was measured, `value` is the
-number, `stderr` its standard error (empty where nothing was sampled, as for a time), `n` the number of items behind it.
-A file names its own scale, and reading it under another is an error: no artefact ever mixes two scales.
+Notebooks write here through a `Recorder`; tables and figures read from here only. A row is tidy: the key columns say
+what was measured, `value` is the number, `stderr` its standard error (empty where nothing was sampled, as for a time),
+`n` the number of items it is taken over. A file names its own scale, and reading it under another is an error: no table
+and no figure ever mixes two scales.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
 from dbyte.atomic import atomic_write
+from dbyte.distill.runs import Run
 from dbyte.paths import RESULTS
-from dbyte.report.provenance import environment
+from dbyte.report.provenance import environment, environment_report
 
 MEASURE = ("value", "stderr", "n")
-SIGNIFICANT = "%.6g"  # past the error of anything measured here, and short enough to read in a diff
+SIGNIFICANT = "%.6g"  # more digits than anything measured here is exact to, and short enough to read in a diff
+
+
+class Recorder:
+    """Writes the results of one notebook, each file with the time that its rows took, and reads them back.
+
+    scale, seeds, device: what every file of the notebook is measured with. folder: where results/ lies.
+
+        record = results.begin("smoke", seeds=[0])
+        with record("stage1", keys=["model", "task"], of=runs[2]) as rows:
+            rows += column_rows("stage1", measurer.columns(runs[2].model_folder, "stage1/router"))
+        stage1 = record.read("stage1")
+    """
+
+    def __init__(self, scale: str, *, seeds: Sequence[int], device: str = "cpu", folder: Path = RESULTS):
+        self.scale = scale
+        self.seeds = list(seeds)
+        self.device = device
+        self.folder = folder
+
+    @contextmanager
+    def __call__(self, name: str, *, keys: Sequence[str], of: Run | str) -> Iterator[list[Mapping[str, object]]]:
+        """Give an empty list for the rows of <name>.csv, and write it at the end of the block with the block's time.
+
+        keys: the columns that tell one row from another. of: the run that was measured, or the hash of what was.
+        A block that fails writes nothing. Raises ValueError as `write_results` does, also where the list stayed empty.
+        """
+        rows = []
+        started = time.monotonic()
+        yield rows
+        write_results(name, rows, scale=self.scale, keys=keys, seeds=self.seeds, device=self.device,
+                      config_hash=of if isinstance(of, str) else of.hash[:16],
+                      wall_seconds=time.monotonic() - started, folder=self.folder)
+
+    def read(self, name: str) -> pd.DataFrame:
+        """Return the rows of <name>.csv as they are on disk; raises as `read_results` does."""
+        return read_results(name, scale=self.scale, folder=self.folder)
+
+
+def begin(scale: str, *, seeds: Sequence[int], device: str = "cpu") -> Recorder:
+    """Print what a notebook runs with, the first of its `seeds` included, and return its recorder."""
+    print(environment_report(scale=scale, seed=seeds[0], device=device))
+    return Recorder(scale, seeds=seeds, device=device)
 
 
 def _checked(rows: Sequence[Mapping[str, object]], *, keys: Sequence[str]) -> pd.DataFrame:
     """Return the rows as a sorted frame; raises ValueError where a row is not tidy."""
     frame = pd.DataFrame(list(rows))
     if frame.empty:
-        raise ValueError("results need at least one row, found none")
+        raise ValueError("results need at least one row, found none: extend the list of rows (rows += ...), "
+                         "do not replace it (rows = ...)")
     if missing := [column for column in (*keys, *MEASURE) if column not in frame]:
         raise ValueError(f"results need the columns {[*keys, *MEASURE]}, missing {missing}, found {list(frame)}")
     if frame[["value", "n"]].isna().any(axis=None) or (frame["n"] < 1).any():
