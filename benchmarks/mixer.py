@@ -2,9 +2,8 @@
 
     python benchmarks/mixer.py          writes benchmarks/mixer.md
 
-Forward and backward of one mixer, fp32, same weights in all, timed in turn in one process. Ours by its backends torch,
-in chunks, and compiled, which scans byte by byte. The bound: the FLOPs of our mixer by torch at its best chunk size, at
-the rate of a square matrix product timed in the same rounds. Peak memory: of a fresh
+Forward and backward of one mixer, fp32, same weights in both, timed in turn in one process. The bound: the FLOPs of our
+mixer at its best chunk size, at the rate of a square matrix product timed in the same rounds. Peak memory: of a fresh
 process that runs one of them, less that of one that only builds it. Growth: time over row length, one row, exponent by
 least squares on logarithms.
 """
@@ -23,7 +22,6 @@ from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from dbyte.model.mamba2 import Mamba2
-from dbyte.native.fused_mixer import PIECE
 
 WIDTH, HEAD, STATE, ROWS, LENGTH = 256, 64, 128, 4, 2048
 OURS, THEIRS = (32, 64, 128), (32, 64, 128, 256)  # chunk sizes
@@ -36,10 +34,6 @@ def ours(chunk_size: int, backend: str = "torch") -> Mamba2:
     return Mamba2(WIDTH, state_size=STATE, head_width=HEAD, chunk_size=chunk_size, backend=backend)
 
 
-def compiled(chunk_size: int) -> Mamba2:
-    return ours(chunk_size, "compiled")
-
-
 def theirs(chunk_size: int) -> Mamba2Mixer:
     config = Mamba2Config(hidden_size=WIDTH, num_heads=2 * WIDTH // HEAD, head_dim=HEAD, state_size=STATE, n_groups=1,
                           chunk_size=chunk_size, expand=2, conv_kernel=4, use_conv_bias=True, use_bias=False)
@@ -48,8 +42,8 @@ def theirs(chunk_size: int) -> Mamba2Mixer:
     return mixer
 
 
-MAKERS = {"dbyte, torch": ours, "dbyte, compiled": compiled, "transformers": theirs}
-SIZES = {"dbyte, torch": OURS, "dbyte, compiled": (PIECE,), "transformers": THEIRS}
+MAKERS = {"dbyte": ours, "transformers": theirs}
+SIZES = {"dbyte": OURS, "transformers": THEIRS}
 
 
 def step(mixer: torch.nn.Module, rows: int = ROWS, length: int = LENGTH):
@@ -64,8 +58,7 @@ def step(mixer: torch.nn.Module, rows: int = ROWS, length: int = LENGTH):
 def check_same_function() -> None:
     """What is timed must agree: same weights in, same outputs out."""
     hidden = torch.randn(2, 300, WIDTH)
-    for mixer in (ours(64), compiled(64)):
-        torch.testing.assert_close(mixer(hidden), theirs(64)(hidden), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours(64)(hidden), theirs(64)(hidden), rtol=1e-3, atol=1e-4)
 
 
 def peak_megabytes(peer: str, chunk_size: int, steps: int) -> float:
@@ -84,7 +77,7 @@ def main() -> None:
     rate = 2 * MATMUL**3 / middle["matmul"]
     best = {peer: min(sizes, key=lambda size, peer=peer: middle[f"{peer} {size}"])
             for peer, sizes in SIZES.items()}
-    bound = flops(calls["dbyte, torch", best["dbyte, torch"]]) / rate
+    bound = flops(calls["dbyte", best["dbyte"]]) / rate
     base = {peer: peak_megabytes(peer, best[peer], 0) for peer in MAKERS}
     peak = {peer: peak_megabytes(peer, best[peer], 3) - base[peer] for peer in MAKERS}
     lines = [f"Mamba2 mixer, forward and backward, fp32: {ROWS} rows of {LENGTH} bytes, width {WIDTH}, head {HEAD}, "
@@ -95,24 +88,22 @@ def main() -> None:
         lines.append(f"| {peer} | {size} | {1e3 * middle[f'{peer} {size}']:.0f} | "
                      f"{middle[f'{peer} {size}'] / bound:.2f} | {memory} |")
     lines.append("")
-    for peer in ("dbyte, torch", "dbyte, compiled"):
-        spent, theirs_spent = (middle[f"{one} {best[one]}"] for one in (peer, "transformers"))
-        memory = peak[peer] / peak["transformers"]
-        lines.append(f"- {peer}, each at its best chunk size: {theirs_spent / spent:.2f} times as fast as "
-                     f"transformers, {spent / bound:.2f} times the bound, {memory:.2f} times the peak memory of "
-                     "transformers.")
-    lines += ["", *growth()]
+    spent, theirs_spent = (middle[f"{peer} {best[peer]}"] for peer in ("dbyte", "transformers"))
+    memory = peak["dbyte"] / peak["transformers"]
+    lines.append(f"- dbyte, each at its best chunk size: {theirs_spent / spent:.2f} times as fast as transformers, "
+                 f"{spent / bound:.2f} times the bound, {memory:.2f} times the peak memory of transformers.")
+    lines += ["", *growth(best["dbyte"])]
     write(Path(__file__).with_suffix(".md"), "\n".join(lines))
 
 
-def growth() -> list[str]:
+def growth(chunk_size: int) -> list[str]:
     """Time over length, and its exponent, of what trains on a CPU."""
-    seconds = interleaved({str(n): step(compiled(PIECE), 1, n) for n in LENGTHS}, rounds=3)
+    seconds = interleaved({str(n): step(ours(chunk_size), 1, n) for n in LENGTHS}, rounds=3)
     points = [(math.log(int(n)), math.log(median(values))) for n, values in seconds.items()]
     x, y = (sum(p[i] for p in points) / len(points) for i in (0, 1))
     slope = sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
     rows = [f"| {int(n):,} | {1e3 * median(v):.0f} | {1e9 * median(v) / int(n):.0f} |" for n, v in seconds.items()]
-    return ["| bytes in one row, compiled | ms | ns a byte |", "|---:|---:|---:|", *rows, "",
+    return ["| bytes in one row | ms | ns a byte |", "|---:|---:|---:|", *rows, "",
             f"Fitted exponent of time over length: {slope:.3f}."]
 
 

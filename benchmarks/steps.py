@@ -37,7 +37,7 @@ from dbyte.text.spans import BOS, TokenBytes
 
 UPDATES, ROUNDS = 8, 5
 BYTES_A_TOKEN, BYTES_A_DOCUMENT = 4, 2048  # of made-up rows
-KINDS = {"scan": ("fusedmix",), "matmul": ("mm", "bmm", "addmm", "linear"), "attention": ("attention",),
+KINDS = {"matmul": ("mm", "bmm", "addmm", "linear"), "attention": ("attention",),
          "convolution": ("convolution",),
          "optimiser": ("adam", "foreach", "norm"), "copies": ("copy_", "cat", "gather", "index", "clone", "fill_")}
 

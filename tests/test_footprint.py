@@ -13,7 +13,6 @@ from dbyte.distill.processes import Processes
 from dbyte.distill.steps import stage1
 from dbyte.distill.trainer import Trainee, train_on
 from dbyte.model.checkpointing import sharding_units
-from dbyte.native.library import compiler_here
 from dbyte.plan.flops import RowShape, step_pass
 from dbyte.plan.footprint import ROWS_AT_ONCE, activation_bytes, footprint
 
@@ -56,18 +55,6 @@ def test_activations_are_what_autograd_keeps(step, variant, half, batch):
                             if how.keeps(name.split(".")[0]))
     a_row = sum(activation_bytes(student.config, rows, step, half=half).values())
     assert len(batch.byte_ids_BL) * a_row + copies == pytest.approx(kept, rel=TOLERANCE)
-
-
-@pytest.mark.skipif(compiler_here() is None, reason="no C++ compiler: what the compiled mixer keeps is not counted; "
-                    "install g++ to count it")
-@pytest.mark.parametrize("step", STEPS, ids=NAMES)
-def test_what_is_compiled_keeps_less(step, batch):
-    teacher = make_teacher()
-    student, rows = roomy(teacher), rows_met(step, roomy(teacher), batch)
-    plain = kept_bytes(step, student, teacher, batch, half=False)
-    kept = kept_bytes(step, student.use_backend("compiled"), teacher, batch, half=False)
-    a_row = sum(activation_bytes(student.config, rows, step, half=False, backend="compiled").values())
-    assert kept <= plain and len(batch.byte_ids_BL) * a_row == pytest.approx(kept, rel=TOLERANCE)
 
 
 def test_states_by_hand():

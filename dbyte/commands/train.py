@@ -22,9 +22,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--rows-at-once", type=int,
                          help="rows of a micro-batch in each process: less memory, and `plan` tells how many fit")
     command.add_argument("--recompute", action="store_true", help="keep no activations inside blocks (less memory)")
-    command.add_argument("--backend",
-                         help="of Mamba2: torch; compiled, in fp32 on a CPU (the default there, with a compiler); or "
-                              "triton where its kernels and a GPU are")
+    command.add_argument("--backend", help="of Mamba2: torch (the default), or triton where its kernels and a GPU are")
     command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files beside metrics.jsonl")
     command.set_defaults(run=run)
 

@@ -1,6 +1,6 @@
-"""Backends of Mamba2's convolution and scan: `torch`, `compiled` and `triton`, which compute the same function.
+"""Backends of Mamba2's convolution and scan: `torch` and `triton`, which compute the same function.
 
-`torch` is pure PyTorch on any device, the reference. `compiled` is `mixer.cpp` in fp32 on a CPU with a C++ compiler.
+`torch` is pure PyTorch on any device, the reference.
 `triton` takes causal-conv1d and mamba-ssm (extra `cuda`), both imported at its first use, and a CUDA device; where a
 GPU is at hand the tests hold it against the reference.
 
@@ -15,10 +15,8 @@ from torch import Tensor
 
 from dbyte.model.convolution import convolve
 from dbyte.model.ssd import ssd
-from dbyte.native import library as native
-from dbyte.native.fused_mixer import fused_mix
 
-BACKENDS = ("torch", "compiled", "triton")
+BACKENDS = ("torch", "triton")
 PACKAGES = ("mamba_ssm", "causal_conv1d")
 
 
@@ -33,37 +31,19 @@ def check_backend(backend: str) -> str:
                              "of environment.yml or install the extra (pip install 'dbyte[cuda]'), or use 'torch'")
         if not torch.cuda.is_available():
             raise ValueError("backend 'triton' needs a CUDA device, and torch finds none: use backend 'torch'")
-    if backend == "compiled" and not native.works():
-        raise ValueError("backend 'compiled' needs a C++ compiler ($CXX, c++, g++ or clang++) that takes mixer.cpp, "
-                         "and found none: install g++, or use 'torch'")
     return backend
 
 
 def training_backend(backend: str | None, *, device: str, precision: str) -> str:
-    """Return the backend to train with: the one asked for, or for None `compiled` where it can be, else `torch`.
-
-    Raises ValueError with the remedy for one that cannot be used here, or not on this device in this precision.
-    """
-    fits = device == "cpu" and precision == "fp32"
-    if backend is None:
-        return "compiled" if fits and native.works() else "torch"
-    if backend == "compiled" and not fits:
-        raise ValueError(f"backend 'compiled' takes fp32 on a CPU, found device {device} and precision {precision}: "
-                         "use 'torch' or 'triton'")
-    return check_backend(backend)
+    """Return the backend to train with, `torch` for None; ValueError with the remedy if it cannot be used here."""
+    return check_backend(backend or "torch")
 
 
 def mix(
     xBC_BLX: Tensor, dt_BLH: Tensor, A_H: Tensor, D_H: Tensor, weight_XW: Tensor, bias_X: Tensor,
     document_BL: Tensor | None, *, state_size: int, chunk_size: int, backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Convolve, SiLU and scan inside each document: (y_BLI, the state after the last byte BNI); arguments as in `ssd`.
-
-    Of `compiled` the state has no gradient. It shares rows between threads, so where these are more than twice as many
-    `torch` goes in its place, which shares a row too.
-    """
-    if backend == "compiled" and 2 * len(xBC_BLX) >= torch.get_num_threads():
-        return fused_mix(xBC_BLX, dt_BLH, A_H, D_H, weight_XW, bias_X, document_BL, state_size=state_size)
+    """Convolve, SiLU and scan inside each document: (y_BLI, the state after the last byte BNI)."""
     convolved_BLX = convolve_silu(xBC_BLX, weight_XW, bias_X, document_BL, backend=backend)
     x_BLI, B_BLN, C_BLN = convolved_BLX.tensor_split((-2 * state_size, -state_size), dim=-1)
     y_BLHP, final_BHPN = scan(x_BLI.unflatten(-1, (len(A_H), -1)), dt_BLH, A_H, B_BLN, C_BLN, D_H, document_BL,

@@ -140,13 +140,10 @@ class Mamba2(nn.Module):
         self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
     ) -> tuple[Tensor, Mamba2State | None]:
         gate_BLI, xBC_BLX, dt_BLH = self._project(hidden_BLD)
-        backend = self.backend
         if real_BL is not None:
             dt_BLH = dt_BLH * real_BL[..., None]  # a padded byte must not touch the state that is handed on
-            if backend == "compiled" and torch.is_grad_enabled():
-                backend = "torch"  # whose state has a gradient
         y_BLI, ssm_BNI = mix(xBC_BLX, dt_BLH, -self.A_log.exp(), self.D, self.conv1d.weight[:, 0], self.conv1d.bias,
-                             document_BL, state_size=self.state_size, chunk_size=self.chunk_size, backend=backend)
+                             document_BL, state_size=self.state_size, chunk_size=self.chunk_size, backend=self.backend)
         mixed_BLD = gated_projection(y_BLI, gate_BLI, self.norm.weight, self.out_proj.weight, eps=self.norm.eps)
         if real_BL is None:
             return mixed_BLD, None

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 Made = TypeVar("Made")
 
-SOURCE = Path(__file__).with_name("mixer.cpp")  # it includes tree.cpp, and that step.cpp
+SOURCE = Path(__file__).with_name("tree.cpp")  # it includes step.cpp
 # finite, unsigned zeros: a clamp is a minimum and a maximum then, and not branches, of which GCC computes each
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
          "-fno-signed-zeros", "-fopenmp-simd", "-pthread", "-shared", "-fPIC")
@@ -174,10 +174,8 @@ def library() -> ctypes.CDLL:
                                   c_int, c_void_p, c_void_p, *room]
     found.core_read.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_void_p, *[c_int] * 4, c_void_p,
                                 c_void_p, c_int, *[c_void_p] * 3, c_int, c_void_p, *room]
-    found.mix_rows.argtypes = [*[c_void_p] * 4, c_int]
-    found.unmix_rows.argtypes = [*[c_void_p] * 4, c_int]
     for function in (found.stack_step, found.core_step, found.map_step, found.stack_read, found.stack_tries,
-                     found.core_read, found.mix_rows, found.unmix_rows):
+                     found.core_read):
         function.restype = None
     return found
 

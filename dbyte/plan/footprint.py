@@ -21,7 +21,6 @@ from dbyte.distill.steps import Step
 from dbyte.model.blocks import StackShape
 from dbyte.model.checkpointing import sharding_units
 from dbyte.model.student import JOINT, ByteStudent, StudentConfig
-from dbyte.native.fused_mixer import LANES, PIECE
 from dbyte.plan.flops import Pass, RowShape, head_width, step_pass
 
 SHARDINGS = ("none", "ddp", "fsdp2")
@@ -61,11 +60,8 @@ def core_norm_saved(width: int, *, readers: int, half: bool) -> Saved:
 
 
 def scan_saved(*, inner: int, heads: int, state: int, chunk: int, half: bool, backend: str) -> Saved:
-    """SSD with the convolution before it: the torch path keeps a chunk's decays of all heads, the others do not."""
+    """SSD with the convolution before it: the torch path keeps a chunk's decays of all heads, triton does not."""
     channels = inner + 2 * state
-    if backend == "compiled":  # input, step sizes, y, and the state before each piece; the rest again in backward
-        padded = heads * -(-inner // heads // LANES) * LANES
-        return Saved(2 * heads + state * padded / PIECE, channels + inner)
     if backend == "triton":
         return Saved(3 * heads, 2 * channels + inner)  # convolution's input and output, y; the rest again in backward
     decays = heads * chunk + chunk + inner * state / chunk

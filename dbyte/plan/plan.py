@@ -99,8 +99,6 @@ class Setting:
             raise ValueError(f"sharding 'none' is one GPU, found --gpus {self.gpus}: choose ddp or fsdp2")
         if self.backend not in BACKENDS:
             raise ValueError(f"unknown backend {self.backend!r}: choose one of {', '.join(BACKENDS)}")
-        if self.backend == "compiled" and self.half():
-            raise ValueError("backend 'compiled' takes fp32 on a CPU: plan a scale of that precision, or take 'torch'")
 
     def core(self) -> PreTrainedConfig:
         """The config of the teacher, and so of the core; ValueError if it is not known here."""
