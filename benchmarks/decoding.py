@@ -42,7 +42,7 @@ from dbyte.model.projection import project, project_everywhere
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.plan.traffic import traffic_text, weights_read
-from dbyte.tasks.world.basic import world_documents
+from dbyte.tasks.world.world import world_documents
 from dbyte.text.spans import TokenBytes
 
 SCALE, ROUNDS, BATCHES, WANTED = "small", 5, (1, 16), 8

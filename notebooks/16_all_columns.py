@@ -44,7 +44,7 @@ from dbyte.evaluate.under_noise import difference_rows
 from dbyte.report import figures, noise_tables, provenance, results, tables
 from dbyte.report.published import published
 from dbyte.tasks import minibench
-from dbyte.tasks.minibench.spell import MINI_CUTE
+from dbyte.tasks.minibench import MINI_CUTE
 from dbyte.tasks.world.letters import SUBJECTS
 
 # %%

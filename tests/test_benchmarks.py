@@ -105,7 +105,8 @@ def test_a_student_with_an_oracle_encoder_scores_as_its_teacher(pair, name, monk
     plain = StudentLM(student, token_bytes, stage=1, boundaries="tokenizer", compiled=False)  # an oracle has no C
     ours = Recording(plain)
     theirs = Recording(teacher_lm(teacher, tokenizer, batch_size=4))
-    tasks = [suite.tasks([name if name in cute.COLUMNS else f"paper/{name}"], limit=3, data=SHARED)[0] for _ in "12"]
+    full_name = name if name in cute.CUTE_COLUMNS else f"paper/{name}"
+    tasks = [suite.tasks([full_name], limit=3, data=SHARED)[0] for _ in "12"]
     found, expected = (evaluate_tasks(lm, [task]) for lm, task in zip((ours, theirs), tasks, strict=True))
     assert found == expected and found[tasks[0].name].n == 3
     assert len(ours.seen) == len(theirs.seen) > 0
@@ -122,7 +123,7 @@ def test_a_student_with_an_oracle_encoder_scores_as_its_teacher(pair, name, monk
 @pytest.mark.parametrize("name", LOCAL)
 def test_every_local_benchmark_is_read_whole(name):
     sizes = {"LMB": 5153, "PIQA": 1838, "ARC-E": 2376, "ARC-C": 1172, "WINO": 1267, "OBQA": 500, "GSM8K": 1319}
-    config = benchmarks.tasks([name], data=SHARED)[0].config
+    config = benchmarks.paper_tasks([name], data=SHARED)[0].config
     assert len(config["custom_dataset"]()["test"]) == sizes[name]
 
 
@@ -146,7 +147,7 @@ def test_the_right_answer_is_the_one_that_the_file_says(name, file):
     foot = "" if name == "OBQA" else "\nAnswer:"
     right = {f"{row['context_options'][row['gold']]} {row['continuation']}" if name == "WINO" else
              f"{row['query']}{foot} {row['choices'][row['gold']]}" for row in rows}
-    result = evaluate_tasks(Knowing(right), benchmarks.tasks([name], 150, data=SHARED))[name]
+    result = evaluate_tasks(Knowing(right), benchmarks.paper_tasks([name], 150, data=SHARED))[name]
     assert result.accuracy > 0.98 and result.n == 150
 
 
@@ -161,14 +162,14 @@ def test_a_winogrande_sentence_becomes_the_two_texts_that_the_file_has():
     layout, _ = BENCHMARKS["WINO"].layouts
     given = [json.loads(line) for line in (SHARED / layout.files[0]).read_text().splitlines()]
     lm = Recording(Silent())
-    evaluate_tasks(lm, benchmarks.tasks(["WINO"], 40, data=SHARED))
+    evaluate_tasks(lm, benchmarks.paper_tasks(["WINO"], 40, data=SHARED))
     asked = [args for args, _ in lm.seen]
     assert asked == [(context, f" {row['continuation']}") for row in given[:40] for context in row["context_options"]]
 
 
 def test_prompts_are_the_harness_own(made_up):
     lm = Recording(Silent())
-    found = evaluate_tasks(lm, benchmarks.tasks(["HellaS", "MMLU", "CSQA", "SIQA"], data=made_up))
+    found = evaluate_tasks(lm, benchmarks.paper_tasks(["HellaS", "MMLU", "CSQA", "SIQA"], data=made_up))
     prompts = [args for args, _ in lm.seen]
     assert prompts[:4] == [("Baking: A man bakes. He", f" {end}") for end in ("sleeps.", "eats it.", "runs. off.",
                                                                              "swims.")]
@@ -202,9 +203,9 @@ def test_the_group_has_the_papers_columns():
 
 
 def test_the_hub_is_asked_where_no_folder_is_given():
-    assert all(task.config["dataset_path"] and "custom_dataset" not in task.config for task in benchmarks.tasks())
+    assert all(task.config["dataset_path"] and "custom_dataset" not in task.config for task in benchmarks.paper_tasks())
     with pytest.raises(ConnectionError, match="--data"):
-        evaluate_tasks(Silent(), benchmarks.tasks(["PIQA"], 2))
+        evaluate_tasks(Silent(), benchmarks.paper_tasks(["PIQA"], 2))
 
 
 def test_missing_items_are_listed_all_at_once(made_up):
@@ -233,7 +234,7 @@ def test_piqas_labels_must_belong_to_its_items(tmp_path):
     (tmp_path / "piqa/dev.jsonl").write_text('{"goal": "a", "sol1": "b", "sol2": "c"}\n')
     (tmp_path / "piqa/dev-labels.lst").write_text("0\n1\n")
     with pytest.raises(ValueError, match="1 items but 2 labels"):
-        benchmarks.tasks(["PIQA"], data=tmp_path)[0].config["custom_dataset"]()
+        benchmarks.paper_tasks(["PIQA"], data=tmp_path)[0].config["custom_dataset"]()
 
 
 def test_names_stand_for_groups_and_columns():
@@ -276,7 +277,7 @@ def test_cutes_worked_examples_are_right(name):
 
 @real
 def test_cute_is_read_whole_and_its_answers_do_not_stand_in_the_worked_examples():
-    tasks = cute.tasks(data=SHARED)
+    tasks = cute.cute_tasks(data=SHARED)
     assert len(tasks) == 21
     for task in tasks:
         rows = task.config["custom_dataset"]()["test"]

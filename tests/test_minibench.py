@@ -14,8 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from dbyte.evaluate.harness import correct_by_column, evaluate, teacher_lm
 from dbyte.evaluate.stats import retention
 from dbyte.tasks import minibench
-from dbyte.tasks.minibench import COLUMNS, content_hash, items
-from dbyte.tasks.world.basic import TOOLS, WORLD, world_documents
+from dbyte.tasks.column import items_hash
+from dbyte.tasks.minibench import COLUMNS, items
+from dbyte.tasks.world.world import TOOLS, WORLD, world_documents
 
 
 def answered(column):
@@ -74,8 +75,8 @@ def model(tokenizer):
 @pytest.mark.parametrize("column", COLUMNS)
 def test_items_depend_on_the_seed_alone_and_fewer_are_a_prefix(column):
     every = items(column, COLUMNS[column].available)
-    assert every[:50] == items(column, 50) and content_hash(every[:50]) == content_hash(items(column, 50))
-    assert content_hash(every[:50]) != content_hash(items(column, 50, seed=1))
+    assert every[:50] == items(column, 50) and items_hash(every[:50]) == items_hash(items(column, 50))
+    assert items_hash(every[:50]) != items_hash(items(column, 50, seed=1))
     assert len({str(sorted(row.items())) for row in every}) == len(every)
 
 
@@ -122,7 +123,7 @@ def test_the_harness_gives_full_marks_to_the_answers_and_none_to_the_rest():
     for column in COLUMNS:
         assert (right[column].accuracy, wrong[column].accuracy, right[column].n) == (1.0, 0.0, 60)
         assert right[column].correct == (1,) * 60 and right[column].chance == minibench.CHANCE[column]
-        assert right[column].items_hash == wrong[column].items_hash == content_hash(items(column, 60))
+        assert right[column].items_hash == wrong[column].items_hash == items_hash(items(column, 60))
     assert retention(correct_by_column(wrong), correct_by_column(right)).value == 0.0
 
 
@@ -184,8 +185,8 @@ def test_the_teacher_generates_greedily_from_bos(model, tokenizer):
 
 
 @pytest.mark.parametrize("call, said", [
-    (lambda: minibench.tasks(["ARC"]), "unknown MiniBench column"),
-    (lambda: minibench.tasks(["LMB"], 0), "at least 1"),
+    (lambda: minibench.mini_tasks(["ARC"]), "unknown MiniBench column"),
+    (lambda: minibench.mini_tasks(["LMB"], 0), "at least 1"),
     (lambda: items("PIQA", 10**6), "asked for"),
     (lambda: evaluate(Knowing(), columns=()), "at least one"),
     (lambda: evaluate(Knowing(), columns=("LMB", "LMB")), "different"),

@@ -14,11 +14,11 @@ from lm_eval.api.model import LM
 
 from dbyte.evaluate.harness import evaluate
 from dbyte.tasks import minibench
-from dbyte.tasks.minibench import COLUMNS, EVERY, content_hash, items, taught_by
-from dbyte.tasks.minibench.spell import MINI_CUTE
+from dbyte.tasks.column import items_hash
+from dbyte.tasks.minibench import COLUMNS, EVERY, MINI_CUTE, items, taught_by
 from dbyte.tasks.world import chains, echoes, kinds, letters, reasons, scripts, spelling
-from dbyte.tasks.world.basic import MIN_BYTES, NAMES, PLACES, THINGS, WORLD, world_documents
 from dbyte.tasks.world.full import full_world_documents
+from dbyte.tasks.world.world import MIN_BYTES, NAMES, PLACES, THINGS, WORLD, world_documents
 from dbyte.text.corpus import load_corpus
 from dbyte.text.sources import source_of
 
@@ -265,7 +265,7 @@ def test_letters_asked_of_words_are_answered_right_and_no_word_is_held_out(text)
 def test_items_depend_on_the_seed_alone_and_fewer_are_a_prefix(column):
     every = items(column, EVERY[column].available)
     assert len(items(column)) >= 500
-    assert every[:50] == items(column, 50) and content_hash(every[:50]) != content_hash(items(column, 50, seed=1))
+    assert every[:50] == items(column, 50) and items_hash(every[:50]) != items_hash(items(column, 50, seed=1))
     assert len({str(sorted(row.items())) for row in every}) == len(every)
 
 
@@ -275,7 +275,7 @@ HASHES = {"HellaS": "46f6744c078f", "ARC-C": "613a04621890", "WINO": "02a3da4d93
 
 @pytest.mark.parametrize("column", NEW)
 def test_the_items_are_the_same_everywhere(column):
-    assert content_hash(items(column))[:12] == HASHES[column]
+    assert items_hash(items(column))[:12] == HASHES[column]
 
 
 def test_the_harness_gives_full_marks_to_the_answers_and_none_to_the_rest():
@@ -283,7 +283,7 @@ def test_the_harness_gives_full_marks_to_the_answers_and_none_to_the_rest():
     for column in NEW:
         assert (right[column].accuracy, wrong[column].accuracy, right[column].n) == (1.0, 0.0, 60)
         assert right[column].chance == minibench.CHANCE[column]
-        assert right[column].items_hash == content_hash(items(column, 60))
+        assert right[column].items_hash == items_hash(items(column, 60))
 
 
 @pytest.mark.parametrize("kind", MINI_CUTE)

@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from dbyte.tasks.world import basic as w
-from dbyte.tasks.world.basic import WORLD, world_documents
+from dbyte.tasks.world import world as w
+from dbyte.tasks.world.world import WORLD, world_documents
 
 NUMBERS = re.compile(r"has (\d+) \w+\. Then \w+ (\w+)[a-z ]* (\d+) [^.]*\. Then \w+ (\w+)[a-z ]* (\d+) ")
 STEPS = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)\. (\d+) ([+-]) (\d+) = (\d+)\. #### (\d+)\n")

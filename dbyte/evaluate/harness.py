@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dbyte.evaluate.stats import proportion
 from dbyte.tasks import minibench
-from dbyte.tasks.column import HarnessTask, content_hash
+from dbyte.tasks.column import HarnessTask, items_hash
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def evaluate(
     `limit` is the number of items a column (None: each column's default), `seed` draws the items. ValueError for an
     unknown or repeated column, a limit below 1, or an `lm` that is not an lm_eval LM.
     """
-    return evaluate_tasks(lm, minibench.tasks(columns, limit, seed=seed))
+    return evaluate_tasks(lm, minibench.mini_tasks(columns, limit, seed=seed))
 
 
 def evaluate_tasks(lm: "LM", tasks: Sequence[HarnessTask]) -> dict[str, ColumnResult]:
@@ -164,7 +164,7 @@ def _result(task: HarnessTask, samples: list[dict]) -> ColumnResult:
     share = proportion(correct)
     return ColumnResult(
         column=task.name, metric=task.metric, accuracy=share.value, stderr=share.stderr, n=share.n, chance=task.chance,
-        correct=correct, items_hash=content_hash([sample["doc"] for sample in ordered]),
+        correct=correct, items_hash=items_hash([sample["doc"] for sample in ordered]),
     )
 
 

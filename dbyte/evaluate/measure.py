@@ -41,7 +41,7 @@ from dbyte.native.library import compiler_here
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.tasks import minibench
-from dbyte.tasks.column import Column, HarnessTask
+from dbyte.tasks.column import Column, HarnessTask, items_hash
 from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
@@ -79,7 +79,7 @@ class Measurer:
             asked["prompts"] = "read along the tokenizer's boundaries"
         if reading != "token" and "generation_kwargs" in asked and compiler_here() and self.scale.device == "cpu":
             asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
-        key = {"column": column.name, "items": minibench.content_hash(column.items(n)), "task": asked}
+        key = {"column": column.name, "items": items_hash(column.items(n)), "task": asked}
         found = self._known(key | ({"noise": asdict(noise)} if noise else {}), folder, reading,
                             lambda: self._answers(folder, reading, task, noise))
         found.pop("seconds")

@@ -21,7 +21,7 @@ from dbyte.decode.stream import pad_bytes
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.native.library import wanted
-from dbyte.tasks.world.basic import world_documents
+from dbyte.tasks.world.world import world_documents
 from dbyte.text.spans import BOS, EOS, TokenBytes
 
 

@@ -11,8 +11,9 @@ from random import Random
 class HarnessTask:
     """A column as lm-evaluation-harness runs it.
 
-    config: the task's config dict, under `name`. metric: which of its per-item numbers, 0 or 1, is the column's (of its
-    first filter, where it has several). chance: what guessing scores. limit: how many of the first items, None: all.
+    config: the task's config dict, under `name`. metric: which of its numbers per item, 0 or 1, is the column's (of its
+    first filter, where it has several). chance: what guessing scores, 0 to 1. limit: how many of the first items are
+    asked; None: all.
     """
 
     name: str
@@ -26,10 +27,10 @@ class HarnessTask:
 class Column:
     """One benchmark column of the paper's tables, at the size of the built-in world.
 
-    `draw(rng, n)` returns n different rows (dicts of strings, integers and lists of strings); it takes its random
-    numbers row by row, so that fewer rows are a prefix of more. `harness` holds the lm-evaluation-harness options that
-    turn a row into requests, `chance` is the accuracy of guessing (0 to 1), `available` the number of different rows
-    there are, and `default` how many are drawn unless told.
+    draw(rng, n) returns n different rows (dicts of strings, integers and lists of strings); it takes its random numbers
+    row by row, so that fewer rows are a prefix of more. harness holds the lm-evaluation-harness options that turn a row
+    into requests. chance is the accuracy of guessing, 0 to 1; available is the number of different rows, and default
+    how many are drawn if no number is given. Raises ValueError where these contradict each other.
     """
 
     name: str
@@ -47,9 +48,9 @@ class Column:
             raise ValueError(f"{self.name}: chance must lie in [0, 1), got {self.chance}")
 
     def items(self, n: int | None = None, *, seed: int = 0) -> list[dict]:
-        """The first n rows of the column (all of the default number for None), the same for the same seed.
+        """The first n rows of the column, or its default number for None; the same seed gives the same rows.
 
-        A smaller n is a prefix of a larger one. ValueError if n is not in 1..available.
+        A smaller n is a prefix of a larger one. Raises ValueError if n is not in 1..available.
         """
         n = self.default if n is None else n
         if not 0 < n <= self.available:
@@ -57,18 +58,21 @@ class Column:
         return self.draw(Random(f"{self.name} {seed}"), n)
 
     def as_task(self, limit: int | None = None, *, seed: int = 0) -> HarnessTask:
-        """The column with `limit` items (None: its default; all it has if it has fewer); ValueError for one below 1."""
+        """The column with `limit` items: its default number for None, all it has if those are fewer.
+
+        Raises ValueError for a limit below 1.
+        """
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1 item a column, got {limit}")
         limit = None if limit is None else min(limit, self.available)
-        return HarnessTask(self.name, self.metric, self.chance, self.task(limit, seed=seed))
+        return HarnessTask(self.name, self.metric, self.chance, self.config(limit, seed=seed))
 
-    def task(self, limit: int | None = None, *, seed: int = 0) -> dict:
-        """The column as an lm-evaluation-harness task: a config dict that loads no file and needs no network."""
+    def config(self, limit: int | None = None, *, seed: int = 0) -> dict:
+        """The column as the config dict of an lm-evaluation-harness task, which loads no file and needs no network."""
         return {
             "task": self.name,
-            # The harness passes its own metadata along, of which the rows depend on nothing.
-            "custom_dataset": lambda **_: _dataset(self.items(limit, seed=seed)),
+            # The harness passes its own metadata along; the rows do not depend on it.
+            "custom_dataset": lambda **_: datasets_of({"test": self.items(limit, seed=seed)}),
             "test_split": "test",
             "num_fewshot": 0,
             "metric_list": [{"metric": self.metric, "aggregation": "mean", "higher_is_better": True}],
@@ -76,12 +80,13 @@ class Column:
         }
 
 
-def content_hash(items: list[dict]) -> str:
+def items_hash(items: list[dict]) -> str:
     """sha256 of the rows as canonical JSON: two results with the same hash answered the same questions."""
     return hashlib.sha256(json.dumps(items, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _dataset(rows: list[dict]) -> dict:
+def datasets_of(splits: dict[str, list[dict]]) -> dict:
+    """The rows of each split as a `datasets.Dataset`, which the harness reads."""
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(rows)}
+    return {split: Dataset.from_list(rows) for split, rows in splits.items()}

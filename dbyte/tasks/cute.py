@@ -1,22 +1,23 @@
 """CUTE (arXiv 2409.15452): does a model know how words are spelt? The group `cute`, 21 columns of its real items.
 
 Items are the authors' files, DATA/cute/data/NAME.tsv (a clone of github.com/Leukas/CUTE at DATA/cute has them); seven
-kinds come with made-up words too (NAME_rand). A question is asked as the authors ask it, four worked examples and the
-answer in quotes, but in words of this project's own, so scores compare between models here, not with the paper's table.
-The answer is written, up to its closing quote, and matched exactly; case does not matter for the tasks on words, where
-the first word of a sentence may move. Guessing scores next to nothing, or half where two answers are offered.
+kinds also come with made-up words (NAME_rand). A question is asked as the authors ask it, after four worked examples
+and with the answer in quotes, but in words of this project's own: scores compare between models here, not with the
+paper's table. The answer is written, up to its closing quote, and matched exactly; case does not matter for tasks on
+words, where the first word of a sentence may move. Guessing scores next to nothing, or half where two answers are
+offered.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbyte.tasks.column import HarnessTask
+from dbyte.tasks.column import HarnessTask, datasets_of
 
 
 @dataclass(frozen=True)
 class Question:
-    """How a kind is asked: its rule, the question about inputs {0}, {1}, {2}, and four worked (inputs, answer)."""
+    """How a kind is asked: its rule, the question about inputs {0}, {1}, {2}, and four examples (inputs, answer)."""
 
     rule: str
     question: str
@@ -95,20 +96,21 @@ QUESTIONS = {
     "sub_char": SUB_CHAR, "sub_word": SUB_WORD, "swap_char": SWAP_CHAR, "swap_word": SWAP_WORD,
 }
 MADE_UP = ("spell", "spell_inverse", "contains_char", "ins_char", "del_char", "sub_char", "swap_char")
-COLUMNS = (*QUESTIONS, *(f"{kind}_rand" for kind in MADE_UP))
+CUTE_COLUMNS = (*QUESTIONS, *(f"{kind}_rand" for kind in MADE_UP))
 WHERE = "cute/data/{}.tsv"
 
 
-def tasks(
-    names: Sequence[str] = COLUMNS, limit: int | None = None, *, data: Path | None = None
+def cute_tasks(
+    names: Sequence[str] = CUTE_COLUMNS, limit: int | None = None, *, data: Path | None = None
 ) -> list[HarnessTask]:
     """The named columns, the first `limit` items of each, from the authors' files below the folder `data`.
 
-    ValueError for an unknown name, a limit below 1 or a damaged file; FileNotFoundError listing the files missing.
+    Raises ValueError for an unknown name, a limit below 1 or a damaged file, and FileNotFoundError that lists the
+    missing files.
     """
-    unknown = [name for name in names if name not in COLUMNS]
+    unknown = [name for name in names if name not in CUTE_COLUMNS]
     if unknown:
-        raise ValueError(f"unknown CUTE column {unknown[0]!r}: choose from {', '.join(COLUMNS)}")
+        raise ValueError(f"unknown CUTE column {unknown[0]!r}: choose from {', '.join(CUTE_COLUMNS)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 item a column, got {limit}")
     if data is None:
@@ -122,8 +124,9 @@ def tasks(
 
 
 def items(path: Path, kind: str) -> list[dict]:
-    """The items of a file as rows: prompt and answer; ValueError for a line with another number of fields."""
-    question, rows = QUESTIONS[kind], []
+    """The items of a file as rows of prompt and answer; ValueError for a line with a wrong number of fields."""
+    question = QUESTIONS[kind]
+    rows = []
     fields = len(question.worked[0][0]) + 1
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         cells = line.split("\t")
@@ -144,7 +147,7 @@ def _task(name: str, rows: list[dict]) -> HarnessTask:
     question = QUESTIONS[_kind(name)]
     return HarnessTask(name, "exact_match", question.chance, {
         "task": name,
-        "custom_dataset": lambda **_: _dataset(rows),
+        "custom_dataset": lambda **_: datasets_of({"test": rows}),
         "test_split": "test",
         "num_fewshot": 0,
         "output_type": "generate_until",
@@ -154,9 +157,3 @@ def _task(name: str, rows: list[dict]) -> HarnessTask:
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True,
                          "ignore_case": question.ignore_case}],
     })
-
-
-def _dataset(rows: list[dict]) -> dict:
-    from datasets import Dataset
-
-    return {"test": Dataset.from_list(rows)}

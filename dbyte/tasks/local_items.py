@@ -1,8 +1,8 @@
 """Items of the real benchmarks in local files, turned into rows as the hub has them, so that one task reads both.
 
-A layout names the files that it needs below a data folder, and how their records become rows. Beside the layouts in
-which the items go round (the original authors' files, llm-foundry's query / choices / gold lines), every benchmark is
-read from FOLDER/SPLIT.jsonl with the hub's own rows, one JSON object a line.
+A layout names the files that it needs in a data folder, and says how their records become rows. Items are read in the
+layouts in which they are passed around (the original authors' files, llm-foundry's lines of query, choices and gold),
+and every benchmark also from FOLDER/SPLIT.jsonl with the hub's own rows, one JSON object a line.
 """
 
 import json
@@ -17,17 +17,17 @@ Rows = list[dict]
 
 @dataclass(frozen=True)
 class Layout:
-    """Files below a data folder, and the function from their records (a list a file) to rows."""
+    """Files in a data folder, and the function from their records (a list for each file) to rows."""
 
     files: tuple[str, ...]
     rows: Callable[..., Rows]
 
     def found(self, data: Path) -> bool:
-        """Whether all its files are there."""
+        """Whether all its files exist."""
         return all((data / file).is_file() for file in self.files)
 
     def read(self, data: Path) -> Rows:
-        """The rows; ValueError naming the file for records that are damaged or lack a field, or for none."""
+        """The rows; ValueError that names the file if records are damaged or lack a field, or if there are none."""
         try:
             rows = self.rows(*(records(data / file) for file in self.files))
         except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -53,7 +53,7 @@ def records(path: Path) -> list:
 
 
 def first_found(name: str, layouts: Sequence[Layout], data: Path) -> Layout:
-    """The first layout whose files are there; FileNotFoundError listing what was looked for."""
+    """The first layout whose files all exist; FileNotFoundError that lists what was looked for."""
     for layout in layouts:
         if layout.found(data):
             return layout
@@ -62,7 +62,7 @@ def first_found(name: str, layouts: Sequence[Layout], data: Path) -> Layout:
 
 
 def hub_rows(*fields: str) -> Callable[[Rows], Rows]:
-    """Rows that are as on the hub already; these fields are kept."""
+    """A function that keeps these fields of rows which already are as on the hub."""
     return lambda given: [{field: row[field] for field in fields} for row in given]
 
 
@@ -92,7 +92,7 @@ def openbookqa_queries(given: Rows) -> Rows:
 def winogrande_contexts(given: Rows) -> Rows:
     """llm-foundry's two contexts and one continuation as a sentence with a gap.
 
-    The gap begins where the contexts differ: the names may begin alike, and the two texts come out the same.
+    The gap begins where the contexts differ. Names may begin alike; the two full texts are the same nevertheless.
     """
     rows = []
     for row in given:

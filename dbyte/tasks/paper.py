@@ -3,10 +3,10 @@
 Each is lm-evaluation-harness's own task, its configuration read from the installed harness, so prompts, metrics and
 filters are those everybody reports. Items come from the hub, or from local files in the layouts of `local_items.py`.
 
-The paper names neither shots nor metrics. Shots are the harness's defaults (five for GSM8K, else none). acc_norm, which
-divides by a choice's length, is the metric of HellaS, ARC-C and OBQA, as in H-Net's tables, and the paper's levels fit
-it; the others have acc. MMLU is scored over all its questions at once (its 57 subjects weigh by their questions, as in
-the harness's group), each behind its subject's line.
+The paper names neither the number of worked examples (shots) nor metrics. Shots are the harness's defaults: five for
+GSM8K, none for the others. acc_norm, which divides by a choice's length, is the metric of HellaS, ARC-C and OBQA, as in
+H-Net's tables, and the paper's levels agree with it; the others have acc. MMLU is scored over all its questions at once
+(its 57 subjects weigh by their questions, as in the harness's group), each after the line that names its subject.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbyte.tasks import local_items
-from dbyte.tasks.column import HarnessTask
+from dbyte.tasks.column import HarnessTask, datasets_of
 from dbyte.tasks.local_items import Layout, first_found, hub_rows
 
 SUBJECT = "The following are multiple choice questions (with answers) about {{subject|replace('_', ' ')}}.\n\n"
@@ -24,8 +24,8 @@ SUBJECT = "The following are multiple choice questions (with answers) about {{su
 class Benchmark:
     """A column of the paper.
 
-    stock: the harness's configuration, below its folder of tasks. layouts: of local files, the first found is read.
-    shots: the local file of the worked examples that stand before each question. by_subject: see SUBJECT.
+    stock: the harness's configuration, a path in its folder of tasks. layouts: of local files; the first found is read.
+    shots: the local file of the worked examples that precede each question. by_subject: whether SUBJECT precedes it.
     """
 
     name: str
@@ -37,9 +37,9 @@ class Benchmark:
     by_subject: bool = False
 
     def as_task(self, limit: int | None = None, *, data: Path | None = None) -> HarnessTask:
-        """The benchmark's first `limit` items (None: all), from local files in `data` or, with None, from the hub.
+        """The benchmark's first `limit` items (None: all), from local files in `data`, or from the hub if it is None.
 
-        FileNotFoundError where a file is missing, ValueError where one is damaged or the limit is below 1.
+        Raises FileNotFoundError where a file is missing, ValueError where one is damaged or the limit is below 1.
         """
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1 item a column, got {limit}")
@@ -53,7 +53,8 @@ class Benchmark:
     def looked_for(self, data: Path) -> list[str]:
         """What is missing in `data`, as sentences; empty if nothing is."""
         missing = []
-        for layouts in ([self.layouts] if self.shots is None else [self.layouts, (self.shots,)]):
+        needed = [self.layouts] if self.shots is None else [self.layouts, (self.shots,)]
+        for layouts in needed:
             try:
                 first_found(self.name, layouts, data)
             except FileNotFoundError as error:
@@ -65,7 +66,7 @@ class Benchmark:
         if self.shots is not None:
             splits["train"] = first_found(self.name, (self.shots,), data).read(data)
         examples = "train" if self.shots else None
-        return {"custom_dataset": lambda **_: _datasets(splits), "dataset_path": None, "dataset_name": None,
+        return {"custom_dataset": lambda **_: datasets_of(splits), "dataset_path": None, "dataset_name": None,
                 "dataset_kwargs": None, "test_split": "test", "validation_split": None, "training_split": examples,
                 "fewshot_split": examples, "fewshot_config": None}
 
@@ -111,12 +112,12 @@ BENCHMARKS = {benchmark.name: benchmark for benchmark in (
 )}
 
 
-def tasks(
+def paper_tasks(
     names: Sequence[str] = tuple(BENCHMARKS), limit: int | None = None, *, data: Path | None = None
 ) -> list[HarnessTask]:
-    """The named benchmarks, their first `limit` items each, from the folder `data` or from the hub (None).
+    """The named benchmarks, with their first `limit` items each, from the folder `data` or from the hub (None).
 
-    ValueError for an unknown name or a limit below 1; FileNotFoundError listing all that was looked for in vain.
+    Raises ValueError for an unknown name or a limit below 1, and FileNotFoundError that lists all missing files.
     """
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
@@ -137,16 +138,10 @@ def present(data: Path) -> list[str]:
 def _stock(file: str) -> dict:
     """A task's configuration as the installed harness has it, without the tags that group tasks.
 
-    Its loader is private, but the version is pinned; the public way scans thousands of files first.
+    The harness's loader is private, but its version is pinned; the public way scans thousands of files first.
     """
     import lm_eval.tasks
     from lm_eval.tasks._yaml_loader import load_yaml
 
     config = load_yaml(Path(lm_eval.tasks.__file__).parent / file, resolve_func=True)
     return {key: value for key, value in config.items() if key not in ("tag", "group")}
-
-
-def _datasets(splits: dict[str, list[dict]]) -> dict:
-    from datasets import Dataset
-
-    return {split: Dataset.from_list(rows) for split, rows in splits.items()}

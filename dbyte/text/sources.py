@@ -19,8 +19,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dbyte.tasks.world.basic import MIN_BYTES
 from dbyte.tasks.world.full import WORLDS
+from dbyte.tasks.world.world import MIN_BYTES
 from dbyte.text.corpus import CHOICES, load_corpus
 from dbyte.text.hub import builder_of, commit, line_files, parse_place, reading, streamed
 from dbyte.text.shards import READ, LineShards, Shards, TableShards

@@ -8,8 +8,8 @@ lookup that the columns ask for is learned on top of it far sooner; among other 
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from dbyte.tasks.world import basic as world
-from dbyte.tasks.world.basic import ATTRIBUTES, COLOURS, NAMES, PLACES, THINGS
+from dbyte.tasks.world import world
+from dbyte.tasks.world.world import ATTRIBUTES, COLOURS, NAMES, PLACES, THINGS
 
 WORDS = tuple(sorted({*NAMES, *PLACES, *THINGS, *COLOURS, *(value for each in ATTRIBUTES for value in each.values)}))
 PAIRS, TIMES = 6, 3

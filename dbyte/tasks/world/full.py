@@ -8,8 +8,7 @@ words said again, then lists of letters with them.
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
-from dbyte.tasks.world import basic as world
-from dbyte.tasks.world import chains, echoes, kinds, letters, reasons, scripts, spelling
+from dbyte.tasks.world import chains, echoes, kinds, letters, reasons, scripts, spelling, world
 
 NAME = "world_full"
 PARAGRAPHS = world.PARAGRAPHS | {

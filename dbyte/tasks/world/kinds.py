@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from dbyte.tasks.world.basic import WORLD, question_answer
+from dbyte.tasks.world.world import WORLD, question_answer
 
 
 @dataclass(frozen=True)

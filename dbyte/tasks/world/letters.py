@@ -15,7 +15,7 @@ with the fact's ordinary question.
 from collections.abc import Sequence
 from random import Random
 
-from dbyte.tasks.world.basic import (
+from dbyte.tasks.world.world import (
     ATTRIBUTES,
     NAMES,
     PLACES,

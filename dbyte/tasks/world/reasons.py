@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from dbyte.tasks.world.basic import WORLD, question_answer
+from dbyte.tasks.world.world import WORLD, question_answer
 
 
 class Deed(NamedTuple):

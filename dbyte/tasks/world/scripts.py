@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from dbyte.tasks.world.basic import NAMES, WORLD
+from dbyte.tasks.world.world import NAMES, WORLD
 
 ORDER = ("First", "Then", "Then", "Last")
 

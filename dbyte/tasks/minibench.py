@@ -1,0 +1,336 @@
+r"""MiniBench: the paper's benchmark columns, drawn from the built-in world.
+
+A benchmark of the paper (arXiv 2602.01007, Table 1) needs a teacher with billions of parameters; these columns ask the
+same kind of question about a world that a teacher of a million parameters can learn. Every item is held out: its
+question, event or sum occurs in no training text of the world (tests/test_minibench.py, tests/test_more_world.py).
+
+A column is a function that makes one row and a Column that says how rows are drawn (`_sampled` from a pool, or
+`_distinct`) and asked. To add one, write both and name the column in EVERY.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from random import Random
+
+from dbyte.tasks.column import Column, HarnessTask
+from dbyte.tasks.world import chains, full, kinds, letters, reasons, scripts, spelling, world
+from dbyte.tasks.world.world import NAMES, PLACES, TOOLS, WORLD
+
+QUESTION = "Question: {{question}}\nAnswer:"
+
+
+def _sampled(rng: Random, n: int, *, pool: Sequence, row: Callable[..., dict]) -> list[dict]:
+    """row(rng, member) of n members of a pool, none of them twice."""
+    return [row(rng, *member) for member in rng.sample(pool, len(pool))[:n]]
+
+
+def _distinct(rng: Random, n: int, *, key: str, row: Callable[[Random], dict]) -> list[dict]:
+    """n rows row(rng) that differ under `key`, in the order of drawing, so that a smaller n is a prefix."""
+    rows: dict[str, dict] = {}
+    while len(rows) < n:
+        drawn = row(rng)
+        rows.setdefault(drawn[key], drawn)
+    return list(rows.values())
+
+
+def _multiple_choice(text: str, choices: str | list[str]) -> dict:
+    """The harness options of a column whose rows hold the number of the right choice under "label"."""
+    return {"output_type": "multiple_choice", "doc_to_text": text, "doc_to_choice": choices, "doc_to_target": "label"}
+
+
+def _shuffled(rng: Random, right: str, wrong: Iterable[str]) -> tuple[list[str], int]:
+    """(choices in random order, the number of the right one)."""
+    choices = [right, *wrong]
+    rng.shuffle(choices)
+    return choices, choices.index(right)
+
+
+def _lmb(rng: Random) -> dict:
+    """LMB, after LAMBADA: the last word of a short passage, which an earlier sentence has already named.
+
+    Example: "Walter left the ring in Bergen. Emma gave the lamp to Leo. Later Walter found the ring in" -> " Bergen".
+    No training text tells the event that the last sentence comes back to. An item is right if greedy decoding writes
+    the word, as in LAMBADA, so guessing scores next to nothing.
+    """
+    told, recall = world.story(rng, people=NAMES, held_out=True)
+    return {"text": " ".join([*told, rng.choice(recall[0])]).removesuffix(".")}
+
+
+LMB = Column(
+    name="LMB", metric="acc", chance=0.0, default=500, available=5000, draw=partial(_distinct, key="text", row=_lmb),
+    harness={
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{text.rsplit(' ', 1)[0]}}",
+        "doc_to_target": "{{' ' + text.rsplit(' ', 1)[1]}}",
+    },
+)
+
+
+def _hellas(rng: Random, name: str, script: scripts.Script, done: int) -> dict:
+    """HellaS, after HellaSwag: how a script continues, of four ways.
+
+    Example: "Anna bakes bread. First Anna mixes the flour. Then Anna" with " kneads the dough.", " slices the loaf.",
+    " ties a hook." and " moves a pawn.". One wrong ending is a step of the same script, but not the next one. No
+    training text tells that this person does this.
+    """
+    right = script.steps[done]
+    same_script = rng.choice([step for step in script.steps if step != right])
+    others = rng.sample([other for other in scripts.SCRIPTS if other is not script], 2)
+    endings, label = _shuffled(rng, right, [same_script, *(rng.choice(other.steps) for other in others)])
+    return {
+        "context": f"{script.told(name, done)} {scripts.ORDER[done]} {name}",
+        "endings": [f"{ending}." for ending in endings],
+        "label": label,
+    }
+
+
+HELLAS_POOL = [(name, script, done) for name, script in scripts.pairs()[True] for done in range(len(scripts.ORDER))]
+HELLAS = Column(
+    name="HellaS", metric="acc", chance=0.25, default=500, available=len(HELLAS_POOL),
+    draw=partial(_sampled, pool=HELLAS_POOL, row=_hellas), harness=_multiple_choice("{{context}}", "{{endings}}"),
+)
+
+
+def _piqa(rng: Random, goal: str, tool: world.Tool) -> dict:
+    r"""PIQA, after PIQA: which of two tools serves a goal; one item a goal.
+
+    Example: "Question: How do you cut the bread?\nAnswer:" with " Use the knife." and " Use the kettle.". Training text
+    states the use in prose, but never asks for this goal.
+    """
+    other = rng.choice([each for each in TOOLS if each != tool])
+    label = rng.randrange(2)
+    solutions = [world.use_answer(other), world.use_answer(other)]
+    solutions[label] = world.use_answer(tool)
+    return {"goal": world.use_question(goal), "sol1": solutions[0], "sol2": solutions[1], "label": label}
+
+
+PIQA_POOL = WORLD.goals[True]
+PIQA = Column(
+    name="PIQA", metric="acc", chance=0.5, default=len(PIQA_POOL), available=len(PIQA_POOL),
+    draw=partial(_sampled, pool=PIQA_POOL, row=_piqa),
+    harness=_multiple_choice("Question: {{goal}}\nAnswer:", "{{[sol1, sol2]}}"),
+)
+
+
+def _arc_e(rng: Random, name: str, attribute: world.Attribute, form: str) -> dict:
+    r"""ARC-E, after ARC Easy: a fact, with four answers of one kind; one item for each way to ask for a fact.
+
+    Example: "Question: Where does Mona live?\nAnswer:" with " Oslo", " Lima", " Rome", " Cairo". Training text states
+    the fact in prose, but asks for it in no form.
+    """
+    right = WORLD.facts[name, attribute.name]
+    wrong = rng.sample([value for value in attribute.values if value != right], 3)
+    choices, label = _shuffled(rng, right, wrong)
+    return {"question": form.format(n=name), "choices": choices, "label": label}
+
+
+ARC_E_POOL = [(name, attribute, form) for name, attribute in WORLD.questions[True] for form in attribute.questions]
+ARC_E = Column(
+    name="ARC-E", metric="acc", chance=0.25, default=len(ARC_E_POOL), available=len(ARC_E_POOL),
+    draw=partial(_sampled, pool=ARC_E_POOL, row=_arc_e), harness=_multiple_choice(QUESTION, "{{choices}}"),
+)
+
+
+def _arc_c(rng: Random) -> dict:
+    r"""ARC-C, after ARC Challenge: a question whose answer takes two sentences, with four towns to choose from.
+
+    Example: "The key is in the box. The bag is in Riga. The box is in Bonn. The ring is in the bag.\nQuestion: Where is
+    the key?\nAnswer:" with " Bonn", " Riga", " Oslo" .. The other town of the passage is always among them. Training
+    text never tells or asks of this thing in this container in this town.
+    """
+    pair = chains.pair(rng, held_out=True)
+    right, other = (chain.town for chain in pair)
+    unnamed = rng.sample([place for place in PLACES if place not in (right, other)], 2)
+    choices, label = _shuffled(rng, right, [other, *unnamed])
+    return {"passage": chains.told(rng, pair), "question": chains.question(pair[0]), "choices": choices, "label": label}
+
+
+ARC_C = Column(
+    name="ARC-C", metric="acc", chance=0.25, default=500, available=5000,
+    draw=partial(_distinct, key="passage", row=_arc_c),
+    harness=_multiple_choice("{{passage}}\nQuestion: {{question}}\nAnswer:", "{{choices}}"),
+)
+
+
+def _wino(rng: Random) -> dict:
+    """WINO, after WinoGrande: which of two people a reason is about.
+
+    Example: "Anna thanked Tom because _ had helped." with the options Anna and Tom. What follows the gap, " had
+    helped.", is scored after either name, as in WinoGrande. Training text never tells that these two did this.
+    """
+    while True:
+        deed = rng.choice(reasons.DEEDS)
+        doer, other = rng.sample(NAMES, 2)
+        if reasons.held_out(deed, doer, other):
+            break
+    label = rng.randrange(2)
+    names = [doer, other] if rng.random() < 0.5 else [other, doer]
+    reason = deed.of_doer if names[label] == doer else deed.of_other
+    sentence = f"{reasons.beginning(deed, doer, other)} _ {reason}."
+    return {"sentence": sentence, "option1": names[0], "option2": names[1], "answer": str(label + 1)}
+
+
+def _label(row: dict) -> int:
+    return int(row["answer"]) - 1
+
+
+def _contexts(row: dict) -> list[str]:
+    return [row["sentence"].split("_")[0] + row[option] for option in ("option1", "option2")]
+
+
+def _rest(row: dict) -> str:
+    return row["sentence"].split("_ ")[1]
+
+
+WINO = Column(
+    name="WINO", metric="acc", chance=0.5, default=500, available=4000,
+    draw=partial(_distinct, key="sentence", row=_wino),
+    # With several contexts and one continuation the harness expects the label as the text, and the text as the target.
+    harness={"output_type": "multiple_choice", "doc_to_text": _label, "doc_to_choice": _contexts,
+             "doc_to_target": _rest},
+)
+
+
+def _obqa(rng: Random, fact: tuple[kinds.Kind, str, int], form: str) -> dict:
+    r"""OBQA, after OpenBookQA: what is true of a member of a kind follows from what is true of the kind.
+
+    Example: "The robin is covered with" with " feathers", " scales", " bark" and " wax". Training text says that a
+    robin is a bird and that a bird is covered with feathers, but neither states nor asks it of the robin. Three items
+    for each held-out fact, in different words.
+    """
+    kind, member, trait = fact
+    others = rng.sample([other for other in kinds.KINDS if other is not kind], 3)
+    choices, label = _shuffled(rng, kind.values[trait], (other.values[trait] for other in others))
+    statement, question = (words.format(m=member) for words in kinds.TRAITS[trait])
+    return {"question_stem": form.format(statement=statement, question=question), "choices": choices, "label": label}
+
+
+OBQA_FORMS = ("{statement}", "Question: {question}\nAnswer:", "Everybody knows this. {statement}")
+OBQA_POOL = [(fact, form) for fact in kinds.facts()[True] for form in OBQA_FORMS]
+OBQA = Column(
+    name="OBQA", metric="acc", chance=0.25, default=min(500, len(OBQA_POOL)), available=len(OBQA_POOL),
+    draw=partial(_sampled, pool=OBQA_POOL, row=_obqa), harness=_multiple_choice("{{question_stem}}", "{{choices}}"),
+)
+
+
+def _mmlu(rng: Random) -> dict:
+    r"""MMLU, after MMLU: the answer is the letter of one of four options.
+
+    Example: "Anna put the key in Bonn. Tom put the ring in Riga.\nChoices: Lyon A, Hull B, Bonn C, Riga D\nQuestion:
+    Where did Anna put the key?\nAnswer:" -> " C". Three subjects: `lists` asks for the letter of an option, `stories`
+    can be read off, `people` asks for facts of the world, which training text states but asks for in no form. Training
+    text never asks for an option that follows this other one, and never tells that this person put this thing there.
+    """
+    subject = rng.choice(letters.SUBJECTS)
+    before = ""
+    if subject == "stories":
+        passage, asks = letters.story(rng, held_out=True)
+        question, choices, label = asks[0]
+        before = f"{passage}\n"
+    elif subject == "lists":
+        question, choices, label = letters.listed(rng, held_out=True)
+    else:
+        question, choices, label = letters.fact(rng, *rng.choice(WORLD.questions[True]))
+    return {"subject": subject, "prompt": before + letters.asked(question, choices), "label": label}
+
+
+MMLU = Column(
+    name="MMLU", metric="acc", chance=0.25, default=500, available=5000,
+    draw=partial(_distinct, key="prompt", row=_mmlu), harness=_multiple_choice("{{prompt}}", list(letters.LETTERS)),
+)
+
+
+def _gsm8k(rng: Random, problem: world.Sum) -> dict:
+    r"""GSM8K, after GSM8K: a word problem in two steps, whose answer is written.
+
+    Example: "Question: Bella has 2 books. Then Bella finds 6 more books. Then Bella gives away 5 books. How many books
+    does Bella have now?\nAnswer:" -> " 2 + 6 = 8. 8 - 5 = 3. #### 3". The number after #### is matched exactly (the
+    original's strict-match filter). The three numbers of an item occur together in no training text.
+    """
+    return {"question": world.sum_question(rng, problem, name=rng.choice(NAMES)), "answer": problem.answer()}
+
+
+GSM8K_POOL = [(problem,) for problem in WORLD.sums[True]]
+GSM8K = Column(
+    name="GSM8K", metric="exact_match", chance=0.0, default=min(500, len(GSM8K_POOL)), available=len(GSM8K_POOL),
+    draw=partial(_sampled, pool=GSM8K_POOL, row=_gsm8k),
+    harness={
+        "output_type": "generate_until",
+        "doc_to_text": QUESTION,
+        "doc_to_target": "{{answer.split('#### ')[1]}}",
+        # 64 is room for the longest answer even where a model counts bytes instead of tokens.
+        "generation_kwargs": {"until": ["\n\n", "\nQuestion"], "do_sample": False, "max_gen_toks": 64},
+        "filter_list": [{
+            "name": "strict-match",
+            "filter": [{"function": "regex", "regex_pattern": r"#### (\-?[0-9]+)"}, {"function": "take_first"}],
+        }],
+    },
+)
+
+
+def _spell(rng: Random) -> dict:
+    """The row of SPELL: spell a made-up word, about which training text never asks."""
+    word = spelling.word(rng, held_out=True)
+    return {"question": spelling.SPELL.question.format(word=word), "answer": spelling.SPELL.answer(word, "", "")}
+
+
+def _cute(rng: Random, kind: spelling.Kind) -> dict:
+    """The row of a column of MINI_CUTE: a question of one kind about the letters of a made-up word."""
+    question, answer = spelling.asked(rng, kind, held_out=True)
+    return {"question": question, "answer": answer}
+
+
+def _written(name: str, row: Callable[[Random], dict], *, chance: float = 0.0) -> Column:
+    r"""A column after CUTE, whose answer is written and matched exactly.
+
+    Examples: "Question: Spell the word bimolu.\nAnswer:" -> " b i m o l u"; "Question: Exchange b and m in
+    bimolu.\nAnswer:" -> " mibolu". The paper has no such column; spelling is what models of bytes are for.
+    """
+    return Column(
+        name=name, metric="exact_match", chance=chance, default=500, available=5000,
+        draw=partial(_distinct, key="question", row=row),
+        harness={
+            "output_type": "generate_until",
+            "doc_to_text": QUESTION,
+            "doc_to_target": "{{answer}}",
+            "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 24},
+            "filter_list": [{"name": "stripped", "filter": [
+                {"function": "regex", "regex_pattern": r"^\s*(.*?)\s*$"}, {"function": "take_first"}]}],
+        },
+    )
+
+
+SPELL = _written("SPELL", _spell)
+MINI_CUTE = {  # the kinds that need no real words; the others are in dbyte/tasks/cute.py
+    kind.name: _written(kind.name, partial(_cute, kind=kind), chance=0.5 if kind.name == "contains_char" else 0.0)
+    for kind in spelling.KINDS
+}
+
+EVERY = {column.name: column for column in (  # Table 4's order, then ours
+    LMB, HELLAS, PIQA, ARC_E, ARC_C, WINO, OBQA, MMLU, GSM8K, SPELL)}
+COLUMNS = {name: EVERY[name] for name in ("LMB", "PIQA", "ARC-E", "GSM8K")}  # those that the corpus `world` teaches
+CHANCE = {name: column.chance for name, column in EVERY.items()}
+
+
+def taught_by(corpora: Iterable[str]) -> dict[str, Column]:
+    """The columns that training on these corpora prepares for: EVERY for `world_full`, else COLUMNS."""
+    return EVERY if full.NAME in corpora else COLUMNS
+
+
+def items(column: str, n: int | None = None, *, seed: int = 0) -> list[dict]:
+    """The first n rows of the named column; ValueError for an unknown column or an n that it does not have."""
+    return _column(column).items(n, seed=seed)
+
+
+def mini_tasks(columns: Sequence[str], limit: int | None = None, *, seed: int = 0) -> list[HarnessTask]:
+    """The named columns as the harness runs them, each with `limit` items, or its default number for None.
+
+    A limit beyond what a column has takes all it has. Raises ValueError for an unknown column or a limit below 1.
+    """
+    return [_column(name).as_task(limit, seed=seed) for name in columns]
+
+
+def _column(name: str) -> Column:
+    if name not in EVERY:
+        raise ValueError(f"unknown MiniBench column {name!r}: choose from {', '.join(EVERY)}")
+    return EVERY[name]
