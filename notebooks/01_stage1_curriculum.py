@@ -18,7 +18,7 @@
 #
 # The paper's section 4.2.1, its Figure 2 and the Stage-1 rows of its Table 1. Three steps: the encoder learns the
 # teacher's embeddings (1.1), encoder and core learn the teacher's predictions (1.2), the router learns where tokens end
-# (1.3). The student then reads bytes, cuts them itself, and writes tokens.
+# (1.3). The student then reads bytes, sets the boundaries itself, and writes tokens.
 #
 # **Claims:** alignment alone recovers surface-level tasks within few bytes; distillation brings the harder ones;
 # Stage 1 keeps nearly all of the teacher. **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
@@ -28,10 +28,7 @@ scale = "smoke"
 seed = 0
 
 # %%
-import time
-from functools import partial
-
-from IPython.display import Image, display
+from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
@@ -40,12 +37,10 @@ from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.evaluate.stats import retention
 from dbyte.paths import FIGURES
 from dbyte.report import diagrams, figures, results, tables
-from dbyte.report.provenance import environment_report
 
 # %%
 chosen = presets.scale(scale)
-write = partial(results.write_results, scale=scale, seeds=[seed], device=chosen.device)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+record = results.begin(scale, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## The three steps
@@ -54,15 +49,14 @@ print(environment_report(scale=scale, seed=seed, device=chosen.device))
 
 # %%
 picture = diagrams.pipeline_figure(curriculum(chosen))
-display(Image(figures.write_png(picture, FIGURES / scale / "pipeline.png")))
+Image(figures.write_png(picture, FIGURES / scale / "pipeline.png"))
 
 # %% [markdown]
-# Each line says what trains, at which peak rate, and what is frozen. Runs that are complete are loaded.
+# Each line says what a step trained on. Runs that are complete are loaded.
 
 # %%
-stage1 = curriculum(chosen)[:3]
 teacher = teacher_run(chosen, seed=seed)
-runs = run_steps(chosen, stage1, seed=seed)
+runs = run_steps(chosen, curriculum(chosen)[:3], seed=seed)
 for run in runs:
     print({name: run.facts()[name] for name in ("step", "updates", "train_bytes", "seconds")})
 
@@ -73,35 +67,36 @@ for run in runs:
 # Bands are two standard errors.
 
 # %%
-measurer, wall = Measurer(chosen, seed), time.monotonic()
-write("dynamics", dynamics_rows(measurer, runs, teacher),
-      keys=["model", "task", "train_bytes"], config_hash=runs[1].hash[:16],
-      wall_seconds=time.monotonic() - wall)
-dynamics = results.read_results("dynamics", scale=scale)
-display(Image(figures.save(figures.dynamics_figure(dynamics), "dynamics", frames=[dynamics])))
+measurer = Measurer(chosen, seed)
+with record("dynamics", keys=["model", "task", "train_bytes"], of=runs[1]) as rows:
+    rows += dynamics_rows(measurer, runs, teacher)
+dynamics = record.read("dynamics")
+Image(figures.save(figures.dynamics_figure(dynamics), "dynamics", frames=[dynamics]))
 
 # %% [markdown]
 # The paper says that alignment alone recovers surface-level tasks. Retention after step 1.1 and after step 1.2, as the
 # share of the teacher's accuracy on the same items, tells how much of the way each step goes:
 
 # %%
-last = dynamics[dynamics.model == "student"].sort_values("train_bytes").groupby(["step", "task"], sort=False).tail(1)
+student = dynamics[dynamics.model == "student"].sort_values("train_bytes")
+last = student.groupby(["step", "task"], sort=False).tail(1)
 level = dynamics[dynamics.model == "teacher"].set_index("task").value
-share = last.assign(share=100 * last.value / last.task.map(level).where(lambda v: v > 0))
-tables.Table(tables.wide(share, rows="step", values="share").reset_index(), digits=1)
+share = 100 * last.value / last.task.map(level).where(lambda value: value > 0)
+tables.Table(tables.wide(last.assign(share=share), rows="step", values="share").reset_index(), digits=1)
 
 # %% [markdown]
-# ## Where the router cuts
+# ## Where the router sets boundaries
 #
 # Boundary precision, recall and F1 against the teacher's tokens on held-out documents. Bytes whose boundary is fixed by
 # the format (BOS, EOS and the byte before EOS) do not count.
 
 # %%
-wall, final = time.monotonic(), runs[2].model_folder
-rows = [boundary_row(name, measurer.boundaries(final, name)) for name, _ in chosen.corpora]
-write("boundaries_stage1", rows, keys=["corpus"],
-      config_hash=runs[2].hash[:16], wall_seconds=time.monotonic() - wall)
-boundaries = results.read_results("boundaries_stage1", scale=scale)
+final = runs[2].model_folder
+names = [name for name, _ in chosen.corpora]
+with record("boundaries_stage1", keys=["corpus"], of=runs[2]) as rows:
+    for name in names:
+        rows.append(boundary_row(name, measurer.boundaries(final, name)))
+boundaries = record.read("boundaries_stage1")
 tables.Table(boundaries)
 
 # %% [markdown]
@@ -112,27 +107,30 @@ tables.Table(boundaries)
 # over items, paired.
 
 # %%
-wall, how = time.monotonic(), {"stage1": "stage1/router", "stage1, tokenizer's boundaries": "stage1/tokenizer"}
-found = {"teacher": measurer.columns(teacher, "token")} | {m: measurer.columns(final, how[m]) for m in how}
-rows = [row for model, columns in found.items() for row in column_rows(model, columns)]
-write("stage1", rows, keys=["model", "task"], config_hash=runs[2].hash[:16],
-      wall_seconds=time.monotonic() - wall)
-tables.Table(tables.main_table(results.read_results("stage1", scale=scale)))
+models = {"teacher": (teacher, "token"), "stage1": (final, "stage1/router"),
+          "stage1, tokenizer's boundaries": (final, "stage1/tokenizer")}
+found = {}
+with record("stage1", keys=["model", "task"], of=runs[2]) as rows:
+    for model, how in models.items():
+        found[model] = measurer.columns(*how)
+        rows += column_rows(model, found[model])
+tables.Table(tables.main_table(record.read("stage1")))
 
 # %% [markdown]
 # ## Real prose
 #
 # Bits per byte on held-out documents. Along the tokenizer's boundaries teacher and student score the same tokens. Along
-# the router's, a chunk that is no token is split into the longest tokens from the left, and a cut inside a token leaves
-# two shorter tokens that are scored as such: the exact probability of one segmentation, a lower bound of the text's.
+# the router's, a chunk that is no token is split into the longest tokens from the left, and a boundary inside a token
+# leaves two shorter tokens that are scored as such. That is the exact probability of one segmentation, and a lower
+# bound of the text's.
 
 # %%
-wall, names = time.monotonic(), [name for name, _ in chosen.corpora]
-rows = [bits_row("teacher", name, measurer.bits(teacher, "token", name)) for name in names]
-rows += [bits_row(reading, name, measurer.bits(final, reading, name)) for name in names for reading in how.values()]
-write("bits_stage1", rows, keys=["model", "corpus"],
-      config_hash=runs[2].hash[:16], wall_seconds=time.monotonic() - wall)
-bits = results.read_results("bits_stage1", scale=scale)
+with record("bits_stage1", keys=["model", "corpus"], of=runs[2]) as rows:
+    for folder, reading in models.values():
+        for name in names:
+            model = "teacher" if reading == "token" else reading
+            rows.append(bits_row(model, name, measurer.bits(folder, reading, name)))
+bits = record.read("bits_stage1")
 tables.Table(bits.drop(columns="folded"), digits=4)
 
 # %% [markdown]
@@ -141,14 +139,19 @@ tables.Table(bits.drop(columns="folded"), digits=4)
 # The bounds are what this project asks of Stage 1 at `small`; at `smoke` nothing has trained long enough to reach them.
 
 # %%
-kept = {m: retention(*({t: c.correct for t, c in found[k].items()} for k in (m, "teacher"))) for m in how}
-n, per = sum(c.n for c in found["teacher"].values()), bits.pivot(index="corpus", columns="model", values="value")
-ratio = 100 * (per["stage1/tokenizer"] / per["teacher"] - 1)
-claims = [tables.Claim.of_interval(f"retention %, {m}", k, n, at_least=97) for m, k in kept.items()]
-claims += [tables.Claim(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97)
-           for row in boundaries.itertuples()]
-claims += [tables.Claim(f"bits per byte over the teacher's, % more, {c}, tokenizer's boundaries", ratio[c],
-        int(bits[bits.corpus == c].n.iloc[0]), at_most=3) for c in ratio.index]
+correct = {model: {task: column.correct for task, column in columns.items()} for model, columns in found.items()}
+n = sum(column.n for column in found["teacher"].values())
+claims = []
+for model in list(models)[1:]:
+    kept = retention(correct[model], correct["teacher"])
+    claims.append(tables.Claim.of_interval(f"retention %, {model}", kept, n, at_least=97))
+for row in boundaries.itertuples():
+    claims.append(tables.Claim(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97))
+by_model = bits.pivot(index="corpus", columns="model", values=["value", "n"])
+for name, row in by_model.iterrows():
+    more = 100 * (row["value", "stage1/tokenizer"] / row["value", "teacher"] - 1)
+    what = f"bits per byte over the teacher's, % more, {name}, tokenizer's boundaries"
+    claims.append(tables.Claim(what, more, int(row["n", "teacher"]), at_most=3))
 tables.Table(tables.claims_table(claims))
 
 # %% [markdown]

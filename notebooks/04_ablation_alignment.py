@@ -16,7 +16,7 @@
 # %% [markdown]
 # # 04 · Ablation: is the alignment of embeddings needed?
 #
-# The paper's section 6.1 and its Table 3, and what the authors' released code does otherwise. Other orders of the
+# The paper's section 6.1 and its Table 3, and what the authors' released code does differently. Other orders of the
 # steps, and the joint objective, are in notebook 14.
 #
 # **Claim:** at equal bytes, a student that skips the alignment of embeddings collapses. **Beyond the paper:**
@@ -29,10 +29,7 @@ seed = 0
 ablation_seeds = None  # as many as the scale has
 
 # %%
-import time
-from functools import partial
-
-from IPython.display import Image, display
+from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
@@ -40,13 +37,11 @@ from dbyte.distill.variants import alignments, watched
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.report import ablations, figures, results, tables
-from dbyte.report.provenance import environment_report
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
 seeds = [seed + k for k in range(chosen.ablation.seeds)]
-write = partial(results.write_results, scale=scale, seeds=seeds, device=chosen.device)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+record = results.begin(scale, seeds=seeds, device=chosen.device)
 print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {chosen.ablation.items} items a column at most")
 
 # %% [markdown]
@@ -60,25 +55,24 @@ teacher = teacher_run(chosen, seed=seed)
 variants = alignments(chosen)
 order = [variant.name for variant in variants]
 trained = ablation.train(chosen, variants, seed=seed)
+sequence = trained[order[0]][0][-1]
 for name, by_seed in trained.items():
     print(f"{name:28s}", " -> ".join(f"{run.facts()['step']} ({run.facts()['seconds']:.0f} s)" for run in by_seed[0]))
 
 # %%
-measurer, wall = Measurer(chosen, seed), time.monotonic()
-measured = ablation.measure(measurer, trained, "stage1/tokenizer")
-taught = measurer.columns(teacher, "token", items=chosen.ablation.items)
-address = trained[order[0]][0][-1].hash[:16]
-write("alignment", ablation.accuracy_rows(measured), keys=["model", "task"], config_hash=address,
-      wall_seconds=time.monotonic() - wall)
-write("alignment_teacher", column_rows("teacher", taught), keys=["model", "task"], config_hash=address,
-      wall_seconds=0.0)
-found = results.read_results("alignment", scale=scale)
+measurer = Measurer(chosen, seed)
+with record("alignment", keys=["model", "task"], of=sequence) as rows:
+    measured = ablation.measure(measurer, trained, "stage1/tokenizer")
+    rows += ablation.accuracy_rows(measured)
+found = record.read("alignment")
 tables.Table(ablations.table(found, order))
 
 # %%
-level = results.read_results("alignment_teacher", scale=scale)
+with record("alignment_teacher", keys=["model", "task"], of=sequence) as rows:
+    rows += column_rows("teacher", measurer.columns(teacher, "token", items=chosen.ablation.items))
+level = record.read("alignment_teacher")
 picture = ablations.accuracy_figure(found, order, teacher=level)
-display(Image(figures.save(picture, "alignment_ablation", frames=[found, level])))
+Image(figures.save(picture, "alignment_ablation", frames=[found, level]))
 
 # %% [markdown]
 # The paper's, as printed:
@@ -90,15 +84,15 @@ tables.Table(tables.published("table03_ablation_alignment"), digits=1)
 # The sequence minus each other row, on the same items, seeds in pairs, averaged over columns:
 
 # %%
-write("alignment_difference", ablation.difference_rows(measured, order[0]), keys=["what", "task"], config_hash=address,
-      wall_seconds=0.0)
-tables.Table(ablations.verdicts(results.read_results("alignment_difference", scale=scale)))
+with record("alignment_difference", keys=["what", "task"], of=sequence) as rows:
+    rows += ablation.difference_rows(measured, order[0])
+differences = record.read("alignment_difference")
+tables.Table(ablations.verdicts(differences))
 
 # %% [markdown]
-# The same, column by column, for the claim itself:
+# Column by column, for the claim itself:
 
 # %%
-differences = results.read_results("alignment_difference", scale=scale)
 claim = differences[differences["what"] == "align, then distil - distil only"]
 tables.Table(claim[["task", "value", "low", "high", "n", "verdict"]], digits=1)
 
@@ -109,29 +103,28 @@ tables.Table(claim[["task", "value", "low", "high", "n", "verdict"]], digits=1)
 # read as many bytes, has long been distilling.
 
 # %%
-pair = {name: trained[name] for name in order[:2]}
-write("alignment_curves", ablation.curve_rows(pair, step=-1), keys=["model", "train_bytes"], config_hash=address,
-      wall_seconds=0.0)
-curves = results.read_results("alignment_curves", scale=scale)
+with record("alignment_curves", keys=["model", "train_bytes"], of=sequence) as rows:
+    rows += ablation.curve_rows({name: trained[name] for name in order[:2]}, step=-1)
+curves = record.read("alignment_curves")
 picture = ablations.loss_figure(curves, order[:2], label="divergence from the teacher (Eq. 3)")
-display(Image(figures.save(picture, "alignment_loss", frames=[curves])))
+Image(figures.save(picture, "alignment_loss", frames=[curves]))
 
 # %% [markdown]
 # ## Accuracy against bytes
 #
-# The same two rows, trained again with models kept on the way. Bytes count from the first that the student read, so
-# that the second half of the one is its step 1.2.
+# The same two rows, trained again with models kept on the way. Bytes count from the first that the student read: the
+# second half of the sequence is its step 1.2.
 
 # %%
-kept, wall = ablation.train(chosen, watched(variants[:2]), seed=seed), time.monotonic()
-write("alignment_dynamics", ablation.dynamics_rows(measurer, kept, "stage1/tokenizer"),
-      keys=["model", "task", "train_bytes"], config_hash=address, wall_seconds=time.monotonic() - wall)
-dynamics = results.read_results("alignment_dynamics", scale=scale)
+kept = ablation.train(chosen, watched(variants[:2]), seed=seed)
+with record("alignment_dynamics", keys=["model", "task", "train_bytes"], of=sequence) as rows:
+    rows += ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
+dynamics = record.read("alignment_dynamics")
 picture = ablations.dynamics_figure(dynamics, order[:2], teacher=level)
-display(Image(figures.save(picture, "alignment_dynamics", frames=[dynamics, level])))
+Image(figures.save(picture, "alignment_dynamics", frames=[dynamics, level]))
 
 # %% [markdown]
 # ## What could not be reproduced
 #
-# What the released code does otherwise in Stage 2 is in notebook 15. Bytes are ten thousand times fewer than the
+# What the released code does differently in Stage 2 is in notebook 15. Bytes are ten thousand times fewer than the
 # paper's; one teacher serves all seeds.

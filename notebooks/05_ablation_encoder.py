@@ -29,10 +29,7 @@ seed = 0
 ablation_seeds = None  # as many as the scale has
 
 # %%
-import time
-from functools import partial
-
-from IPython.display import Image, display
+from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
@@ -40,15 +37,13 @@ from dbyte.distill.variants import encoders, watched
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.report import ablations, figures, results, tables
-from dbyte.report.provenance import environment_report
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
 seeds = [seed + k for k in range(chosen.ablation.seeds)]
-write = partial(results.write_results, scale=scale, seeds=seeds, device=chosen.device)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
-size, items = chosen.ablation.step_bytes / 1e6, chosen.ablation.items
-print(f"{size:g} MB a student, seeds {seeds}, {items} items a column at most")
+items = chosen.ablation.items
+record = results.begin(scale, seeds=seeds, device=chosen.device)
+print(f"{chosen.ablation.step_bytes / 1e6:g} MB a student, seeds {seeds}, {items} items a column at most")
 
 # %% [markdown]
 # ## Nine encoders, one step
@@ -58,10 +53,11 @@ print(f"{size:g} MB a student, seeds {seeds}, {items} items a column at most")
 # until it has as many parameters; those of other depth or width have more or fewer.
 
 # %%
+teacher = teacher_run(chosen, seed=seed)
 variants = encoders(chosen)
 order = [variant.name for variant in variants]
-teacher = teacher_run(chosen, seed=seed)
 trained = ablation.train(chosen, variants, seed=seed)
+mamba = trained[order[0]][0][0]
 for name, count in ablation.sizes(trained).items():
     print(f"{name:26s} {count:9,} parameters, {trained[name][0][0].facts()['seconds']:6.0f} s of training")
 
@@ -71,41 +67,40 @@ for name, count in ablation.sizes(trained).items():
 # Eq. 2: the squared distance to the teacher's embedding, a token's mean. Bands are two standard errors over seeds.
 
 # %%
-write("encoder_curves", ablation.curve_rows(trained), keys=["model", "train_bytes"],
-      config_hash=trained[order[0]][0][0].hash[:16], wall_seconds=0.0)
-curves = results.read_results("encoder_curves", scale=scale)
+with record("encoder_curves", keys=["model", "train_bytes"], of=mamba) as rows:
+    rows += ablation.curve_rows(trained)
+curves = record.read("encoder_curves")
 picture = ablations.loss_figure(curves, order, label="alignment loss (Eq. 2)")
-display(Image(figures.save(picture, "encoder_loss", frames=[curves])))
+Image(figures.save(picture, "encoder_loss", frames=[curves]))
 
 # %% [markdown]
 # Over the last tenth of the bytes, which no student had read before:
 
 # %%
-write("encoder_loss", ablation.loss_rows(trained), keys=["model", "task"],
-      config_hash=trained[order[0]][0][0].hash[:16], wall_seconds=0.0)
-tables.Table(results.read_results("encoder_loss", scale=scale).sort_values("value"), digits=4)
+with record("encoder_loss", keys=["model", "task"], of=mamba) as rows:
+    rows += ablation.loss_rows(trained)
+tables.Table(record.read("encoder_loss").sort_values("value"), digits=4)
 
 # %% [markdown]
 # ## Table 5
 #
 # What the teacher's own core makes of each encoder's chunks, along the teacher's boundaries: accuracy in percent, with
-# errors over seeds and items (`dbyte/evaluate/seeds.py`).
+# errors over seeds and items.
 
 # %%
-measurer, wall = Measurer(chosen, seed), time.monotonic()
-measured = ablation.measure(measurer, trained, "stage1/tokenizer")
-taught = measurer.columns(teacher, "token", items=chosen.ablation.items)
-write("encoder", ablation.accuracy_rows(measured), keys=["model", "task"],
-      config_hash=trained[order[0]][0][0].hash[:16], wall_seconds=time.monotonic() - wall)
-write("encoder_teacher", column_rows("teacher", taught), keys=["model", "task"],
-      config_hash=trained[order[0]][0][0].hash[:16], wall_seconds=0.0)
-found = results.read_results("encoder", scale=scale)
+measurer = Measurer(chosen, seed)
+with record("encoder", keys=["model", "task"], of=mamba) as rows:
+    measured = ablation.measure(measurer, trained, "stage1/tokenizer")
+    rows += ablation.accuracy_rows(measured)
+found = record.read("encoder")
 tables.Table(ablations.table(found, order))
 
 # %%
-level = results.read_results("encoder_teacher", scale=scale)
+with record("encoder_teacher", keys=["model", "task"], of=mamba) as rows:
+    rows += column_rows("teacher", measurer.columns(teacher, "token", items=items))
+level = record.read("encoder_teacher")
 picture = ablations.accuracy_figure(found, order, teacher=level)
-display(Image(figures.save(picture, "encoder", frames=[found, level])))
+Image(figures.save(picture, "encoder", frames=[found, level]))
 
 # %% [markdown]
 # The paper's, as printed:
@@ -119,13 +114,12 @@ tables.Table(tables.published("table05_ablation_encoder"), digits=1)
 # The two rows of the paper's table, trained again with models kept on the way.
 
 # %%
-kept, wall = ablation.train(chosen, watched(variants[:2]), seed=seed), time.monotonic()
-write("encoder_dynamics", ablation.dynamics_rows(measurer, kept, "stage1/tokenizer"),
-      keys=["model", "task", "train_bytes"], config_hash=trained[order[0]][0][0].hash[:16],
-      wall_seconds=time.monotonic() - wall)
-dynamics = results.read_results("encoder_dynamics", scale=scale)
+kept = ablation.train(chosen, watched(variants[:2]), seed=seed)
+with record("encoder_dynamics", keys=["model", "task", "train_bytes"], of=mamba) as rows:
+    rows += ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
+dynamics = record.read("encoder_dynamics")
 picture = ablations.dynamics_figure(dynamics, order[:2], teacher=level)
-display(Image(figures.save(picture, "encoder_dynamics", frames=[dynamics, level])))
+Image(figures.save(picture, "encoder_dynamics", frames=[dynamics, level]))
 
 # %% [markdown]
 # ## The claim, and the controls
@@ -134,12 +128,10 @@ display(Image(figures.save(picture, "encoder_dynamics", frames=[dynamics, level]
 # the whole interval on one side of zero.
 
 # %%
-rows = (ablation.difference_rows(measured, "Mamba2") +
-        ablation.difference_rows(measured, "Mamba2, AdamW", ["Transformer, AdamW"]))
-write("encoder_difference", rows, keys=["what", "task"], config_hash=trained[order[0]][0][0].hash[:16],
-      wall_seconds=0.0)
-differences = results.read_results("encoder_difference", scale=scale)
-tables.Table(ablations.verdicts(differences))
+with record("encoder_difference", keys=["what", "task"], of=mamba) as rows:
+    rows += ablation.difference_rows(measured, "Mamba2")
+    rows += ablation.difference_rows(measured, "Mamba2, AdamW", ["Transformer, AdamW"])
+tables.Table(ablations.verdicts(record.read("encoder_difference")))
 
 # %% [markdown]
 # If a convolution or a short window of attention, which remember nothing beyond a few bytes, does as well as Mamba2,

@@ -28,10 +28,7 @@ scale = "smoke"
 seed = 0
 
 # %%
-import time
-from functools import partial
-
-from IPython.display import Image, display
+from IPython.display import Image
 
 import dbyte
 from dbyte import presets
@@ -41,12 +38,10 @@ from dbyte.evaluate.measure import Measurer, bits_row, column_rows, deviation_ro
 from dbyte.evaluate.speed import speed_rows
 from dbyte.evaluate.stats import claim_rows
 from dbyte.report import figures, results, tables
-from dbyte.report.provenance import environment_report
 
 # %%
 chosen = presets.scale(scale)
-write = partial(results.write_results, scale=scale, seeds=[seed], device=chosen.device)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+record = results.begin(scale, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## Two students of one Stage 1
@@ -59,26 +54,28 @@ trained = {"JBP": run_steps(chosen, curriculum(chosen), seed=seed),
            "MBP": run_steps(chosen, curriculum(chosen, decoding="mbp"), seed=seed)}
 assert trained["JBP"][2].hash == trained["MBP"][2].hash
 folder = {name: runs[-1].model_folder for name, runs in trained.items()}
+mbp = trained["MBP"][-1]
 for name, runs in trained.items():
     print(name, [{key: run.facts()[key] for key in ("step", "train_bytes", "seconds")} for run in runs[3:]])
 
 # %% [markdown]
 # ## Table 4
 #
-# The same held-out items for both. Each is scored by the exact log-probability of the bytes along the cuts that the
-# decoder makes itself, from the past alone, as it does while it writes. Beside it, JBP by its joint score along the
-# router's cuts, as in Table 1; MBP has none, since the router's cuts would tell its head the next byte. GSM8K is
-# generated and matched. Errors are standard errors over items.
+# The same held-out items for both. Each is scored by the exact log-probability of the bytes along the boundaries that
+# the decoder sets itself, from the past alone, as it does while it writes. A third row has JBP by its joint score along
+# the router's boundaries, as in Table 1. MBP has no such row, since the router's boundaries would tell its head the
+# next byte. GSM8K is generated and matched. Errors are standard errors over items.
 
 # %%
-measurer, wall = Measurer(chosen, seed), time.monotonic()
-found = {"teacher": measurer.columns(teacher, "token"), "JBP": measurer.columns(folder["JBP"], "stage2/own"),
-         "JBP, joint score": measurer.columns(folder["JBP"], "stage2/router"),
-         "MBP": measurer.columns(folder["MBP"], "stage2/own")}
-rows = [row for model, columns in found.items() for row in column_rows(model, columns)]
-write("decoding", rows, keys=["model", "task"], config_hash=trained["MBP"][4].hash[:16],
-      wall_seconds=time.monotonic() - wall)
-tables.Table(tables.main_table(results.read_results("decoding", scale=scale)))
+measurer = Measurer(chosen, seed)
+models = {"teacher": (teacher, "token"), "JBP": (folder["JBP"], "stage2/own"),
+          "JBP, joint score": (folder["JBP"], "stage2/router"), "MBP": (folder["MBP"], "stage2/own")}
+found = {}
+with record("decoding", keys=["model", "task"], of=mbp) as rows:
+    for model, how in models.items():
+        found[model] = measurer.columns(*how)
+        rows += column_rows(model, found[model])
+tables.Table(tables.main_table(record.read("decoding")))
 
 # %% [markdown]
 # The paper's, as printed:
@@ -93,42 +90,42 @@ tables.Table(tables.published("table04_decoding"), digits=1)
 # above zero, and above what the scored columns show; `shown` and `opposite` need the whole interval on one side.
 
 # %%
-rows = claim_rows({task: column.correct for task, column in found["JBP"].items()},
-                  {task: column.correct for task, column in found["MBP"].items()}, generated="GSM8K")
-write("decoding_difference", rows, keys=["what"], config_hash=trained["MBP"][4].hash[:16], wall_seconds=0.0)
-differences = results.read_results("decoding_difference", scale=scale)
-tables.Table(tables.beside_table4(differences))
+correct = {model: {task: column.correct for task, column in columns.items()} for model, columns in found.items()}
+with record("decoding_difference", keys=["what"], of=mbp) as rows:
+    rows += claim_rows(correct["JBP"], correct["MBP"], generated="GSM8K")
+tables.Table(tables.beside_table4(record.read("decoding_difference")))
 
 # %% [markdown]
-# ## Bits per byte along their own cuts
+# ## Bits per byte along their own boundaries
 #
 # On held-out documents from BOS, byte by byte; an exact log-probability for both.
 
 # %%
-wall, names = time.monotonic(), [name for name, _ in chosen.corpora]
-rows = [bits_row(model, name, measurer.bits(folder[model], "stage2/own", name)) for model in folder for name in names]
-write("decoding_bits", rows, keys=["model", "corpus"], config_hash=trained["MBP"][4].hash[:16],
-      wall_seconds=time.monotonic() - wall)
-tables.Table(results.read_results("decoding_bits", scale=scale).drop(columns="folded"), digits=4)
+names = [name for name, _ in chosen.corpora]
+with record("decoding_bits", keys=["model", "corpus"], of=mbp) as rows:
+    for model in folder:
+        for name in names:
+            rows.append(bits_row(model, name, measurer.bits(folder[model], "stage2/own", name)))
+tables.Table(record.read("decoding_bits").drop(columns="folded"), digits=4)
 
 # %% [markdown]
-# ## Do their cuts agree with the router's, and does it get worse as a text grows?
+# ## Do their boundaries agree with the router's, and does it get worse as a text grows?
 #
-# Behind prompts from held-out documents, each cut is held to what the router says once the next byte is known. `given`:
-# the bytes are the document's, only the cuts are the decoder's. `written`: the bytes are drawn from the decoder too, at
-# temperature 1. Where `written` leaves `given` behind as the text grows, errors feed on each other.
+# After prompts from held-out documents, each boundary is compared with what the router says once the next byte is
+# known. `given`: the bytes are the document's, only the boundaries are the decoder's. `written`: the bytes are drawn
+# from the decoder too, at temperature 1. Where `written` falls below `given` as the text grows, errors feed on each
+# other.
 
 # %%
-wall = time.monotonic()
-rows = [row for model in folder for name in names
-        for row in deviation_rows(model, name, measurer.deviations(folder[model], name))]
-write("exposure", rows, keys=["model", "corpus", "text", "first"], config_hash=trained["MBP"][4].hash[:16],
-      wall_seconds=time.monotonic() - wall)
-exposure = results.read_results("exposure", scale=scale)
-display(Image(figures.save(figures.exposure_figure(exposure), "exposure", frames=[exposure])))
+with record("exposure", keys=["model", "corpus", "text", "first"], of=mbp) as rows:
+    for model in folder:
+        for name in names:
+            rows += deviation_rows(model, name, measurer.deviations(folder[model], name))
+exposure = record.read("exposure")
+Image(figures.save(figures.exposure_figure(exposure), "exposure", frames=[exposure]))
 
 # %% [markdown]
-# Over all bytes, the share of cuts on which decoder and router agree, in percent:
+# Over all bytes, the share on which decoder and router agree, in percent:
 
 # %%
 tables.Table(tables.agreement_table(exposure))
@@ -136,31 +133,30 @@ tables.Table(tables.agreement_table(exposure))
 # %% [markdown]
 # ## A prompt that ends inside a word
 #
-# Held-out documents cut at every byte inside a word: the share of cuts behind which the rest of the word is written,
-# greedily. Whether the prompt's last byte ends a chunk is decided by each decoder; Stage 1 takes it for a token's end.
+# Held-out documents, broken off after every byte inside a word: the share of prompts after which the rest of the word
+# is written, greedily. Whether the prompt's last byte ends a chunk is decided by each decoder; Stage 1 takes it for a
+# token's end.
 
 # %%
-wall = time.monotonic()
 models = {"Stage 1": (trained["JBP"][2].model_folder, "stage1/router")}
 models |= {name: (folder[name], "stage2/own") for name in folder}
-rows = [finished_row(model, name, measurer.finished_words(*models[model], name)) for model in models for name in names]
-write("mid_word", rows, keys=["model", "corpus"], config_hash=trained["MBP"][4].hash[:16],
-      wall_seconds=time.monotonic() - wall)
-tables.Table(results.read_results("mid_word", scale=scale))
+with record("mid_word", keys=["model", "corpus"], of=mbp) as rows:
+    for model, how in models.items():
+        for name in names:
+            rows.append(finished_row(model, name, measurer.finished_words(*how, name)))
+tables.Table(record.read("mid_word"))
 
 # %% [markdown]
 # ## How quickly they write
 #
-# Bytes a second, reading the prompts included, against the teacher's own `transformers` generation: a few short rounds
-# beside whatever else this machine does. `benchmarks/decoding.md` has longer ones.
+# Bytes a second, reading the prompts included, against the teacher's own `transformers` generation: a few short rounds,
+# on a machine that may be busy with other things. `benchmarks/decoding.md` has longer ones.
 
 # %%
-wall = time.monotonic()
-students = {name: dbyte.ByteStudent.from_pretrained(folder[name]).to(chosen.device) for name in folder}
-rows = speed_rows(students, teacher, size=chosen.row_bytes // 8)
-write("decoding_speed", rows, keys=["decoder", "rows"], config_hash=trained["MBP"][4].hash[:16],
-      wall_seconds=time.monotonic() - wall)
-tables.Table(results.read_results("decoding_speed", scale=scale), digits=0)
+with record("decoding_speed", keys=["decoder", "rows"], of=mbp) as rows:
+    students = {name: dbyte.ByteStudent.from_pretrained(folder[name]).to(chosen.device) for name in folder}
+    rows += speed_rows(students, teacher, size=chosen.row_bytes // 8)
+tables.Table(record.read("decoding_speed"), digits=0)
 
 # %% [markdown]
 # ## What they write

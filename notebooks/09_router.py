@@ -28,10 +28,7 @@ seed = 0
 ablation_seeds = None  # as many as the scale has
 
 # %%
-import time
-from functools import partial
-
-from IPython.display import Image, display
+from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
@@ -39,13 +36,11 @@ from dbyte.distill.variants import routers
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.report import ablations, figures, results, tables
-from dbyte.report.provenance import environment_report
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
 seeds = [seed + k for k in range(chosen.ablation.seeds)]
-write = partial(results.write_results, scale=scale, seeds=seeds, device=chosen.device)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+record = results.begin(scale, seeds=seeds, device=chosen.device)
 print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {chosen.ablation.items} items a column at most")
 
 # %% [markdown]
@@ -54,12 +49,12 @@ print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {chosen.a
 # Both students take steps 1.1 and 1.2, which no router touches, and then train their router by Eq. 4 alone.
 
 # %%
-teacher, variants = teacher_run(chosen, seed=seed), routers(chosen)
-order = [variant.name for variant in variants]
-trained = ablation.train(chosen, variants, seed=seed)
-address = trained[order[0]][0][-1].hash[:16]
-write("router_loss", ablation.loss_rows(trained), keys=["model", "task"], config_hash=address, wall_seconds=0.0)
-tables.Table(results.read_results("router_loss", scale=scale), digits=4)
+teacher = teacher_run(chosen, seed=seed)
+trained = ablation.train(chosen, routers(chosen), seed=seed)
+integrated = trained["integrated"][0][-1]
+with record("router_loss", keys=["model", "task"], of=integrated) as rows:
+    rows += ablation.loss_rows(trained)
+tables.Table(record.read("router_loss"), digits=4)
 
 # %% [markdown]
 # ## Boundary F1 on held-out text
@@ -67,33 +62,32 @@ tables.Table(results.read_results("router_loss", scale=scale), digits=4)
 # Against the teacher's tokens, in percent, with errors over seeds. Bytes whose boundary the format fixes do not count.
 
 # %%
-measurer, wall = Measurer(chosen, seed), time.monotonic()
-write("router_f1", ablation.boundary_rows(measurer, trained), keys=["model", "corpus"], config_hash=address,
-      wall_seconds=time.monotonic() - wall)
-tables.Table(results.read_results("router_f1", scale=scale))
+measurer = Measurer(chosen, seed)
+with record("router_f1", keys=["model", "corpus"], of=integrated) as rows:
+    rows += ablation.boundary_rows(measurer, trained)
+tables.Table(record.read("router_f1"))
 
 # %% [markdown]
 # ## Table 9
 #
-# Accuracy along each router's own boundaries. Beside it the first student along the teacher's boundaries: the
-# difference is what wrong cuts cost, encoder and core being the same.
+# Accuracy along each router's own boundaries. A third row has the first student along the teacher's boundaries:
+# encoder and core are the same, so the difference is what wrong boundaries cost.
 
 # %%
-wall, name = time.monotonic(), "integrated, teacher's boundaries"
-measured = ablation.measure(measurer, trained, "stage1/router")
-measured |= {name: ablation.measure(measurer, {name: trained["integrated"]}, "stage1/tokenizer")[name]}
-order = [*order, name]
-write("router", ablation.accuracy_rows(measured), keys=["model", "task"], config_hash=address,
-      wall_seconds=time.monotonic() - wall)
-found = results.read_results("router", scale=scale)
-tables.Table(ablations.table(found, order))
+ideal = "integrated, teacher's boundaries"
+with record("router", keys=["model", "task"], of=integrated) as rows:
+    measured = ablation.measure(measurer, trained, "stage1/router")
+    measured |= ablation.measure(measurer, {ideal: trained["integrated"]}, "stage1/tokenizer")
+    rows += ablation.accuracy_rows(measured)
+found = record.read("router")
+tables.Table(ablations.table(found, list(measured)))
 
 # %%
-taught = measurer.columns(teacher, "token", items=chosen.ablation.items)
-write("router_teacher", column_rows("teacher", taught), keys=["model", "task"], config_hash=address, wall_seconds=0.0)
-level = results.read_results("router_teacher", scale=scale)
-picture = ablations.accuracy_figure(found, order, teacher=level)
-display(Image(figures.save(picture, "router", frames=[found, level])))
+with record("router_teacher", keys=["model", "task"], of=integrated) as rows:
+    rows += column_rows("teacher", measurer.columns(teacher, "token", items=chosen.ablation.items))
+level = record.read("router_teacher")
+picture = ablations.accuracy_figure(found, list(measured), teacher=level)
+Image(figures.save(picture, "router", frames=[found, level]))
 
 # %% [markdown]
 # The paper's, as printed:
@@ -104,14 +98,14 @@ tables.Table(tables.published("table09_router"), digits=1)
 # %% [markdown]
 # ## The claims
 #
-# The integrated router minus the split one, and the teacher's boundaries minus the integrated router's: what wrong cuts
-# cost, in points.
+# The integrated router minus the split one, and the teacher's boundaries minus the integrated router's: what wrong
+# boundaries cost, in points.
 
 # %%
-rows = (ablation.difference_rows(measured, "integrated", ["split"])
-        + ablation.difference_rows(measured, name, ["integrated", "split"]))
-write("router_difference", rows, keys=["what", "task"], config_hash=address, wall_seconds=0.0)
-tables.Table(ablations.verdicts(results.read_results("router_difference", scale=scale)))
+with record("router_difference", keys=["what", "task"], of=integrated) as rows:
+    rows += ablation.difference_rows(measured, "integrated", ["split"])
+    rows += ablation.difference_rows(measured, ideal, ["integrated", "split"])
+tables.Table(ablations.verdicts(record.read("router_difference")))
 
 # %% [markdown]
 # ## What could not be reproduced

@@ -30,11 +30,9 @@ seed = 0
 ablation_seeds = None  # as many as the scale has
 
 # %%
-import time
 from dataclasses import replace
-from functools import partial
 
-from IPython.display import Image, display
+from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
@@ -42,13 +40,12 @@ from dbyte.distill.variants import teachers
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, bits_row, column_rows
 from dbyte.report import ablations, figures, results, tables
-from dbyte.report.provenance import environment_report
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
-seeds, items = [seed + k for k in range(chosen.ablation.seeds)], chosen.ablation.items
-write = partial(results.write_results, scale=scale, seeds=seeds, device=chosen.device)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+seeds = [seed + k for k in range(chosen.ablation.seeds)]
+items = chosen.ablation.items
+record = results.begin(scale, seeds=seeds, device=chosen.device)
 print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {items} items a column at most")
 for name, teacher in vars(chosen.teachers).items():
     print(f"{name:8s}", teacher)
@@ -60,28 +57,29 @@ for name, teacher in vars(chosen.teachers).items():
 # family has its own tokenizer, trained on prose as well, and about as many parameters. Their own scores, in percent:
 
 # %%
-names = ("own size", "larger", "other family")
-folders = {name: teacher_run(replace(chosen, teacher=teacher), seed=seed)
-           for name, teacher in zip(names, vars(chosen.teachers).values(), strict=True)}
-measurer, wall = Measurer(chosen, seed), time.monotonic()
-taught = {name: measurer.columns(folder, "token", items=items) for name, folder in folders.items()}
-write("teacher_scale_teachers", [row for name, found in taught.items() for row in column_rows(name, found)],
-      keys=["model", "task"], config_hash="none", wall_seconds=time.monotonic() - wall)
-own = results.read_results("teacher_scale_teachers", scale=scale)
+folders = {}
+for name, teacher in zip(("own size", "larger", "other family"), vars(chosen.teachers).values(), strict=True):
+    folders[name] = teacher_run(replace(chosen, teacher=teacher), seed=seed)
+measurer = Measurer(chosen, seed)
+taught = {}
+with record("teacher_scale_teachers", keys=["model", "task"], of="none") as rows:
+    for name, folder in folders.items():
+        taught[name] = measurer.columns(folder, "token", items=items)
+        rows += column_rows(name, taught[name])
+own = record.read("teacher_scale_teachers")
 tables.Table(ablations.table(own, list(folders)))
 
 # %% [markdown]
 # ## Three students, by the same steps
 #
 # *own size* and *larger* have the same core (of the first teacher), the same tokenizer and the same step 1.1, whose
-# targets are embeddings of the core's width; in step 1.2 the one learns the predictions of the first teacher (Eq. 3)
-# and the other those of the larger. *other family* goes through all steps with its own teacher.
+# targets are embeddings of the core's width. In step 1.2 the one learns the predictions of the first teacher (Eq. 3)
+# and the other those of the larger. *other family* takes all steps with its own teacher.
 
 # %%
-variants = teachers(chosen)
-order = [variant.name for variant in variants]
-trained = ablation.train(chosen, variants, seed=seed)
-address = trained[order[0]][0][-1].hash[:16]
+trained = ablation.train(chosen, teachers(chosen), seed=seed)
+order = list(trained)
+baseline = trained[order[0]][0][-1]
 for name, by_seed in trained.items():
     print(f"{name:14s}", " -> ".join(f"{run.facts()['step']} {run.hash[:8]}" for run in by_seed[0]))
 
@@ -91,17 +89,18 @@ for name, by_seed in trained.items():
 # Accuracy in percent along each router's own boundaries, and along the teacher's; errors are over seeds and items.
 
 # %%
-wall, suffix = time.monotonic(), ", teacher's boundaries"
-measured = ablation.measure(measurer, trained, "stage1/router")
-measured |= {name + suffix: found for name, found in ablation.measure(measurer, trained, "stage1/tokenizer").items()}
-write("teacher_scale", ablation.accuracy_rows(measured), keys=["model", "task"], config_hash=address,
-      wall_seconds=time.monotonic() - wall)
-found = results.read_results("teacher_scale", scale=scale)
+ideal = ", teacher's boundaries"
+with record("teacher_scale", keys=["model", "task"], of=baseline) as rows:
+    measured = ablation.measure(measurer, trained, "stage1/router")
+    for name, by_seed in ablation.measure(measurer, trained, "stage1/tokenizer").items():
+        measured[name + ideal] = by_seed
+    rows += ablation.accuracy_rows(measured)
+found = record.read("teacher_scale")
 tables.Table(ablations.table(found, list(measured)))
 
 # %%
 picture = ablations.accuracy_figure(found, list(measured), teacher=own[own["model"] == order[0]])
-display(Image(figures.save(picture, "teacher_scale", frames=[found, own])))
+Image(figures.save(picture, "teacher_scale", frames=[found, own]))
 
 # %% [markdown]
 # The line is the teacher of the student's size. The paper's table, as printed:
@@ -115,25 +114,29 @@ tables.Table(tables.published("table10_teacher_scale"), digits=1)
 # The average over that of the token model whose core the student has (the table's baseline), in percent.
 
 # %%
-baselines = {name: taught[order[0] if name.startswith(order[1]) else name.removesuffix(suffix)] for name in measured}
-write("teacher_scale_retention", ablation.retention_rows(measured, baselines), keys=["model"], config_hash=address,
-      wall_seconds=0.0)
-kept = results.read_results("teacher_scale_retention", scale=scale)
+baselines = {}
+for name in measured:
+    baselines[name] = taught["other family" if name.startswith("other family") else "own size"]
+with record("teacher_scale_retention", keys=["model"], of=baseline) as rows:
+    rows += ablation.retention_rows(measured, baselines)
+kept = record.read("teacher_scale_retention")
 tables.Table(kept[["model", "value", "low", "high", "n", "seeds"]], digits=1)
 
 # %% [markdown]
 # ## Bits per byte
 #
-# On a part of the held-out text, which needs no common tokenizer. Beside the students their teachers.
+# On a part of the held-out text, which needs no common tokenizer: first of the teachers, then of the students.
 
 # %%
-text, wall = Measurer(replace(chosen, heldout_bytes=chosen.ablation.heldout_bytes), seed), time.monotonic()
-rows = [bits_row("teacher, " + name, corpus, text.bits(folder, "token", corpus)) | {"seeds": 1}
-        for name, folder in folders.items() for corpus, _ in chosen.corpora]
-for reading, after in (("stage1/router", ""), ("stage1/tokenizer", suffix)):
-    rows += [row | {"model": row["model"] + after} for row in ablation.bits_rows(text, trained, reading)]
-write("teacher_scale_bits", rows, keys=["model", "corpus"], config_hash=address, wall_seconds=time.monotonic() - wall)
-bits = results.read_results("teacher_scale_bits", scale=scale)
+part = Measurer(replace(chosen, heldout_bytes=chosen.ablation.heldout_bytes), seed)
+with record("teacher_scale_bits", keys=["model", "corpus"], of=baseline) as rows:
+    for name, folder in folders.items():
+        for corpus, _ in chosen.corpora:
+            rows.append(bits_row("teacher, " + name, corpus, part.bits(folder, "token", corpus)) | {"seeds": 1})
+    rows += ablation.bits_rows(part, trained, "stage1/router")
+    for row in ablation.bits_rows(part, trained, "stage1/tokenizer"):
+        rows.append(row | {"model": row["model"] + ideal})
+bits = record.read("teacher_scale_bits")
 tables.Table(bits[["model", "corpus", "value", "stderr", "n", "seeds"]], digits=4)
 
 # %% [markdown]
@@ -143,9 +146,9 @@ tables.Table(bits[["model", "corpus", "value", "stderr", "n", "seeds"]], digits=
 # task.
 
 # %%
-write("teacher_scale_f1", ablation.boundary_rows(measurer, trained), keys=["model", "corpus"], config_hash=address,
-      wall_seconds=0.0)
-tables.Table(results.read_results("teacher_scale_f1", scale=scale))
+with record("teacher_scale_f1", keys=["model", "corpus"], of=baseline) as rows:
+    rows += ablation.boundary_rows(measurer, trained)
+tables.Table(record.read("teacher_scale_f1"))
 
 # %% [markdown]
 # ## The claims
@@ -153,10 +156,10 @@ tables.Table(results.read_results("teacher_scale_f1", scale=scale))
 # The teacher of the student's size minus each other one, on the same items, seeds in pairs, averaged over columns.
 
 # %%
-rows = ablation.difference_rows(measured, order[0], order[1:])
-rows += ablation.difference_rows(measured, order[0] + suffix, [name + suffix for name in order[1:]])
-write("teacher_scale_difference", rows, keys=["what", "task"], config_hash=address, wall_seconds=0.0)
-tables.Table(ablations.verdicts(results.read_results("teacher_scale_difference", scale=scale)))
+with record("teacher_scale_difference", keys=["what", "task"], of=baseline) as rows:
+    rows += ablation.difference_rows(measured, order[0], order[1:])
+    rows += ablation.difference_rows(measured, order[0] + ideal, [name + ideal for name in order[1:]])
+tables.Table(ablations.verdicts(record.read("teacher_scale_difference")))
 
 # %% [markdown]
 # ## What could not be reproduced

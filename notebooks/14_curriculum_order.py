@@ -29,21 +29,16 @@ seed = 0
 ablation_seeds = None  # as many as the scale has
 
 # %%
-import time
-from functools import partial
-
 from dbyte import presets
 from dbyte.distill.variants import orders
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer
 from dbyte.report import ablations, results, tables
-from dbyte.report.provenance import environment_report
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
 seeds = [seed + k for k in range(chosen.ablation.seeds)]
-write = partial(results.write_results, scale=scale, seeds=seeds, device=chosen.device)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+record = results.begin(scale, seeds=seeds, device=chosen.device)
 print(f"{chosen.ablation.step_bytes / 2e6:g} MB a step, seeds {seeds}, {chosen.ablation.items} items a column at most")
 
 # %% [markdown]
@@ -56,14 +51,13 @@ print(f"{chosen.ablation.step_bytes / 2e6:g} MB a step, seeds {seeds}, {chosen.a
 # the router is trained.
 
 # %%
-variants = orders(chosen)
-order = [variant.name for variant in variants]
-trained, wall = ablation.train(chosen, variants, seed=seed), time.monotonic()
-measured = ablation.measure(Measurer(chosen, seed), trained, "stage1/router")
-address = trained[order[0]][0][-1].hash[:16]
-write("order", ablation.accuracy_rows(measured), keys=["model", "task"], config_hash=address,
-      wall_seconds=time.monotonic() - wall)
-tables.Table(ablations.table(results.read_results("order", scale=scale), order))
+trained = ablation.train(chosen, orders(chosen), seed=seed)
+order = list(trained)
+sequence = trained[order[0]][0][-1]
+with record("order", keys=["model", "task"], of=sequence) as rows:
+    measured = ablation.measure(Measurer(chosen, seed), trained, "stage1/router")
+    rows += ablation.accuracy_rows(measured)
+tables.Table(ablations.table(record.read("order"), order))
 
 # %% [markdown]
 # ## The claim
@@ -74,11 +68,11 @@ tables.Table(ablations.table(results.read_results("order", scale=scale), order))
 
 # %%
 best = ablation.best_of(measured, [name for name in order if name.startswith("joint")])
-rows = ablation.difference_rows(measured, order[0])
-rows += ablation.difference_rows(measured | {"best joint": measured[best]}, order[0], ["best joint"])
-write("order_difference", rows, keys=["what", "task"], config_hash=address, wall_seconds=0.0)
+with record("order_difference", keys=["what", "task"], of=sequence) as rows:
+    rows += ablation.difference_rows(measured, order[0])
+    rows += ablation.difference_rows(measured | {"best joint": measured[best]}, order[0], ["best joint"])
 print("best joint:", best)
-tables.Table(ablations.verdicts(results.read_results("order_difference", scale=scale)))
+tables.Table(ablations.verdicts(record.read("order_difference")))
 
 # %% [markdown]
 # ## What could not be reproduced

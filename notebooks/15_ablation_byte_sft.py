@@ -30,11 +30,9 @@ seed = 0
 ablation_seeds = None  # as many as the scale has
 
 # %%
-import time
 from dataclasses import replace
-from functools import partial
 
-from IPython.display import Image, display
+from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
@@ -42,50 +40,48 @@ from dbyte.distill.variants import byte_sft
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.report import ablations, figures, results, tables
-from dbyte.report.provenance import environment_report
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
-seeds, items = [seed + k for k in range(chosen.ablation.seeds)], chosen.ablation.items
-write = partial(results.write_results, scale=scale, seeds=seeds, device=chosen.device)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+seeds = [seed + k for k in range(chosen.ablation.seeds)]
+items = chosen.ablation.items
+record = results.begin(scale, seeds=seeds, device=chosen.device)
 print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {items} items a column at most")
 
 # %% [markdown]
 # ## Five ways through Stage 2
 #
-# Every row goes on from the same Stage 1 (steps 1.1 to 1.3, a seed each), and rows that share step 2.1 share its run.
+# Every row starts from the same Stage 1 (steps 1.1 to 1.3, a seed each), and rows that share step 2.1 share its run.
 
 # %%
-variants = byte_sft(chosen)
-order = [variant.name for variant in variants]
-trained = ablation.train(chosen, variants, seed=seed)
+trained = ablation.train(chosen, byte_sft(chosen), seed=seed)
+order = list(trained)
+plain = trained["plain"][0][-1]
 for name, by_seed in trained.items():
     print(f"{name:26s}", " -> ".join(f"{run.facts()['step']} {run.hash[:8]}" for run in by_seed[0]))
 
 # %% [markdown]
 # ## Accuracy of the bytes
 #
-# In percent, by the joint score along the router's boundaries; beside the rows Stage 1, which they all started from and
+# In percent, by the joint score along the router's boundaries. The last row is Stage 1, which they all started from and
 # which writes tokens. Errors are over seeds and items.
 
 # %%
-measurer, wall = Measurer(chosen, seed), time.monotonic()
-measured = ablation.measure(measurer, trained, "stage2/router")
+measurer = Measurer(chosen, seed)
 before = {"Stage 1": [runs[:3] for runs in trained["plain"]]}
-measured |= ablation.measure(measurer, before, "stage1/router")
-order, address = [*order, "Stage 1"], trained["plain"][0][-1].hash[:16]
-write("byte_sft", ablation.accuracy_rows(measured), keys=["model", "task"], config_hash=address,
-      wall_seconds=time.monotonic() - wall)
-found = results.read_results("byte_sft", scale=scale)
-tables.Table(ablations.table(found, order))
+with record("byte_sft", keys=["model", "task"], of=plain) as rows:
+    measured = ablation.measure(measurer, trained, "stage2/router")
+    measured |= ablation.measure(measurer, before, "stage1/router")
+    rows += ablation.accuracy_rows(measured)
+found = record.read("byte_sft")
+tables.Table(ablations.table(found, list(measured)))
 
 # %%
-taught = measurer.columns(teacher_run(chosen, seed=seed), "token", items=items)
-write("byte_sft_teacher", column_rows("teacher", taught), keys=["model", "task"], config_hash=address, wall_seconds=0.0)
-level = results.read_results("byte_sft_teacher", scale=scale)
-picture = ablations.accuracy_figure(found, order, teacher=level)
-display(Image(figures.save(picture, "byte_sft", frames=[found, level])))
+with record("byte_sft_teacher", keys=["model", "task"], of=plain) as rows:
+    rows += column_rows("teacher", measurer.columns(teacher_run(chosen, seed=seed), "token", items=items))
+level = record.read("byte_sft_teacher")
+picture = ablations.accuracy_figure(found, list(measured), teacher=level)
+Image(figures.save(picture, "byte_sft", frames=[found, level]))
 
 # %% [markdown]
 # ## What each part does
@@ -94,10 +90,11 @@ display(Image(figures.save(picture, "byte_sft", frames=[found, level])))
 # over columns:
 
 # %%
-rows = [row for name in order[1:-1] for row in ablation.difference_rows(measured, name, ["plain"])]
-rows += ablation.difference_rows(measured, "boundary loss, confidence", ["boundary loss in 2.2"])
-write("byte_sft_difference", rows, keys=["what", "task"], config_hash=address, wall_seconds=0.0)
-tables.Table(ablations.verdicts(results.read_results("byte_sft_difference", scale=scale)))
+with record("byte_sft_difference", keys=["what", "task"], of=plain) as rows:
+    for name in order[1:]:
+        rows += ablation.difference_rows(measured, name, ["plain"])
+    rows += ablation.difference_rows(measured, "boundary loss, confidence", ["boundary loss in 2.2"])
+tables.Table(ablations.verdicts(record.read("byte_sft_difference")))
 
 # %% [markdown]
 # ## Bits per byte, and whether the router holds
@@ -106,22 +103,21 @@ tables.Table(ablations.verdicts(results.read_results("byte_sft_difference", scal
 # tokens, before and after the encoder has moved.
 
 # %%
-text, wall = Measurer(replace(chosen, heldout_bytes=chosen.ablation.heldout_bytes), seed), time.monotonic()
-write("byte_sft_bits", ablation.bits_rows(text, trained, "stage2/router"), keys=["model", "corpus"],
-      config_hash=address, wall_seconds=time.monotonic() - wall)
-bits = results.read_results("byte_sft_bits", scale=scale)
+part = Measurer(replace(chosen, heldout_bytes=chosen.ablation.heldout_bytes), seed)
+with record("byte_sft_bits", keys=["model", "corpus"], of=plain) as rows:
+    rows += ablation.bits_rows(part, trained, "stage2/router")
+bits = record.read("byte_sft_bits")
 tables.Table(bits[["model", "corpus", "value", "stderr", "n", "seeds"]], digits=4)
 
 # %%
-wall = time.monotonic()
-write("byte_sft_f1", ablation.boundary_rows(measurer, {**trained, **before}), keys=["model", "corpus"],
-      config_hash=address, wall_seconds=time.monotonic() - wall)
-tables.Table(results.read_results("byte_sft_f1", scale=scale))
+with record("byte_sft_f1", keys=["model", "corpus"], of=plain) as rows:
+    rows += ablation.boundary_rows(measurer, trained | before)
+tables.Table(record.read("byte_sft_f1"))
 
 # %% [markdown]
 # ## What could not be reproduced
 #
 # The paper fine-tunes on a hundred thousand times as many bytes. The rates of Stage 2 at this scale were chosen with
-# the boundary loss on, which may favour it. What the released code does otherwise beyond these three is not built: a
-# second byte embedding in the decoder's input, and flags of JBP along the tokenizer's boundaries where the router cuts.
-# One teacher serves all seeds.
+# the boundary loss on, which may favour it. What the released code does differently beyond these three is not built: a
+# second byte embedding in the decoder's input, and flags of JBP along the tokenizer's boundaries where the router sets
+# others. One teacher serves all seeds.

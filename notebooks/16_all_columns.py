@@ -30,10 +30,7 @@ scale = "smoke"
 seed = 0
 
 # %%
-import time
-from functools import partial
-
-from IPython.display import Image, display
+from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
@@ -41,7 +38,7 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate import stats
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.evaluate.under_noise import difference_rows
-from dbyte.report import figures, noise_tables, provenance, results, tables
+from dbyte.report import figures, noise_tables, results, tables
 from dbyte.report.published import published
 from dbyte.tasks import minibench
 from dbyte.tasks.minibench import MINI_CUTE
@@ -49,8 +46,7 @@ from dbyte.tasks.world.letters import SUBJECTS
 
 # %%
 chosen = presets.whole_world(presets.scale(scale))
-write = partial(results.write_results, scale=scale, seeds=[seed], device=chosen.device)
-print(provenance.environment_report(scale=scale, seed=seed, device=chosen.device))
+record = results.begin(scale, seeds=[seed], device=chosen.device)
 print(chosen.corpora)
 
 # %%
@@ -72,16 +68,18 @@ for name, column in minibench.EVERY.items():
     print(f"{name:7s} chance {column.chance:.2f}", column.items(1)[0])
 
 # %%
-measurer, wall = Measurer(chosen, seed), time.monotonic()
-found = {model: measurer.columns(*how) for model, how in models.items()}
-rows = [row for model, columns in found.items() for row in column_rows(model, columns)]
-write("all_columns", rows, keys=["model", "task"], config_hash=runs[4].hash[:16], wall_seconds=time.monotonic() - wall)
-every = results.read_results("all_columns", scale=scale)
+measurer = Measurer(chosen, seed)
+found = {}
+with record("all_columns", keys=["model", "task"], of=runs[4]) as rows:
+    for model, how in models.items():
+        found[model] = measurer.columns(*how)
+        rows += column_rows(model, found[model])
+every = record.read("all_columns")
 tables.Table(tables.main_table(every), digits=1)
 
 # %%
-shown = figures.retention_figure(every, paper=figures.paper_rows(published("table01_main")))
-display(Image(figures.save(shown, "all_columns", frames=[every], published=["table01_main"])))
+picture = figures.retention_figure(every, paper=figures.paper_rows(published("table01_main")))
+Image(figures.save(picture, "all_columns", frames=[every], published=["table01_main"]))
 
 # %% [markdown]
 # Is the teacher above chance on every column, and on each subject of MMLU? Points above chance, with Wilson's interval
@@ -93,14 +91,16 @@ right, chance = asked["MMLU"]
 subjects = [row["subject"] for row in minibench.items("MMLU", len(right))]
 for subject in SUBJECTS:
     asked[f"MMLU, {subject}"] = [mark for mark, each in zip(right, subjects, strict=True) if each == subject], chance
-rows = []
-for task, (marks, chance) in asked.items():
-    share = stats.wilson(marks)
-    above = {end: 100 * (getattr(share, end) - chance) for end in ("value", "low", "high")}
-    rows.append({"task": task, "stderr": 100 * stats.proportion(marks).stderr, "n": len(marks), "chance": 100 * chance}
-                | above | {"verdict": stats.verdict(share.low, share.high, threshold=chance)})
-write("above_chance", rows, keys=["task"], config_hash=runs[4].hash[:16], wall_seconds=0.0)
-tables.Table(results.read_results("above_chance", scale=scale), digits=1)
+
+# %%
+with record("above_chance", keys=["task"], of=runs[4]) as rows:
+    for task, (marks, chance) in asked.items():
+        share = stats.wilson(marks)
+        rows.append({"task": task, "stderr": 100 * stats.proportion(marks).stderr, "n": len(marks),
+                     "chance": 100 * chance, "value": 100 * (share.value - chance), "low": 100 * (share.low - chance),
+                     "high": 100 * (share.high - chance),
+                     "verdict": stats.verdict(share.low, share.high, threshold=chance)})
+tables.Table(record.read("above_chance"), digits=1)
 
 # %% [markdown]
 # What the stages keep and lose, on the same items, with the bounds that this project asks of `small`:
@@ -108,10 +108,12 @@ tables.Table(results.read_results("above_chance", scale=scale), digits=1)
 # %%
 correct = {model: {task: one.correct for task, one in columns.items()} for model, columns in found.items()}
 n = sum(one.n for one in found["teacher"].values())
-claims = [tables.Claim.of_interval(f"retention %, {model}", stats.retention(correct[model], correct["teacher"]), n,
-                                   at_least=bound) for model, bound in {"stage1": 97, "stage2": 90}.items()]
-claims += [tables.Claim.of_interval("Stage 1 above Stage 2, points of average accuracy",
-                                    stats.difference(correct["stage1"], correct["stage2"]), n, at_least=0)]
+claims = []
+for model, bound in {"stage1": 97, "stage2": 90}.items():
+    kept = stats.retention(correct[model], correct["teacher"])
+    claims.append(tables.Claim.of_interval(f"retention %, {model}", kept, n, at_least=bound))
+lost = stats.difference(correct["stage1"], correct["stage2"])
+claims.append(tables.Claim.of_interval("Stage 1 above Stage 2, points of average accuracy", lost, n, at_least=0))
 tables.Table(tables.claims_table(claims))
 
 # %% [markdown]
@@ -126,19 +128,21 @@ for name, column in MINI_CUTE.items():
     print(f"{name:13s}", column.items(1)[0])
 
 # %%
-wall, asked = time.monotonic(), list(models)[:1] + list(models)[2:]
-letters = {model: {name: measurer.column(*models[model], column, items=chosen.items)
-                   for name, column in MINI_CUTE.items()} for model in asked}
-rows = [row for model, columns in letters.items() for row in column_rows(model, columns)]
-write("mini_cute", rows, keys=["model", "task"], config_hash=runs[4].hash[:16], wall_seconds=time.monotonic() - wall)
-tables.Table(tables.main_table(results.read_results("mini_cute", scale=scale)), digits=1)
+letters = {}
+with record("mini_cute", keys=["model", "task"], of=runs[4]) as rows:
+    for model in ("teacher", "stage1", "stage2"):
+        letters[model] = {}
+        for name, column in MINI_CUTE.items():
+            letters[model][name] = measurer.column(*models[model], column, items=chosen.items)
+        rows += column_rows(model, letters[model])
+tables.Table(tables.main_table(record.read("mini_cute")), digits=1)
 
 # %%
-right = {model: {name: one.correct for name, one in columns.items()} for model, columns in letters.items()}
-rows = [row for one, other in (("stage2", "teacher"), ("stage2", "stage1"), ("stage1", "teacher"))
-        for row in difference_rows(f"letters: {one} ahead of {other}", right[one], right[other])]
-write("mini_cute_difference", rows, keys=["what", "task"], config_hash=runs[4].hash[:16], wall_seconds=0.0)
-tables.Table(noise_tables.verdicts(results.read_results("mini_cute_difference", scale=scale)))
+spelt = {model: {name: one.correct for name, one in columns.items()} for model, columns in letters.items()}
+with record("mini_cute_difference", keys=["what", "task"], of=runs[4]) as rows:
+    for one, other in (("stage2", "teacher"), ("stage2", "stage1"), ("stage1", "teacher")):
+        rows += difference_rows(f"letters: {one} ahead of {other}", spelt[one], spelt[other])
+tables.Table(noise_tables.verdicts(record.read("mini_cute_difference")))
 
 # %% [markdown]
 # ## Real prose, and the router
@@ -147,15 +151,18 @@ tables.Table(noise_tables.verdicts(results.read_results("mini_cute_difference", 
 
 # %%
 names = [name for name, _ in chosen.corpora]
-rows = [bits_row(model, name, measurer.bits(*models[model], name)) for model in models for name in names]
-write("bits_all_columns", rows, keys=["model", "corpus"], config_hash=runs[4].hash[:16], wall_seconds=0.0)
-tables.Table(results.read_results("bits_all_columns", scale=scale), digits=4)
+with record("bits_all_columns", keys=["model", "corpus"], of=runs[4]) as rows:
+    for model, how in models.items():
+        for name in names:
+            rows.append(bits_row(model, name, measurer.bits(*how, name)))
+tables.Table(record.read("bits_all_columns"), digits=4)
 
 # %%
-rows = [{"model": f"stage{stage}"} | boundary_row(name, measurer.boundaries(run.model_folder, name))
-        for stage, run in ((1, runs[2]), (2, runs[4])) for name in names]
-write("boundaries_all_columns", rows, keys=["model", "corpus"], config_hash=runs[4].hash[:16], wall_seconds=0.0)
-tables.Table(results.read_results("boundaries_all_columns", scale=scale))
+with record("boundaries_all_columns", keys=["model", "corpus"], of=runs[4]) as rows:
+    for stage, run in (("stage1", runs[2]), ("stage2", runs[4])):
+        for name in names:
+            rows.append({"model": stage} | boundary_row(name, measurer.boundaries(run.model_folder, name)))
+tables.Table(record.read("boundaries_all_columns"))
 
 # %% [markdown]
 # ## What could not be reproduced

@@ -17,7 +17,7 @@
 # # 99 · The claims of the paper, and its arithmetic
 #
 # Every directional and numerical claim of the abstract, sections 5 and 6 and appendices A to D, in our words
-# (`dbyte/report/claims.py`), held to what the other notebooks measured at this scale. Nothing is trained or evaluated
+# (`dbyte/report/claims.py`), judged by what the other notebooks measured at this scale. Nothing is trained or evaluated
 # here: whatever `results/<scale>/` holds is judged, and the rest is listed as not yet measured.
 #
 # **Cost:** seconds.
@@ -27,29 +27,28 @@ scale = "smoke"
 seed = 0
 
 # %%
-from IPython.display import Image, display
+from IPython.display import Image
 
 from dbyte import presets
 from dbyte.report import audit, claims, figures, glance, results, tables
 from dbyte.report.judging import UNMEASURED
-from dbyte.report.provenance import environment_report
 
 # %%
 chosen = presets.scale(scale)
-print(environment_report(scale=scale, seed=seed, device=chosen.device))
+record = results.begin(scale, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## The claims at a glance
 #
 # Right of zero is what the paper says, left of it the opposite. A claim is `shown` where its whole interval of 95 %
-# lies on the paper's side of what it asks, `opposite` where all of it lies on the other, else `not shown`.
+# lies on the paper's side of what it asks, `opposite` where all of it lies on the other side, else `not shown`.
 
 # %%
 found = claims.judged(scale=scale)
 measured = found[found["verdict"] != UNMEASURED]
 print(f"{len(found)} claims: {claims.counts(found)}")
-frames = [results.read_results(name, scale=scale) for name in sorted(set(measured["file"]))]
-display(Image(figures.save(glance.glance_figure(found), "claims", frames=frames, scale=scale)))
+frames = [record.read(name) for name in sorted(set(measured["file"]))]
+Image(figures.save(glance.glance_figure(found), "claims", frames=frames, scale=scale))
 
 # %% [markdown]
 # ## Those that were measured

@@ -17,6 +17,7 @@ EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "04_abla
             "14_curriculum_order", "15_ablation_byte_sft", "99_claims"}
 LINES = 15
 SHELL = {"subprocess", "pip", "os.system", "get_ipython"}
+RECORDER = {"write_results", "read_results", "time", "environment_report"}  # what `results.begin` gives, and nobody else
 
 each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 
@@ -70,6 +71,26 @@ def test_cells_are_short_python_without_magics_shell_or_installs(script):
         names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
         modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         assert not SHELL & (names | modules), cell.source
+
+
+@each
+def test_a_line_says_one_thing(script):
+    """`a, b = f(), g()` names two unrelated things at once, and is the first thing that a newcomer stumbles over."""
+    for cell in code_cells(read_script(script)):
+        assignments = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Assign)]
+        for node in assignments:
+            several = any(isinstance(target, ast.Tuple | ast.List) for target in node.targets)
+            assert not (several and isinstance(node.value, ast.Tuple | ast.List)), ast.unparse(node)
+
+
+@each
+def test_its_setup_is_short_and_its_numbers_go_through_one_recorder(script):
+    cells = [cell.source for cell in code_cells(read_script(script))]
+    (begun,) = [source for source in cells if "results.begin(" in source]
+    assert begun is cells[2], "parameters, imports, then the setup"
+    names = {name for source in cells for node in ast.walk(ast.parse(source))
+             for name in (getattr(node, "id", ""), getattr(node, "attr", ""), getattr(node, "name", ""))}
+    assert not RECORDER & names
 
 
 @each
