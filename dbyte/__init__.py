@@ -3,6 +3,7 @@
 The public names load on first use, so that `import dbyte` is quick and needs neither a GPU nor a network.
 """
 
+from collections.abc import Iterator
 from importlib import import_module
 
 from dbyte.memory import ask_for_huge_pages
@@ -13,10 +14,9 @@ _HOMES = {
     "Aligned": "dbyte.text.spans", "TokenBytes": "dbyte.text.spans",
     "ByteStudent": "dbyte.model.student", "StudentConfig": "dbyte.model.student",
     "StudentOutput": "dbyte.model.student",
-    "ssd": "dbyte.model.ssd", "generate": "dbyte.decode.generate", "generate_stream": "dbyte.decode.generate",
-    "losses": "dbyte.distill", "perturb": "dbyte.text.perturb",
+    "ssd": "dbyte.model.ssd", "losses": "dbyte.distill", "perturb": "dbyte.text.perturb",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "generate", "generate_stream", *_HOMES]
 
 
 ask_for_huge_pages()
@@ -27,7 +27,41 @@ def __getattr__(name: str):
         return import_module("dbyte.distill.losses")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"dbyte has no {name!r}; its names are {', '.join(_HOMES)}")
+    raise AttributeError(f"dbyte has no {name!r}; its names are {', '.join(__all__)}")
+
+
+def generate(student, prompts, *, compiled: bool = False, **options) -> "list[str] | list[bytes]":
+    """Continue each prompt (str, or UTF-8 bytes) with a student; returns texts, or bytes with as_bytes=True.
+
+    compiled: run the student's steps by compiled code: quicker bytes after a start of a few seconds, and the same
+    function within rounding. It takes a C++ compiler.
+    options: max_new_bytes, temperature, top_k, top_p, seed, stop, stage and more, which
+    `dbyte.decode.generate.generate` explains.
+
+    Raises:
+        FileNotFoundError: if compiled is True and there is no C++ compiler.
+        ValueError: for prompts or options that cannot be used.
+    """
+    from dbyte.decode.generate import generate
+    from dbyte.native import engine_for
+
+    return generate(student, prompts, engine=engine_for(student, compiled), **options)
+
+
+def generate_stream(student, prompt, *, compiled: bool = False, **options) -> "Iterator[str] | Iterator[bytes]":
+    """Continue one prompt and yield the text piece by piece; the pieces joined are what `generate` returns.
+
+    compiled: run the student's steps by compiled code, which takes a C++ compiler.
+    options: those of `generate`, which `dbyte.decode.generate.generate_stream` lists.
+
+    Raises:
+        FileNotFoundError: if compiled is True and there is no C++ compiler.
+        ValueError: for a prompt or options that cannot be used, before the first piece.
+    """
+    from dbyte.decode.generate import generate_stream
+    from dbyte.native import engine_for
+
+    return generate_stream(student, prompt, engine=engine_for(student, compiled), **options)
 
 
 def __dir__() -> list[str]:

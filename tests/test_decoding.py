@@ -7,13 +7,14 @@ import torch
 from conftest import FAMILIES, VARIANTS, make_student, make_teacher
 from oracle import Oracle
 
+from dbyte.decode.core_cache import CoreCache
+from dbyte.decode.core_step import CoreStep
 from dbyte.decode.generate import begin, generate, generate_stream
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import ByteStream, state_bytes
 from dbyte.decode.writer import Writer
 from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_nats, teacher_nats
 from dbyte.evaluate.scoring import Request, Scorer
-from dbyte.model.core import CoreCache
 from dbyte.model.student import BYTES
 from dbyte.text.spans import BOS, EOS
 
@@ -124,13 +125,13 @@ def test_a_core_step_is_transformers_own_forward(family, views, monkeypatch):
     inputs = torch.randn(4, 6, 32)
     document = torch.tensor([[0] * n + [-1] * (6 - n) for n in (6, 2, 1, 4)])
     with torch.inference_mode():
-        ours, theirs = (CoreCache(core, rows=4, slots=20, direct=direct) for direct in (True, False))
-        assert ours._direct is not None and theirs._direct is None
+        ours = CoreCache(core, rows=4, slots=20, core_step=CoreStep(core, slots=20))
+        theirs = CoreCache(core, rows=4, slots=20)
         for cache in (ours, theirs):
-            cache.prefill(core, inputs, document)
+            cache.prefill(inputs, document)
         for rows in ([0, 2, 3], [1], [0, 1, 2, 3], [2]):
             one = torch.randn(len(rows), 32)
-            torch.testing.assert_close(ours.step(core, one, rows), theirs.step(core, one, rows), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours.step(one, rows), theirs.step(one, rows), rtol=1e-4, atol=1e-4)
         assert ours.length == theirs.length == [8, 4, 4, 6]
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-4)
 
@@ -332,15 +333,16 @@ def test_the_core_runs_for_rows_that_closed_a_chunk_and_finished_rows_cost_nothi
     writer = begin(student, PROMPTS, max_new_bytes=40, sampling=Sampling(1.0, seed=3), stage=stage,
                    stop=list("et") if stage == 1 else list("eta 3n"), valid_utf8=False)
     stepped, core = [], []
-    encoder_step, core_step = writer.stream.encoder.step, CoreCache.step
+    encoder_step = writer.stream.encoder.step
+    core_step = CoreCache.step
 
     def counted(hidden, states, *, commit=True):
         stepped.append(len(hidden) * commit)
         return encoder_step(hidden, states, commit=commit)
 
     writer.stream.encoder.step = counted
-    monkeypatch.setattr(CoreCache, "step", lambda self, core_, inputs, rows: core.append(len(rows)) or core_step(
-        self, core_, inputs, rows))
+    monkeypatch.setattr(CoreCache, "step", lambda self, inputs, rows: core.append(len(rows)) or core_step(
+        self, inputs, rows))
     writer.run()
     lengths = [len(text) for text in writer.written]
     assert len(set(lengths)) > 2, "rows must finish at different times"

@@ -13,15 +13,15 @@ import pytest
 import torch
 from conftest import FAMILIES, VARIANTS, make_student, make_teacher
 
+from dbyte import generate, generate_stream
 from dbyte.decode.core_step import CoreStep
-from dbyte.decode.generate import generate, generate_stream
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stack_step import StackStep
 from dbyte.decode.stream import ByteStream
 from dbyte.decode.writer import Writer
 from dbyte.model.blocks import Stack, StackShape, SwiGLU
-from dbyte.model.core import CoreCache
 from dbyte.model.projection import Projection
+from dbyte.native import engine_for
 from dbyte.native import library as native
 from dbyte.native.core import FusedCore
 from dbyte.native.linear import FusedMap, step_map, weight_map
@@ -50,8 +50,9 @@ def student_of(variant, family="llama"):
 @pytest.mark.parametrize("variant", STUDENTS)
 def test_compiled_steps_are_the_plain_ones_while_rows_leave(variant):
     student = student_of(variant)
-    plain, fused = (ByteStream(student, PROMPTS, new_bytes=8, compiled=compiled) for compiled in (False, True))
-    assert isinstance(fused.decoder, FusedStack) and isinstance(fused.core_cache._direct, FusedCore)
+    plain, fused = (ByteStream(student, PROMPTS, new_bytes=8, engine=engine_for(student, compiled))
+                    for compiled in (False, True))
+    assert isinstance(fused.decoder, FusedStack) and isinstance(fused.core_cache.core_step, FusedCore)
     maps = [fused.to_core, fused.to_decoder, fused.around, fused.byte_head]
     if fused.look_ahead is not None:
         maps += [fused.second_head, *([] if fused.look_ahead.split else [fused.look_ahead.query, fused.look_ahead.key])]
@@ -72,18 +73,19 @@ def test_compiled_steps_are_the_plain_ones_while_rows_leave(variant):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_compiled_core_step_is_the_plain_one(family):
-    core, document = make_teacher(family).model, torch.tensor([[0] * n + [-1] * (6 - n) for n in (6, 2, 1, 4)])
+    student = make_student(make_teacher(family))
+    document = torch.tensor([[0] * n + [-1] * (6 - n) for n in (6, 2, 1, 4)])
     torch.manual_seed(0)
     inputs = torch.randn(4, 6, 32)
     with torch.inference_mode():
-        plain, fused = (CoreCache(core, rows=4, slots=20, compiled=compiled) for compiled in (False, True))
-        assert isinstance(plain._direct, CoreStep) and isinstance(fused._direct, FusedCore)
+        plain, fused = (engine_for(student, compiled).core_cache(rows=4, slots=20) for compiled in (False, True))
+        assert isinstance(plain.core_step, CoreStep) and isinstance(fused.core_step, FusedCore)
         for cache in (plain, fused):
-            cache.prefill(core, inputs, document)
+            cache.prefill(inputs, document)
         for rows in ([0, 2, 3], [1], [0, 1, 2, 3], [2]):
             one = torch.randn(len(rows), 32)
             kept = one.clone()
-            torch.testing.assert_close(fused.step(core, one, rows), plain.step(core, one, rows), **CLOSE)
+            torch.testing.assert_close(fused.step(one, rows), plain.step(one, rows), **CLOSE)
             assert torch.equal(one, kept), "what is given stays"
         torch.testing.assert_close(fused.keys, plain.keys, **CLOSE)
         torch.testing.assert_close(fused.values, plain.values, **CLOSE)
@@ -94,7 +96,8 @@ def test_a_compiled_core_step_is_the_plain_one(family):
 def test_sizes_that_fill_no_whole_panel_and_more_rows_than_registers_hold(sizes):
     student = make_student(make_teacher(), **sizes)
     prompts = [b"The cat"[: n % 7] for n in range(19)]
-    plain, fused = (ByteStream(student, prompts, new_bytes=8, compiled=compiled) for compiled in (False, True))
+    plain, fused = (ByteStream(student, prompts, new_bytes=8, engine=engine_for(student, compiled))
+                    for compiled in (False, True))
     torch.manual_seed(0)
     for _ in range(4):
         byte_B, ends_B = torch.randint(0, 250, (19,)), torch.rand(19) < 0.5
@@ -106,7 +109,7 @@ def test_sizes_that_fill_no_whole_panel_and_more_rows_than_registers_hold(sizes)
 def test_a_byte_that_is_tried_gives_the_next_output_and_changes_nothing():
     student = student_of("paper")
     with torch.inference_mode():
-        stream = ByteStream(student, PROMPTS, new_bytes=4, compiled=True)
+        stream = ByteStream(student, PROMPTS, new_bytes=4, engine=engine_for(student, True))
         for state in stream.encoder_states:  # so that what the decay does shows
             state.ssm_BNI.normal_(std=3.0)
         hidden = torch.randn(4, student.config.byte_width)
@@ -149,7 +152,7 @@ def test_any_number_of_threads_gives_the_bits_of_one(variant, parts, monkeypatch
     student, prompts = student_of(variant), [b"The cat"[: n % 7] for n in range(19)]
     torch.manual_seed(0)
     steps = [(torch.randint(0, 250, (19,)), torch.rand(19) < 0.4) for _ in range(20)]
-    one, many = (ByteStream(student, prompts, new_bytes=20, compiled=True) for _ in range(2))
+    one, many = (ByteStream(student, prompts, new_bytes=20, engine=engine_for(student, True)) for _ in range(2))
     for stream, threads in ((one, 1), (many, parts)):
         in_parts(monkeypatch, threads)
         for byte_B, ends_B in steps:
@@ -311,12 +314,12 @@ def test_a_saved_stream_goes_on_compiled(tmp_path):
     student = student_of("paper")
     options = dict(sampling=Sampling(0.8, seed=4), limit=30, valid_utf8=False)
     whole = Writer(ByteStream(student, PROMPTS, new_bytes=30), PROMPTS, **options).run().written
-    writer = Writer(ByteStream(student, PROMPTS, new_bytes=30, compiled=True), PROMPTS, **options)
+    writer = Writer(ByteStream(student, PROMPTS, new_bytes=30, engine=engine_for(student, True)), PROMPTS, **options)
     for _ in range(7):
         writer.advance()
     writer.save(tmp_path / "stream")
     for compiled in (True, False):
-        assert Writer.load(student, tmp_path / "stream", compiled=compiled).run().written == whole
+        assert Writer.load(student, tmp_path / "stream", engine=engine_for(student, compiled)).run().written == whole
 
 
 # -- what is kept and what is refused ---------------------------------------------------------------------------------
@@ -324,28 +327,26 @@ def test_a_saved_stream_goes_on_compiled(tmp_path):
 
 def test_packed_weights_are_used_again_until_the_weights_change():
     student = student_of("paper")
-    first, again = (ByteStream(student, PROMPTS[:1], new_bytes=8, compiled=True) for _ in range(2))
-    assert again.encoder is first.encoder and again.core_cache._direct.packed is first.core_cache._direct.packed
+    first, again = (ByteStream(student, PROMPTS[:1], new_bytes=8, engine=engine_for(student, True)) for _ in range(2))
+    assert again.encoder is first.encoder and again.core_cache.core_step.packed is first.core_cache.core_step.packed
     with torch.no_grad():
         student.encoder.norm.weight.mul_(2)
         student.core.norm.weight.mul_(2)
-    changed = ByteStream(student, PROMPTS[:1], new_bytes=8, compiled=True)
+    changed = ByteStream(student, PROMPTS[:1], new_bytes=8, engine=engine_for(student, True))
     assert changed.encoder is not first.encoder and changed.decoder is first.decoder
-    assert changed.core_cache._direct.packed is not first.core_cache._direct.packed
+    assert changed.core_cache.core_step.packed is not first.core_cache.core_step.packed
 
 
 def test_cores_that_it_does_not_know_step_plainly():
-    core = make_teacher().model.double()
-    assert isinstance(CoreCache(core, rows=1, slots=4, compiled=True)._direct, CoreStep)
-    core = make_teacher().model
-    core.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(32))
-    assert isinstance(CoreCache(core, rows=1, slots=4, compiled=True)._direct, CoreStep)
+    student = student_of("paper").double()
+    assert isinstance(engine_for(student, True).core_cache(rows=1, slots=4).core_step, CoreStep)
+    student = student_of("paper")
+    student.core.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(32))
+    assert isinstance(engine_for(student, True).core_cache(rows=1, slots=4).core_step, CoreStep)
 
 
 def test_without_a_compiler_the_remedy_is_told(monkeypatch):
     monkeypatch.setattr(native, "library", native.library.__wrapped__)
-    for module in ("fused_stack", "fused_core", "fused_map"):
-        monkeypatch.setattr(f"dbyte.model.{module}.library", native.library)
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
     with pytest.raises(FileNotFoundError, match="install g\\+\\+, or leave compiled out"):
         generate(student_of("paper"), ["a"], max_new_bytes=4, compiled=True)

@@ -99,10 +99,12 @@ def _write(student, prompts: list[bytes], arguments: argparse.Namespace) -> None
     from dbyte.decode.generate import begin, evaluating
     from dbyte.decode.sampling import Sampling
     from dbyte.decode.writer import Reading
+    from dbyte.native import engine_for
 
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     writer = begin(student, prompts, max_new_bytes=arguments.max_new_bytes, sampling=sampling, stop=arguments.stop,
-                   stage=arguments.stage, valid_utf8=not arguments.raw, compiled=arguments.compiled)
+                   stage=arguments.stage, valid_utf8=not arguments.raw,
+                   engine=engine_for(student, arguments.compiled))
     out, readings, going = sys.stdout.buffer, [Reading(writer, row) for row in range(len(prompts))], True
     while readings:
         if going:

@@ -7,6 +7,7 @@ the states, `writer.py` the loop, `sampling.py` the draws, `utf8.py` what keeps 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from dbyte.decode.engine import Engine
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import ByteStream
 from dbyte.decode.writer import Reading, Writer
@@ -27,7 +28,7 @@ def generate(
     as_bytes: bool = False,
     valid_utf8: bool | None = None,
     prompt_ends: list[list[int]] | None = None,
-    compiled: bool = False,
+    engine: Engine | None = None,
     on_text: Callable[[int, str], object] | None = None,
 ) -> list[str] | list[bytes]:
     """Continue each prompt until EOS, a stop string (left out of the result) or `max_new_bytes`.
@@ -42,14 +43,12 @@ def generate(
             off is completed, and comes back whole at the beginning of the text.
         prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
             (Stage 1 before its router has learned); None: the router cuts.
-        compiled: fuse the steps of encoder, core and decoder, each into a call of compiled code: quicker bytes after a
-            start of a few seconds, the same function within rounding. It takes a C++ compiler. Several rows are shared
-            between torch's number of threads.
+        engine: computes the student's steps; None: plain torch.
         on_text: called with (number of the prompt, new text) as text becomes certain, as in `generate_stream`.
     Raises:
         ValueError: for reserved bytes 0xFE or 0xFF in a prompt or, with valid_utf8, no UTF-8; a prompt of more chunks
             than the core has positions; a limit below 1; a temperature, top_k or top_p out of range; a stage other
-            than 1 or 2; stop strings that are empty or not in a list. FileNotFoundError: compiled without a compiler.
+            than 1 or 2; stop strings that are empty or not in a list.
     """
     if isinstance(prompts, str | bytes):
         raise ValueError(f"generate expects a list of prompts, found {type(prompts).__name__}: put it into a list")
@@ -58,7 +57,7 @@ def generate(
         check(max_new_bytes=max_new_bytes, stop=stop, stage=stage)
         return []
     writer = begin(student, prompts, max_new_bytes=max_new_bytes, sampling=Sampling(temperature, top_k, top_p, seed),
-                   stop=stop, stage=stage, valid_utf8=valid_utf8, prompt_ends=prompt_ends, compiled=compiled)
+                   stop=stop, stage=stage, valid_utf8=valid_utf8, prompt_ends=prompt_ends, engine=engine)
     readings = [Reading(writer, row) for row in range(len(prompts))] if on_text else []
     going = True
     with evaluating(student):
@@ -73,7 +72,7 @@ def generate(
 def generate_stream(
     student: ByteStudent, prompt: str | bytes, *, as_bytes: bool = False, valid_utf8: bool | None = None,
     max_new_bytes: int = 256, temperature: float = 0.0, top_k: int | None = None, top_p: float = 1.0, seed: int = 0,
-    stop: Sequence[str] = (), stage: int | None = None, compiled: bool = False,
+    stop: Sequence[str] = (), stage: int | None = None, engine: Engine | None = None,
 ) -> Iterator[str] | Iterator[bytes]:
     """Yield the continuation of one prompt piece by piece; the pieces joined are what `generate` returns.
 
@@ -82,7 +81,7 @@ def generate_stream(
     """
     writer = begin(student, [prompt], max_new_bytes=max_new_bytes, sampling=Sampling(temperature, top_k, top_p, seed),
                    stop=stop, stage=stage, valid_utf8=not as_bytes if valid_utf8 is None else valid_utf8,
-                   compiled=compiled)
+                   engine=engine)
     reading = Reading(writer, 0)
 
     def pieces() -> Iterator[str] | Iterator[bytes]:
@@ -99,14 +98,14 @@ def generate_stream(
 def begin(
     student: ByteStudent, prompts: Sequence[str | bytes], *, max_new_bytes: int, sampling: Sampling,
     stop: Sequence[str] = (), stage: int | None = None, valid_utf8: bool = True,
-    prompt_ends: list[list[int]] | None = None, compiled: bool = False,
+    prompt_ends: list[list[int]] | None = None, engine: Engine | None = None,
 ) -> Writer:
     """Read the prompts and return the writer that continues them; raises as `generate`."""
     check(max_new_bytes=max_new_bytes, stop=stop, stage=stage)
     encoded = [prompt.encode() if isinstance(prompt, str) else bytes(prompt) for prompt in prompts]
     with evaluating(student):
         stream = ByteStream(student, encoded, new_bytes=max_new_bytes, stage=stage or student.config.stage or 2,
-                            prompt_ends=prompt_ends, compiled=compiled)
+                            prompt_ends=prompt_ends, engine=engine)
     return Writer(stream, encoded, sampling=sampling, limit=max_new_bytes, stops=[text.encode() for text in stop],
                   valid_utf8=valid_utf8)
 

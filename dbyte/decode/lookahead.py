@@ -22,26 +22,27 @@ Shape letters: B rows, L prompt bytes, D byte width.
 
 from torch import Tensor
 
+from dbyte.decode.engine import Engine
 from dbyte.decode.stack_step import StackStep
 from dbyte.model.blocks import State
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.student import ByteStudent, is_special
-from dbyte.native.linear import step_map
-from dbyte.native.stack import stack_step
 from dbyte.text.spans import EOS
 
 
 class LookAhead:
     """Whether a chunk ends at a byte, were a guess of the next one to follow."""
 
-    def __init__(self, student: ByteStudent, encoder: StackStep, rows: int, *, compiled: bool = False):
+    def __init__(self, student: ByteStudent, encoder: StackStep, rows: int, *, engine: Engine):
         """Begin before the first byte of each row."""
         self.student, self.encoder, router = student, encoder, student.router
         self.split, self.split_states = None, []
         if isinstance(router, Router):
-            self.query, self.key = (step_map(part, compiled=compiled) for part in (router.query, router.key))
+            self.query = engine.map(router.query)
+            self.key = engine.map(router.key)
         else:
-            self.split, self.split_states = stack_step(router.stack, compiled=compiled), router.stack.empty_state(rows)
+            self.split = engine.stack_step(router.stack)
+            self.split_states = router.stack.empty_state(rows)
 
     def prefill(self, ids_BL: Tensor, length_B: Tensor) -> None:
         """Take in the first length_B bytes of each row, whose boundaries were no guesses."""

@@ -16,7 +16,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,13 +26,11 @@ from torch import Tensor
 
 from dbyte.atomic import atomic_write
 from dbyte.decode.confidence import OpeningConfidence
+from dbyte.decode.engine import Engine
 from dbyte.decode.lookahead import LookAhead
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
-from dbyte.model.core import CoreCache
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent, is_special
-from dbyte.native.linear import step_map, weight_map
-from dbyte.native.stack import prefill, prefill_last, stack_step
 from dbyte.text.spans import BOS, EOS
 
 
@@ -48,32 +45,33 @@ class ByteStream:
     @torch.inference_mode()
     def __init__(
         self, student: ByteStudent, prompts: list[bytes], *, new_bytes: int, stage: int = 2,
-        prompt_ends: list[list[int]] | None = None, compiled: bool = False,
+        prompt_ends: list[list[int]] | None = None, engine: Engine | None = None,
     ):
         """Read prompts (bytes without BOS, may be empty), leaving room for `new_bytes` more.
 
         stage 1: no decoder runs. prompt_ends: where chunks end in each prompt (bytes from its start), for a student
-        whose router has not learned yet; None: the router cuts. compiled: fuse the steps of encoder, core and
-        decoder.
+        whose router has not learned yet; None: the router decides. engine: computes the
+        student's steps; None: plain torch.
         Raises:
             ValueError: for a prompt of more chunks than the core has positions, or bytes that UTF-8 does not have.
         """
         for prompt in prompts:
             check_text_bytes(prompt)
+        engine = Engine(student) if engine is None else engine
         texts = [bytes([BOS]) + prompt for prompt in prompts]
         length_B = torch.tensor([len(text) for text in texts], device=student.device)
         ids_BL = pad_bytes(texts, device=student.device)
         byte_slots = ids_BL.shape[1] + new_bytes + 1
-        encoded_BLD, states = prefill(student.encoder, student.byte_embedding(ids_BL), length_B, slots=byte_slots,
-                                      compiled=compiled)
-        prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL), compiled=compiled)
+        encoded_BLD, states = engine.prefill(student.encoder, student.byte_embedding(ids_BL), length_B,
+                                             slots=byte_slots)
+        prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL))
         boundary_BL = prob_BL >= THRESHOLD if prompt_ends is None else _given(ids_BL, prompt_ends)
         # the router needs the next byte, so a prompt's last byte is decided below
         boundary_BL &= torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1
         chunks, positions = boundary_BL.sum(1).tolist(), student.core.config.max_position_embeddings
         check_prompts(prompts, chunks, positions)
         slots = min(max(chunks) + 1 + new_bytes, positions)  # at most a chunk a byte
-        self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=byte_slots, compiled=compiled)
+        self._allocate(student, len(texts), stage=stage, slots=slots, byte_slots=byte_slots, engine=engine)
         self.encoder_states = states
         if self.look_ahead is not None:
             self.look_ahead.prefill(ids_BL, length_B)
@@ -84,14 +82,17 @@ class ByteStream:
         self._take_in(last_B, encoded_BD, ends_B)
 
     def _allocate(
-        self, student: ByteStudent, rows: int, *, stage: int, slots: int, byte_slots: int, compiled: bool
+        self, student: ByteStudent, rows: int, *, stage: int, slots: int, byte_slots: int, engine: Engine
     ) -> None:
         """Empty states for so many rows, with room for so many chunks and, where the encoder is attention, bytes."""
-        self.student, self.stage, self.byte_slots, self.compiled = student, stage, byte_slots, compiled
-        self.encoder, self.decoder = (stack_step(stack, compiled=compiled)
-                                      for stack in (student.encoder, student.decoder))
-        self.core_cache = CoreCache(student.core, rows=rows, slots=slots, compiled=compiled)
-        self._prepare_maps(stage, compiled=compiled)
+        self.student = student
+        self.engine = engine
+        self.stage = stage
+        self.byte_slots = byte_slots
+        self.encoder = engine.stack_step(student.encoder)
+        self.decoder = engine.stack_step(student.decoder)
+        self.core_cache = engine.core_cache(rows=rows, slots=slots)
+        self._prepare_maps()
         self.core_BE = student.null_E.repeat(rows, 1)
         self.encoder_states = student.encoder.empty_state(rows, slots=byte_slots)
         self.decoder_states = student.decoder.empty_state(rows) if stage == 2 else []
@@ -102,19 +103,20 @@ class ByteStream:
         self.row_B = torch.arange(rows, device=student.device)
         self.ended_B = torch.ones_like(self.row_B, dtype=torch.bool)
         self.opening = OpeningConfidence(student, rows) if student.config.smoothing and stage == 2 else None
-        self.look_ahead = LookAhead(student, self.encoder, rows, compiled=compiled) if two else None
+        self.look_ahead = LookAhead(student, self.encoder, rows, engine=engine) if two else None
 
-    def _prepare_maps(self, stage: int, *, compiled: bool) -> None:
+    def _prepare_maps(self) -> None:
         """The projections and heads that a step runs."""
-        student, ready = self.student, partial(step_map, compiled=compiled)
-        self.to_core = ready(student.encoder_projection)
-        if stage == 1:
-            self.token_head = ready(student.token_head)
+        student, engine = self.student, self.engine
+        self.to_core = engine.map(student.encoder_projection)
+        if self.stage == 1:
+            self.token_head = engine.map(student.token_head)
             return
-        self.to_decoder, self.byte_head = ready(student.decoder_projection), ready(student.byte_head)
-        self.second_head = None if student.second_head is None else ready(student.second_head)
+        self.to_decoder = engine.map(student.decoder_projection)
+        self.byte_head = engine.map(student.byte_head)
+        self.second_head = None if student.second_head is None else engine.map(student.second_head)
         self.around_DD = student.around_core()
-        self.around = weight_map(self.around_DD, compiled=compiled)
+        self.around = engine.map(self.around_DD)
 
     def _prefill(
         self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor
@@ -124,8 +126,7 @@ class ByteStream:
         mask_BL = torch.arange(L, device=ids_BL.device) < length_B[:, None]
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
-        core_BME = self.core_cache.prefill(
-            student.core, student.chunk_embeddings(encoded_BLD, chunks), chunks.document_BM)
+        core_BME = self.core_cache.prefill(student.chunk_embeddings(encoded_BLD, chunks), chunks.document_BM)
         if self.opening is not None:
             core_BME = smooth(core_BME, opening_confidence(prob_BL, chunks), chunks)
             self.opening.prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
@@ -135,8 +136,8 @@ class ByteStream:
         if self.stage == 2:
             self.up_BD, null_D = map(student.decoder_projection, (self.core_BE, student.null_E))
             up_BLD = dechunk(student.decoder_projection(core_BME), null_D, chunks)
-            decoded_BD, self.decoder_states = prefill_last(
-                student.decoder, up_BLD + F.linear(encoded_BLD, self.around_DD), length_B, compiled=self.compiled)
+            decoded_BD, self.decoder_states = self.engine.prefill_last(
+                student.decoder, up_BLD + F.linear(encoded_BLD, self.around_DD), length_B)
             self._predict(decoded_BD)
 
     @torch.inference_mode()
@@ -180,10 +181,10 @@ class ByteStream:
 
     def _close(self, encoded_BD: Tensor, closing: list[int]) -> None:
         """Run the core for the rows whose chunk ends at this byte."""
-        student, everyone = self.student, len(closing) == len(encoded_BD)
+        everyone = len(closing) == len(encoded_BD)
         closing_R = None if everyone else torch.tensor(closing, device=encoded_BD.device)
         encoded_RD = encoded_BD if everyone else encoded_BD[closing_R]
-        core_RE = self.core_cache.step(student.core, self.to_core(encoded_RD), closing)
+        core_RE = self.core_cache.step(self.to_core(encoded_RD), closing)
         if self.opening is not None:
             weight_R1 = self.opening.value_B[closing, None].to(core_RE)
             core_RE = torch.lerp(self.core_BE[closing], core_RE, weight_R1)
@@ -274,7 +275,7 @@ class ByteStream:
 
     @classmethod
     @torch.inference_mode()
-    def load(cls, student: ByteStudent, path: str | Path, *, compiled: bool = False) -> "ByteStream":
+    def load(cls, student: ByteStudent, path: str | Path, *, engine: Engine | None = None) -> "ByteStream":
         """Read a stream that `save` wrote with this student; it goes on as if it had never stopped.
 
         Raises:
@@ -286,7 +287,8 @@ class ByteStream:
                              "wrote it, or read the prompt again")
         stream = cls.__new__(cls)
         stream._allocate(student, facts["rows"], stage=facts["stage"], slots=facts["slots"],
-                         byte_slots=facts["byte_slots"], compiled=compiled)
+                         byte_slots=facts["byte_slots"],
+                         engine=Engine(student) if engine is None else engine)
         loaded = load_file(path, device=str(student.device))
         for name, holder, attribute, _ in list(stream._tensors()):
             if name.startswith("core."):

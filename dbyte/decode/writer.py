@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dbyte.decode.engine import Engine
 from dbyte.decode.sampling import Sampler, Sampling
 from dbyte.decode.stream import ByteStream, metadata
 from dbyte.decode.utf8 import Alphabet, any_token, anything, broken_character, over_tokens, state_after, transitions
@@ -93,9 +94,9 @@ class Writer:
         self.stream.save(path, texts=facts | {name: getattr(self, name) for name in PLAIN})
 
     @classmethod
-    def load(cls, student: ByteStudent, path: str | Path, *, compiled: bool = False) -> "Writer":
+    def load(cls, student: ByteStudent, path: str | Path, *, engine: Engine | None = None) -> "Writer":
         """Read a writer that `save` wrote with this student; raises as `ByteStream.load`."""
-        stream = ByteStream.load(student, path, compiled=compiled)
+        stream = ByteStream.load(student, path, engine=engine)
         facts = json.loads(metadata(path)["texts"])
         if facts is None:
             raise ValueError(f"{path} holds a stream and no texts: name a file that Writer.save wrote")

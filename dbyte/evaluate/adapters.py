@@ -37,6 +37,7 @@ from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.scoring import Request, Scorer
 from dbyte.evaluate.side_by_side import side_by_side
 from dbyte.model.student import ByteStudent
+from dbyte.native import engine_for
 from dbyte.native.library import wanted
 from dbyte.text.spans import Aligned, TokenBytes
 
@@ -154,7 +155,7 @@ class StudentLM(LM):
         return generate(
             self.student, [prompt.text for prompt in prompts], stage=self.stage, max_new_bytes=_limit(options),
             prompt_ends=None if self.boundaries != "tokenizer" else [list(prompt.token_ends) for prompt in prompts],
-            stop=_stops(options.get("until", [])), valid_utf8=False, compiled=self.compiled,
+            stop=_stops(options.get("until", [])), valid_utf8=False, engine=engine_for(self.student, self.compiled),
             temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
 
     # -- from strings to bytes ----------------------------------------------------------------------------------------

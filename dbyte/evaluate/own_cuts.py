@@ -24,6 +24,7 @@ from dbyte.evaluate.settled_cuts import ROUNDS, WORTH_A_ROUND, can_settle, settl
 from dbyte.evaluate.side_by_side import side_by_side
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
+from dbyte.native import engine_for
 from dbyte.native.library import parts_of, wanted
 from dbyte.text.spans import BOS
 
@@ -58,7 +59,7 @@ def walk(
 def _walk(requests: list[Request], student: ByteStudent, *, compiled: bool) -> list[Walked]:
     contexts = list(dict.fromkeys(request.text[: request.start] for request in requests))
     rests = [request.text[request.start :] for request in requests]
-    stream = ByteStream(student, contexts, new_bytes=max(map(len, rests)), compiled=compiled)
+    stream = ByteStream(student, contexts, new_bytes=max(map(len, rests)), engine=engine_for(student, compiled))
     stream.take([contexts.index(request.text[: request.start]) for request in requests])
     rows, said = list(range(len(requests))), [([], [], []) for _ in requests]
     for step in range(max(map(len, rests))):

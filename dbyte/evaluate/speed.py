@@ -20,6 +20,7 @@ from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import pad_bytes
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
+from dbyte.native import engine_for
 from dbyte.native.library import wanted
 from dbyte.tasks.world.world import world_documents
 from dbyte.text.spans import BOS, EOS, TokenBytes
@@ -45,7 +46,7 @@ def student_writes(
     def call() -> Wrote:
         started = time.perf_counter()
         writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(), stage=stage, valid_utf8=False,
-                       compiled=compiled)
+                       engine=engine_for(student, compiled))
         reading = time.perf_counter() - started
         no_text = [token for token, text in enumerate(writer.tokens) if not text] if stage == 1 else []
         writer.symbols.floor_SX[:, no_text or slice(EOS, None, BYTES)] = float("-inf")

@@ -11,15 +11,12 @@ whether it looks ahead; here it sees what the integrated router sees, so that th
 Shape letters: B rows, L bytes, D byte width.
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbyte.model.blocks import Stack, StackShape, SwiGLU
 from dbyte.model.projection import Projection
-from dbyte.native.linear import read_map
 
 THRESHOLD = 0.5
 BYTES = 256
@@ -53,12 +50,9 @@ class Router(nn.Module):
             nn.init.eye_(self.query.weight)
             nn.init.eye_(self.key.weight)
 
-    def forward(
-        self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor, *, compiled: bool = False
-    ) -> Tensor:
+    def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
         """Return boundary_prob_BL in [0, 1], fp32; byte_ids_BL is not used."""
-        query, key = (partial(read_map, part, compiled=compiled) for part in (self.query, self.key))
-        prob_BL = boundary_prob(query(encoded_BLD[:, :-1]), key(encoded_BLD[:, 1:]))
+        prob_BL = boundary_prob(self.query(encoded_BLD[:, :-1]), self.key(encoded_BLD[:, 1:]))
         return _over_documents(prob_BL, document_BL)
 
 
@@ -71,10 +65,8 @@ class SplitRouter(nn.Module):
         self.stack = Stack(shape)
         self.head = nn.Linear(shape.width, 1)
 
-    def forward(
-        self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor, *, compiled: bool = False
-    ) -> Tensor:
-        """Return boundary_prob_BL in [0, 1], fp32; encoded_BLD and compiled are not used."""
+    def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
+        """Return boundary_prob_BL in [0, 1], fp32; encoded_BLD is not used."""
         hidden_BLD = self.stack(self.byte_embedding(byte_ids_BL), document_BL)
         return _over_documents(self.before(hidden_BLD[:, 1:]), document_BL)
 

@@ -196,16 +196,11 @@ class ByteStudent(PreTrainedModel):
         """Encode bytes (int64, 0..255): encoded_BLD."""
         return self.encoder(self.byte_embedding(byte_ids_BL), document_BL)
 
-    def route(
-        self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor, *, compiled: bool = False
-    ) -> Tensor:
-        """Return boundary_prob_BL; BOS and EOS are chunks of their own by the alignment contract, not by learning.
-
-        compiled: the router's maps by compiled code.
-        """
+    def route(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
+        """Return boundary_prob_BL; BOS and EOS are chunks of their own by the alignment contract, not by learning."""
         special_BL = is_special(byte_ids_BL)
         before_eos_BL = F.pad(byte_ids_BL[:, 1:] == EOS, (0, 1))
-        prob_BL = self.router(encoded_BLD, byte_ids_BL, document_BL, compiled=compiled)
+        prob_BL = self.router(encoded_BLD, byte_ids_BL, document_BL)
         return prob_BL.masked_fill(special_BL | before_eos_BL, 1.0)
 
     def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks) -> Tensor:
