@@ -18,8 +18,9 @@ from measuring import MATMUL, begin, flops, interleaved, machine, matmul, write
 from steps import ROUNDS, UPDATES, small, updates
 
 from dbyte import presets
-from dbyte.distill import inventory, objectives
+from dbyte.distill import inventory
 from dbyte.distill.steps import Step
+from dbyte.distill.terms import Forward
 from dbyte.model.student import ByteStudent
 from dbyte.paths import RUNS
 from dbyte.plan.flops import RowShape, muon_flops, step_flops
@@ -55,8 +56,7 @@ def rows_met(step: Step, student: ByteStudent, batch: Batch) -> RowShape:
     document_BM = batch.token_document_BM
     if step.stage == 2:
         with torch.no_grad():
-            encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
-            document_BM = objectives.router_chunks(student, encoded_BLD, batch)[0].document_BM
+            document_BM = Forward(student, None, batch).router_chunks.document_BM
     return RowShape.of_documents(batch.byte_ids_BL.shape[1], document_BM)
 
 

@@ -10,6 +10,7 @@ from conftest import VARIANTS, make_student, make_teacher
 
 from dbyte.distill import objectives
 from dbyte.distill.steps import stage1, stage2
+from dbyte.distill.terms import Forward
 from dbyte.plan.flops import RowShape, muon_flops, part_work, step_flops
 from dbyte.text.packing import Batch
 from dbyte.text.spans import BOS
@@ -43,8 +44,7 @@ def rows_met(step, student, batch):
     document_BM = batch.token_document_BM
     if step.stage == 2:
         with torch.no_grad():
-            chunks, _ = objectives.router_chunks(student, student.encode(batch.byte_ids_BL, batch.document_BL), batch)
-        document_BM = chunks.document_BM
+            document_BM = Forward(student, None, batch).router_chunks.document_BM
     return RowShape.of_documents(batch.byte_ids_BL.shape[1], document_BM)
 
 

@@ -12,7 +12,7 @@ import torch
 from conftest import make_student
 from safetensors.torch import load_file
 
-from dbyte.distill import objectives, trainer
+from dbyte.distill import trainer
 from dbyte.distill.feed import Feed
 from dbyte.distill.runs import Run, content_hash, damage, written_whole
 from dbyte.distill.steps import Group, Step, stage1, stage2
@@ -222,15 +222,3 @@ def test_wrong_steps_are_refused(student):
 
 def test_content_hash_sees_values_not_order():
     assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1}) != content_hash({"a": 2, "b": 1})
-
-
-def test_the_boundary_loss_of_step_2_2_is_added_at_equal_weight(student, teacher, feed):
-    batch = feed.batch(0)
-    whole, plain, boundary = (objectives.__dict__[name](student, teacher, batch)
-                              for name in ("full_with_boundary", "full", "boundary"))
-    torch.testing.assert_close(whole, plain + boundary)
-    step = stage2(head_bytes=1, full_bytes=1, boundary_loss=True)[1]
-    step.optimisers(student)
-    assert all(weight.requires_grad for weight in student.router.parameters())
-    whole.backward()
-    assert all(weight.grad.abs().sum() > 0 for weight in student.router.parameters())

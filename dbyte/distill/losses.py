@@ -1,16 +1,19 @@
-"""The losses of the curriculum, as pure functions that return (sum, count) in fp32.
+"""The losses of the curriculum: pure functions that return (sum, count), in fp32.
 
-    align      L_align     Eq. 2   squared L2 distance to the teacher's static embedding, at token ends
-    distill    L_distill   Eq. 3   KL(teacher || student) over the vocabulary, at token ends
-    boundary   L_boundary  Eq. 4   binary cross-entropy per byte
-    white_space_cuts  appendix A.2 penalty on boundaries right before white space
-    next_byte  section 4.2.2       cross-entropy over the 512 joint symbols of JBP (section 4.1.2)
+    align       L_align     Eq. 2      squared L2 distance to the teacher's static embedding, at token ends
+    distill     L_distill   Eq. 3      KL(teacher || student) over the vocabulary, at token ends
+    boundary    L_boundary  Eq. 4      binary cross-entropy of the router's probability, per byte
+    next_byte   section 4.2.2          cross-entropy over the 512 joint symbols of JBP (section 4.1.2)
 
-Logits over the teacher's vocabulary are too large to hold whole: training takes them in slices, see in_rows.py. The
-caller divides the summed loss by the summed count once, so that a mean is never a mean of means.
+The caller divides the summed loss by the summed count once, so that a mean is never a mean of means.
+
+Logits over a large vocabulary do not fit in memory, so training evaluates Eq. 3 on a slice of positions at a time:
+`sliced_losses.py` applies the heads there and calls the same DIVERGENCES.
 
 Shape letters: B rows, L bytes, M chunks or tokens, E core width, V vocabulary, K2 = 512 joint symbols, T positions.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -31,13 +34,9 @@ def align(chunk_BME: Tensor, embedding_BME: Tensor, mask_BM: Tensor) -> Loss:
 
 def distill(student_logits_BMV: Tensor, teacher_logits_BMV: Tensor, mask_BM: Tensor) -> Loss:
     """KL(teacher || student) in nats (Eq. 3), summed over masked positions; zero iff the distributions agree."""
-    kl_BM = _kl(student_logits_BMV, teacher_logits_BMV)
-    return kl_BM.masked_fill(~mask_BM, 0).sum(), mask_BM.sum()
-
-
-def _kl(student_logits_TV: Tensor, teacher_logits_TV: Tensor) -> Tensor:
-    student_TV, teacher_TV = student_logits_TV.float().log_softmax(-1), teacher_logits_TV.float().log_softmax(-1)
-    return F.kl_div(student_TV, teacher_TV, reduction="none", log_target=True).sum(-1)
+    student_TV = log_softmax(student_logits_BMV[mask_BM])
+    teacher_TV = log_softmax(teacher_logits_BMV[mask_BM])
+    return forward_kl(student_TV, teacher_TV)[0], mask_BM.sum()
 
 
 def boundary(prob_BL: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Loss:
@@ -48,10 +47,10 @@ def boundary(prob_BL: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Loss:
     return (bce_BL * mask_BL).sum(), mask_BL.sum()
 
 
-def white_space_cuts(prob_BL: Tensor, before_space_BL: Tensor, mask_BL: Tensor) -> Loss:
-    """-log(1 - p) in nats, summed over the masked bytes that stand right before white space (appendix A.2's penalty).
+def space_penalty(prob_BL: Tensor, before_space_BL: Tensor, mask_BL: Tensor) -> Loss:
+    """-log(1 - p) in nats, summed over the masked bytes right before white space (appendix A.2's penalty).
 
-    It is what Eq. 4 would say if no such byte ended a token. The count is that of all masked bytes: a penalty per byte.
+    This is what Eq. 4 would say if no such byte ended a token. The count is that of all masked bytes.
     """
     prob_BL = prob_BL.float().clamp(PROB_FLOOR, 1 - PROB_FLOOR)
     return (-torch.log1p(-prob_BL) * (before_space_BL & mask_BL)).sum(), mask_BL.sum()
@@ -63,6 +62,42 @@ def next_byte(joint_logits_BLK2: Tensor, label_BL: Tensor, mask_BL: Tensor) -> L
     return (ce_BL * mask_BL).sum(), mask_BL.sum()
 
 
+# -- divergences ------------------------------------------------------------------------------------------------------
+
+
+def log_softmax(logits_TV: Tensor) -> Tensor:
+    """Log-probabilities, in fp32 or wider."""
+    return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)).log_softmax(-1)
+
+
+def forward_kl(student_TV: Tensor, teacher_TV: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(teacher || student) from log-probabilities (Eq. 3): its sum in nats, and the gradient in student logits."""
+    return F.kl_div(student_TV, teacher_TV, reduction="sum", log_target=True), student_TV.exp() - teacher_TV.exp()
+
+
+def reverse_kl(student_TV: Tensor, teacher_TV: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(student || teacher) from log-probabilities: its sum in nats, and the gradient in student logits."""
+    prob_TV = student_TV.exp()
+    ratio_TV = student_TV - teacher_TV
+    kl_T1 = (prob_TV * ratio_TV).sum(-1, keepdim=True)
+    return kl_T1.sum(), prob_TV * (ratio_TV - kl_T1)
+
+
+def jensen_shannon(student_TV: Tensor, teacher_TV: Tensor) -> tuple[Tensor, Tensor]:
+    """(KL(student || mean) + KL(teacher || mean)) / 2 from log-probabilities: its sum in nats, and its gradient.
+
+    It lies in [0, log 2] for each position. The gradient is that in the student's logits.
+    """
+    mean_TV = torch.logaddexp(student_TV, teacher_TV) - math.log(2)
+    prob_TV = student_TV.exp()
+    ratio_TV = student_TV - mean_TV
+    own_T1 = (prob_TV * ratio_TV).sum(-1, keepdim=True)
+    other = F.kl_div(mean_TV, teacher_TV, reduction="sum", log_target=True)
+    return (own_T1.sum() + other) / 2, prob_TV * (ratio_TV - own_T1) / 2
+
+
+DIVERGENCES = {"forward": forward_kl, "reverse": reverse_kl, "js": jensen_shannon}
+
 # -- labels and masks -------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +108,7 @@ def joint_labels(byte_ids_BL: Tensor, boundary_BL: Tensor) -> Tensor:
 
 
 def before_space(byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
-    """True for the bytes right before white space of the same document, where the space bias cuts (appendix A.2)."""
+    """True for the bytes right before white space of the same document, where the space bias sets boundaries (A.2)."""
     space_BL = torch.isin(byte_ids_BL, torch.tensor(WHITE_SPACE, device=byte_ids_BL.device))
     return F.pad(space_BL[:, 1:], (0, 1)) & has_next(document_BL)
 
@@ -84,6 +119,12 @@ def has_next(document_BX: Tensor) -> Tensor:
     return F.pad(same_BX, (0, 1))
 
 
+def has_two(document_BX: Tensor) -> Tensor:
+    """True where the next two positions of the row belong to the same document (padding is document -1)."""
+    has_next_BX = has_next(document_BX)
+    return has_next_BX & F.pad(has_next_BX[:, 1:], (0, 1))
+
+
 def routed(byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
     """True for the bytes whose boundary the router decides: text bytes that another text byte follows.
 
@@ -92,5 +133,3 @@ def routed(byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
     special_BL = (byte_ids_BL == BOS) | (byte_ids_BL == EOS)
     next_special_BL = F.pad(special_BL[:, 1:], (0, 1), value=True)
     return has_next(document_BL) & ~special_BL & ~next_special_BL
-
-

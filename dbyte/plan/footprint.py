@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from dbyte.distill.in_rows import ROWS_AT_ONCE
+from dbyte.distill.sliced_losses import ROWS_AT_ONCE
 from dbyte.distill.steps import Step
 from dbyte.model.blocks import StackShape
 from dbyte.model.checkpointing import sharding_units

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from dbyte.distill.curriculum import curriculum
-from dbyte.distill.in_rows import ROWS_AT_ONCE
+from dbyte.distill.sliced_losses import ROWS_AT_ONCE
 from dbyte.distill.steps import Step
 from dbyte.distill.teacher import teacher_config
 from dbyte.model.backends import BACKENDS

@@ -1,0 +1,216 @@
+"""The terms of an objective: one loss of `losses.py` each, from the parts of the student that it reads.
+
+A term names the positions that it is summed over without running the model: so the counts of all micro-batches and
+processes are known before the first of them runs, and a mean is never a mean of means. Parts that no term reads do not
+run: step 1.1 needs no core, step 1.3 neither core nor head. Parts that do not train leave no graph.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dbyte.distill import losses, sliced_losses
+from dbyte.distill.losses import Loss
+from dbyte.model.chunking import Chunks, find_chunks
+from dbyte.model.core import restarted, run_core
+from dbyte.model.router import THRESHOLD
+from dbyte.text.packing import Batch
+
+
+class Forward:
+    """One batch on its way through a model; each part runs once, when a term first reads it.
+
+    model: the student, or a causal language model with the teacher's tokens. routes: whether a term reads the router's
+    probabilities; if not, no gradient flows from the router into the encoder.
+    """
+
+    def __init__(self, model: nn.Module, teacher: nn.Module | None, batch: Batch, *, routes: bool = False):
+        self.model = model
+        self.teacher = teacher
+        self.batch = batch
+        self.routes = routes
+
+    @cached_property
+    def encoded_BLD(self) -> Tensor:
+        """The encoder's output for each byte."""
+        return self.model.encode(self.batch.byte_ids_BL, self.batch.document_BL)
+
+    @cached_property
+    def prob_BL(self) -> Tensor:
+        """The router's boundary probabilities, in [0, 1]."""
+        encoded_BLD = self.encoded_BLD
+        decoder_reads_it = self.model.config.smoothing or self.model.config.confidence
+        if not (self.routes or decoder_reads_it):
+            encoded_BLD = encoded_BLD.detach()
+        return self.model.route(encoded_BLD, self.batch.byte_ids_BL, self.batch.document_BL)
+
+    @cached_property
+    def router_chunks(self) -> Chunks:
+        """The chunks that the router's boundaries close."""
+        batch = self.batch
+        chunks = find_chunks((self.prob_BL >= THRESHOLD) & batch.mask_BL, batch.document_BL, batch.mask_BL)
+        # Rows are packed so that the teacher's tokens fit the core. Finer chunks may not: then the core starts anew.
+        positions = self.model.config.core_config.max_position_embeddings
+        return replace(chunks, document_BM=restarted(chunks.document_BM, positions))
+
+    @cached_property
+    def decoded_BLD(self) -> Tensor:
+        """The decoder's output for each byte, along the router's chunks."""
+        chunks = self.router_chunks
+        core_BME = self.model.run_core(self.model.chunk_embeddings(self.encoded_BLD, chunks), chunks)
+        return self.model.decode(core_BME, self.encoded_BLD, chunks, self.batch.document_BL, self.prob_BL)
+
+    def teacher_chunks(self) -> Chunks:
+        """The chunks that the teacher's tokens close."""
+        return find_chunks(self.batch.boundary_BL, self.batch.document_BL, self.batch.mask_BL)
+
+    def chunk_embeddings(self) -> Tensor:
+        """What the core reads of each of the teacher's tokens: [B, M, E]."""
+        return self.model.chunk_embeddings(self.encoded_BLD, self.teacher_chunks())
+
+    def token_hidden(self) -> Tensor:
+        """The core's output for each of the teacher's tokens: [B, M, E]."""
+        return self.model.run_core(self.chunk_embeddings(), self.teacher_chunks())
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss, and the positions that it is summed over.
+
+    loss: (forward, mask) to (sum, count), fp32 and int64. where: (model, batch) to the bool mask, without running the
+    model. reads_teacher: "whole"; "embeddings", a look-up; or "", where the teacher may be None. routes: whether it
+    reads the router's probabilities.
+    """
+
+    loss: Callable[[Forward, Tensor], Loss]
+    where: Callable[[nn.Module, Batch], Tensor]
+    reads_teacher: str = ""
+    routes: bool = False
+
+
+def _term(where: Callable[[nn.Module, Batch], Tensor], **reads: object) -> Callable[[Callable], Term]:
+    """Make the decorated loss a Term over these positions."""
+    return lambda loss: Term(loss, where, **reads)
+
+
+# -- positions --------------------------------------------------------------------------------------------------------
+
+
+def _tokens(_: nn.Module, batch: Batch) -> Tensor:
+    return batch.token_mask_BM
+
+
+def _predicted_tokens(_: nn.Module, batch: Batch) -> Tensor:
+    return losses.has_next(batch.token_document_BM)
+
+
+def _routed_bytes(_: nn.Module, batch: Batch) -> Tensor:
+    return losses.routed(batch.byte_ids_BL, batch.document_BL)
+
+
+def _predicted_bytes(_: nn.Module, batch: Batch) -> Tensor:
+    return losses.has_next(batch.document_BL)
+
+
+def _predicted_second_bytes(student: nn.Module, batch: Batch) -> Tensor:
+    has_two_BL = losses.has_two(batch.document_BL)
+    return has_two_BL if student.second_head is not None else torch.zeros_like(has_two_BL)
+
+
+# -- terms ------------------------------------------------------------------------------------------------------------
+
+
+@_term(_tokens, reads_teacher="embeddings")
+def align(forward: Forward, mask_BM: Tensor) -> Loss:
+    """Eq. 2, at the teacher's boundaries."""
+    with torch.no_grad():
+        embedding_BME = forward.teacher.get_input_embeddings()(forward.batch.token_ids_BM)
+    return losses.align(forward.chunk_embeddings(), embedding_BME, mask_BM)
+
+
+@_term(_tokens, reads_teacher="embeddings")
+def align_mean(forward: Forward, mask_BM: Tensor) -> Loss:
+    """Eq. 2 with the mean over E in place of the sum, as in the authors' code."""
+    total, count = align.loss(forward, mask_BM)
+    return total / forward.model.config.core_config.hidden_size, count
+
+
+def _divergence(forward: Forward, mask_BM: Tensor, *, divergence: str = "forward") -> Loss:
+    """Eq. 3, at the teacher's boundaries, or another of `losses.DIVERGENCES`."""
+    student_BME = forward.token_hidden()
+    with torch.no_grad():
+        teacher_BME = _language_model(forward.teacher, forward.batch)
+    return sliced_losses.distill(
+        student_BME[mask_BM], forward.model.token_head.weight, teacher_BME[mask_BM],
+        forward.teacher.get_output_embeddings().weight, divergence=divergence)
+
+
+distill = Term(_divergence, _predicted_tokens, reads_teacher="whole")
+distill_reverse = replace(distill, loss=partial(_divergence, divergence="reverse"))
+distill_js = replace(distill, loss=partial(_divergence, divergence="js"))
+
+
+@_term(_routed_bytes, routes=True)
+def boundary(forward: Forward, mask_BL: Tensor) -> Loss:
+    """Eq. 4, against the teacher's boundaries."""
+    return losses.boundary(forward.prob_BL, forward.batch.boundary_BL, mask_BL)
+
+
+@_term(_routed_bytes, routes=True)
+def space_penalty(forward: Forward, mask_BL: Tensor) -> Loss:
+    """Appendix A.2's penalty on boundaries right before white space."""
+    before_space_BL = losses.before_space(forward.batch.byte_ids_BL, forward.batch.document_BL)
+    return losses.space_penalty(forward.prob_BL, before_space_BL, mask_BL)
+
+
+@_term(_predicted_bytes)
+def next_byte(forward: Forward, mask_BL: Tensor) -> Loss:
+    """The next byte, along the router's boundaries (section 4.2.2).
+
+    JBP predicts it together with its flag, and the flags are those boundaries.
+    """
+    student, batch = forward.model, forward.batch
+    decoded_BLD = forward.decoded_BLD
+    if student.second_head is None:
+        label_BL = losses.joint_labels(batch.byte_ids_BL, forward.router_chunks.boundary_BL)
+    else:
+        label_BL = batch.byte_ids_BL.roll(-1, 1)
+    return losses.next_byte(student.byte_head(decoded_BLD), label_BL, mask_BL)
+
+
+@_term(_predicted_second_bytes)
+def second_byte(forward: Forward, mask_BL: Tensor) -> Loss:
+    """The byte after the next one by MBP's second head (section 4.1.2); zero for JBP, which has none."""
+    if forward.model.second_head is None:
+        return torch.zeros((), device=mask_BL.device), mask_BL.sum()
+    second_logits_BLK = forward.model.second_head(forward.decoded_BLD)
+    return losses.next_byte(second_logits_BLK, forward.batch.byte_ids_BL.roll(-2, 1), mask_BL)
+
+
+@_term(_predicted_tokens)
+def next_token(forward: Forward, mask_BM: Tensor) -> Loss:
+    """Cross-entropy of the next token, at the teacher's boundaries."""
+    return sliced_losses.next_token(
+        forward.token_hidden()[mask_BM], forward.model.token_head.weight, _next_tokens(forward.batch)[mask_BM])
+
+
+@_term(_predicted_tokens)
+def next_token_of_teacher(forward: Forward, mask_BM: Tensor) -> Loss:
+    """Cross-entropy of the next token, where the model is a causal language model such as a teacher."""
+    hidden_BME = _language_model(forward.model, forward.batch)
+    return sliced_losses.next_token(
+        hidden_BME[mask_BM], forward.model.get_output_embeddings().weight, _next_tokens(forward.batch)[mask_BM])
+
+
+def _language_model(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The last hidden states of a causal language model on the batch's tokens."""
+    return run_core(model.model, model.get_input_embeddings()(batch.token_ids_BM), batch.token_document_BM)
+
+
+def _next_tokens(batch: Batch) -> Tensor:
+    """The token after each token; what stands at the end of a document is masked."""
+    return batch.token_ids_BM.roll(-1, dims=1)
