@@ -35,17 +35,13 @@ def is_fp32_cpu(tensor: Tensor) -> bool:
 class fast_products(TorchFunctionMode):
     """Within this context `F.linear` is `linear` in every module: faster for fp32 on a CPU, and unchanged elsewhere.
 
-    A product keeps its value within rounding. Contexts may be nested.
+    Values stay the same within rounding, and contexts may be nested. What is recomputed in backward must enter the
+    context again: it is off there (see model/checkpointing.py).
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is F.linear:
-            return linear(*args, **kwargs)
-        if func is Tensor.backward:  # blocks that are recomputed in backward must meet the same products
-            with self:
-                return torch.autograd.backward(args, kwargs.pop("gradient"), **kwargs)
-        return func(*args, **kwargs)
+        return linear(*args, **kwargs) if func is F.linear else func(*args, **kwargs)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
