@@ -7,8 +7,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from dbyte.notebook.pairing import NAME, differences, parameters, read_notebook, read_script, tags
-from dbyte.notebook.schedule import needs
+from dbyte.notebook.pairing import NAME, differences, needs, parameters, read_notebook, read_script, tags
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if NAME.fullmatch(path.stem))

@@ -24,7 +24,7 @@ CONDA_ONLY = {"python", "cuda-version", "pip", "einops"}  # einops: conda's mamb
 MODULE_OF = {"lm-eval": "lm_eval", "huggingface-hub": "huggingface_hub", "mamba-ssm": "mamba_ssm",
              "causal-conv1d": "causal_conv1d"}
 # What only the extra `notebooks` can run.
-NOTEBOOK_MODULES = {"execution.py", "pairing.py", "reproduce.py", "schedule.py"}
+NOTEBOOK_MODULES = {"execution.py", "pairing.py", "reproduce.py"}
 
 
 def name_of(requirement):

@@ -11,7 +11,6 @@ from jupyter_client.manager import start_new_kernel
 
 from dbyte.distill.progress import Progress, watched_stream
 from dbyte.distill.runs import Run
-from dbyte.notebook.execution import own_kernel
 
 UPDATES = 400
 CELL = """
@@ -66,29 +65,29 @@ def test_a_terminal_gets_a_bar_and_no_lines(run, monkeypatch, capsys):
     assert re.search(r"1\.1 align: 100%.*400/400.*2,000 bytes/s, loss 2, rates 1\.0e-03, 3\.0e-02", frames[-1])
 
 
-def test_a_notebook_that_papermill_runs_keeps_lines_only(tmp_path):
+def test_a_notebook_that_papermill_runs_keeps_lines_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    with own_kernel():
-        done = papermill.execute_notebook(notebook, tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False)
+    done = papermill.execute_notebook(notebook, tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False)
     text = "".join(output.text for output in done.cells[0].outputs)
     assert 5 <= text.count("\n") <= 20 and text.count("bytes/s") == text.count("\n") and "\r" not in text
     assert "it/s" not in text and "%|" not in text
 
 
-def test_a_notebook_whose_reader_is_there_gets_a_bar():
+def test_a_notebook_whose_reader_is_there_gets_a_bar(monkeypatch):
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
     frames = []
 
     def keep(message):
         if message["msg_type"] == "stream":
             frames.append((message["content"]["name"], message["content"]["text"]))
 
-    with own_kernel():
-        manager, client = start_new_kernel(kernel_name="python3")
-        try:  # JupyterLab, too, allows the cells it sends to ask for input
-            reply = client.execute_interactive(CELL, allow_stdin=True, output_hook=keep, timeout=120)
-        finally:
-            client.stop_channels()
-            manager.shutdown_kernel(now=True)
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:  # JupyterLab, too, allows the cells it sends to ask for input
+        reply = client.execute_interactive(CELL, allow_stdin=True, output_hook=keep, timeout=120)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
     assert reply["content"]["status"] == "ok"
     text = "".join(text for name, text in frames if name == "stdout")
     assert text.count("\r1.1 align:") > 20 and "400/400" in text and "loss 2, rates 1.0e-03, 3.0e-02" in text

@@ -1,9 +1,11 @@
-"""The runner: checks before it runs, runs in its own interpreter, leaves whole files, writes pairs that stay so."""
+"""The runner: it checks before it runs, keeps the order of needs, leaves whole files, and stops what it started."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -12,10 +14,10 @@ import torch
 
 from dbyte import paths
 from dbyte.__main__ import main
-from dbyte.notebook.execution import own_kernel
 from dbyte.notebook.pairing import (
     differences,
     find_scripts,
+    needs,
     parameters,
     read_notebook,
     read_script,
@@ -23,7 +25,7 @@ from dbyte.notebook.pairing import (
     with_outputs,
     write_notebook,
 )
-from dbyte.notebook.reproduce import TIMES, remember, remembered, reproduce
+from dbyte.notebook.reproduce import GRACE, TIMES, plan, remember, remembered, reproduce, startable, threads_each
 from dbyte.report.results import read_results
 from dbyte.text import files
 
@@ -42,12 +44,31 @@ HEADER = """\
 """
 PARAMETERS = '# %% tags=["parameters"]\nscale = "smoke"\nseed = 0\n\n'
 READING = '# %%\nimport os, sys\nprint(sys.executable, scale, seed, os.getcwd())\n'
+THREADS = PARAMETERS + "# %%\nimport os\nprint(scale, seed, os.environ['OMP_NUM_THREADS'])\n"
+MEETING = """# %%
+import time
+from pathlib import Path
+def meet(mine, other):
+    Path(mine).touch()
+    until = time.monotonic() + 100
+    while not Path(other).exists():
+        assert time.monotonic() < until, f"{other} does not run at the same time as {mine}"
+        time.sleep(0.01)
+
+"""
 
 
-def script(folder, name, body=PARAMETERS + READING):
+def script(folder, name, body=PARAMETERS + READING, *, declared="[]"):
     path = folder / f"{name}.py"
-    path.write_text(HEADER + body, encoding="utf-8")
+    header = HEADER.replace("# jupyter:\n", f"# jupyter:\n#   dbyte:\n#     needs: {declared}\n")
+    path.write_text(header + body, encoding="utf-8")
     return path
+
+
+def meeting(folder, name, other, after=""):
+    """A notebook that continues once the other one runs at the same time."""
+    call = f"# %%\nmeet({str(folder / name)!r}, {str(folder / other)!r})\nprint(scale, seed)\n{after}"
+    return script(folder, name, PARAMETERS + MEETING + call)
 
 
 def outputs(path):
@@ -59,7 +80,16 @@ def run(folder, scale="smoke", **kwargs):
     return reproduce(scale, out=folder / "out", notebooks=folder, results=folder / "results", **kwargs)
 
 
-def test_a_run_uses_this_interpreter_and_the_given_parameters_from_the_root(tmp_path, monkeypatch, capsys):
+def events(log):
+    """(name, "start", "done" or "FAILED") in the order in which they were printed."""
+    words = [line.split() for line in log.split("\n") if line.startswith("[") and "_" in line.split("]")[0]]
+    return [(line[0].strip("[]"), line[1].rstrip(",")) for line in words]
+
+
+# -- what runs, and what it says --------------------------------------------------------------------------------------
+
+
+def test_a_run_uses_this_interpreter_and_the_given_parameters_from_the_root(tmp_path, monkeypatch, capfd):
     """A stale user kernel of the same name must lose, and the caller's folder must not matter."""
     stale = tmp_path / "user" / "kernels" / "python3"
     stale.mkdir(parents=True)
@@ -69,88 +99,19 @@ def test_a_run_uses_this_interpreter_and_the_given_parameters_from_the_root(tmp_
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
     monkeypatch.chdir(tmp_path)
     script(tmp_path, "00_first")
-    script(tmp_path, "01_second", PARAMETERS + "# %%\nprint(scale, seed)\n")
+    script(tmp_path, "01_second")
     assert run(tmp_path, seed=7, only="00") == 0
     assert outputs(tmp_path / "out" / "00_first.ipynb").split() == [sys.executable, "smoke", "7", str(paths.ROOT)]
-    assert not (tmp_path / "out" / "01_second.ipynb").exists()
-    log = capsys.readouterr().out
-    assert "A title" in log and "[00_first] done in" in log and "out/00_first.ipynb" in log
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00_first.ipynb"]
+    log = capfd.readouterr().out
+    assert "cell 0: A title" in log and "[00_first] done in" in log and "out/00_first.ipynb" in log
     assert f"| {sys.executable} smoke 7" in log, "what a notebook prints shows while it runs"
     times = read_results(TIMES, scale="smoke", folder=tmp_path / "results")
     assert list(times["notebook"]) == ["00_first"] and times.at[0, "value"] > 0
-    assert not (tmp_path / "00_first.ipynb").exists(), "smoke writes nothing beside the scripts"
+    assert not (tmp_path / "00_first.ipynb").exists(), "smoke writes nothing next to the scripts"
     report = tmp_path / "results" / "smoke" / "REPORT.md"
     assert "00_first" in report.read_text(encoding="utf-8") and report.with_suffix(".html").exists()
     assert not (tmp_path / "results" / "REPORT.md").exists(), "the committed report is not smoke's"
-
-
-def test_the_device_goes_to_every_kernel_and_one_that_is_not_here_is_refused_before_anything_runs(
-        tmp_path, monkeypatch, capsys):
-    script(tmp_path, "00_first", PARAMETERS + "# %%\nfrom dbyte.presets import scale as of\n"
-                                               "print(scale, seed, of('gpu').device)\n")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("DBYTE_DEVICE", "cpu")
-    assert run(tmp_path) == 0 and outputs(tmp_path / "out" / "00_first.ipynb").split() == ["smoke", "0", "cpu"]
-    (tmp_path / "out" / "00_first.ipynb").unlink()
-    for device in ("cuda:1", "gpu", "cuda:x", "cuda:-1"):
-        assert main(["reproduce", "--device", device, "--out", str(tmp_path / "out")]) == 2
-        assert f"device '{device}' was asked for, which is not here" in capsys.readouterr().err
-    monkeypatch.setenv("DBYTE_DEVICE", "cuda")
-    with pytest.raises(ValueError, match="device 'cuda' was asked for"):
-        run(tmp_path)
-    assert not (tmp_path / "out" / "00_first.ipynb").exists()
-
-
-def test_text_of_ones_own_that_is_not_there_is_missed_before_anything_runs(tmp_path, monkeypatch):
-    script(tmp_path, "00_first")
-    monkeypatch.setattr(files, "ROOT", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DBYTE_DEVICE", "cpu")
-    with pytest.raises(FileNotFoundError, match="no file or folder 'text'.*put .txt or .jsonl files there"):
-        run(tmp_path, scale="gpu")
-    assert not (tmp_path / "out").exists()
-
-
-def test_times_of_another_device_are_not_remembered(tmp_path):
-    remember({"00_first": 9.0, "01_second": 3.0}, scale="smoke", seed=0, results=tmp_path, device="cpu")
-    remember({"00_first": 5.0}, scale="smoke", seed=0, results=tmp_path, device="cpu")
-    kept = remembered("smoke", results=tmp_path, device="cpu")
-    assert {name: row["value"] for name, row in kept.items()} == {"00_first": 9.0, "01_second": 3.0}
-    assert remembered("smoke", results=tmp_path, device="cuda") == {}
-
-
-def test_seeds_of_ablations_go_to_the_notebooks_that_have_them(tmp_path, capsys):
-    script(tmp_path, "00_first")
-    script(tmp_path, "01_ablation", PARAMETERS.rstrip() + "\nablation_seeds = None\n\n"
-                                    "# %%\nprint(scale, seed, ablation_seeds)\n")
-    assert run(tmp_path, ablation_seeds=2) == 0
-    assert outputs(tmp_path / "out" / "01_ablation.ipynb").split() == ["smoke", "0", "2"]
-    assert run(tmp_path, only="01") == 0
-    assert outputs(tmp_path / "out" / "01_ablation.ipynb").split() == ["smoke", "0", "None"]
-    for seeds, only, message in ((0, None, "at least one seed, found 0"),
-                                 (1, "00", "none of these notebooks has a parameter 'ablation_seeds'")):
-        with pytest.raises(ValueError, match=message):
-            run(tmp_path, ablation_seeds=seeds, only=only)
-
-
-def test_a_failing_notebook_is_shown_and_never_taken_for_a_whole_one(tmp_path, capsys):
-    script(tmp_path, "00_bad", PARAMETERS + "# %%\nassert seed < 0, scale\n")
-    script(tmp_path, "01_after")
-    assert run(tmp_path) == 1
-    assert not (tmp_path / "results").exists(), "no report on a run that failed"
-    log = capsys.readouterr().out
-    assert "AssertionError: smoke" in log and "assert seed < 0, scale" in log and "00_bad.failed.ipynb" in log
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00_bad.failed.ipynb"], "and the next did not run"
-    script(tmp_path, "00_bad", PARAMETERS + "# %%\nprint(scale, seed)\n")
-    assert run(tmp_path, only="00") == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00_bad.ipynb"]
-
-
-def test_a_kernel_that_dies_is_a_failure_not_a_success(tmp_path, capsys):
-    script(tmp_path, "00_dies", PARAMETERS + "# %%\nimport os\nprint(scale, seed)\nos._exit(9)\n")
-    assert run(tmp_path) == 1
-    assert "ran out of memory" in capsys.readouterr().out
-    assert not (tmp_path / "out" / "00_dies.ipynb").exists()
 
 
 def test_the_committed_scale_writes_the_pair_and_writes_it_again_the_same(tmp_path):
@@ -165,6 +126,128 @@ def test_the_committed_scale_writes_the_pair_and_writes_it_again_the_same(tmp_pa
     assert "papermill" not in text and "injected" not in text and str(tmp_path) not in text
     assert run(tmp_path, scale="small") == 0
     assert paired.read_bytes() == first
+
+
+@pytest.mark.parametrize(("body", "says"), [
+    ("assert seed < 0, scale", "AssertionError: smoke"),
+    ("print(scale, seed)\nimport os\nos._exit(9)", "run out of memory"),
+    ("print(scale, seed)\nimport os\nos.kill(os.getppid(), 9)", "status -9 (killed")])
+def test_a_notebook_that_fails_is_shown_and_the_next_does_not_run(tmp_path, capfd, body, says):
+    script(tmp_path, "00_bad", PARAMETERS + f"# %%\n{body}\n")
+    script(tmp_path, "01_after")
+    assert run(tmp_path) == 1
+    log = capfd.readouterr().out
+    assert says in log and "failed: 00_bad; not started: 01_after" in log
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00_bad.failed.ipynb"]
+    assert not (tmp_path / "results").exists(), "no report on a run that failed"
+
+
+def test_times_of_another_device_are_not_remembered(tmp_path):
+    for name, seconds in (("00_first", 9.0), ("01_second", 3.0), ("00_first", 5.0)):
+        remember(name, seconds, scale="smoke", seed=0, results=tmp_path, device="cpu")
+    kept = remembered("smoke", results=tmp_path, device="cpu")
+    assert {name: row["value"] for name, row in kept.items()} == {"00_first": 9.0, "01_second": 3.0}
+    assert remembered("smoke", results=tmp_path, device="cuda") == {}
+
+
+# -- several at a time ------------------------------------------------------------------------------------------------
+
+
+def test_needs_come_first_and_never_more_than_asked_for_run(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    meeting(tmp_path, "00_a", "02_c")
+    script(tmp_path, "01_b", THREADS, declared="['00']")
+    meeting(tmp_path, "02_c", "00_a")
+    script(tmp_path, "99_z", THREADS, declared="all")
+    assert run(tmp_path, scale="small", jobs=2) == 0
+    log = capfd.readouterr().out
+    said = events(log)
+    at = {event: place for place, event in enumerate(said)}
+    running = [sum({"start": 1, "done": -1}[what] for _, what in said[:end + 1]) for end in range(len(said))]
+    assert max(running) == 2 and running[-1] == 0 and len(said) == 8
+    assert [name for name, what in said if what == "start"][:2] == ["00_a", "02_c"], "in order of names"
+    for name, needed in (("01_b", ["00_a"]), ("99_z", ["00_a", "01_b", "02_c"])):
+        assert all(at[name, "start"] > at[other, "done"] for other in needed), name
+    assert outputs(tmp_path / "out" / "01_b.ipynb") == "small 0 3\n", "a kernel's share of six cores"
+    assert outputs(tmp_path / "01_b.ipynb") == "small 0 3\n", "the pair is written"
+    with pytest.raises(FileNotFoundError):
+        read_results(TIMES, scale="small", folder=tmp_path / "results")  # minutes of shared cores are not kept
+
+
+def test_after_a_failure_nothing_starts_and_what_runs_is_finished(tmp_path, capfd):
+    failed = tmp_path / "out" / "00_bad.failed.ipynb"
+    meeting(tmp_path, "00_bad", "01_long", after="assert seed < 0, 'wrong seed'\n")
+    meeting(tmp_path, "01_long", "00_bad", after=f"meet('/dev/null', {str(failed)!r})\n")
+    script(tmp_path, "02_never")
+    assert run(tmp_path, jobs=2) == 1
+    log = capfd.readouterr().out
+    assert "[00]   AssertionError: wrong seed" in log and "failed: 00_bad; not started: 02_never" in log
+    assert events(log)[2:] == [("00_bad", "FAILED"), ("01_long", "done")]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00_bad.failed.ipynb", "01_long.ipynb"]
+
+
+@pytest.mark.parametrize(("chosen", "used"), [("5", 5), ("", 1)])
+def test_a_chosen_number_of_threads_wins_if_it_is_one(monkeypatch, chosen, used):
+    monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert threads_each(2) == used
+
+
+def test_what_is_not_planned_is_not_waited_for(tmp_path):
+    for name, declared in (("00_a", "[]"), ("01_b", "[]"), ("02_c", "['00', '01']"), ("03_d", "['02']")):
+        script(tmp_path, name, declared=declared)
+    one, two = plan(find_scripts(tmp_path, only="02,03"), given={}, where_known={}, out=tmp_path)
+    assert startable([one, two], ["02", "03"]) is one
+    assert startable([two], ["02", "03"]) is None
+    assert startable([one], ["01", "02"]) is None and startable([], []) is None
+
+
+def wait_until(true):
+    until = time.monotonic() + 100
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def alive(process_id):
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rsplit(")")[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("ends", ["ctrl-c", "kill"])
+def test_no_kernel_outlives_the_run(tmp_path, ends):
+    """Ctrl-C on a terminal reaches the whole process group; a kill leaves no time for a last word."""
+    (tmp_path / "notebooks").mkdir()
+    written = [tmp_path / "00_a", tmp_path / "01_b"]
+    for path in written:
+        script(tmp_path / "notebooks", path.name, PARAMETERS + "# %%\nimport os, time\nfrom pathlib import Path\n"
+               f"Path({str(path)!r}).write_text(f'{{os.getpid()}} {{os.getppid()}} {{scale}} {{seed}}')\n"
+               "time.sleep(300)\n")
+    environment = os.environ | {"PYTHONPATH": str(Path(paths.__file__).parents[1]), "DBYTE_ROOT": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-m", "dbyte", "reproduce", "--jobs", "2"], env=environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               # tests that run in a shell's background inherit that it is ignored
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    try:
+        wait_until(lambda: all(path.exists() and path.read_text().endswith("0") for path in written))
+        os.killpg(process.pid, signal.SIGINT) if ends == "ctrl-c" else process.kill()
+        error = process.communicate(timeout=1.5 * GRACE)[1]
+        processes = [number for path in written for number in path.read_text().split()[:2]]
+        if ends == "ctrl-c":
+            assert process.returncode == 130 and "dbyte: interrupted" in error
+            assert not [number for number in processes if alive(number)], "it says so when all is stopped"
+            assert not list((tmp_path / "runs" / "notebooks" / "smoke").iterdir()), "nothing half-run is left"
+        wait_until(lambda: not any(map(alive, processes)))
+    finally:
+        process.kill()
+
+
+# -- what is refused before anything runs -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("body", "message"), [
@@ -183,23 +266,66 @@ def test_a_notebook_that_would_ignore_a_parameter_stops_everything_before_it_run
     assert not (tmp_path / "out").exists()
 
 
+def test_seeds_of_ablations_go_to_the_notebooks_that_have_them(tmp_path):
+    script(tmp_path, "00_first")
+    script(tmp_path, "01_ablation", PARAMETERS.rstrip() + "\nablation_seeds = None\n\n"
+                                    "# %%\nprint(scale, seed, ablation_seeds)\n")
+    first, second = plan(find_scripts(tmp_path), given={"seed": 1}, where_known={"ablation_seeds": 2}, out=tmp_path)
+    assert first.parameters == {"seed": 1} and second.parameters == {"seed": 1, "ablation_seeds": 2}
+    for seeds, only, message in ((0, None, "at least one seed, found 0"),
+                                 (1, "00", "none of these notebooks has a parameter 'ablation_seeds'")):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, ablation_seeds=seeds, only=only)
+
+
 def test_bad_input_is_named_with_the_choices(tmp_path):
     with pytest.raises(FileNotFoundError, match="DBYTE_ROOT"):
         run(tmp_path)
     script(tmp_path, "00_first")
-    with pytest.raises(ValueError, match="small"):
-        run(tmp_path, scale="tiny")
-    with pytest.raises(ValueError, match="expected some of 00_first"):
-        run(tmp_path, only="07")
-    with pytest.raises(ValueError, match="no parameter 'sede'"):
-        run(tmp_path, extra={"sede": 1})
+    for message, bad in (("small", {"scale": "tiny"}), ("expected some of 00_first", {"only": "07"}),
+                         ("no parameter 'sede'", {"extra": {"sede": 1}})):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, **bad)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_device_or_text_that_is_not_here_is_refused(tmp_path, monkeypatch, capsys):
+    script(tmp_path, "00_first")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DBYTE_DEVICE", "cpu")
+    with pytest.raises(FileNotFoundError, match="no file or folder 'text'.*put .txt or .jsonl files there"):
+        run(tmp_path, scale="gpu")
+    for device in ("cuda:1", "gpu", "cuda:x", "cuda:-1"):
+        assert main(["reproduce", "--device", device, "--out", str(tmp_path / "out")]) == 2
+        assert f"device '{device}' was asked for, which is not here" in capsys.readouterr().err
+    monkeypatch.setenv("DBYTE_DEVICE", "cuda")
+    with pytest.raises(ValueError, match="device 'cuda' was asked for"):
+        run(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_says_it_in_one_line(capsys):
-    assert main(["reproduce", "--scale", "tiny"]) == 2
-    lines = capsys.readouterr().err.strip().split("\n")
-    assert len(lines) == 1 and "tiny" in lines[0] and "smoke" in lines[0]
+    for arguments, words in ((["--scale", "tiny"], ("tiny", "smoke")),
+                             (["--jobs", "1.5"], ("--jobs must be a whole number of at least 1", "'1.5'")),
+                             (["--jobs", "0"], ("--jobs must be a whole number of at least 1", "'0'"))):
+        assert main(["reproduce", *arguments]) == 2
+        lines = capsys.readouterr().err.strip().split("\n")
+        assert len(lines) == 1 and all(word in lines[0] for word in words)
+
+
+@pytest.mark.parametrize("declared", ["['02']", "['01']", "['7']", "[0]", "00", "{'a': 1}", "[['00']]"])
+def test_needs_are_earlier_notebooks(tmp_path, declared):
+    script(tmp_path, "00_a")
+    script(tmp_path, "02_c", declared="all")
+    path = script(tmp_path, "01_b", declared=declared)
+    with pytest.raises(ValueError, match="01_b: `needs` must be"):
+        needs(path)
+    assert needs(tmp_path / "00_a.py") == set() and needs(tmp_path / "02_c.py") == {"00", "01"}
+
+
+# -- scripts and their pairs ------------------------------------------------------------------------------------------
 
 
 def test_only_picks_by_number_and_by_name_in_order(tmp_path):
@@ -238,14 +364,6 @@ def test_differences_sees_source_tags_type_and_a_lost_cell(tmp_path):
         assert len(differences(notebook, other)) == 1
 
 
-def test_own_kernel_leaves_the_environment_as_it_was(monkeypatch):
-    monkeypatch.setenv("JUPYTER_PATH", "/somewhere")
-    with pytest.raises(KeyError), own_kernel():
-        assert os.environ["JUPYTER_PATH"].endswith(":/somewhere")
-        raise KeyError
-    assert os.environ["JUPYTER_PATH"] == "/somewhere"
-
-
 def test_the_root_is_found_from_everywhere(tmp_path, monkeypatch):
     monkeypatch.delenv("DBYTE_ROOT", raising=False)
     package = paths.ROOT / "dbyte"
@@ -259,18 +377,3 @@ def test_the_root_is_found_from_everywhere(tmp_path, monkeypatch):
     monkeypatch.setenv("DBYTE_ROOT", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         paths.find_root(paths.ROOT, package=package)
-
-
-@pytest.mark.parametrize("where", ["", "notebooks"])
-def test_plain_papermill_runs_a_notebook_from_the_root_and_from_its_folder(tmp_path, where):
-    """Without an output path papermill prints the notebook; either way dbyte must find its folders."""
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "dbyte"\n')
-    (tmp_path / "notebooks").mkdir()
-    reading = "# %%\nfrom dbyte.paths import ROOT\nprint(ROOT, scale, seed)\n"
-    sync(script(tmp_path / "notebooks", "00_a", PARAMETERS + reading))
-    target = Path("notebooks", "00_a.ipynb") if not where else Path("00_a.ipynb")
-    environment = os.environ | {"PYTHONPATH": str(Path(paths.__file__).parents[1])}
-    answer = subprocess.run([sys.executable, "-m", "papermill", str(target), "-p", "seed", "3"], env=environment,
-                            cwd=tmp_path / where, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=100)
-    assert answer.returncode == 0, answer.stderr
-    assert f"{tmp_path.resolve()} smoke 3" in answer.stdout

@@ -1,8 +1,8 @@
-"""A notebook as two files: the percent script that people edit, and the .ipynb beside it that they read.
+"""A notebook as two files: the percent script that people edit, and the .ipynb next to it that they read.
 
-The script is the source. The .ipynb is written from it, takes its outputs from a run, and carries nothing that changes
-by itself: cell ids are hashes of the sources, counts run from 1, no times, no versions. Whether two files agree is a
-question of content (cell type, source, tags), never of dates.
+The script is the source. The .ipynb is written from it and takes its outputs from a run. Nothing in it changes by
+itself: cell ids are hashes of the sources, counts run from 1, and it holds no times and no versions. Two files agree if
+their cells have the same types, sources and tags; dates do not matter.
 """
 
 import ast
@@ -27,10 +27,9 @@ def tags(cell: NotebookNode) -> tuple[str, ...]:
 
 
 def find_scripts(folder: Path, *, only: str | None = None) -> tuple[Path, ...]:
-    """Return the notebooks' scripts, `NN_name.py`, in order; `only` picks some by number or name.
+    """Return the notebooks' scripts, `NN_name.py`, in order; `only` picks some, such as `01,02_stage2_byte_sft`.
 
-    only: such as `01` or `01,02_stage2_byte_sft`. Raises FileNotFoundError where the folder holds none, ValueError
-    where `only` names what is not there.
+    Raises FileNotFoundError where the folder holds none, ValueError where `only` names what is not there.
     """
     scripts = tuple(path for path in sorted(folder.glob("*.py")) if NAME.fullmatch(path.stem))
     if not scripts:
@@ -46,8 +45,27 @@ def find_scripts(folder: Path, *, only: str | None = None) -> tuple[Path, ...]:
     return tuple(path for path in scripts if path.stem in wanted or path.stem[:2] in wanted)
 
 
+def needs(script: Path) -> frozenset[str]:
+    """Return the numbers of the notebooks that this one builds on, from `needs` under `dbyte` in the script's header.
+
+    There stands a list of numbers, or `all` for every earlier notebook. Needs only set an order: run by itself, a
+    notebook trains what it finds untrained. Raises ValueError for anything but earlier notebooks.
+    """
+    import jupytext
+
+    header = jupytext.read(script, fmt="py:percent").metadata.get("dbyte") or {}
+    declared = header.get("needs", [])
+    earlier = {path.stem[:2] for path in find_scripts(script.parent) if path.stem[:2] < script.stem[:2]}
+    if declared == "all":
+        return frozenset(earlier)
+    if not isinstance(declared, list) or not all(isinstance(number, str) and number in earlier for number in declared):
+        raise ValueError(f"{script.stem}: `needs` must be `all` or a list of earlier notebooks in quotes, some of "
+                         f"{sorted(earlier)}, found {declared!r}")
+    return frozenset(declared)
+
+
 def _with_stable_ids(cells: list[NotebookNode]) -> list[NotebookNode]:
-    """Set each cell's id to a hash of its type and source, so that an edit changes one id and a run none."""
+    """Set each cell's id to a hash of its type and source: an edit changes one id, a run none."""
     seen = Counter()
     for cell in cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
@@ -70,13 +88,15 @@ def read_script(script: Path) -> NotebookNode:
 
 def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNode:
     """Return `source` with the outputs that `executed` has for the same cells; a cell that changed keeps none."""
-    # Ids anew: JupyterLab or a hand may have given others. On a copy: the caller's notebook stays as it is.
+    # JupyterLab may have given other ids. from_dict copies, so the caller's notebook stays as it is.
     ran = _with_stable_ids([cell for cell in nbformat.from_dict(executed).cells if INJECTED not in tags(cell)])
     outputs = {cell.id: cell for cell in ran if cell.cell_type == "code"}
     result = nbformat.from_dict(source)
-    for count, cell in enumerate((cell for cell in result.cells if cell.cell_type == "code"), start=1):
-        if (same := outputs.get(cell.id)) is not None and same.execution_count is not None:
-            # Standard error names this machine's temporary files; the executed notebook keeps it.
+    code = [cell for cell in result.cells if cell.cell_type == "code"]
+    for count, cell in enumerate(code, start=1):
+        same = outputs.get(cell.id)
+        if same is not None and same.execution_count is not None:
+            # Standard error names this machine's temporary files; only the executed notebook keeps it.
             cell.outputs = [nbformat.from_dict(output) for output in same.outputs if output.get("name") != "stderr"]
             cell.execution_count = count
             for output in cell.outputs:
@@ -86,15 +106,15 @@ def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNod
 
 
 def differences(script: NotebookNode, paired: NotebookNode) -> list[str]:
-    """Return how the two differ in cell types, sources and tags, one line a cell; empty where they agree."""
+    """Return how the two differ in cell types, tags and sources, one line a cell; empty where they agree."""
     found = []
     if len(script.cells) != len(paired.cells):
         found.append(f"the script has {len(script.cells)} cells, the .ipynb {len(paired.cells)}")
     for index, (one, other) in enumerate(zip(script.cells, paired.cells, strict=False)):
-        for what, left, right in (("type", one.cell_type, other.cell_type), ("tags", tags(one), tags(other)),
-                                  ("source", one.source.strip(), other.source.strip())):
-            if left != right:
-                found.append(f"cell {index}: its {what} differs ({str(left)[:60]!r} and {str(right)[:60]!r})")
+        left = (one.cell_type, tags(one), one.source.strip())
+        right = (other.cell_type, tags(other), other.source.strip())
+        if left != right:
+            found.append(f"cell {index} differs: {str(left)[:70]} in the script, {str(right)[:70]} in the .ipynb")
     return found
 
 
@@ -103,7 +123,7 @@ def read_notebook(path: Path) -> NotebookNode:
     try:
         return nbformat.read(path, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise ValueError(f"{path} is not a notebook: {error}; write it again with: python -m dbyte notebooks --write"
+        raise ValueError(f"{path} is not a notebook: {error}; write it again: python -m dbyte notebooks --write"
                          ) from error
 
 
@@ -114,8 +134,9 @@ def write_notebook(path: Path, notebook: NotebookNode) -> None:
 
 
 def sync(script: Path) -> bool:
-    """Write the .ipynb beside the script if it differs, keeping the outputs of unchanged cells; True where it wrote."""
-    source, paired = read_script(script), script.with_suffix(".ipynb")
+    """Write the .ipynb if it differs from the script, keeping the outputs of unchanged cells; True where it wrote."""
+    source = read_script(script)
+    paired = script.with_suffix(".ipynb")
     if paired.exists():
         if not differences(source, read_notebook(paired)):
             return False
@@ -127,8 +148,8 @@ def sync(script: Path) -> bool:
 def parameters(notebook: NotebookNode, *, name: str) -> dict[str, object]:
     """Return the notebook's parameters with their defaults, from the one cell tagged `parameters`.
 
-    papermill only warns about what would make a parameter have no effect; here each is a ValueError that calls the
-    notebook `name`: no such cell or two, anything but `word = literal` in it, and a parameter that no later cell reads.
+    papermill only warns where a parameter would have no effect. Here it is a ValueError that calls the notebook `name`:
+    no such cell or two, anything but `word = literal` in it, and a parameter that no later cell reads.
     """
     tagged = [index for index, cell in enumerate(notebook.cells) if "parameters" in tags(cell)]
     if len(tagged) != 1:
@@ -143,6 +164,7 @@ def parameters(notebook: NotebookNode, *, name: str) -> dict[str, object]:
                              f"found {ast.unparse(line)!r}") from error
     code = "\n".join(cell.source for cell in notebook.cells[tagged[0] + 1:] if cell.cell_type == "code")
     names = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)]
-    if unread := sorted(set(found) - {node.id for node in names if isinstance(node.ctx, ast.Load)}):
+    unread = sorted(set(found) - {node.id for node in names if isinstance(node.ctx, ast.Load)})
+    if unread:
         raise ValueError(f"{name}: nothing reads the parameter {', '.join(unread)}: use it or remove it")
     return found

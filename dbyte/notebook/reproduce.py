@@ -1,30 +1,88 @@
-"""Run the notebooks at one scale: all parameters checked first, one kernel each, results where the plan says.
+"""Run the notebooks at one scale under papermill, each in a process of its own once those it builds on are done.
 
-The percent script is what runs. The executed notebook goes to runs/notebooks/<scale>/; at the committed scale the
-.ipynb beside the script is written anew too, so that what readers see is what ran. What papermill only warns about (an
-unknown parameter, a missing tag) is an error here, before anything runs.
+The percent script is what runs. The executed notebook goes to runs/notebooks/<scale>/. At the committed scale the
+.ipynb next to the script is written anew too, so that readers see what ran. What papermill only warns about (an unknown
+parameter, a missing tag) is an error here, before anything runs.
 """
 
+import json
+import os
+import re
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from dbyte.notebook.execution import Planned
-from dbyte.notebook.pairing import find_scripts, parameters, read_notebook, read_script, with_outputs, write_notebook
-from dbyte.notebook.schedule import Ended, in_turn, needs, threads_each, together
+from nbformat import NotebookNode
+
+from dbyte.notebook.pairing import (
+    find_scripts,
+    needs,
+    parameters,
+    read_notebook,
+    read_script,
+    with_outputs,
+    write_notebook,
+)
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
 
-TIMES = "notebook_times"  # the name of the results that remember what a notebook costs
+TIMES = "notebook_times"  # the results that remember how long each notebook took
+GRACE = 20.0  # seconds in which a notebook that is told to stop stops its kernel
+KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1",  # kernel `python3` is this interpreter, not one of the user's
+          "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the kernel does not warn about its debugger
 
 
-def plan(
-    scripts: tuple[Path, ...], *, given: Mapping[str, object], where_known: Mapping[str, object], out: Path
-) -> tuple[Planned, ...]:
+@dataclass(frozen=True)
+class Planned:
+    """A notebook that is ready to run.
+
+    needs: numbers of the notebooks that it builds on. parameters: what replaces its defaults. executed: where it goes.
+    """
+
+    script: Path
+    notebook: NotebookNode
+    executed: Path
+    needs: frozenset[str]
+    parameters: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        return self.script.stem
+
+    @property
+    def number(self) -> str:
+        return self.name[:2]
+
+    @property
+    def partial(self) -> Path:
+        """The notebook while it runs."""
+        return self.executed.with_suffix(".partial.ipynb")
+
+    @property
+    def failed(self) -> Path:
+        """What ran of it, if it failed."""
+        return self.executed.with_suffix(".failed.ipynb")
+
+
+@dataclass
+class Running:
+    """A notebook in its process, and once it has ended, the seconds that it took."""
+
+    planned: Planned
+    process: subprocess.Popen
+    began: float
+    seconds: float = 0.0
+
+
+def plan(scripts: Sequence[Path], *, given: Mapping[str, object], where_known: Mapping[str, object], out: Path
+         ) -> tuple[Planned, ...]:
     """Read every notebook and check that it takes the `given` parameters.
 
-    where_known: parameters for those notebooks that have them. Raises ValueError naming the first misfit, and for one
-    of these that no notebook has.
+    where_known: parameters for those notebooks that have them. Raises ValueError that names the first misfit, and for
+    one of these that no notebook has.
     """
     planned = []
     for script in scripts:
@@ -37,16 +95,89 @@ def plan(
             kind = type(known[name])
             if known[name] is not None and type(value) is not kind:
                 raise ValueError(f"{script.stem}: parameter {name!r} must be {kind.__name__}, found {value!r}")
-        planned.append(Planned(script=script, notebook=notebook, executed=out / f"{script.stem}.ipynb",
-                               needs=needs(script), parameters=mine))
+        planned.append(Planned(script, notebook, out / f"{script.stem}.ipynb", needs(script), mine))
     for name in where_known:
         if not any(name in one.parameters for one in planned):
             raise ValueError(f"none of these notebooks has a parameter {name!r}: leave it out")
     return tuple(planned)
 
 
+def threads_each(jobs: int) -> int:
+    """Return the threads of each of so many kernels: the user's $OMP_NUM_THREADS, or an equal share of the cores."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    if re.fullmatch(r"[1-9]\d*", chosen):
+        return int(chosen)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // jobs, 1)
+
+
+def start(one: Planned, *, jobs: int) -> Running:
+    """Start a notebook in a process of its own, on its share of the cores."""
+    print(f"[{one.name}] start, {len(one.notebook.cells)} cells", flush=True)
+    one.executed.parent.mkdir(parents=True, exist_ok=True)
+    one.failed.unlink(missing_ok=True)
+    write_notebook(one.partial, one.notebook)
+    command = [sys.executable, "-m", "dbyte.notebook.execution", one.partial.absolute(), json.dumps(one.parameters)]
+    environment = os.environ | KERNEL
+    if jobs > 1:
+        environment["OMP_NUM_THREADS"] = str(threads_each(jobs))
+    # Ctrl-C on a terminal reaches this process only; the others end as their standard input does.
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+    return Running(one, process, time.monotonic())
+
+
+def startable(waiting: Sequence[Planned], unfinished: Collection[str]) -> Planned | None:
+    """Return the first that needs none of the `unfinished` numbers; what is not planned is not waited for."""
+    return next((one for one in waiting if one.needs.isdisjoint(unfinished)), None)
+
+
+def run_in_order(planned: Sequence[Planned], *, jobs: int) -> Iterator[Running]:
+    """Run up to `jobs` notebooks at a time, in order of need, and yield each as it ends; after a failure none starts.
+
+    Closed early, as by Ctrl-C, it stops those that run and their kernels.
+    """
+    waiting = list(planned)
+    unfinished = {one.number for one in planned}
+    running = []
+    failed = False
+    try:
+        while True:
+            while not failed and len(running) < jobs and (one := startable(waiting, unfinished)):
+                waiting.remove(one)
+                running.append(start(one, jobs=jobs))
+            if not running:
+                return
+            time.sleep(0.1)
+            for ended in [one for one in running if one.process.poll() is not None]:
+                running.remove(ended)
+                ended.seconds = time.monotonic() - ended.began
+                ended.process.stdin.close()
+                if ended.process.returncode == 0:
+                    os.replace(ended.planned.partial, ended.planned.executed)
+                    unfinished.remove(ended.planned.number)
+                else:
+                    os.replace(ended.planned.partial, ended.planned.failed)
+                    failed = True
+                yield ended
+    finally:
+        stop(running)
+
+
+def stop(running: Sequence[Running]) -> None:
+    """End the notebooks that still run, and wait until they have ended."""
+    for one in running:
+        one.process.stdin.close()
+    for one in running:
+        try:
+            one.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            one.process.kill()
+            one.process.wait()
+        one.planned.partial.unlink(missing_ok=True)
+
+
 def remembered(scale: str, *, results: Path, device: str) -> dict[str, dict[str, object]]:
-    """Return notebook -> its row of times at this scale, empty where none were kept or another device took them."""
+    """Return notebook -> its row of times at this scale, empty where there are none or another device took them."""
     from dbyte.report.results import read_results
 
     try:
@@ -58,8 +189,8 @@ def remembered(scale: str, *, results: Path, device: str) -> dict[str, dict[str,
     return {row["notebook"]: row for row in frame.to_dict("records")}
 
 
-def remember(seconds: Mapping[str, float], *, scale: str, seed: int, results: Path, device: str) -> None:
-    """Keep what the notebooks took: the longest of all runs, since a rerun that loads finished training says little.
+def remember(name: str, seconds: float, *, scale: str, seed: int, results: Path, device: str) -> None:
+    """Keep how long a notebook took: the longest of all runs, since a rerun that loads finished training says little.
 
     Faster code shows when the file is removed before a run from empty `runs/`.
     """
@@ -67,11 +198,10 @@ def remember(seconds: Mapping[str, float], *, scale: str, seed: int, results: Pa
     from dbyte.report.results import write_results
 
     rows = remembered(scale, results=results, device=device)
-    for name, took in seconds.items():
-        if name not in rows or took > rows[name]["value"]:
-            rows[name] = {"notebook": name, "value": round(took, 1), "stderr": float("nan"), "n": 1, "commit": commit()}
+    if name not in rows or seconds > rows[name]["value"]:
+        rows[name] = {"notebook": name, "value": round(seconds, 1), "stderr": float("nan"), "n": 1, "commit": commit()}
     write_results(TIMES, list(rows.values()), scale=scale, keys=["notebook"], seeds=[seed], config_hash="none",
-                  wall_seconds=sum(seconds.values()), device=device, folder=results)
+                  wall_seconds=seconds, device=device, folder=results)
 
 
 def shown(path: Path) -> str:
@@ -79,23 +209,16 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def counted(planned: tuple[Planned, ...]) -> str:
-    return "1 notebook" if len(planned) == 1 else f"{len(planned)} notebooks"
-
-
-def announce(
-    planned: tuple[Planned, ...], *, scale: str, given: Mapping[str, object], results: Path, jobs: int, device: str
-) -> None:
-    """Print what will run, how long each took here before, and where everything goes."""
+def announce(planned: Sequence[Planned], *, scale: str, results: Path, jobs: int, device: str) -> None:
+    """Print what will run, how long each notebook took here before, and where everything goes."""
     rows = remembered(scale, results=results, device=device)
-    threads = threads_each(jobs)
-    at_once = f" {jobs} at a time on {threads} thread{'s' * (threads != 1)} each," if jobs > 1 else ""
-    print(f"dbyte reproduce: scale {scale}, {counted(planned)},{at_once} parameters "
-          + ", ".join(f"{name}={value!r}" for name, value in given.items()))
+    at_once = f", {jobs} at a time, threads of each: {threads_each(jobs)}" if jobs > 1 else ""
+    print(f"dbyte reproduce: scale {scale}, notebooks: {len(planned)}{at_once}")
     for one in planned:
         cost = f"{rows[one.name]['value'] / 60:.1f} min before" if one.name in rows else "not timed yet"
-        print(f"  {one.name:28s} {cost:16s} -> {shown(one.executed)}")
-    print(f"  results -> {shown(results / scale)}/   figures -> {shown(FIGURES / scale)}/   training is cached in "
+        values = ", ".join(f"{name}={value!r}" for name, value in one.parameters.items())
+        print(f"  {one.name:28s} {cost:16s} {values} -> {shown(one.executed)}")
+    print(f"  results -> {shown(results / scale)}/   figures -> {shown(FIGURES / scale)}/   trained models -> "
           f"{shown(RUNS)}/", flush=True)
 
 
@@ -104,14 +227,15 @@ def reproduce(
     ablation_seeds: int | None = None, extra: Mapping[str, object] | None = None, notebooks: Path = NOTEBOOKS,
     results: Path = RESULTS,
 ) -> int:
-    """Run the notebooks in order, write the report on all results, and return 0, or 1 if one fails, which is named.
+    """Run the notebooks, write the report on all results, and return 0, or 1 if one fails, which is named.
 
     scale: a preset's name. only: some notebooks, such as `01,02`. out: the folder of the executed notebooks, by default
-    runs/notebooks/<scale>. jobs: how many run at a time; after one that failed none starts. ablation_seeds: students of
-    each row of an ablation, in place of the scale's number. extra: more parameters than scale and seed. Raises
-    ValueError before anything runs for an unknown scale, notebook or parameter, or one of the wrong type, for needs
-    that are no earlier notebooks, a device that is not here, and jobs below 1;
-    FileNotFoundError where the scale reads text of one's own and there is none.
+    runs/notebooks/<scale>. jobs: how many run at a time. ablation_seeds: students of each row of an ablation, in place
+    of the scale's number. extra: more parameters than scale and seed.
+
+    Before anything runs, it raises ValueError for an unknown scale, notebook or parameter, a value of the wrong type,
+    needs that are no earlier notebooks, a device that is not here, and jobs below 1; FileNotFoundError where the scale
+    reads text of one's own and there is none.
     """
     from dbyte import presets
     from dbyte.device import check_device
@@ -122,51 +246,47 @@ def reproduce(
         raise ValueError(f"jobs must be a whole number of at least 1, found {jobs}")
     given = {"scale": scale, "seed": seed, **(extra or {})}
     where_known = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
-    chosen = presets.changed(presets.scale(scale), **where_known)  # refuses a wrong number before anything runs
+    chosen = presets.changed(presets.scale(scale), **where_known)
     check_device(chosen.device)
     check_files(name for name, _ in chosen.corpora)
     planned = plan(find_scripts(notebooks, only=only), given=given, where_known=where_known,
                    out=out or RUNS / "notebooks" / scale)
     jobs = min(jobs, len(planned))
-    announce(planned, scale=scale, given=given | where_known, results=results, jobs=jobs, device=chosen.device)
-    began, done, failed = time.monotonic(), {}, []
-    with closing(in_turn(planned) if jobs == 1 else together(planned, jobs=jobs)) as ended:
+    announce(planned, scale=scale, results=results, jobs=jobs, device=chosen.device)
+    began = time.monotonic()
+    done, failed = [], []
+    with closing(run_in_order(planned, jobs=jobs)) as ended:
         for one in ended:
-            if one.failure is None:
-                done[one.planned.name] = one.seconds
-                keep(one, scale=scale, seed=seed, results=results, alone=jobs == 1, device=chosen.device)
-            else:
-                failed.append(one.planned.name)
-                say_failure(one)
+            say_end(one)
+            (failed if one.process.returncode else done).append(one.planned)
+            if one.process.returncode == 0 and jobs == 1:  # on cores of its own, so its time says what it costs
+                remember(one.planned.name, one.seconds, scale=scale, seed=seed, results=results, device=chosen.device)
+            if one.process.returncode == 0 and scale == COMMITTED_SCALE:
+                write_pair(one.planned)
     if failed:
-        left = [one.name for one in planned if one.name not in [*done, *failed]]
-        print(f"failed: {', '.join(failed)}" + (f"; not started: {', '.join(left)}" if left else ""), flush=True)
+        names = ", ".join(one.name for one in failed)
+        left = ", ".join(one.name for one in planned if one not in [*done, *failed])
+        print(f"failed: {names}" + f"; not started: {left}" * bool(left), flush=True)
         return 1
     report(scale, write=True, results=results)
-    print(f"{counted(planned)} done in {(time.monotonic() - began) / 60:.1f} min, "
-          f"{sum(done.values()) / 60:.1f} min of notebooks; "
-          f"results in {shown(results / scale)}/, figures in {shown(FIGURES / scale)}/, "
-          f"report in {shown(report_path(scale, results=results))} and .html", flush=True)
+    print(f"done in {(time.monotonic() - began) / 60:.1f} min: results in {shown(results / scale)}/, "
+          f"figures in {shown(FIGURES / scale)}/, report in {shown(report_path(scale, results=results))} and .html",
+          flush=True)
     return 0
 
 
-def keep(one: Ended, *, scale: str, seed: int, results: Path, alone: bool, device: str) -> None:
-    """Say that a notebook is done and, at the committed scale, write its pair.
-
-    alone: no other shared its cores, so what it took is kept.
-    """
-    planned = one.planned
-    print(f"[{planned.name}] done in {one.seconds:.1f} s: {shown(planned.executed)}", flush=True)
-    if alone:
-        remember({planned.name: one.seconds}, scale=scale, seed=seed, results=results, device=device)
-    if scale == COMMITTED_SCALE:
-        executed = read_notebook(planned.executed)
-        write_notebook(planned.script.with_suffix(".ipynb"), with_outputs(planned.notebook, executed=executed))
+def say_end(one: Running) -> None:
+    """Print how a notebook ended; its own process has printed what failed in it."""
+    status = one.process.returncode
+    if status == 0:
+        print(f"[{one.planned.name}] done in {one.seconds:.1f} s: {shown(one.planned.executed)}", flush=True)
+        return
+    killed = " (killed, most often for want of memory)" if status < 0 else ""
+    print(f"[{one.planned.name}] FAILED after {one.seconds:.1f} s, status {status}{killed}\n"
+          f"The notebook so far: {shown(one.planned.failed)}", flush=True)
 
 
-def say_failure(one: Ended) -> None:
-    """Print what went wrong in a notebook, and where what ran of it lies."""
-    print(f"[{one.planned.name}] FAILED after {one.seconds:.1f} s\n{one.failure}", flush=True)
-    so_far = one.planned.executed.with_suffix(".failed.ipynb")
-    if so_far.exists():
-        print(f"The notebook so far: {shown(so_far)}", flush=True)
+def write_pair(one: Planned) -> None:
+    """Write the .ipynb next to the script with the outputs of the run."""
+    paired = with_outputs(one.notebook, executed=read_notebook(one.executed))
+    write_notebook(one.script.with_suffix(".ipynb"), paired)
