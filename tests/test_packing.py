@@ -90,8 +90,9 @@ def test_pieces_of_a_long_document_join_to_it_and_cut_no_token(documents):
         assert {tokens[0] for _, _, tokens in parts} == {each.token_ids[0]}
 
 
-@pytest.mark.parametrize("positions", [3, 4, 7, 50])
+@pytest.mark.parametrize("positions", [3, 50])
 def test_no_piece_has_more_tokens_than_the_core_has_positions(documents, positions):
+    documents = sorted(documents, key=len)[:60]
     for each in documents:
         parts = [content(part) for part in cut(each, row_bytes=ROW_BYTES, positions=positions)]
         sizes = [len(tokens) for _, _, tokens in parts]
@@ -166,13 +167,13 @@ def test_packing_is_deterministic_and_the_hash_sees_everything(rows, documents):
     assert pack(documents[::-1], row_bytes=ROW_BYTES).hash != rows.hash
 
 
-@pytest.mark.parametrize("row_bytes", [*range(8, 24)])
-def test_a_cut_leaves_no_document_without_text(row_bytes):
+def test_a_cut_leaves_no_document_without_text():
     each = made(b"abcdef" * 7, [*range(3, 43, 3)])
-    parts = [part.byte_ids.tobytes() for part in cut(each, row_bytes=row_bytes)]
-    texts = [part.strip(bytes([BOS, EOS])) for part in parts]
-    assert all(texts)
-    assert sum(map(len, texts)) == 42 and all(len(text) % 3 == 0 for text in texts)
+    for row_bytes in range(8, 24):
+        parts = [part.byte_ids.tobytes() for part in cut(each, row_bytes=row_bytes)]
+        texts = [part.strip(bytes([BOS, EOS])) for part in parts]
+        assert all(texts)
+        assert sum(map(len, texts)) == 42 and all(len(text) % 3 == 0 for text in texts)
 
 
 def test_a_token_that_no_row_holds_is_refused_with_the_remedy():

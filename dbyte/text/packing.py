@@ -1,17 +1,17 @@
-"""Documents packed into rows of bytes, whole, each byte knowing its document (DESIGN idea "text -> rows").
+"""Documents packed into rows of bytes: from aligned texts to the batches that training reads.
 
 A document is BOS + text + EOS. BOS and EOS are chunks of their own and stand for the teacher's own tokens. A row holds
-whole documents and a padded tail, never a cut token. A document longer than a row is cut at token ends into pieces:
-each piece opens with BOS, for it is a document of its own to the model; only the last closes with EOS.
-The paper (arXiv 2602.01007, section 5) trains on rows of a fixed number of bytes and says nothing of their edges.
+whole documents and a padded tail, never a split token, and every byte carries the number of its document. A document
+longer than a row is cut at token ends into pieces. Each piece opens with BOS, since it is a document of its own to the
+model; only the last closes with EOS.
+The paper (arXiv 2602.01007, section 5) trains on rows of a fixed number of bytes and does not say how rows end.
 
 Shapes: R rows, L bytes in a row, M tokens in a row, B rows in a batch.
 """
 
 import hashlib
-import os
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dbyte.atomic import atomic_write
 from dbyte.text.spans import BOS, EOS, Aligned, TokenBytes
 
 FORMAT = {"format": "dbyte.rows", "schema": "1"}
-WINDOW = 4096  # documents that are sorted together: best fit needs a choice, order needs a bound
-OPEN_ROWS = 512  # rows with room that the next window may still fill
+WINDOW = 4096  # documents sorted together: more choice fills rows better, a bound keeps the order of the text
+OPEN_ROWS = 512  # rows with room left that the next window may still fill
 MAX_ROW_BYTES = 65534  # two bytes a document at least, and document numbers are int16
 DTYPES = {"byte_ids": np.uint8, "boundary": np.bool_, "document": np.int16, "token_ids": np.int32}
 
@@ -57,27 +58,31 @@ class Document:
 
 
 def document(aligned: Aligned, token_bytes: TokenBytes) -> Document:
-    """Put BOS before and EOS after an aligned text, each a chunk that stands for the teacher's own token."""
+    """The document of an aligned text: BOS before it and EOS after it, each a chunk of its own."""
     text_L = aligned.byte_ids.numpy()
     if text_L.max(initial=0) >= BOS:
         raise ValueError(f"bytes {BOS} and {EOS} are BOS and EOS and cannot be text; is the text UTF-8?")
     # Filled in place: documents are short and many, and every pass over one costs as much as tokenising some words.
     byte_ids = np.empty(len(text_L) + 2, dtype=np.uint8)
+    byte_ids[0] = BOS
+    byte_ids[1:-1] = text_L
+    byte_ids[-1] = EOS
     boundary = np.ones(len(byte_ids), dtype=np.bool_)
-    token_ids = np.empty(len(aligned.token_ids) + 2, dtype=np.int32)
-    byte_ids[0], byte_ids[1:-1], byte_ids[-1] = BOS, text_L, EOS
     boundary[1:-1] = aligned.boundary.numpy()
-    token_ids[0], token_ids[1:-1], token_ids[-1] = (
-        token_bytes.bos_token_id, aligned.token_ids.numpy(), token_bytes.eos_token_id)
+    token_ids = np.empty(len(aligned.token_ids) + 2, dtype=np.int32)
+    token_ids[0] = token_bytes.bos_token_id
+    token_ids[1:-1] = aligned.token_ids.numpy()
+    token_ids[-1] = token_bytes.eos_token_id
     return Document(byte_ids=byte_ids, boundary=boundary, token_ids=token_ids)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows as torch tensors; M is the most tokens that one of them has.
+    """Some rows as torch tensors; M is the number of tokens of the row that has most.
 
-    byte_ids_BL int64, 0 where padded; boundary_BL bool; document_BL int64, -1 where padded; mask_BL bool, True on real
-    bytes; token_ids_BM int64, 0 where padded; token_document_BM int64, -1 where padded; token_mask_BM bool.
+    byte_ids_BL: int64, 0 on padding. boundary_BL: bool, True at the last byte of a token. document_BL: int64, a byte's
+    document in its row, -1 on padding. mask_BL: bool, True on real bytes. token_ids_BM: int64, 0 on padding.
+    token_document_BM: int64, -1 on padding. token_mask_BM: bool, True on real tokens.
     """
 
     byte_ids_BL: torch.Tensor
@@ -89,31 +94,36 @@ class Batch:
     token_mask_BM: torch.Tensor
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on `device`."""
-        return replace(self, **{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+        """This batch on `device`."""
+        return self._mapped(lambda tensor: tensor.to(device))
 
     def split(self, rows: int | None) -> list["Batch"]:
-        """The same rows in batches of at most `rows` (>= 1, None: all), each padded to its own longest row alone."""
+        """The rows in batches of at most `rows` >= 1 (None: all), each padded to the most tokens of its own rows."""
         if rows is None or rows >= len(self.byte_ids_BL):
             return [self]
         if rows < 1:
             raise ValueError(f"a batch is split into batches of at least one row, found {rows}")
-        parts = [replace(self, **{each.name: getattr(self, each.name)[start : start + rows] for each in fields(self)})
-                 for start in range(0, len(self.byte_ids_BL), rows)]
-        return [part._trimmed() for part in parts]
+        parts = []
+        for start in range(0, len(self.byte_ids_BL), rows):
+            chosen = slice(start, start + rows)
+            parts.append(self._mapped(lambda tensor, chosen=chosen: tensor[chosen])._trimmed())
+        return parts
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        return Batch(**{each.name: change(getattr(self, each.name)) for each in fields(self)})
 
     def _trimmed(self) -> "Batch":
         most = max(int(self.token_mask_BM.sum(1).max()), 1)
-        return replace(self, **{name: getattr(self, name)[:, :most]
-                                for name in ("token_ids_BM", "token_document_BM", "token_mask_BM")})
+        return replace(self, token_ids_BM=self.token_ids_BM[:, :most],
+                       token_document_BM=self.token_document_BM[:, :most], token_mask_BM=self.token_mask_BM[:, :most])
 
 
 @dataclass(frozen=True)
 class Rows:
     """Packed rows: byte_ids uint8 [R, L]; boundary bool [R, L]; document int16 [R, L]; token_ids int32 [R, M].
 
-    `document` counts 0, 1, 2 .. in each row and is -1 on padding, where bytes are 0 and boundaries False.
-    The k-th token of a row is closed by its k-th boundary; tokens are padded with -1.
+    document counts 0, 1, 2 .. in each row and is -1 on padding, where bytes are 0 and boundaries False. The k-th token
+    of a row ends at its k-th boundary; tokens are padded with -1. Raises ValueError where the arrays contradict this.
     """
 
     byte_ids: np.ndarray
@@ -154,34 +164,34 @@ class Rows:
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of the shapes and the content."""
-        return content_hash({name: getattr(self, name) for name in DTYPES})
+        return rows_hash({name: getattr(self, name) for name in DTYPES})
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """The rows `indices`, int [B], as a Batch on the CPU."""
-        boundary_BL, document_BL = self.boundary[indices], self.document[indices].astype(np.int64)
+        boundary_BL = self.boundary[indices]
+        document_BL = self.document[indices].astype(np.int64)
         token_mask_BM = self.token_ids[indices] >= 0
         token_mask_BM = token_mask_BM[:, :token_mask_BM.sum(axis=1).max(initial=0)]
         token_ids_BM = np.where(token_mask_BM, self.token_ids[indices, :token_mask_BM.shape[1]], 0)
         # Both masks are read row by row, left to right, so the k-th boundary of a row meets its k-th token.
         token_document_BM = np.full(token_mask_BM.shape, -1, dtype=np.int64)
         token_document_BM[token_mask_BM] = document_BL[boundary_BL]
-        arrays = (self.byte_ids[indices].astype(np.int64), boundary_BL, document_BL, document_BL >= 0,
-                  token_ids_BM.astype(np.int64), token_document_BM, token_mask_BM)
-        return Batch(*map(torch.from_numpy, arrays))
+        return Batch(
+            byte_ids_BL=torch.from_numpy(self.byte_ids[indices].astype(np.int64)),
+            boundary_BL=torch.from_numpy(boundary_BL),
+            document_BL=torch.from_numpy(document_BL),
+            mask_BL=torch.from_numpy(document_BL >= 0),
+            token_ids_BM=torch.from_numpy(token_ids_BM.astype(np.int64)),
+            token_document_BM=torch.from_numpy(token_document_BM),
+            token_mask_BM=torch.from_numpy(token_mask_BM),
+        )
 
     def save(self, path: Path | str) -> None:
-        """Write the rows as safetensors, whole or not at all."""
-        from safetensors.numpy import save_file
+        """Write the rows as safetensors, atomically: a reader sees the complete file or none."""
+        from safetensors.numpy import save
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            arrays = {name: getattr(self, name) for name in DTYPES}
-            save_file(arrays, unfinished, metadata={**FORMAT, "hash": self.hash})
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        arrays = {name: getattr(self, name) for name in DTYPES}
+        atomic_write(Path(path), save(arrays, metadata={**FORMAT, "hash": self.hash}))
 
     @classmethod
     def load(cls, path: Path | str) -> "Rows":
@@ -192,31 +202,32 @@ class Rows:
             raise FileNotFoundError(f"no packed rows at {path}: pack the documents first and save them there")
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata, names = file.metadata() or {}, set(file.keys())
+                metadata = file.metadata() or {}
+                names = set(file.keys())
                 arrays = {name: file.get_tensor(name) for name in DTYPES if name in names}
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged or no safetensors file ({error}); delete it and pack again") from error
         if names != set(DTYPES) or any(metadata.get(key) != value for key, value in FORMAT.items()):
             raise ValueError(f"{path} does not hold rows of this version: expected {FORMAT} with {sorted(DTYPES)}, "
                              f"found {metadata} with {sorted(names)}; delete it and pack again")
-        if content_hash(arrays) != metadata.get("hash"):
+        if rows_hash(arrays) != metadata.get("hash"):
             raise ValueError(f"{path} is damaged: its content does not match its checksum; delete it and pack again")
         return cls(**arrays)
 
 
 def joined(chosen: Sequence[tuple[Rows, int]]) -> Rows:
-    """Rows made of one row of each of several, (rows, index) after (rows, index), which hold rows of one size."""
-    arrays = {name: np.stack([getattr(rows, name)[r] for rows, r in chosen])
-              for name in ("byte_ids", "boundary", "document")}
+    """New rows from chosen ones: (rows, index) for each; all rows must have the same number of bytes."""
+    names = ("byte_ids", "boundary", "document")
+    arrays = {name: np.stack([getattr(rows, name)[index] for rows, index in chosen]) for name in names}
     most_tokens = max(rows.token_ids.shape[1] for rows, _ in chosen)
     token_ids_RM = np.full((len(chosen), most_tokens), -1, dtype=np.int32)
-    for tokens_M, (rows, r) in zip(token_ids_RM, chosen, strict=True):
-        tokens_M[: rows.token_ids.shape[1]] = rows.token_ids[r]
+    for tokens_M, (rows, index) in zip(token_ids_RM, chosen, strict=True):
+        tokens_M[: rows.token_ids.shape[1]] = rows.token_ids[index]
     return Rows(**arrays, token_ids=token_ids_RM)
 
 
-def content_hash(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 (hex) of the arrays of rows: their shapes and content, the same on every machine."""
+def rows_hash(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 (hex) of the shapes and content of the arrays of rows; it is equal on every machine."""
     digest = hashlib.sha256(f"rows {FORMAT['schema']} {[arrays[name].shape for name in DTYPES]}".encode())
     for name, dtype in DTYPES.items():
         digest.update(np.ascontiguousarray(arrays[name], dtype=np.dtype(dtype).newbyteorder("<")).data)
@@ -226,24 +237,25 @@ def content_hash(arrays: dict[str, np.ndarray]) -> str:
 def pack(documents: Iterable[Document], *, row_bytes: int, positions: int | None = None) -> Rows:
     """Pack documents into rows of `row_bytes` bytes; the same documents always give the same rows.
 
-    positions: the most tokens of a document that the core has room for, BOS and EOS counted; None: any.
-    Raises ValueError for no documents, a size out of range, or a token that no row can hold.
+    positions: the most tokens of a document that the core has room for, BOS and EOS included; None: no limit. Raises
+    ValueError for no documents, a size out of range, or a token that no row can hold.
     """
     if not 3 <= row_bytes <= MAX_ROW_BYTES:
         raise ValueError(f"row_bytes must lie in 3..{MAX_ROW_BYTES}, found {row_bytes}")
-    pieces = [piece for whole in documents
-              for piece in cut(whole, row_bytes=row_bytes, positions=positions)]
+    pieces = [piece for whole in documents for piece in cut(whole, row_bytes=row_bytes, positions=positions)]
     if not pieces:
         raise ValueError("there are no documents to pack; is the corpus or the split empty?")
     placed = place([len(piece) for piece in pieces], row_bytes=row_bytes)
-    # Rows follow their first document and documents keep their order in a row, so a row order means a text order.
-    return materialise([[pieces[i] for i in sorted(row)] for row in sorted(placed, key=min)], row_bytes=row_bytes)
+    # Rows are ordered by their first document, and documents keep their order in a row: rows follow the text.
+    ordered = [sorted(row) for row in sorted(placed, key=min)]
+    return materialise([[pieces[index] for index in row] for row in ordered], row_bytes=row_bytes)
 
 
 def cut(whole: Document, *, row_bytes: int, positions: int | None = None) -> Iterator[Document]:
-    """Cut a document of more bytes than a row or more tokens than `positions` at token ends, as late as possible.
+    """Cut a document of more bytes than a row, or more tokens than `positions`, at token ends, as late as possible.
 
-    Any other comes back as it is. Raises ValueError for fewer than 3 positions, or a token that no row can hold.
+    A document that fits is returned as it is. Raises ValueError for fewer than 3 positions, or a token that no row can
+    hold.
     """
     positions = row_bytes if positions is None else positions
     if positions < 3:
@@ -261,14 +273,15 @@ def cut(whole: Document, *, row_bytes: int, positions: int | None = None) -> Ite
         start = ends_M[token - 1]
         stop = int(np.searchsorted(ends_M, start + row_bytes - 1, side="right"))
         stop = min(stop, token + positions - 1)
-        # EOS alone would be a document without text: it takes the last token along.
-        stop -= stop == len(ends_M) - 1
+        # A piece of EOS alone would be a document without text, so EOS takes the last token along.
+        if stop == len(ends_M) - 1:
+            stop -= 1
         yield piece_of(whole, start=start, end=ends_M[stop - 1], tokens=slice(token, stop))
         token = stop
 
 
 def piece_of(whole: Document, *, start: int, end: int, tokens: slice) -> Document:
-    """BOS and the bytes start..end of a document, whose tokens are `tokens`."""
+    """A document of BOS and the bytes start..end - 1 of another, whose tokens are `tokens`."""
     return Document(
         byte_ids=np.concatenate([whole.byte_ids[:1], whole.byte_ids[start:end]]),
         boundary=np.concatenate([whole.boundary[:1], whole.boundary[start:end]]),
@@ -277,15 +290,17 @@ def piece_of(whole: Document, *, start: int, end: int, tokens: slice) -> Documen
 
 
 def place(sizes: Sequence[int], *, row_bytes: int) -> list[list[int]]:
-    """Best fit, long documents first, one window after another: the documents (by index) of every row."""
+    """Best-fit decreasing packing, one window of documents after another: the documents (by index) of every row."""
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free bytes, row), ascending
+    room: list[tuple[int, int]] = []  # (free bytes, row) of rows that may still be filled, ascending
     order = iter(range(len(sizes)))
     while window := list(islice(order, WINDOW)):
         for index in sorted(window, key=lambda i: (-sizes[i], i)):
-            at = bisect_left(room, (sizes[index], 0))
-            free, row = room.pop(at) if at < len(room) else (row_bytes, len(rows))
-            if row == len(rows):
+            tightest = bisect_left(room, (sizes[index], 0))
+            if tightest < len(room):
+                free, row = room.pop(tightest)
+            else:
+                free, row = row_bytes, len(rows)
                 rows.append([])
             rows[row].append(index)
             insort(room, (free - sizes[index], row))
