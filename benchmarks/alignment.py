@@ -20,10 +20,9 @@ from transformers import PreTrainedTokenizerFast
 
 from dbyte.distill.teacher import PATTERN
 from dbyte.text.corpus import load_corpus
-from dbyte.text.lane import Lane
 from dbyte.text.packing import document, pack
-from dbyte.text.sources import source_of
 from dbyte.text.spans import TokenBytes
+from dbyte.text.stream import Lane, source_of
 
 CORPORA, SIZE, VOCABULARY, ROW_BYTES, ROUNDS = ("pydocs", "world"), 300_000, 8000, 8192, 5
 OWN = ("encode_batch", "encode_batch_fast")

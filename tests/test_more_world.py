@@ -20,7 +20,7 @@ from dbyte.tasks.world import chains, echoes, kinds, letters, reasons, scripts, 
 from dbyte.tasks.world.full import full_world_documents
 from dbyte.tasks.world.world import MIN_BYTES, NAMES, PLACES, THINGS, WORLD, world_documents
 from dbyte.text.corpus import load_corpus
-from dbyte.text.sources import source_of
+from dbyte.text.stream import source_of
 
 NEW = ("HellaS", "ARC-C", "WINO", "OBQA", "MMLU", "SPELL")
 

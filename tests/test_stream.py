@@ -22,11 +22,9 @@ from dbyte.distill.ahead import Ahead
 from dbyte.distill.stream import StreamFeed
 from dbyte.text.corpus import of_split
 from dbyte.text.hub import commit
-from dbyte.text.lane import Lane
 from dbyte.text.packing import cut, document
-from dbyte.text.shards import READ, LineShard
-from dbyte.text.sources import HubReader, in_pass, source_of
 from dbyte.text.spans import BOS
+from dbyte.text.stream import READ, HubReader, Lane, LineShard, order_in_pass, source_of
 
 ROW_BYTES, BATCH_ROWS, LANES, UPDATES = 128, 8, 4, 14
 TEXTS = [f"Document {number}: {'the cat sat on the mat, ' * (number % 7)}{number + 1}." + "\u4eba" * (number % 3)
@@ -35,8 +33,8 @@ TEXTS = [f"Document {number}: {'the cat sat on the mat, ' * (number % 7)}{number
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch, tmp_path):
-    monkeypatch.setattr("dbyte.text.lane.GROUP_ROWS", 10)
-    monkeypatch.setattr("dbyte.text.lane.FIRST_GROUP_ROWS", 3)
+    monkeypatch.setattr("dbyte.text.stream.GROUP_ROWS", 10)
+    monkeypatch.setattr("dbyte.text.stream.FIRST_GROUP_ROWS", 3)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -214,10 +212,10 @@ class Recorded(io.FileIO):
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_going_on_fetches_no_byte_of_jsonl_before_the_cursor(tmp_path, feed_of, monkeypatch, parts):
     name = shards(tmp_path / "set", "jsonl", LANES, texts=[f"{text} {'and so on ' * 40}" for text in TEXTS])
-    monkeypatch.setattr("dbyte.text.shards.BUFFER", 64)
+    monkeypatch.setattr("dbyte.text.stream.BUFFER", 64)
     monkeypatch.setattr("datasets.utils.file_utils.xopen", lambda path, mode: Recorded(path, mode))
     paths = sorted(map(str, (tmp_path / "set" / "data").iterdir()))
-    path_of = dict(zip(map(str, range(LANES)), (paths[i] for i in in_pass(LANES, 0, 0)), strict=True))
+    path_of = dict(zip(map(str, range(LANES)), (paths[i] for i in order_in_pass(LANES, 0, 0)), strict=True))
     straight = feed_of(name, row_bytes=1024)
     for update in range(10):
         straight.batch(update)

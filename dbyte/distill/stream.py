@@ -11,12 +11,10 @@ from functools import cached_property
 from dbyte.distill.ahead import Ahead
 from dbyte.distill.data import PACKING
 from dbyte.distill.runs import content_hash
-from dbyte.text import lane as lanes_of_text
-from dbyte.text.lane import Lane
+from dbyte.text import stream as text_stream
 from dbyte.text.packing import Batch, joined
-from dbyte.text.shards import READ
-from dbyte.text.sources import Source, source_of
 from dbyte.text.spans import TokenBytes
+from dbyte.text.stream import READ, Lane, Source, source_of
 
 DEPTH = 4  # batches made ahead
 
@@ -92,7 +90,7 @@ class StreamFeed:
         """
         tokenizer = self.token_bytes.backend.to_str() if self.token_bytes.backend else None
         return {"stream": 2, "packing": PACKING, "read": READ,
-                "group_rows": [lanes_of_text.GROUP_ROWS, lanes_of_text.FIRST_GROUP_ROWS],
+                "group_rows": [text_stream.GROUP_ROWS, text_stream.FIRST_GROUP_ROWS],
                 "corpora": [[name, amount, source.revision]
                             for (name, amount), source in zip(self.corpora, self._sources, strict=True)],
                 "tokens": self.token_bytes.content_hash, "tokenizer": content_hash(tokenizer), "seed": self.seed,

@@ -1,7 +1,7 @@
 """Documents from a dataset of the Hugging Face hub, streamed: NAME, NAME:CONFIG, NAME@REVISION, NAME:CONFIG@REVISION.
 
-An existing local folder in the hub's layout (parquet or jsonl shards) is read the same way and needs no network. The
-split read is the dataset's "train", the column is "text". Code that comes with a dataset is never run.
+An existing local folder in the hub's layout (parquet or jsonl shards) is read in the same way and needs no network. The
+split that is read is the dataset's "train", the column is "text". Code that comes with a dataset is never run.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def hub_documents(place: str) -> Iterator[str]:
-    """The texts of a dataset in its order; ConnectionError where it cannot be read, ValueError without a text."""
+    """The texts of a dataset, in order; ConnectionError if it cannot be read, ValueError for a record without text."""
     name, config, revision = parse_place(place)
     for number, record in enumerate(records(name, config, revision)):
         text = record.get(COLUMN)
@@ -30,14 +30,20 @@ def hub_documents(place: str) -> Iterator[str]:
         yield text
 
 
+def records(name: str, config: str | None, revision: str | None) -> Iterator[dict]:
+    """The records of a dataset's train split, in order; ConnectionError if it cannot be read."""
+    with reading(name):
+        yield from streamed(builder_of(name, config, revision))
+
+
 def without_text(where: str, place: str, columns: list[str]) -> str:
-    """What to say of a record that holds no text."""
+    """The error message for a record that holds no text."""
     return (f"{where} of dataset {place!r} has no text under {COLUMN!r}, its columns are {sorted(columns)}; use "
             "another dataset, or export it to a .jsonl and use file:PATH")
 
 
 def parse_place(place: str) -> tuple[str, str | None, str | None]:
-    """Name, config and revision; an existing folder is a name as a whole, whatever its path holds."""
+    """(name, config, revision); an existing folder is a name, whatever characters its path holds."""
     folder = Path(place).expanduser()
     if folder.is_dir():
         return str(folder), None, None
@@ -49,28 +55,22 @@ def parse_place(place: str) -> tuple[str, str | None, str | None]:
     return name, config or None, revision or None
 
 
-def records(name: str, config: str | None, revision: str | None) -> Iterator[dict]:
-    """The records of a dataset's train split, one after the other."""
-    with reading(name):
-        yield from streamed(builder_of(name, config, revision))
-
-
 def builder_of(name: str, config: str | None, revision: str | None) -> "DatasetBuilder":
-    """What knows a dataset's files and format; none of them is read."""
+    """The object that knows a dataset's files and format; none of the files is read."""
     from datasets import load_dataset_builder
 
     return load_dataset_builder(name, config, revision=revision)
 
 
 def line_files(builder: "DatasetBuilder") -> list[str]:
-    """The files of a train split that is all uncompressed JSON lines, in their order; none of any other."""
+    """The files of a train split, in order, if all are uncompressed JSON lines; else none."""
     files = [str(path) for path in (builder.config.data_files or {}).get("train", [])]
     return files if all(path.endswith(LINES) for path in files) else []
 
 
 def streamed(builder: "DatasetBuilder") -> "IterableDataset":
-    """A dataset's train split; of parquet nothing is read yet, of other formats what tells the columns."""
-    # Parquet is else decoded by whole row groups: too much for many open shards, and an error for an empty one.
+    """A dataset's train split. Of parquet nothing is read yet; of other formats as much as tells the columns."""
+    # By default parquet is decoded in whole row groups: too much for many open shards, and an error for an empty one.
     if hasattr(builder.config, "batch_size"):
         builder.config.batch_size = DECODED
     return builder.as_streaming_dataset(split="train")
@@ -79,7 +79,7 @@ def streamed(builder: "DatasetBuilder") -> "IterableDataset":
 def commit(name: str, revision: str | None) -> str:
     """The commit that a revision of a hub dataset stands for now; of a folder the hash of its files' names and sizes.
 
-    A commit given in full is taken as it is, without a question to the hub; ConnectionError where the hub is needed
+    A complete commit id is returned as it is, without asking the hub. Raises ConnectionError where the hub is needed
     and cannot be asked.
     """
     if Path(name).is_dir():
@@ -96,7 +96,7 @@ def commit(name: str, revision: str | None) -> str:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn what goes wrong inside into a ConnectionError that says what to do."""
+    """Turn an error inside into a ConnectionError that says what to do."""
     try:
         yield
     # The hub's clients raise errors of many libraries; here each of them means the same to the user.
