@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dbyte.decode.stream import ByteStream
-from dbyte.evaluate.shared_context import SharedTexts
+from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.text.spans import BOS
 
 

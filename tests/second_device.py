@@ -204,8 +204,8 @@ def _said(tokenizer, device: str) -> dict:
     from dbyte.decode.generate import generate
     from dbyte.evaluate.bits import heldout_pieces, teacher_nats
     from dbyte.evaluate.boundaries import byte_rows
-    from dbyte.evaluate.own_cuts import OwnCutsScorer
-    from dbyte.evaluate.scoring import Request, Scorer
+    from dbyte.evaluate.score import Request, Scorer
+    from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
     from dbyte.model.packed_attention import attention_blocks
 
     token_bytes, made = TokenBytes.from_tokenizer(tokenizer), {}
@@ -214,7 +214,7 @@ def _said(tokenizer, device: str) -> dict:
         make_student(make_teacher(), tokenizer, decoding="mbp")))
     asked = [Request(text.encode(), 1) for text in TEXTS[:2]]
     scorers = Scorer(jbp, stage=1, compiled=False), Scorer(jbp, stage=2, compiled=False), *(
-        OwnCutsScorer(student, compiled=False) for student in (jbp, mbp))
+        OwnBoundariesScorer(student, compiled=False) for student in (jbp, mbp))
     made["nats"] = [score.nats for scorer in scorers for score in scorer.score(asked)]
     made["teacher's nats"] = teacher_nats(teacher, heldout_pieces(TEXTS, token_bytes, row_bytes=160))
     made["router"] = [row["value"] for row in byte_rows(jbp, _rows(token_bytes, TEXTS[:1]))]

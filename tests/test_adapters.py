@@ -14,8 +14,8 @@ from conftest import make_student, make_teacher
 from dbyte.__main__ import main
 from dbyte.evaluate.adapters import StudentLM, load_lm
 from dbyte.evaluate.fitting import fitted
-from dbyte.evaluate.flag_paths import beam_scores
-from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.evaluate.score import Request, Scorer
+from dbyte.evaluate.score_beam import beam_scores
 from dbyte.native.library import compiler_here
 from dbyte.text.spans import BOS
 
@@ -62,20 +62,6 @@ def test_compiled_code_scores_and_writes_as_the_plain(student, token_bytes, stag
         assert found == (pytest.approx(expected[0], abs=1e-4), expected[1])
     prompts = [Ask(context, {"until": ["\n"], "max_gen_bytes": 16}) for context, _ in PAIRS]
     assert fused.generate_until(prompts) == plain.generate_until(prompts)
-
-
-@pytest.mark.skipif(compiler_here() is None, reason="no C++ compiler: groups side by side go unchecked; install g++")
-@pytest.mark.parametrize("stage, boundaries", READINGS)
-def test_groups_that_are_written_side_by_side_have_the_texts_of_one_after_the_other(
-    student, token_bytes, monkeypatch, stage, boundaries
-):
-    lm, found = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, rows=2, compiled=True), []
-    prompts = [Ask(context, {"until": ["\n"], "max_gen_bytes": 12 + 4 * (i % 2)})
-               for i, (context, _) in enumerate(PAIRS * 3)]
-    for count in (1, 3):
-        monkeypatch.setattr("dbyte.evaluate.side_by_side.parts_of", lambda groups, count=count: min(groups, count))
-        found.append(lm.generate_until(prompts))
-    assert found[0] == found[1] and len(set(found[0])) > 3
 
 
 @pytest.mark.parametrize("stage, boundaries", READINGS)
@@ -160,8 +146,8 @@ def probability(student, request, context_flags):
 @torch.no_grad()
 def test_the_beam_lies_between_the_joint_score_and_the_probability(teacher, tokenizer, variant, request_):
     scorer = Scorer(make_student(teacher, tokenizer, **variant), stage=2)
-    _, flags, _ = scorer.flag_laws([request_])
-    exact = probability(scorer.student, request_, flags[0].tolist())
+    flags = scorer.read([request_]).flags()[0, 1:].tolist()
+    exact = probability(scorer.student, request_, flags)
     joint = scorer.score([request_])[0].nats
     bounds = [beam_scores(scorer, [request_], width=width, rounds=rounds)[0]
               for width, rounds in ((1, 1), (2, 1), (4, 2), (64, 6))]

@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaModel
 import dbyte
 from dbyte.distill.feed import Feed
 from dbyte.distill.steps import stage1, stage2
-from dbyte.evaluate.own_cuts import OwnCutsScorer
-from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.evaluate.score import Request, Scorer
+from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.model.convolution import convolve
 from dbyte.model.core import positions_within, run_core
 from dbyte.model.packed_attention import PACKED, attention_blocks
@@ -77,7 +77,7 @@ def test_scores_and_texts_are_those_of_a_cpu(decoding, tokenizer):
     scores, texts = {}, {}
     for device in ("cpu", "cuda"):
         student = student.to(device)
-        scorers = [OwnCutsScorer(student)] + ([Scorer(student, stage=2)] if decoding == "jbp" else [])
+        scorers = [OwnBoundariesScorer(student)] + ([Scorer(student, stage=2)] if decoding == "jbp" else [])
         scores[device] = [score.nats for scorer in scorers for score in scorer.score(requests)]
         texts[device] = dbyte.generate(student, ["The cat", "x", ""], max_new_bytes=24)
     assert scores["cuda"] == pytest.approx(scores["cpu"], abs=1e-3)

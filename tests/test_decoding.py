@@ -14,7 +14,7 @@ from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import ByteStream, state_bytes
 from dbyte.decode.writer import Writer
 from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_nats, teacher_nats
-from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.evaluate.score import Request, Scorer
 from dbyte.model.student import BYTES
 from dbyte.text.spans import BOS, EOS
 

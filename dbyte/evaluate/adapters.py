@@ -1,8 +1,8 @@
 """Students for lm-evaluation-harness: `loglikelihood`, `loglikelihood_rolling` and `generate_until` for both stages.
 
 What is scored: the continuation given BOS and the context, in nats. Stage 1: the sum of log P(token). Stage 2: the
-joint, the sum of log p(byte, flag), a lower bound of log p(text); with `beam` the tighter bound of `flag_paths.py`.
-Along its own cuts (`own_cuts.py`, MBP's only score) the sum of log p(byte) is no bound but exact.
+joint, the sum of log p(byte, flag), a lower bound of log p(text); with `beam` the tighter bound of `score_beam.py`.
+Along its own cuts (`score_own_boundaries.py`, MBP's only score) the sum of log p(byte) is no bound but exact.
 Where the context ends: as in the harness's own Hugging Face adapter, trailing spaces of the context move to the
 continuation, and with the tokenizer's boundaries context and continuation are encoded as one text, so that scores
 compare token by token with the teacher's. Along the router's boundaries the context ends a chunk at Stage 1; at Stage 2
@@ -13,7 +13,7 @@ What does not fit: a text of more chunks than the core has positions loses the b
 `fitting.py`; `cuts` counts that and `lm_eval` reports it among its results. A rolling text is scored in pieces.
 
 The order of requests and the size of batches change no score beyond rounding. An empty continuation is refused.
-How: requests that begin alike are read once (`shared_context.py`). Where there is a C++ compiler texts are read and
+How: requests that begin alike are read once (`shared_prefix.py`). Where there is a C++ compiler texts are read and
 written by compiled code, equal within rounding; so where two symbols nearly tie, a text that is written greedily may be
 another one than without (`compiled` says which, and `measure.py` keeps the two apart).
 """
@@ -32,10 +32,9 @@ from transformers import AutoConfig, AutoTokenizer
 from dbyte.decode.generate import generate
 from dbyte.device import check_device
 from dbyte.evaluate.fitting import Cuts, fitted
-from dbyte.evaluate.flag_paths import beam_scores
-from dbyte.evaluate.own_cuts import OwnCutsScorer
-from dbyte.evaluate.scoring import Request, Scorer
-from dbyte.evaluate.side_by_side import side_by_side
+from dbyte.evaluate.score import Request, Scorer
+from dbyte.evaluate.score_beam import beam_scores
+from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.model.student import ByteStudent
 from dbyte.native import engine_for
 from dbyte.native.library import wanted
@@ -52,8 +51,7 @@ class StudentLM(LM):
         stage: 1 or 2. boundaries: "router", "tokenizer" (Stage 1 only) or "own" (Stage 2: the decoder's own cuts, as it
             writes; the only one for MBP).
         token_bytes: the teacher's, for the tokenizer's boundaries and its normaliser.
-        rows: how many texts are generated at a time. batch_bytes: how many bytes are scored at a time, about. Compiled,
-            each thread has as many where it writes, or scores along own cuts.
+        rows: how many texts are generated at a time. batch_bytes: how many bytes are scored at a time, about.
         beam: width of the beam over flags (Stage 2), 0 for the joint score alone.
         compiled: read and write by compiled code; None: where there is a C++ compiler.
     Raises:
@@ -76,7 +74,7 @@ class StudentLM(LM):
         self.stage, self.boundaries = stage, boundaries
         self.compiled = wanted(compiled, student)
         options = dict(batch_bytes=batch_bytes, compiled=self.compiled)
-        self.scorer = (OwnCutsScorer(student, **options) if boundaries == "own" else
+        self.scorer = (OwnBoundariesScorer(student, **options) if boundaries == "own" else
                        Scorer(student, stage=stage, **options))
         self.cuts = Cuts()
 
@@ -143,8 +141,7 @@ class StudentLM(LM):
         begun = [(options := requests[places[0]].args[1],
                   self._prompts([requests[place].args[0] for place in places], _limit(options) // BYTES_A_TOKEN))
                  for places in groups]
-        run = side_by_side if self.compiled else map
-        for places, written in zip(groups, run(self._written, begun), strict=True):
+        for places, written in zip(groups, map(self._written, begun), strict=True):
             for place, text in zip(places, written, strict=True):
                 texts[place] = text
         return texts

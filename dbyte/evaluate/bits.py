@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.evaluate.score import Request, Scorer
 from dbyte.model.core import run_core
 from dbyte.text.packing import Document, cut, document
 from dbyte.text.spans import BOS, EOS, TokenBytes
@@ -71,14 +71,14 @@ def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int 
 
 
 def student_nats(scorer: Scorer, pieces: list[Document], *, boundaries: str) -> list[float]:
-    """The same under a student, along the "tokenizer" or the "router" boundaries (see dbyte.evaluate.scoring)."""
+    """The same under a student, along the "tokenizer" or the "router" boundaries (see dbyte.evaluate.score)."""
     requests = [Request(text_of(piece), 0, token_ends(piece) if boundaries == "tokenizer" else None)
                 for piece in pieces]
     return [-score.nats for score in scorer.score(requests)]
 
 
 def folded_nats(scorer: Scorer, pieces: list[Document]) -> list[float]:
-    """Stage 2's flag-free sum, no probability (see dbyte.evaluate.scoring): to be shown beside the joint score only."""
+    """Stage 2's flag-free sum, no probability (see dbyte.evaluate.score): to be shown beside the joint score only."""
     return [-score.folded_nats for score in scorer.score([Request(text_of(piece), 0) for piece in pieces])]
 
 

@@ -17,8 +17,8 @@ import torch
 from dbyte.decode.generate import begin, evaluating
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import pad_bytes
-from dbyte.evaluate.own_cuts import walk
-from dbyte.evaluate.scoring import Request
+from dbyte.evaluate.score import Request
+from dbyte.evaluate.score_own_boundaries import walk
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.spans import BOS

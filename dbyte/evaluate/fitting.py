@@ -7,7 +7,7 @@ beginning), so the cut is repeated until the text fits.
 
 from dataclasses import dataclass
 
-from dbyte.evaluate.scoring import Request, Scorer
+from dbyte.evaluate.score import Request, Scorer
 
 
 @dataclass

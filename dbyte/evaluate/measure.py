@@ -31,9 +31,9 @@ from dbyte.evaluate.boundary_kinds import Tally, tally
 from dbyte.evaluate.exposure import Deviation, deviations
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
 from dbyte.evaluate.mid_word import finished
-from dbyte.evaluate.own_cuts import OwnCutsScorer
 from dbyte.evaluate.robustness import Noise, noisy
-from dbyte.evaluate.scoring import Scorer
+from dbyte.evaluate.score import Scorer
+from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.evaluate.stats import proportion
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
@@ -46,7 +46,7 @@ from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 
-MEASURING = 1  # raise it when scoring changes, so that nothing old is taken for new
+MEASURING = {"stage2/own": 2}  # 1 for the others: raise it when a reading's scores change, so that none is out of date
 PROMPT_BYTES = 64  # of a document, before a decoder goes on
 CUT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
 PASSAGE = 120  # characters of a text that is shown byte by byte
@@ -151,7 +151,7 @@ class Measurer:
             return asdict(bits_per_byte(nats, pieces))
         stage, boundaries = int(reading[5]), reading.split("/")[1]
         student = _student(folder, self.scale.device)
-        scorer = OwnCutsScorer(student) if boundaries == "own" else Scorer(student, stage=stage)
+        scorer = OwnBoundariesScorer(student) if boundaries == "own" else Scorer(student, stage=stage)
         found = asdict(bits_per_byte(student_nats(scorer, pieces, boundaries=boundaries), pieces))
         if reading != "stage2/router":
             return found
@@ -169,7 +169,7 @@ class Measurer:
         """What was measured under this key, or what `compute` measures now; with the seconds that it took."""
         if reading not in READINGS:
             raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
-        full = {"measuring": MEASURING, "model": model_hash(folder), "reading": reading} | key
+        full = {"measuring": MEASURING.get(reading, 1), "model": model_hash(folder), "reading": reading} | key
         path = RUNS / "measured" / f"{content_hash(full)[:16]}.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))

@@ -38,11 +38,6 @@ def read_core(core: nn.Module, input_TE: Tensor, tree: Tree, *, compiled: bool =
     return _by_rows(lambda row_BLE, document_BL: run_core(core, row_BLE, document_BL), input_TE, tree)
 
 
-def can_keep(stack: Stack, core: nn.Module, *, compiled: bool = False) -> bool:
-    """Whether what a stack and a core know behind nodes can be kept for trees that go on from there: compiled alone."""
-    return compiled and fused_stack.can_fuse(stack) and fused_core.can_step(core) and fused_core.can_fuse(core)
-
-
 def _by_rows(run: Callable[[Tensor, Tensor], Tensor], input_TD: Tensor, tree: Tree) -> Tensor:
     """Run every sequence that is no beginning of another as a row; padding has document -1."""
     output_TD = torch.empty_like(input_TD)

@@ -66,11 +66,6 @@ class Tree:
         ends, row = np.unique(last_N, return_index=True)
         return self.node_NL[row[~np.isin(ends, self.parent_T)]]
 
-    def without_roots(self) -> "Tree":
-        """The same nodes, but a root's children begin anew; the roots are in no sequence, and alone."""
-        parent_T = np.where(self.depth_T == 1, -1, self.parent_T)
-        return Tree(self.symbol_T, parent_T, np.maximum(self.depth_T - 1, 0), self.node_NL[:, 1:])
-
     def forks(self, node_C: np.ndarray | Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
         """For nodes in turn: (whose state each begins with, number under which its own is kept); int32 [T] both.
 

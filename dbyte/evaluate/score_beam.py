@@ -1,0 +1,109 @@
+"""A tighter bound than the joint score: the sum over several ways to chunk the text.
+
+Under the joint head the probability of a text is a sum over all its flags, and the joint score is the one term that the
+router picks. A beam adds more terms. A path is a choice of flags; each round flips one flag of the paths scored so far
+where that costs least, and scores the `width` likeliest new paths completely, along their own chunks. All of them are
+different ways to write the same bytes, so their sum is at least the joint score and at most the probability.
+
+Free are the flags from the context's last byte (which the router set with the continuation in sight) to the byte before
+the text's last. The last byte's flag changes nothing that is scored, so both of its values count in every path. The
+context's other flags are the router's: what is bounded is the probability of the continuation given the context as the
+router chunked it. Every path that was scored counts, so a wider beam or more rounds never loosen the bound.
+
+Shape letters: N texts, R paths to score, L bytes of the longest text with BOS.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dbyte.evaluate.score import Request, Scorer, batch_by_prefix, flag_log_probs, scored_places
+from dbyte.evaluate.shared_prefix import SharedTexts
+
+ROUNDS = 2
+Path = tuple[bool, ...]  # the free flags of a request, in order
+
+
+@dataclass(frozen=True)
+class PathScore:
+    """A path that was scored: its log-probability, and what flipping each of its flags would change at that byte."""
+
+    nats: float
+    gains: list[float]
+
+
+def beam_scores(scorer: Scorer, requests: Sequence[Request], *, width: int, rounds: int = ROUNDS) -> list[float]:
+    """The log of the summed probabilities of at most 1 + rounds * width paths for each request, in nats.
+
+    Raises:
+        ValueError: for a width or number of rounds below 1, or a scorer of Stage 1, whose score has no flags.
+    """
+    if scorer.stage != 2 or width < 1 or rounds < 1:
+        raise ValueError(f"a beam over flags takes Stage 2, a width and rounds of at least 1; found Stage "
+                         f"{scorer.stage}, width {width}, rounds {rounds}")
+    scores = [0.0] * len(requests)
+    for places in batch_by_prefix([request.text for request in requests], batch_bytes=scorer.batch_bytes // width):
+        batch = [requests[place] for place in places]
+        for place, paths in zip(places, _search(scorer.read(batch), batch, width, rounds), strict=True):
+            scores[place] = float(np.logaddexp.reduce([path.nats for path in paths.values()]))
+    return scores
+
+
+@torch.inference_mode()
+def _search(
+    texts: SharedTexts, batch: Sequence[Request], width: int, rounds: int
+) -> list[dict[Path, PathScore]]:
+    """All paths that are scored for each request, the router's first."""
+    flag_NL = texts.flags()
+    paths: list[dict[Path, PathScore]] = [{} for _ in batch]
+    fresh = [(row, tuple(flag_NL[row, _free(request)].tolist())) for row, request in enumerate(batch)]
+    for round_ in range(rounds + 1):
+        for (row, path), score in zip(fresh, _scored(texts, batch, flag_NL, fresh), strict=True):
+            paths[row][path] = score
+        if round_ < rounds:
+            fresh = [(row, path) for row, known in enumerate(paths) for path in _likeliest_new(known, width)]
+    return paths
+
+
+def _free(request: Request) -> slice:
+    """The places (BOS is 0) whose flags are free."""
+    return slice(max(request.start, 1), len(request.text))
+
+
+def _scored(
+    texts: SharedTexts, batch: Sequence[Request], flag_NL: np.ndarray, fresh: list[tuple[int, Path]]
+) -> list[PathScore]:
+    """Score each (number of the request, path) along its own chunks."""
+    row_R = np.array([row for row, _ in fresh], dtype=np.int64)
+    flag_RL = flag_NL[row_R]
+    for number, (row, path) in enumerate(fresh):
+        flag_RL[number, _free(batch[row])] = path
+    scored_NL, last_NL = scored_places(texts, batch)
+    both_RL2, _ = flag_log_probs(texts, row_R, flag_RL, (scored_NL | last_NL)[row_R])
+    return [_path_score(both_L2, flag_L, batch[row])
+            for row, both_L2, flag_L in zip(row_R.tolist(), both_RL2, flag_RL, strict=True)]
+
+
+def _path_score(both_L2: np.ndarray, flag_L: np.ndarray, request: Request) -> PathScore:
+    joint_L = np.where(flag_L, both_L2[:, 1], both_L2[:, 0])
+    other_L = np.where(flag_L, both_L2[:, 0], both_L2[:, 1])
+    folded_L = np.logaddexp(joint_L, other_L)
+    last = len(request.text)
+    nats = joint_L[request.start + 1 : last].sum() + folded_L[last]
+    if request.start:  # the context's last byte is given, its flag is not
+        nats += joint_L[request.start] - folded_L[request.start]
+    return PathScore(float(nats), (other_L - joint_L)[_free(request)].tolist())
+
+
+def _likeliest_new(paths: dict[Path, PathScore], width: int) -> list[Path]:
+    """The likeliest paths one flip away from those scored, judged by the probabilities at the flipped byte alone."""
+    guesses: dict[Path, float] = {}
+    for path, score in paths.items():
+        for place, gain in enumerate(score.gains):
+            flipped = (*path[:place], not path[place], *path[place + 1 :])
+            if flipped not in paths:
+                guesses[flipped] = max(guesses.get(flipped, -math.inf), score.nats + gain)
+    return sorted(guesses, key=guesses.get, reverse=True)[:width]

@@ -1,0 +1,147 @@
+"""Texts that begin alike, read by a student once as far as they do: the choices of an item share its context.
+
+The texts of a batch are a tree of bytes (`dbyte/text/prefix_tree.py`), and their chunks a tree of the bytes that end
+them. What the decoder reads at a byte is the byte and the newest chunk, so it has a third tree, of such pairs. Whether
+a chunk ends at a byte may depend on the byte after it (the router's decision does), so a flag belongs to a text and not
+to a node.
+
+Shape letters: N texts, R rows to read (a text may be in several), L bytes of the longest text (BOS is one), T nodes of
+the tree of bytes, K nodes of the tree of chunks, U nodes of the decoder's tree, D byte width, E core width.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dbyte.model.blocks import Stack
+from dbyte.model.chunking import CONFIDENCE_FLOOR
+from dbyte.model.router import THRESHOLD, Router, boundary_prob
+from dbyte.model.student import ByteStudent, is_special
+from dbyte.model.trees import read_core, read_stack
+from dbyte.native.linear import read_map
+from dbyte.text.prefix_tree import Tree
+from dbyte.text.spans import BOS, EOS
+
+
+class SharedTexts:
+    """Texts after BOS as trees, and what a student's parts say of their nodes.
+
+    node_NL: the node of each byte, BOS first, -1 after a text's end. length_N: how many they are.
+    """
+
+    def __init__(self, student: ByteStudent, texts: Sequence[bytes], *, compiled: bool = False):
+        self.student = student
+        self.compiled = compiled
+        self.tree = Tree.of([bytes([BOS]) + text for text in texts], apart=True)
+        self.node_NL = self.tree.node_NL
+        self.length_N = (self.node_NL >= 0).sum(1)
+        self.byte_T = torch.from_numpy(self.tree.symbol_T).to(student.device)
+        self.before_T = torch.from_numpy(self.tree.parent_T).clamp(min=0).to(student.device)  # a root has none before
+
+    # -- encoder and router -------------------------------------------------------------------------------------------
+
+    def encode(self, wanted: np.ndarray | None = None) -> Tensor:
+        """The encoder's states [T, D]; wanted: numbers of the only nodes whose states are needed."""
+        return self._read(self.student.encoder, self.student.byte_embedding(self.byte_T), self.tree, wanted)
+
+    @cached_property
+    def encoded_TD(self) -> Tensor:
+        """The encoder's states of all nodes."""
+        return self.encode()
+
+    @cached_property
+    def prob_T(self) -> Tensor:
+        """The router's probability (fp32) that a chunk ends at the byte before each node, if that node comes next."""
+        router = self.student.router
+        if isinstance(router, Router):
+            query_TD = read_map(router.query, self.encoded_TD, compiled=self.compiled)
+            key_TD = read_map(router.key, self.encoded_TD, compiled=self.compiled)
+            prob_T = boundary_prob(query_TD[self.before_T], key_TD)
+        else:
+            prob_T = router.before(self._read(router.stack, router.byte_embedding(self.byte_T), self.tree))
+        return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | (self.byte_T == EOS), 1.0)
+
+    def flags(self) -> np.ndarray:
+        """Whether the router ends a chunk at each byte of each text: bool [N, L]; at a text's last byte it does."""
+        ends_T = (self.prob_T >= THRESHOLD).cpu().numpy()
+        flag_NL = np.zeros(self.node_NL.shape, dtype=bool)
+        flag_NL[:, :-1] = ends_T[self.node_NL[:, 1:]]  # past a text's end this is garbage, masked on the next line
+        return flag_NL & (self.node_NL >= 0) | (np.arange(flag_NL.shape[1]) == self.length_N[:, None] - 1)
+
+    # -- core ---------------------------------------------------------------------------------------------------------
+
+    def chunk_embeddings(self, encoded_TD: Tensor, chunks: Tree) -> Tensor:
+        """What the core reads of chunks, whose symbols are the nodes that end them: [K, E]."""
+        ends_K = torch.from_numpy(chunks.symbol_T).to(encoded_TD.device)
+        return self.student.encoder_projection(encoded_TD[ends_K]).to(encoded_TD.dtype)
+
+    def run_core(self, encoded_TD: Tensor, chunks: Tree) -> Tensor:
+        """The core's states [K, E] of chunks."""
+        chunk_KE = self.chunk_embeddings(encoded_TD, chunks)
+        return read_core(self.student.core, chunk_KE, chunks, compiled=self.compiled)
+
+    # -- decoder ------------------------------------------------------------------------------------------------------
+
+    def decode(self, row_R: np.ndarray, flag_RL: np.ndarray, asked_RL: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """Read core and decoder along given flags.
+
+        Args:
+            row_R: which text each row reads. flag_RL: whether a chunk ends at each byte (the last one's is ignored).
+            asked_RL: the bytes whose logits are needed, BOS never.
+        Returns:
+            The decoder's node before each byte (int64 [R, L], -1 at BOS and after a text's end), and the decoder's
+            outputs [U, D], which the heads map to the logits of the byte after a node; at nodes that are before no
+            byte that is asked for they mean nothing.
+        Raises:
+            ValueError: if the core has too few positions for a row's chunks.
+        """
+        node_RL = self.node_NL[row_R]
+        read_RL = np.arange(node_RL.shape[1]) < self.length_N[row_R, None] - 1  # nothing follows the last byte
+        closed_RL = flag_RL & read_RL
+        chunks = Tree.of([node_L[closed_L].tolist() for node_L, closed_L in zip(node_RL, closed_RL, strict=True)])
+        core_KE = self.run_core(self.encoded_TD, chunks)
+        if self.student.config.smoothing:
+            core_KE = self._smoothed(core_KE, chunks, node_RL, closed_RL)
+        newest_RL = np.maximum(closed_RL.cumsum(1), 1) - 1  # BOS is always a chunk
+        pair_RL = node_RL * len(chunks) + np.take_along_axis(chunks.node_NL, newest_RL, axis=1)
+        tree = Tree.of([pair_L[read_L].tolist() for pair_L, read_L in zip(pair_RL, read_RL, strict=True)], apart=True)
+        before_RL = np.full_like(node_RL, -1)
+        before_RL[:, 1:][read_RL[:, :-1]] = tree.node_NL[tree.node_NL >= 0]
+        node_U, chunk_U = (torch.from_numpy(number_U).to(core_KE.device)
+                           for number_U in np.divmod(tree.symbol_T, len(chunks)))
+        around_TD = F.linear(self.encoded_TD, self.student.around_core())
+        up_UD = self.student.decoder_projection(core_KE)[chunk_U] + around_TD[node_U]
+        wanted = np.unique(before_RL[asked_RL])
+        return before_RL, self._read(self.student.decoder, up_UD.to(self.encoded_TD.dtype), tree, wanted)
+
+    def _read(self, stack: Stack, hidden_TD: Tensor, tree: Tree, wanted: np.ndarray | None = None) -> Tensor:
+        """A stack's outputs [T, D] at the nodes of a tree; wanted: numbers of the only nodes that are needed."""
+        wanted_T = None
+        if wanted is not None:
+            wanted_T = torch.zeros(len(tree), dtype=torch.bool)
+            wanted_T[torch.from_numpy(wanted)] = True
+        return read_stack(stack, hidden_TD, tree, wanted_T=wanted_T, compiled=self.compiled)
+
+    def _smoothed(self, core_KE: Tensor, chunks: Tree, node_RL: np.ndarray, closed_RL: np.ndarray) -> Tensor:
+        """`chunking.smooth` of the core's states, depth by depth: s = c z + (1 - c) s of the parent.
+
+        c is the router's probability of the boundary before a chunk, so it stands at the node after that boundary.
+        """
+        opened_K = np.zeros(len(chunks), dtype=np.int64)
+        for node_L, chunk_L, closed_L in zip(node_RL, chunks.node_NL, closed_RL, strict=True):
+            ends = np.flatnonzero(closed_L)
+            opened_K[chunk_L[1 : len(ends)]] = node_L[ends[:-1] + 1]
+        confidence_K = self.prob_T[torch.from_numpy(opened_K).to(core_KE.device)]
+        confidence_K = confidence_K.clamp(CONFIDENCE_FLOOR, 1 - CONFIDENCE_FLOOR)
+        smoothed_KE = core_KE.clone()
+        depth_K = torch.from_numpy(chunks.depth_T)
+        parent_K = torch.from_numpy(chunks.parent_T).to(core_KE.device)
+        for depth in range(1, int(depth_K.max()) + 1):
+            here = (depth_K == depth).nonzero()[:, 0].to(core_KE.device)
+            weight_H1 = confidence_K[here, None].to(core_KE.dtype)
+            smoothed_KE[here] = torch.lerp(smoothed_KE[parent_K[here]], core_KE[here], weight_H1)
+        return smoothed_KE
