@@ -60,11 +60,12 @@ def _search(
     flag_NL = texts.flags()
     paths: list[dict[Path, PathScore]] = [{} for _ in batch]
     fresh = [(row, tuple(flag_NL[row, _free(request)].tolist())) for row, request in enumerate(batch)]
-    for round_ in range(rounds + 1):
+    for _ in range(rounds + 1):
+        if not fresh:  # every path was found
+            break
         for (row, path), score in zip(fresh, _scored(texts, batch, flag_NL, fresh), strict=True):
             paths[row][path] = score
-        if round_ < rounds:
-            fresh = [(row, path) for row, known in enumerate(paths) for path in _likeliest_new(known, width)]
+        fresh = [(row, path) for row, known in enumerate(paths) for path in _likeliest_new(known, width)]
     return paths
 
 
