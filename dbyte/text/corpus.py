@@ -1,16 +1,17 @@
 """Corpora behind one name: documents that are deduplicated, split by document, ordered by a seed, and hashed.
 
     world                          the built-in world, endless: max_bytes says how much
-    world_full                     the same with what all columns of MiniBench need
-    echoes, lookups                pairs of words said again, and lists of letters: to learn to look back, endless too
+    world_full                     the world with everything that the columns of MiniBench need, endless
+    echoes, lookups                pairs of words said again, and lists of letters: to learn to look back, endless
     pydocs                         documentation strings of the standard library and of installed packages: real prose
     file:PATH                      a .txt, a .jsonl ({"text": ...} a line) or a folder of them
     hub:NAME[:CONFIG][@REVISION]   a dataset of the Hugging Face hub, or a local folder in its layout, streamed:
                                    max_bytes says how much (the paper, arXiv 2602.01007, trains on FineWeb)
 
-One rule splits every corpus: a document is held out iff the SHA-256 of its text, white space collapsed, falls on one of
-a few residues of a hundred. It depends on nothing else, so the splits never overlap, whatever the corpus, seed or size.
-Of a stream that has no end the first max_bytes of the split are read and then ordered; all else is ordered, then cut.
+One rule splits every corpus: a document is held out if the SHA-256 of its text, with white space collapsed, leaves one
+of a few remainders modulo 100. It depends on nothing else, so the splits never overlap, whatever the corpus, seed or
+size. Of an endless corpus the first max_bytes of the split are read and then ordered; any other corpus is ordered
+first, and then its first max_bytes are taken.
 """
 
 import hashlib
@@ -60,11 +61,11 @@ class Corpus:
 
 
 def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: int | None = None) -> Corpus:
-    """Load one split of a corpus, whole documents up to `max_bytes` UTF-8 bytes (None: all; refused for endless ones).
+    """Load one split of a corpus: complete documents, up to `max_bytes` UTF-8 bytes (None: all of a finite corpus).
 
-    The seed orders the documents; of a finite corpus a larger max_bytes gives the same documents and more after them.
-    Raises ValueError for an unknown name, a bad argument, damaged or empty input; FileNotFoundError for a missing path;
-    ConnectionError where the hub cannot be reached.
+    The seed orders the documents. A larger max_bytes of a finite corpus gives the same documents and more after them.
+    Raises ValueError for an unknown name, a bad argument, or damaged or empty input, FileNotFoundError for a missing
+    path, and ConnectionError where the hub cannot be reached.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, found {split!r}")
@@ -73,7 +74,8 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
     scheme, _, place = name.partition(":")
     if name in WORLDS or (scheme == "hub" and place):
         if max_bytes is None:
-            raise ValueError(f"corpus {name!r} has no end in reach: say how much to read, e.g. max_bytes=16_000_000")
+            raise ValueError(f"corpus {name!r} is too large to read to its end: say how much to read, e.g. "
+                             "max_bytes=16_000_000")
         stream = hub_stream(place) if scheme == "hub" else WORLDS[name](seed=seed, max_bytes=sys.maxsize)
         texts = tuple(in_order(up_to(of_split(stream, split), max_bytes=max_bytes, name=name), seed=seed))
     elif name == "pydocs" or (scheme == "file" and place):
@@ -85,7 +87,7 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
 
 
 def check_files(names: Iterable[str]) -> None:
-    """Raise as `load_corpus` would where one of these corpora has no file to read, without reading any."""
+    """Raise the error of `load_corpus` if one of these corpora has no file to read, without reading any file."""
     from dbyte.text.files import readable_files
 
     for name in names:
@@ -121,7 +123,7 @@ def fingerprint(text: str) -> bytes:
 
 
 def of_split(texts: Iterable[str], split: str) -> Iterator[str]:
-    """The documents of one split: not blank, the first of those that are the same, held out by their fingerprint."""
+    """The documents of one split, chosen by their fingerprint: not blank, and the first of those with equal ones."""
     seen = set()
     for text in texts:
         mark = fingerprint(text)
@@ -132,15 +134,16 @@ def of_split(texts: Iterable[str], split: str) -> Iterator[str]:
 
 
 def in_order(texts: Iterable[str], *, seed: int) -> list[str]:
-    """The texts in the order of a hash of seed and text, whatever order they came in."""
+    """The texts ordered by a hash of seed and text, which does not depend on the order they came in."""
     return sorted(texts, key=lambda text: hashlib.sha256(f"{seed} ".encode() + text.encode()).digest())
 
 
 def up_to(texts: Iterable[str], *, max_bytes: int | None, name: str) -> Iterator[str]:
-    """Whole documents while they fit into max_bytes together; ValueError if not even the first does."""
+    """Documents as long as their sum fits into max_bytes (None: all); ValueError if not even the first does."""
     total = 0
     for text in texts:
-        before, total = total, total + len(text.encode())
+        before = total
+        total += len(text.encode())
         if max_bytes is not None and total > max_bytes:
             if before == 0:
                 raise ValueError(f"max_bytes={max_bytes} is less than the first document of corpus {name!r} ({total})")

@@ -1,9 +1,9 @@
 """Documents from files: a .txt, a .jsonl, or a folder of them, read as strict UTF-8 with every byte kept.
 
-A .txt is cut into documents at blank lines, each as many paragraphs as fit DOCUMENT_CHARACTERS (a longer paragraph
-stays whole); line ends around a document are dropped, nothing else is. A .jsonl has one object a line with the document
-under "text". A folder gives its .txt and .jsonl files at any depth, sorted by path. A relative path starts at the
-working directory, or at the project's root where the working directory has nothing of that name.
+A .txt is split into documents at blank lines. Each has as many paragraphs as fit into DOCUMENT_CHARACTERS; a longer
+paragraph is a document of its own. Line ends around a document are dropped, nothing else is. A .jsonl has one object a
+line with the document under "text". A folder gives its .txt and .jsonl files at any depth, sorted by path. A relative
+path starts at the working directory, or at the project's root if the working directory has nothing of that name.
 """
 
 import json
@@ -18,7 +18,7 @@ BLANK_LINES = re.compile(r"\r?\n(?:[ \t]*\r?\n)+")
 
 
 def readable_files(place: str | Path) -> list[Path]:
-    """The .txt and .jsonl files at a place; ValueError where there is none, FileNotFoundError for no such place."""
+    """The .txt and .jsonl files at a path; ValueError if there are none, FileNotFoundError for a missing path."""
     path = Path(place).expanduser()
     if not path.exists():
         path = ROOT / path
@@ -34,7 +34,7 @@ def readable_files(place: str | Path) -> list[Path]:
 
 
 def file_documents(place: str | Path) -> Iterator[str]:
-    """The documents of a file or folder; raises as `readable_files`, and ValueError naming a damaged file."""
+    """The documents of a file or folder; FileNotFoundError for a missing path, ValueError for no or damaged text."""
     readers = {".txt": text_documents, ".jsonl": jsonl_documents}
     found = False
     for each in readable_files(place):
@@ -56,14 +56,15 @@ def read_utf8(path: Path) -> str:
 
 
 def text_documents(path: Path) -> Iterator[str]:
-    """The documents of a .txt: as many whole paragraphs as fit, cut at blank lines."""
+    """The documents of a .txt: as many paragraphs as fit into DOCUMENT_CHARACTERS, split at blank lines."""
     text = read_utf8(path)
-    start, cut = 0, None
+    start = 0
+    last = None  # (start, end) of the last blank lines that the document so far could end at
     for blank in [*(match.span() for match in BLANK_LINES.finditer(text)), (len(text), len(text))]:
-        if cut is not None and blank[0] - start > DOCUMENT_CHARACTERS:
-            yield from without_blank(text[start:cut[0]])
-            start = cut[1]
-        cut = blank
+        if last is not None and blank[0] - start > DOCUMENT_CHARACTERS:
+            yield from without_blank(text[start : last[0]])
+            start = last[1]
+        last = blank
     yield from without_blank(text[start:])
 
 
@@ -74,7 +75,7 @@ def without_blank(text: str) -> Iterator[str]:
 
 
 def jsonl_documents(path: Path) -> Iterator[str]:
-    """The documents of a .jsonl, blank lines and texts skipped; ValueError names the file and line of a bad record."""
+    """The documents of a .jsonl without blank ones; ValueError names the file and line of a bad record."""
     # Not splitlines(): JSON strings may hold U+2028 and other line ends of Unicode as they are.
     for number, line in enumerate(read_utf8(path).split("\n"), start=1):
         if not line.strip():
@@ -84,6 +85,6 @@ def jsonl_documents(path: Path) -> Iterator[str]:
             text.encode()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f'{path}, line {number}: expected {{"text": "..."}} with text that UTF-8 can hold, found '
-                             f"{line[:60]!r} ({type(error).__name__}: {error}); mend or drop the line") from error
+                             f"{line[:60]!r} ({type(error).__name__}: {error}); repair or drop the line") from error
         if text.strip():
             yield text

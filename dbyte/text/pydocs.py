@@ -1,11 +1,11 @@
 """Real English prose without a download: the documentation strings of the standard library and of installed packages.
 
 Sources are parsed, never imported. A documentation string is taken if it has MIN_BYTES and reads as prose: most of its
-characters are letters or spaces, few of its lines are interpreter sessions. What is the same but for white space is
-taken once. The packages are a fixed list of dependencies with much documentation, so that nothing else which happens to
-be installed changes the corpus; the result depends on the versions of Python and of these packages alone.
+characters are letters or spaces, and few of its lines are interpreter sessions. Of strings that differ only in white
+space one is taken. The packages are a fixed list of dependencies with much documentation, so other installed packages
+do not change the corpus: it depends only on the versions of Python and of these packages.
 
-The result is kept under `runs/data`, named by these versions.
+The result is cached in `runs/data`, in a file named by these versions.
 """
 
 import ast
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dbyte import paths
+from dbyte.atomic import atomic_write
 
 PACKAGES = {  # import name -> distribution
     "matplotlib": "matplotlib",
@@ -32,23 +33,23 @@ PACKAGES = {  # import name -> distribution
 }
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "test", "tests"})
 MIN_BYTES = 200
-MIN_LETTERS = 0.75  # share of letters and spaces among the characters: below lie tables and formulas
+MIN_LETTERS = 0.75  # share of letters and spaces among the characters: tables and formulas have less
 MAX_SESSION = 0.25  # share of interpreter prompts among the lines
 FORMAT = {"format": "dbyte.pydocs", "schema": 1}
 
 
 def load_pydocs(*, folder: Path | None = None) -> list[str]:
-    """The documentation strings of this installation, sorted; extracted once and kept in `folder` (runs/data)."""
+    """The documentation strings of this installation, sorted; cached in `folder` (None: runs/data)."""
     versions = installed_versions()
     key = hashlib.sha256(json.dumps([FORMAT, MIN_BYTES, MIN_LETTERS, MAX_SESSION, versions]).encode()).hexdigest()
     path = (folder or paths.RUNS / "data") / f"pydocs-{key[:16]}.jsonl"
     if path.exists():
         try:
-            return read_kept(path)
+            return read_cache(path)
         except ValueError as error:
             warnings.warn(f"{error}; extracting the documentation strings again", stacklevel=2)
     texts = unique(text for root in roots(versions) for text in docstrings(root))
-    keep(path, texts, versions=versions)
+    write_cache(path, texts, versions=versions)
     return texts
 
 
@@ -81,7 +82,7 @@ def docstrings(root: Path) -> Iterator[str]:
 
 
 def docstrings_of(source: bytes) -> Iterator[str]:
-    """The documentation strings of one source: its module, classes and functions; none where it cannot be parsed."""
+    """The documentation strings of a source's module, classes and functions; none if it cannot be parsed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other people's invalid escapes
         try:
@@ -96,7 +97,7 @@ def docstrings_of(source: bytes) -> Iterator[str]:
 
 
 def is_prose(text: str) -> bool:
-    """True for a text of some length that is mostly words, and not mostly an interpreter session."""
+    """True for a text of at least MIN_BYTES that is mostly words, with few lines of interpreter sessions."""
     letters = sum(character.isalpha() or character == " " for character in text)
     lines = [line.lstrip() for line in text.split("\n") if line.strip()]
     prompts = sum(line.startswith((">>>", "...")) for line in lines)
@@ -105,30 +106,24 @@ def is_prose(text: str) -> bool:
 
 
 def unique(texts: Iterator[str]) -> list[str]:
-    """The texts sorted, one of those that differ in white space alone, none that UTF-8 cannot hold."""
+    """The texts, sorted, without those that UTF-8 cannot encode; one of those that differ only in white space."""
     first: dict[str, str] = {}
     for text in texts:
         collapsed = " ".join(text.split())
-        # The least of them, so that the order in which files are read does not matter.
+        # The smallest of them, so that the order in which files are read does not matter.
         first[collapsed] = min(text, first.get(collapsed, text))
     return sorted(text for text in first.values() if text == text.encode(errors="ignore").decode())
 
 
-def keep(path: Path, texts: list[str], *, versions: dict[str, str]) -> None:
-    """Write the texts as JSON lines below a header with their checksum, whole or not at all."""
+def write_cache(path: Path, texts: list[str], *, versions: dict[str, str]) -> None:
+    """Write the texts atomically as JSON lines after a header with their checksum."""
     body = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     header = {**FORMAT, "versions": versions, "sha256": hashlib.sha256(body).hexdigest()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(json.dumps(header).encode() + b"\n" + body)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    atomic_write(path, json.dumps(header).encode() + b"\n" + body)
 
 
-def read_kept(path: Path) -> list[str]:
-    """The texts that `keep` wrote; ValueError names a file that does not match its checksum."""
+def read_cache(path: Path) -> list[str]:
+    """The texts that `write_cache` wrote; ValueError names a file that does not match its checksum."""
     header, _, body = path.read_bytes().partition(b"\n")
     if f'"sha256": "{hashlib.sha256(body).hexdigest()}"'.encode() not in header:
         raise ValueError(f"{path} is damaged: its content does not match its checksum")

@@ -1,5 +1,5 @@
-"""More of the built-in world, a module a subject: what the columns of MiniBench need that `world.py` does not teach.
+"""The built-in world: texts that a teacher of a million parameters can learn, and what is held out from them.
 
-Each module has its words, what of them is held out, and a writer of paragraphs. `full_world.py` mixes them with the
-paragraphs of `world.py`; the corpus `world` has none of them.
+`world.py` is the corpus `world`. Each other module adds one subject that columns of MiniBench need: its words, which of
+its facts are held out, and a writer of paragraphs. `full.py` mixes all of them into the corpus `world_full`.
 """

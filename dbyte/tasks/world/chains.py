@@ -1,8 +1,8 @@
 """Chains: a thing is in a container, the container is in a town; where is the thing?
 
 "The key is in the box. The bag is in Riga. The box is in Bonn. The ring is in the bag." and "Question: Where is the
-key?", whose answer takes two of the sentences. A chain (thing, container, town) is held out by a hash: of a held-out
-one, no question is asked and the two sentences never stand together.
+key?", whose answer takes two of the sentences. A hash decides whether a chain (thing, container, town) is held out:
+training text asks no question about a held-out chain, and never has its two sentences together.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Chain(NamedTuple):
 
 
 def pair(rng: Random, *, held_out: bool) -> tuple[Chain, Chain]:
-    """Two chains that share no word; the first is held out or not, as asked, the second is not."""
+    """Two chains that share no word; the first is held out if `held_out`, the second is not."""
     while True:
         words = (rng.sample(kind, 2) for kind in (THINGS, CONTAINERS, PLACES))
         first, second = (Chain(*chain) for chain in zip(*words, strict=True))
@@ -53,7 +53,7 @@ def near_question(chain: Chain) -> str:
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """Two chains and the questions for the town of each; three times in four the containers are asked for before."""
+    """Two chains and a question for the town of each thing; three times in four the containers are asked for first."""
     chains = pair(rng, held_out=False)
     asks = [near_question, question] if rng.random() < 0.75 else [question]
     asked = [(ask, chain) for ask in asks for chain in rng.sample(chains, 2)]

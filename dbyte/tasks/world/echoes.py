@@ -1,8 +1,8 @@
 """Echoes: pairs of words that mean nothing together, said three times in changing order.
 
-" purple bell Boston fish map baker", then " Boston fish map baker purple bell". Only who looks back at what stood
-behind a word knows what comes next. A model that has learned nothing else learns this within some megabytes, and every
-lookup that the columns ask for is learned on top of it far sooner; among other text it hardly ever is (docs/log.md).
+" purple bell Boston fish map baker", then " Boston fish map baker purple bell". What comes next can only be known by
+looking back at what followed the word before. A model that has learned nothing else learns this within a few megabytes,
+and then learns the lookups that the columns need far sooner; from other text it hardly ever learns them (docs/log.md).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ PAIRS, TIMES = 6, 3
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """PAIRS pairs of words, TIMES times, a line each time; no commas, which would stand where words are looked up."""
+    """PAIRS pairs of words, TIMES times, a line each time; no commas, which would follow the words to be looked up."""
     words = rng.sample(WORDS, 2 * PAIRS)
     pairs = list(zip(words[::2], words[1::2], strict=True))
     return "\n".join("".join(f" {a} {b}" for a, b in rng.sample(pairs, PAIRS)) for _ in range(TIMES))
 
 
 def echo_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
-    """Training documents of echoes alone, as `world_documents`."""
+    """Training documents of echoes alone, at most `max_bytes` UTF-8 bytes in all; the seed decides them."""
     return world.documents(Random(f"echoes {seed}"), {"echoes": 1}, {"echoes": paragraph}, max_bytes=max_bytes)

@@ -1,8 +1,8 @@
-"""The whole built-in world: the paragraphs of `world.py` and of `more_world/`, for all columns of MiniBench.
+"""The corpora of the built-in world by name, and the whole world: the paragraphs of all its modules.
 
-Its corpus is called `world_full`. The corpus `world` has only the former: what was trained on it stays what it is.
-The corpora `echoes` and `lookups` are for a model that is to learn to look back before it reads the rest: pairs of
-words said again, then lists of letters with them.
+The corpus `world_full` teaches all columns of MiniBench. The corpus `world` has only the paragraphs of `world.py`, so
+that models trained on it stay what they are. The corpora `echoes` and `lookups` are for a model that should learn to
+look back before it reads the rest: pairs of words said again, then lists of letters with them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,15 +25,15 @@ LOOKUP_WRITERS = WRITERS | {"again": letters.again_paragraph, "asks": letters.as
 
 
 def full_world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
-    """Training documents of the whole world, as `world_documents`: none holds anything that evaluation asks for."""
+    """Training documents of the whole world, at most `max_bytes` bytes; none holds what evaluation asks for."""
     return world.documents(Random(f"full world documents {seed}"), PARAGRAPHS, WRITERS, max_bytes=max_bytes)
 
 
 def lookup_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
-    """Training documents of nothing but what is looked up, as `world_documents`."""
+    """Training documents of lists and pairs to look up, at most `max_bytes` UTF-8 bytes; the seed decides them."""
     return world.documents(Random(f"lookup documents {seed}"), LOOKUPS, LOOKUP_WRITERS, max_bytes=max_bytes)
 
 
-WORLDS: Mapping[str, Callable[..., Iterator[str]]] = {  # corpora that are made up here, by name
+WORLDS: Mapping[str, Callable[..., Iterator[str]]] = {  # corpus name -> documents(seed=, max_bytes=)
     "world": world.world_documents, NAME: full_world_documents, "echoes": echoes.echo_documents,
     "lookups": lookup_documents}

@@ -1,7 +1,7 @@
-"""Kinds: what is true of a kind is true of its members, whether anybody says so or not.
+"""Kinds: what is true of a kind is true of its members, whether a text says so or not.
 
 "The robin is a bird. A bird is covered with feathers." is always told; "The robin is covered with feathers." only where
-it is not held out. A held-out (member, trait) is neither stated nor asked, it follows from the two sentences.
+it is not held out. A held-out (member, trait) is neither stated nor asked; it follows from the two sentences.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Kind:
         return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
 
-# Each trait is said and asked in these words: a statement that its value ends, and a question.
+# A trait in words: the beginning of a statement, which ends with its value, and a question.
 TRAITS = (
     ("The {m} is covered with", "What is the {m} covered with?"),
     ("The {m} lives in", "What does the {m} live in?"),
@@ -55,7 +55,7 @@ def facts() -> dict[bool, tuple[tuple[Kind, str, int], ...]]:
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """Of one kind: two members, two traits of all of it, and what may be said of a member."""
+    """Sentences about one kind: two members, two traits of the kind, and two of members, not held out."""
     kind = rng.choice(KINDS)
     sentences = [f"The {member} is {kind.with_article}." for member in rng.sample(kind.members, 2)]
     for trait in rng.sample(range(len(TRAITS)), 2):
@@ -67,7 +67,7 @@ def paragraph(rng: Random, cast: Sequence[str]) -> str:
 
 
 def question_paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """Two questions about any members, with their answers."""
+    """Two questions about traits of members, with their answers; none is held out."""
     asked = rng.sample(facts()[False], 2)
     return "\n\n".join(question_answer(TRAITS[trait][1].format(m=member), kind.values[trait])
                        for kind, member, trait in asked)

@@ -1,14 +1,14 @@
 """Letters: questions whose answer is the letter of an option, and the lists that teach what a letter stands for.
 
-A small model is at chance on such questions unless it has learned that " B" can mean what it stands with, so much of
-the text is lists with what stands where said in both directions and asked: "Choices: Rome A, Oslo B, Lima C, Cairo D",
-"Oslo is B. C is Lima." and "Which letter is Oslo?" A letter stands right behind its option and has a space before it as
-in an answer, so that it is one token in both places; the question follows the options, so that what is asked for stands
-near its answer.
+A small model is at chance on such questions unless it has learned that " B" can stand for an option. So much of the
+text is lists that say in both directions which letter an option has, and ask for it: "Choices: Rome A, Oslo B, Lima C,
+Cairo D", "Oslo is B. C is Lima." and "Which letter is Oslo?" A letter follows its option and has a space before it, as
+in an answer, so that it is one token in both places. The question follows the options, so that an option is near the
+question about it.
 
-Three subjects are asked. `lists`: which letter an option has. `stories`: two sentences tell where two people put
-something, so the answer can be read off. `people`: the facts of the world, so it must be known. Held out are (option,
-the one before it) of a list, (person, thing, town) of a story and (person, attribute) of a fact, the latter together
+There are three subjects. `lists`: which letter an option has. `stories`: two sentences tell where two people put
+something, so the answer can be read off. `people`: facts of the world, so the answer must be known. Held out are
+(option, the one before it) of a list, (person, thing, town) of a story, and (person, attribute) of a fact, together
 with the fact's ordinary question.
 """
 
@@ -32,7 +32,7 @@ SORTS = (*(attribute.values for attribute in ATTRIBUTES), PLACES)
 
 
 def options(choices: Sequence[str]) -> str:
-    """Four options before their letters."""
+    """The line of four options, each followed by its letter."""
     return "Choices: " + ", ".join(f"{choice} {letter}" for letter, choice in zip(LETTERS, choices, strict=True))
 
 
@@ -46,12 +46,12 @@ def _which(choice: str) -> str:
 
 
 def _held_out(choices: Sequence[str], right: int) -> bool:
-    """Whether evaluation asks for this option behind that one."""
+    """Whether the question for this option, after the option before it, is reserved for evaluation."""
     return WORLD.held_out("letter", choices[right], choices[right - 1])
 
 
 def listed(rng: Random, *, held_out: bool) -> tuple[str, list[str], int]:
-    """(question, four options of one sort, which is asked for); held out or not, as asked."""
+    """(question, four options of one sort, number of the right one); held out or not, as `held_out` says."""
     while True:
         choices = rng.sample(rng.choice(SORTS), len(LETTERS))
         right = rng.randrange(len(LETTERS))
@@ -60,11 +60,11 @@ def listed(rng: Random, *, held_out: bool) -> tuple[str, list[str], int]:
 
 
 def story(rng: Random, *, held_out: bool) -> tuple[str, list[tuple[str, list[str], int]]]:
-    """(passage, [(question, four towns, which is right)]) about two people; the first is held out or not, as asked."""
+    """(passage, [(question, four towns, number of the right one)]) about two people; the first is held out if asked."""
     while True:
         people, things, towns = (rng.sample(words, 2) for words in (NAMES, THINGS, PLACES))
-        if WORLD.held_out("letter", people[0], things[0], towns[0]) is held_out and not WORLD.held_out(
-                "letter", people[1], things[1], towns[1]):
+        flags = [WORLD.held_out("letter", people[i], things[i], towns[i]) for i in (0, 1)]
+        if flags == [held_out, False]:
             break
     told = list(zip(people, things, towns, strict=True))
     asks = []
@@ -76,7 +76,7 @@ def story(rng: Random, *, held_out: bool) -> tuple[str, list[tuple[str, list[str
 
 
 def fact(rng: Random, name: str, attribute: Attribute) -> tuple[str, list[str], int]:
-    """(question, four values, which is right)."""
+    """(question, four values, number of the right one) about a fact of the world."""
     right = WORLD.facts[name, attribute.name]
     choices = [right, *rng.sample([value for value in attribute.values if value != right], 3)]
     rng.shuffle(choices)
@@ -84,23 +84,23 @@ def fact(rng: Random, name: str, attribute: Attribute) -> tuple[str, list[str], 
 
 
 def again_paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """A list said again three times in other orders: what stands right behind an option is looked up, no more."""
+    """A list said again three times in other orders: the letter after an option only has to be looked up."""
     letters = list(zip(LETTERS, rng.sample(rng.choice(SORTS), len(LETTERS)), strict=True))
     said = [", ".join(f"{choice} {letter}" for letter, choice in rng.sample(letters, len(letters))) for _ in range(3)]
     return "\n".join([options([choice for _, choice in letters]), *(f"Again: {line}" for line in said)])
 
 
 def ask_paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """A list and a short question for each of its options that evaluation does not ask for."""
+    """A list and a short question for each of its options whose question is not held out."""
     choices = rng.sample(rng.choice(SORTS), len(LETTERS))
     asked_for = [i for i in rng.sample(range(len(LETTERS)), len(LETTERS)) if not _held_out(choices, i)]
     return "\n".join([options(choices), *(question_answer(_which(choices[i]), LETTERS[i]) for i in asked_for)])
 
 
 def list_paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """A list, what three of its letters stand for, in either direction, and up to two short questions.
+    """A list, three statements about its letters, in either direction, and up to two short questions.
 
-    What is told is drawn anew each time: of things told in turn the last would follow from the others.
+    The statements are drawn with repetition: of different ones the last would follow from the others.
     """
     while True:
         choices = rng.sample(rng.choice(SORTS), len(LETTERS))
@@ -114,9 +114,9 @@ def list_paragraph(rng: Random, cast: Sequence[str]) -> str:
 
 
 def question_paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """Questions of one subject with their letters, about nothing that is held out; often the plain answer comes before.
+    """Questions of one subject with their letters, none held out; often the plain answer comes first.
 
-    One step at a time: who has just read the answer need only find its letter.
+    So a model can learn one step at a time: after the plain answer it only has to find the letter.
     """
     subject = rng.choice(SUBJECTS)
     if subject == "lists":

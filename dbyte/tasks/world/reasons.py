@@ -1,7 +1,7 @@
 """Reasons: what somebody did to somebody else, and which of the two the reason is about.
 
-"Anna thanked Tom because Tom had helped." but "Anna thanked Tom because Anna felt grateful." What is held out, (deed,
-doer, other), is told with neither reason.
+"Anna thanked Tom because Tom had helped." but "Anna thanked Tom because Anna felt grateful." Training text tells a
+held-out (deed, doer, other) with neither reason.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dbyte.tasks.world.world import WORLD, question_answer
 
 
 class Deed(NamedTuple):
-    """A deed, why its doer did it, and what it is about the other that made him."""
+    """A deed, a reason that is about the doer, and a reason that is about the other."""
 
     verb: str
     of_doer: str
@@ -46,8 +46,9 @@ def beginning(deed: Deed, doer: str, other: str) -> str:
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """Four deeds among the cast, each with one of its two reasons, and at times who did or suffered two of them."""
-    told, sentences = [], []
+    """Two to four deeds among the cast, each with one of its reasons; sometimes two questions about doer or other."""
+    told = []
+    sentences = []
     for deed in rng.sample(DEEDS, 4):
         doer, other = rng.sample(cast, 2)
         if not held_out(deed, doer, other):

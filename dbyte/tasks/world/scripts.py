@@ -1,7 +1,7 @@
-"""Scripts: things that are always done in the same four steps, told of somebody.
+"""Scripts: activities that always have the same four steps, told about a person.
 
 "Anna bakes bread. First Anna mixes the flour. Then Anna kneads the dough. Then Anna heats the oven. Last Anna slices
-the loaf." Whether a person is ever told to do a thing is decided by a hash: of what is held out, no sentence occurs.
+the loaf." A hash decides whether a (person, script) is held out; training text has no sentence of a held-out one.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ ORDER = ("First", "Then", "Then", "Last")
 
 @dataclass(frozen=True)
 class Script:
-    """What is done, and its four steps."""
+    """An activity and its four steps."""
 
     name: str
     steps: tuple[str, str, str, str]
@@ -64,7 +64,7 @@ def pairs() -> dict[bool, tuple[tuple[str, Script], ...]]:
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """Two scripts from beginning to end, each of one of the cast where that is not held out."""
+    """Two complete scripts, each about one of the cast, that are not held out."""
     allowed = [(name, script) for name in cast for script in SCRIPTS
                if not WORLD.held_out("script", name, script.name)]
     return " ".join(script.told(name, len(ORDER)) for name, script in rng.sample(allowed, 2))

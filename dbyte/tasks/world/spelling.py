@@ -1,9 +1,9 @@
 """Spelling: what can be asked about the letters of made-up words, after CUTE (arXiv 2409.15452).
 
-"Question: Spell the word bimolu. / Answer: b i m o l u", and six more of CUTE's kinds, those that take no dictionary.
-The words are syllables of two letters, so there are more than anybody sees; a word is held out by a hash, from the
-questions of every kind and from their answers. A model of tokens must know its tokens' letters,
-one of bytes sees them.
+"Question: Spell the word bimolu. / Answer: b i m o l u", and six more of CUTE's kinds: those that need no dictionary.
+Words are made of syllables of two letters, so there are more than a model ever reads. A hash decides whether a word is
+held out, from the questions of every kind and from their answers. A model of tokens must know the letters of its
+tokens; a model of bytes sees them.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
 @dataclass(frozen=True)
 class Kind:
-    """One of CUTE's kinds: its name there, the question about {word} and letters {a} and {b}, and the answer to it.
+    """One of CUTE's kinds: its name, the question about {word} and letters {a} and {b}, and how it is answered.
 
-    `a` is a letter of the word; `b` is one that the word lacks, or with `both` another that it has.
+    a is a letter of the word; b is a letter that the word lacks, or with `both` another that it has.
     """
 
     name: str
@@ -42,7 +42,7 @@ KINDS = (
 
 
 def word(rng: Random, *, held_out: bool) -> str:
-    """A word of two to four syllables, held out or not, as asked."""
+    """A word of two to four syllables, held out or not, as `held_out` says."""
     while True:
         made = "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(2, 4)))
         if WORLD.held_out("spelling", made) is held_out:
@@ -52,8 +52,7 @@ def word(rng: Random, *, held_out: bool) -> str:
 def asked(rng: Random, kind: Kind, *, held_out: bool) -> tuple[str, str]:
     """A question of this kind about a word that is held out or not, and its answer.
 
-    What an edit of a word that is not held out leaves is no held-out word either; the hash is asked of every answer,
-    whatever its kind.
+    If the word is not held out, the answer is no held-out word either; this is checked for every kind.
     """
     while True:
         question, answer = _asked(rng, kind, held_out=held_out)
@@ -73,6 +72,6 @@ def _asked(rng: Random, kind: Kind, *, held_out: bool) -> tuple[str, str]:
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
-    """Three questions about the letters of words, with their answers; every second one asks for the spelling."""
+    """Three questions about the letters of words, with their answers; about half of them ask for the spelling."""
     kinds = [SPELL if rng.random() < 0.5 else rng.choice(KINDS[1:]) for _ in range(3)]
     return "\n\n".join(question_answer(*asked(rng, kind, held_out=False)) for kind in kinds)

@@ -1,12 +1,12 @@
-"""A small, regular world: the text a one-million-parameter teacher can learn, and the questions it is never shown.
+"""A small, regular world: the text that a teacher of a million parameters can learn, and questions it is never shown.
 
 The benchmarks of the paper (arXiv 2602.01007, Table 1) need teachers with billions of parameters. Here people have
-homes, jobs and pets, tools have uses, things are put somewhere and found again, and sums are small (DESIGN section 8,
-MiniBench). The world itself is fixed by WORLD_SEED; the seed of `world_documents` only draws and orders the documents.
+homes, jobs and pets, tools have uses, things are put somewhere and found again, and sums are small. The world itself is
+fixed by WORLD_SEED; the seed of `world_documents` only draws and orders the documents.
 
-Held-out rule: a keyed hash of a fact decides whether it may appear in question form (facts, uses) or at all
-(story events, sums). Training text never contains a held-out question, event or sum; evaluation draws from nothing
-else. Facts and uses are always stated as prose: a held-out question asks for known knowledge in a form not seen for it.
+Held-out rule: a keyed hash of a fact decides whether it may appear in question form (facts, uses) or at all (story
+events, sums). Training text never contains a held-out question, event or sum; evaluation draws from nothing else. Facts
+and uses are always stated as prose: a held-out question asks for something known in a form not seen for it.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ COUNTED = tuple("apples balls books cards coins eggs shells stones".split())
 
 @dataclass(frozen=True)
 class Attribute:
-    """One thing to know about a person: its values and the ways to say it ({n} name, {v} value) and to ask for it."""
+    """One thing to know about a person: its values, the ways to say it ({n} name, {v} value) and to ask for it."""
 
     name: str
     values: tuple[str, ...]
@@ -43,7 +43,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool, the verb it serves and the objects of that verb: "peel the apple" takes the peeler."""
+    """A tool, its verb and the objects of that verb: "cut the bread" needs the knife."""
 
     name: str
     verb: str
@@ -52,10 +52,10 @@ class Tool:
 
 @dataclass(frozen=True)
 class Event:
-    """A kind of story: how an event is told, how it comes back, and what its slots draw from.
+    """A kind of story event: how it is told, and how a later sentence comes back to it.
 
-    The last word of `recall` is a slot that the first sentence has already filled, so it can only be known by
-    reading. Slots: {a} who acts, {c} who receives, {x} thing, {p} place, {v} colour.
+    The last word of `recall` is a slot that the first sentence has already filled, so only a reader of that sentence
+    knows it. Slots: {a} who acts, {c} who receives, {x} thing, {p} place, {v} colour.
     """
 
     name: str
@@ -74,7 +74,8 @@ class Sum:
 
     def answer(self) -> str:
         """The worked answer, one step a sentence, closed by `#### N`."""
-        middle, end = self.start + self.first, self.start + self.first + self.second
+        middle = self.start + self.first
+        end = middle + self.second
         return f"{_step(self.start, self.first)}. {_step(middle, self.second)}. #### {end}"
 
 
@@ -167,8 +168,8 @@ USE_SENTENCES = (
 )
 USE_QUESTION = "How do you {g}?"
 
-# Each kind ends in a word of another sort (a place, a person, a colour), and a story tells two kinds: the last word is
-# the one of its sort that was told, which a small model learns to look up within minutes.
+# Each kind ends in a word of another sort (a place, a person, a colour), and a story tells two kinds. So the last word
+# is the only one of its sort that was told, and a small model learns to look it up within minutes.
 EVENTS = (
     Event("leave", "axp", ("{a} left the {x} in {p}.", "{a} forgot the {x} in {p}."),
           ("Later {a} found the {x} in {p}.", "In the evening {a} saw the {x} in {p}.")),
@@ -185,7 +186,7 @@ STARTS, CHANGES = range(2, 13), (*range(-7, -1), *range(2, 8))  # no change of o
 # Which share of each kind is kept out of training, and how often each kind of paragraph is drawn.
 HELD_OUT_SHARE = {
     "fact": 1 / 3, "use": 2 / 3, "event": 1 / 6, "sum": 2 / 5,
-    "script": 1 / 4, "chain": 1 / 6, "reason": 1 / 6, "kind": 1 / 2, "letter": 1 / 6, "spelling": 1 / 6}  # more_world/
+    "script": 1 / 4, "chain": 1 / 6, "reason": 1 / 6, "kind": 1 / 2, "letter": 1 / 6, "spelling": 1 / 6}
 PARAGRAPHS = {"facts": 5, "fact_questions": 4, "stories": 6, "sums": 4, "uses": 1, "use_questions": 1}
 
 
@@ -197,8 +198,9 @@ class World:
 
     @cached_property
     def facts(self) -> dict[tuple[str, str], str]:
-        """Every (name, attribute name) with its value; the values of an attribute are spread evenly over the people."""
-        rng, facts = Random(f"facts {self.seed}"), {}
+        """The value of every (name, attribute name); the values of an attribute are spread evenly over the people."""
+        rng = Random(f"facts {self.seed}")
+        facts: dict[tuple[str, str], str] = {}
         for attribute in ATTRIBUTES:
             values = [attribute.values[i % len(attribute.values)] for i in range(len(NAMES))]
             rng.shuffle(values)
@@ -268,30 +270,33 @@ def sum_question(rng: Random, problem: Sum, *, name: str) -> str:
 
 
 def story(rng: Random, *, people: Sequence[str], held_out: bool) -> tuple[list[str], list[tuple[str, str]]]:
-    """Two events of different kinds told in turn, and the sentences that come back to them.
+    """Two events of different kinds, and the sentences that come back to them.
 
-    Returns (told, recall): two sentences, and for each of the two events both ways to come back to it; recall[0] is
-    of the event told first or second at random. With `held_out` the event of recall[0] is a held-out one and the other
-    is not; without, neither is. The events share no slot value, so one told sentence decides each recalled word.
+    Returns (told, recall): two sentences, and for each of the two events both ways to come back to it; the event of
+    recall[0] is told first or second at random. With `held_out` the event of recall[0] is held out and the other is
+    not; without it, neither is. The events share no slot value, so one told sentence decides each recalled word.
     """
     while True:
         events = rng.sample(EVENTS, 2)
-        cast, things, places, colours = (rng.sample(words, n) for words, n in
-                                         ((people, 4), (THINGS, 2), (PLACES, 2), (COLOURS, 2)))
+        cast = rng.sample(people, 4)
+        things = rng.sample(THINGS, 2)
+        places = rng.sample(PLACES, 2)
+        colours = rng.sample(COLOURS, 2)
         slots = [{"a": cast[i], "c": cast[2 + i], "x": things[i], "p": places[i], "v": colours[i]} for i in (0, 1)]
-        kept = [WORLD.held_out("event", e.name, *(s[k] for k in e.slots)) for e, s in zip(events, slots, strict=True)]
-        if kept == [held_out, False]:
+        pairs = list(zip(events, slots, strict=True))
+        flags = [WORLD.held_out("event", event.name, *(s[k] for k in event.slots)) for event, s in pairs]
+        if flags == [held_out, False]:
             break
-    told = [rng.choice(event.told).format(**s) for event, s in zip(events, slots, strict=True)]
-    recall = [tuple(phrase.format(**s) for phrase in event.recall) for event, s in zip(events, slots, strict=True)]
+    told = [rng.choice(event.told).format(**s) for event, s in pairs]
+    recall = [tuple(phrase.format(**s) for phrase in event.recall) for event, s in pairs]
     return (told if rng.random() < 0.5 else told[::-1]), recall
 
 
 def world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
-    """Training documents of about 200 to 800 bytes, at most `max_bytes` UTF-8 bytes in all; the same for the same seed.
+    """Training documents of about 200 to 800 bytes, at most `max_bytes` UTF-8 bytes in all; the seed decides them.
 
     Each is a few paragraphs separated by blank lines and ends with a newline. None contains a held-out question, event
-    or sum. ValueError if `max_bytes` is less than MIN_BYTES.
+    or sum. Raises ValueError if `max_bytes` is less than MIN_BYTES.
     """
     return documents(Random(f"world documents {seed}"), PARAGRAPHS, WRITERS, max_bytes=max_bytes)
 
@@ -302,12 +307,10 @@ def documents(
     """Documents of paragraphs drawn by weight, at most `max_bytes` in all; ValueError if that is below MIN_BYTES."""
     if max_bytes < MIN_BYTES:
         raise ValueError(f"the world needs max_bytes >= {MIN_BYTES}, got {max_bytes}: ask for more text")
-    return _up_to(rng, weights, writers, max_bytes)
+    return _generated(rng, weights, writers, max_bytes)
 
 
-def _up_to(
-    rng: Random, weights: Mapping[str, int], writers: Mapping[str, Writer], max_bytes: int
-) -> Iterator[str]:
+def _generated(rng: Random, weights: Mapping[str, int], writers: Mapping[str, Writer], max_bytes: int) -> Iterator[str]:
     total = 0
     while True:
         text = _document(rng, weights, writers)
@@ -318,14 +321,14 @@ def _up_to(
 
 
 def _document(rng: Random, weights: Mapping[str, int], writers: Mapping[str, Writer]) -> str:
-    """Paragraphs about a cast of four, whose names keep coming back: a reason to look back in the text."""
+    """Paragraphs about a cast of four people, whose names recur: a reason to look back in the text."""
     cast = rng.sample(NAMES, 4)
     kinds = rng.choices(tuple(weights), weights=tuple(weights.values()), k=rng.randint(3, 4))
     return "\n\n".join(writers[kind](rng, cast) for kind in kinds) + "\n"
 
 
 def _facts(rng: Random, cast: Sequence[str]) -> str:
-    """What is true of one of the cast, three attributes or four, in changing words."""
+    """Three or four attributes of one of the cast, in varying words."""
     name = rng.choice(cast)
     chosen = rng.sample(ATTRIBUTES, rng.randint(3, 4))
     sentences = [_statement(rng, name, a) for a in chosen[:2]]
@@ -344,7 +347,7 @@ def _clause(rng: Random, name: str, attribute: Attribute) -> str:
 
 
 def _fact_questions(rng: Random, cast: Sequence[str]) -> str:
-    """Two questions about anybody: answers that stand in the same document would teach to copy, not to know."""
+    """Two questions about anybody: answers from the same document would teach to copy, not to know."""
     pairs = rng.sample(WORLD.questions[False], 2)
     return "\n\n".join(
         question_answer(fact_question(rng, name, a), WORLD.facts[name, a.name]) for name, a in pairs
