@@ -9,6 +9,7 @@ ONLY ?=
 SEED ?= 0
 PYTHON ?= python3
 TORCH_INDEX ?=
+PROCESSES ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,17 +17,18 @@ STAMP := $(VENV)/.installed
 # The pin lives in pyproject.toml alone; 'torch==' opens one line there.
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help setup reproduce test lint notebooks clean
+.PHONY: help setup reproduce test test-all lint notebooks clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make reproduce [SCALE=smoke|small|gpu|hub|paper] [ONLY=01,02] [SEED=0]   run the notebooks: results/, figures/"
-	@echo "make test        run the tests"
+	@echo "make test        run the tests but the slow ones"
+	@echo "make test-all    run all tests, those marked \`exhaustive\` too"
 	@echo "make lint        check the style"
-	@echo "make notebooks   write the .ipynb beside each percent script, outputs of unchanged cells kept"
+	@echo "make notebooks   write the .ipynb next to each percent script; unchanged cells keep their outputs"
 	@echo "make setup       only make the virtual environment $(VENV)"
 	@echo "make clean       remove $(VENV) and caches; runs/ (trained models), results/ and figures/ stay"
-	@echo "Variables: PYTHON=$(PYTHON)  TORCH_INDEX=<index of another torch build>"
+	@echo "Variables: PYTHON=$(PYTHON)  TORCH_INDEX=<index of another torch build>  PROCESSES=$(PROCESSES) of the tests"
 
 # Written last, removed first: a setup that was interrupted is made again from nothing, one that is outdated is updated.
 $(STAMP): pyproject.toml constraints.txt
@@ -47,8 +49,14 @@ setup: $(STAMP)
 reproduce: $(STAMP)
 	$(BIN)/python -m dbyte reproduce --scale $(SCALE) --seed $(SEED) $(if $(ONLY),--only $(ONLY))
 
+# Two processes of one thread each are faster than one of two threads: most tensors of the tests are small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-all: $(STAMP)
+	$(PYTEST) -m ""
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
