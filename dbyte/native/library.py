@@ -1,7 +1,7 @@
-"""The C++ beside this file compiled for this machine and bound: what `compiled` code runs in fp32 on a CPU.
+"""The C++ of this folder, compiled for this machine and bound: `native.cpp` for fp32 on a CPU.
 
-It is compiled once a process, in a second or two, into a folder that is gone afterwards: code for one machine's CPU is
-of no use to another that shares its disk.
+It is compiled once a process, in a second or two, into a folder that is deleted afterwards: code for one machine's CPU
+is of no use to another that shares its disk.
 """
 
 import ctypes
@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, c_float, c_int, c_long, c_void_p
 from functools import cache
@@ -22,121 +21,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Made = TypeVar("Made")
+Packed = TypeVar("Packed")
 
-SOURCE = Path(__file__).with_name("tree.cpp")  # it includes step.cpp
-# finite, unsigned zeros: a clamp is a minimum and a maximum then, and not branches, of which GCC computes each
+SOURCE = Path(__file__).with_name("native.cpp")
+# finite, unsigned zeros: then a clamp is a minimum and a maximum, and not branches, of which GCC computes each
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
-         "-fno-signed-zeros", "-fopenmp-simd", "-pthread", "-shared", "-fPIC")
-PANEL = 32  # outputs side by side in a packed weight, as in step.cpp
-TILE = 64  # nodes of a tree that go through all blocks or layers before the next ones do: they stay in the cache
-_MADE: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was made of them
+         "-fno-signed-zeros", "-fopenmp", "-shared", "-fPIC")
+PANEL = 32  # outputs next to each other in a packed weight, as in arithmetic.hpp
+TILE = 64  # rows that go through all blocks or layers before the next ones do, as in native.cpp
+_PACKED: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was packed of them
 
 
-def runs_here(module: nn.Module) -> bool:
-    """Whether a module's weights are what `step.cpp` takes: fp32 on a CPU."""
-    return all(map(fits, module.parameters()))
+# -- the compiler -----------------------------------------------------------------------------------------------------
 
 
-def fits(weight: Tensor) -> bool:
-    """The same of one weight."""
-    return weight.dtype == torch.float32 and weight.device.type == "cpu"
-
-
-def kept(module: nn.Module, make: Callable[[nn.Module], Made]) -> Made:
-    """What was made of a module before, for as long as its weights stay as they were; else make it."""
-    weights = tuple((weight.data_ptr(), weight._version) for weight in module.parameters())
-    have = _MADE.get(module)
-    if have is None or have[0] != weights:
-        have = _MADE[module] = weights, make(module)
-    return have[1]
-
-
-class Weight(Structure):
-    """A packed weight; see `Pack.weight`."""
-
-    _fields_ = [("panels", c_void_p), ("in_", c_int), ("out", c_int)]
-
-
-class Block(Structure):
-    """A block of a stack of Mamba2; the way in is two weights, since the gate is not asked for where no output is."""
-
-    _fields_ = [*((name, Weight) for name in ("gate", "in_", "out", "gate_up", "down")),
-                *((name, c_void_p) for name in ("norm", "ffn_norm", "taps_WX", "bias_X", "dt_bias_H", "rate_H",
-                                                "skip_H")),
-                *((name, c_int) for name in ("heads", "state_size", "taps")),
-                *((name, c_float) for name in ("norm_eps", "gate_eps", "ffn_eps"))]
-
-
-class Layer(Structure):
-    """A layer of a core."""
-
-    _fields_ = [*((name, Weight) for name in ("query_key_value", "out", "gate_up", "down")),
-                *((name, c_void_p) for name in ("before_attention", "after_attention", "after_feed_forward",
-                                                "query_norm", "key_norm")),
-                *((name, c_float) for name in ("before_eps", "after_eps", "feed_forward_eps", "query_eps", "key_eps",
-                                               "scale"))]
-
-
-class Pack:
-    """Tensors as C finds them; it holds them for as long as it lives itself."""
-
-    def __init__(self):
-        self.held: list[Tensor] = []
-
-    def vector(self, values: Tensor | None) -> int | None:
-        """Where a copy of the values lies, fp32; None stays None."""
-        if values is None:
-            return None
-        self.held.append(values.detach().to(torch.float32).contiguous().clone())
-        return self.held[-1].data_ptr()
-
-    def weight(self, *parts_OD: Tensor) -> Weight:
-        """Weights of one input, one above the other, in panels [PANEL outputs][in, PANEL]; zeros fill the last."""
-        weight_OD = torch.cat([part.detach() for part in parts_OD])
-        out, width = weight_OD.shape
-        panels = F.pad(weight_OD, (0, 0, 0, -out % PANEL)).unflatten(0, (-1, PANEL)).transpose(1, 2)
-        return Weight(self.vector(panels), width, out)
-
-
-def parts_of(rows: int) -> int:
-    """In how many parts, a thread each, a call takes its rows: as torch has threads and the process may use CPUs."""
-    if rows == 1:  # the system need not be asked
-        return 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(rows, torch.get_num_threads(), allowed)
-
-
-class Room(threading.local):
-    """What a step keeps between its operations: a block of memory for each thread of Python, which never shrinks."""
-
-    def __init__(self, *, per_row: int, besides: int = 0):
-        """So many numbers a row, and so many more for each part of the rows."""
-        self.per_row, self.besides, self.block = per_row, besides, torch.empty(0)
-
-    def of(self, rows: int) -> tuple[int, int, int]:
-        """In how many parts the rows are taken, where the first part's room is, and the numbers from part to part."""
-        parts = parts_of(rows)
-        numbers = -(-rows // parts) * self.per_row + self.besides
-        if parts * numbers > self.block.numel():
-            self.block = torch.empty(parts * numbers)
-        return parts, self.block.data_ptr(), numbers
-
-
-def compiler_here() -> str | None:
+def find_compiler() -> str | None:
     """The C++ compiler that is used, if there is one."""
     names = (os.environ.get("CXX"), "c++", "g++", "clang++")
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-def wanted(compiled: bool | None, module: nn.Module) -> bool:
-    """Whether compiled code is to run: as asked; for None where it can, in fp32 on a CPU with a compiler at hand."""
-    return works() and runs_here(module) if compiled is None else compiled
-
-
 @cache
-def works() -> bool:
-    """Whether there is a compiler that takes the sources."""
+def compiles() -> bool:
+    """Whether there is a compiler that takes the sources; the first call compiles them."""
     try:
         library()
     except (FileNotFoundError, RuntimeError):
@@ -149,47 +56,149 @@ def library() -> ctypes.CDLL:
     """The compiled functions.
 
     Raises:
-        FileNotFoundError: where there is no C++ compiler. RuntimeError: where it refuses.
+        FileNotFoundError: where there is no C++ compiler. RuntimeError: where it refuses the sources.
     """
-    compiler = compiler_here()
+    compiler = find_compiler()
     if compiler is None:
         raise FileNotFoundError("compiled steps need a C++ compiler and found none (looked for $CXX, c++, g++ and "
                                 "clang++): install g++, or leave compiled out")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "step.so"
-        made = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(path)], capture_output=True, text=True)
-        if made.returncode:
-            raise RuntimeError(f"{compiler} refuses {SOURCE}: leave compiled out, or see why:\n{made.stderr}")
-        found = ctypes.CDLL(str(path))  # it runs without Python's lock: other threads go on
-    room = [c_int, c_void_p, c_long]  # as Room.of returns it
-    found.stack_step.argtypes = [POINTER(Block), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_void_p), c_int,
-                                 *room]
-    found.core_step.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_int, POINTER(c_int),
-                                POINTER(c_int), c_void_p, c_void_p, c_long, c_int, c_int, c_int, c_int, c_void_p,
-                                c_void_p, *room]
-    found.map_step.argtypes = [POINTER(Weight), POINTER(Weight), c_void_p, c_int, c_void_p, *room]
-    found.stack_read.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 5, c_int, *[c_void_p] * 4,
-                                 *room]
-    found.stack_tries.argtypes = [POINTER(Block), c_int, c_void_p, c_float, *[c_void_p] * 4, c_int, c_void_p, c_void_p,
-                                  c_int, c_void_p, c_void_p, *room]
-    found.core_read.argtypes = [POINTER(Layer), c_int, c_void_p, c_float, c_void_p, c_void_p, *[c_int] * 4, c_void_p,
-                                c_void_p, c_int, *[c_void_p] * 3, c_int, c_void_p, *room]
-    for function in (found.stack_step, found.core_step, found.map_step, found.stack_read, found.stack_tries,
-                     found.core_read):
+        path = Path(folder) / "native.so"
+        done = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(path)], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{compiler} refuses {SOURCE}: leave compiled out, or see why:\n{done.stderr}")
+        found = ctypes.CDLL(str(path))  # calls release Python's lock: other threads run meanwhile
+    stack, core, scratch = POINTER(Stack), POINTER(Core), POINTER(Scratch)
+    integers, bounds, memory = POINTER(c_int), POINTER(c_long), c_void_p
+    signatures = {
+        "stack_step": [stack, memory, c_int, POINTER(c_void_p), c_int, scratch],
+        "stack_read": [stack, memory, memory, memory, memory, memory, bounds, c_int, scratch],
+        "core_step": [core, memory, c_int, integers, integers, memory, memory, c_long, scratch],
+        "core_read": [core, memory, memory, bounds, c_int, scratch],
+        "map_rows": [POINTER(Weight), POINTER(Weight), memory, c_int, memory, scratch],
+    }
+    for name, arguments in signatures.items():
+        function = getattr(found, name)
+        function.argtypes = arguments
         function.restype = None
     return found
 
 
-def shares(places: np.ndarray) -> tuple[ctypes.Array, int]:
-    """Runs of nodes of similar size, a thread each: where they begin and the last one ends, and how many they are.
+# -- the structures of native.cpp -------------------------------------------------------------------------------------
 
-    places: where one may begin, ascending, from 0 to the number of nodes.
+
+class Weight(Structure):
+    """A packed weight; see `PackedWeights.weight`."""
+
+    _fields_ = [("panels", c_void_p), ("in_", c_int), ("out", c_int)]
+
+
+class Block(Structure):
+    """A block of a stack of Mamba2. Its in_proj is two weights: no gate is needed where no output is."""
+
+    _fields_ = [*((name, Weight) for name in ("gate", "in_", "out", "gate_up", "down")),
+                *((name, c_void_p) for name in ("norm", "ffn_norm", "taps_WX", "bias_X", "dt_bias_H", "rate_H",
+                                                "skip_H")),
+                *((name, c_int) for name in ("heads", "state_size", "taps")),
+                *((name, c_float) for name in ("norm_eps", "gate_eps", "ffn_eps"))]
+
+
+class Stack(Structure):
+    """A stack of Mamba2 blocks."""
+
+    _fields_ = [("blocks", POINTER(Block)), ("count", c_int), ("norm", c_void_p), ("eps", c_float)]
+
+
+class Layer(Structure):
+    """A layer of a core."""
+
+    _fields_ = [*((name, Weight) for name in ("query_key_value", "out", "gate_up", "down")),
+                *((name, c_void_p) for name in ("before_attention", "after_attention", "after_feed_forward",
+                                                "query_norm", "key_norm")),
+                *((name, c_float) for name in ("before_eps", "after_eps", "feed_forward_eps", "query_eps", "key_eps",
+                                               "scale"))]
+
+
+class Core(Structure):
+    """A core, with rotary angles for `slots` positions."""
+
+    _fields_ = [("layers", POINTER(Layer)), ("count", c_int), ("norm", c_void_p), ("eps", c_float),
+                *((name, c_int) for name in ("heads", "key_heads", "width", "slots")),
+                ("cos", c_void_p), ("sin", c_void_p)]
+
+
+class Scratch(Structure):
+    """Memory of one call, `each` numbers for every thread; a call allocates it, so threads of Python share none."""
+
+    _fields_ = [("memory", c_void_p), ("each", c_long), ("threads", c_int)]
+
+    @classmethod
+    def of(cls, each: int, threads: int) -> "Scratch":
+        """Allocate it."""
+        block = torch.empty(threads * each)
+        scratch = cls(block.data_ptr(), each, threads)
+        scratch.block = block  # lives as long as what points to it
+        return scratch
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+
+
+def is_cpu_fp32(part: nn.Module | Tensor) -> bool:
+    """Whether a weight, or all weights of a module, are what `native.cpp` takes: fp32 on a CPU."""
+    weights = [part] if isinstance(part, Tensor) else part.parameters()
+    return all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
+
+
+class PackedWeights:
+    """Copies of tensors in the layout that C++ reads; they live as long as this object does."""
+
+    def __init__(self):
+        self.held: list[Tensor] = []
+
+    def vector(self, values: Tensor | None) -> int | None:
+        """The address of a copy of the values, fp32; None stays None."""
+        if values is None:
+            return None
+        self.held.append(values.detach().to(torch.float32).contiguous().clone())
+        return self.held[-1].data_ptr()
+
+    def weight(self, *parts_OD: Tensor) -> Weight:
+        """Weights with one input, stacked, in panels [PANEL outputs][in, PANEL]; zeros fill the last panel."""
+        weight_OD = torch.cat([part.detach() for part in parts_OD])
+        out, width = weight_OD.shape
+        panels = F.pad(weight_OD, (0, 0, 0, -out % PANEL)).unflatten(0, (-1, PANEL)).transpose(1, 2)
+        return Weight(self.vector(panels), width, out)
+
+
+def cached_pack(module: nn.Module, pack: Callable[[nn.Module], Packed]) -> Packed:
+    """What `pack` made of a module before, as long as the module's weights have not changed; else make it again."""
+    weights = tuple((weight.data_ptr(), weight._version) for weight in module.parameters())
+    have = _PACKED.get(module)
+    if have is None or have[0] != weights:
+        have = weights, pack(module)
+        _PACKED[module] = have
+    return have[1]
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+def num_threads(rows: int) -> int:
+    """How many threads share so many rows: as many as torch has, at most one a row."""
+    return max(min(rows, torch.get_num_threads()), 1)
+
+
+def split_trees(roots: np.ndarray) -> tuple[ctypes.Array, int]:
+    """Split nodes of trees into runs of similar length, one a thread: their bounds, and how many runs there are.
+
+    roots: where trees begin, ascending, from 0, and at the end the number of nodes.
     """
-    wanted = np.linspace(0, places[-1], parts_of(len(places) - 1) + 1)
-    bounds = np.unique(places[np.searchsorted(places, wanted)]).tolist()
+    even = np.linspace(0, roots[-1], num_threads(len(roots) - 1) + 1)
+    bounds = np.unique(roots[np.searchsorted(roots, even)]).tolist()
     return (c_long * len(bounds))(*bounds), len(bounds) - 1
 
 
-def integers(values: Sequence[int]) -> ctypes.Array:
-    """The values as C's int."""
+def as_ints(values: Sequence[int]) -> ctypes.Array:
+    """The values as an array of C's int."""
     return (c_int * len(values))(*values)

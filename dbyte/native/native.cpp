@@ -1,0 +1,363 @@
+// Stacks of Mamba2 blocks and cores of a student, in fp32 on a CPU: one byte of a few rows, or all nodes of trees.
+//
+// The functions of decode/stack_step.py and decode/core_step.py, which are the reference. What this gains: nothing is
+// allocated or dispatched between operations, an SSM state is read once, and keys and values are read in the order in
+// which they lie in memory. library.py compiles and binds it.
+//
+// Trees (text/prefix_tree.py) hold texts that begin alike: their common beginnings are computed once. Nodes come with
+// parents before children, one subtree after the other.
+//
+// Shape letters: R rows, T nodes, D width, I inner width, H heads, P head width, N state size, W taps, X convolved
+// channels, E core width, G key-value heads, S slots.
+
+#include "arithmetic.hpp"
+
+extern "C" {
+
+struct Block {
+    Weight gate, in, out, gate_up, down;  // gate_up.panels null: no feed-forward network
+    const float *norm, *ffn_norm, *taps_WX, *bias_X, *dt_bias_H, *rate_H, *skip_H;
+    int heads, state_size, taps;
+    float norm_eps, gate_eps, ffn_eps;
+};
+
+struct Stack {
+    const Block* blocks;
+    int count;
+    const float* norm;
+    float eps;
+};
+
+struct Layer {
+    Weight query_key_value, out, gate_up, down;
+    const float *before_attention, *after_attention, *after_feed_forward, *query_norm, *key_norm;  // null: none
+    float before_eps, after_eps, feed_forward_eps, query_eps, key_eps, scale;
+};
+
+struct Core {
+    const Layer* layers;
+    int count;
+    const float* norm;
+    float eps;
+    int heads, key_heads, width, slots;
+    const float *cos, *sin;  // [S, width]
+};
+
+// Memory for what goes through: `each` numbers for every thread.
+struct Scratch {
+    float* memory;
+    long each;
+    int threads;
+};
+}
+
+namespace {
+
+constexpr int TILE = 64;  // nodes that pass all blocks or layers before the next ones do: they stay in the cache
+
+// some(first, end, memory) for one range of `count` after the other, a thread each.
+template <typename Some>
+void in_threads(const Scratch& scratch, int count, const Some& some) {
+    const int threads = scratch.threads < count ? scratch.threads : count;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int part = 0; part < threads; part++)
+        some(static_cast<long>(count) * part / threads, static_cast<long>(count) * (part + 1) / threads,
+             scratch.memory + part * scratch.each);
+}
+
+// -- a stack of Mamba2 -----------------------------------------------------------------------------------------------
+
+// What one row brings to its SSM state: convolved [X], decay [I], added [I], from what `in` made of it, [X + H].
+struct Brought {
+    float *__restrict mixed_X, *__restrict decay_I, *__restrict added_I;
+
+    Brought(const Block& block, const float* in_XH, const float* conv_WX, float* work) {
+        const int H = block.heads, I = block.out.in, X = I + 2 * block.state_size, P = I / H, W = block.taps;
+        mixed_X = work, decay_I = work + X, added_I = work + X + I;
+        const float *__restrict last_X = block.taps_WX + (W - 1) * X, *dt_H = in_XH + X;
+        for (int c = 0; c < X; c++) mixed_X[c] = block.bias_X[c] + in_XH[c] * last_X[c];
+        for (int w = 0; w < W - 1; w++)
+            for (int c = 0; c < X; c++) mixed_X[c] += conv_WX[w * X + c] * block.taps_WX[w * X + c];
+        for (int c = 0; c < X; c++) mixed_X[c] = silu(mixed_X[c]);
+        for (int h = 0; h < H; h++) {
+            float raw = dt_H[h] + block.dt_bias_H[h], dt = raw > 20.0f ? raw : std::log1p(std::exp(raw));
+            float decay = std::exp(dt * block.rate_H[h]);
+            for (int i = h * P; i < (h + 1) * P; i++) {
+                decay_I[i] = decay;
+                added_I[i] = mixed_X[i] * dt;
+            }
+        }
+    }
+};
+
+// The states of one row in one block: convolution inputs [W - 1, X], oldest first, and the SSM state [N, I].
+struct State {
+    float *conv_WX, *ssm_NI;
+
+    void move_window(const Block& block, const float* in_XH) const {
+        const int X = block.out.in + 2 * block.state_size, W = block.taps;
+        std::memmove(conv_WX, conv_WX + X, sizeof(float) * X * (W - 2));
+        std::memcpy(conv_WX + (W - 2) * X, in_XH, sizeof(float) * X);
+    }
+};
+
+// Take one row into its states, without an output.
+void advance(const Block& block, const float* in_XH, const State& state, float* work) {
+    const int N = block.state_size, I = block.out.in;
+    const Brought brought(block, in_XH, state.conv_WX, work);
+    const float *B_N = brought.mixed_X + I, *__restrict decay_I = brought.decay_I,
+                *__restrict added_I = brought.added_I;
+    int whole = 0;
+    for (; whole + PANEL <= I; whole += PANEL) {  // as in mix
+        const Lanes decay_low = lanes(decay_I + whole), decay_high = lanes(decay_I + whole + LANES),
+                    added_low = lanes(added_I + whole), added_high = lanes(added_I + whole + LANES);
+        float* ssm = state.ssm_NI + whole;
+        for (int n = 0; n < N; n++, ssm += I) {
+            lanes(ssm) = lanes(ssm) * decay_low + B_N[n] * added_low;
+            lanes(ssm + LANES) = lanes(ssm + LANES) * decay_high + B_N[n] * added_high;
+        }
+    }
+    for (int n = 0; n < N; n++)
+        for (int i = whole; i < I; i++)
+            state.ssm_NI[n * I + i] = state.ssm_NI[n * I + i] * decay_I[i] + B_N[n] * added_I[i];
+    state.move_window(block, in_XH);
+}
+
+// The gated and normed output [I] of one row after the projections gate [I] and in [X + H]; its states change if commit.
+void mix(const Block& block, const float* gate_I, const float* in_XH, const State& state, bool commit, float* work,
+         float* __restrict out) {
+    const int N = block.state_size, H = block.heads, I = block.out.in, P = I / H;
+    const Brought brought(block, in_XH, state.conv_WX, work);
+    float *__restrict mixed_X = brought.mixed_X, *__restrict decay_I = brought.decay_I,
+          *__restrict added_I = brought.added_I;
+    for (int h = 0; h < H; h++)
+        for (int i = h * P; i < (h + 1) * P; i++) out[i] = mixed_X[i] * block.skip_H[h];
+    const float *B_N = mixed_X + I, *C_N = B_N + N;
+    int whole = 0;
+    for (; whole + PANEL <= I; whole += PANEL) {  // sums stay in registers
+        Lanes low = lanes(out + whole), high = lanes(out + whole + LANES);
+        const Lanes decay_low = lanes(decay_I + whole), decay_high = lanes(decay_I + whole + LANES),
+                    added_low = lanes(added_I + whole), added_high = lanes(added_I + whole + LANES);
+        float* ssm = state.ssm_NI + whole;
+        for (int n = 0; n < N; n++, ssm += I) {
+            const Lanes new_low = lanes(ssm) * decay_low + B_N[n] * added_low,
+                        new_high = lanes(ssm + LANES) * decay_high + B_N[n] * added_high;
+            low += C_N[n] * new_low;
+            high += C_N[n] * new_high;
+            if (commit) lanes(ssm) = new_low, lanes(ssm + LANES) = new_high;
+        }
+        lanes(out + whole) = low, lanes(out + whole + LANES) = high;
+    }
+    for (int n = 0; n < N; n++)
+        for (int i = whole; i < I; i++) {
+            const float now = state.ssm_NI[n * I + i] * decay_I[i] + B_N[n] * added_I[i];
+            out[i] += C_N[n] * now;
+            if (commit) state.ssm_NI[n * I + i] = now;
+        }
+    for (int i = 0; i < I; i++) out[i] *= silu(gate_I[i]);
+    rms_norm(out, nullptr, block.gate_eps, I, mixed_X);
+    std::memcpy(out, mixed_X, I * sizeof(float));
+    if (commit) state.move_window(block, in_XH);
+}
+
+// What follows a block's mixer, whose outputs are mixed [R, I]: hidden [R, D] is updated; read and wide are scratch.
+void after_mixer(const Block& block, const float* mixed, float* hidden, int rows, float* read, float* wide) {
+    const long D = block.in.in;
+    product(mixed, block.out, rows, read);
+    add(hidden, read, rows * D);
+    if (block.gate_up.panels) {
+        norm_rows(hidden, block.ffn_norm, block.ffn_eps, rows, D, read);
+        feed_forward(read, block.gate_up, block.down, rows, wide, read);
+        add(hidden, read, rows * D);
+    }
+}
+
+// Moves the wanted rows of [rows, n] to the front, in their order, and returns how many they are.
+int compact(float* rows_of, const unsigned char* wanted, int rows, long n) {
+    int left = 0;
+    for (int r = 0; r < rows; r++)
+        if (wanted[r] && left++ != r) std::memcpy(rows_of + (left - 1) * n, rows_of + r * n, sizeof(float) * n);
+    return left;
+}
+
+// Moves them back to where they were.
+void spread(float* rows_of, const unsigned char* wanted, int rows, int left, long n) {
+    for (int r = rows - 1; r >= 0; r--)
+        if (wanted[r] && --left != r) std::memcpy(rows_of + r * n, rows_of + left * n, sizeof(float) * n);
+}
+
+// hidden [R, D] through a block. state_of(r) is called before a row is taken in, after(r) when it has been.
+// wanted: rows whose outputs are needed, null: all; the others only change their states. Returns the rows that are left.
+template <typename StateOf, typename After>
+int run_block(const Block& block, float* hidden, int rows, const unsigned char* wanted, bool commit,
+              const StateOf& state_of, const After& after, float* work) {
+    const long D = block.in.in, I = block.out.in, across = block.in.out;
+    float *read = work, *gates = read + rows * D, *wide = gates + rows * I, *mixed = wide + rows * across,
+          *spare = mixed + rows * I;
+    norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
+    product(read, block.in, rows, wide);
+    int left = rows;
+    if (wanted) {
+        compact(read, wanted, rows, D);
+        left = compact(hidden, wanted, rows, D);
+    }
+    product(read, block.gate, left, gates);
+    for (int r = 0, out = 0; r < rows; r++) {
+        const State state = state_of(r);
+        if (wanted && !wanted[r])
+            advance(block, wide + r * across, state, spare);
+        else {
+            mix(block, gates + out * I, wide + r * across, state, commit, spare, mixed + out * I);
+            out++;
+        }
+        after(r);
+    }
+    after_mixer(block, mixed, hidden, left, read, gates);
+    return left;
+}
+
+// -- a core ----------------------------------------------------------------------------------------------------------
+
+// Rows of a cache: keys and values [layers, *, S, G, width], `apart` numbers between layers.
+struct Cache {
+    float *keys, *values;
+    long apart;
+};
+
+// hidden [R, E] is replaced by the core's output at slot slots[r] of row place[r] of the cache.
+void core_rows(const Core& core, float* hidden, int rows, const int* place, const int* slots, const Cache& cache,
+               float* work) {
+    const int H = core.heads, G = core.key_heads, width = core.width;
+    const long E = core.layers[0].query_key_value.in;
+    const long of_query = H * width, of_key = G * width, across = of_query + 2 * of_key;
+    float *read = work, *wide = read + rows * E, *mixed = wide + rows * across, *spare = mixed + rows * of_query;
+    for (int l = 0; l < core.count; l++) {
+        const Layer& layer = core.layers[l];
+        const bool norm_first = layer.before_attention;  // Llama and Qwen3; OLMo2 norms what a part adds
+        if (norm_first) norm_rows(hidden, layer.before_attention, layer.before_eps, rows, E, read);
+        product(norm_first ? read : hidden, layer.query_key_value, rows, wide);
+        for (int r = 0; r < rows; r++) {
+            float *query = wide + r * across, *key = query + of_query, *value = key + of_key;
+            if (layer.query_norm) {  // Qwen3 norms each head, OLMo2 all together
+                const int parts = norm_first ? H : 1, key_parts = norm_first ? G : 1;
+                norm_in_place(query, layer.query_norm, layer.query_eps, parts, of_query / parts, spare);
+                norm_in_place(key, layer.key_norm, layer.key_eps, key_parts, of_key / key_parts, spare);
+            }
+            const long angle = static_cast<long>(slots[r]) * width;
+            const long row = l * cache.apart + place[r] * of_key * core.slots;
+            rotate(query, H + G, width, core.cos + angle, core.sin + angle, spare);
+            std::memcpy(cache.keys + row + slots[r] * of_key, key, sizeof(float) * of_key);
+            std::memcpy(cache.values + row + slots[r] * of_key, value, sizeof(float) * of_key);
+            attend(query, cache.keys + row, cache.values + row, slots[r] + 1, H, G, width, layer.scale, spare,
+                   mixed + r * of_query);
+        }
+        product(mixed, layer.out, rows, read);
+        if (!norm_first) norm_in_place(read, layer.after_attention, layer.after_eps, rows, E, spare);
+        add(hidden, read, rows * E);
+        if (norm_first)
+            norm_rows(hidden, layer.after_attention, layer.after_eps, rows, E, read);
+        else
+            std::memcpy(read, hidden, sizeof(float) * rows * E);
+        feed_forward(read, layer.gate_up, layer.down, rows, wide, read);
+        if (!norm_first) norm_in_place(read, layer.after_feed_forward, layer.feed_forward_eps, rows, E, spare);
+        add(hidden, read, rows * E);
+    }
+    norm_in_place(hidden, core.norm, core.eps, rows, E, read);
+}
+
+}  // namespace
+
+extern "C" {
+
+// hidden [R, D] is replaced by the stack's output. states: conv [R, W - 1, X] and ssm [R, N, I] of each block in turn,
+// which change if commit.
+void stack_step(const Stack* stack, float* hidden, int rows, float* const* states, int commit, const Scratch* scratch) {
+    const long D = stack->blocks[0].in.in;
+    in_threads(*scratch, rows, [=](long first, long end, float* work) {
+        float* some = hidden + first * D;
+        for (int b = 0; b < stack->count; b++) {
+            const Block& block = stack->blocks[b];
+            const long I = block.out.in, conv = (block.taps - 1) * (I + 2 * block.state_size), ssm = block.state_size * I;
+            run_block(block, some, end - first, nullptr, commit, [=](int r) {
+                return State{states[2 * b] + (first + r) * conv, states[2 * b + 1] + (first + r) * ssm};
+            }, [](int) {}, work);
+        }
+        norm_in_place(some, stack->norm, stack->eps, end - first, D, work);
+    });
+}
+
+// hidden [T, D] is replaced by the stack's output at wanted nodes; that of other nodes means nothing. Node t starts from
+// its predecessor's state (from[t] -1), from an empty one (-2) or from kept state from[t]; its own state is kept as
+// number keep[t] unless that is negative. kept: [*, blocks, conv + ssm]. Trees lie between bounds [parts + 1].
+void stack_read(const Stack* stack, float* hidden_TD, const int* from, const int* keep, const unsigned char* wanted,
+                float* kept, const long* bounds, int parts, const Scratch* scratch) {
+    const Block& one = stack->blocks[0];
+    const long D = one.in.in, I = one.out.in;
+    const long conv = (one.taps - 1) * (I + 2 * one.state_size), size = conv + one.state_size * I;
+    in_threads(*scratch, parts, [=](long first, long end, float* running) {
+        float* work = running + stack->count * size;
+        for (long t = bounds[first]; t < bounds[end]; t += TILE) {
+            const int all = bounds[end] - t < TILE ? bounds[end] - t : TILE;
+            int left = all;
+            for (int b = 0; b < stack->count; b++) {
+                float* state = running + b * size;
+                const auto place = [=](int number) { return kept + (number * static_cast<long>(stack->count) + b) * size; };
+                const auto state_of = [=](int r) {
+                    if (from[t + r] == -2)
+                        std::memset(state, 0, sizeof(float) * size);
+                    else if (from[t + r] >= 0)
+                        std::memcpy(state, place(from[t + r]), sizeof(float) * size);
+                    return State{state, state + conv};
+                };
+                const auto after = [=](int r) {
+                    if (keep[t + r] >= 0) std::memcpy(place(keep[t + r]), state, sizeof(float) * size);
+                };
+                const bool last = b == stack->count - 1;  // only the last block can leave outputs out
+                left = run_block(stack->blocks[b], hidden_TD + t * D, all, last ? wanted + t : nullptr, true, state_of,
+                                 after, work);
+            }
+            norm_in_place(hidden_TD + t * D, stack->norm, stack->eps, left, D, work);
+            spread(hidden_TD + t * D, wanted + t, all, left, D);
+        }
+    });
+}
+
+// hidden [R, E] is replaced by the core's output at a new position of each row: slots[r] of row place[r] of the cache,
+// which is keys and values [layers, *, S, G, width], `apart` numbers between layers.
+void core_step(const Core* core, float* hidden, int rows, const int* place, const int* slots, float* keys, float* values,
+               long apart, const Scratch* scratch) {
+    const long E = core->layers[0].query_key_value.in;
+    in_threads(*scratch, rows, [=](long first, long end, float* work) {
+        core_rows(*core, hidden + first * E, end - first, place + first, slots + first, {keys, values, apart}, work);
+    });
+}
+
+// hidden [T, E] is replaced by the core's output at the nodes of trees, which lie between bounds [parts + 1]. To core_rows
+// they are positions of one row, each in the slot of its depth: a later subtree overwrites what it may not see.
+void core_read(const Core* core, float* hidden_TE, const int* depth, const long* bounds, int parts,
+               const Scratch* scratch) {
+    static const int same_row[TILE] = {};
+    const long E = core->layers[0].query_key_value.in;
+    const long apart = static_cast<long>(core->slots) * core->key_heads * core->width;
+    in_threads(*scratch, parts, [=](long first, long end, float* keys) {
+        float *values = keys + core->count * apart, *work = values + core->count * apart;
+        for (long t = bounds[first]; t < bounds[end]; t += TILE) {
+            const int rows = bounds[end] - t < TILE ? bounds[end] - t : TILE;
+            core_rows(*core, hidden_TE + t * E, rows, same_row, depth + t, {keys, values, apart}, work);
+        }
+    });
+}
+
+// in [R, *] through a weight, or through SwiGLU if there is a second one: out [R, *].
+void map_rows(const Weight* first, const Weight* down, const float* in, int rows, float* out, const Scratch* scratch) {
+    in_threads(*scratch, rows, [=](long begin, long end, float* work) {
+        for (long r = begin; r < end; r += TILE) {
+            const int some = end - r < TILE ? end - r : TILE;
+            if (down)
+                feed_forward(in + r * first->in, *first, *down, some, work, out + r * down->out);
+            else
+                product(in + r * first->in, *first, some, out + r * first->out);
+        }
+    });
+}
+}
