@@ -16,7 +16,7 @@ from dbyte.evaluate.adapters import StudentLM, load_lm
 from dbyte.evaluate.fitting import fitted
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_beam import beam_scores
-from dbyte.native.library import compiler_here
+from dbyte.native.library import find_compiler
 from dbyte.text.spans import BOS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ def test_scores_and_texts_depend_neither_on_batches_nor_on_order(student, token_
             assert (greedy, text) == (greedy_0, text_0)
 
 
-@pytest.mark.skipif(compiler_here() is None, reason="compiled adapters need a C++ compiler; install g++ to check them")
+@pytest.mark.skipif(find_compiler() is None, reason="compiled adapters need a C++ compiler; install g++ to check them")
 @pytest.mark.parametrize("stage, boundaries", READINGS)
 def test_compiled_code_scores_and_writes_as_the_plain(student, token_bytes, stage, boundaries):
     plain, fused = (StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, compiled=compiled)

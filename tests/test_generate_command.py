@@ -15,7 +15,7 @@ from conftest import make_student, make_teacher
 
 from dbyte.__main__ import main
 from dbyte.decode.generate import generate
-from dbyte.native.library import compiler_here
+from dbyte.native.library import find_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DBYTE_ROOT": str(ROOT)}
@@ -85,7 +85,7 @@ def test_prompts_of_a_file_are_written_together_in_their_order(folder, loaded, c
         assert capfdbinary.readouterr().out.decode() == "".join(text + "\n" for text in expected)
 
 
-@pytest.mark.skipif(compiler_here() is None,
+@pytest.mark.skipif(find_compiler() is None,
                     reason="compiled steps need a C++ compiler: --compiled is not compared with the plain steps; "
                            "install g++ to check it")
 def test_compiled_steps_write_the_same(folder, loaded, capfdbinary):

@@ -16,6 +16,7 @@ from dbyte.evaluate.mid_word import cuts, finished
 from dbyte.evaluate.score import Request, Score, Scorer
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer, byte_log_probs, settle, walk
 from dbyte.model.student import BYTES
+from dbyte.native import engine_for
 from dbyte.text.spans import BOS
 
 REQUESTS = [Request(b"Hello there world", 5), Request(b"ab", 1), Request("é 😀x".encode(), 0), Request(b"a b c d e", 8),
@@ -57,8 +58,9 @@ def test_each_byte_is_scored_by_the_forward_along_the_boundaries_of_its_past(wri
 @pytest.mark.parametrize("compiled", COMPILED)
 def test_scores_depend_neither_on_the_batch_nor_on_who_shares_a_context(writes_bytes, compiled):
     alone = [walk(writes_bytes, [request])[0] for request in REQUESTS]
+    engine = engine_for(writes_bytes, compiled)
     for rows in (2, 64):
-        for found, expected in zip(walk(writes_bytes, REQUESTS, rows=rows, compiled=compiled), alone, strict=True):
+        for found, expected in zip(walk(writes_bytes, REQUESTS, rows=rows, engine=engine), alone, strict=True):
             assert found.nats_L == pytest.approx(expected.nats_L, abs=1e-4) and found.ended_L == expected.ended_L
 
 
@@ -127,7 +129,7 @@ def test_words_are_cut_at_every_byte_and_held_to_their_rest(writes_bytes):
 def test_boundaries_that_have_settled_are_those_of_reading_byte_by_byte(teacher, tokenizer, kind, compiled):
     """Students with large random heads change their minds in many rounds, each at its own places."""
     student = student_of(kind, teacher, tokenizer)
-    scorer, unsettled = Scorer(student, stage=2, compiled=compiled), set()
+    scorer, unsettled = Scorer(student, stage=2, engine=engine_for(student, compiled)), set()
     for seed in range(3):
         torch.manual_seed(seed)
         torch.nn.init.normal_(student.byte_head.weight)
@@ -149,8 +151,9 @@ def test_a_scorer_gives_the_scores_of_reading_byte_by_byte_in_any_batch(writes_b
     torch.nn.init.normal_(writes_bytes.byte_head.weight)  # so that some texts are left after two rounds
     monkeypatch.setattr(settle, "__kwdefaults__", {"rounds": 2})
     walked = [sum(one.nats_L) for one in walk(writes_bytes, AT_ONCE)]
+    engine = engine_for(writes_bytes, compiled)
     for batch_bytes in (1, 100, 16384):
-        scores = OwnBoundariesScorer(writes_bytes, batch_bytes=batch_bytes, compiled=compiled).score(AT_ONCE)
+        scores = OwnBoundariesScorer(writes_bytes, batch_bytes=batch_bytes, engine=engine).score(AT_ONCE)
         assert [score.nats for score in scores] == pytest.approx(walked, abs=1e-4)
 
 

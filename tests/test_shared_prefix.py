@@ -8,14 +8,14 @@ import torch
 from conftest import FAMILIES, VARIANTS, make_student, make_teacher
 
 from dbyte.evaluate.score import Request, Scorer
-from dbyte.model.trees import read_core, read_stack
-from dbyte.native.library import compiler_here
+from dbyte.native import engine_for
+from dbyte.native.library import find_compiler
 from dbyte.text import prefix_tree as tree_module
 from dbyte.text.prefix_tree import Tree, shared_bytes
 from dbyte.text.spans import BOS
 
 COMPILED = [False, pytest.param(True, marks=pytest.mark.skipif(
-    compiler_here() is None, reason="compiled reading is not held against whole texts: it needs a C++ compiler"))]
+    find_compiler() is None, reason="compiled reading is not held against whole texts: it needs a C++ compiler"))]
 CONTEXT = "Where does Zo\u00eb live? \U0001f600".encode()
 CUT = CONTEXT[:-2]  # inside a character of four bytes
 REQUESTS = [
@@ -79,14 +79,15 @@ TEXTS = [b"The cat sat on the mat", b"The cat sat on the dog", b"The cat", b"The
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_stack_over_trees_is_the_stack_over_each_text(variant, compiled, teacher):
     student = make_student(teacher, **VARIANTS[variant])
+    engine = engine_for(student, compiled)
     tree = Tree.of(TEXTS)
     wanted = torch.rand(len(tree), generator=torch.Generator().manual_seed(0)) < 0.5
     for stack in (student.encoder, student.decoder):
         hidden_TD = student.byte_embedding(torch.from_numpy(tree.symbol_T)).detach()
         given = hidden_TD.clone()
         with torch.no_grad():
-            whole = read_stack(stack, hidden_TD, tree, compiled=compiled)
-            some = read_stack(stack, hidden_TD, tree, wanted_T=wanted, compiled=compiled)
+            whole = engine.read_stack(stack, hidden_TD, tree)
+            some = engine.read_stack(stack, hidden_TD, tree, wanted_T=wanted)
             for text, row in zip(TEXTS, tree.node_NL, strict=True):
                 alone = stack(student.byte_embedding(torch.tensor([list(text)])))[0]
                 torch.testing.assert_close(whole[row[row >= 0]], alone, rtol=1e-4, atol=1e-5)
@@ -97,20 +98,23 @@ def test_a_stack_over_trees_is_the_stack_over_each_text(variant, compiled, teach
 @pytest.mark.parametrize("compiled", COMPILED)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_core_over_trees_is_the_core_over_each_sequence(family, compiled):
-    core, tree = make_teacher(family).model, Tree.of(TEXTS)
+    student = make_student(make_teacher(family))
+    core = student.core
+    engine = engine_for(student, compiled)
+    tree = Tree.of(TEXTS)
     torch.manual_seed(0)
     inputs_TE = torch.randn(len(tree), 32)
     with torch.no_grad():
-        found = read_core(core, inputs_TE, tree, compiled=compiled)
+        found = engine.read_core(inputs_TE, tree)
         for row in tree.node_NL:
             row = row[row >= 0]
             alone = core(inputs_embeds=inputs_TE[row][None]).last_hidden_state[0]
             torch.testing.assert_close(found[row], alone, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="max_position_embeddings"):
-        read_core(core, torch.zeros(300, 32), Tree.of([list(range(300))]), compiled=compiled)
+        engine.read_core(torch.zeros(300, 32), Tree.of([list(range(300))]))
 
 
-@pytest.mark.skipif(compiler_here() is None, reason="needs a C++ compiler; install g++")
+@pytest.mark.skipif(find_compiler() is None, reason="needs a C++ compiler; install g++")
 def test_threads_and_batches_change_no_bit(student):
     texts = [b"a text %d, then more" % (k % 7) + bytes([65 + k]) * k for k in range(30)]
     threads, found = torch.get_num_threads(), []
@@ -119,7 +123,7 @@ def test_threads_and_batches_change_no_bit(student):
             torch.set_num_threads(count)
             tree = Tree.of([bytes([65 + k % 3]) + text for k, text in enumerate(texts)], apart=apart)
             hidden_TD = student.byte_embedding(torch.from_numpy(tree.symbol_T)).detach()
-            out_TD = read_stack(student.encoder, hidden_TD, tree, compiled=True)
+            out_TD = engine_for(student, True).read_stack(student.encoder, hidden_TD, tree)
             found.append([out_TD[row[row >= 0]] for row in tree.node_NL])
     finally:
         torch.set_num_threads(threads)
@@ -155,8 +159,8 @@ def alone(student, scorer, request):
     return joint, folded, greedy
 
 
-def check(student, stage, requests, **options):
-    scorer = Scorer(student, stage=stage, **options)
+def check(student, stage, requests, *, compiled):
+    scorer = Scorer(student, stage=stage, engine=engine_for(student, compiled))
     with torch.no_grad():
         for score, request in zip(scorer.score(requests), requests, strict=True):
             nats, folded, greedy = alone(student, scorer, request)
@@ -192,9 +196,9 @@ def test_equal_requests_are_read_once_and_all_answered(student, stage, monkeypat
     read = []
 
     class Counting(scoring.SharedTexts):
-        def __init__(self, student, texts, **options):
+        def __init__(self, texts, **options):
             read.extend(texts)
-            super().__init__(student, texts, **options)
+            super().__init__(texts, **options)
 
     monkeypatch.setattr(scoring, "SharedTexts", Counting)
     scores = Scorer(student, stage=stage).score(REQUESTS * 3)

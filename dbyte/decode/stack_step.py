@@ -23,14 +23,18 @@ from dbyte.model.norm import rms_norm
 class StackStep:
     """A stack for one byte at a time: [B, D] to [B, D]."""
 
-    def __init__(self, stack: Stack, *, compiled: bool = False):
-        """compiled: fuse a step by torch.compile, where the stack is of Mamba2; it takes a C++ compiler and seconds."""
+    def __init__(self, stack: Stack):
         self.norm = stack.norm
         self.blocks = [(_mixer_step(block), block) for block in stack.blocks]
-        recurrent = isinstance(stack.blocks[0].mixer, Mamba2)
         self.kind = type(stack.empty_state(0)[0])
-        # dynamic: rows that finish leave, and a new number of rows must not mean a new compilation
-        self._run = torch.compile(self._plain, dynamic=True) if compiled and recurrent else self._plain
+        self._run = self._plain
+
+    def compile(self) -> "StackStep":
+        """Fuse a step by torch.compile, where the stack is of Mamba2: seconds at the first byte, and a C++ compiler."""
+        if self.kind is Mamba2State:
+            # dynamic: rows that finish leave, and a new number of rows must not mean a new compilation
+            self._run = torch.compile(self._plain, dynamic=True)
+        return self
 
     def step(self, hidden_BD: Tensor, states: list[State], *, commit: bool = True) -> Tensor:
         """Run one byte per row; commit False: leave the states as they are."""

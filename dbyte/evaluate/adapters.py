@@ -37,7 +37,6 @@ from dbyte.evaluate.score_beam import beam_scores
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.model.student import ByteStudent
 from dbyte.native import engine_for
-from dbyte.native.library import wanted
 from dbyte.text.spans import Aligned, TokenBytes
 
 GENERATED_TOKENS = 256  # the harness's default
@@ -72,8 +71,8 @@ class StudentLM(LM):
                              "else are there flags to choose")
         self.student, self.token_bytes, self.rows, self.beam = student, token_bytes, rows, beam
         self.stage, self.boundaries = stage, boundaries
-        self.compiled = wanted(compiled, student)
-        options = dict(batch_bytes=batch_bytes, compiled=self.compiled)
+        self.engine = engine_for(student, compiled)
+        options = dict(batch_bytes=batch_bytes, engine=self.engine)
         self.scorer = (OwnBoundariesScorer(student, **options) if boundaries == "own" else
                        Scorer(student, stage=stage, **options))
         self.cuts = Cuts()
@@ -107,7 +106,7 @@ class StudentLM(LM):
     def get_model_info(self) -> dict:
         """What the harness writes down beside the scores."""
         return {"stage": self.stage, "boundaries": self.boundaries, "beam": self.beam,
-                "compiled": self.compiled} | vars(self.cuts)
+                "compiled": self.engine.compiled} | vars(self.cuts)
 
     # -- what the harness asks ----------------------------------------------------------------------------------------
 
@@ -152,7 +151,7 @@ class StudentLM(LM):
         return generate(
             self.student, [prompt.text for prompt in prompts], stage=self.stage, max_new_bytes=_limit(options),
             prompt_ends=None if self.boundaries != "tokenizer" else [list(prompt.token_ends) for prompt in prompts],
-            stop=_stops(options.get("until", [])), valid_utf8=False, engine=engine_for(self.student, self.compiled),
+            stop=_stops(options.get("until", [])), valid_utf8=False, engine=self.engine,
             temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
 
     # -- from strings to bytes ----------------------------------------------------------------------------------------

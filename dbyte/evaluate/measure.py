@@ -37,7 +37,8 @@ from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.evaluate.stats import proportion
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
-from dbyte.native.library import compiler_here
+from dbyte.native import engine_for
+from dbyte.native.library import find_compiler
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.tasks import minibench
@@ -77,7 +78,7 @@ class Measurer:
         asked = {key: value for key, value in task.config.items() if not callable(value)}
         if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
             asked["prompts"] = "read along the tokenizer's boundaries"
-        if reading != "token" and "generation_kwargs" in asked and compiler_here() and self.scale.device == "cpu":
+        if reading != "token" and "generation_kwargs" in asked and find_compiler() and self.scale.device == "cpu":
             asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
         key = {"column": column.name, "items": items_hash(column.items(n)), "task": asked}
         found = self._known(key | ({"noise": asdict(noise)} if noise else {}), folder, reading,
@@ -151,7 +152,9 @@ class Measurer:
             return asdict(bits_per_byte(nats, pieces))
         stage, boundaries = int(reading[5]), reading.split("/")[1]
         student = _student(folder, self.scale.device)
-        scorer = OwnBoundariesScorer(student) if boundaries == "own" else Scorer(student, stage=stage)
+        engine = engine_for(student)
+        scorer = (OwnBoundariesScorer(student, engine=engine) if boundaries == "own" else
+                  Scorer(student, stage=stage, engine=engine))
         found = asdict(bits_per_byte(student_nats(scorer, pieces, boundaries=boundaries), pieces))
         if reading != "stage2/router":
             return found

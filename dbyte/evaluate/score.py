@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dbyte.decode.engine import Engine
 from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent
-from dbyte.native.library import wanted
 from dbyte.text.prefix_tree import Tree, shared_bytes
 
 LOGITS_AT_ONCE = 2**23  # numbers of a table of log-probabilities
@@ -110,9 +110,9 @@ class Scorer:
     """Scores requests with one student along given tokens or the router's boundaries; batches change no result."""
 
     def __init__(
-        self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384, compiled: bool | None = None
+        self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384, engine: Engine | None = None
     ):
-        """compiled: read by compiled code, equal within rounding; None: where it can be (`native/library.py`).
+        """engine: computes the student's parts; None: plain torch.
 
         Raises:
             ValueError: for Stage 2 of a student that has no joint head.
@@ -122,7 +122,7 @@ class Scorer:
         self.student = student.eval()
         self.stage = stage
         self.batch_bytes = batch_bytes
-        self.compiled = wanted(compiled, student)
+        self.engine = Engine(student) if engine is None else engine
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -148,7 +148,7 @@ class Scorer:
 
     def read(self, batch: Sequence[Request]) -> SharedTexts:
         """The texts of requests, ready to be read by the student."""
-        return SharedTexts(self.student, [request.text for request in batch], compiled=self.compiled)
+        return SharedTexts([request.text for request in batch], engine=self.engine)
 
     @torch.inference_mode()
     def chunk_ends(self, request: Request) -> list[int]:
@@ -167,7 +167,7 @@ class Scorer:
         ends = [list(request.token_ends) for request in batch]
         read = [request.text[: places[-2] if len(places) > 1 else 0]
                 for request, places in zip(batch, ends, strict=True)]
-        texts = SharedTexts(self.student, read, compiled=self.compiled)
+        texts = SharedTexts(read, engine=self.engine)
         chunks = _chunks(texts, ends)
         encoded_TD = texts.encode(chunks.symbol_T)
         return self._token_scores(batch, ends, texts.run_core(encoded_TD, chunks), chunks)

@@ -21,12 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dbyte.decode.engine import Engine
 from dbyte.decode.stream import ByteStream, check_text_bytes
 from dbyte.evaluate.score import Request, Score, batch_by_prefix, flag_log_probs, scored_places
 from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent, is_special
-from dbyte.native import engine_for
-from dbyte.native.library import wanted
 
 ROWS, MOST_ROWS = 64, 256
 ROUNDS = 12  # then few texts are left, whose boundaries change again and again
@@ -48,7 +47,7 @@ class ByteScores:
 
 
 def walk(
-    student: ByteStudent, requests: Sequence[Request], *, rows: int = ROWS, compiled: bool = False
+    student: ByteStudent, requests: Sequence[Request], *, rows: int = ROWS, engine: Engine | None = None
 ) -> list[ByteScores]:
     """Read each context as a prompt, then take in its continuation byte by byte, `rows` texts at a time."""
     found: list[ByteScores | None] = [None] * len(requests)
@@ -56,17 +55,17 @@ def walk(
     for first in range(0, len(order), rows):
         places = order[first : first + rows]
         batch = [requests[place] for place in places]
-        for place, scores in zip(places, _walk(batch, student, compiled=compiled), strict=True):
+        for place, scores in zip(places, _walk(batch, student, engine=engine), strict=True):
             found[place] = scores
     return found
 
 
 @torch.inference_mode()
-def _walk(requests: list[Request], student: ByteStudent, *, compiled: bool) -> list[ByteScores]:
+def _walk(requests: list[Request], student: ByteStudent, *, engine: Engine | None) -> list[ByteScores]:
     contexts = list(dict.fromkeys(request.text[: request.start] for request in requests))
     rests = [request.text[request.start :] for request in requests]
     longest = max(map(len, rests))
-    stream = ByteStream(student, contexts, new_bytes=longest, engine=engine_for(student, compiled))
+    stream = ByteStream(student, contexts, new_bytes=longest, engine=engine)
     stream.take([contexts.index(request.text[: request.start]) for request in requests])
     rows = list(range(len(requests)))
     said = [([], [], []) for _ in requests]
@@ -131,17 +130,17 @@ def settle(texts: SharedTexts, batch: Sequence[Request], *, rounds: int = ROUNDS
 class OwnBoundariesScorer:
     """Scores requests at Stage 2 along the decoder's own boundaries: JBP by the fixed point, MBP by `walk`."""
 
-    def __init__(self, student: ByteStudent, *, batch_bytes: int = 16384, compiled: bool | None = None):
-        """compiled: read by compiled code, equal within rounding; None: where it can be (`native/library.py`)."""
+    def __init__(self, student: ByteStudent, *, batch_bytes: int = 16384, engine: Engine | None = None):
+        """engine: computes the student's parts; None: plain torch."""
         self.student = student.eval()
         self.stage = 2
         self.batch_bytes = batch_bytes
-        self.compiled = wanted(compiled, student)
+        self.engine = Engine(student) if engine is None else engine
 
     @torch.inference_mode()
     def chunk_ends(self, request: Request) -> list[int]:
         """Where chunks of a text may end: the router's boundaries in the context, then every byte that is scored."""
-        texts = SharedTexts(self.student, [request.text[: request.start]], compiled=self.compiled)
+        texts = SharedTexts([request.text[: request.start]], engine=self.engine)
         routed = [end for end in np.flatnonzero(texts.flags()[0]).tolist() if end > 0]
         return routed + list(range(request.start + 1, len(request.text) + 1))
 
@@ -162,7 +161,7 @@ class OwnBoundariesScorer:
         left = [request for request in unique if request not in scores]
         longest = max((len(request.text) for request in left), default=1)
         rows = min(max(self.batch_bytes // longest, ROWS), MOST_ROWS)
-        for request, walked in zip(left, walk(self.student, left, rows=rows, compiled=self.compiled), strict=True):
+        for request, walked in zip(left, walk(self.student, left, rows=rows, engine=self.engine), strict=True):
             scores[request] = Score(sum(walked.nats_L), all(walked.right_L))
         return [scores[request] for request in requests]
 
@@ -170,7 +169,7 @@ class OwnBoundariesScorer:
         scores: dict[Request, Score] = {}
         for places in batch_by_prefix([request.text for request in requests], batch_bytes=self.batch_bytes):
             batch = [requests[place] for place in places]
-            texts = SharedTexts(self.student, [request.text for request in batch], compiled=self.compiled)
+            texts = SharedTexts([request.text for request in batch], engine=self.engine)
             found = settle(texts, batch)
             scores.update((request, score) for request, score in zip(batch, found, strict=True) if score is not None)
         return scores

@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dbyte.decode.engine import Engine
 from dbyte.model.blocks import Stack
 from dbyte.model.chunking import CONFIDENCE_FLOOR
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
-from dbyte.model.student import ByteStudent, is_special
-from dbyte.model.trees import read_core, read_stack
-from dbyte.native.linear import read_map
+from dbyte.model.student import is_special
 from dbyte.text.prefix_tree import Tree
 from dbyte.text.spans import BOS, EOS
 
@@ -33,14 +32,15 @@ class SharedTexts:
     node_NL: the node of each byte, BOS first, -1 after a text's end. length_N: how many they are.
     """
 
-    def __init__(self, student: ByteStudent, texts: Sequence[bytes], *, compiled: bool = False):
-        self.student = student
-        self.compiled = compiled
+    def __init__(self, texts: Sequence[bytes], *, engine: Engine):
+        """engine: computes the student's parts."""
+        self.engine = engine
+        self.student = engine.student
         self.tree = Tree.of([bytes([BOS]) + text for text in texts], apart=True)
         self.node_NL = self.tree.node_NL
         self.length_N = (self.node_NL >= 0).sum(1)
-        self.byte_T = torch.from_numpy(self.tree.symbol_T).to(student.device)
-        self.before_T = torch.from_numpy(self.tree.parent_T).clamp(min=0).to(student.device)  # a root has none before
+        self.byte_T = torch.from_numpy(self.tree.symbol_T).to(self.student.device)
+        self.before_T = torch.from_numpy(self.tree.parent_T).clamp(min=0).to(self.student.device)  # 0 for a root
 
     # -- encoder and router -------------------------------------------------------------------------------------------
 
@@ -58,8 +58,8 @@ class SharedTexts:
         """The router's probability (fp32) that a chunk ends at the byte before each node, if that node comes next."""
         router = self.student.router
         if isinstance(router, Router):
-            query_TD = read_map(router.query, self.encoded_TD, compiled=self.compiled)
-            key_TD = read_map(router.key, self.encoded_TD, compiled=self.compiled)
+            query_TD = self.engine.map(router.query)(self.encoded_TD)
+            key_TD = self.engine.map(router.key)(self.encoded_TD)
             prob_T = boundary_prob(query_TD[self.before_T], key_TD)
         else:
             prob_T = router.before(self._read(router.stack, router.byte_embedding(self.byte_T), self.tree))
@@ -82,7 +82,7 @@ class SharedTexts:
     def run_core(self, encoded_TD: Tensor, chunks: Tree) -> Tensor:
         """The core's states [K, E] of chunks."""
         chunk_KE = self.chunk_embeddings(encoded_TD, chunks)
-        return read_core(self.student.core, chunk_KE, chunks, compiled=self.compiled)
+        return self.engine.read_core(chunk_KE, chunks)
 
     # -- decoder ------------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class SharedTexts:
         if wanted is not None:
             wanted_T = torch.zeros(len(tree), dtype=torch.bool)
             wanted_T[torch.from_numpy(wanted)] = True
-        return read_stack(stack, hidden_TD, tree, wanted_T=wanted_T, compiled=self.compiled)
+        return self.engine.read_stack(stack, hidden_TD, tree, wanted_T=wanted_T)
 
     def _smoothed(self, core_KE: Tensor, chunks: Tree, node_RL: np.ndarray, closed_RL: np.ndarray) -> Tensor:
         """`chunking.smooth` of the core's states, depth by depth: s = c z + (1 - c) s of the parent.

@@ -15,13 +15,13 @@ from statistics import median
 import torch
 from transformers import PreTrainedModel
 
+from dbyte.decode.engine import Engine
 from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import pad_bytes
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
-from dbyte.native.library import wanted
 from dbyte.tasks.world.world import world_documents
 from dbyte.text.spans import BOS, EOS, TokenBytes
 
@@ -39,14 +39,14 @@ class Wrote:
 
 
 def student_writes(
-    student: ByteStudent, prompts: Sequence[bytes], new_bytes: int, *, stage: int, compiled: bool = False
+    student: ByteStudent, prompts: Sequence[bytes], new_bytes: int, *, stage: int, engine: Engine | None = None
 ) -> Callable[[], Wrote]:
     """A call that reads the prompts and writes new_bytes a row."""
 
     def call() -> Wrote:
         started = time.perf_counter()
         writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(), stage=stage, valid_utf8=False,
-                       engine=engine_for(student, compiled))
+                       engine=engine)
         reading = time.perf_counter() - started
         no_text = [token for token, text in enumerate(writer.tokens) if not text] if stage == 1 else []
         writer.symbols.floor_SX[:, no_text or slice(EOS, None, BYTES)] = float("-inf")
@@ -109,14 +109,15 @@ def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, ro
     first, found = next(iter(students.values())), []
     model, tokenizer = load_teacher(teacher, device=str(first.device))
     table, text = TokenBytes.from_tokenizer(tokenizer), "".join(world_documents(seed=7, max_bytes=64 * size)).encode()
-    ways = {"": False} | ({" compiled": True} if wanted(None, first) else {})
+    ways = {"": False} | ({" compiled": True} if engine_for(first).compiled else {})
     for rows in (1, 16):
         prompts = [text[row * size : (row + 1) * size] for row in range(rows)]
         calls = {"teacher": teacher_writes(model, table, prompts, size)}
         for way, compiled in ways.items():
-            calls[f"Stage 1{way}"] = student_writes(first, prompts, size, stage=1, compiled=compiled)
-            calls |= {f"{name}{way}": student_writes(student, prompts, size, stage=2, compiled=compiled)
-                      for name, student in students.items()}
+            calls[f"Stage 1{way}"] = student_writes(first, prompts, size, stage=1, engine=engine_for(first, compiled))
+            for name, student in students.items():
+                engine = engine_for(student, compiled)
+                calls[f"{name}{way}"] = student_writes(student, prompts, size, stage=2, engine=engine)
         found += [{"decoder": name, "rows": rows, "value": rate, "stderr": spread, "n": rounds}
                   for name, (rate, spread) in rates(calls, rounds=rounds).items()]
     return found
