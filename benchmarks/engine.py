@@ -19,7 +19,7 @@ from dbyte import presets
 from dbyte.distill import objectives
 from dbyte.distill.curriculum import curriculum, new_student
 from dbyte.distill.data import training_rows
-from dbyte.distill.feed import Feed
+from dbyte.distill.loader import Feed
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.teacher import teacher_run

@@ -18,7 +18,7 @@ from measuring import MATMUL, begin, flops, interleaved, machine, matmul, write
 from steps import ROUNDS, UPDATES, small, updates
 
 from dbyte import presets
-from dbyte.distill import inventory
+from dbyte.distill import run_list
 from dbyte.distill.steps import Step
 from dbyte.distill.terms import Forward
 from dbyte.model.student import ByteStudent
@@ -89,7 +89,7 @@ def steps_table(measured: list[Measured]) -> list[str]:
 def whole_runs(scale: Scale, steps: tuple[Step, ...]) -> list[tuple[Step, dict]]:
     """The complete runs below runs/ that trained a step of a scale, whatever the seed: (step, facts)."""
     found = []
-    for entry in inventory.entries(RUNS):
+    for entry in run_list.entries(RUNS):
         student, facts = (entry.config or {}).get("student"), entry.facts
         if facts and student and all(student.get(name) == size for name, size in scale.student.items()):
             found += [(step, facts) for step in steps if facts["step"] == step.name

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, new_student
 from dbyte.distill.data import training_rows
-from dbyte.distill.feed import Feed
+from dbyte.distill.loader import Feed
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Trainee, train_on

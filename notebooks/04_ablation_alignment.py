@@ -33,7 +33,7 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import alignments, watched
+from dbyte.distill.variants import alignments, with_snapshots
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.report import ablations, figures, results, tables
@@ -116,7 +116,7 @@ Image(figures.save(picture, "alignment_loss", frames=[curves]))
 # second half of the sequence is its step 1.2.
 
 # %%
-kept = ablation.train(chosen, watched(variants[:2]), seed=seed)
+kept = ablation.train(chosen, with_snapshots(variants[:2]), seed=seed)
 with record("alignment_dynamics", keys=["model", "task", "train_bytes"], of=sequence) as rows:
     rows += ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
 dynamics = record.read("alignment_dynamics")

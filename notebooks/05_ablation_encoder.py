@@ -33,7 +33,7 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import encoders, watched
+from dbyte.distill.variants import encoders, with_snapshots
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.report import ablations, figures, results, tables
@@ -114,7 +114,7 @@ tables.Table(tables.published("table05_ablation_encoder"), digits=1)
 # The two rows of the paper's table, trained again with models kept on the way.
 
 # %%
-kept = ablation.train(chosen, watched(variants[:2]), seed=seed)
+kept = ablation.train(chosen, with_snapshots(variants[:2]), seed=seed)
 with record("encoder_dynamics", keys=["model", "task", "train_bytes"], of=mamba) as rows:
     rows += ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
 dynamics = record.read("encoder_dynamics")

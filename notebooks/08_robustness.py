@@ -34,11 +34,9 @@ import pandas as pd
 from IPython.display import Image
 
 from dbyte import presets
-from dbyte.distill.boundary_learning import boundary_learning
 from dbyte.distill.curriculum import curriculum, run_steps
-from dbyte.distill.finetuning import perturbed_students, perturbed_teacher
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import run_variant
+from dbyte.distill.variants import boundary_learning, perturbed_students, perturbed_teacher, run_variant
 from dbyte.evaluate import under_noise
 from dbyte.evaluate.measure import Measurer, boundary_row
 from dbyte.report import figures, noise_figures, noise_tables, results, tables

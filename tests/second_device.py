@@ -158,7 +158,7 @@ def _learnt(folder: Path, tokenizer, device: str, precision: str) -> dict:
     from conftest import TEXTS, make_student, make_teacher
 
     from dbyte.distill import trainer
-    from dbyte.distill.feed import Feed
+    from dbyte.distill.loader import Feed
     from dbyte.distill.objectives import token
     from dbyte.distill.runs import Run
     from dbyte.distill.steps import Group, Step, stage1, stage2

@@ -7,12 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dbyte.distill import changes, data
-from dbyte.distill.boundary_learning import boundary_learning
+from dbyte.distill import data, text_transforms
 from dbyte.distill.curriculum import curriculum, run_steps
-from dbyte.distill.finetuning import perturbed_step, perturbed_students, perturbed_teacher
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import run_variant
+from dbyte.distill.variants import boundary_learning, perturbed_step, perturbed_students, perturbed_teacher, run_variant
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.robustness import Noise, noisy
@@ -32,33 +30,34 @@ SPACES = [b for b in range(BOS) if chr(b).isspace() and b < 128]
 
 
 def test_trimmed_text_has_no_white_space_of_any_script():
-    assert changes.trimmed(" a\tb\u00a0c\u3000d\n", 0) == "abcd"
-    assert not any(unicodedata.category(c) == "Zs" for c in changes.trimmed("naïve\u2003café ", 0))
+    assert text_transforms.trimmed(" a\tb\u00a0c\u3000d\n", 0) == "abcd"
+    assert not any(unicodedata.category(c) == "Zs" for c in text_transforms.trimmed("naïve\u2003café ", 0))
 
 
 def test_perturbed_text_is_drawn_by_seed_and_text_and_every_kind_comes():
     texts = [f"Anna number {i} lives in a small House by the sea." for i in range(600)]
     kinds = Counter()
     for text in texts:
-        found = changes.perturbed(text, 0)
-        assert found == changes.perturbed(text, 0)
+        found = text_transforms.perturbed(text, 0)
+        assert found == text_transforms.perturbed(text, 0)
         kinds[next(k for k in (None, *KINDS) if found == (text if k is None else perturb(text, k, 0)))] += 1
     assert set(kinds) == {None, *KINDS} and min(kinds.values()) > 60
-    assert [changes.perturbed(text, 1) for text in texts] != [changes.perturbed(text, 0) for text in texts]
+    one, other = ([text_transforms.perturbed(text, seed) for text in texts] for seed in (0, 1))
+    assert one != other
 
 
 def test_as_much_text_as_asked_for_and_no_unknown_change():
-    texts = list(changes.changed(["a b"] * 10, "trimmed", seed=0, max_bytes=5))
+    texts = list(text_transforms.transformed(["a b"] * 10, "trimmed", seed=0, max_bytes=5))
     assert texts == ["ab"] * 3
     with pytest.raises(ValueError, match="trimmed, perturbed"):
-        list(changes.changed(["a"], "shouted", seed=0, max_bytes=5))
+        list(text_transforms.transformed(["a"], "shouted", seed=0, max_bytes=5))
     with pytest.raises(ValueError, match="streams"):
-        data.changed_rows(dataclasses.replace(TOY, streamed=True), "trimmed", None, seed=0, max_bytes=5)
+        data.transformed_rows(dataclasses.replace(TOY, streamed=True), "trimmed", None, seed=0, max_bytes=5)
 
 
-@pytest.mark.parametrize("change", changes.CHANGES)
+@pytest.mark.parametrize("change", text_transforms.TRANSFORMS)
 def test_rows_align_with_the_teachers_tokens_of_the_changed_text(change, token_bytes):
-    rows = data.changed_rows(TOY, change, token_bytes, seed=0, max_bytes=8_000)
+    rows = data.transformed_rows(TOY, change, token_bytes, seed=0, max_bytes=8_000)
     texts = []
     for r in range(len(rows)):
         real = rows.document[r] >= 0

@@ -8,7 +8,7 @@ from conftest import make_student, make_teacher
 from transformers import LlamaConfig, LlamaModel
 
 import dbyte
-from dbyte.distill.feed import Feed
+from dbyte.distill.loader import Feed
 from dbyte.distill.steps import stage1, stage2
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer

@@ -9,8 +9,8 @@ import torch
 
 import dbyte
 from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.loader import StreamFeed
 from dbyte.distill.runs import Run
-from dbyte.distill.stream import StreamFeed
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer
 from dbyte.model import core

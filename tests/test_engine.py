@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from dbyte.distill import losses, trainer
-from dbyte.distill.curriculum import curriculum, run_steps
-from dbyte.distill.feed import Feed
+from dbyte.distill.curriculum import EmbeddingsOnly, curriculum, run_steps
+from dbyte.distill.loader import Feed
+from dbyte.distill.processes import Launch, Processes
 from dbyte.distill.runs import Run
-from dbyte.distill.sharing import EmbeddingsOnly, share_frozen
-from dbyte.distill.steps import stage1, stage2
-from dbyte.distill.trainer import Launch, Trainee, train, train_on
+from dbyte.distill.steps import check_sharding, stage1, stage2
+from dbyte.distill.trainer import Trainee, share_frozen, train, train_on
 from dbyte.model.checkpointing import checkpoint_activations, sharding_units
 from dbyte.presets import scale
 
@@ -182,9 +182,10 @@ from pathlib import Path
 import conftest
 from test_engine import STEPS
 from dbyte.distill import losses, trainer
-from dbyte.distill.feed import Feed
+from dbyte.distill.loader import Feed
 from dbyte.distill.runs import Run
-from dbyte.distill.sharing import EmbeddingsOnly, share_frozen
+from dbyte.distill.curriculum import EmbeddingsOnly
+from dbyte.distill.trainer import share_frozen
 from dbyte.text.packing import Rows
 root = Path(sys.argv[1])
 run, feed = Run({}, root=root), Feed(Rows.load(root / "rows.safetensors"), 4, 0)
@@ -296,7 +297,7 @@ def test_without_tensorboard_it_is_said_before_anything_runs(feed, tmp_path, mon
 
 def test_muon_and_fsdp2_do_not_go_together(feed, tmp_path):
     step = stage1(**BYTES, align_muon=0.01)[0]
-    launch = Launch(processes=trainer.Processes(sharding="fsdp2"))
+    launch = Launch(processes=Processes(sharding="fsdp2"))
     run = Run({}, root=tmp_path)
     with pytest.raises(ValueError, match=r"whole matrices.*\(hub, paper\)"):
         train(run, step, feed, model=None, launch=launch)  # the model is not even looked at
@@ -304,4 +305,4 @@ def test_muon_and_fsdp2_do_not_go_together(feed, tmp_path):
         run_steps(scale("smoke"), curriculum(scale("smoke")), seed=0, launch=launch)
     assert not run.folder.exists()
     for name in ("hub", "paper"):
-        trainer.check_sharding(curriculum(scale(name)), "fsdp2")
+        check_sharding(curriculum(scale(name)), "fsdp2")

@@ -7,9 +7,8 @@ import threading
 import pytest
 
 from dbyte.__main__ import main
-from dbyte.distill import inventory
+from dbyte.distill import run_list
 from dbyte.distill.runs import Run
-from dbyte.report import ledger
 
 
 def finished(root, name: str, parent: Run | None = None) -> Run:
@@ -31,9 +30,9 @@ def test_every_run_is_listed_with_state_step_and_parent(family):
     root, parent, child, _ = family
     begun = Run({"step": {"name": "1.3 boundary"}}, parent=child, root=root)
     with begun.locked():
-        held = ledger.listing(inventory.entries(root))
+        held = run_list.listing(run_list.entries(root))
     assert [line.split()[1] for line in held.splitlines()[1:]] == ["complete", "complete", "running", "complete"]
-    lines = ledger.listing(inventory.entries(root)).splitlines()
+    lines = run_list.listing(run_list.entries(root)).splitlines()
     assert "1.1 align" in lines[1] and "2.0" in lines[1] and "1.0" in lines[1]
     assert lines[2].endswith(parent.hash[:16])
     assert lines[3].split()[1] == "begun"
@@ -41,27 +40,27 @@ def test_every_run_is_listed_with_state_step_and_parent(family):
 
 def test_a_run_is_found_by_its_first_digits_and_shown_with_its_lineage(family):
     root, parent, child, _ = family
-    entry = inventory.find(child.hash[:7], root)
-    assert [one.name for one in inventory.lineage(entry, root)] == [parent.hash[:16], child.hash[:16]]
-    assert child.hash[:16] in ledger.description(entry, root) and "train_bytes" in ledger.description(entry, root)
+    entry = run_list.find(child.hash[:7], root)
+    assert [one.name for one in run_list.lineage(entry, root)] == [parent.hash[:16], child.hash[:16]]
+    assert child.hash[:16] in run_list.description(entry, root) and "train_bytes" in run_list.description(entry, root)
     with pytest.raises(ValueError, match="none does"):
-        inventory.find("zz", root)
+        run_list.find("zz", root)
     with pytest.raises(ValueError, match="must begin with ''"):
-        inventory.find("", root)
+        run_list.find("", root)
 
 
 def test_verify_names_a_damaged_file_a_missing_one_and_a_foreign_folder(family):
     root, parent, child, other = family
-    assert [inventory.verify(entry) for entry in inventory.entries(root)] == [[], [], []]
+    assert [run_list.problems(entry) for entry in run_list.entries(root)] == [[], [], []]
     (parent.model_folder / "weights").write_text("tampered")
     (child.model_folder / "weights").unlink()
     config = json.loads((other.folder / "config.json").read_text())
     (other.folder / "config.json").write_text(json.dumps(config | {"seed": 7}))
-    wrong = [inventory.verify(entry) for entry in inventory.entries(root)]
+    wrong = [run_list.problems(entry) for entry in run_list.entries(root)]
     assert [len(lines) for lines in wrong] == [1, 1, 1]
     assert "weights is damaged" in wrong[0][0] and "weights is missing" in wrong[1][0]
     assert "does not describe this run" in wrong[2][0]
-    assert inventory.find(other.hash[:16], root).state() == "foreign"
+    assert run_list.find(other.hash[:16], root).state() == "foreign"
 
 
 def test_unused_runs_are_those_that_no_result_comes_from(family, tmp_path):
@@ -69,8 +68,8 @@ def test_unused_runs_are_those_that_no_result_comes_from(family, tmp_path):
     results = tmp_path / "results"
     (results / "small").mkdir(parents=True)
     (results / "small" / "stage1.json").write_text(json.dumps({"config_hash": child.hash[:16]}))
-    assert [entry.name for entry in inventory.unused(root, results)] == [other.hash[:16]]
-    assert [entry.name for entry in inventory.descendants(inventory.find(parent.hash[:16], root), root)] == [
+    assert [entry.name for entry in run_list.unused(root, results)] == [other.hash[:16]]
+    assert [entry.name for entry in run_list.descendants(run_list.find(parent.hash[:16], root), root)] == [
         parent.hash[:16], child.hash[:16]]
 
 
@@ -79,12 +78,12 @@ def test_pruning_removes_what_it_said_and_never_a_held_run(family):
     with child.locked():
         (child.folder / "model.123.tmp").mkdir()
         (child.folder / "model.123.tmp" / "half").write_text("half")
-        assert inventory.leftovers(root) == []
+        assert run_list.leftovers(root) == []
         with pytest.raises(BlockingIOError, match="another process"):
-            inventory.remove([child.folder])
-    assert inventory.leftovers(root) == [child.folder / "model.123.tmp"]
-    assert inventory.remove([child.folder / "model.123.tmp", other.folder]) > 4
-    assert [entry.name for entry in inventory.entries(root)] == [parent.hash[:16], child.hash[:16]]
+            run_list.remove([child.folder])
+    assert run_list.leftovers(root) == [child.folder / "model.123.tmp"]
+    assert run_list.remove([child.folder / "model.123.tmp", other.folder]) > 4
+    assert [entry.name for entry in run_list.entries(root)] == [parent.hash[:16], child.hash[:16]]
     assert child.is_complete()
 
 
@@ -93,18 +92,18 @@ def test_looking_at_a_run_keeps_nobody_from_it(family):
     _, parent, *_ = family
     with (parent.folder / "lock").open() as look:
         fcntl.flock(look, fcntl.LOCK_SH)
-        assert not inventory.is_held(parent.folder)
+        assert not run_list.is_held(parent.folder)
         threading.Timer(0.1, lambda: fcntl.flock(look, fcntl.LOCK_UN)).start()
         with parent.locked():
-            assert inventory.is_held(parent.folder)
-    assert not inventory.is_held(parent.folder)
+            assert run_list.is_held(parent.folder)
+    assert not run_list.is_held(parent.folder)
 
 
 def test_a_parent_and_its_child_go_once_each(family, monkeypatch, capsys):
     root, parent, child, other = family
     monkeypatch.setattr("dbyte.paths.RUNS", root)
     assert main(["runs", "prune", "--run", parent.hash[:9], "--run", child.hash[:9], "--yes"]) == 0
-    assert [entry.name for entry in inventory.entries(root)] == [other.hash[:16]]
+    assert [entry.name for entry in run_list.entries(root)] == [other.hash[:16]]
 
 
 def test_the_only_whole_checkpoint_is_no_leftover(tmp_path):
@@ -112,7 +111,7 @@ def test_the_only_whole_checkpoint_is_no_leftover(tmp_path):
     with run.locked():
         pass
     (run.folder / "checkpoint.old").mkdir()
-    assert inventory.leftovers(tmp_path) == []
+    assert run_list.leftovers(tmp_path) == []
 
 
 def test_the_command_lists_verifies_and_only_prunes_when_told(family, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import papermill
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from dbyte.distill.progress import Progress, watched_stream
+from dbyte.distill.progress import ProgressLog, watched_stream
 from dbyte.distill.runs import Run
 
 UPDATES = 400
@@ -19,7 +19,7 @@ from dbyte.distill import progress
 from dbyte.distill.runs import Run
 run = Run({}, root=pathlib.Path(tempfile.mkdtemp()))
 run.folder.mkdir()
-log = progress.Progress(run, "1.1 align", 400, 0)
+log = progress.ProgressLog(run, "1.1 align", 400, 0)
 log.bar.mininterval = 0  # a frame an update: so many would be left behind
 for update in range(400):
     log.write(update, loss=2.0, norm=1.0, rates=[0.001, 0.03], seconds=0.5 * (update + 1), train_bytes=1000 * update)
@@ -40,7 +40,7 @@ def run(tmp_path):
 
 
 def say(run):
-    log = Progress(run, "1.1 align", UPDATES, 0)
+    log = ProgressLog(run, "1.1 align", UPDATES, 0)
     for update in range(UPDATES):
         log.write(update, loss=2.0, norm=1.0, rates=[0.001, 0.03], seconds=0.5 * (update + 1),
                   train_bytes=1000 * (update + 1))

@@ -18,8 +18,8 @@ import pytest
 import torch
 from datasets.packaged_modules.parquet.parquet import Parquet
 
-from dbyte.distill.ahead import Ahead
-from dbyte.distill.stream import StreamFeed
+from dbyte.distill.loader import StreamFeed
+from dbyte.distill.prefetch import Prefetch
 from dbyte.text.corpus import of_split
 from dbyte.text.hub import commit
 from dbyte.text.packing import cut, document
@@ -440,14 +440,14 @@ def test_the_thread_ends_with_its_feed(corpus, feed_of, token_bytes):
 
 def test_no_more_is_made_than_there_is_room_for():
     made = []
-    ahead = Ahead((made.append(number) or number for number in range(100)), depth=3)
+    ahead = Prefetch((made.append(number) or number for number in range(100)), depth=3)
     assert next(ahead) == 0
     time.sleep(0.2)
     assert len(made) <= 1 + 3 + 1 and [next(ahead) for _ in range(99)] == [*range(1, 100)]
     with pytest.raises(StopIteration):
         next(ahead)
     assert not ahead.thread.is_alive() or ahead.thread.join(1) is None
-    closed = Ahead(iter(int, 1), depth=1)
+    closed = Prefetch(iter(int, 1), depth=1)
     closed.close()
     with pytest.raises(ValueError, match="was closed"):
         for _ in range(3):
@@ -458,14 +458,14 @@ def test_no_more_is_made_than_there_is_room_for():
 def test_an_interrupt_does_not_hang():
     code = """
 import os, signal, threading, time
-from dbyte.distill import ahead
-ahead.END_SECONDS = 0.2
+from dbyte.distill import prefetch
+prefetch.END_SECONDS = 0.2
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background was told to ignore it
 def items():
     yield 1
     time.sleep(60)
     yield 2
-made = ahead.Ahead(items(), depth=2)
+made = prefetch.Prefetch(items(), depth=2)
 assert next(made) == 1
 threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 next(made)

@@ -14,7 +14,7 @@ from test_curriculum import TOY
 
 from dbyte import presets
 from dbyte.__main__ import main, parser
-from dbyte.distill.inventory import entries
+from dbyte.distill.run_list import entries
 from dbyte.model.teacher_sizes import CORES, core_config
 from dbyte.paths import ROOT
 

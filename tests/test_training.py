@@ -1,4 +1,4 @@
-"""The loop and its runs: frozen means frozen, resume == straight, damage is found, nothing is half-written."""
+"""The loop and its runs: frozen means frozen, resume == straight, verify is found, nothing is half-written."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from conftest import make_student
 from safetensors.torch import load_file
 
 from dbyte.distill import trainer
-from dbyte.distill.feed import Feed
-from dbyte.distill.runs import Run, content_hash, damage, written_whole
+from dbyte.distill.loader import Feed
+from dbyte.distill.runs import Run, atomic_dir, content_hash, verify
 from dbyte.distill.steps import Group, Step, stage1, stage2
-from dbyte.distill.trainer import snapshot_updates, train
+from dbyte.distill.trainer import train
 
 BUDGET = 6 * 2 * 160  # six updates of two rows
 STEPS = (stage1(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET)
@@ -92,7 +92,7 @@ def test_a_finished_run_is_known_and_a_damaged_one_is_done_again(straight, capsy
     assert straight.is_complete() and straight.facts()["updates"] == 6
     weights = straight.model_folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
-    assert "model.safetensors is damaged" in damage(straight.model_folder)
+    assert "model.safetensors is damaged" in verify(straight.model_folder)
     assert not straight.is_complete() and "model.safetensors" in capsys.readouterr().err
 
 
@@ -117,21 +117,21 @@ def test_two_processes_do_not_share_a_run(straight):
         pass
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+def test_a_folder_is_atomic_dir_or_not_at_all(tmp_path):
     target = tmp_path / "checkpoint"
-    with written_whole(target) as folder:
+    with atomic_dir(target) as folder:
         (folder / "a").write_text("old")
-    with pytest.raises(OSError, match="disk full"), written_whole(target) as folder:
+    with pytest.raises(OSError, match="disk full"), atomic_dir(target) as folder:
         (folder / "a").write_text("new")
         raise OSError("disk full")
-    assert (target / "a").read_text() == "old" and damage(target) is None
+    assert (target / "a").read_text() == "old" and verify(target) is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
 
 
 def test_sigkill_leaves_a_run_that_resumes(tmp_path):
     script = (
         "import sys; sys.path.insert(0, sys.argv[2]); import conftest, time, pathlib\n"
-        "from dbyte.distill import trainer; from dbyte.distill.feed import Feed; from dbyte.distill.runs import Run\n"
+        "from dbyte.distill import trainer; from dbyte.distill.loader import Feed; from dbyte.distill.runs import Run\n"
         "from test_training import STEPS\n"
         "from dbyte.text.packing import Rows\n"
         "trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = 0.0, float('inf'); slow = trainer.train_on\n"
@@ -188,10 +188,10 @@ def test_every_row_is_seen_once_a_pass_in_seeded_order(rows):
 
 def test_the_schedule_rises_falls_and_ends_at_the_floor():
     step = Step("x", 1, STEPS[0].objective, (Group(("encoder",), 1.0),), 1, warmup=0.2, floor=0.1)
-    rates = [step.rate_at(i, 100) for i in range(100)]
+    rates = [step.lr_scale(i, 100) for i in range(100)]
     assert rates[19] == 1.0 and rates[0] == pytest.approx(0.05) and max(rates) == 1.0
     assert rates[:20] == sorted(rates[:20]) and rates[20:] == sorted(rates[20:], reverse=True)
-    assert step.rate_at(100, 100) == pytest.approx(0.1)
+    assert step.lr_scale(100, 100) == pytest.approx(0.1)
 
 
 def test_snapshots_are_kept_and_load(student, teacher, feed, tmp_path):
@@ -200,7 +200,7 @@ def test_snapshots_are_kept_and_load(student, teacher, feed, tmp_path):
     step = stage1(align_bytes=BUDGET, distill_bytes=1, boundary_bytes=1, snapshots=2)[0]
     run = Run({}, root=tmp_path)
     train(run, step, feed, model=student, teacher=teacher)
-    assert [size for size, _ in run.snapshots()] == [640, 1280] and snapshot_updates(step, 6) == {2, 4}
+    assert [size for size, _ in run.snapshots()] == [640, 1280] and step.snapshot_updates(6) == {2, 4}
     assert isinstance(ByteStudent.from_pretrained(run.snapshots()[0][1]), ByteStudent)
 
 

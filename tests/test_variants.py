@@ -20,7 +20,7 @@ from dbyte.distill.variants import (
     run_variant,
     sequence,
     teachers,
-    watched,
+    with_snapshots,
 )
 from dbyte.evaluate import ablation, seeds, stats
 from dbyte.evaluate.harness import ColumnResult
@@ -142,7 +142,7 @@ def test_a_table_holds_every_row_and_its_average(trained):
 
 
 def test_accuracy_on_the_way_ends_where_the_table_stands(trained):
-    kept = ablation.train(TINY, watched(alignments(TINY)[:2]), seed=0)
+    kept = ablation.train(TINY, with_snapshots(alignments(TINY)[:2]), seed=0)
     measurer = Measurer(TINY, 0)
     rows = ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
     table = ablation.accuracy_rows(ablation.measure(measurer, trained, "stage1/tokenizer"))
@@ -160,7 +160,7 @@ def test_accuracy_on_the_way_ends_where_the_table_stands(trained):
 
 
 def test_a_figure_of_accuracy_has_a_line_a_variant_and_a_panel_a_task(trained):
-    kept = ablation.train(TINY, watched(alignments(TINY)[:2]), seed=0)
+    kept = ablation.train(TINY, with_snapshots(alignments(TINY)[:2]), seed=0)
     rows = pd.DataFrame(ablation.dynamics_rows(Measurer(TINY, 0), kept, "stage1/tokenizer"))
     figure = ablations.dynamics_figure(rows, list(kept), teacher=pd.DataFrame({"task": ["LMB"], "value": [50.0]}))
     assert [axes.get_title(loc="left") for axes in figure.axes] == [*dict.fromkeys(rows["task"])]

@@ -14,9 +14,9 @@ import pytest
 from conftest import TEXTS
 
 from dbyte import presets
-from dbyte.distill import inventory, runs, trainer
+from dbyte.distill import run_list, runs, trainer
 from dbyte.distill import teacher as teacher_module
-from dbyte.distill.feed import Feed
+from dbyte.distill.loader import Feed
 from dbyte.distill.runs import LOOK_SECONDS, Run
 from dbyte.distill.steps import stage1
 from dbyte.distill.trainer import train
@@ -31,7 +31,7 @@ from pathlib import Path
 
 from conftest import make_student, make_teacher
 from dbyte.distill import trainer
-from dbyte.distill.feed import Feed
+from dbyte.distill.loader import Feed
 from dbyte.distill.runs import Run
 from dbyte.text.packing import Rows
 from test_waiting import STEP
@@ -102,7 +102,7 @@ def test_a_run_that_was_pruned_while_one_waited_for_it_is_held_where_it_is_made_
 
     later(prune)
     with run.locked(wait=True):
-        assert inventory.is_held(run.folder) and (run.folder / "config.json").exists()
+        assert run_list.is_held(run.folder) and (run.folder / "config.json").exists()
 
 
 def test_two_that_find_one_damage_do_not_stumble_over_each_other(tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_two_that_find_one_damage_do_not_stumble_over_each_other(tmp_path, monke
         (run.folder / "complete.json").unlink()
         return "weights are damaged"
 
-    monkeypatch.setattr(runs, "damage", other_was_first)
+    monkeypatch.setattr(runs, "verify", other_was_first)
     assert not run.is_complete()
 
 
@@ -132,5 +132,5 @@ def test_a_tokenizer_is_trained_once_and_never_taken_from_its_reader(tmp_path, m
     monkeypatch.setattr(teacher_module, "training_corpora", lambda *_, **__: [])
     monkeypatch.setattr(teacher_module, "train_tokenizer", slow)
     with ThreadPoolExecutor(2) as both:
-        found = list(both.map(lambda _: teacher_module._tokenizer(scale, scale.teacher, seed=0), range(2)))
+        found = list(both.map(lambda _: teacher_module._tokenizer(scale, continued=None, seed=0), range(2)))
     assert len(trained) == 1 and [len(one) for one in found] == [300, 300]

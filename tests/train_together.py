@@ -14,11 +14,10 @@ import torch
 from transformers import AutoTokenizer
 
 from dbyte.distill import trainer
-from dbyte.distill.feed import Feed
+from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.processes import join
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import stage1, stage2
-from dbyte.distill.stream import StreamFeed
 from dbyte.text.packing import Rows
 from dbyte.text.spans import TokenBytes
 

@@ -8,41 +8,49 @@ def declare(commands: argparse._SubParsersAction) -> None:
     what = command.add_subparsers(metavar="WHAT", dest="what")
     what.add_parser("list", help="one line a run (the default)")
     for name, text in (("show", "settings, lineage and last losses of one run"),
-                       ("verify", "check every file against its checksum; status 1 if one is damaged")):
+                       ("verify", "check every file against its checksum; exit status 1 if one is damaged")):
         what.add_parser(name, help=text).add_argument("name", nargs="?" if name == "verify" else None,
                                                       help="the first digits of its name")
-    prune = what.add_parser("prune", help="say what could go, and with --yes remove it; killed writes always count")
+    prune = what.add_parser("prune", help="print what can be removed, and remove it with --yes; what killed processes "
+                                          "left is always included")
     prune.add_argument("--unused", action="store_true", help="runs that no file in results/ comes from")
     prune.add_argument("--run", dest="names", metavar="NAME", action="append", default=[],
-                       help="this run and all that went on from it")
+                       help="this run and all that continue it")
     prune.add_argument("--yes", action="store_true", help="remove it")
     command.set_defaults(run=run, what="list")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from dbyte.distill import inventory
-    from dbyte.paths import RESULTS, RUNS
-    from dbyte.report import ledger
+    from dbyte.distill import run_list
+    from dbyte.paths import RUNS
 
     if arguments.what == "list":
-        print(ledger.listing(inventory.entries(RUNS)))
+        print(run_list.listing(run_list.entries(RUNS)))
         return 0
     if arguments.what == "show":
-        print(ledger.description(inventory.find(arguments.name, RUNS), RUNS))
+        print(run_list.description(run_list.find(arguments.name, RUNS), RUNS))
         return 0
     if arguments.what == "verify":
-        chosen = [inventory.find(arguments.name, RUNS)] if arguments.name else inventory.entries(RUNS)
-        wrong = [line for entry in chosen for line in inventory.verify(entry)]
+        chosen = [run_list.find(arguments.name, RUNS)] if arguments.name else run_list.entries(RUNS)
+        wrong = [line for entry in chosen for line in run_list.problems(entry)]
         print("\n".join(wrong) or f"{len(chosen)} run{'s' * (len(chosen) != 1)}: every file is as it was written")
         return 1 if wrong else 0
-    going = [entry for name in arguments.names for entry in inventory.descendants(inventory.find(name, RUNS), RUNS)]
-    going += inventory.unused(RUNS, RESULTS) if arguments.unused else []
-    children_first = dict.fromkeys(entry.folder for entry in reversed(going))
-    folders = [path for path in inventory.leftovers(RUNS) if path.parent not in children_first] + list(children_first)
+    return prune(arguments)
+
+
+def prune(arguments: argparse.Namespace) -> int:
+    from dbyte.distill import run_list
+    from dbyte.paths import RESULTS, RUNS
+
+    chosen = run_list.unused(RUNS, RESULTS) if arguments.unused else []
+    for name in arguments.names:
+        chosen = run_list.descendants(run_list.find(name, RUNS), RUNS) + chosen
+    children_first = dict.fromkeys(entry.folder for entry in reversed(chosen))
+    folders = [path for path in run_list.leftovers(RUNS) if path.parent not in children_first] + list(children_first)
     for folder in folders:
-        print(f"{inventory.folder_bytes(folder) / 1e6:10.1f} MB  {folder}")
+        print(f"{run_list.folder_bytes(folder) / 1e6:10.1f} MB  {folder}")
     if not arguments.yes:
         print(f"{len(folders)} folders; nothing was removed: say --yes to remove them")
         return 0
-    print(f"{inventory.remove(folders) / 1e6:.1f} MB freed")
+    print(f"{run_list.remove(folders) / 1e6:.1f} MB freed")
     return 0

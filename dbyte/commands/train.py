@@ -1,6 +1,11 @@
 """`train`: teacher and student, in one process or many."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dbyte.distill.steps import Step
+    from dbyte.presets import Scale
 
 
 def declare(commands: argparse._SubParsersAction) -> None:
@@ -18,12 +23,15 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--batch-rows", type=int, help="rows of an update, over all processes")
     command.add_argument("--row-bytes", type=int, help="bytes of a row")
     command.add_argument("--processes", type=int, help="how many must have met; refused if others did")
-    command.add_argument("--sharding", default="ddp", help="ddp: the model whole in each process; fsdp2: shared out")
+    command.add_argument("--sharding", default="ddp", help="ddp: the full model in each process; fsdp2: shared out")
     command.add_argument("--rows-at-once", type=int,
                          help="rows of a micro-batch in each process: less memory, and `plan` tells how many fit")
     command.add_argument("--recompute", action="store_true", help="keep no activations inside blocks (less memory)")
-    command.add_argument("--backend", help="of Mamba2: torch (the default), or triton where its kernels and a GPU are")
-    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files beside metrics.jsonl")
+    command.add_argument("--backend", help="of Mamba2: torch; fast, in fp32 on a CPU (the default there); or triton, "
+                                           "if its kernels and a GPU are there")
+    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files next to metrics.jsonl")
+    command.add_argument("--dry-run", action="store_true",
+                         help="print which runs are complete and which would be trained, and train nothing")
     command.set_defaults(run=run)
 
 
@@ -35,36 +43,51 @@ def run(arguments: argparse.Namespace) -> int:
                             precision=arguments.precision, batch_rows=arguments.batch_rows,
                             row_bytes=arguments.row_bytes)
     from dbyte.distill.curriculum import curriculum, run_steps
-    from dbyte.distill.processes import join
+    from dbyte.distill.processes import Launch, join
     from dbyte.distill.progress import summary_writer
+    from dbyte.distill.steps import check_sharding
     from dbyte.distill.teacher import teacher_run, teacher_step
-    from dbyte.distill.trainer import Launch, check_sharding
     from dbyte.model.backends import training_backend
 
     steps = curriculum(scale)
     names = ["teacher", *(step.name[:3] for step in steps)]
     if arguments.through not in names:
         raise ValueError(f"--through must be one of {', '.join(names)}, found {arguments.through!r}")
+    chosen = steps[: names.index(arguments.through)]
+    if arguments.dry_run:
+        print(plan(scale, chosen, seed=arguments.seed))
+        return 0
     at_once = scale.rows_at_once if arguments.rows_at_once is None else arguments.rows_at_once
     if at_once is not None and at_once < 1:
         raise ValueError(f"--rows-at-once must be at least 1, found {at_once}")
-    chosen = steps[: names.index(arguments.through)]
     of_teacher = () if isinstance(scale.teacher, str) else (teacher_step(scale.teacher),)
     check_sharding(of_teacher + chosen, arguments.sharding)
     training_backend(arguments.backend, device=scale.device, precision=scale.precision)
     if arguments.tensorboard:
         summary_writer()
     launch = Launch(join(scale.device, expected=arguments.processes, sharding=arguments.sharding),
-                    rows_at_once=at_once, recompute=arguments.recompute,
-                    backend=arguments.backend,
+                    rows_at_once=at_once, recompute=arguments.recompute, backend=arguments.backend,
                     tensorboard=arguments.tensorboard)
     folders = [teacher_run(scale, seed=arguments.seed, launch=launch)]
-    if arguments.through != "teacher":
-        runs = run_steps(scale, chosen, seed=arguments.seed, launch=launch)
-        folders += [run.model_folder for run in runs]
+    if chosen:
+        folders += [run.model_folder for run in run_steps(scale, chosen, seed=arguments.seed, launch=launch)]
     if launch.processes.is_first:
         print("\n".join(f"{name:8} {folder}" for name, folder in zip(names, folders, strict=False)))
     return 0
+
+
+def plan(scale: "Scale", steps: "tuple[Step, ...]", *, seed: int) -> str:
+    """The table of the runs that training would load or make; nothing is trained."""
+    from dbyte.distill.curriculum import plan_steps
+    from dbyte.distill.planned_run import plan_table
+    from dbyte.distill.teacher import plan_teacher
+
+    planned = plan_teacher(scale, seed=seed)
+    if steps:
+        planned += plan_steps(scale, steps, seed=seed)
+    new = [one for one in planned if one.status != "complete"]
+    megabytes = sum(one.step.train_bytes for one in new) / 1e6
+    return f"{plan_table(planned)}\n{len(new)} of {len(planned)} runs would be trained, on {megabytes:,.2f} MB"
 
 
 def corpus_amount(text: str) -> tuple[str, int]:

@@ -1,31 +1,30 @@
-"""Run a tuple of steps from a teacher to a student; each step is a cached run whose parent is the step before.
+"""From a teacher to a student through a tuple of steps: first the plan, which is data, then its execution.
 
-So a notebook that needs step 1.2 trains what is missing and loads the rest, and two ablations share their common
-beginning.
+Each step is a run that is addressed by its content, and its parent is the run of the step before. So a notebook that
+needs step 1.2 trains what is missing and loads the rest, and two ablations share their common beginning.
 """
 
 import math
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dbyte.distill.data import changed_rows, training_rows
-from dbyte.distill.feed import Feed
+from dbyte.distill.data import training_rows, transformed_rows
+from dbyte.distill.loader import Feed, StreamFeed
+from dbyte.distill.planned_run import PlannedRun
+from dbyte.distill.processes import Launch
 from dbyte.distill.runs import Run, model_hash
-from dbyte.distill.sharing import EmbeddingsOnly
-from dbyte.distill.steps import Step, stage1, stage2
-from dbyte.distill.stream import StreamFeed
-from dbyte.distill.teacher import teacher_run
-from dbyte.distill.trainer import Launch, check_sharding, train
-from dbyte.model.backends import training_backend
+from dbyte.distill.steps import Step, check_sharding, stage1, stage2
+from dbyte.distill.teacher import plan_teacher, teacher_run
+from dbyte.distill.trainer import train
 from dbyte.model.student import ByteStudent, StudentConfig
-from dbyte.model.teacher import load_teacher
+from dbyte.model.teacher import load_teacher, read_teacher
 from dbyte.presets import Scale
-from dbyte.text.packing import Rows
 from dbyte.text.spans import TokenBytes
 
-STAGE2_ALONE = ("smoothing", "confidence")  # what a student is asked for that nothing in Stage 1 reads
+STAGE2_ALONE = ("smoothing", "confidence")  # settings of a student that nothing in Stage 1 reads
 LANES = 32  # streams that are open at once, over all processes; it is part of a run's address
 
 
@@ -40,84 +39,134 @@ def run_steps(
 ) -> list[Run]:
     """Train a student through `steps`, reusing every run that is complete; returns one complete run per step.
 
-    seed: of the student's first weights and the order of the rows. teacher_seed: of the teacher and of which documents
-    are held out; None: seed, so that nothing is shared between seeds. predictions: another model with the teacher's
-    tokens, whose predictions Eq. 3 takes; core, head and embeddings stay the teacher's (Table 10). ValueError where its
-    tokens are others, or with the joint objective.
+    Arguments and errors are those of `plan_steps`; a teacher that is not there yet is trained first.
+    """
+    launch = launch or Launch(rows_at_once=scale.rows_at_once)
+    check_sharding(steps, launch.processes.sharding)
+    teacher_seed = seed if teacher_seed is None else teacher_seed
+    teacher_run(scale, seed=teacher_seed, launch=launch)
+    with launch.processes.first_goes_first():
+        planned = plan_steps(scale, steps, seed=seed, teacher_seed=teacher_seed, predictions=predictions)
+    return execute(scale, planned, seed=seed, launch=launch)
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def plan_steps(
+    scale: Scale, steps: tuple[Step, ...], *, seed: int, teacher_seed: int | None = None,
+    predictions: Path | None = None,
+) -> tuple[PlannedRun, ...]:
+    """The run of each step, without training anything; texts that were never packed are packed, and kept.
+
+    Args:
+        seed: of the student's first weights and the order of the rows.
+        teacher_seed: of the teacher and of which documents are held out; None: seed, so that seeds share nothing.
+        predictions: another model with the teacher's tokens, whose predictions Eq. 3 takes; core, head and embeddings
+            stay the teacher's (Table 10).
+    Raises:
+        ValueError: if the tokens of `predictions` are others, or with the joint objective.
+        FileNotFoundError: if the teacher cannot be read.
     """
     if predictions and any(step.objective.name.startswith("joint") for step in steps):
         raise ValueError("the joint objective reads embeddings and predictions of one teacher: predictions of another "
                          "one are for the steps in sequence")
     teacher_seed = seed if teacher_seed is None else teacher_seed
-    launch = launch or Launch(rows_at_once=scale.rows_at_once)
-    check_sharding(steps, launch.processes.sharding)
-    folder = teacher_run(scale, seed=teacher_seed, launch=launch)
-    device = launch.processes.device if launch.processes.count > 1 else scale.device
-    teacher, tokenizer = load_teacher(folder)
+    folder = Path(scale.teacher) if isinstance(scale.teacher, str) else None
+    if folder is None:
+        last = plan_teacher(scale, seed=teacher_seed)[-1]
+        if last.status != "complete":
+            return tuple(PlannedRun(step, None) for step in steps)
+        folder = last.run.model_folder
+    config, tokenizer = read_teacher(folder)
     token_bytes = TokenBytes.from_tokenizer(tokenizer)
-    positions = teacher.config.max_position_embeddings
-    other = None if predictions is None else _of_the_same_tokens(predictions, teacher, token_bytes)
-    with launch.processes.first_goes_first():
-        rows = None if scale.streamed else training_rows(scale, token_bytes, seed=teacher_seed, positions=positions)
-    asked = {name: value for name, value in StudentConfig(**scale.student).to_dict().items()
-             if name not in ("transformers_version", "dbyte_version")}
-    runs: list[Run] = []
+    if predictions is not None:
+        _check_same_tokens(predictions, config.vocab_size, token_bytes)
+    positions = config.max_position_embeddings
+    rows = None if scale.streamed else training_rows(scale, token_bytes, seed=teacher_seed, positions=positions)
+    teacher_hash = model_hash(folder)
+    planned: list[PlannedRun] = []
     for step in steps:
-        # Off in Stage 1, so that students that differ in it alone share their Stage 1.
-        resolved = asked if step.stage == 2 else asked | dict.fromkeys(STAGE2_ALONE, False)
-        parent = runs[-1] if runs else None
-        rows_of_step = rows if step.text is None else changed_rows(
+        rows_of_step = rows if step.text is None else transformed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
-        feed = _feed(scale, step, rows_of_step, token_bytes, parent, seed=seed, positions=positions)
-        run = Run({"step": step.describe(), "student": resolved, "teacher": model_hash(folder),
-                   "data": rows_of_step.hash if rows_of_step else feed.describe(), "batch_rows": scale.batch_rows,
-                   "precision": scale.precision, "seed": seed}
-                  | ({"predictions": model_hash(predictions)} if other and step.objective.reads_teacher == "whole"
-                     else {}), parent=parent)
-        if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
-            student = (ByteStudent.from_pretrained(parent.model_folder) if parent
-                       else new_student(scale, teacher, tokenizer, seed=seed))
-            if step.decoding:
-                torch.manual_seed(seed)
-                student = student.with_decoding(step.decoding)
-            student.config.update({"stage": step.stage} | {name: resolved[name] for name in STAGE2_ALONE})
-            # only here, since to ask is to compile
-            student.use_backend(training_backend(launch.backend, device=str(device), precision=scale.precision))
-            read = {"whole": other or teacher, "embeddings": EmbeddingsOnly(teacher),
-                    "": None}[step.objective.reads_teacher]
-            for unread in {teacher, other} - {read, None}:
-                unread.cpu()
-            train(run, step, feed, model=student, teacher=read, device=device, precision=scale.precision, launch=launch,
-                  save_extra=lambda folder: tokenizer.save_pretrained(folder))
-        runs.append(run)
-    return runs
+        student = student_settings(scale, step)
+        described = {
+            "step": step.describe(), "student": student, "teacher": teacher_hash,
+            "data": rows_of_step.hash if rows_of_step else _stream(scale, token_bytes, positions, seed=seed).describe(),
+            "batch_rows": scale.batch_rows, "precision": scale.precision, "seed": seed}
+        if predictions and step.objective.reads_teacher == "whole":
+            described["predictions"] = model_hash(predictions)
+        run = Run(described, parent=planned[-1].run if planned else None)
+        planned.append(PlannedRun(step, run, rows_of_step, student, folder, predictions))
+    return tuple(planned)
 
 
-def _feed(
-    scale: Scale, step: Step, rows: Rows | None, token_bytes: TokenBytes, parent: Run | None, *, seed: int,
-    positions: int
-) -> Feed | StreamFeed:
-    """The rows of a step, from where the step before stopped reading."""
-    facts = parent.facts() if parent else {}
-    if rows is not None:
-        return Feed(rows, scale.batch_rows, seed, facts.get("next_row", 0), step.grouped)
-    feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows, seed=seed,
+def student_settings(scale: Scale, step: Step) -> dict[str, object]:
+    """The student's config in a step, as its run is addressed by it.
+
+    What Stage 1 does not read is off there, so that students that differ in it alone share their Stage 1.
+    """
+    settings = StudentConfig(**scale.student).to_dict()
+    for version in ("transformers_version", "dbyte_version"):
+        settings.pop(version, None)
+    return settings if step.stage == 2 else settings | dict.fromkeys(STAGE2_ALONE, False)
+
+
+def _check_same_tokens(folder: Path, vocab_size: int, token_bytes: TokenBytes) -> None:
+    """Raise ValueError unless the k-th token of the model in a folder or of a hub name is the teacher's k-th token."""
+    config, tokenizer = read_teacher(folder)
+    same = TokenBytes.from_tokenizer(tokenizer).token_bytes == token_bytes.token_bytes
+    if not same or config.vocab_size != vocab_size:
+        raise ValueError(f"{folder} has other tokens than the student's teacher ({config.vocab_size} and {vocab_size} "
+                         "in the heads): Eq. 3 compares predictions of the same tokens, so take one of the same family")
+
+
+def _stream(scale: Scale, token_bytes: TokenBytes, positions: int, *, seed: int) -> StreamFeed:
+    return StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows, seed=seed,
                       lanes=math.gcd(scale.batch_rows, LANES), positions=positions)
-    feed.restore(facts.get("feed", {}), 0)
-    return feed
 
 
-def _of_the_same_tokens(folder: Path, teacher: PreTrainedModel, token_bytes: TokenBytes) -> PreTrainedModel:
-    """The model in a folder or of a hub name; ValueError unless the k-th token is the teacher's k-th token."""
-    model, tokenizer = load_teacher(folder)
-    sizes = [one.get_output_embeddings().weight.shape[0] for one in (teacher, model)]
-    if TokenBytes.from_tokenizer(tokenizer).token_bytes != token_bytes.token_bytes or sizes[0] != sizes[1]:
-        raise ValueError(f"{folder} has other tokens than the student's teacher ({sizes[1]} and {sizes[0]} in the "
-                         "heads): Eq. 3 compares predictions of the same tokens, so take one of the same family")
-    return model
+# -- its execution ----------------------------------------------------------------------------------------------------
 
 
-def new_student(scale: Scale, teacher, tokenizer, *, seed: int) -> ByteStudent:
+def execute(scale: Scale, planned: tuple[PlannedRun, ...], *, seed: int, launch: Launch | None = None) -> list[Run]:
+    """Train what is not complete of a plan; returns its runs."""
+    launch = launch or Launch(rows_at_once=scale.rows_at_once)
+    teacher = other = tokenizer = None
+    for one in planned:
+        if launch.processes.of_first(one.run.is_complete):
+            continue
+        if teacher is None:
+            teacher, tokenizer = load_teacher(one.teacher)
+            other = load_teacher(one.predictions)[0] if one.predictions else None
+        read = {"whole": other or teacher, "embeddings": EmbeddingsOnly(teacher), "": None}
+        read = read[one.step.objective.reads_teacher]
+        for unread in {teacher, other} - {read, None}:
+            unread.cpu()
+        train(one.run, one.step, _feed(scale, one, tokenizer, teacher.config.max_position_embeddings, seed=seed),
+              model=_student(scale, one, teacher, tokenizer, seed=seed), teacher=read,
+              device=launch.device_for(scale.device), precision=scale.precision, launch=launch,
+              save_extra=tokenizer.save_pretrained)
+    return [one.run for one in planned]
+
+
+def _student(
+    scale: Scale, planned: PlannedRun, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int
+) -> ByteStudent:
+    """The student that a step starts from."""
+    parent, step = planned.run.parent, planned.step
+    student = (ByteStudent.from_pretrained(parent.model_folder) if parent
+               else new_student(scale, teacher, tokenizer, seed=seed))
+    if step.decoding:
+        torch.manual_seed(seed)
+        student = student.with_decoding(step.decoding)
+    student.config.update({"stage": step.stage} | {name: planned.student[name] for name in STAGE2_ALONE})
+    return student
+
+
+def new_student(
+    scale: Scale, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int
+) -> ByteStudent:
     """An untrained student of a scale's sizes around a loaded teacher, in fp32 whatever the teacher's dtype.
 
     Half-precision weights would lose updates at the curriculum's rates.
@@ -126,3 +175,26 @@ def new_student(scale: Scale, teacher, tokenizer, *, seed: int) -> ByteStudent:
     student = ByteStudent.from_teacher(teacher, config=StudentConfig(**scale.student), tokenizer=tokenizer)
     student.config.dtype = torch.float32
     return student.float()
+
+
+def _feed(
+    scale: Scale, planned: PlannedRun, tokenizer: PreTrainedTokenizerBase, positions: int, *, seed: int
+) -> Feed | StreamFeed:
+    """The rows of a step, from where the step before stopped reading."""
+    facts = planned.run.parent.facts() if planned.run.parent else {}
+    if planned.rows is not None:
+        return Feed(planned.rows, scale.batch_rows, seed, facts.get("next_row", 0), planned.step.grouped)
+    feed = _stream(scale, TokenBytes.from_tokenizer(tokenizer), positions, seed=seed)
+    feed.restore(facts.get("feed", {}), 0)
+    return feed
+
+
+class EmbeddingsOnly(nn.Module):
+    """What step 1.1 needs of a teacher: its targets are a look-up in this table, so nothing else goes to the device."""
+
+    def __init__(self, teacher: PreTrainedModel):
+        super().__init__()
+        self.embedding = teacher.get_input_embeddings()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding

@@ -1,16 +1,17 @@
 """From a scale's corpora to packed rows on disk: tokenised by the teacher, aligned, packed, cached by content."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from dbyte.distill.changes import changed
 from dbyte.distill.runs import content_hash
+from dbyte.distill.text_transforms import transformed
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.text.corpus import Corpus, load_corpus
-from dbyte.text.packing import Rows, document, pack
+from dbyte.text.packing import Document, Rows, document, pack
 from dbyte.text.spans import TokenBytes
 
 PACKING = 1  # raise it when packing or alignment changes what rows hold
@@ -43,22 +44,26 @@ def packed_rows(
 
     source: hash of the texts; with the tokenizer's table and the sizes of `pack` it addresses the file.
     """
-    tokenizer = token_bytes.backend.to_str() if token_bytes.backend else None
-    key = content_hash({"packing": PACKING, "source": source, "tokens": token_bytes.content_hash,
-                        "tokenizer": tokenizer, "row_bytes": row_bytes}
-                       | ({"positions": positions} if positions is not None and positions < row_bytes else {}))
-    path = root / "data" / f"rows-{key[:16]}.safetensors"
+    described = {"packing": PACKING, "source": source, "tokens": token_bytes.content_hash,
+                 "tokenizer": token_bytes.backend.to_str() if token_bytes.backend else None, "row_bytes": row_bytes}
+    if positions is not None and positions < row_bytes:
+        described["positions"] = positions
+    path = root / "data" / f"rows-{content_hash(described)[:16]}.safetensors"
     if path.exists():
         try:
             return Rows.load(path)
         except ValueError as error:
             print(f"{error}; the rows are packed again", flush=True)
-    documents = (document(aligned, token_bytes) for start in range(0, len(texts), DOCUMENTS_AT_ONCE)
-                 for aligned in token_bytes.align_batch(texts[start : start + DOCUMENTS_AT_ONCE]))
-    rows = pack(documents, row_bytes=row_bytes, positions=positions)
+    rows = pack(_documents(texts, token_bytes), row_bytes=row_bytes, positions=positions)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows.save(path)
     return rows
+
+
+def _documents(texts: list[str], token_bytes: TokenBytes) -> Iterator[Document]:
+    for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
+        for aligned in token_bytes.align_batch(texts[start : start + DOCUMENTS_AT_ONCE]):
+            yield document(aligned, token_bytes)
 
 
 def training_rows(scale: Scale, token_bytes: TokenBytes, *, seed: int, positions: int | None = None) -> Rows:
@@ -69,19 +74,19 @@ def training_rows(scale: Scale, token_bytes: TokenBytes, *, seed: int, positions
                        positions=positions)
 
 
-def changed_rows(
-    scale: Scale, change: str, token_bytes: TokenBytes, *, seed: int, max_bytes: int, positions: int | None = None
+def transformed_rows(
+    scale: Scale, transform: str, token_bytes: TokenBytes, *, seed: int, max_bytes: int, positions: int | None = None
 ) -> Rows:
-    """Packed rows of a scale's training documents, changed as `changes.py` says, up to about `max_bytes` of them.
+    """Packed rows of a scale's training documents under one of `text_transforms.TRANSFORMS`, about `max_bytes` of them.
 
-    The labels are the teacher's tokens of the changed text. ValueError at a scale that streams its corpora.
+    The labels are the teacher's tokens of the transformed text. ValueError at a scale that streams its corpora.
     """
     if scale.streamed:
-        raise ValueError(f"scale {scale.name!r} streams its corpora, and only rows in memory can be changed "
-                         f"({change!r}): choose smoke or small, or a scale with streamed=False")
+        raise ValueError(f"scale {scale.name!r} streams its corpora, and only rows in memory can be transformed "
+                         f"({transform!r}): choose smoke or small, or a scale with streamed=False")
     corpora = training_corpora(scale, seed=seed)
-    texts = list(changed(mixed_texts(corpora, seed=seed), change, seed=seed, max_bytes=max_bytes))
-    source = content_hash([change, max_bytes, seed] + [corpus.content_hash for corpus in corpora])
+    texts = list(transformed(mixed_texts(corpora, seed=seed), transform, seed=seed, max_bytes=max_bytes))
+    source = content_hash([transform, max_bytes, seed] + [corpus.content_hash for corpus in corpora])
     return packed_rows(texts, token_bytes, row_bytes=scale.row_bytes, source=source, positions=positions)
 
 

@@ -1,19 +1,20 @@
-"""The processes that train one run together, one being the degenerate case.
+"""The processes that train one run together; a single process is the special case of one.
 
 `accelerate launch` and `torchrun` start them and say so in the environment; accelerate joins them (gloo on CPUs, NCCL
-on GPUs), and torch shards: DDP keeps the whole model in each, FSDP2 a share of every weight, gradient and moment. What
+on GPUs), and torch shards: DDP keeps the full model in each, FSDP2 a share of every weight, gradient and moment. What
 is computed does not depend on how many there are.
 
-Two launchers deceive on a CPU: `accelerate launch --cpu --num_processes 2` runs one process, and torchrun without the
+Two launchers mislead on a CPU: `accelerate launch --cpu --num_processes 2` runs one process, and torchrun without the
 CPU setting runs two that do not know of each other. So the number that was asked for is checked against the number
 that met.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dbyte.device import check_device
 
+T = TypeVar("T")
 SHARDINGS = ("ddp", "fsdp2")
 PATIENCE = timedelta(hours=6)  # others wait while the first packs text or writes a model
 
@@ -39,11 +41,11 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """True in the one process that writes and speaks."""
+        """True in the one process that writes and prints."""
         return self.rank == 0
 
     def wrap(self, module: nn.Module, units: list[nn.Module]) -> nn.Module:
-        """Make a module's forward and backward common to all; units: what FSDP2 gathers and frees one by one."""
+        """Share a module's forward and backward between all; units: what FSDP2 gathers and frees one by one."""
         if self.sharding == "fsdp2":
             for unit in units:
                 fully_shard(unit, mesh=self.mesh())
@@ -76,8 +78,12 @@ class Processes:
             dist.all_gather_object(values, value)
         return values
 
+    def of_first(self, ask: Callable[[], T]) -> T:
+        """What the first process finds, in all of them; the others do not ask."""
+        return self.gathered(ask() if self.is_first else None)[0]
+
     def wait(self) -> None:
-        """Go on when all have come this far."""
+        """Wait until all processes have come this far."""
         if self.count > 1:
             dist.barrier()
 
@@ -91,13 +97,33 @@ class Processes:
             self.wait()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor whole in this process; every process must ask for it."""
+@dataclass(frozen=True)
+class Launch:
+    """How a run is computed; its address does not depend on it.
+
+    rows_at_once: rows of a micro-batch, None: all of the process's share. recompute: keep no activations inside blocks
+    and compute them again in backward. tensorboard: write its files too. backend: of Mamba2 (model/backends.py),
+    None: the best for device and precision.
+    """
+
+    processes: Processes = Processes()
+    rows_at_once: int | None = None
+    recompute: bool = False
+    tensorboard: bool = False
+    backend: str | None = None
+
+    def device_for(self, device: str) -> str:
+        """The device to train on: the scale's, or that of this process where several train."""
+        return self.processes.device if self.processes.count > 1 else device
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor in full in this process; every process must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, template: Tensor) -> Tensor:
-    """A whole tensor, shared out as the template is."""
+def shard_like(tensor: Tensor, template: Tensor) -> Tensor:
+    """A full tensor, sharded as the template is."""
     tensor = tensor.to(template.device)
     if isinstance(template, DTensor):
         return distribute_tensor(tensor, template.device_mesh, template.placements)
@@ -105,7 +131,7 @@ def like(tensor: Tensor, template: Tensor) -> Tensor:
 
 
 def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "ddp") -> Processes:
-    """Meet the processes that a launcher started; alone where none did.
+    """Meet the processes that a launcher started; one process if none did.
 
     expected: how many there must be; None: as many as the launcher says.
     Raises:

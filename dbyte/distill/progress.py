@@ -19,7 +19,7 @@ from dbyte.distill.runs import Run
 LINES = 200  # about how many lines a run's metrics.jsonl has
 
 
-class Progress:
+class ProgressLog:
     """The log of one run, from update `first` on; `seconds` are those of the run, earlier sittings included."""
 
     def __init__(self, run: Run, name: str, updates: int, first: int, *, tensorboard: bool = False):

@@ -1,4 +1,4 @@
-"""Runs on disk: addressed by their content, resumed exactly, attributable, and never half-written.
+"""Runs on disk: addressed by their content, resumed exactly, and never half-written.
 
     runs/<hash>/config.json        what was run: step, parent, data, versions of the layout
     runs/<hash>/metrics.jsonl      one line per logged update
@@ -30,7 +30,6 @@ from dbyte.paths import RUNS
 from dbyte.presets import TEACHERS
 
 SCHEMA = 3  # raise it when old runs must not be taken for new ones
-
 LOOK_SECONDS = 0.5  # far longer than a look at a lock takes
 
 
@@ -54,16 +53,16 @@ def model_hash(folder: Path) -> str:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one."""
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
     atomic_write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 @contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; on success seal it with checksums and rename it to `folder`, else remove it.
 
     Raises:
-        OSError: from the disk (a full one included); `folder` is then as it was, or beside it as `.old`.
+        OSError: from the disk (a full one included); `folder` is then as it was, or next to it as `.old`.
     """
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -87,10 +86,10 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock file while something is made that others may find made; another process that comes waits."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file; another process that asks for it waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -101,21 +100,21 @@ def checksums(folder: Path) -> dict[str, str]:
             if path.is_file() and path.name != "sums.json"}
 
 
-def damage(folder: Path) -> str | None:
-    """Say what is wrong with a sealed folder, or None where it is whole."""
+def verify(folder: Path) -> str | None:
+    """Say what is wrong with a sealed folder; None if every file is as it was written."""
     try:
         expected = json.loads((folder / "sums.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return f"{folder / 'sums.json'} cannot be read ({error})"
     found = checksums(folder)
-    for name in sorted(expected):  # a file that was put there later is read by nobody
+    for name in sorted(expected):  # a file that was added later is read by nobody
         if expected[name] != found.get(name):
             return f"{folder / name} is {'damaged' if name in found else 'missing'}"
     return None
 
 
-def _lies_at(path: Path, file: TextIO) -> bool:
-    """True where the open file is still the one of this name."""
+def _is_same_file(path: Path, file: TextIO) -> bool:
+    """True if the open file is still the one of this name."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -134,11 +133,17 @@ class Run:
         self.checkpoint_folder = self.folder / "checkpoint"
         self.metrics_path = self.folder / "metrics.jsonl"
 
+    def status(self) -> str:
+        """`complete`, `damaged`, `resumable` (it has a checkpoint) or `new`; nothing on disk changes."""
+        if (self.folder / "complete.json").exists():
+            return "damaged" if self._flaw() else "complete"
+        return "resumable" if self.checkpoint_folder.exists() else "new"
+
     def is_complete(self) -> bool:
-        """True where a finished, undamaged model lies; a damaged one is named and moved aside to be trained again."""
+        """True for a finished, undamaged model; a damaged one is named and moved aside to be trained again."""
         if not (self.folder / "complete.json").exists():
             return False
-        wrong = damage(self.model_folder) or self._config_mismatch() or self._facts_unreadable()
+        wrong = self._flaw()
         if wrong is None:
             return True
         print(f"run {self.hash[:16]}: {wrong}; the run is done again", file=sys.stderr)
@@ -151,6 +156,9 @@ class Run:
         if self.model_folder.exists():
             os.rename(self.model_folder, aside)
         return False
+
+    def _flaw(self) -> str | None:
+        return verify(self.model_folder) or self._config_mismatch() or self._facts_unreadable()
 
     def _config_mismatch(self) -> str | None:
         try:
@@ -168,10 +176,10 @@ class Run:
         return None
 
     def sound_checkpoint(self) -> Path | None:
-        """The checkpoint folder if it is whole; a damaged one is named and ignored."""
+        """The checkpoint folder if it is undamaged; a damaged one is named and ignored."""
         for folder in (self.checkpoint_folder, self.checkpoint_folder.with_name("checkpoint.old")):
             if folder.exists():
-                wrong = damage(folder)
+                wrong = verify(folder)
                 if wrong is None:
                     return folder
                 print(f"run {self.hash[:16]}: {wrong}; this checkpoint is not used", file=sys.stderr)
@@ -181,7 +189,7 @@ class Run:
     def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Hold the run for this process.
 
-        wait: until another process that holds it lets go, which is said once.
+        wait: wait for another process that holds it, which is said once.
         Raises:
             BlockingIOError: if another process holds it and `wait` is not set.
         """
@@ -194,7 +202,7 @@ class Run:
                 continue  # the run was pruned in between
             with lock:
                 self._take(lock, wait=wait)
-                if not _lies_at(path, lock):
+                if not _is_same_file(path, lock):
                     continue  # the run was pruned before this process had it, and its lock with it
                 for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
                     shutil.rmtree(left, ignore_errors=True)
@@ -217,8 +225,8 @@ class Run:
         fcntl.flock(lock, fcntl.LOCK_EX)  # Ctrl-C ends it
 
     def complete(self, save_model: Callable[[Path], None], *, facts: dict) -> None:
-        """Write the finished model and then, last, the word that the run is complete."""
-        with written_whole(self.model_folder) as folder:
+        """Write the finished model and then, last, complete.json with these facts."""
+        with atomic_dir(self.model_folder) as folder:
             save_model(folder)
         write_json(self.folder / "complete.json", facts)
         shutil.rmtree(self.checkpoint_folder, ignore_errors=True)
@@ -233,13 +241,13 @@ class Run:
             return [json.loads(line) for line in file]
 
     def snapshots(self) -> list[tuple[int, Path]]:
-        """Bytes trained and folder of each whole model kept on the way, ascending."""
-        whole = []
+        """Bytes trained and folder of each undamaged model kept on the way, ascending."""
+        found = []
         for folder in (self.folder / "snapshots").glob("*"):
             if folder.name.isdigit():
-                wrong = damage(folder)
+                wrong = verify(folder)
                 if wrong is None:
-                    whole.append((int(folder.name), folder))
+                    found.append((int(folder.name), folder))
                 else:
                     print(f"run {self.hash[:16]}: {wrong}; this snapshot is left out", file=sys.stderr)
-        return sorted(whole)
+        return sorted(found)

@@ -5,6 +5,7 @@ the loop proves it by listing both.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,11 +42,11 @@ class Step:
 
     stage: 1 or 2, 0 for a teacher. objective: what is minimised. groups: what trains. train_bytes: the budget, padding
     included. warmup: the share of updates with a rising rate, in [0, 1]. floor: the final rate over the peak rate, in
-    [0, 1]. snapshots: how many evenly spaced copies of the model are kept on the way, the final one not counted.
-    grouped: batches of rows with similar token counts, which is faster where the core runs, but such batches lean to
-    one corpus. decoding: give the student new byte heads of this kind ("mbp") before the step; None: it keeps its own.
-    text: how the training text is changed first, a name of `changes.CHANGES`; None: not at all.
-    Raises ValueError where a value leaves its range.
+    [0, 1]. clip: the largest gradient norm. snapshots: how many evenly spaced copies of the model are kept on the way,
+    the final one not counted. grouped: batches of rows with similar token counts, which is faster where the core runs,
+    but such batches lean to one corpus. decoding: give the student new byte heads of this kind ("mbp") before the step;
+    None: it keeps its own. text: how the training text is transformed first, a name of `text_transforms.TRANSFORMS`;
+    None: not at all. Raises ValueError if a value leaves its range.
     """
 
     name: str
@@ -72,22 +73,24 @@ class Step:
                              f"{self.warmup}, {self.floor}, {self.snapshots}")
 
     def describe(self) -> dict:
-        """The step as plain JSON data: what its run is addressed by. What was added later counts where it is used."""
+        """The step as plain JSON data: what its run is addressed by."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        for later in ("decoding", "text"):
-            if fields[later] is None:
-                del fields[later]
         groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
-        return fields | {"objective": self.objective.name, "groups": groups, "betas": list(self.betas),
-                         "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
+        return _without_unused(fields) | {
+            "objective": self.objective.name, "groups": groups, "betas": list(self.betas), "no_decay": list(NO_DECAY),
+            "muon_decay": MUON_DECAY}
 
-    def rate_at(self, update: int, updates: int) -> float:
-        """The share of the peak rate at an update: linear warm-up, then cosine to the floor."""
+    def lr_scale(self, update: int, updates: int) -> float:
+        """What the peak rates are multiplied by at an update: linear warm-up to 1, then cosine to the floor."""
         rising = max(round(self.warmup * updates), 1)
         if update < rising:
             return (update + 1) / rising
         progress = (update - rising) / max(updates - rising, 1)
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * progress)) / 2
+
+    def snapshot_updates(self, updates: int) -> set[int]:
+        """After how many updates a copy of the model is kept."""
+        return {round(updates * k / (self.snapshots + 1)) for k in range(1, self.snapshots + 1)} - {0, updates}
 
     def thaw(self, model: nn.Module) -> list[dict[str, nn.Parameter]]:
         """Freeze the model but for the step's parts; returns the parameters of each group by name.
@@ -130,6 +133,19 @@ class Step:
         return chosen
 
 
+def check_sharding(steps: Iterable[Step], sharding: str) -> None:
+    """Raise ValueError if FSDP2 would shard what one of the steps needs in full; asked before anything is loaded."""
+    for step in steps:
+        if sharding == "fsdp2" and any(group.muon_rate for group in step.groups):
+            raise ValueError(f"step {step.name!r} trains with Muon, which needs whole matrices: use --sharding ddp, or "
+                             "a scale that trains with AdamW alone (hub, paper)")
+
+
+def _without_unused(fields: dict) -> dict:
+    """Leave out the fields that came after the first runs, where a step does not use them: old addresses stay."""
+    return {name: value for name, value in fields.items() if name not in ("decoding", "text") or value is not None}
+
+
 def _is_under(name: str, part: str) -> bool:
     return part == "" or name == part or name.startswith(part + ".")
 
@@ -143,33 +159,40 @@ DIVERGENCES = {"forward": objectives.distill, "reverse": objectives.distill_reve
 
 
 def stage1(
-    *, align_bytes: int, distill_bytes: int, boundary_bytes: int, alignment: str = "sum", divergence: str = "forward",
-    align_rate: float = 1e-3,
-    encoder_rate: float = 1e-3, core_rate: float = 2e-5, boundary_rate: float = 1e-3, align_muon: float = 0.0,
-    encoder_muon: float = 0.0, boundary_muon: float = 0.0, boundary_floor: float = 0.1, boundary_loss: bool = False,
-    snapshots: int = 0,
+    *, align_bytes: int, distill_bytes: int, boundary_bytes: int,
+    alignment: str = "sum", divergence: str = "forward", boundary_loss: bool = False,
+    align_rate: float = 1e-3, encoder_rate: float = 1e-3, core_rate: float = 2e-5, boundary_rate: float = 1e-3,
+    align_muon: float = 0.0, encoder_muon: float = 0.0, boundary_muon: float = 0.0,
+    boundary_floor: float = 0.1, snapshots: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1).
 
-    Rates default to Table 13 and section 6.1. align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1,
-    of the encoder in step 1.2, and of step 1.3, whose batches are not grouped: no core runs in it. boundary_loss: steps
-    1.1 and step 1.2 train the router too, by Eq. 4, at the rates of step 1.3. alignment: "sum" over the embedding's
-    width is Eq. 2, "mean" the authors' code. divergence: "forward" is Eq. 3, "reverse" the authors' code, or "js". With
-    boundary_loss only Eq. 2 and Eq. 3. Raises ValueError for another.
+    Rates default to Table 13 and section 6.1.
+
+    Args:
+        alignment: "sum" over the embedding's width is Eq. 2, "mean" the authors' code.
+        divergence: "forward" is Eq. 3, "reverse" the authors' code, "js" Jensen-Shannon.
+        boundary_loss: steps 1.1 and 1.2 train the router too, by Eq. 4, at the rates of step 1.3.
+        align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1, of the encoder in step 1.2, and of step
+            1.3, whose batches are not grouped: no core runs in it.
+    Raises:
+        ValueError: for another alignment or divergence, and for any but Eq. 2 and Eq. 3 with boundary_loss.
     """
     for what, value, choices in (("alignment", alignment, ALIGNMENTS), ("divergence", divergence, DIVERGENCES)):
         if value not in choices or (boundary_loss and value != next(iter(choices))):
             raise ValueError(f"{what} must be one of {', '.join(choices)}, and {next(iter(choices))!r} with "
                              f"boundary_loss; found {value!r}")
+    align = objectives.align_with_boundary if boundary_loss else ALIGNMENTS[alignment]
+    distill = objectives.distill_with_boundary if boundary_loss else DIVERGENCES[divergence]
     router = (Group(ROUTER, boundary_rate, boundary_muon),)
     routed = router if boundary_loss else ()
+    aligned = (Group(ENCODER, align_rate, align_muon), *routed)
+    distilled = (Group(ENCODER, encoder_rate, encoder_muon), Group(CORE, core_rate), *routed)
     return (
-        Step("1.1 align", 1, objectives.align_with_boundary if boundary_loss else ALIGNMENTS[alignment],
-             (Group(ENCODER, align_rate, align_muon), *routed), align_bytes, 0.2, snapshots=snapshots),
-        Step("1.2 distill", 1, objectives.distill_with_boundary if boundary_loss else DIVERGENCES[divergence],
-             (Group(ENCODER, encoder_rate, encoder_muon), Group(CORE, core_rate), *routed), distill_bytes, 0.01, 0.1,
-             snapshots=snapshots),
-        Step("1.3 boundary", 1, objectives.boundary, router, boundary_bytes, 0.1, boundary_floor, grouped=False),
+        Step("1.1 align", 1, align, aligned, align_bytes, warmup=0.2, snapshots=snapshots),
+        Step("1.2 distill", 1, distill, distilled, distill_bytes, warmup=0.01, floor=0.1, snapshots=snapshots),
+        Step("1.3 boundary", 1, objectives.boundary, router, boundary_bytes, warmup=0.1, floor=boundary_floor,
+             grouped=False),
     )
 
 
@@ -183,9 +206,10 @@ def stage2(
     student MBP's two heads for its own (section 4.1.2).
     """
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
+    full = objectives.full_with_boundary if boundary_loss else objectives.full
     return (
-        Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate),), head_bytes, 0.1, 0.1,
+        Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate),), head_bytes, warmup=0.1, floor=0.1,
              decoding=decoding),
-        Step("2.2 full", 2, objectives.full_with_boundary if boundary_loss else objectives.full,
-             (Group(outer, outer_rate), Group(CORE, core_rate)), full_bytes, 0.01, 0.1),
+        Step("2.2 full", 2, full, (Group(outer, outer_rate), Group(CORE, core_rate)), full_bytes, warmup=0.01,
+             floor=0.1),
     )

@@ -18,10 +18,12 @@ from transformers import (
 
 from dbyte.distill import objectives
 from dbyte.distill.data import mixed_texts, training_corpora, training_rows
-from dbyte.distill.feed import Feed
-from dbyte.distill.runs import Run, alone, content_hash, damage, model_hash, written_whole
-from dbyte.distill.steps import EVERYTHING, Group, Step
-from dbyte.distill.trainer import Launch, check_sharding, train
+from dbyte.distill.loader import Feed
+from dbyte.distill.planned_run import PlannedRun
+from dbyte.distill.processes import Launch
+from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_hash, verify
+from dbyte.distill.steps import EVERYTHING, Group, Step, check_sharding
+from dbyte.distill.trainer import train
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project_everywhere
 from dbyte.model.teacher import load_model
@@ -55,54 +57,85 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizer
 def teacher_step(shape: TeacherShape) -> Step:
     """How a teacher of this shape is trained."""
     return Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, shape.rate, shape.muon_rate),), shape.train_bytes,
-                shape.warmup, 0.05, betas=shape.betas)
+                warmup=shape.warmup, floor=0.05, betas=shape.betas)
 
 
 def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Path:
     """Return the folder or hub name of the scale's teacher; one with a `TeacherShape` is trained first if need be.
 
-    Where the scale continues another, it is that one's teacher that trains on, with its tokenizer; ValueError where its
-    sizes are others than the scale's.
+    A scale that continues another trains that one's teacher further, with its tokenizer; ValueError if the two have
+    other sizes.
     """
     if isinstance(scale.teacher, str):
         return Path(scale.teacher)
-    shape, launch = scale.teacher, launch or Launch()
-    step = teacher_step(shape)
+    launch = launch or Launch()
+    step = teacher_step(scale.teacher)
     check_sharding((step,), launch.processes.sharding)
-    first = teacher_run(scale.continues, seed=seed, launch=launch) if scale.continues else None
+    if scale.continues:
+        teacher_run(scale.continues, seed=seed, launch=launch)
     with launch.processes.first_goes_first():
-        tokenizer = AutoTokenizer.from_pretrained(first) if first else _tokenizer(scale, shape, seed=seed)
-        rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed, positions=shape.positions)
-    run = Run({"teacher": shape.describe(), "step": step.describe(), "data": rows.hash, "seed": seed,
-               "batch_rows": scale.batch_rows, "positions": shape.positions, "precision": scale.precision}
-              | ({"first": model_hash(first)} if first else {}))
-    if not launch.processes.gathered(launch.processes.is_first and run.is_complete())[0]:
-        model = _loaded(first, shape) if first else _new_model(shape, tokenizer, seed=seed)
-        train(run, step, Feed(rows, scale.batch_rows, seed), model=model,
-              device=launch.processes.device if launch.processes.count > 1 else scale.device,
-              precision=scale.precision, launch=launch, save_extra=lambda folder: tokenizer.save_pretrained(folder))
-    return run.model_folder
+        planned = plan_teacher(scale, seed=seed)[-1]
+    if not launch.processes.of_first(planned.run.is_complete):
+        tokenizer = _tokenizer(scale, continued=planned.teacher, seed=seed)
+        model = _first_model(scale.teacher, tokenizer, continued=planned.teacher, seed=seed)
+        train(planned.run, step, Feed(planned.rows, scale.batch_rows, seed), model=model,
+              device=launch.device_for(scale.device), precision=scale.precision, launch=launch,
+              save_extra=tokenizer.save_pretrained)
+    return planned.run.model_folder
 
 
-def _loaded(folder: Path, shape: TeacherShape) -> PreTrainedModel:
-    model, asked = load_model(folder), teacher_config(shape)
+def plan_teacher(scale: Scale, *, seed: int) -> tuple[PlannedRun, ...]:
+    """The runs of the scale's teacher, those that it continues first; none for a folder or hub name.
+
+    Nothing is trained but a tokenizer, and texts that were never packed are packed; both are kept.
+    """
+    if isinstance(scale.teacher, str):
+        return ()
+    shape = scale.teacher
+    step = teacher_step(shape)
+    before = plan_teacher(scale.continues, seed=seed) if scale.continues else ()
+    if before and before[-1].status != "complete":
+        return (*before, PlannedRun(step, None))
+    continued = before[-1].run.model_folder if before else None
+    tokenizer = _tokenizer(scale, continued=continued, seed=seed)
+    rows = training_rows(scale, TokenBytes.from_tokenizer(tokenizer), seed=seed, positions=shape.positions)
+    described = {"teacher": shape.describe(), "step": step.describe(), "data": rows.hash, "seed": seed,
+                 "batch_rows": scale.batch_rows, "positions": shape.positions, "precision": scale.precision}
+    if continued:
+        described["first"] = model_hash(continued)
+    return (*before, PlannedRun(step, Run(described), rows, teacher=continued))
+
+
+def _first_model(
+    shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, continued: Path | None, seed: int
+) -> PreTrainedModel:
+    """The model that training starts from: new, or the teacher in a folder that is continued."""
+    asked = teacher_config(shape, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    if continued is None:
+        torch.manual_seed(seed)
+        return project_everywhere(AutoModelForCausalLM.from_config(asked, attn_implementation=PACKED))
+    model = load_model(continued)
     for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"):
         if (has := getattr(model.config, name)) != getattr(asked, name):
-            raise ValueError(f"the teacher in {folder} has {name} {has}, asked to go on with {getattr(asked, name)}: "
-                             "give the scale a teacher of the sizes of the one that it continues")
+            raise ValueError(f"the teacher in {continued} has {name} {has}, asked to continue with "
+                             f"{getattr(asked, name)}: give the scale a teacher of the same sizes as the one that it "
+                             "continues")
     return model
 
 
-def _tokenizer(scale: Scale, shape: TeacherShape, *, seed: int) -> PreTrainedTokenizerFast:
-    """The teacher's tokenizer, trained once for its corpora and cached."""
+def _tokenizer(scale: Scale, *, continued: Path | None, seed: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of the teacher that is continued; else a new one, trained once for its corpora and cached."""
+    if continued:
+        return AutoTokenizer.from_pretrained(continued)
+    shape = scale.teacher
     chosen = shape.tokenizer_corpora or tuple(name for name, _ in scale.corpora)
     corpora = [corpus for corpus in training_corpora(scale, seed=seed) if corpus.name in chosen]
     key = content_hash(
         {"corpora": [c.content_hash for c in corpora], "vocabulary": shape.vocabulary, "pattern": PATTERN})
     folder = RUNS / "data" / f"tokenizer-{key[:16]}"
-    with alone(folder.with_suffix(".lock")):  # a second writer would take the folder from under the first one's reader
-        if not folder.exists() or damage(folder):
-            with written_whole(folder) as temporary:
+    with file_lock(folder.with_suffix(".lock")):  # a second writer would remove the folder that the first one reads
+        if not folder.exists() or verify(folder):
+            with atomic_dir(folder) as temporary:
                 train_tokenizer(mixed_texts(corpora, seed=seed), vocabulary=shape.vocabulary).save_pretrained(temporary)
     return AutoTokenizer.from_pretrained(folder)
 
@@ -117,9 +150,3 @@ def teacher_config(
         num_key_value_heads=shape.kv_heads or shape.heads, head_dim=shape.width // shape.heads,
         intermediate_size=shape.ffn_width, tie_word_embeddings=True, initializer_range=shape.initial_std,
         bos_token_id=bos_token_id, eos_token_id=eos_token_id)
-
-
-def _new_model(shape: TeacherShape, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    config = teacher_config(shape, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
-    return project_everywhere(AutoModelForCausalLM.from_config(config, attn_implementation=PACKED))

@@ -1,4 +1,4 @@
-"""A variant: one row of an ablation table, as data. It goes through the one loop like every other student.
+"""The ablation tables as data: a variant is one row of a table, and is trained by the same loop as every student.
 
 A new row is one more line in a tuple here; docs/extending.md shows it.
 """
@@ -8,11 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dbyte.distill import objectives
-from dbyte.distill.curriculum import run_steps
-from dbyte.distill.runs import Run
-from dbyte.distill.steps import CORE, ENCODER, ROUTER, Group, Step, stage1, stage2
+from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.data import transformed_rows
+from dbyte.distill.loader import Feed
+from dbyte.distill.processes import Launch
+from dbyte.distill.runs import Run, model_hash
+from dbyte.distill.steps import CORE, ENCODER, EVERYTHING, ROUTER, Group, Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
+from dbyte.distill.trainer import train
+from dbyte.model.teacher import load_model, read_teacher
 from dbyte.presets import Scale, TeacherShape
+from dbyte.text.spans import TokenBytes
+
+TOKEN_HEAD = ("token_head",)
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,8 @@ def sequence(scale: Scale, **changes: object) -> tuple[Step, Step, Step]:
     return stage1(**{**scale.stage1, **given, **changes})
 
 
-def watched(variants: Sequence[Variant], snapshots: int = 3) -> tuple[Variant, ...]:
-    """The same students with more models kept on the way, evenly spaced in each step: other runs, the same weights."""
+def with_snapshots(variants: Sequence[Variant], snapshots: int = 3) -> tuple[Variant, ...]:
+    """The same students with more snapshots, evenly spaced in each step: other runs that end with the same weights."""
     return tuple(replace(variant, steps=tuple(replace(step, snapshots=snapshots) for step in variant.steps))
                  for variant in variants)
 
@@ -65,7 +73,8 @@ def encoders(scale: Scale) -> tuple[Variant, ...]:
 
     Rates were chosen with Mamba2 and Muon at the small scales, so both also run by AdamW, as in the paper.
     """
-    align, adamw = sequence(scale)[:1], sequence(scale, align_muon=0.0)[:1]
+    align = sequence(scale)[:1]
+    adamw = sequence(scale, align_muon=0.0)[:1]
     attention = dict(encoder_mixer="attention")
     return (
         Variant("Mamba2", align),
@@ -103,11 +112,11 @@ JOINT_WEIGHTS = ((1, 1, 1), (0.1, 1, 1), (10, 1, 1), (1, 0.1, 1), (1, 1, 0.1), (
 def orders(scale: Scale) -> tuple[Variant, ...]:
     """Section 4.2.1: the three steps in sequence, in other orders, and all at once by the joint objective.
 
-    At half the bytes of the other tables, since there are three steps.
+    Each step has half the bytes of the other tables, since there are three.
     """
-    align, distil, boundary = steps = _half(scale)
+    align, distil, boundary = _half(scale)
     return (
-        Variant("1.1, 1.2, 1.3", steps),
+        Variant("1.1, 1.2, 1.3", (align, distil, boundary)),
         Variant("1.3, 1.1, 1.2", (boundary, align, distil)),
         Variant("1.3, 1.2, 1.1", (boundary, distil, align)),
         *(Variant(f"joint, weights {' '.join(f'{weight:g}' for weight in weights)}", (_joint(scale, *weights),))
@@ -122,11 +131,11 @@ def _half(scale: Scale) -> tuple[Step, Step, Step]:
 
 def _joint(scale: Scale, *weights: float) -> Step:
     """The joint objective over the bytes of all three steps, each part at its rate of the sequence."""
-    align, distil, boundary = steps = _half(scale)
+    align, distil, boundary = _half(scale)
     groups = (Group(ENCODER, align.groups[0].rate, align.groups[0].muon_rate), Group(CORE, distil.groups[1].rate),
               Group(ROUTER, boundary.groups[0].rate, boundary.groups[0].muon_rate))
-    size = sum(step.train_bytes for step in steps)
-    return Step("1 joint", 1, objectives.joint(*weights), groups, size, distil.warmup, 0.1)
+    size = align.train_bytes + distil.train_bytes + boundary.train_bytes
+    return Step("1 joint", 1, objectives.joint(*weights), groups, size, warmup=distil.warmup, floor=0.1)
 
 
 def routers(scale: Scale) -> tuple[Variant, ...]:
@@ -144,7 +153,8 @@ def teachers(scale: Scale) -> tuple[Variant, ...]:
 
     The first two students have one core, one tokenizer and one step 1.1. The third has the core of its own teacher.
     """
-    steps, chosen = sequence(scale), scale.teachers
+    steps = sequence(scale)
+    chosen = scale.teachers
     return (
         Variant("own size", steps, teacher=chosen.own),
         Variant("larger", steps, teacher=chosen.own, predictions=chosen.larger),
@@ -153,13 +163,14 @@ def teachers(scale: Scale) -> tuple[Variant, ...]:
 
 
 def byte_sft(scale: Scale) -> tuple[Variant, ...]:
-    """Stage 2 behind one Stage 1, as the paper has it and with what the authors' code does otherwise.
+    """Stage 2 after one Stage 1, as in the paper and with what the authors' code does differently.
 
-    Confidence stands beside the boundary loss: without that loss no router trains in step 2.2 for it to guide.
+    Confidence goes with the boundary loss: without that loss no router trains in step 2.2 for it to guide.
     """
-    size, first = scale.ablation.step_bytes, sequence(scale)
-    plain, routed = (first + stage2(**{**scale.stage2, "head_bytes": size, "full_bytes": size, "boundary_loss": loss})
-                     for loss in (False, True))
+    first = sequence(scale)
+    size = dict(head_bytes=scale.ablation.step_bytes, full_bytes=scale.ablation.step_bytes)
+    plain = first + stage2(**{**scale.stage2, **size, "boundary_loss": False})
+    routed = first + stage2(**{**scale.stage2, **size, "boundary_loss": True})
     return (
         Variant("plain", plain),
         Variant("boundary loss in 2.2", routed),
@@ -167,3 +178,64 @@ def byte_sft(scale: Scale) -> tuple[Variant, ...]:
         Variant("smoothing", plain, dict(smoothing=True)),
         Variant("all three, as released", routed, dict(smoothing=True, confidence=True)),
     )
+
+
+# -- Tables 7 and 8: other training text ------------------------------------------------------------------------------
+
+# Above 1 the best that a router can say of a token's end before white space is "no boundary": p = 1 / (1 + weight).
+PENALTY = 3.0
+
+
+def boundary_learning(scale: Scale) -> tuple[Variant, ...]:
+    """Table 7: step 1.3 as it is; with more bytes, the control; on trimmed text; and with the white space penalty.
+
+    All continue the finished Stage 1 of the curriculum, train the router alone, and see the same number of bytes more.
+    """
+    stage1 = curriculum(scale)[:3]
+    more = replace(stage1[2], name="1.3 boundary, more", train_bytes=scale.ablation.step_bytes, snapshots=0)
+    trim = replace(more, name="1.3 boundary, trimmed", text="trimmed")
+    penalised = replace(more, name="1.3 boundary, penalised", objective=objectives.boundary_penalised(PENALTY))
+    return (
+        Variant("standard", stage1),
+        Variant("standard, more bytes", (*stage1, more)),
+        Variant("Trim Data", (*stage1, trim)),
+        Variant("Whitespace Penalty", (*stage1, penalised)),
+    )
+
+
+def perturbed_step(scale: Scale, stage: int) -> Step:
+    """Table 8: fine-tuning of a stage (0: the teacher) on perturbed text, at equal bytes and one rate.
+
+    The rate is that of the core in step 1.2; at the paper's sizes it is the 2e-5 that the paper fine-tunes at. What the
+    model writes with is trained, by AdamW: Stage 1 by its next token, along the teacher's tokens of the perturbed text,
+    with Eq. 4; Stage 2 as in step 2.2; the teacher as it was trained.
+    """
+    distil, full = curriculum(scale)[1], curriculum(scale)[4]
+    objective = {0: objectives.token, 1: objectives.next_token, 2: full.objective}[stage]
+    parts = {0: EVERYTHING, 1: ENCODER + ROUTER + CORE + TOKEN_HEAD, 2: full.groups[0].parts + CORE}[stage]
+    rate = next(group.rate for group in distil.groups if group.parts == CORE)
+    return Step(f"{stage} perturbed", stage, objective, (Group(parts, rate),), scale.ablation.step_bytes,
+                warmup=distil.warmup, floor=distil.floor, text="perturbed")
+
+
+def perturbed_students(scale: Scale) -> tuple[Variant, Variant]:
+    """Table 8: Stage 1 and Stage 2 of the curriculum, each then fine-tuned."""
+    steps = curriculum(scale)
+    return (Variant("stage1", (*steps[:3], perturbed_step(scale, 1))),
+            Variant("stage2", (*steps, perturbed_step(scale, 2))))
+
+
+def perturbed_teacher(scale: Scale, *, seed: int, launch: Launch | None = None) -> Run:
+    """Table 8: fine-tune the scale's teacher, or load it if that was done before."""
+    launch = launch or Launch(rows_at_once=scale.rows_at_once)
+    step = perturbed_step(scale, 0)
+    folder = teacher_run(scale, seed=seed, launch=launch)
+    config, tokenizer = read_teacher(folder)
+    rows = transformed_rows(scale, step.text, TokenBytes.from_tokenizer(tokenizer), seed=seed,
+                            max_bytes=step.train_bytes, positions=config.max_position_embeddings)
+    run = Run({"from": model_hash(folder), "step": step.describe(), "data": rows.hash, "seed": seed,
+               "batch_rows": scale.batch_rows, "precision": scale.precision})
+    if not run.is_complete():
+        train(run, step, Feed(rows, scale.batch_rows, seed), model=load_model(folder), device=scale.device,
+              precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
+    return run

@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project_everywhere
@@ -24,9 +31,29 @@ def load_teacher(
         ValueError: if the model is of another family, or its weights are damaged or not whole.
     """
     model = load_model(name, device=device, revision=revision)
-    if Path(name).exists():
+    return model, read_teacher(name, revision=revision)[1]
+
+
+def read_teacher(
+    name: Path | str, *, revision: str | None = None
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Read (config, tokenizer) of a teacher folder or hub name, without its weights.
+
+    revision: of a hub name; None: the one that `presets.TEACHERS` pins, or the newest of any other name.
+    Raises:
+        FileNotFoundError: if a folder lacks config, weights or tokenizer, or a hub name cannot be fetched.
+    """
+    local = Path(name).exists()
+    if local:
+        _require(Path(name), "config.json", ("config.json",))
+        _require(Path(name), "weights", WEIGHTS)
         _require(Path(name), "a tokenizer", TOKENIZER)
-    return model, AutoTokenizer.from_pretrained(str(name), revision=revision or TEACHERS.get(str(name)))
+    revision = revision or TEACHERS.get(str(name))
+    try:
+        config = AutoConfig.from_pretrained(str(name), revision=revision)
+        return config, AutoTokenizer.from_pretrained(str(name), revision=revision)
+    except OSError as error:
+        raise FileNotFoundError(_unreadable(name, local=local, reason=str(error).splitlines()[0])) from error
 
 
 def load_model(name: Path | str, *, device: str = "cpu", revision: str | None = None) -> PreTrainedModel:

@@ -1,26 +1,103 @@
-"""Training rows from a stream: what `feed.Feed` does from rows in memory, from corpora that never fit there.
+"""Which rows an update sees: from rows in memory (`Feed`), or from corpora that never fit there (`StreamFeed`).
 
-An update's rows are those of all lanes, the same number of each. Processes share an update by lanes: part p of n takes
-the lanes p, p + n, .. So the rows of an update are the same for any number of processes, and a run may go on with
-another number. A thread reads, aligns and packs ahead of the training; the state is that of the rows handed out.
+The rows of an update are the same however many processes share it, so a run may resume with another number of them. A
+`Feed` is a pure function of the update's number. A `StreamFeed` splits its corpora into lanes and takes the same number
+of rows from each lane; part p of n reads the lanes p, p + n, ... Its state is that of the rows handed out.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from dbyte.distill.ahead import Ahead
+import numpy as np
+
 from dbyte.distill.data import PACKING
+from dbyte.distill.prefetch import Prefetch
 from dbyte.distill.runs import content_hash
 from dbyte.text import stream as text_stream
-from dbyte.text.packing import Batch, joined
+from dbyte.text.packing import Batch, Rows, joined
 from dbyte.text.spans import TokenBytes
 from dbyte.text.stream import READ, Lane, Source, source_of
 
-DEPTH = 4  # batches made ahead
+WINDOW = 16
+DEPTH = 4  # batches read ahead
+
+
+def updates_of(train_bytes: int, *, batch_rows: int, row_bytes: int) -> int:
+    """Updates that consume a byte budget, padding included; at least one."""
+    return max(round(train_bytes / (batch_rows * row_bytes)), 1)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """`batch_rows` rows an update out of rows in memory, starting `first_row` rows into the seeded order.
+
+    Rows hold equal bytes but unequal tokens, and a batch is padded to its longest. So, if `grouped`, inside a window of
+    WINDOW batches rows of similar token counts go together, which saves core work on mixed text.
+    """
+
+    rows: Rows
+    batch_rows: int
+    seed: int
+    first_row: int = 0
+    grouped: bool = True
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes in a row, padding included."""
+        return self.rows.row_bytes
+
+    def batch(self, update: int, *, part: int = 0, parts: int = 1) -> Batch:
+        """The part-th of `parts` equal shares of the batch of an update (0, 1, ...), whatever came before it."""
+        return self.rows.batch(self.row_numbers(update, part=part, parts=parts))
+
+    def row_numbers(self, update: int, *, part: int = 0, parts: int = 1) -> np.ndarray:
+        """Which rows that is, int64; ValueError if the rows of an update cannot be shared equally."""
+        if self.batch_rows % parts:
+            raise ValueError(f"an update has {self.batch_rows} rows, which {parts} processes cannot share equally: "
+                             "choose a number of processes that divides it")
+        wanted = self.first_row + update * self.batch_rows + np.arange(self.batch_rows)
+        passes, places = np.divmod(np.split(wanted, parts)[part], len(self.rows))
+        return np.array([self._order(int(p))[i] for p, i in zip(passes, places, strict=True)])
+
+    def _order(self, number: int) -> np.ndarray:
+        """The order of all rows in a pass, int64 [R]."""
+        if number not in self._orders:
+            rng = np.random.default_rng([self.seed, number])
+            order = rng.permutation(len(self.rows))
+            if self.grouped:
+                tokens_R = (self.rows.token_ids >= 0).sum(1)
+                size = WINDOW * self.batch_rows
+                windows = [order[start : start + size] for start in range(0, len(order), size)]
+                order = np.concatenate([self._by_tokens(w[np.argsort(tokens_R[w], kind="stable")], rng)
+                                        for w in windows])
+            self._orders[number] = order
+        return self._orders[number]
+
+    def _by_tokens(self, sorted_rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Batches of neighbours in a seeded order; a last batch that is not full stays last."""
+        full = len(sorted_rows) // self.batch_rows
+        batches = sorted_rows[: full * self.batch_rows].reshape(full, self.batch_rows)
+        return np.concatenate([batches[rng.permutation(full)].ravel(), sorted_rows[full * self.batch_rows :]])
+
+    def updates(self, train_bytes: int) -> int:
+        """Updates that consume a byte budget, padding included; at least one."""
+        return updates_of(train_bytes, batch_rows=self.batch_rows, row_bytes=self.row_bytes)
+
+    def state(self) -> dict:
+        """What a checkpoint must keep besides the update's number: nothing."""
+        return {}
+
+    def restore(self, state: dict, update: int) -> None:
+        """Resume from a checkpoint: nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 class StreamFeed:
-    """Which rows an update sees, read from corpora as they are needed, without an end.
+    """Rows read, aligned and packed from corpora as they are needed, without an end.
 
     Args:
         corpora: (name, bytes), as in a Scale; the bytes are only the proportions in which the corpora are mixed.
@@ -33,8 +110,12 @@ class StreamFeed:
 
     def __init__(self, corpora: Sequence[tuple[str, int]], token_bytes: TokenBytes, *, row_bytes: int, batch_rows: int,
                  seed: int, lanes: int | None = None, positions: int | None = None):
-        self.corpora, self.token_bytes, self.seed = tuple(corpora), token_bytes, seed
-        self.row_bytes, self.batch_rows, self.lanes = row_bytes, batch_rows, batch_rows if lanes is None else lanes
+        self.corpora = tuple(corpora)
+        self.token_bytes = token_bytes
+        self.seed = seed
+        self.row_bytes = row_bytes
+        self.batch_rows = batch_rows
+        self.lanes = batch_rows if lanes is None else lanes
         self.positions = row_bytes if positions is None else min(positions, row_bytes)
         if not self.corpora or any(amount <= 0 for _, amount in self.corpora):
             raise ValueError(f"corpora need a name and a positive number of bytes each, found {self.corpora}")
@@ -42,7 +123,9 @@ class StreamFeed:
             raise ValueError(f"an update of {batch_rows} rows cannot take as many of each of {self.lanes} lanes: "
                              "lanes must divide batch_rows")
         self._states: dict[int, dict] = {}  # by lane, after the last batch handed out; none yet: at the beginning
-        self._update, self._part, self._ahead = 0, None, None
+        self._update = 0
+        self._part = None
+        self._ahead = None
 
     def batch(self, update: int, *, part: int = 0, parts: int = 1) -> Batch:
         """The rows of an update (0, 1, .. in this order), or one of `parts` equal shares of them; parts divides lanes.
@@ -57,8 +140,8 @@ class StreamFeed:
         if (part, parts) != self._part:
             raise ValueError(f"this feed reads part {self._part[0]} of {self._part[1]}, asked for was part {part} of "
                              f"{parts}; restore() its state in a feed of its own")
-        batch, states = next(self._ahead)
-        self._states, self._update = states, update + 1
+        batch, self._states = next(self._ahead)
+        self._update = update + 1
         return batch
 
     def state(self) -> dict:
@@ -66,7 +149,7 @@ class StreamFeed:
         return {str(lane): state | {"config": self._config} for lane, state in self._states.items()}
 
     def restore(self, state: dict, update: int) -> None:
-        """Go on with `update` from states merged from all parts; a lane that is not in them starts at its beginning.
+        """Resume with `update` from states merged from all parts; a lane that is not in them starts at its beginning.
 
         Raises ValueError for a state of another configuration (corpora, their content, tokenizer, sizes or seed).
         """
@@ -81,7 +164,7 @@ class StreamFeed:
 
     def updates(self, train_bytes: int) -> int:
         """Updates that consume a byte budget, padding included; at least one."""
-        return max(round(train_bytes / (self.batch_rows * self.row_bytes)), 1)
+        return updates_of(train_bytes, batch_rows=self.batch_rows, row_bytes=self.row_bytes)
 
     def describe(self) -> dict:
         """What decides the rows: two feeds of one description give the same. Opens the corpora to find their content.
@@ -98,10 +181,11 @@ class StreamFeed:
                 "positions": self.positions}
 
     def close(self) -> None:
-        """End the reading ahead; the next batch begins it again where the last one handed out ended."""
+        """Stop reading ahead; the next batch resumes where the last one handed out ended."""
         if self._ahead is not None:
             self._ahead.close()
-        self._ahead = self._part = None
+        self._ahead = None
+        self._part = None
 
     @cached_property
     def _sources(self) -> list[Source]:
@@ -114,17 +198,19 @@ class StreamFeed:
     def _begin(self, part: int, parts: int) -> None:
         if parts < 1 or self.lanes % parts or not 0 <= part < parts:
             raise ValueError(f"{self.lanes} lanes have no part {part} of {parts}: parts must divide the lanes")
-        mine, announced = [], set()
+        mine = []
+        announced: set[int] = set()
         for lane in range(part, self.lanes, parts):
             mine.append(Lane(self._sources, [amount for _, amount in self.corpora], lane=lane, lanes=self.lanes,
                              token_bytes=self.token_bytes, row_bytes=self.row_bytes, seed=self.seed,
                              announced=announced, positions=self.positions))
             if lane in self._states:
                 mine[-1].restore(self._states[lane])
-        self._part, self._ahead = (part, parts), Ahead(batches(mine, self.batch_rows // self.lanes), depth=DEPTH)
+        self._part = (part, parts)
+        self._ahead = Prefetch(_batches(mine, self.batch_rows // self.lanes), depth=DEPTH)
 
 
-def batches(lanes: list[Lane], rows_each: int) -> Iterator[tuple[Batch, dict[int, dict]]]:
+def _batches(lanes: list[Lane], rows_each: int) -> Iterator[tuple[Batch, dict[int, dict]]]:
     """Batch after batch of `rows_each` rows of every lane, each with the states of the lanes after it."""
     while True:
         rows = joined([lane.next_row() for lane in lanes for _ in range(rows_each)])

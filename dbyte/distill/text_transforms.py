@@ -1,6 +1,6 @@
-"""Training text that is changed before it is tokenised (appendix A.2 and A.3): without white space, or perturbed.
+"""Training text that is transformed before it is tokenised (appendix A.2 and A.3): without white space, or perturbed.
 
-    trimmed     all white space removed: no cut can lean on it (Trim Data)
+    trimmed     all white space removed: no boundary can lean on it (Trim Data)
     perturbed   each document as it is or under one of the five perturbations, all six equally likely (Table 8)
 """
 
@@ -21,17 +21,17 @@ def perturbed(text: str, seed: int) -> str:
     return text if kind is None else perturb(text, kind, seed)
 
 
-CHANGES = {"trimmed": trimmed, "perturbed": perturbed}
+TRANSFORMS = {"trimmed": trimmed, "perturbed": perturbed}
 
 
-def changed(texts: Iterable[str], change: str, *, seed: int, max_bytes: int) -> Iterator[str]:
-    """Changed texts until they have `max_bytes` UTF-8 bytes or a little more; ValueError for an unknown change."""
-    if change not in CHANGES:
-        raise ValueError(f"unknown change of text {change!r}: choose one of {', '.join(CHANGES)}")
+def transformed(texts: Iterable[str], transform: str, *, seed: int, max_bytes: int) -> Iterator[str]:
+    """Transformed texts until they have `max_bytes` UTF-8 bytes or a little more; ValueError for an unknown name."""
+    if transform not in TRANSFORMS:
+        raise ValueError(f"unknown transform of text {transform!r}: choose one of {', '.join(TRANSFORMS)}")
     total = 0
     for text in texts:
         if total >= max_bytes:
             return
-        text = CHANGES[change](text, seed)
+        text = TRANSFORMS[transform](text, seed)
         total += len(text.encode())
         yield text

@@ -1,4 +1,4 @@
-"""What lies in `runs/`: listed, shown with its lineage, verified against its checksums, pruned of what nobody needs.
+"""The runs in `runs/`: listed, shown with their lineage, verified against their checksums, pruned if unused.
 
 Nothing here trains or loads a model; a folder that another process holds is never touched.
 """
@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbyte.distill.runs import SCHEMA, content_hash, damage, model_hash
+from dbyte.distill.runs import SCHEMA, content_hash, model_hash, verify
 
 LEFTOVERS = ("*.tmp", "*.old", "model.damaged")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One run folder as it lies on disk; `config` is None where config.json cannot be read."""
+    """One run folder on disk; `config` is None if config.json cannot be read, `facts` if the run is not finished."""
 
     folder: Path
     config: dict | None
@@ -30,12 +30,12 @@ class Entry:
 
     @property
     def step(self) -> str:
-        """The step's name, `?` where it is not known."""
+        """The step's name, `?` if it is not known."""
         return (self.config or {}).get("step", {}).get("name", "?")
 
     @property
     def parent(self) -> str | None:
-        """The name of the run that this one went on from."""
+        """The name of the run that this one continues."""
         parent = (self.config or {}).get("parent")
         return parent[:16] if parent else None
 
@@ -65,7 +65,7 @@ def is_held(folder: Path) -> bool:
     if not lock.exists():
         return False
     with lock.open() as file:
-        try:  # shared, so that two that look do not take each other for a run; a run that starts meanwhile waits
+        try:  # shared, so that two that look do not block each other; a run that starts meanwhile waits
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -73,14 +73,14 @@ def is_held(folder: Path) -> bool:
 
 
 def entries(root: Path) -> list[Entry]:
-    """Every run folder below `root`, by step and name; folders of other kinds (data, measured) are passed over."""
+    """Every run folder below `root`, by step and name; folders of other kinds (data, measured) are skipped."""
     found = [Entry(folder, _json(folder / "config.json"), _json(folder / "complete.json"))
              for folder in root.glob("*") if folder.is_dir() and _is_name(folder.name)]
     return sorted(found, key=lambda entry: (entry.step, entry.name))
 
 
 def find(name: str, root: Path) -> Entry:
-    """The run whose name begins with `name`; ValueError where there is none, or more than one."""
+    """The run whose name begins with `name`; ValueError unless there is exactly one."""
     matching = [entry for entry in entries(root) if name and entry.name.startswith(name)]
     if len(matching) != 1:
         what = "none does" if not matching else ", ".join(entry.name for entry in matching)
@@ -89,7 +89,7 @@ def find(name: str, root: Path) -> Entry:
 
 
 def lineage(entry: Entry, root: Path) -> list[Entry]:
-    """The run and the runs it came from, oldest first, as far as they are still there; the teacher's leads."""
+    """The run and the runs it came from, oldest first, as far as they are still there; the teacher's is the first."""
     everything = {other.name: other for other in entries(root)}
     line = [entry]
     while line[0].parent in everything:
@@ -100,8 +100,8 @@ def lineage(entry: Entry, root: Path) -> list[Entry]:
     return trained + line
 
 
-def verify(entry: Entry) -> list[str]:
-    """What is wrong with a run's files, by name; nothing where all are as they were written."""
+def problems(entry: Entry) -> list[str]:
+    """What is wrong with a run's files, by name; empty if all are as they were written."""
     wrong = []
     if entry.config is None:
         wrong.append(f"{entry.folder / 'config.json'} cannot be read")
@@ -111,26 +111,32 @@ def verify(entry: Entry) -> list[str]:
         wrong.append(f"{entry.folder} has layout {entry.config.get('schema')}, this version reads {SCHEMA}")
     sealed = [entry.folder / "model"] if entry.facts is not None else []
     sealed += [path for path in (entry.folder / "checkpoint", *entry.folder.glob("snapshots/*")) if path.exists()]
-    return wrong + [found for folder in sealed if (found := damage(folder))]
+    return wrong + [found for folder in sealed if (found := verify(folder))]
 
 
 def leftovers(root: Path) -> list[Path]:
-    """What killed processes left behind: temporary and replaced folders of runs that nobody holds."""
-    inside = [path for entry in entries(root) if not is_held(entry.folder)
-              for pattern in LEFTOVERS for below in ("", "snapshots/") for path in entry.folder.glob(below + pattern)
-              if not (path.name == "checkpoint.old" and damage(entry.folder / "checkpoint"))]
-    return sorted([*inside, *root.glob("*.removed.tmp"), *root.glob("data/*.tmp")])
+    """What killed processes left: temporary and replaced folders of runs that nobody holds."""
+    found = [*root.glob("*.removed.tmp"), *root.glob("data/*.tmp")]
+    for entry in entries(root):
+        if is_held(entry.folder):
+            continue
+        for pattern in LEFTOVERS:
+            found += [*entry.folder.glob(pattern), *entry.folder.glob("snapshots/" + pattern)]
+        only_checkpoint = entry.folder / "checkpoint.old"
+        if only_checkpoint in found and verify(entry.folder / "checkpoint"):
+            found.remove(only_checkpoint)
+    return sorted(found)
 
 
 def unused(root: Path, results: Path) -> list[Entry]:
-    """Runs that no file in results/ names and that no such run came from; runs that are held stay."""
+    """Runs that no file in results/ names and that no such run came from, but for runs that a process holds."""
     cited = {_json(path).get("config_hash") for path in results.glob("*/*.json") if _json(path)}
     needed = {relative.name for entry in entries(root) if entry.name in cited for relative in lineage(entry, root)}
     return [entry for entry in entries(root) if entry.name not in needed and not is_held(entry.folder)]
 
 
 def descendants(entry: Entry, root: Path) -> list[Entry]:
-    """The run and all that went on from it, children last."""
+    """The run and all that continue it, children last."""
     found, names = [entry], {entry.name}
     while more := [other for other in entries(root) if other.parent in names and other.name not in names]:
         found += more
@@ -153,6 +159,40 @@ def remove(folders: Iterable[Path]) -> int:
             folder = folder.rename(folder.with_name(folder.name + ".removed.tmp"))
         shutil.rmtree(folder)
     return freed
+
+
+def listing(found: list[Entry]) -> str:
+    """One line a run: name, state, step, megabytes trained on, minutes, megabytes on disk, parent."""
+    rows = [("run", "state", "step", "trained MB", "minutes", "disk MB", "from")]
+    for entry in found:
+        facts = entry.facts or {}
+        megabytes = f"{facts['train_bytes'] / 1e6:.1f}" if "train_bytes" in facts else ""
+        minutes = f"{facts['seconds'] / 60:.1f}" if "seconds" in facts else ""
+        rows.append((entry.name, entry.state(), entry.step, megabytes, minutes, f"{entry.size() / 1e6:.1f}",
+                     entry.parent or ""))
+    return aligned(rows, numbers=(3, 4, 5))
+
+
+def aligned(rows: list[tuple[str, ...]], *, numbers: tuple[int, ...] = ()) -> str:
+    """Rows of text as a table in columns; the columns `numbers` are flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) if place in numbers else cell.ljust(width)
+                 for place, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def description(entry: Entry, root: Path) -> str:
+    """Lineage, result, last logged update and settings of one run."""
+    line = " -> ".join(f"{other.name} ({other.step})" for other in lineage(entry, root))
+    metrics = entry.folder / "metrics.jsonl"
+    logged = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    return "\n".join([f"{entry.folder}: {entry.state()}, {entry.size() / 1e6:.1f} MB", f"lineage: {line}",
+                      f"finished: {json.dumps(entry.facts) if entry.facts else 'not yet'}",
+                      f"last logged update: {logged[-1] if logged else 'none'}",
+                      "settings: " + json.dumps(entry.config, indent=1, sort_keys=True)])
 
 
 def _is_name(name: str) -> bool:
