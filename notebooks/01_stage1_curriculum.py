@@ -2,11 +2,6 @@
 # jupyter:
 #   dbyte:
 #     needs: ['00']
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -30,17 +25,147 @@ seed = 0
 # %%
 from IPython.display import Image
 
-from dbyte import presets
+from dbyte import losses, presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows, dynamics_rows
 from dbyte.evaluate.stats import retention
+from dbyte.model.chunking import find_chunks
+from dbyte.model.core import run_core
 from dbyte.paths import FIGURES
-from dbyte.report import diagrams, figures, results, tables
+from dbyte.report import diagrams, figures, miniature, results, tables
 
 # %%
 chosen = presets.scale(scale)
 record = results.begin(scale, seeds=[seed], device=chosen.device)
+
+# %% [markdown]
+# ## Reading: two sentences become bytes, chunks and tokens
+#
+# Before anything is measured, the method itself (the paper's section 4.1 and its Figure 1), tensor by tensor. The
+# teacher of this section knows two sentences by heart and nothing else; its student is untrained. Both are made here,
+# in a second, and are the same at every scale. A tensor's name ends in its axes: B rows, L bytes, M chunks, D the
+# encoder's width, E the teacher's width, V the tokens of its vocabulary.
+
+# %%
+mini = miniature.Miniature()
+teacher = mini.teacher
+student = mini.student
+batch = mini.batch
+miniature.shape("byte_ids_BL", batch.byte_ids_BL, "both sentences in one row, each from BOS to EOS; then padding")
+miniature.shape("document_BL", batch.document_BL, "0 and 1 for the bytes of the sentences, -1 for padding")
+miniature.shape("boundary_BL", batch.boundary_BL, "True at the last byte of each of the teacher's tokens")
+miniature.shape("token_ids_BM", batch.token_ids_BM, "those tokens: the k-th ends at the k-th boundary")
+
+# %% [markdown]
+# The first sentence, a column a byte. ⊢ and ⊣ are BOS and EOS, each a token of its own; `é` is two bytes, `c3 a9`.
+
+# %%
+first = slice(0, 20)
+miniature.strip({"byte": miniature.glyphs(batch.byte_ids_BL[0, first]),
+                 "a token ends here": miniature.bars(batch.boundary_BL[0, first])})
+
+# %% [markdown]
+# **Encode.** A stack of Mamba2 reads the bytes from left to right. Nothing crosses from one document into the next: in
+# a packed row each is encoded as it would be alone.
+
+# %%
+encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+miniature.shape("encoded_BLD", encoded_BLD, "each byte, in the light of all bytes before it")
+
+# %% [markdown]
+# **Route** (section 4.1.1, Eq. 1). Does a chunk end at byte $i$? It does where the state of the next byte points
+# elsewhere, $p_i = \tfrac{1}{2}\left(1 - \cos(q(x_i), k(x_{i+1}))\right) \ge \tfrac{1}{2}$. (Eq. 1 as printed is
+# $1 - \tfrac{1}{2}\cos$, which can exceed 1; this is H-Net's form.) The router looks one byte ahead: where it sees the
+# space, it can tell that a word has ended. Untrained, it still sets boundaries anywhere:
+
+# %%
+boundary_prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+miniature.shape("boundary_prob_BL", boundary_prob_BL, "how probable it is that a chunk ends at the byte")
+mini.picture()
+
+# %% [markdown]
+# **Chunk.** The state at each boundary stands for its chunk and is projected to the teacher's width. While Stage 1
+# trains, the boundaries are the teacher's: a chunk is a token, and the k-th chunk can be compared with the k-th token.
+
+# %%
+chunks = find_chunks(batch.boundary_BL, batch.document_BL, batch.mask_BL)
+chunk_BME = student.chunk_embeddings(encoded_BLD, chunks)
+miniature.shape("chunk_BME", chunk_BME, "what the core will read in the place of token embeddings")
+
+# %% [markdown]
+# **Core and head.** The teacher's own transformer, with the teacher's weights, reads chunks instead of embeddings, and
+# its own head predicts the next token.
+
+# %%
+core_BME = student.run_core(chunk_BME, chunks)
+logits_BMV = student.token_head(core_BME)
+miniature.shape("core_BME", core_BME, "each chunk, in the light of all chunks before it")
+miniature.shape("logits_BMV", logits_BMV, "the token after each chunk")
+
+# %% [markdown]
+# ### Three losses
+#
+# **Align** (Eq. 2): $\mathcal{L}_\text{align} = \lVert e_k - \hat e_k \rVert_2^2$. The chunk of token $k$ should be the
+# embedding that the teacher has for it. Neither core nor head runs.
+
+# %%
+miniature.source(losses.align)
+
+# %%
+embedding_BME = teacher.get_input_embeddings()(batch.token_ids_BM)
+total, count = losses.align(chunk_BME, embedding_BME, batch.token_mask_BM)
+print(f"{total / count:.2f} a token, over {count} tokens")
+
+# %% [markdown]
+# **Distil** (Eq. 3): $\mathcal{L}_\text{distill} = \sum_k D_\text{KL}(P_T(\cdot \mid t_{<k}) \,\Vert\, P_S(\cdot \mid
+# x_{<\text{pos}(k)}))$. At every token's end the student's distribution over the next token should be the teacher's.
+
+# %%
+miniature.source(losses.distill)
+
+# %%
+teacher_BME = run_core(teacher.model, embedding_BME, batch.token_document_BM)
+teacher_BMV = teacher.lm_head(teacher_BME)
+total, count = losses.distill(logits_BMV, teacher_BMV, losses.has_next(batch.token_document_BM))
+print(f"{total / count:.2f} nats a token, over the {count} tokens that another one follows")
+
+# %% [markdown]
+# **Boundary** (Eq. 4): $\mathcal{L}_\text{boundary} = -\frac{1}{L}\sum_i y_i \log p_i + (1 - y_i) \log(1 - p_i)$, where
+# $y_i$ is 1 if one of the teacher's tokens ends at byte $i$. BOS, EOS and the byte before EOS are boundaries by
+# contract, and no loss is taken there.
+
+# %%
+miniature.source(losses.boundary)
+
+# %%
+routed_BL = losses.routed(batch.byte_ids_BL, batch.document_BL)
+total, count = losses.boundary(boundary_prob_BL, batch.boundary_BL, routed_BL)
+print(f"{total / count:.2f} nats a byte, over the {count} bytes that the router decides")
+
+# %% [markdown]
+# ### Three steps
+#
+# The three are not added up. The encoder learns from the first, encoder and core from the second, the router alone from
+# the third, one step after the other (section 4.2.1). Here they read these two sentences and nothing else. Compare the
+# divergence at which step 1.2 begins with the one above: alignment alone has done most of the work.
+
+# %%
+mini.train(*miniature.STAGE1)
+mini.picture()
+
+# %% [markdown]
+# The router has learned the teacher's tokens, and it decides by itself from here on. The student reads bytes and writes
+# tokens, those that the teacher would write:
+
+# %%
+out = student(batch.byte_ids_BL, document_BL=batch.document_BL, mask_BL=batch.mask_BL)
+texts = student.token_texts()
+for k in range(1, 7):
+    token = texts[batch.token_ids_BM[0, k]].decode()
+    of_teacher = texts[teacher_BMV[0, k].argmax()].decode() or "EOS"
+    of_student = texts[out.token_logits[0, k].argmax()].decode() or "EOS"
+    print(f"after {token!r:8s} the teacher writes {of_teacher!r:8s} and the student {of_student!r}")
 
 # %% [markdown]
 # ## The three steps

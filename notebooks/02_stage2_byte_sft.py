@@ -2,11 +2,6 @@
 # jupyter:
 #   dbyte:
 #     needs: ['00', '01']
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -28,21 +23,114 @@ scale = "smoke"
 seed = 0
 
 # %%
+import math
+
 from IPython.display import Image
 
 import dbyte
-from dbyte import presets
+from dbyte import losses, presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.evaluate.stats import difference, retention
 from dbyte.evaluate.under_noise import difference_rows
-from dbyte.report import audit, figures, noise_tables, results, tables
+from dbyte.model.chunking import dechunk, find_chunks
+from dbyte.model.router import THRESHOLD
+from dbyte.report import audit, figures, miniature, noise_tables, results, tables
 from dbyte.report.published import published
 
 # %%
 chosen = presets.scale(scale)
 record = results.begin(scale, seeds=[seed], device=chosen.device)
+
+# %% [markdown]
+# ## Reading: chunks become bytes again
+#
+# The two sentences of notebook 01, tensor by tensor, this time to the other end of the student (sections 4.1.2, 4.1.3
+# and 4.2.2). Its Stage 1 is done; decoder and byte head are untrained. Axes: B rows, L bytes, M chunks, D the width of
+# encoder and decoder, E the teacher's width, K2 the 512 joint symbols.
+
+# %%
+mini = miniature.Miniature()
+mini.train(*miniature.STAGE1)
+student = mini.student
+batch = mini.batch
+
+# %% [markdown]
+# **Encode, route, chunk, core**, as in notebook 01. The boundaries are now the router's own.
+
+# %%
+encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+boundary_prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+boundary_BL = (boundary_prob_BL >= THRESHOLD) & batch.mask_BL
+chunks = find_chunks(boundary_BL, batch.document_BL, batch.mask_BL)
+chunk_BME = student.chunk_embeddings(encoded_BLD, chunks)
+core_BME = student.run_core(chunk_BME, chunks)
+miniature.shape("encoded_BLD", encoded_BLD, "each byte, in the light of all bytes before it")
+miniature.shape("boundary_BL", boundary_BL, "True at the last byte of each chunk")
+miniature.shape("chunk_BME", chunk_BME, "the state at each boundary, at the core's width")
+miniature.shape("core_BME", core_BME, "each chunk, in the light of all chunks before it")
+
+# %% [markdown]
+# **Dechunk** (section 4.1.3). A chunk knows all of its bytes. If its own first byte could see it, the bytes to come
+# would be given away. So it becomes visible at its last byte; until then a byte sees the chunk before, and before the
+# first chunk a learned NULL. Below, BOS ⊢ is chunk 0:
+
+# %%
+up_BLE = dechunk(core_BME, student.null_E, chunks)
+miniature.shape("up_BLE", up_BLE, "the last chunk that each byte may see")
+first = slice(0, 19)
+miniature.strip({"byte": miniature.glyphs(batch.byte_ids_BL[0, first]),
+                 "a chunk ends here": miniature.bars(boundary_BL[0, first]),
+                 "the chunk it sees": chunks.visible_BL[0, first].tolist()})
+
+# %%
+miniature.source(dechunk)
+
+# %% [markdown]
+# **Decode.** To what a byte sees of the core comes its own state from the encoder, by a residual map that starts at
+# zero. The sum is brought back to the width of bytes, and a second stack of Mamba2 runs over it.
+
+# %%
+decoded_BLD = student.decode(core_BME, encoded_BLD, chunks, batch.document_BL, boundary_prob_BL)
+logits_BLK2 = student.byte_head(decoded_BLD)
+miniature.shape("decoded_BLD", decoded_BLD, "what the byte head reads")
+miniature.shape("logits_BLK2", logits_BLK2, "the next byte, and whether a chunk ends there")
+
+# %% [markdown]
+# **The joint symbol** (JBP, section 4.1.2). To predict the next byte alone would not do: while text is written, the
+# router cannot say whether a chunk ends, since it waits for one byte more. So the label of byte $i$ is byte $i + 1$,
+# plus 256 if a chunk ends at it:
+
+# %%
+label_BL = losses.joint_labels(batch.byte_ids_BL, chunks.boundary_BL)
+miniature.strip({"byte": miniature.glyphs(batch.byte_ids_BL[0, first]),
+                 "its label": label_BL[0, first].tolist(),
+                 "which says": miniature.glyphs(label_BL[0, first])})
+
+# %%
+miniature.source(losses.joint_labels)
+
+# %% [markdown]
+# **The loss** is the cross-entropy of this symbol. The last byte of a document has no next one and does not count.
+
+# %%
+miniature.source(losses.next_byte)
+
+# %%
+total, count = losses.next_byte(logits_BLK2, label_BL, losses.has_next(batch.document_BL))
+print(f"{total / count:.2f} nats a byte over {count} bytes; by guessing among 512 symbols {math.log(512):.2f}")
+
+# %% [markdown]
+# **Two steps** minimise this one loss: first through dechunk, decoder and head alone, the rest frozen (2.1), then
+# through everything (2.2). Then the student writes. (After ⊢ both sentences are possible.)
+
+# %%
+mini.train(*miniature.STAGE2)
+out = student(batch.byte_ids_BL, document_BL=batch.document_BL, mask_BL=batch.mask_BL)
+miniature.strip({"after the byte": miniature.glyphs(batch.byte_ids_BL[0, first]),
+                 "it writes": miniature.glyphs(out.byte_logits[0, first].argmax(-1))})
+dbyte.generate(student, ["The caf", "Is there"], max_new_bytes=20)
 
 # %% [markdown]
 # ## The two steps, on top of Stage 1

@@ -2,11 +2,6 @@
 # jupyter:
 #   dbyte:
 #     needs: ['00', '01', '02']
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -28,20 +23,109 @@ scale = "smoke"
 seed = 0
 
 # %%
+import torch
 from IPython.display import Image
 
 import dbyte
 from dbyte import presets
+from dbyte.decode.stream import ByteStream
+from dbyte.distill import terms
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, bits_row, column_rows, deviation_rows, finished_row
 from dbyte.evaluate.speed import speed_rows
 from dbyte.evaluate.stats import claim_rows
-from dbyte.report import figures, results, tables
+from dbyte.report import figures, miniature, results, tables
+from dbyte.text.spans import BOS
 
 # %%
 chosen = presets.scale(scale)
 record = results.begin(scale, seeds=[seed], device=chosen.device)
+
+# %% [markdown]
+# ## Reading: two bytes, written one by one
+#
+# The two sentences of notebooks 01 and 02, and the two ways to decide a boundary while there is no next byte (section
+# 4.1.2). Both students know the sentences; only their heads differ.
+
+# %%
+jbp = miniature.Miniature()
+jbp.train(*miniature.STAGE1, *miniature.STAGE2)
+mbp = miniature.Miniature(decoding="mbp")
+mbp.train(*miniature.STAGE1, *miniature.STAGE2)
+
+# %% [markdown]
+# **The difficulty.** The router compares a byte with the next one. Does a chunk end at the `f` of `The caf`? Where
+# nothing follows, a document's last byte is a boundary by contract, and the router has not been asked. Where `é`
+# follows, it can answer:
+
+# %%
+for text in ("The caf", "The café"):
+    ids_BL = torch.tensor([[BOS, *text.encode()]])
+    document_BL = torch.zeros_like(ids_BL)
+    prob_BL = jbp.student.route(jbp.student.encode(ids_BL, document_BL), ids_BL, document_BL)
+    print(f"{text!r:12s} p = {prob_BL[0, 7]:.2f} at the f")
+
+# %% [markdown]
+# **JBP** lets one head say both. A symbol is the byte, plus 256 if a chunk ends there. Prompted with `The caf`, the
+# student writes `é` as two symbols, and the second closes the chunk (the bar). `ByteStream` holds the states of
+# encoder, core and decoder, and a step takes in one byte; the core runs only where a chunk has ended:
+
+# %%
+stream = ByteStream(jbp.student, [b"The caf"], new_bytes=2)
+stepped = []
+for _ in range(2):
+    logits_K2 = stream.logits_BX[0].clone()
+    symbol = int(logits_K2.argmax())
+    print(f"symbol {symbol}: {miniature.glyph(symbol)}   p = {logits_K2.softmax(0)[symbol]:.2f}")
+    stepped.append(logits_K2)
+    stream.step(torch.tensor([symbol % 256]), torch.tensor([symbol >= 256]))
+
+# %% [markdown]
+# The parallel forward reads the same bytes at once, along the same boundaries, and must say the same. Prediction $i$
+# stands at byte $i$: the `f` is byte 7.
+
+# %%
+row = jbp.packed("The café").batch([0])
+out = jbp.student(row.byte_ids_BL, row.boundary_BL, row.document_BL, row.mask_BL)
+miniature.shape("byte_logits_BLK2", out.byte_logits, "the joint symbol after each byte")
+difference = (torch.stack(stepped) - out.byte_logits[0, 7:9]).abs().max()
+assert difference < 1e-3, difference
+print("step by step and in parallel: the same logits")
+
+# %% [markdown]
+# **MBP** has two heads over 256 bytes each: the first for the next byte, the second for the one after it. The labels of
+# the second are shifted by two, and no head says anything of boundaries:
+
+# %%
+batch = mbp.batch
+out = mbp.student(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL)
+miniature.shape("byte_logits_BLK", out.byte_logits, "the byte after each byte")
+miniature.shape("second_logits_BLK", out.second_logits, "the byte after that")
+first = slice(0, 18)
+miniature.strip({"byte": miniature.glyphs(batch.byte_ids_BL[0, first]),
+                 "first head": miniature.glyphs(out.byte_logits[0, first].argmax(-1)),
+                 "second head": miniature.glyphs(out.second_logits[0, first].argmax(-1))})
+
+# %%
+miniature.source(terms.second_byte.loss)
+
+# %% [markdown]
+# While it writes, the second head's guess stands in for the byte that nobody has written yet. The encoder tries the
+# guess, the router compares, and the guess is dropped:
+
+# %%
+stream = ByteStream(mbp.student, [b"The caf"], new_bytes=2)
+for _ in range(2):
+    byte_B = stream.logits_BX.argmax(-1)
+    guess_B = stream.second_logits_BK.argmax(-1)
+    stream.step(byte_B, guess_B=guess_B)
+    print(f"writes {miniature.glyph(int(byte_B))}, guesses that {miniature.glyph(int(guess_B))} follows: "
+          f"{'a chunk ends' if stream.ended_B[0] else 'the chunk is still open'}")
+
+# %% [markdown]
+# Where the guess is right, the router decides as it does in training. Where it is wrong, the boundary may be too, and
+# the text after it is read in other chunks than the student was trained on. How often that happens is measured below.
 
 # %% [markdown]
 # ## Two students of one Stage 1

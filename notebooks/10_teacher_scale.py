@@ -2,11 +2,6 @@
 # jupyter:
 #   dbyte:
 #     needs: ['00', '04', '09']
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python

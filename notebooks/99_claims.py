@@ -2,11 +2,6 @@
 # jupyter:
 #   dbyte:
 #     needs: all
-#   jupytext:
-#     formats: ipynb,py:percent
-#     text_representation:
-#       extension: .py
-#       format_name: percent
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python

@@ -92,6 +92,26 @@ def test_its_setup_is_short_and_its_numbers_go_through_one_recorder(script):
     assert not RECORDER & names
 
 
+@pytest.mark.parametrize(("number", "calls", "sources"), [
+    ("01", {"encode", "route", "find_chunks", "chunk_embeddings", "run_core", "token_head"},
+     {"losses.align", "losses.distill", "losses.boundary"}),
+    ("02", {"encode", "route", "find_chunks", "run_core", "dechunk", "decode", "byte_head"},
+     {"dechunk", "losses.joint_labels", "losses.next_byte"}),
+    ("06", {"encode", "route", "ByteStream", "step"}, {"terms.second_byte.loss"}),
+])
+def test_a_reading_part_walks_through_the_model_and_shows_its_loss(number, calls, sources):
+    """Encode, route, chunk, core and head in sight, before anything is measured."""
+    (script,) = [path for path in SCRIPTS if path.stem.startswith(number)]
+    cells = read_script(script).cells
+    headings = [cell.source.split("\n")[0] for cell in cells if cell.source.startswith("## ")]
+    assert headings[0].startswith("## Reading: ")
+    begin, end = (next(i for i, cell in enumerate(cells) if cell.source.startswith(text)) for text in headings[:2])
+    made = [node for cell in code_cells(read_script(script)) if cell in cells[begin:end]
+            for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)]
+    assert calls <= {ast.unparse(node.func).split(".")[-1] for node in made}
+    assert sources == {ast.unparse(node.args[0]) for node in made if ast.unparse(node.func) == "miniature.source"}
+
+
 @each
 def test_it_opens_with_a_title_and_prose_stands_before_code(script):
     first, second = read_script(script).cells[:2]
