@@ -9,7 +9,7 @@ import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 
-HARNESS, NAME, ADAPTER = "lm_eval.models", "dbyte", "dbyte.evaluate.adapters:StudentLM"
+HARNESS, NAME, ADAPTER = "lm_eval.models", "dbyte", "dbyte.evaluate.lm:StudentLM"
 
 
 class Waiting(MetaPathFinder):

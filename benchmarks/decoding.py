@@ -40,6 +40,7 @@ from dbyte.evaluate.speed import Wrote, student_reads, student_writes, teacher_w
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project, project_everywhere
 from dbyte.model.student import BYTES, ByteStudent
+from dbyte.native import engine_for
 from dbyte.model.teacher import load_teacher
 from dbyte.plan.traffic import traffic_text, weights_read
 from dbyte.tasks.world.world import world_documents
@@ -116,7 +117,7 @@ def measured(models: tuple, arguments: argparse.Namespace) -> tuple[dict[Call, l
         prompts, size = prompts_of(rows, arguments.prompt_bytes), arguments.new_bytes
         for kind, of, stage in (("Stage 1", student, 1), ("JBP", student, 2), ("MBP", mbp, 2)):
             for how in ("", " compiled") if of else ():
-                call = student_writes(of, prompts, size, stage=stage, compiled=bool(how))
+                call = student_writes(of, prompts, size, stage=stage, engine=engine_for(of, bool(how)))
                 calls[kind + how, rows] = noting(call, told[kind + how, rows])
         call = teacher_writes(teacher, TokenBytes.from_tokenizer(tokenizer), prompts, size)
         calls["teacher", rows] = noting(call, told["teacher", rows])

@@ -24,7 +24,7 @@ from measuring import begin, machine, write
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate.adapters import load_lm
+from dbyte.evaluate.lm import load_lm
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.model.teacher import load_teacher
 from dbyte.tasks import minibench

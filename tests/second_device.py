@@ -213,7 +213,8 @@ def _said(tokenizer, device: str) -> dict:
         make_teacher(), make_student(make_teacher(), tokenizer),
         make_student(make_teacher(), tokenizer, decoding="mbp")))
     asked = [Request(text.encode(), 1) for text in TEXTS[:2]]
-    scorers = Scorer(jbp, stage=1), Scorer(jbp, stage=2), *(OwnBoundariesScorer(student) for student in (jbp, mbp))
+    scorers = Scorer(jbp, stage=1), Scorer(jbp, stage=2), *(
+        OwnBoundariesScorer(student) for student in (jbp, mbp))
     made["nats"] = [score.nats for scorer in scorers for score in scorer.score(asked)]
     made["teacher's nats"] = teacher_nats(teacher, heldout_pieces(TEXTS, token_bytes, row_bytes=160))
     made["router"] = [row["value"] for row in byte_rows(jbp, _rows(token_bytes, TEXTS[:1]))]

@@ -12,8 +12,7 @@ import torch
 from conftest import make_student, make_teacher
 
 from dbyte.__main__ import main
-from dbyte.evaluate.adapters import StudentLM, load_lm
-from dbyte.evaluate.fitting import fitted
+from dbyte.evaluate.lm import StudentLM, load_lm, truncate
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_beam import beam_scores
 from dbyte.native.library import find_compiler
@@ -92,14 +91,14 @@ def test_a_long_context_is_cut_from_the_left_and_counted(student, token_bytes, s
     context, continuation = "Zürich 😀 naïve. " * 60, " the end"
     found = lm.loglikelihood([Ask(context, continuation), Ask("short", " one")])
     whole, other = lm._requests([(context, continuation), ("short", " one")])
-    kept = fitted(lm.scorer, whole)
+    kept = truncate(lm.scorer, whole)
     kept.text.decode()  # no character was cut
     assert whole.text.endswith(kept.text) and kept.text[kept.start:] == whole.text[whole.start:]
     assert 200 < len(lm.scorer.chunk_ends(kept)) <= 255
     assert [nats for nats, _ in found] == pytest.approx([s.nats for s in lm.scorer.score([kept, other])], abs=1e-4)
     lost = len(whole.text) - len(kept.text)
-    assert (lm.cuts.texts, lm.cuts.cut_texts, lm.cuts.cut_bytes) == (2, 1, lost) and lost > 0
-    assert f"1 of 2 texts had more chunks than the core has positions: {lost} bytes" in str(lm.cuts)
+    assert (lm.truncated.texts, lm.truncated.cut_texts, lm.truncated.cut_bytes) == (2, 1, lost) and lost > 0
+    assert f"1 of 2 texts had more chunks than the core has positions: {lost} bytes" in str(lm.truncated)
 
 
 @pytest.mark.parametrize("stage, boundaries", READINGS)
@@ -107,7 +106,7 @@ def test_a_long_prompt_leaves_room_for_the_answer(student, token_bytes, stage, b
     lm = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries)
     options = {"until": [], "max_gen_toks": 10}
     text, plain = lm.generate_until([Ask("Zürich 😀 naïve. " * 60, options), Ask("The", options)])
-    assert text and lm.cuts.cut_texts == 1 and lm.cuts.texts == 2
+    assert text and lm.truncated.cut_texts == 1 and lm.truncated.texts == 2
     assert plain == lm.generate_until([Ask("The", options)])[0]
 
 

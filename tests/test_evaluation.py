@@ -7,7 +7,7 @@ from conftest import make_student
 from dbyte import presets
 from dbyte.distill.losses import routed
 from dbyte.evaluate import measure
-from dbyte.evaluate.adapters import StudentLM
+from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.boundaries import Agreement, agreement
 from dbyte.report.readme import BEGIN, END, updated
 from dbyte.tasks import minibench

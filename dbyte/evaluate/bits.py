@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from dbyte.evaluate.score import Request, Scorer
+from dbyte.kernels.fast import fast_products
 from dbyte.model.core import run_core
 from dbyte.text.packing import Document, cut, document
 from dbyte.text.spans import BOS, EOS, TokenBytes
@@ -62,8 +63,9 @@ def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int 
         ids_BM = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(teacher.device)
         mask_BM = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True).bool()
         document_BM = torch.zeros_like(ids_BM).masked_fill(~mask_BM.to(ids_BM.device), -1)
-        hidden_BME = run_core(teacher.model, teacher.get_input_embeddings()(ids_BM), document_BM)
-        logits_BMV = teacher.get_output_embeddings()(hidden_BME)[:, :-1].float()
+        with fast_products():
+            hidden_BME = run_core(teacher.model, teacher.get_input_embeddings()(ids_BM), document_BM)
+            logits_BMV = teacher.get_output_embeddings()(hidden_BME)[:, :-1].float()
         ce_BM = F.cross_entropy(logits_BMV.transpose(1, 2), ids_BM[:, 1:], reduction="none")
         for place, value in zip(places, (ce_BM * (document_BM[:, 1:] >= 0)).sum(1).tolist(), strict=True):
             nats[place] = value

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from dbyte.distill.losses import routed
+from dbyte.kernels.fast import fast_products
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Batch, Rows
@@ -52,8 +53,9 @@ def decisions(
     """Yield all rows, batch by batch: (batch, boundary_prob_BL in [0, 1], routed_BL True where the router decides)."""
     for start in range(0, len(rows), batch_rows):
         batch = rows.batch(range(start, min(start + batch_rows, len(rows)))).to(student.device)
-        encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
-        prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
+        with fast_products():
+            encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
+            prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
         yield batch, prob_BL, routed(batch.byte_ids_BL, batch.document_BL)
 
 

@@ -19,6 +19,7 @@ from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import pad_bytes
 from dbyte.evaluate.score import Request
 from dbyte.evaluate.score_own_boundaries import walk
+from dbyte.kernels.fast import fast_products
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.spans import BOS
@@ -79,7 +80,8 @@ def _wrong(student: ByteStudent, rows: Sequence[tuple[bytes, Sequence[bool]]], s
     """For each row, and each byte from `start` but the last, whose next byte is not known: does its cut deviate?"""
     ids_BL = pad_bytes([bytes([BOS]) + text for text, _ in rows], device=student.device)
     document_BL = torch.zeros_like(ids_BL)  # what pads a row lies behind what is looked at
-    routed_BL = student.route(student.encode(ids_BL, document_BL), ids_BL, document_BL) >= THRESHOLD
+    with fast_products():
+        routed_BL = student.route(student.encode(ids_BL, document_BL), ids_BL, document_BL) >= THRESHOLD
     return [[cut != routed for cut, routed in zip(ended[:-1], routed_L[1 + start :].tolist(), strict=False)]
             for (_, ended), routed_L in zip(rows, routed_BL, strict=True)]
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from dbyte.evaluate.stats import proportion
+from dbyte.kernels.fast import fast_products
 from dbyte.tasks import minibench
 from dbyte.tasks.column import HarnessTask, items_hash
 
@@ -128,7 +129,8 @@ def _teacher_class() -> type:
             return super().loglikelihood(requests, disable_tqdm=True)
 
         def generate_until(self, requests, disable_tqdm=True):
-            return super().generate_until(requests, disable_tqdm=True)
+            with fast_products():
+                return super().generate_until(requests, disable_tqdm=True)
 
         def loglikelihood_rolling(self, requests, disable_tqdm=True):
             # HFLM encodes with BOS and then prepends its prefix token: the BOS itself would be scored after a BOS.
@@ -139,7 +141,8 @@ def _teacher_class() -> type:
                 self.add_bos_token = True
 
         def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None):
-            return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+            with fast_products():
+                return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
     return TeacherLM
 

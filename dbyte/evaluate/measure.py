@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from dbyte.atomic import atomic_write
 from dbyte.distill.data import heldout_corpus
 from dbyte.distill.runs import Run, content_hash, model_hash
-from dbyte.evaluate.adapters import StudentLM
+from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, tally
@@ -38,7 +38,7 @@ from dbyte.evaluate.stats import proportion
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
-from dbyte.native.library import find_compiler
+from dbyte.native.library import compiler_here
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.tasks import minibench
@@ -53,7 +53,19 @@ CUT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
 PASSAGE = 120  # characters of a text that is shown byte by byte
 CLEAN = "clean"  # text as it is
 TEXTS = (CLEAN, *KINDS)  # and with each of the perturbations
-READINGS = ("token", "stage1/tokenizer", "stage1/router", "stage2/router", "stage2/own")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model is read: 0 for a token model, else a student's stage, and the boundaries (see lm.py)."""
+
+    stage: int
+    boundaries: str
+
+
+READINGS = {"token": Reading(0, "tokenizer"), "stage1/tokenizer": Reading(1, "tokenizer"),
+            "stage1/router": Reading(1, "router"), "stage2/router": Reading(2, "router"),
+            "stage2/own": Reading(2, "own")}  # by the names that notebooks and addresses have
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class Measurer:
         documents = [text.encode()[:CUT_BYTES] for text in texts.documents[: max(self.scale.items // 25, 1)]]
         key = {"finished words": corpus, "text": texts.content_hash, "documents": len(documents), "bytes": CUT_BYTES}
         return self._known(key, folder, reading, lambda: {"right": finished(
-            _student(folder, self.scale.device), documents, stage=int(reading[5]))})["right"]
+            _student(folder, self.scale.device), documents, stage=READINGS[reading].stage)})["right"]
 
     def _answers(self, folder: Path, reading: str, task: HarnessTask, noise: Noise | None) -> dict:
         lm = _lm(folder, reading, self.scale.device)
@@ -150,12 +162,14 @@ class Measurer:
         if reading == "token":
             nats = teacher_nats(load_teacher(folder, device=self.scale.device)[0], pieces)
             return asdict(bits_per_byte(nats, pieces))
-        stage, boundaries = int(reading[5]), reading.split("/")[1]
+        how = READINGS[reading]
         student = _student(folder, self.scale.device)
         engine = engine_for(student)
-        scorer = (OwnBoundariesScorer(student, engine=engine) if boundaries == "own" else
-                  Scorer(student, stage=stage, engine=engine))
-        found = asdict(bits_per_byte(student_nats(scorer, pieces, boundaries=boundaries), pieces))
+        if how.boundaries == "own":
+            scorer = OwnBoundariesScorer(student, engine=engine)
+        else:
+            scorer = Scorer(student, stage=how.stage, engine=engine)
+        found = asdict(bits_per_byte(student_nats(scorer, pieces, boundaries=how.boundaries), pieces))
         if reading != "stage2/router":
             return found
         return found | {"folded": bits_per_byte(folded_nats(scorer, pieces), pieces).value}
@@ -192,8 +206,8 @@ def _lm(folder: Path, reading: str, device: str):
     """The harness's view of a model under a reading."""
     if reading == "token":
         return teacher_lm(*load_teacher(folder, device=device), device=device)
-    return StudentLM(
-        _student(folder, device), _token_bytes(folder), stage=int(reading[5]), boundaries=reading.split("/")[1])
+    how = READINGS[reading]
+    return StudentLM(_student(folder, device), _token_bytes(folder), stage=how.stage, boundaries=how.boundaries)
 
 
 @lru_cache(maxsize=1)

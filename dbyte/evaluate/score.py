@@ -32,6 +32,7 @@ from torch import Tensor
 
 from dbyte.decode.engine import Engine
 from dbyte.evaluate.shared_prefix import SharedTexts
+from dbyte.kernels.fast import fast_products
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.prefix_tree import Tree, shared_bytes
 
@@ -112,7 +113,7 @@ class Scorer:
     def __init__(
         self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384, engine: Engine | None = None
     ):
-        """engine: computes the student's parts; None: plain torch.
+        """batch_bytes: about how many bytes are read at a time. engine: computes the student's parts; None: torch.
 
         Raises:
             ValueError: for Stage 2 of a student that has no joint head.
@@ -122,7 +123,7 @@ class Scorer:
         self.student = student.eval()
         self.stage = stage
         self.batch_bytes = batch_bytes
-        self.engine = Engine(student) if engine is None else engine
+        self.engine = engine or Engine(student)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -136,7 +137,8 @@ class Scorer:
             alike = [request for request in dict.fromkeys(requests) if (request.token_ends is not None) == given]
             for places in batch_by_prefix([request.text for request in alike], batch_bytes=self.batch_bytes):
                 batch = [alike[place] for place in places]
-                scores.update(zip(batch, self._score(batch), strict=True))
+                with fast_products():
+                    scores.update(zip(batch, self._score(batch), strict=True))
         return [scores[request] for request in requests]
 
     def _score(self, batch: list[Request]) -> list[Score]:
@@ -148,14 +150,15 @@ class Scorer:
 
     def read(self, batch: Sequence[Request]) -> SharedTexts:
         """The texts of requests, ready to be read by the student."""
-        return SharedTexts([request.text for request in batch], engine=self.engine)
+        return SharedTexts(self.engine, [request.text for request in batch])
 
     @torch.inference_mode()
     def chunk_ends(self, request: Request) -> list[int]:
         """Where the chunks of a text end when it is scored, without BOS; ascending, the last is len(text)."""
         if request.token_ends is not None:
             return list(request.token_ends)
-        flag_L = self.read([request]).flags()[0]
+        with fast_products():
+            flag_L = self.read([request]).flags()[0]
         if self.stage == 1:
             return self._token_ends(request, flag_L)
         return [end for end in np.flatnonzero(flag_L).tolist() if end > 0]
@@ -167,7 +170,7 @@ class Scorer:
         ends = [list(request.token_ends) for request in batch]
         read = [request.text[: places[-2] if len(places) > 1 else 0]
                 for request, places in zip(batch, ends, strict=True)]
-        texts = SharedTexts(read, engine=self.engine)
+        texts = SharedTexts(self.engine, read)
         chunks = _chunks(texts, ends)
         encoded_TD = texts.encode(chunks.symbol_T)
         return self._token_scores(batch, ends, texts.run_core(encoded_TD, chunks), chunks)

@@ -22,6 +22,7 @@ import torch
 
 from dbyte.evaluate.score import Request, Scorer, batch_by_prefix, flag_log_probs, scored_places
 from dbyte.evaluate.shared_prefix import SharedTexts
+from dbyte.kernels.fast import fast_products
 
 ROUNDS = 2
 Path = tuple[bool, ...]  # the free flags of a request, in order
@@ -47,7 +48,9 @@ def beam_scores(scorer: Scorer, requests: Sequence[Request], *, width: int, roun
     scores = [0.0] * len(requests)
     for places in batch_by_prefix([request.text for request in requests], batch_bytes=scorer.batch_bytes // width):
         batch = [requests[place] for place in places]
-        for place, paths in zip(places, _search(scorer.read(batch), batch, width, rounds), strict=True):
+        with fast_products():
+            found = _search(scorer.read(batch), batch, width, rounds)
+        for place, paths in zip(places, found, strict=True):
             scores[place] = float(np.logaddexp.reduce([path.nats for path in paths.values()]))
     return scores
 

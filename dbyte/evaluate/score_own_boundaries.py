@@ -25,6 +25,7 @@ from dbyte.decode.engine import Engine
 from dbyte.decode.stream import ByteStream, check_text_bytes
 from dbyte.evaluate.score import Request, Score, batch_by_prefix, flag_log_probs, scored_places
 from dbyte.evaluate.shared_prefix import SharedTexts
+from dbyte.kernels.fast import fast_products
 from dbyte.model.student import BYTES, ByteStudent, is_special
 
 ROWS, MOST_ROWS = 64, 256
@@ -49,23 +50,27 @@ class ByteScores:
 def walk(
     student: ByteStudent, requests: Sequence[Request], *, rows: int = ROWS, engine: Engine | None = None
 ) -> list[ByteScores]:
-    """Read each context as a prompt, then take in its continuation byte by byte, `rows` texts at a time."""
+    """Read each context as a prompt, then take in its continuation byte by byte, `rows` texts at a time.
+
+    engine: computes the student's steps; None: torch.
+    """
+    engine = engine or Engine(student)
     found: list[ByteScores | None] = [None] * len(requests)
     order = sorted(range(len(requests)), key=lambda k: requests[k].text)
     for first in range(0, len(order), rows):
         places = order[first : first + rows]
         batch = [requests[place] for place in places]
-        for place, scores in zip(places, _walk(batch, student, engine=engine), strict=True):
+        for place, scores in zip(places, _walk(batch, engine), strict=True):
             found[place] = scores
     return found
 
 
 @torch.inference_mode()
-def _walk(requests: list[Request], student: ByteStudent, *, engine: Engine | None) -> list[ByteScores]:
+def _walk(requests: list[Request], engine: Engine) -> list[ByteScores]:
     contexts = list(dict.fromkeys(request.text[: request.start] for request in requests))
     rests = [request.text[request.start :] for request in requests]
     longest = max(map(len, rests))
-    stream = ByteStream(student, contexts, new_bytes=longest, engine=engine)
+    stream = ByteStream(engine.student, contexts, new_bytes=longest, engine=engine)
     stream.take([contexts.index(request.text[: request.start]) for request in requests])
     rows = list(range(len(requests)))
     said = [([], [], []) for _ in requests]
@@ -73,7 +78,7 @@ def _walk(requests: list[Request], student: ByteStudent, *, engine: Engine | Non
         unfinished = [place for place, row in enumerate(rows) if step < len(rests[row])]
         if len(unfinished) < len(rows):
             rows = [rows[place] for place in stream.keep(unfinished)]
-        byte_B = torch.tensor([rests[row][step] for row in rows], device=student.device)
+        byte_B = torch.tensor([rests[row][step] for row in rows], device=engine.student.device)
         nats_B = byte_log_probs(stream.logits_BX).gather(1, byte_B[:, None])[:, 0]
         right_B = stream.logits_BX.argmax(-1) % BYTES == byte_B
         stream.read(byte_B)
@@ -131,17 +136,18 @@ class OwnBoundariesScorer:
     """Scores requests at Stage 2 along the decoder's own boundaries: JBP by the fixed point, MBP by `walk`."""
 
     def __init__(self, student: ByteStudent, *, batch_bytes: int = 16384, engine: Engine | None = None):
-        """engine: computes the student's parts; None: plain torch."""
+        """batch_bytes: about how many bytes are read at a time. engine: computes the student's parts; None: torch."""
         self.student = student.eval()
         self.stage = 2
         self.batch_bytes = batch_bytes
-        self.engine = Engine(student) if engine is None else engine
+        self.engine = engine or Engine(student)
 
     @torch.inference_mode()
     def chunk_ends(self, request: Request) -> list[int]:
         """Where chunks of a text may end: the router's boundaries in the context, then every byte that is scored."""
-        texts = SharedTexts([request.text[: request.start]], engine=self.engine)
-        routed = [end for end in np.flatnonzero(texts.flags()[0]).tolist() if end > 0]
+        texts = SharedTexts(self.engine, [request.text[: request.start]])
+        with fast_products():
+            routed = [end for end in np.flatnonzero(texts.flags()[0]).tolist() if end > 0]
         return routed + list(range(request.start + 1, len(request.text) + 1))
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
@@ -169,7 +175,8 @@ class OwnBoundariesScorer:
         scores: dict[Request, Score] = {}
         for places in batch_by_prefix([request.text for request in requests], batch_bytes=self.batch_bytes):
             batch = [requests[place] for place in places]
-            texts = SharedTexts([request.text for request in batch], engine=self.engine)
-            found = settle(texts, batch)
+            texts = SharedTexts(self.engine, [request.text for request in batch])
+            with fast_products():
+                found = settle(texts, batch)
             scores.update((request, score) for request, score in zip(batch, found, strict=True) if score is not None)
         return scores

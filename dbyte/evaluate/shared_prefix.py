@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.decode.engine import Engine
@@ -32,10 +31,11 @@ class SharedTexts:
     node_NL: the node of each byte, BOS first, -1 after a text's end. length_N: how many they are.
     """
 
-    def __init__(self, texts: Sequence[bytes], *, engine: Engine):
-        """engine: computes the student's parts."""
+    def __init__(self, engine: Engine, texts: Sequence[bytes]):
+        """engine: computes the parts of the student that reads."""
+        student = engine.student
         self.engine = engine
-        self.student = engine.student
+        self.student = student
         self.tree = Tree.of([bytes([BOS]) + text for text in texts], apart=True)
         self.node_NL = self.tree.node_NL
         self.length_N = (self.node_NL >= 0).sum(1)
@@ -81,8 +81,7 @@ class SharedTexts:
 
     def run_core(self, encoded_TD: Tensor, chunks: Tree) -> Tensor:
         """The core's states [K, E] of chunks."""
-        chunk_KE = self.chunk_embeddings(encoded_TD, chunks)
-        return self.engine.read_core(chunk_KE, chunks)
+        return self.engine.read_core(self.chunk_embeddings(encoded_TD, chunks), chunks)
 
     # -- decoder ------------------------------------------------------------------------------------------------------
 
@@ -113,7 +112,7 @@ class SharedTexts:
         before_RL[:, 1:][read_RL[:, :-1]] = tree.node_NL[tree.node_NL >= 0]
         node_U, chunk_U = (torch.from_numpy(number_U).to(core_KE.device)
                            for number_U in np.divmod(tree.symbol_T, len(chunks)))
-        around_TD = F.linear(self.encoded_TD, self.student.around_core())
+        around_TD = self.encoded_TD @ self.student.around_core().T
         up_UD = self.student.decoder_projection(core_KE)[chunk_U] + around_TD[node_U]
         wanted = np.unique(before_RL[asked_RL])
         return before_RL, self._read(self.student.decoder, up_UD.to(self.encoded_TD.dtype), tree, wanted)

@@ -114,7 +114,8 @@ def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, ro
         prompts = [text[row * size : (row + 1) * size] for row in range(rows)]
         calls = {"teacher": teacher_writes(model, table, prompts, size)}
         for way, compiled in ways.items():
-            calls[f"Stage 1{way}"] = student_writes(first, prompts, size, stage=1, engine=engine_for(first, compiled))
+            engine = engine_for(first, compiled)
+            calls[f"Stage 1{way}"] = student_writes(first, prompts, size, stage=1, engine=engine)
             for name, student in students.items():
                 engine = engine_for(student, compiled)
                 calls[f"{name}{way}"] = student_writes(student, prompts, size, stage=2, engine=engine)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from dbyte.atomic import atomic_write
 from dbyte.device import check_device
-from dbyte.evaluate.adapters import StudentLM, load_lm
+from dbyte.evaluate.lm import StudentLM, load_lm
 from dbyte.evaluate.harness import ColumnResult, correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.stats import Interval, difference, paired_difference, retention
 from dbyte.model.teacher import load_teacher
@@ -138,7 +138,7 @@ def _notes(lm: StudentLM | None, items: int, seconds: float | None, teacher_seco
         score = ("log P(tokens)" if lm.stage == 1 else
                  "log p(bytes)" if lm.boundaries == "own" else
                  f"the bound of a beam of {lm.beam} over flags" if lm.beam else "the joint score, a bound")
-        notes.append(f"student: Stage {lm.stage}, {lm.boundaries}'s boundaries, scored by {score}; {lm.cuts}")
+        notes.append(f"student: Stage {lm.stage}, {lm.boundaries}'s boundaries, scored by {score}; {lm.truncated}")
     return notes
 
 

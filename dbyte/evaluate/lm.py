@@ -1,0 +1,341 @@
+"""Students for lm-evaluation-harness: `loglikelihood`, `loglikelihood_rolling` and `generate_until` for both stages.
+
+What is scored: the continuation given BOS and the context, in nats. Stage 1: the sum of log P(token). Stage 2: the
+joint score, the sum of log p(byte, flag), a lower bound of log p(text), or with `beam` the tighter bound of
+`score_beam.py`. Along the decoder's own boundaries (`score_own_boundaries.py`, the only score of MBP) the sum of
+log p(byte) is exact.
+
+Boundaries: "router", the student's router's; at Stage 1 also "tokenizer", the teacher's tokens; at Stage 2 also "own",
+what the decoder decides while it writes.
+
+Where the context ends: as in the harness's own Hugging Face adapter, its trailing white space moves to the
+continuation. With the tokenizer's boundaries context and continuation are encoded as one text, so that scores compare
+token by token with the teacher's. Along the router's boundaries the context ends a chunk at Stage 1; at Stage 2 whether
+it does belongs to the score. The target text is the tokenizer's own (NFC for Qwen). An empty continuation is refused.
+
+What does not fit: the context of a text of more chunks than the core has positions is truncated from the left, at the
+end of a chunk and never inside a character. What remains begins a document of its own, with BOS. The router sees another
+beginning then and may chunk the text otherwise, so truncation is repeated until the text fits. The continuation is never
+truncated. `truncated` counts; `lm_eval` reports it among its results. A rolling text is scored in pieces.
+
+The order of requests and the size of batches change no score beyond rounding. Compiled code (`dbyte.native`) agrees with
+plain torch within rounding, so where two symbols nearly tie, a text that is written greedily may differ.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os.path import commonprefix
+from pathlib import Path
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.utils import simple_parse_args_string
+from transformers import AutoConfig, AutoTokenizer
+
+from dbyte.decode.generate import generate
+from dbyte.device import check_device
+from dbyte.evaluate.score import Request, Scorer
+from dbyte.evaluate.score_beam import beam_scores
+from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
+from dbyte.model.student import ByteStudent
+from dbyte.native import engine_for
+from dbyte.text.spans import Aligned, TokenBytes
+
+GENERATED_TOKENS = 256  # the harness's default
+BYTES_A_TOKEN = 4
+CHOICES = ((1, "router"), (1, "tokenizer"), (2, "router"), (2, "own"))  # of stage and boundaries
+
+
+# -- texts that do not fit --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Truncated:
+    """How many texts were read, how many of them lost the beginning of their context, and how many bytes that was.
+
+    The harness writes these names into its results.
+    """
+
+    texts: int = 0
+    cut_texts: int = 0
+    cut_bytes: int = 0
+
+    def count(self, before: Request, after: Request) -> None:
+        """Count one text."""
+        lost = len(before.text) - len(after.text)
+        self.texts += 1
+        self.cut_texts += lost > 0
+        self.cut_bytes += lost
+
+    def __str__(self) -> str:
+        return (f"{self.cut_texts} of {self.texts} texts had more chunks than the core has positions: "
+                f"{self.cut_bytes} bytes of their contexts were cut from the left")
+
+
+def truncate(scorer: Scorer | OwnBoundariesScorer, request: Request, *, room: int = 0) -> Request:
+    """The request with as much of its context as fits, leaving `room` positions for what is written after it.
+
+    Raises:
+        ValueError: if the continuation alone has more chunks than there are positions.
+    """
+    positions = scorer.student.core.config.max_position_embeddings - 1 - room  # BOS has one
+    while len(request.text) > positions:  # a chunk has at least one byte: shorter texts fit
+        ends = scorer.chunk_ends(request)
+        if len(ends) <= positions:
+            break
+        first = ends[len(ends) - positions - 1] if positions > 0 else len(request.text)
+        while first < len(request.text) and request.text[first] & 0xC0 == 0x80:  # inside a character
+            first += 1
+        if first > request.start:
+            raise ValueError(f"{request.text[request.start:][:40]!r} .. has more chunks than the core has positions "
+                             f"({positions} next to BOS and {room} for text to be written): score it in shorter pieces")
+        given = request.token_ends
+        if given is not None:
+            given = tuple(end - first for end in given if end > first)
+        request = Request(request.text[first:], request.start - first, given)
+    return request
+
+
+# -- the adapter ------------------------------------------------------------------------------------------------------
+
+
+class StudentLM(LM):
+    """A student as lm-evaluation-harness sees it.
+
+    Args:
+        stage: 1 or 2. boundaries: "router", "tokenizer" (Stage 1 only) or "own" (Stage 2; the only ones for MBP).
+        token_bytes: the teacher's, for the tokenizer's boundaries and its normaliser.
+        rows: how many texts are generated at a time. batch_bytes: about how many bytes are scored at a time.
+        beam: width of the beam over flags (Stage 2), 0 for the joint score alone.
+        compiled: read and write by compiled code; None: where there is a C++ compiler.
+    Raises:
+        ValueError: for another stage or boundaries, or those that the stage or the student does not have; for a beam
+            along other boundaries than Stage 2's router's.
+    """
+
+    def __init__(
+        self, student: ByteStudent, token_bytes: TokenBytes, *, stage: int, boundaries: str = "router", rows: int = 64,
+        batch_bytes: int = 16384, beam: int = 0, compiled: bool | None = None,
+    ):
+        super().__init__()
+        if (stage, boundaries) not in CHOICES:
+            raise ValueError(f"expected stage 1 with boundaries 'router' or 'tokenizer', or stage 2 with 'router' or "
+                             f"'own'; found stage {stage!r} with {boundaries!r}")
+        if beam < 0 or (beam and (stage, boundaries) != (2, "router")):
+            raise ValueError(f"a beam over flags (found {beam}) is for Stage 2 along the router's boundaries: nowhere "
+                             "else are there flags to choose")
+        self.student = student
+        self.token_bytes = token_bytes
+        self.stage = stage
+        self.boundaries = boundaries
+        self.rows = rows
+        self.beam = beam
+        self.engine = engine_for(student, compiled)
+        if boundaries == "own":
+            self.scorer = OwnBoundariesScorer(student, batch_bytes=batch_bytes, engine=self.engine)
+        else:
+            self.scorer = Scorer(student, stage=stage, batch_bytes=batch_bytes, engine=self.engine)
+        self.truncated = Truncated()
+
+    # -- what `lm_eval --model dbyte` calls ---------------------------------------------------------------------------
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> "StudentLM":
+        """Load a student for the harness from a string such as "pretrained=FOLDER,stage=2"."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> "StudentLM":
+        """Load a student for the harness; arguments as of `load_lm`, the folder under the harness's name `pretrained`.
+
+        The harness's own batch_size, if it is a number, is how many texts are generated at a time. If no device is
+        named, the harness asks for cuda:0; without a GPU that becomes the CPU, with a warning.
+        """
+        arguments = arg_dict | {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if "pretrained" not in arguments:
+            raise ValueError("name the student's folder: --model_args pretrained=FOLDER")
+        rows = arguments.pop("batch_size", None)
+        arguments.pop("max_batch_size", None)
+        if str(rows).isdigit():
+            arguments["rows"] = int(rows)
+        if str(arguments.get("device")).startswith("cuda") and not torch.cuda.is_available():
+            warnings.warn(f"device {arguments['device']!r}, lm_eval's default, is not here: students run on the CPU "
+                          "(--device cpu says so yourself)", stacklevel=2)
+            arguments["device"] = "cpu"
+        return load_lm(arguments.pop("pretrained"), **arguments)
+
+    def get_model_info(self) -> dict:
+        """What the harness writes down with the scores."""
+        return {"stage": self.stage, "boundaries": self.boundaries, "beam": self.beam,
+                "compiled": self.engine.compiled} | asdict(self.truncated)
+
+    # -- what the harness asks ----------------------------------------------------------------------------------------
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Score (context, continuation) pairs: (nats, would greedy decoding write it)."""
+        asked = [self._fitting(request) for request in self._requests([request.args for request in requests])]
+        scores = self.scorer.score(asked)
+        nats = [score.nats for score in scores]
+        if self.beam and asked:
+            nats = beam_scores(self.scorer, asked, width=self.beam)
+        return [(value, score.greedy) for value, score in zip(nats, scores, strict=True)]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Score texts given BOS, in nats; a text longer than the limit is scored in pieces, each given BOS."""
+        pieces = [self._pieces(request.args[0]) for request in requests]
+        asked = [piece for some in pieces for piece in some]
+        if self.beam and asked:
+            nats = beam_scores(self.scorer, asked, width=self.beam)
+        else:
+            nats = [score.nats for score in self.scorer.score(asked)]
+        scores = iter(nats)
+        return [sum(next(scores) for _ in some) for some in pieces]
+
+    @torch.no_grad()
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Continue contexts until one of `until`, greedily unless told otherwise.
+
+        The limit is `max_gen_bytes`, else `max_gen_toks` (the harness's default: 256) times BYTES_A_TOKEN.
+        """
+        texts: list[str] = [""] * len(requests)
+        order = sorted(range(len(requests)), key=lambda k: (repr(requests[k].args[1]), len(requests[k].args[0])))
+        for places in self._alike(order, requests):
+            options = requests[places[0]].args[1]
+            written = self._write([requests[place].args[0] for place in places], options)
+            for place, text in zip(places, written, strict=True):
+                texts[place] = text
+        return texts
+
+    def _write(self, contexts: list[str], options: dict) -> list[str]:
+        """Continue contexts that share their generation options."""
+        limit = options.get("max_gen_bytes", options.get("max_gen_toks", GENERATED_TOKENS) * BYTES_A_TOKEN)
+        until = options.get("until", [])
+        prompts = self._prompts(contexts, limit // BYTES_A_TOKEN)
+        return generate(
+            self.student, [prompt.text for prompt in prompts], stage=self.stage, max_new_bytes=limit,
+            prompt_ends=None if self.boundaries != "tokenizer" else [list(prompt.token_ends) for prompt in prompts],
+            stop=[until] if isinstance(until, str) else list(until), valid_utf8=False, engine=self.engine,
+            temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
+
+    def _alike(self, order: list[int], requests: list[Instance]) -> list[list[int]]:
+        """Places in groups of at most `rows` that share their generation options."""
+        groups: list[list[int]] = []
+        for place in order:
+            if not groups or len(groups[-1]) == self.rows or requests[groups[-1][0]].args[1] != requests[place].args[1]:
+                groups.append([])
+            groups[-1].append(place)
+        return groups
+
+    # -- from strings to bytes ----------------------------------------------------------------------------------------
+
+    def _fitting(self, request: Request, *, room: int = 0) -> Request:
+        """The request as it fits, counted."""
+        after = truncate(self.scorer, request, room=room)
+        self.truncated.count(request, after)
+        return after
+
+    def _prompts(self, contexts: list[str], room: int) -> list["Request | _EmptyPrompt"]:
+        """Prompts as bytes, truncated to leave room for so many chunks, at most half of the core's positions."""
+        room = min(room, self.student.core.config.max_position_embeddings // 2)
+        texts = [self.token_bytes.normalise(context).encode() for context in contexts]
+        ends = [None] * len(texts)
+        if self.boundaries == "tokenizer":
+            ends = [self._ends(aligned) for aligned in self.token_bytes.align_batch(contexts)]
+        return [self._fitting(Request(text, len(text) - 1, given), room=room) if text else _EmptyPrompt()
+                for text, given in zip(texts, ends, strict=True)]
+
+    def _ends(self, aligned: Aligned) -> tuple[int, ...]:
+        """Where each token ends, in bytes from the text's start."""
+        return tuple(self.token_bytes.lengths[aligned.token_ids.numpy()].cumsum().tolist())
+
+    def _requests(self, pairs: list[tuple[str, str]]) -> list[Request]:
+        """(context, continuation) pairs as requests; ValueError for an empty continuation."""
+        split = [_moved(context, continuation) for context, continuation in pairs]
+        texts = [self.token_bytes.normalise(context + continuation) for context, continuation in split]
+        if self.boundaries != "tokenizer":
+            return [Request(text.encode(), self._start(context, text))
+                    for (context, _), text in zip(split, texts, strict=True)]
+        contexts = list(dict.fromkeys(context for context, _ in split))  # the choices of an item have one
+        tokens_before = {context: len(aligned.token_ids) for context, aligned in
+                         zip(contexts, self.token_bytes.align_batch(contexts), strict=True)}
+        return [self._along_tokens(text, aligned, tokens_before[context]) for text, aligned, (context, _) in
+                zip(texts, self.token_bytes.align_batch(texts), split, strict=True)]
+
+    def _start(self, context: str, text: str) -> int:
+        """Where the continuation starts, in bytes; a character that the two make together belongs to it."""
+        return len(commonprefix([self.token_bytes.normalise(context), text]).encode())
+
+    def _along_tokens(self, text: str, aligned: Aligned, tokens_before: int) -> Request:
+        ends = self._ends(aligned)
+        # context and continuation may join to fewer tokens than the context alone has
+        before = min(tokens_before, len(ends) - 1)
+        return Request(text.encode(), ends[before - 1] if before else 0, ends)
+
+    def _pieces(self, text: str) -> list[Request]:
+        """A text as requests of at most as many bytes as the core has positions, each up to a token's end."""
+        limit = self.student.config.core_config.max_position_embeddings - 1
+        aligned = self.token_bytes.align(text)
+        ends = self._ends(aligned)
+        raw = bytes(aligned.byte_ids.tolist())
+        pieces = []
+        start = 0
+        while start < len(raw):
+            inside = [end for end in ends if start < end <= start + limit]
+            given = tuple(end - start for end in inside) if self.boundaries == "tokenizer" else None
+            pieces.append(Request(raw[start : inside[-1]], 0, given))
+            start = inside[-1]
+        return pieces
+
+
+class _EmptyPrompt:
+    """The empty prompt, which is no request: there is nothing to score in it."""
+
+    text = b""
+    token_ends = ()
+
+
+def _moved(context: str, continuation: str) -> tuple[str, str]:
+    """The pair with the context's trailing white space moved to the continuation."""
+    if not continuation:
+        raise ValueError(f"nothing to score: the continuation of {context[-40:]!r} is empty: give some text")
+    bare = context.rstrip()
+    return bare, context[len(bare):] + continuation
+
+
+def load_lm(
+    folder: str | Path, *, stage: int | None = None, boundaries: str | None = None, beam: int = 0, rows: int = 64,
+    device: str = "cpu", compiled: bool | None = None,
+) -> StudentLM:
+    """A student from its folder, as the harness sees it.
+
+    stage: None for the one that the student was trained to. The other one is refused, since what it needs was never
+    trained (Stage 2) or has changed since (Stage 1). boundaries: None for the router's, or with MBP the decoder's own.
+    rows, beam, compiled: see `StudentLM`.
+    Raises:
+        FileNotFoundError: if the folder holds no model or no tokenizer.
+        ValueError: if it holds another kind of model or a student of another stage, if the device is not available, or
+            if arguments do not fit.
+    """
+    check_device(device)
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no student (looked for config.json): name a folder that `python -m "
+                                "dbyte train` printed, or one that save_pretrained wrote")
+    kind = AutoConfig.from_pretrained(folder).model_type
+    if kind != "dbyte":
+        raise ValueError(f"{folder} holds a {kind} model, not a student: give it as --teacher, or to the harness's own "
+                         "adapter (lm_eval --model hf)")
+    student = ByteStudent.from_pretrained(folder).eval().to(device)
+    if stage is not None and stage != student.config.stage:
+        raise ValueError(f"{folder} holds a student of Stage {student.config.stage}, asked for Stage {stage}: name the "
+                         f"folder of step {'1.3' if stage == 1 else '2.2'}, or leave the stage out")
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} has no tokenizer (looked for tokenizer.json): save the teacher's there")
+    token_bytes = TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(folder))
+    stage = student.config.stage
+    if boundaries is None:
+        boundaries = "own" if stage == 2 and student.second_head is not None else "router"
+    return StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, beam=beam, rows=rows,
+                     compiled=compiled)
