@@ -40,8 +40,8 @@ from dbyte.evaluate.speed import Wrote, student_reads, student_writes, teacher_w
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.projection import project, project_everywhere
 from dbyte.model.student import BYTES, ByteStudent
-from dbyte.native import engine_for
 from dbyte.model.teacher import load_teacher
+from dbyte.native import engine_for
 from dbyte.plan.traffic import traffic_text, weights_read
 from dbyte.tasks.world.world import world_documents
 from dbyte.text.spans import TokenBytes

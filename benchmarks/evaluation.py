@@ -24,8 +24,8 @@ from measuring import begin, machine, write
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate.lm import load_lm
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
+from dbyte.evaluate.lm import load_lm
 from dbyte.model.teacher import load_teacher
 from dbyte.tasks import minibench
 

@@ -12,8 +12,8 @@ from oracle import Oracle
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dbyte.distill.teacher import train_tokenizer
-from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
+from dbyte.evaluate.lm import StudentLM
 from dbyte.report.published import published
 from dbyte.tasks import cute, suite
 from dbyte.tasks import paper as benchmarks

@@ -7,8 +7,8 @@ from conftest import make_student
 from dbyte import presets
 from dbyte.distill.losses import routed
 from dbyte.evaluate import measure
-from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.boundaries import Agreement, agreement
+from dbyte.evaluate.lm import StudentLM
 from dbyte.report.readme import BEGIN, END, updated
 from dbyte.tasks import minibench
 
@@ -95,7 +95,7 @@ def test_what_compiled_steps_wrote_is_remembered_apart_and_scores_are_not(readin
     keys, answered = {}, dict(column="", metric="", accuracy=0.0, stderr=0.0, n=0, chance=0.0, correct=[],
                               items_hash="", seconds=0.0)
     for compiler in ("c++", None):
-        monkeypatch.setattr(measure, "compiler_here", lambda compiler=compiler: compiler)
+        monkeypatch.setattr(measure, "find_compiler", lambda compiler=compiler: compiler)
         monkeypatch.setattr(measure.Measurer, "_known",
                             lambda self, key, *rest: keys.setdefault(key["column"], []).append(key) or answered.copy())
         for name in ("GSM8K", "PIQA"):

@@ -10,8 +10,8 @@ from test_shared_prefix import COMPILED
 
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
-from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.exposure import deviations
+from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.mid_word import cuts, finished
 from dbyte.evaluate.score import Request, Score, Scorer
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer, byte_log_probs, settle, walk

@@ -9,7 +9,7 @@ from conftest import FAMILIES, VARIANTS, make_student, make_teacher
 
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.native import engine_for
-from dbyte.native.library import compiler_here
+from dbyte.native.library import find_compiler
 from dbyte.text import prefix_tree as tree_module
 from dbyte.text.prefix_tree import Tree, shared_bytes
 from dbyte.text.spans import BOS
@@ -98,8 +98,10 @@ def test_a_stack_over_trees_is_the_stack_over_each_text(variant, compiled, teach
 @pytest.mark.parametrize("compiled", COMPILED)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_core_over_trees_is_the_core_over_each_sequence(family, compiled):
-    core, tree = make_teacher(family).model, Tree.of(TEXTS)
-    engine = engine_for(make_student(make_teacher(family)), compiled)
+    student = make_student(make_teacher(family))
+    core = student.core
+    engine = engine_for(student, compiled)
+    tree = Tree.of(TEXTS)
     torch.manual_seed(0)
     inputs_TE = torch.randn(len(tree), 32)
     with torch.no_grad():
@@ -157,7 +159,7 @@ def alone(student, scorer, request):
     return joint, folded, greedy
 
 
-def check(student, stage, requests, compiled):
+def check(student, stage, requests, *, compiled):
     scorer = Scorer(student, stage=stage, engine=engine_for(student, compiled))
     with torch.no_grad():
         for score, request in zip(scorer.score(requests), requests, strict=True):
@@ -172,19 +174,19 @@ def check(student, stage, requests, compiled):
 @pytest.mark.parametrize("variant", ["paper", "authors", "attention", "window", "convolution", "split"])
 def test_scores_of_shared_contexts_are_those_of_whole_texts(variant, stage, compiled, teacher, tokenizer):
     student = make_student(teacher, tokenizer, **VARIANTS[variant])
-    check(student, stage, REQUESTS, compiled)
+    check(student, stage, REQUESTS, compiled=compiled)
 
 
 @pytest.mark.parametrize("compiled", COMPILED)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_so_they_are_with_any_core_and_along_given_tokens(family, compiled, tokenizer, token_bytes):
     student = make_student(make_teacher(family), tokenizer)
-    check(student, 2, REQUESTS, compiled)
+    check(student, 2, REQUESTS, compiled=compiled)
     whole = [request for request in REQUESTS if request.start in (len(CONTEXT), 3, 8)]
     along = [Request(request.text, request.start, tuple(
         token_bytes.lengths[token_bytes.align(request.text.decode()).token_ids.numpy()].cumsum().tolist()))
         for request in whole]
-    check(student, 1, along + REQUESTS, compiled)
+    check(student, 1, along + REQUESTS, compiled=compiled)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -194,9 +196,9 @@ def test_equal_requests_are_read_once_and_all_answered(student, stage, monkeypat
     read = []
 
     class Counting(scoring.SharedTexts):
-        def __init__(self, engine, texts):
+        def __init__(self, texts, **options):
             read.extend(texts)
-            super().__init__(engine, texts)
+            super().__init__(texts, **options)
 
     monkeypatch.setattr(scoring, "SharedTexts", Counting)
     scores = Scorer(student, stage=stage).score(REQUESTS * 3)
@@ -207,6 +209,5 @@ def test_a_shared_context_is_encoded_once(student, monkeypatch):
     seen = []
     student.byte_embedding.register_forward_hook(lambda module, given, out: seen.append(given[0].numel()))
     answers = (b" Oslo", b" Rome", b" Bern")
-    Scorer(student, stage=2, engine=engine_for(student)).score(
-        [Request(CONTEXT + answer, len(CONTEXT)) for answer in answers])
+    Scorer(student, stage=2).score([Request(CONTEXT + answer, len(CONTEXT)) for answer in answers])
     assert sum(seen) == 1 + len(CONTEXT) + 1 + 3 * 4  # BOS, the context, the space, the names

@@ -14,16 +14,15 @@ token by token with the teacher's. Along the router's boundaries the context end
 it does belongs to the score. The target text is the tokenizer's own (NFC for Qwen). An empty continuation is refused.
 
 What does not fit: the context of a text of more chunks than the core has positions is truncated from the left, at the
-end of a chunk and never inside a character. What remains begins a document of its own, with BOS. The router sees another
-beginning then and may chunk the text otherwise, so truncation is repeated until the text fits. The continuation is never
-truncated. `truncated` counts; `lm_eval` reports it among its results. A rolling text is scored in pieces.
+end of a chunk and never inside a character. What remains begins a document of its own, with BOS. The router sees
+another beginning then and may chunk the text otherwise, so truncation is repeated until the text fits. The continuation
+is never truncated. `truncated` counts; `lm_eval` reports it among its results. A rolling text is scored in pieces.
 
-The order of requests and the size of batches change no score beyond rounding. Compiled code (`dbyte.native`) agrees with
-plain torch within rounding, so where two symbols nearly tie, a text that is written greedily may differ.
+The order of requests and the size of batches change no score beyond rounding. Compiled code (`dbyte.native`) agrees
+with plain torch within rounding, so where two symbols nearly tie, a text that is written greedily may differ.
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os.path import commonprefix
 from pathlib import Path

@@ -24,12 +24,12 @@ from transformers import AutoTokenizer
 from dbyte.atomic import atomic_write
 from dbyte.distill.data import heldout_corpus
 from dbyte.distill.runs import Run, content_hash, model_hash
-from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, tally
 from dbyte.evaluate.exposure import Deviation, deviations
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
+from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.mid_word import finished
 from dbyte.evaluate.robustness import Noise, noisy
 from dbyte.evaluate.score import Scorer
@@ -38,7 +38,7 @@ from dbyte.evaluate.stats import proportion
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
-from dbyte.native.library import compiler_here
+from dbyte.native.library import find_compiler
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.tasks import minibench

@@ -150,7 +150,7 @@ class Scorer:
 
     def read(self, batch: Sequence[Request]) -> SharedTexts:
         """The texts of requests, ready to be read by the student."""
-        return SharedTexts(self.engine, [request.text for request in batch])
+        return SharedTexts([request.text for request in batch], engine=self.engine)
 
     @torch.inference_mode()
     def chunk_ends(self, request: Request) -> list[int]:
@@ -170,7 +170,7 @@ class Scorer:
         ends = [list(request.token_ends) for request in batch]
         read = [request.text[: places[-2] if len(places) > 1 else 0]
                 for request, places in zip(batch, ends, strict=True)]
-        texts = SharedTexts(self.engine, read)
+        texts = SharedTexts(read, engine=self.engine)
         chunks = _chunks(texts, ends)
         encoded_TD = texts.encode(chunks.symbol_T)
         return self._token_scores(batch, ends, texts.run_core(encoded_TD, chunks), chunks)

@@ -145,7 +145,7 @@ class OwnBoundariesScorer:
     @torch.inference_mode()
     def chunk_ends(self, request: Request) -> list[int]:
         """Where chunks of a text may end: the router's boundaries in the context, then every byte that is scored."""
-        texts = SharedTexts(self.engine, [request.text[: request.start]])
+        texts = SharedTexts([request.text[: request.start]], engine=self.engine)
         with fast_products():
             routed = [end for end in np.flatnonzero(texts.flags()[0]).tolist() if end > 0]
         return routed + list(range(request.start + 1, len(request.text) + 1))
@@ -175,7 +175,7 @@ class OwnBoundariesScorer:
         scores: dict[Request, Score] = {}
         for places in batch_by_prefix([request.text for request in requests], batch_bytes=self.batch_bytes):
             batch = [requests[place] for place in places]
-            texts = SharedTexts(self.engine, [request.text for request in batch])
+            texts = SharedTexts([request.text for request in batch], engine=self.engine)
             with fast_products():
                 found = settle(texts, batch)
             scores.update((request, score) for request, score in zip(batch, found, strict=True) if score is not None)

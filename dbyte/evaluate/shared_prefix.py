@@ -31,11 +31,10 @@ class SharedTexts:
     node_NL: the node of each byte, BOS first, -1 after a text's end. length_N: how many they are.
     """
 
-    def __init__(self, engine: Engine, texts: Sequence[bytes]):
+    def __init__(self, texts: Sequence[bytes], *, engine: Engine):
         """engine: computes the parts of the student that reads."""
-        student = engine.student
         self.engine = engine
-        self.student = student
+        self.student = engine.student
         self.tree = Tree.of([bytes([BOS]) + text for text in texts], apart=True)
         self.node_NL = self.tree.node_NL
         self.length_N = (self.node_NL >= 0).sum(1)

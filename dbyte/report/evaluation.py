@@ -16,8 +16,8 @@ import pandas as pd
 
 from dbyte.atomic import atomic_write
 from dbyte.device import check_device
-from dbyte.evaluate.lm import StudentLM, load_lm
 from dbyte.evaluate.harness import ColumnResult, correct_by_column, evaluate_tasks, teacher_lm
+from dbyte.evaluate.lm import StudentLM, load_lm
 from dbyte.evaluate.stats import Interval, difference, paired_difference, retention
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
