@@ -2,7 +2,9 @@
 
 import logging
 import random
+import re
 import socket
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,20 +17,50 @@ from dbyte.evaluate.harness import correct_by_column, evaluate, teacher_lm
 from dbyte.evaluate.stats import retention
 from dbyte.tasks import minibench
 from dbyte.tasks.column import items_hash
-from dbyte.tasks.minibench import COLUMNS, items
+from dbyte.tasks.minibench import COLUMNS, EVERY, MINI_CUTE, items, taught_by
+from dbyte.tasks.world import kinds, letters, reasons, scripts
+from dbyte.tasks.world.full import full_world_documents
 from dbyte.tasks.world.world import TOOLS, WORLD, world_documents
+
+# What cached measurements answered: a changed item makes them wrong.
+HASHES = {
+    "LMB": "23c8245ee546", "HellaS": "46f6744c078f", "PIQA": "f983af2cdad9", "ARC-E": "b9bb014b07f3",
+    "ARC-C": "613a04621890", "WINO": "02a3da4d9311", "OBQA": "e35c27372a84", "MMLU": "89b1a1331b69",
+    "GSM8K": "735e00d8f6c6", "SPELL": "ca30c4d67c7a", "spell": "47dda9bfa0cd", "spell_inverse": "560abff67cba",
+    "contains_char": "4e17956fb6d7", "ins_char": "112cf28d466d", "del_char": "e42e5019aef0", "sub_char": "d3747d5a94af",
+    "swap_char": "806dc0b83445",
+}
 
 
 def answered(column):
     """Every item of a column as (context, right continuation), written out here without the harness's templates."""
     for row in items(column):
-        if column == "LMB":
-            context, word = row["text"].rsplit(" ", 1)
-            yield context, f" {word}"
-        else:
-            choices = {"ARC-E": row.get("choices"), "PIQA": [row.get("sol1"), row.get("sol2")]}.get(column)
-            right = row["answer"] if choices is None else choices[row["label"]]
-            yield f"Question: {row.get('question', row.get('goal'))}\nAnswer:", f" {right}"
+        match column:
+            case "LMB":
+                context, word = row["text"].rsplit(" ", 1)
+                yield context, f" {word}"
+            case "HellaS":
+                yield row["context"], f" {row['endings'][row['label']]}"
+            case "PIQA":
+                yield f"Question: {row['goal']}\nAnswer:", f" {[row['sol1'], row['sol2']][row['label']]}"
+            case "ARC-E":
+                yield f"Question: {row['question']}\nAnswer:", f" {row['choices'][row['label']]}"
+            case "ARC-C":
+                yield f"{row['passage']}\nQuestion: {row['question']}\nAnswer:", f" {row['choices'][row['label']]}"
+            case "WINO":
+                before, rest = row["sentence"].split("_")
+                yield before + row[f"option{row['answer']}"], rest
+            case "OBQA":
+                yield row["question_stem"], f" {row['choices'][row['label']]}"
+            case "MMLU":
+                yield row["prompt"], f" {'ABCD'[row['label']]}"
+            case "GSM8K" | "SPELL":
+                yield f"Question: {row['question']}\nAnswer:", f" {row['answer']}"
+
+
+@cache
+def known():
+    return {pair for column in EVERY for pair in answered(column)}
 
 
 class Knowing(LM):
@@ -36,7 +68,8 @@ class Knowing(LM):
 
     def __init__(self, right=True):
         super().__init__()
-        self.right, self.known = right, {pair for column in COLUMNS for pair in answered(column)}
+        self.right = right
+        self.known = known()
 
     def loglikelihood(self, requests):
         return [(-1.0, True) if (r.args in self.known) == self.right else (-2.0, False) for r in requests]
@@ -72,25 +105,55 @@ def model(tokenizer):
     )).eval()
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_items_depend_on_the_seed_alone_and_fewer_are_a_prefix(column):
-    every = items(column, COLUMNS[column].available)
-    assert every[:50] == items(column, 50) and items_hash(every[:50]) == items_hash(items(column, 50))
-    assert items_hash(every[:50]) != items_hash(items(column, 50, seed=1))
+@pytest.fixture(scope="module")
+def trained():
+    """Text of both corpora."""
+    worlds = (world_documents, full_world_documents)
+    return "\n\n".join(text for documents in worlds for text in documents(seed=0, max_bytes=4_000_000))
+
+
+@pytest.mark.parametrize("name, column", (EVERY | MINI_CUTE).items())
+def test_items_are_the_same_everywhere_and_fewer_are_a_prefix(name, column):
+    assert items_hash(column.items())[:12] == HASHES[name]
+    assert column.items(50) == column.items()[:50] != column.items(50, seed=1)
+    every = column.items(min(column.available, 2000))
     assert len({str(sorted(row.items())) for row in every}) == len(every)
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_no_item_occurs_in_training_text(column):
-    text = "\n\n".join(text for seed in (0, 1) for text in world_documents(seed=seed, max_bytes=6_000_000))
-    leaked = [context for context, _ in answered(column) if context in text]
-    assert not leaked
+@pytest.mark.parametrize("n", [60, pytest.param(None, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("column", EVERY)
+def test_no_item_occurs_in_training_text(column, n, trained):
+    """test_world.py parses the text for what is held out; here the items themselves are looked for."""
+    contexts = [context for context, _ in answered(column)]
+    if column in ("PIQA", "ARC-E", "GSM8K", "SPELL"):  # the question alone, with any answer
+        contexts = [context.split("\n")[0].removeprefix("Question: ") for context in contexts]
+    assert len(contexts) > 100 and not [context for context in contexts[:n] if context in trained]
     if column == "LMB":  # nor does the sentence that decides the item, on its own
         told = {s for context, word in answered(column) for s in context.split(". ")[:2] if s.endswith(word)}
-        assert len(told) > 200 and not [sentence for sentence in told if f"{sentence}." in text]
+        assert len(told) > 200 and not [sentence for sentence in [*told][:n] if f"{sentence}." in trained]
 
 
-def test_labels_are_right_and_evenly_spread():
+def test_mini_cute_asks_about_new_words_and_half_of_its_yes_and_no_are_yes(trained):
+    asked = set(re.findall(r"Question: (.*)\n", trained))
+    for kind, column in MINI_CUTE.items():
+        rows = column.items()
+        assert len({row["question"] for row in rows}) == 500
+        assert not [row for row in rows if row["question"] in asked]
+        assert not [row for row in rows if row["question"].endswith(f"spelt {row['answer']}?")]
+        if kind == "contains_char":
+            assert 0.4 < np.mean([row["answer"] == "Yes" for row in rows]) < 0.6
+        else:
+            assert not [row for row in rows if row["question"].endswith(f" {row['answer']}.")], "nothing to do"
+
+
+def test_corpora_tell_which_columns_are_asked():
+    assert list(taught_by(["world", "pydocs"])) == ["LMB", "PIQA", "ARC-E", "GSM8K"] == list(COLUMNS)
+    assert taught_by(["pydocs", "world_full"]) == EVERY
+    assert list(EVERY)[:-1] == ["LMB", "HellaS", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "MMLU", "GSM8K"]
+
+
+def test_right_answers_are_right_and_wrong_ones_are_wrong():
+    """By the world and the texts alone: each item has one choice that they make true."""
     facts = {q.format(n=name): WORLD.facts[name, a.name] for name, a in WORLD.questions[True] for q in a.questions}
     for row in items("ARC-E"):
         assert len(set(row["choices"])) == 4 and row["choices"][row["label"]] == facts[row["question"]]
@@ -98,32 +161,53 @@ def test_labels_are_right_and_evenly_spread():
     for row in items("PIQA"):
         solutions = [row["sol1"], row["sol2"]]
         assert served[row["goal"]] in solutions[row["label"]] and served[row["goal"]] not in solutions[1 - row["label"]]
-    for column, choices in (("ARC-E", 4), ("PIQA", 2)):
-        counts = np.bincount([row["label"] for row in items(column)], minlength=choices)
-        assert counts.min() > 0.7 * counts.mean(), column
+    step_of = {step: (script, i) for script in scripts.SCRIPTS for i, step in enumerate(script.steps)}
+    for row in items("HellaS"):
+        script = next(s for s in scripts.SCRIPTS if f" {s.name}." in row["context"])
+        done = sum(step in row["context"] for step in script.steps)
+        assert [step_of[e.removesuffix(".")] == (script, done) for e in row["endings"]].index(True) == row["label"]
+        assert len(set(row["endings"])) == 4
+    for row in items("ARC-C"):
+        thing = re.search(r"Where is the (\w+)\?", row["question"])[1]
+        box = re.search(rf"The {thing} is in the (\w+)\.", row["passage"])[1]
+        assert re.search(rf"The {box} is in (\w+)\.", row["passage"])[1] == row["choices"][row["label"]]
+        assert len(set(row["choices"])) == 4 and WORLD.held_out("chain", thing, box, row["choices"][row["label"]])
+    for row in items("OBQA"):
+        (kind,) = [k for k in kinds.KINDS if any(re.search(rf"\b{m}\b", row["question_stem"]) for m in k.members)]
+        assert [choice in kind.values for choice in row["choices"]].index(True) == row["label"]
+        assert sum(choice in kind.values for choice in row["choices"]) == 1
+    deeds = {deed.verb: deed for deed in reasons.DEEDS}
+    for row in items("WINO"):
+        doer, verb, other, reason = re.fullmatch(r"(\w+) (\w+) (\w+) because _ (.+)\.", row["sentence"]).groups()
+        right = row[f"option{row['answer']}"]
+        assert (right, reason) in ((doer, deeds[verb].of_doer), (other, deeds[verb].of_other))
+        assert WORLD.held_out("reason", verb, doer, other) and {row["option1"], row["option2"]} == {doer, other}
+    subjects = [row["subject"] for row in items("MMLU")]
+    assert all(0.27 < subjects.count(subject) / len(subjects) < 0.4 for subject in letters.SUBJECTS)
 
 
-@pytest.mark.parametrize("column", ["LMB", "ARC-E", "PIQA"])
-def test_answers_are_of_similar_length(column):
+def test_labels_are_evenly_spread_and_length_does_not_tell():
     """The harness compares sums of log-probabilities, so length must not give the answer away."""
-    rows = items(column)
-    if column == "LMB":
-        assert max(len(row["text"].rsplit(" ", 1)[1]) for row in rows) <= 8
-        return
-    longest = [max((row.get("choices") or [row["sol1"], row["sol2"]]), key=len) for row in rows]
-    right = [(row.get("choices") or [row["sol1"], row["sol2"]])[row["label"]] for row in rows]
-    shortest = [min((row.get("choices") or [row["sol1"], row["sol2"]]), key=len) for row in rows]
-    share = [np.mean([a == b for a, b in zip(right, other, strict=True)]) for other in (longest, shortest)]
-    assert max(share) < COLUMNS[column].chance + 0.12, share
+    assert max(len(row["text"].rsplit(" ", 1)[1]) for row in items("LMB")) <= 8
+    for column in ("HellaS", "PIQA", "ARC-E", "ARC-C", "OBQA", "MMLU"):
+        rows = items(column)
+        choices = [row.get("choices") or row.get("endings") or [row.get("sol1"), row.get("sol2")] for row in rows]
+        labels = [row["label"] for row in rows]
+        counts = np.bincount(labels)
+        assert len(counts) == (2 if column == "PIQA" else 4) and counts.min() > 0.7 * counts.mean(), column
+        for extreme in (max, min) if column != "MMLU" else ():  # its choices are letters
+            given_away = [each[label] == extreme(each, key=len) for each, label in zip(choices, labels, strict=True)]
+            assert np.mean(given_away) < EVERY[column].chance + 0.12, column
+    assert 0.4 < np.mean([row["answer"] == "1" for row in items("WINO")]) < 0.6
 
 
 def test_the_harness_gives_full_marks_to_the_answers_and_none_to_the_rest():
-    right, wrong = evaluate(Knowing(), limit=60), evaluate(Knowing(right=False), limit=60)
-    assert list(right) == list(COLUMNS)
-    for column in COLUMNS:
-        assert (right[column].accuracy, wrong[column].accuracy, right[column].n) == (1.0, 0.0, 60)
-        assert right[column].correct == (1,) * 60 and right[column].chance == minibench.CHANCE[column]
-        assert right[column].items_hash == wrong[column].items_hash == items_hash(items(column, 60))
+    right, wrong = (evaluate(Knowing(flag), columns=tuple(EVERY), limit=15) for flag in (True, False))
+    assert list(right) == list(EVERY)
+    for column in EVERY:
+        assert (right[column].accuracy, wrong[column].accuracy, right[column].n) == (1.0, 0.0, 15)
+        assert right[column].correct == (1,) * 15 and right[column].chance == minibench.CHANCE[column]
+        assert right[column].items_hash == wrong[column].items_hash == items_hash(items(column, 15))
     assert retention(correct_by_column(wrong), correct_by_column(right)).value == 0.0
 
 
@@ -174,7 +258,7 @@ def test_the_teacher_sees_bos_exactly_once(model, special):
 @torch.no_grad()
 def test_the_teacher_generates_greedily_from_bos(model, tokenizer):
     lm = teacher_lm(model, tokenizer, batch_size=2)
-    contexts = ["Question: a\nAnswer:", "A much longer context, to be padded beside:"]
+    contexts = ["Question: a\nAnswer:", "A much longer context, to be padded next to:"]
     options = {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 6}
     for context, got in zip(contexts, lm.generate_until([Request(c, options) for c in contexts]), strict=True):
         ids = [0, *tokenizer.encode(context, add_special_tokens=False)]

@@ -2,7 +2,7 @@ r"""MiniBench: the paper's benchmark columns, drawn from the built-in world.
 
 A benchmark of the paper (arXiv 2602.01007, Table 1) needs a teacher with billions of parameters; these columns ask the
 same kind of question about a world that a teacher of a million parameters can learn. Every item is held out: its
-question, event or sum occurs in no training text of the world (tests/test_minibench.py, tests/test_more_world.py).
+question, event or sum occurs in no training text of the world (tests/test_minibench.py, tests/test_world.py).
 
 A column is a function that makes one row and a Column that says how rows are drawn (`_sampled` from a pool, or
 `_distinct`) and asked. To add one, write both and name the column in EVERY.
