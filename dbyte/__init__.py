@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 from dbyte.memory import ask_for_huge_pages
-
-__version__ = "0.1.0"
+from dbyte.version import __version__
 
 _HOMES = {
     "Aligned": "dbyte.text.spans", "TokenBytes": "dbyte.text.spans",
@@ -18,8 +17,7 @@ _HOMES = {
 }
 __all__ = ["__version__", "generate", "generate_stream", *_HOMES]
 
-
-ask_for_huge_pages()
+ask_for_huge_pages()  # an environment variable, which torch reads at its first tensor
 
 
 def __getattr__(name: str):

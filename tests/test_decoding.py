@@ -11,7 +11,8 @@ from dbyte.decode.core_cache import CoreCache
 from dbyte.decode.core_step import CoreStep
 from dbyte.decode.generate import begin, generate, generate_stream
 from dbyte.decode.sampling import Sampling
-from dbyte.decode.stream import ByteStream, state_bytes
+from dbyte.decode.stream import ByteStream
+from dbyte.decode.stream_file import load_stream, save_stream
 from dbyte.decode.writer import Writer
 from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_nats, teacher_nats
 from dbyte.evaluate.score import Request, Scorer
@@ -24,6 +25,7 @@ JBP = {name: sizes for name, sizes in VARIANTS.items() if name != "mbp"}
 MBP = {"mbp": VARIANTS["mbp"]} | {f"mbp, {name}": sizes | VARIANTS["mbp"] for name, sizes in JBP.items()
                                   if name != "paper"}
 DECODERS = [(1, "paper"), (1, "window"), *((2, name) for name in JBP | MBP)]
+SOME = [(1, "paper"), (2, "paper"), (2, "authors"), (2, "window"), (2, "mbp, split")]
 SAMPLED = dict(temperature=0.9, top_k=40, top_p=0.95, seed=5)
 
 
@@ -66,7 +68,8 @@ def best(logits, *refused):
 
 
 @pytest.mark.parametrize("variant", JBP | MBP)
-@pytest.mark.parametrize("split", range(4))
+@pytest.mark.parametrize("split", [0, pytest.param(1, marks=pytest.mark.exhaustive), 2,
+                                   pytest.param(3, marks=pytest.mark.exhaustive)])
 def test_steps_equal_the_parallel_forward_for_rows_with_their_own_boundaries(teacher, tokenizer, variant, split):
     """Prompts of different lengths, cut at any byte: joint head or look-ahead decides the flag of a prompt's end."""
     student = student_of(variant, teacher, tokenizer)
@@ -136,7 +139,7 @@ def test_a_core_step_is_transformers_own_forward(family, views, monkeypatch):
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", JBP)
+@pytest.mark.parametrize("variant", ["paper", "attention", "window", "convolution"])
 def test_a_byte_that_is_tried_gives_the_next_states_output_and_changes_nothing(teacher, tokenizer, variant):
     student = student_of(variant, teacher, tokenizer)
     with torch.inference_mode():
@@ -157,7 +160,8 @@ def test_a_byte_that_is_tried_gives_the_next_states_output_and_changes_nothing(t
 
 
 @pytest.mark.parametrize("stage, variant", DECODERS)
-@pytest.mark.parametrize("options", [{}, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.exhaustive), SAMPLED],
+                         ids=["greedy", "sampled"])
 def test_a_batch_writes_what_each_prompt_writes_alone(teacher, tokenizer, stage, variant, options):
     student = student_of(variant, teacher, tokenizer)
     options = dict(max_new_bytes=24, stage=stage, as_bytes=True, stop=["t", "\n"]) | options
@@ -200,8 +204,8 @@ def test_tokens_are_those_of_a_loop_over_the_parallel_forward(student):
         assert generate(student, [prompt], max_new_bytes=30, stage=1, as_bytes=True) == [written[:30]]
 
 
-@pytest.mark.parametrize("variant", ["paper", "split", *MBP])
-def test_the_cuts_that_a_writer_tells_are_those_that_it_wrote_along(teacher, tokenizer, variant):
+@pytest.mark.parametrize("variant", ["paper", "split", "mbp", "mbp, split"])
+def test_the_boundaries_that_a_writer_reports_are_those_that_it_wrote_along(teacher, tokenizer, variant):
     student = student_of(variant, teacher, tokenizer)
     writer = begin(student, PROMPTS, max_new_bytes=20, sampling=Sampling(1.0), valid_utf8=False).run()
     for prompt, new, ended in zip(PROMPTS, writer.written, writer.ended, strict=True):
@@ -310,8 +314,8 @@ def test_eos_ends_a_text_and_is_no_part_of_it(decoder):
 # -- state ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage, variant", DECODERS)
-def test_memory_is_the_closed_form_and_nothing_moves(teacher, tokenizer, stage, variant):
+@pytest.mark.parametrize("stage, variant", SOME)
+def test_states_stay_where_they_were_allocated(teacher, tokenizer, stage, variant):
     student = student_of(variant, teacher, tokenizer)
     stream = ByteStream(student, PROMPTS, new_bytes=30, stage=stage)
     writer = Writer(stream, PROMPTS, sampling=Sampling(1.0), limit=30, valid_utf8=False)
@@ -321,9 +325,6 @@ def test_memory_is_the_closed_form_and_nothing_moves(teacher, tokenizer, stage, 
                 if name.startswith(("encoder", "decoder", "router", "core.", "core_BE"))}
 
     before = places()
-    found = sum(tensor.numel() * tensor.element_size() for tensor in stream.tensors().values())
-    assert found == state_bytes(student, rows=len(PROMPTS), max_chunks=stream.core_cache.slots,
-                                max_bytes=stream.byte_slots, stage=stage)
     writer.run()
     assert places() == before
 
@@ -353,13 +354,13 @@ def test_the_core_runs_for_rows_that_closed_a_chunk_and_finished_rows_cost_nothi
         assert sum(core) < sum(stepped)
 
 
-@pytest.mark.parametrize("stage, variant", DECODERS)
-def test_a_saved_stream_goes_on_as_if_it_had_not_stopped(teacher, tokenizer, stage, variant, tmp_path):
+@pytest.mark.parametrize("stage, variant", SOME)
+def test_a_saved_writer_resumes_as_if_it_had_never_stopped(teacher, tokenizer, stage, variant, tmp_path):
     student = student_of(variant, teacher, tokenizer)
     options = dict(sampling=Sampling(0.8, seed=4), limit=30, valid_utf8=False)
     whole = Writer(ByteStream(student, PROMPTS, new_bytes=30, stage=stage), PROMPTS, **options).run().written
     inside = 0
-    for saved_after in (0, 3, 4, 12, 100):  # inside tokens too, and when all is written
+    for saved_after in (0, 3, 4, 100):  # inside tokens too, and when all is written
         writer = Writer(ByteStream(student, PROMPTS, new_bytes=30, stage=stage), PROMPTS, **options)
         for _ in range(saved_after):
             writer.advance()
@@ -372,17 +373,17 @@ def test_a_saved_stream_goes_on_as_if_it_had_not_stopped(teacher, tokenizer, sta
         del writer
         assert again.run().written == whole
     assert stage == 2 or inside, "some tokens must be saved half-fed"
-    ByteStream.load(student, tmp_path / "stream").save(tmp_path / "alone")
+    save_stream(load_stream(student, tmp_path / "stream"), tmp_path / "alone")
     with pytest.raises(ValueError, match="no texts"):
         Writer.load(student, tmp_path / "alone")
     (tmp_path / "damaged").write_bytes((tmp_path / "stream").read_bytes()[:-9])
     with pytest.raises(ValueError, match="damaged"):
-        ByteStream.load(student, tmp_path / "damaged")
+        load_stream(student, tmp_path / "damaged")
     other = make_student(teacher, tokenizer, byte_width=24)
     with pytest.raises(ValueError, match="another student"):
-        ByteStream.load(other, tmp_path / "stream")
+        load_stream(other, tmp_path / "stream")
     with pytest.raises(FileNotFoundError, match="no stream"):
-        ByteStream.load(student, tmp_path / "none")
+        load_stream(student, tmp_path / "none")
 
 
 def test_rows_that_leave_in_any_order_leave_the_others_alone(student):
@@ -403,11 +404,9 @@ def test_rows_that_leave_in_any_order_leave_the_others_alone(student):
 @pytest.mark.parametrize("stage, variant", [(1, "paper"), (2, "paper"), (2, "authors"), (2, "window"), (2, "mbp")])
 def test_half_precision_steps_follow_the_half_precision_forward(teacher, tokenizer, stage, variant):
     student = student_of(variant, teacher, tokenizer).to(torch.bfloat16)
-    stream = ByteStream(student, PROMPTS, new_bytes=8, stage=stage)
     assert generate(student, PROMPTS, max_new_bytes=8, stage=stage)
-    assert sum(tensor.numel() * tensor.element_size() for tensor in stream.tensors().values()) == state_bytes(
-        student, rows=len(PROMPTS), max_chunks=stream.core_cache.slots, max_bytes=stream.byte_slots, stage=stage)
     if stage == 2 and variant == "paper":
+        stream = ByteStream(student, PROMPTS, new_bytes=8)
         ids, boundary = with_last(student, PROMPTS[2])
         torch.testing.assert_close(stream.logits_BX[2], student(ids, boundary).byte_logits[0, -1], rtol=0.1, atol=0.3)
 

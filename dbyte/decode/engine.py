@@ -70,7 +70,9 @@ class Engine:
         Returns:
             Outputs [B, D], which mean nothing for a row of no bytes, and each block's state after that byte.
         """
-        return stack.prefill_last(hidden_BLD, length_B)
+        output_BLD, states = stack.prefill(hidden_BLD, length_B)
+        rows_B = torch.arange(len(length_B), device=length_B.device)
+        return output_BLD[rows_B, (length_B - 1).clamp(min=0)], states
 
     # -- trees of texts -----------------------------------------------------------------------------------------------
 

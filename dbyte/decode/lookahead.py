@@ -1,10 +1,10 @@
-"""MBP's look-ahead: the router judges a byte beside a guess of the next one (paper section 4.1.2).
+"""MBP's look-ahead: the router judges a byte together with a guess of the next one (paper section 4.1.2).
 
 The router needs the encoder's state of byte i + 1 to say whether a chunk ends at byte i. While text is written:
 
     1. at byte i - 1 the first head gives byte i, which is drawn; the second head, of the same place, guesses byte i + 1
     2. the encoder takes in byte i
-    3. the encoder tries the guess: its embedding goes through the encoder behind byte i, and no state changes
+    3. the encoder tries the guess: its embedding goes through the encoder after byte i, and no state changes
     4. the router compares the two states and says whether a chunk ends at byte i
     5. if so the core runs; the decoder then sees the chunk, as in training, and step 1 follows for byte i
 
@@ -26,17 +26,20 @@ from dbyte.decode.engine import Engine
 from dbyte.decode.stack_step import StackStep
 from dbyte.model.blocks import State
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
-from dbyte.model.student import ByteStudent, is_special
+from dbyte.model.student import is_special
 from dbyte.text.spans import EOS
 
 
 class LookAhead:
-    """Whether a chunk ends at a byte, were a guess of the next one to follow."""
+    """Whether a chunk ends at a byte, if a guess of the next byte follows it."""
 
-    def __init__(self, student: ByteStudent, encoder: StackStep, rows: int, *, engine: Engine):
-        """Begin before the first byte of each row."""
-        self.student, self.encoder, router = student, encoder, student.router
-        self.split, self.split_states = None, []
+    def __init__(self, encoder: StackStep, rows: int, *, engine: Engine):
+        """Begin before the first byte of each row; encoder: the stream's own."""
+        self.student = engine.student
+        self.encoder = encoder
+        router = self.student.router
+        self.split: StackStep | None = None
+        self.split_states: list[State] = []
         if isinstance(router, Router):
             self.query = engine.map(router.query)
             self.key = engine.map(router.key)
@@ -51,17 +54,17 @@ class LookAhead:
             self.split_states = router.stack.prefill(router.byte_embedding(ids_BL), length_B)[1]
 
     def take_in(self, byte_B: Tensor) -> None:
-        """Take in a byte that the encoder has taken in too."""
+        """Take in a byte that the encoder takes in too."""
         if self.split is not None:
             self.split.step(self.student.router.byte_embedding(byte_B), self.split_states)
 
     def decide(self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[State], guess_B: Tensor) -> Tensor:
-        """Whether a chunk ends at a byte that has been taken in, were the guess to follow (bool [B])."""
-        student, router = self.student, self.student.router
+        """Whether a chunk ends at a byte that has been taken in, if the guess follows it (bool [B])."""
+        router = self.student.router
         if self.split is None:
-            tried_BD = self.encoder.step(student.byte_embedding(guess_B), encoder_states, commit=False)
+            tried_BD = self.encoder.step(self.student.byte_embedding(guess_B), encoder_states, commit=False)
             prob_B = boundary_prob(self.query(encoded_BD), self.key(tried_BD))
         else:
             tried_BD = self.split.step(router.byte_embedding(guess_B), self.split_states, commit=False)
-            prob_B = router.head(tried_BD)[:, 0].float().sigmoid()
+            prob_B = router.before(tried_BD)
         return (prob_B >= THRESHOLD) | is_special(byte_B) | (guess_B == EOS)

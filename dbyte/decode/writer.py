@@ -20,7 +20,8 @@ from torch import Tensor
 
 from dbyte.decode.engine import Engine
 from dbyte.decode.sampling import Sampler, Sampling
-from dbyte.decode.stream import ByteStream, metadata
+from dbyte.decode.stream import ByteStream
+from dbyte.decode.stream_file import load_stream, read_metadata, save_stream
 from dbyte.decode.utf8 import Alphabet, any_token, anything, broken_character, over_tokens, state_after, transitions
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import EOS
@@ -91,13 +92,13 @@ class Writer:
         texts = {name: [bytes(text).hex() for text in getattr(self, name)]
                  for name in ("before", "written", "stops", *(("queues",) if self.stream.stage == 1 else ()))}
         facts = {"sampling": asdict(self.sampler.sampling), "drawn": self.sampler.drawn, "texts": texts}
-        self.stream.save(path, texts=facts | {name: getattr(self, name) for name in PLAIN})
+        save_stream(self.stream, path, texts=facts | {name: getattr(self, name) for name in PLAIN})
 
     @classmethod
     def load(cls, student: ByteStudent, path: str | Path, *, engine: Engine | None = None) -> "Writer":
-        """Read a writer that `save` wrote with this student; raises as `ByteStream.load`."""
-        stream = ByteStream.load(student, path, engine=engine)
-        facts = json.loads(metadata(path)["texts"])
+        """Read a writer that `save` wrote with this student; raises as `load_stream`."""
+        stream = load_stream(student, path, engine=engine)
+        facts = json.loads(read_metadata(path)["texts"])
         if facts is None:
             raise ValueError(f"{path} holds a stream and no texts: name a file that Writer.save wrote")
         texts = {name: list(map(bytes.fromhex, values)) for name, values in facts["texts"].items()}

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from dbyte import __version__
 from dbyte.model.backends import check_backend
 from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_confidence, smooth, straight_through
@@ -32,6 +31,7 @@ from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, load_teacher
 from dbyte.presets import PAPER_SIZES
 from dbyte.text.spans import BOS, EOS, TokenBytes
+from dbyte.version import __version__
 
 JOINT = 2 * BYTES
 ROUTERS, DECODINGS = ("integrated", "split"), ("jbp", "mbp")
