@@ -89,7 +89,7 @@ def _fit(step: Step, model: PreTrainedModel, teacher: PreTrainedModel | None, ba
         loss.backward()
         for optimiser in optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * step.rate_at(update, updates)
+                group["lr"] = group["peak"] * step.lr_scale(update, updates)
             optimiser.step()
             optimiser.zero_grad()
         losses.append(loss.item())
