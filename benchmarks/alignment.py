@@ -1,11 +1,11 @@
-"""Tokenising with alignment, and the way from text to packed rows, beside the tokenizer's own encode_batch.
+"""Speed of tokenising with alignment, and of packing rows from text, next to the tokenizer's own encode_batch.
 
     python benchmarks/alignment.py          writes benchmarks/alignment.md
 
-The same texts and the same tokenizer, all timed in turn in one process. The tokenizer's own: encode_batch, which also
-makes character offsets, and encode_batch_fast, which does not and which alignment calls. Two byte-level BPE in the
-manner of published teachers, trained here. `rows` packs what was aligned; `stream` also reads the texts from a parquet
-folder through `datasets`, splits off what is held out and drops copies: all that a lane does.
+All calls get equal texts and one tokenizer and are timed in turn in one process. The tokenizer's own calls are
+encode_batch, which also makes character offsets, and encode_batch_fast, which does not and which alignment uses. Two
+byte-level BPE tokenizers like those of published teachers are trained here. `rows` packs the aligned texts; `stream`
+does all that a lane does: it also reads the texts from a parquet folder, leaves out held-out texts and drops copies.
 """
 
 import tempfile
@@ -24,7 +24,11 @@ from dbyte.text.packing import document, pack
 from dbyte.text.spans import TokenBytes
 from dbyte.text.stream import Lane, source_of
 
-CORPORA, SIZE, VOCABULARY, ROW_BYTES, ROUNDS = ("pydocs", "world"), 300_000, 8000, 8192, 5
+CORPORA = ("pydocs", "world")
+SIZE = 300_000
+VOCABULARY = 8000
+ROW_BYTES = 8192
+ROUNDS = 5
 OWN = ("encode_batch", "encode_batch_fast")
 KINDS = {  # pattern, normaliser, whether whole words go before merges
     "like Llama 3": (PATTERN.replace(r"\p{N}|", r"\p{N}{1,3}|"), None, True),
@@ -51,7 +55,8 @@ def calls(texts: list[str], token_bytes: TokenBytes, folder: Path) -> dict:
     """What is timed; every call goes through all the texts."""
     folder.mkdir()
     pd.DataFrame({"text": texts}).to_parquet(folder / "train-00000-of-00001.parquet", row_group_size=1000)
-    source, backend = source_of(f"hub:{folder}", seed=0), token_bytes.backend
+    source = source_of(f"hub:{folder}", seed=0)
+    backend = token_bytes.backend
 
     def rows() -> None:
         pack((document(each, token_bytes) for each in token_bytes.align_batch(texts)), row_bytes=ROW_BYTES)
@@ -72,7 +77,7 @@ def main() -> None:
     begin()
     texts = {name: list(load_corpus(name, max_bytes=SIZE).documents) for name in CORPORA}
     every = [text for each in texts.values() for text in each]
-    lines = [f"Tokenising with alignment beside the tokenizer's own, {SIZE:,} bytes of text a corpus, vocabulary "
+    lines = [f"Tokenising with alignment next to the tokenizer's own calls, {SIZE:,} bytes of text a corpus, vocabulary "
              f"{VOCABULARY}, rows of {ROW_BYTES} bytes. {machine()}; {ROUNDS} rounds in turn, medians over rounds of "
              "the rate and of its ratio to each of the tokenizer's own in the same round.", "",
              "| tokenizer | corpus | documents | call | MB/s | of encode_batch | of encode_batch_fast |",

@@ -2,11 +2,11 @@
 
     python benchmarks/lookahead_bound.py [--scale small]
 
-A table over (the bytes of the word so far, the next byte) votes for the commoner label seen in training text, backing
-off to shorter histories; one table serves all corpora of the scale, as one router does. Held-out F1 says what counting
-reaches on new text; in-sample F1, where the table is built from the held-out text itself, is above what any predictor
-with this view can reach there. BPE looks at whole words, so a merge can depend on bytes further ahead: that part no
-one-byte look-ahead recovers.
+A table over (the bytes of the word so far, the next byte) predicts the label that was more common in training text, and
+backs off to shorter histories; one table serves all corpora of the scale, as one router does. Held-out F1 says what
+counting reaches on new text. In-sample F1, where the table is built from the held-out text itself, is above what any
+predictor with this view can reach there. BPE looks at complete words, so a merge can depend on bytes further ahead; no
+look-ahead of one byte recovers that part.
 """
 
 import argparse
@@ -25,8 +25,11 @@ HISTORIES = (20, 8, 5, 3, 2)  # bytes, longest first
 
 def kind(byte: int) -> str:
     """The class that the pre-tokenizer's pattern sees: letters, digits, blanks or the rest."""
-    return "letter" if chr(byte).isalpha() or byte >= 128 else "digit" if chr(byte).isdigit() else \
-        "blank" if chr(byte).isspace() else "other"
+    if chr(byte).isalpha() or byte >= 128:
+        return "letter"
+    if chr(byte).isdigit():
+        return "digit"
+    return "blank" if chr(byte).isspace() else "other"
 
 
 def views(text: bytes, boundary: list[bool]):
@@ -55,12 +58,12 @@ def table(texts, token_bytes: TokenBytes) -> Counter:
 
 
 def agreement(votes: Counter, texts, token_bytes: TokenBytes) -> Agreement:
-    """The table's boundaries against the tokens'; an unseen byte is cut."""
+    """Agreement of the table's boundaries with the tokens'; an unseen byte counts as a boundary."""
     counts = Counter()
     for aligned in token_bytes.align_batch(texts):
         for history, following, label in views(bytes(aligned.byte_ids.tolist()), aligned.boundary.tolist()):
-            cut = next((votes[key] >= 0 for key in keys(history, following) if key in votes), True)
-            counts[cut, label] += 1
+            predicted = next((votes[key] >= 0 for key in keys(history, following) if key in votes), True)
+            counts[predicted, label] += 1
     return Agreement(counts[True, True], counts[True, False], counts[False, True], sum(counts.values()))
 
 
@@ -75,7 +78,8 @@ def main() -> None:
     trained = table([text for corpus in corpora for text in corpus.documents], token_bytes)
     fitted = table([text for documents in held_out.values() for text in documents], token_bytes)
     for name, held in held_out.items():
-        learned, bound = agreement(trained, held, token_bytes), agreement(fitted, held, token_bytes)
+        learned = agreement(trained, held, token_bytes)
+        bound = agreement(fitted, held, token_bytes)
         print(f"| {name} | {100 * learned.f1:.2f} | {100 * bound.f1:.2f} | {learned.n:,} |", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Packing: packed content == separate content, no token cut, nothing lost, and files that are whole or refused."""
+"""Packing: packed content == separate content, no token split, nothing lost, and files that are complete or refused."""
 
 import random
 
@@ -77,7 +77,7 @@ def test_packed_is_separate_and_every_short_document_is_in_one_row(rows, documen
     assert len(packed) - len(short) == len(remaining) > len(long)
 
 
-def test_pieces_of_a_long_document_join_to_it_and_cut_no_token(documents):
+def test_pieces_of_a_long_document_join_to_it_and_split_no_token(documents):
     for each in documents:
         parts = [content(part) for part in cut(each, row_bytes=ROW_BYTES)]
         assert (len(parts) == 1) == (len(each) <= ROW_BYTES)
@@ -114,15 +114,6 @@ def test_a_bound_that_nothing_reaches_changes_nothing(documents, rows):
         pack(documents, row_bytes=ROW_BYTES, positions=2)
 
 
-def test_every_token_of_a_row_stands_for_its_bytes(rows, token_bytes):
-    for byte_ids, boundary, tokens in pieces(rows):
-        ends = np.flatnonzero(boundary) + 1
-        chunks = [byte_ids[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-        marks = {bytes([BOS]): token_bytes.bos_token_id, bytes([EOS]): token_bytes.eos_token_id}
-        for chunk, token in zip(chunks, tokens, strict=True):
-            assert token == marks[chunk] if chunk in marks else token_bytes.token_bytes[token] == chunk
-
-
 def test_padding_is_a_silent_tail(rows):
     padded = rows.document < 0
     assert padded.any() and (np.diff(padded.astype(int), axis=1) >= 0).all(), "padding is a tail"
@@ -133,14 +124,10 @@ def test_padding_is_a_silent_tail(rows):
     assert np.array_equal(opens, rows.byte_ids == BOS), "BOS and only BOS opens a document"
 
 
-def test_text_bytes_and_fill_count_what_they_say(rows, documents):
+def test_best_fit_fills_rows_and_fill_counts_what_it_says(documents, rows):
     assert rows.text_bytes == sum(len(each) - 2 for each in documents)
     pieces_bytes = sum(len(byte_ids) for byte_ids, _, _ in pieces(rows))
-    assert rows.fill == pytest.approx(pieces_bytes / (len(rows) * ROW_BYTES))
-
-
-def test_best_fit_fills_rows(documents, rows):
-    assert rows.fill > 0.95
+    assert rows.fill == pytest.approx(pieces_bytes / (len(rows) * ROW_BYTES)) and rows.fill > 0.95
     # A case that first come, first served cannot fill: 60 + 40 in every row.
     halves = [made(b"x" * (size - 2), [size - 2]) for size in [40] * 50 + [60] * 50]
     assert pack(halves, row_bytes=100).fill == 1.0
@@ -231,11 +218,16 @@ def test_a_batch_is_its_rows(rows):
     assert flags == {"boundary_BL", "mask_BL", "token_mask_BM"} and set(dtypes.values()) == {torch.bool, torch.int64}
 
 
-def test_a_batch_takes_numpy_indices_and_moves_whole(rows):
-    batch = rows.batch(np.array([1, 2]))
+def test_a_batch_moves_and_splits_as_a_whole(rows):
+    batch = rows.batch(np.array([1, 2, 0]))
     moved = batch.to("meta")
     assert {getattr(moved, name).device.type for name in Batch.__dataclass_fields__} == {"meta"}
-    assert batch.byte_ids_BL.device.type == "cpu"
+    for part, indices in zip(batch.split(2), ([1, 2], [0]), strict=True):
+        alone = rows.batch(indices)
+        assert all(torch.equal(getattr(part, name), getattr(alone, name)) for name in Batch.__dataclass_fields__)
+    assert batch.split(None) == [batch]
+    with pytest.raises(ValueError, match="at least one row"):
+        batch.split(0)
 
 
 def test_rows_survive_their_file(rows, tmp_path):
