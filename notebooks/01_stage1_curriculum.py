@@ -28,7 +28,7 @@ from IPython.display import Image
 from dbyte import losses, presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows, dynamics_rows
+from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows, curriculum_rows
 from dbyte.evaluate.stats import retention
 from dbyte.model.chunking import find_chunks
 from dbyte.model.core import run_core
@@ -194,7 +194,7 @@ for run in runs:
 # %%
 measurer = Measurer(chosen, seed)
 with record("dynamics", keys=["model", "task", "train_bytes"], of=runs[1]) as rows:
-    rows += dynamics_rows(measurer, runs, teacher)
+    rows += curriculum_rows(measurer, runs, teacher)
 dynamics = record.read("dynamics")
 Image(figures.save(figures.dynamics_figure(dynamics), "dynamics", frames=[dynamics]))
 

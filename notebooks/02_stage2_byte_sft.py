@@ -32,8 +32,7 @@ from dbyte import losses, presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
-from dbyte.evaluate.stats import difference, retention
-from dbyte.evaluate.under_noise import difference_rows
+from dbyte.evaluate.stats import difference, difference_rows, retention
 from dbyte.model.chunking import dechunk, find_chunks
 from dbyte.model.router import THRESHOLD
 from dbyte.report import audit, figures, miniature, noise_tables, results, tables

@@ -80,7 +80,7 @@ tables.Table(tables.published("table03_ablation_alignment"), digits=1)
 
 # %%
 with record("alignment_difference", keys=["what", "task"], of=sequence) as rows:
-    rows += ablation.difference_rows(measured, order[0])
+    rows += ablation.variant_difference_rows(measured, order[0])
 differences = record.read("alignment_difference")
 tables.Table(ablations.verdicts(differences))
 

@@ -124,8 +124,8 @@ Image(figures.save(picture, "encoder_dynamics", frames=[dynamics, level]))
 
 # %%
 with record("encoder_difference", keys=["what", "task"], of=mamba) as rows:
-    rows += ablation.difference_rows(measured, "Mamba2")
-    rows += ablation.difference_rows(measured, "Mamba2, AdamW", ["Transformer, AdamW"])
+    rows += ablation.variant_difference_rows(measured, "Mamba2")
+    rows += ablation.variant_difference_rows(measured, "Mamba2, AdamW", ["Transformer, AdamW"])
 tables.Table(ablations.verdicts(record.read("encoder_difference")))
 
 # %% [markdown]

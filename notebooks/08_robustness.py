@@ -67,7 +67,7 @@ found = {}
 with record("robustness", keys=["model", "task", "kind"], of=runs[4]) as rows:
     for model, how in models.items():
         found[model] = under_noise.answers(measurer, *how, items=chosen.ablation.items)
-        rows += under_noise.accuracy_rows(model, found[model], chance)
+        rows += under_noise.noise_rows(model, found[model], chance)
 robustness = record.read("robustness")
 tables.Table(noise_tables.by_kind(robustness, models=list(models)))
 
@@ -119,7 +119,7 @@ script = {}
 with record("robustness_hellas", keys=["model", "task", "kind"], of=far[4]) as rows:
     for model, how in readers.items():
         script[model] = under_noise.answers(Measurer(whole, seed), *how, items=chosen.ablation.items, only=[first])
-        rows += under_noise.accuracy_rows(model, script[model], guessed)
+        rows += under_noise.noise_rows(model, script[model], guessed)
 hellas = record.read("robustness_hellas")
 tables.Table(noise_tables.by_kind(hellas, models=list(script)))
 
@@ -177,7 +177,7 @@ with record("boundary_learning", keys=["model", "task", "kind"], of=trim) as row
         if run.hash != runs[2].hash:
             learnt[name] = under_noise.answers(measurer, run.model_folder, "stage1/router", items=size)
     for name, answers in learnt.items():
-        rows += under_noise.accuracy_rows(name, answers, chance)
+        rows += under_noise.noise_rows(name, answers, chance)
 boundary = record.read("boundary_learning")
 tables.Table(noise_tables.by_kind(boundary, models=list(learnt)))
 
@@ -223,7 +223,7 @@ with record("perturbed_finetuning", keys=["model", "task", "kind"], of=tuned["st
         after[model] = under_noise.answers(measurer, run.model_folder, models[model][1], items=size)
     both = before | {f"{model}, tuned": answers for model, answers in after.items()}
     for model, answers in both.items():
-        rows += under_noise.accuracy_rows(model, answers, chance)
+        rows += under_noise.noise_rows(model, answers, chance)
 tuning = record.read("perturbed_finetuning")
 tables.Table(noise_tables.by_kind(tuning, models=list(both)))
 

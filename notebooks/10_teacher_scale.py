@@ -152,8 +152,8 @@ tables.Table(record.read("teacher_scale_f1"))
 
 # %%
 with record("teacher_scale_difference", keys=["what", "task"], of=baseline) as rows:
-    rows += ablation.difference_rows(measured, order[0], order[1:])
-    rows += ablation.difference_rows(measured, order[0] + ideal, [name + ideal for name in order[1:]])
+    rows += ablation.variant_difference_rows(measured, order[0], order[1:])
+    rows += ablation.variant_difference_rows(measured, order[0] + ideal, [name + ideal for name in order[1:]])
 tables.Table(ablations.verdicts(record.read("teacher_scale_difference")))
 
 # %% [markdown]

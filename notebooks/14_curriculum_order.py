@@ -64,8 +64,8 @@ tables.Table(ablations.table(record.read("order"), order))
 # %%
 best = ablation.best_of(measured, [name for name in order if name.startswith("joint")])
 with record("order_difference", keys=["what", "task"], of=sequence) as rows:
-    rows += ablation.difference_rows(measured, order[0])
-    rows += ablation.difference_rows(measured | {"best joint": measured[best]}, order[0], ["best joint"])
+    rows += ablation.variant_difference_rows(measured, order[0])
+    rows += ablation.variant_difference_rows(measured | {"best joint": measured[best]}, order[0], ["best joint"])
 print("best joint:", best)
 tables.Table(ablations.verdicts(record.read("order_difference")))
 

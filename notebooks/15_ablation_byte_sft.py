@@ -87,8 +87,8 @@ Image(figures.save(picture, "byte_sft", frames=[found, level]))
 # %%
 with record("byte_sft_difference", keys=["what", "task"], of=plain) as rows:
     for name in order[1:]:
-        rows += ablation.difference_rows(measured, name, ["plain"])
-    rows += ablation.difference_rows(measured, "boundary loss, confidence", ["boundary loss in 2.2"])
+        rows += ablation.variant_difference_rows(measured, name, ["plain"])
+    rows += ablation.variant_difference_rows(measured, "boundary loss, confidence", ["boundary loss in 2.2"])
 tables.Table(ablations.verdicts(record.read("byte_sft_difference")))
 
 # %% [markdown]

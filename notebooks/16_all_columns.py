@@ -32,7 +32,6 @@ from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate import stats
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
-from dbyte.evaluate.under_noise import difference_rows
 from dbyte.report import figures, noise_tables, results, tables
 from dbyte.report.published import published
 from dbyte.tasks import minibench
@@ -136,7 +135,7 @@ tables.Table(tables.main_table(record.read("mini_cute")), digits=1)
 spelt = {model: {name: one.correct for name, one in columns.items()} for model, columns in letters.items()}
 with record("mini_cute_difference", keys=["what", "task"], of=runs[4]) as rows:
     for one, other in (("stage2", "teacher"), ("stage2", "stage1"), ("stage1", "teacher")):
-        rows += difference_rows(f"letters: {one} ahead of {other}", spelt[one], spelt[other])
+        rows += stats.difference_rows(f"letters: {one} ahead of {other}", spelt[one], spelt[other])
 tables.Table(noise_tables.verdicts(record.read("mini_cute_difference")))
 
 # %% [markdown]

@@ -13,7 +13,7 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import boundary_learning, perturbed_step, perturbed_students, perturbed_teacher, run_variant
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.robustness import Noise, noisy
+from dbyte.evaluate.noisy_lm import Noise, noisy
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Ablation, TeacherShape, scale
 from dbyte.tasks import minibench

@@ -20,7 +20,7 @@ def answers(seed):
 
 
 FOUND = {model: answers(seed) for seed, model in enumerate(MODELS)}
-ACCURACY = pd.DataFrame([row for model in MODELS for row in under_noise.accuracy_rows(model, FOUND[model], CHANCE)])
+ACCURACY = pd.DataFrame([row for model in MODELS for row in under_noise.noise_rows(model, FOUND[model], CHANCE)])
 SCORES = pd.DataFrame([row for model in MODELS for row in under_noise.score_rows(model, FOUND[model], CHANCE)])
 
 

@@ -10,9 +10,8 @@ from test_shared_prefix import COMPILED
 
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
-from dbyte.evaluate.exposure import deviations
+from dbyte.evaluate.exposure import deviations, finished, word_splits
 from dbyte.evaluate.lm import StudentLM
-from dbyte.evaluate.mid_word import cuts, finished
 from dbyte.evaluate.score import Request, Score, Scorer
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer, byte_log_probs, settle, walk
 from dbyte.model.student import BYTES
@@ -110,14 +109,14 @@ def test_deviations_are_those_of_a_count_by_hand(writes_bytes):
 
 
 def test_words_are_cut_at_every_byte_and_held_to_their_rest(writes_bytes):
-    assert cuts(b"The cat.") == [(b"T", b"he"), (b"Th", b"e"), (b"The c", b"at"), (b"The ca", b"t")]
+    assert word_splits(b"The cat.") == [(b"T", b"he"), (b"Th", b"e"), (b"The c", b"at"), (b"The ca", b"t")]
     texts = [b"ab cde", b"x yz"]
     (more,) = generate(writes_bytes, [b"ab c"], max_new_bytes=40, as_bytes=True)
     word = next((i for i, byte in enumerate(more) if not chr(byte).isalpha() or byte > 127), len(more))
     if word:  # a text whose word is what the student writes
         texts.append(b"ab c" + more[:word])
     expected = [int(generate(writes_bytes, [before], max_new_bytes=len(rest), as_bytes=True)[0] == rest)
-                for text in texts for before, rest in cuts(text)]
+                for text in texts for before, rest in word_splits(text)]
     assert finished(writes_bytes, texts, stage=2, rows=2) == expected
 
 

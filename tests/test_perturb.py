@@ -7,7 +7,9 @@ import pytest
 from lm_eval.api.model import LM
 
 import dbyte
-from dbyte.evaluate.robustness import PLACES, Noise, average_over_places, delta, noisy, robustness_score
+from dbyte.evaluate.noisy_lm import PLACES, Noise, noisy
+from dbyte.evaluate.robustness import delta, over_places, robustness_score
+from dbyte.evaluate.stats import mean_of_items
 from dbyte.report.published import published
 from dbyte.text.perturb import KINDS, REPEATS, characters, perturb
 
@@ -78,7 +80,7 @@ def test_eq_5_by_hand_and_on_the_papers_own_table():
 
 
 def test_places_are_averaged_by_item():
-    found = average_over_places({"prompt": [1, 0], "completion": [1, 0], "both": [0, 0]})
+    found = mean_of_items(over_places({"prompt": [1, 0], "completion": [1, 0], "both": [0, 0]}))
     assert (found.value, found.n) == (pytest.approx(1 / 3), 2)
     assert found.stderr == pytest.approx((2 / 9) ** 0.5 / 2**0.5)  # items 2/3 and 0
 
@@ -116,7 +118,7 @@ def test_all_choices_of_an_item_stand_behind_one_prompt():
     (lambda: perturb("a", "shout"), "unknown perturbation"), (lambda: perturb(b"a", "drop"), "decode bytes"),
     (lambda: Noise("drop", "margin"), "unknown place"), (lambda: Noise("fog"), "unknown perturbation"),
     (lambda: robustness_score(73.7, 54.1), "in \\[0, 1\\]"),
-    (lambda: average_over_places({"prompt": [1], "both": [1, 0]}), "same items"),
+    (lambda: over_places({"prompt": [1], "both": [1, 0]}), "same items"),
 ])
 def test_bad_input_is_named(call, said):
     with pytest.raises(ValueError, match=said):

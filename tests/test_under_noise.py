@@ -31,7 +31,7 @@ def test_columns_have_a_chance_level_and_follow_the_corpora():
 
 def test_rows_are_means_over_items_and_eq_5_by_hand():
     answers = {"A": {"clean": np.array([1.0, 1, 1, 0])} | {kind: np.array([1.0, 0.5, 0.5, 0]) for kind in KINDS}}
-    rows = {row["kind"]: row for row in under_noise.accuracy_rows("m", answers, CHANCE) if row["task"] == "A"}
+    rows = {row["kind"]: row for row in under_noise.noise_rows("m", answers, CHANCE) if row["task"] == "A"}
     assert rows["clean"]["value"] == 75 and rows["drop"]["value"] == rows["noise average"]["value"] == 50
     assert set(rows) == {"clean", *KINDS, "noise average"}
     assert rows["clean"]["stderr"] == pytest.approx(100 * stats.proportion([1, 1, 1, 0]).stderr)
@@ -43,7 +43,7 @@ def test_rows_are_means_over_items_and_eq_5_by_hand():
 def test_columns_weigh_alike_in_their_average_and_variances_add_up():
     answers = {"A": {kind: np.ones(10) for kind in ("clean", *KINDS)},
                "B": {kind: np.array([1.0, 0.0] * 50) for kind in ("clean", *KINDS)}}
-    rows = {(row["task"], row["kind"]): row for row in under_noise.accuracy_rows("m", answers, CHANCE)}
+    rows = {(row["task"], row["kind"]): row for row in under_noise.noise_rows("m", answers, CHANCE)}
     both = rows["average", "clean"]
     assert both["value"] == 75 and both["n"] == 110 and both["chance"] == 37.5
     assert both["stderr"] == pytest.approx(rows["B", "clean"]["stderr"] / 2)

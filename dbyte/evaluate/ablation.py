@@ -10,17 +10,23 @@ from pathlib import Path
 
 from dbyte.distill.runs import Run
 from dbyte.distill.variants import Variant, run_variant
-from dbyte.evaluate import seeds
 from dbyte.evaluate.harness import ColumnResult, correct_by_column
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.seeds import Z95
-from dbyte.evaluate.stats import Interval, verdict
+from dbyte.evaluate.stats import (
+    AVERAGE,
+    Interval,
+    accuracy_over_seeds,
+    difference,
+    interval_row,
+    mean_over_seeds,
+    retention,
+    verdict,
+)
 from dbyte.model.student import ByteStudent
 from dbyte.presets import Scale
 
 Trained = Mapping[str, Sequence[Sequence[Run]]]  # variant -> for each seed, a run for each of its steps
 Measured = Mapping[str, Sequence[Mapping[str, ColumnResult]]]  # variant -> for each seed, a result for each column
-AVERAGE = "average"
 
 
 def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
@@ -45,10 +51,10 @@ def accuracy_rows(measured: Measured, **more: object) -> list[dict]:
     rows = []
     for name, by_seed in measured.items():
         for task, first in by_seed[0].items():
-            found = seeds.accuracy([columns[task].correct for columns in by_seed])
+            found = accuracy_over_seeds([columns[task].correct for columns in by_seed])
             rows.append(_row(name, task, found, first.n, len(by_seed)) | {"chance": 100 * first.chance} | more)
         nothing = [{task: [0.0] * result.n for task, result in columns.items()} for columns in by_seed]
-        found = seeds.difference([correct_by_column(columns) for columns in by_seed], nothing)
+        found = difference([correct_by_column(columns) for columns in by_seed], nothing)
         chance = sum(result.chance for result in by_seed[0].values()) / len(by_seed[0])
         rows.append(_row(name, AVERAGE, found, _items(by_seed[0]), len(by_seed)) | {"chance": 100 * chance} | more)
     return rows
@@ -56,7 +62,8 @@ def accuracy_rows(measured: Measured, **more: object) -> list[dict]:
 
 def dynamics_rows(measurer: Measurer, trained: Trained, reading: str) -> list[dict]:
     """`accuracy_rows` after every model kept on the way, with train_bytes since the first step began."""
-    rows, items = [], measurer.scale.ablation.items
+    rows = []
+    items = measurer.scale.ablation.items
     for name, by_seed in trained.items():
         for kept in zip(*map(_kept_models, by_seed), strict=True):
             columns = [measurer.columns(folder, reading, items=items) for _, folder in kept]
@@ -66,7 +73,8 @@ def dynamics_rows(measurer: Measurer, trained: Trained, reading: str) -> list[di
 
 def _kept_models(runs: Sequence[Run]) -> list[tuple[int, Path]]:
     """Bytes since the first step began, and folder, of each model that a student left on its way, the last included."""
-    kept, seen = [], 0
+    kept = []
+    seen = 0
     for run in runs:
         size = run.facts()["train_bytes"]
         kept += [(seen + done, folder) for done, folder in [*run.snapshots(), (size, run.model_folder)]]
@@ -74,7 +82,7 @@ def _kept_models(runs: Sequence[Run]) -> list[tuple[int, Path]]:
     return kept
 
 
-def difference_rows(measured: Measured, first: str, others: Sequence[str] | None = None) -> list[dict]:
+def variant_difference_rows(measured: Measured, first: str, others: Sequence[str] | None = None) -> list[dict]:
     """Tidy rows of `first` minus each other variant on the same items, in points, task by task and on average.
 
     others: names, None: all. The verdict is on "`first` is ahead".
@@ -84,7 +92,7 @@ def difference_rows(measured: Measured, first: str, others: Sequence[str] | None
         one, two = ([correct_by_column(columns) for columns in measured[name]] for name in (first, other))
         for task in (*one[0], AVERAGE):
             chosen = list(one[0]) if task == AVERAGE else [task]
-            found = seeds.difference(*([{name: columns[name] for name in chosen} for columns in side]
+            found = difference(*([{name: columns[name] for name in chosen} for columns in side]
                                        for side in (one, two)))
             n = sum(len(one[0][name]) for name in chosen)
             rows.append(_row("", task, found, n, len(one))
@@ -106,7 +114,7 @@ def retention_rows(measured: Measured, baselines: Mapping[str, Mapping[str, Colu
     """Tidy rows in percent: each variant's average over that of its baseline, a token model, on the same items."""
     rows = []
     for name, by_seed in measured.items():
-        found = seeds.retention([correct_by_column(columns) for columns in by_seed],
+        found = retention([correct_by_column(columns) for columns in by_seed],
                                 correct_by_column(baselines[name]))
         rows.append(_row(name, AVERAGE, found, _items(by_seed[0]), len(by_seed))
                     | {"low": found.low, "high": found.high})
@@ -122,7 +130,7 @@ def bits_rows(measurer: Measurer, trained: Trained, reading: str) -> list[dict]:
     for name, by_seed in trained.items():
         for corpus, _ in measurer.scale.corpora:
             found = [measurer.bits(runs[-1].model_folder, reading, corpus) for runs in by_seed]
-            over_seeds = seeds.mean([one["value"] for one in found])
+            over_seeds = mean_over_seeds([one["value"] for one in found])
             row = _row(name, "", over_seeds, found[0]["n"], len(found)) | {"corpus": corpus}
             # Every seed reads the same pieces, so that their error does not shrink with seeds.
             of_pieces = sum(one["stderr"] for one in found) / len(found)
@@ -137,7 +145,7 @@ def boundary_rows(measurer: Measurer, trained: Trained) -> list[dict]:
     for name, by_seed in trained.items():
         for corpus, _ in measurer.scale.corpora:
             found = [measurer.boundaries(runs[-1].model_folder, corpus) for runs in by_seed]
-            row = _row(name, "", seeds.mean([100 * one.f1 for one in found]), found[0].n, len(found))
+            row = _row(name, "", mean_over_seeds([100 * one.f1 for one in found]), found[0].n, len(found))
             rows.append({key: value for key, value in row.items() if key != "task"} | {"corpus": corpus})
     return rows
 
@@ -150,7 +158,7 @@ def loss_rows(trained: Trained, *, step: int = -1) -> list[dict]:
     rows = []
     for name, by_seed in trained.items():
         last = [_mean_of_last_tenth(runs[step]) for runs in by_seed]
-        rows.append(_row(name, "loss", seeds.mean(last), len(last), len(last)))
+        rows.append(_row(name, "loss", mean_over_seeds(last), len(last), len(last)))
     return rows
 
 
@@ -164,7 +172,7 @@ def curve_rows(trained: Trained, *, step: int = 0) -> list[dict]:
         for part in range(parts):
             chosen = range(part * count // parts, (part + 1) * count // parts)
             values = [sum(log[i]["loss"] for i in chosen) / len(chosen) for log in logs]
-            rows.append(_row(name, "loss", seeds.mean(values), len(values), len(values))
+            rows.append(_row(name, "loss", mean_over_seeds(values), len(values), len(values))
                         | {"train_bytes": logs[0][chosen[-1]]["bytes"]})
     return rows
 
@@ -176,8 +184,8 @@ def sizes(trained: Trained) -> dict[str, int]:
 
 
 def _row(model: str, task: str, found: Interval, n: int, count: int) -> dict:
-    return {"model": model, "task": task, "value": found.value, "stderr": (found.high - found.low) / (2 * Z95), "n": n,
-            "seeds": count}
+    row = interval_row(found, n)
+    return {"model": model, "task": task, "value": row["value"], "stderr": row["stderr"], "n": n, "seeds": count}
 
 
 def _items(columns: Mapping[str, ColumnResult]) -> int:

@@ -1,10 +1,15 @@
-"""Exposure: how far a decoder's own cuts deviate from the router's, and whether the deviation grows as the text grows.
+"""What a decoder does that training never showed it: it sets its own boundaries, and it starts inside a word.
 
-In training the cuts are the router's, which sees the next byte. A decoder has to guess them: JBP by its flag, MBP by
-its look-ahead. Each is held to what the router says of the same bytes once all are known, behind the same prompts:
-- "given": the bytes are those of held-out text, so only the cuts are the decoder's own
+Exposure: how far a decoder's own boundaries deviate from the router's, and whether the deviation grows with the text.
+In training the boundaries are the router's, which sees the next byte. A decoder has to guess them: JBP by its flag, MBP
+by its look-ahead. Each is compared with what the router says of the same bytes once all are known, after one prompt:
+- "given": the bytes are those of held-out text, so only the boundaries are the decoder's own
 - "written": the bytes are the decoder's own too, drawn at temperature 1; what differs from "given" is exposure
-Bytes count by their distance from the prompt's end, in bins; a byte whose cut the format fixes does not count.
+Bytes count by their distance from the prompt's end, in bins. Bytes whose boundary the format fixes do not count.
+
+Words: each document is split at every byte inside a word of letters, and what is written greedily after the split is
+compared with the rest of that word. A token model cannot read a prompt that ends inside a token as what it is; a byte
+model should not mind.
 
 Shape letters: B rows, L bytes.
 """
@@ -14,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dbyte.decode.generate import begin, evaluating
+from dbyte.decode.generate import begin, evaluating, generate
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import pad_bytes
 from dbyte.evaluate.score import Request
@@ -29,7 +34,7 @@ BINS = 8
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of the bytes that lie first..last behind their prompts: how many, and how many are not cut as the router would.
+    """For bytes first..last after the prompt: how many were decided, and how many unlike the router.
 
     text: "given" or "written". squares: the sum over rows of (deviating - share * decided) squared, for the error.
     """
@@ -54,7 +59,7 @@ class Deviation:
 def deviations(
     student: ByteStudent, documents: Iterable[bytes], *, rows: int, prompt_bytes: int, new_bytes: int, seed: int
 ) -> list[Deviation]:
-    """Deviations by bin, given and written, behind the first prompt_bytes of up to `rows` documents that are longer.
+    """Deviations by bin, given and written, after the first prompt_bytes of up to `rows` documents that are longer.
 
     Raises:
         ValueError: if no document is longer than its prompt.
@@ -77,21 +82,52 @@ def deviations(
 
 @torch.no_grad()
 def _wrong(student: ByteStudent, rows: Sequence[tuple[bytes, Sequence[bool]]], start: int) -> list[list[bool]]:
-    """For each row, and each byte from `start` but the last, whose next byte is not known: does its cut deviate?"""
+    """For each row, and each byte from `start` but the last, whose next byte is not known: does its flag deviate?"""
     ids_BL = pad_bytes([bytes([BOS]) + text for text, _ in rows], device=student.device)
-    document_BL = torch.zeros_like(ids_BL)  # what pads a row lies behind what is looked at
+    document_BL = torch.zeros_like(ids_BL)  # padding is to the right of every byte that is compared
     with fast_products():
         routed_BL = student.route(student.encode(ids_BL, document_BL), ids_BL, document_BL) >= THRESHOLD
-    return [[cut != routed for cut, routed in zip(ended[:-1], routed_L[1 + start :].tolist(), strict=False)]
+    return [[flag != routed for flag, routed in zip(ended[:-1], routed_L[1 + start :].tolist(), strict=False)]
             for (_, ended), routed_L in zip(rows, routed_BL, strict=True)]
 
 
 def _binned(text: str, wrong: list[list[bool]], new_bytes: int) -> list[Deviation]:
-    size, found = -(-new_bytes // BINS), []
+    size = -(-new_bytes // BINS)
+    found = []
     for first in range(0, new_bytes, size):
         parts = [row[first : first + size] for row in wrong]
-        decided, deviating = sum(map(len, parts)), sum(map(sum, parts))
+        decided = sum(map(len, parts))
+        deviating = sum(map(sum, parts))
         if decided:
             squares = sum((sum(part) - deviating / decided * len(part)) ** 2 for part in parts)
             found.append(Deviation(text, first, first + size - 1, decided, deviating, squares))
     return found
+
+
+# -- prompts that end inside a word ------------------------------------------------------------------------------------
+
+
+def word_splits(text: bytes) -> list[tuple[bytes, bytes]]:
+    """(the text so far, the rest of the word) for each byte inside a word of ASCII letters."""
+    letter = [bytes([byte]).isalpha() for byte in text]
+    found = []
+    for split in range(1, len(text)):
+        if letter[split - 1] and letter[split]:
+            end = next((i for i in range(split, len(text)) if not letter[i]), len(text))
+            found.append((text[:split], text[split:end]))
+    return found
+
+
+def finished(student: ByteStudent, documents: Iterable[bytes], *, stage: int, rows: int = 64) -> list[int]:
+    """1 where the rest of the word was written, 0 where not, in the order of documents and places."""
+    splits = [split for text in documents for split in word_splits(text)]
+    right = [0] * len(splits)
+    order = sorted(range(len(splits)), key=lambda k: (len(splits[k][1]), len(splits[k][0])))
+    for first in range(0, len(order), rows):
+        places = order[first : first + rows]
+        longest = max(len(splits[place][1]) for place in places)
+        texts = generate(student, [splits[place][0] for place in places], max_new_bytes=longest, stage=stage,
+                         as_bytes=True)
+        for place, text in zip(places, texts, strict=True):
+            right[place] = int(text.startswith(splits[place][1]))
+    return right

@@ -27,11 +27,10 @@ from dbyte.distill.runs import Run, content_hash, model_hash
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, tally
-from dbyte.evaluate.exposure import Deviation, deviations
+from dbyte.evaluate.exposure import Deviation, deviations, finished
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
 from dbyte.evaluate.lm import StudentLM
-from dbyte.evaluate.mid_word import finished
-from dbyte.evaluate.robustness import Noise, noisy
+from dbyte.evaluate.noisy_lm import Noise, noisy
 from dbyte.evaluate.score import Scorer
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.evaluate.stats import proportion
@@ -271,7 +270,7 @@ def deviation_rows(model: str, corpus: str, found: list[Deviation]) -> list[dict
             for one in found]
 
 
-def dynamics_rows(measurer: Measurer, runs: list[Run], teacher: Path) -> list[dict]:
+def curriculum_rows(measurer: Measurer, runs: list[Run], teacher: Path) -> list[dict]:
     """Figure 2's rows: accuracy after each kept model of steps 1.1 and 1.2, against bytes from the start of Stage 1.
 
     Along the teacher's boundaries, since the router learns in step 1.3 only.

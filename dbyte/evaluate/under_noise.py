@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.robustness import PLACES, Noise, delta, mean_of_items, over_places
-from dbyte.evaluate.stats import Columns, Interval, judge, kept_above_chance
+from dbyte.evaluate.noisy_lm import PLACES, Noise
+from dbyte.evaluate.robustness import delta, over_places
+from dbyte.evaluate.stats import AVERAGE, Columns, difference_rows, interval_row, kept_above_chance, mean_of_items
 from dbyte.presets import Scale
 from dbyte.tasks import minibench, prose
 from dbyte.tasks.column import Column
 from dbyte.text.corpus import load_corpus
 from dbyte.text.perturb import KINDS
 
-CLEAN, AVERAGE, NOISE_AVERAGE = "clean", "average", "noise average"
+CLEAN = "clean"
+NOISE_AVERAGE = "noise average"
 PAPERS = "HellaS"  # the column of Tables 6 to 8, which the whole world teaches; the small one teaches the others
 TAUGHT = (PAPERS, "PIQA", "ARC-E")
 Answers = dict[str, dict[str, np.ndarray]]  # task -> "clean" or perturbation -> [N] between 0 and 1
@@ -76,7 +78,7 @@ def noise_average(found: Answers) -> Columns:
 # -- rows of results --------------------------------------------------------------------------------------------------
 
 
-def accuracy_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dict]:
+def noise_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dict]:
     """Accuracy in percent: model, task (and the average of all), kind (and the average of all noise), value, stderr, n.
 
     Columns weigh alike in their average, and their items are independent, so variances add up.
@@ -98,26 +100,17 @@ def score_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dic
 
     A task on which the model is not above chance has no score and no row.
     """
-    rows, noisy, clean = [], noise_average(found), of(CLEAN, found)
+    rows = []
+    noisy = noise_average(found)
+    clean = of(CLEAN, found)
     for task in (*found, AVERAGE):
-        one, other = _tasks(noisy, task), _tasks(clean, task)
+        one = _tasks(noisy, task)
+        other = _tasks(clean, task)
         score = kept_above_chance(one, other, chance=chance[task])
         if np.isnan(score.value):
             continue
         lost = delta(*(float(np.mean([each.mean() for each in side.values()])) for side in (other, one)))
-        rows.append({"model": model, "task": task} | _measured(score, _items(one)) | {"delta": 100 * lost})
-    return rows
-
-
-def difference_rows(
-    what: str, one: Columns, other: Columns, *, direction: str = "above", threshold: float = 0.0
-) -> list[dict]:
-    """One minus other in points, a row a task and one for their average, and the verdict on the claim."""
-    rows = []
-    for task in (*one, AVERAGE):
-        found = judge(what, _tasks(one, task), _tasks(other, task), direction=direction, threshold=threshold)
-        rows.append({"what": what, "task": task} | _measured(found.interval, found.n) | {
-            "claimed": f"{direction} {threshold:g}", "verdict": found.verdict})
+        rows.append({"model": model, "task": task} | interval_row(score, _items(one)) | {"delta": 100 * lost})
     return rows
 
 
@@ -126,7 +119,8 @@ def cost_difference_rows(what: str, one: Answers, other: Answers, *, direction: 
 
     (a - b) - (c - d) is twice (a + d) / 2 - (c + b) / 2, and those halves lie in [0, 1] as the bootstrap takes them.
     """
-    ours, theirs = _halves(one, other), _halves(other, one)
+    ours = _halves(one, other)
+    theirs = _halves(other, one)
     return _doubled(difference_rows(what, ours, theirs, direction=direction))
 
 
@@ -174,7 +168,8 @@ def _doubled(rows: list[dict]) -> list[dict]:
 
 
 def _halves(one: Answers, other: Answers) -> Columns:
-    clean, noisy = of(CLEAN, one), noise_average(other)
+    clean = of(CLEAN, one)
+    noisy = noise_average(other)
     return {task: (clean[task] + noisy[task]) / 2 for task in one}
 
 
@@ -184,8 +179,3 @@ def _tasks(side: Columns, task: str) -> Columns:
 
 def _items(side: Columns) -> int:
     return sum(map(len, side.values()))
-
-
-def _measured(found: Interval, n: int) -> dict:
-    return {"value": found.value, "stderr": (found.high - found.low) / (2 * 1.96), "n": n,
-            "low": found.low, "high": found.high}

@@ -1,0 +1,67 @@
+"""Any model of lm-evaluation-harness under character noise: each request is perturbed before the model answers it.
+
+As in BLT (arXiv 2412.09871, section 6.1), a perturbation strikes the prompt, the completion, or both. The prompt is all
+that stands before the completion, template included; the white space that a completion begins with stays. Equal prompts
+are perturbed alike, so all choices of an item have the same prompt. What is generated cannot be perturbed: such a
+column has the place "prompt" alone. Where a column's accuracy is normalised by length (acc_norm), the lengths are those
+of the unperturbed choices.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dbyte.text.perturb import KINDS, perturb
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+
+PLACES = ("prompt", "completion", "both")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A perturbation, where it strikes, and its seed; ValueError for a kind or place that does not exist."""
+
+    kind: str
+    place: str = "both"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown perturbation {self.kind!r}: choose one of {', '.join(KINDS)}")
+        if self.place not in PLACES:
+            raise ValueError(f"unknown place {self.place!r}: choose one of {', '.join(PLACES)}")
+
+    def prompt(self, text: str) -> str:
+        """The prompt as the model gets it."""
+        return text if self.place == "completion" else perturb(text, self.kind, self.seed)
+
+    def completion(self, text: str) -> str:
+        """The completion as the model gets it, the white space before it untouched."""
+        bare = text.lstrip()
+        return text if self.place == "prompt" else text[: len(text) - len(bare)] + perturb(bare, self.kind, self.seed)
+
+
+def noisy(lm: "LM", noise: Noise) -> "LM":
+    """An lm_eval LM that answers each request as `lm` answers the perturbed one."""
+    from lm_eval.api.model import LM
+
+    class Noisy(LM):
+        def loglikelihood(self, requests: "list[Instance]") -> list[tuple[float, bool]]:
+            return lm.loglikelihood([_Request(noise.prompt(r.args[0]), noise.completion(r.args[1])) for r in requests])
+
+        def loglikelihood_rolling(self, requests: "list[Instance]") -> list[float]:
+            return lm.loglikelihood_rolling([_Request(noise.completion(r.args[0])) for r in requests])
+
+        def generate_until(self, requests: "list[Instance]") -> list[str]:
+            return lm.generate_until([_Request(noise.prompt(r.args[0]), r.args[1]) for r in requests])
+
+    return Noisy()
+
+
+class _Request:
+    """What an adapter reads of a request: its arguments."""
+
+    def __init__(self, *args):
+        self.args = args
