@@ -1,8 +1,8 @@
 """The method in miniature: two sentences, a teacher that knows them by heart, and a student of it, in seconds on a CPU.
 
-The reading parts of notebooks 01, 02 and 06 go through it tensor by tensor. Model, losses, objectives and steps are
-those of every other run; only the loop is shorter, since nothing is saved. All of it is seeded and the same at every
-scale, so that what those pages show does not depend on what was trained before.
+The reading parts of notebooks 01, 02 and 06 go through it tensor by tensor. Model, losses, steps and updates are those
+of every other run, and nothing is saved. All of it is seeded and the same at every scale, so that what those pages show
+does not depend on what was trained before.
 """
 
 import inspect
@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from dbyte.distill import objectives
 from dbyte.distill.steps import EVERYTHING, Group, Step, stage1, stage2
 from dbyte.distill.teacher import train_tokenizer
+from dbyte.distill.trainer import Trainee, train_on
 from dbyte.evaluate.boundaries import byte_rows
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.report import chunk_view
@@ -34,7 +35,7 @@ TEACHER = dict(vocab_size=VOCABULARY, hidden_size=48, num_hidden_layers=2, num_a
 STUDENT = dict(byte_width=32, encoder_layers=2, decoder_layers=2, ffn_width=48, state_size=16, head_width=16,
                chunk_size=16)
 KNOW_BY_HEART = Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, 1e-2),), 60 * ROW_BYTES, 0.1)
-STAGE1 = stage1(align_bytes=25 * ROW_BYTES, distill_bytes=40 * ROW_BYTES, boundary_bytes=60 * ROW_BYTES,
+STAGE1 = stage1(align_bytes=10 * ROW_BYTES, distill_bytes=20 * ROW_BYTES, boundary_bytes=60 * ROW_BYTES,
                 align_rate=1e-2, encoder_rate=3e-3, core_rate=3e-3, boundary_rate=1e-2)
 STAGE2 = stage2(head_bytes=60 * ROW_BYTES, full_bytes=30 * ROW_BYTES, head_rate=1e-2, outer_rate=3e-3, core_rate=3e-3)
 
@@ -83,16 +84,11 @@ def _fit(step: Step, model: PreTrainedModel, teacher: PreTrainedModel | None, ba
     """Train the step's parts on one batch, over and over; returns the loss of every update."""
     losses = []
     optimisers = step.optimisers(model)
+    trainee = Trainee(model, teacher, step.objective)
     updates = step.train_bytes // ROW_BYTES
     for update in range(updates):
-        loss = step.objective(model, teacher, batch)
-        loss.backward()
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * step.lr_scale(update, updates)
-            optimiser.step()
-            optimiser.zero_grad()
-        losses.append(loss.item())
+        stats = train_on(batch, step, step.lr_scale(update, updates), trainee, optimisers)
+        losses.append(float(stats.loss))
     model.requires_grad_(False)
     return losses
 
