@@ -1,8 +1,8 @@
-"""The scales: one dial from a laptop's minutes to the paper's eight GPUs. Every number of a run stands here.
+"""The scales: one dial from a laptop's minutes to the paper's eight GPUs. Every number of a run is here.
 
-`smoke` proves that everything runs, `small` measures what can be judged on two CPU cores, `gpu` trains a
-larger teacher on text of one's own and takes one GPU minutes, `hub` takes a published teacher there, and `paper` is
-Tables 12 and 13. Plain data: importing this needs neither torch nor transformers.
+`smoke` shows that everything runs, `small` measures what can be judged on two CPU cores, `gpu` trains a larger teacher
+on the user's own text in minutes on one GPU, `hub` takes a published teacher to one GPU, and `paper` is Tables 12 and
+13. Plain data: importing this needs neither torch nor transformers.
 """
 
 import os
@@ -17,10 +17,10 @@ FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models wh
 class TeacherShape:
     """A teacher trained here: a model of `family` with tied embeddings and a byte-level BPE of `vocabulary` tokens.
 
-    kv_heads: heads of keys and values (grouped-query attention), 0: as many as heads. positions: tokens that it reads
-    at once; where they are as many as the bytes of a row, no text of a row can have too many, however it is cut.
+    kv_heads: heads of keys and values (grouped-query attention), 0: as many as heads. positions: the most tokens that
+    it reads; with as many as the bytes of a row, no row can have too many, wherever its boundaries are.
     tokenizer_corpora: the corpora of the scale that the tokenizer is trained on, () for all; the teacher itself is
-    trained on all. A thousand tokens spent on the world alone keep its words whole and cut prose into short pieces,
+    trained on all. A thousand tokens spent on the world alone keep its words whole and split prose into short pieces,
     whose ends one byte of look-ahead can tell more often: see `benchmarks/lookahead_bound.py`.
     """
 
@@ -46,7 +46,10 @@ class TeacherShape:
                              f"found {self.family!r}, {self.kv_heads} of {self.heads}")
 
     def describe(self) -> dict:
-        """The shape as plain data: what its run is addressed by. What was added later counts where it is used."""
+        """The shape as plain data: what its run is addressed by.
+
+        Fields that came after the first runs are left out at their defaults, so that old addresses stay.
+        """
         later = {each.name: each.default for each in fields(self) if each.name in ("family", "kv_heads", "positions")}
         return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
 
@@ -68,8 +71,8 @@ class Teachers:
 class Ablation:
     """What each row of an ablation gets: bytes a step, rows an update, items a column, seeds of the student.
 
-    On few bytes small batches learn more: an update costs the same whatever it read. One teacher serves all seeds.
-    heldout_bytes: held-out text per corpus for the bits per byte of so many students, a part of the scale's.
+    On few bytes small batches learn more. One teacher serves all seeds. heldout_bytes: held-out text per corpus for
+    bits per byte, less than the scale's since there are many students.
     """
 
     step_bytes: int
@@ -89,9 +92,9 @@ class Scale:
     stage1, stage2: arguments of the functions of that name in distill/steps.py. precision: "fp32", or "bf16" autocast.
     streamed: read the corpora while training, instead of packing them all before. rows_at_once: rows of a micro-batch
     in each process unless told otherwise, None: all.
-    items: MiniBench items per column; dynamics_items: the same for the many models of Figure 2. ablation: what the many
-    students of the ablations get. teachers: those of Table 10. continues: the scale whose teacher, tokenizer and all,
-    this one's goes on from, None: it begins anew.
+    items: MiniBench items per column; dynamics_items: items per column for the many models of Figure 2. ablation: what
+    the many students of the ablations get. teachers: those of Table 10. continues: the scale whose teacher this one's
+    continues, with its tokenizer, None: it starts from new weights.
     """
 
     name: str
@@ -135,11 +138,11 @@ SMOKE_TEACHER = TeacherShape(
 SMALL_TEACHER = TeacherShape(
     vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=14 * MB, rate=5e-3,
     tokenizer_corpora=("world",))
-OWN_TEXT = "file:text"  # a folder at the working directory or at the project's root that the user fills
+OWN_TEXT = "file:text"  # a folder in the working directory or the project's root that the user fills
 GPU_TEACHER = TeacherShape(
     vocabulary=8192, width=640, layers=9, heads=10, ffn_width=1792, train_bytes=42 * MB, rate=2e-3, initial_std=0.02,
     positions=4096)
-BY_QWEN = dict(family="qwen3", vocabulary=2048, tokenizer_corpora=())  # its tokenizer reads prose too
+OTHER_FAMILY = dict(family="qwen3", vocabulary=2048, tokenizer_corpora=())  # its tokenizer reads prose too
 
 SCALES = {
     "smoke": Scale(
@@ -155,7 +158,7 @@ SCALES = {
                     boundary_loss=True),
         items=24, dynamics_items=24, ablation=Ablation(40 * KB, 2, 12, 2),
         teachers=Teachers(SMOKE_TEACHER, replace(SMOKE_TEACHER, width=96, layers=3, heads=3, ffn_width=288),
-                          replace(SMOKE_TEACHER, kv_heads=1, **BY_QWEN)),
+                          replace(SMOKE_TEACHER, kv_heads=1, **OTHER_FAMILY)),
     ),
     "small": Scale(
         name="small",
@@ -170,7 +173,7 @@ SCALES = {
                     boundary_loss=True),
         items=500, dynamics_items=200, ablation=Ablation(600 * KB, 2, 200, 3),
         teachers=Teachers(SMALL_TEACHER, replace(SMALL_TEACHER, width=192, layers=6, heads=6, ffn_width=528),
-                          replace(SMALL_TEACHER, kv_heads=2, **BY_QWEN)),
+                          replace(SMALL_TEACHER, kv_heads=2, **OTHER_FAMILY)),
     ),
     "gpu": Scale(
         name="gpu",
@@ -210,30 +213,42 @@ SCALES = {
     ),
 }
 
-BY_LOOKING_BACK = dict(  # a teacher for all columns: queries and keys normed, small weights, low rates (docs/log.md)
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher reads for `train_bytes`, one of several in turn."""
+
+    corpora: tuple[tuple[str, int], ...]
+    train_bytes: int
+
+
+LOOKING_BACK = dict(  # a teacher for all columns: queries and keys normed, small weights, low rates (docs/log.md)
     family="qwen3", initial_std=0.02, rate=1e-3, muon_rate=0.01, tokenizer_corpora=("world_full",))
-WHOLE_WORLD = {  # what that teacher reads at a scale, one after another, and how much of each: the last is the world
-    "smoke": (((("echoes", 100 * KB), ("world_full", 500 * KB)), 200 * KB),
-              ((("lookups", 100 * KB), ("world_full", 500 * KB)), 100 * KB),
-              ((("world_full", 700 * KB), ("pydocs", 100 * KB)), 1000 * KB)),
-    "small": (((("echoes", 18 * MB), ("world_full", 500 * KB)), 18 * MB),
-              ((("lookups", 8 * MB), ("world_full", 500 * KB)), 8 * MB),
-              ((("world_full", 20 * MB), ("pydocs", 1500 * KB)), 22 * MB)),
+WHOLE_WORLD = {  # the lessons of that teacher at a scale: to repeat, to look up, and then the world
+    "smoke": (
+        Lesson(corpora=(("echoes", 100 * KB), ("world_full", 500 * KB)), train_bytes=200 * KB),
+        Lesson(corpora=(("lookups", 100 * KB), ("world_full", 500 * KB)), train_bytes=100 * KB),
+        Lesson(corpora=(("world_full", 700 * KB), ("pydocs", 100 * KB)), train_bytes=1000 * KB),
+    ),
+    "small": (
+        Lesson(corpora=(("echoes", 18 * MB), ("world_full", 500 * KB)), train_bytes=18 * MB),
+        Lesson(corpora=(("lookups", 8 * MB), ("world_full", 500 * KB)), train_bytes=8 * MB),
+        Lesson(corpora=(("world_full", 20 * MB), ("pydocs", 1500 * KB)), train_bytes=22 * MB),
+    ),
 }
 
 
 def whole_world(scale: Scale) -> Scale:
     """The scale with a corpus that teaches all columns of MiniBench, and a teacher that learns to look back first.
 
-    A scale whose teacher comes from elsewhere is returned as it is: what is asked of it was not taught here. So is one
-    without such corpora here, such as `gpu`, whose own text has the whole world beside other text.
+    A scale without lessons here is returned as it is: its teacher comes from elsewhere, or (`gpu`) its own text has the
+    whole world next to other text.
     """
     if isinstance(scale.teacher, str) or scale.name not in WHOLE_WORLD:
         return scale
     whole = None
-    for corpora, train_bytes in WHOLE_WORLD[scale.name]:
-        teacher = replace(scale.teacher, train_bytes=train_bytes, **BY_LOOKING_BACK)
-        whole = replace(scale, corpora=corpora, teacher=teacher, continues=whole)
+    for lesson in WHOLE_WORLD[scale.name]:
+        teacher = replace(scale.teacher, train_bytes=lesson.train_bytes, **LOOKING_BACK)
+        whole = replace(scale, corpora=lesson.corpora, teacher=teacher, continues=whole)
     return whole
 
 

@@ -33,7 +33,10 @@ def align(chunk_BME: Tensor, embedding_BME: Tensor, mask_BM: Tensor) -> Loss:
 
 
 def distill(student_logits_BMV: Tensor, teacher_logits_BMV: Tensor, mask_BM: Tensor) -> Loss:
-    """KL(teacher || student) in nats (Eq. 3), summed over masked positions; zero iff the distributions agree."""
+    """KL(teacher || student) (Eq. 3), the sum of P_T (log P_T - log P_S) over V, in nats, summed over masked positions.
+
+    It is zero iff the distributions agree. `forward_kl` is the formula, and what training evaluates.
+    """
     student_TV = log_softmax(student_logits_BMV[mask_BM])
     teacher_TV = log_softmax(teacher_logits_BMV[mask_BM])
     return forward_kl(student_TV, teacher_TV)[0], mask_BM.sum()
