@@ -1,4 +1,4 @@
-"""Changed training text: no white space is left, all six kinds come, labels are the tokens of what is read."""
+"""Transformed training text: no white space is left, all six kinds occur, labels are the tokens of what is read."""
 
 import dataclasses
 import unicodedata
@@ -34,7 +34,7 @@ def test_trimmed_text_has_no_white_space_of_any_script():
     assert not any(unicodedata.category(c) == "Zs" for c in text_transforms.trimmed("naïve\u2003café ", 0))
 
 
-def test_perturbed_text_is_drawn_by_seed_and_text_and_every_kind_comes():
+def test_perturbed_text_is_drawn_by_seed_and_text_and_every_kind_occurs():
     texts = [f"Anna number {i} lives in a small House by the sea." for i in range(600)]
     kinds = Counter()
     for text in texts:
@@ -46,7 +46,7 @@ def test_perturbed_text_is_drawn_by_seed_and_text_and_every_kind_comes():
     assert one != other
 
 
-def test_as_much_text_as_asked_for_and_no_unknown_change():
+def test_as_much_text_as_asked_for_and_no_unknown_transform():
     texts = list(text_transforms.transformed(["a b"] * 10, "trimmed", seed=0, max_bytes=5))
     assert texts == ["ab"] * 3
     with pytest.raises(ValueError, match="trimmed, perturbed"):
@@ -55,9 +55,9 @@ def test_as_much_text_as_asked_for_and_no_unknown_change():
         data.transformed_rows(dataclasses.replace(TOY, streamed=True), "trimmed", None, seed=0, max_bytes=5)
 
 
-@pytest.mark.parametrize("change", text_transforms.TRANSFORMS)
-def test_rows_align_with_the_teachers_tokens_of_the_changed_text(change, token_bytes):
-    rows = data.transformed_rows(TOY, change, token_bytes, seed=0, max_bytes=8_000)
+@pytest.mark.parametrize("transform", text_transforms.TRANSFORMS)
+def test_rows_align_with_the_teachers_tokens_of_the_transformed_text(transform, token_bytes):
+    rows = data.transformed_rows(TOY, transform, token_bytes, seed=0, max_bytes=8_000)
     texts = []
     for r in range(len(rows)):
         real = rows.document[r] >= 0
@@ -69,7 +69,7 @@ def test_rows_align_with_the_teachers_tokens_of_the_changed_text(change, token_b
             assert tokens[1 : 1 + len(aligned.token_ids)].tolist() == aligned.token_ids.tolist()
             texts.append(text)
     assert sum(map(len, texts)) >= 8_000
-    if change == "trimmed":
+    if transform == "trimmed":
         assert not np.isin(rows.byte_ids[(rows.document >= 0)], SPACES).any()
 
 
@@ -83,11 +83,6 @@ def test_the_variants_of_step_1_3_start_from_the_curriculums_stage_1_and_train_t
     last = [run_variant(TOY, variant, seed=0)[-1] for variant in others]
     assert {run.parent.hash for run in last} == {shared[-1].hash} and len({run.hash for run in last}) == 3
     assert all({group.parts for group in variant.steps[3].groups} == {("router",)} for variant in others)
-
-
-def test_plain_steps_keep_their_addresses():
-    assert all("text" not in step.describe() for step in curriculum(TOY))
-    assert perturbed_step(TOY, 1).describe()["text"] == "perturbed"
 
 
 def test_all_three_are_fine_tuned_on_equal_bytes_of_the_same_rows_at_one_rate():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from test_curriculum import TOY
 from dbyte import presets
 from dbyte.__main__ import main, parser
 from dbyte.distill.run_list import entries
+from dbyte.distill.runs import Run
 from dbyte.model.teacher_sizes import CORES, core_config
 from dbyte.paths import ROOT
 
@@ -39,6 +41,20 @@ def test_it_trains_through_a_step_and_says_where(toy, capsys):
     lines = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split()[0] for line in lines] == ["teacher", "1.1", "1.2"]
     assert all((Path(line.split()[1]) / "model.safetensors").exists() for line in lines)
+    assert main(["train", "--scale", "toy", "--dry-run"]) == 0
+    plan = [line.split() for line in capsys.readouterr().out.splitlines()[1:7]]
+    assert [row[-1] for row in plan[:3]] == ["complete"] * 3
+    assert [Path(line.split()[1]).parent.name for line in lines] == [row[2] for row in plan[:3]]
+    assert [row[3] for row in plan[2:6]] == [row[2] for row in plan[1:5]], "each run continues the one before"
+
+
+def test_a_dry_run_trains_nothing(toy, tmp_path, monkeypatch, capsys):
+    for module in ("teacher", "curriculum"):
+        monkeypatch.setattr(f"dbyte.distill.{module}.Run", partial(Run, root=tmp_path))
+    assert main(["train", "--scale", "toy", "--dry-run", "--through", "1.2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("after the teacher") == 2 and "3 of 3 runs would be trained, on 0.04 MB" in out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments, told", [

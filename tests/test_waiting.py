@@ -1,4 +1,4 @@
-"""Two processes at one thing: what one makes the other waits for, and neither breaks what the other reads."""
+"""Two processes that need one run: one trains it and the other waits, and neither breaks what the other reads."""
 
 import fcntl
 import os
@@ -51,13 +51,13 @@ trainer.train(Run({"what": "both"}, root=root), STEP, Feed(Rows.load(root / "row
 
 
 def later(action, *arguments):
-    """Do it when whoever waits has long said so."""
+    """Call it after the waiting process has said that it waits."""
     threading.Timer(2 * LOOK_SECONDS, action, arguments).start()
 
 
 @pytest.mark.parametrize("end", ["finished", "killed"])
 def test_two_processes_that_need_one_training_train_once(end, student, teacher, rows, tmp_path, monkeypatch, capsys):
-    """The second waits; where the first was killed, it trains in its place."""
+    """The second waits; if the first was killed, it trains in its place."""
     rows.save(tmp_path / "rows.safetensors")
     environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], env=environment)
@@ -90,7 +90,7 @@ def test_ctrl_c_ends_the_waiting(tmp_path):
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_run_that_was_pruned_while_one_waited_for_it_is_held_where_it_is_made_anew(tmp_path):
+def test_a_run_that_was_pruned_while_another_waited_is_made_again_and_held(tmp_path):
     run = Run({}, root=tmp_path)
     run.folder.mkdir()
     lock = (run.folder / "lock").open("w")
@@ -105,7 +105,7 @@ def test_a_run_that_was_pruned_while_one_waited_for_it_is_held_where_it_is_made_
         assert run_list.is_held(run.folder) and (run.folder / "config.json").exists()
 
 
-def test_two_that_find_one_damage_do_not_stumble_over_each_other(tmp_path, monkeypatch):
+def test_two_processes_may_find_the_same_damage(tmp_path, monkeypatch):
     run = Run({}, root=tmp_path)
     with run.locked():
         run.complete(lambda folder: (folder / "weights").write_text("whole"), facts={})
@@ -118,8 +118,8 @@ def test_two_that_find_one_damage_do_not_stumble_over_each_other(tmp_path, monke
     assert not run.is_complete()
 
 
-def test_a_tokenizer_is_trained_once_and_never_taken_from_its_reader(tmp_path, monkeypatch):
-    """Of two writers, one would move away the folder that the other has begun to read."""
+def test_two_writers_train_a_tokenizer_once(tmp_path, monkeypatch):
+    """A second writer would move the folder that the first one has begun to read."""
     scale, trained = presets.scale("smoke"), []
     made = teacher_module.train_tokenizer(TEXTS * 8, vocabulary=300)
 
