@@ -77,7 +77,7 @@ def main() -> None:
     begin()
     texts = {name: list(load_corpus(name, max_bytes=SIZE).documents) for name in CORPORA}
     every = [text for each in texts.values() for text in each]
-    lines = [f"Tokenising with alignment next to the tokenizer's own calls, {SIZE:,} bytes of text a corpus, vocabulary "
+    lines = [f"Tokenising with alignment next to the tokenizer's own calls, {SIZE:,} bytes a corpus, vocabulary "
              f"{VOCABULARY}, rows of {ROW_BYTES} bytes. {machine()}; {ROUNDS} rounds in turn, medians over rounds of "
              "the rate and of its ratio to each of the tokenizer's own in the same round.", "",
              "| tokenizer | corpus | documents | call | MB/s | of encode_batch | of encode_batch_fast |",
