@@ -11,7 +11,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from dbyte.report.readme import readme
+    from dbyte.report.page import readme
 
     agrees = readme(write=arguments.write)
     print("README.md agrees with results/small" if agrees

@@ -1,6 +1,6 @@
-"""Ablations as readers want them: a table with a row a variant, accuracy with errors beside the teacher, loss curves.
+"""Ablations: a table with a row a variant, accuracies with errors next to the teacher's, loss curves.
 
-Drawn and printed from results alone, in the style of figures.py; variants keep the order in which they were defined.
+All from results alone, in the style of figures.py; variants keep the order in which they were defined.
 """
 
 from collections.abc import Sequence
@@ -11,29 +11,30 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dbyte.report.figures import GREY, MB, SIGMA, STYLE
-from dbyte.report.tables import Estimate, wide
+from dbyte.report.tables import wide, with_error
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7a7a7a", "#5e4fa2", "#8c564b")
 MARKERS = "osD^vPX*hd"
 
 
 def table(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """`value ± stderr` a task, a row a variant, in the order given; the average of the columns stands last."""
-    value, stderr = (wide(rows, values=name) for name in ("value", "stderr"))
-    tasks = [task for task in value if task != "average"] + ["average"] * ("average" in value)
-    return pd.DataFrame([{"variant": name} | {task: str(Estimate(value.at[name, task], stderr.at[name, task]))
+    """Return `value ± stderr` a task, a row a variant, in the order given; the average of the columns stands last."""
+    value = wide(rows)
+    stderr = wide(rows, values="stderr")
+    tasks = sorted(value, key="average".__eq__)
+    return pd.DataFrame([{"variant": name} | {task: with_error(value.at[name, task], stderr.at[name, task])
                                               for task in tasks} for name in order])
 
 
-def verdicts(rows: pd.DataFrame, task: str = "average") -> pd.DataFrame:
-    """The differences of one task as text: what, in points, interval, n, seeds, verdict on "the first is ahead"."""
+def differences(rows: pd.DataFrame, task: str = "average") -> pd.DataFrame:
+    """Return the differences of one task as text: in points, interval, n, seeds, verdict on "the first is ahead"."""
     return pd.DataFrame([{
         "difference": row.what, "points": f"{row.value:+.1f}", "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}",
         "n": row.n, "seeds": row.seeds, "first ahead": row.verdict} for row in rows[rows["task"] == task].itertuples()])
 
 
 def accuracy_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataFrame) -> Figure:
-    """A panel a task, a bar a variant: accuracy in percent, two standard errors, the teacher as a line, chance dotted.
+    """Return a panel a task, a bar a variant: accuracy, two standard errors, the teacher as a line, chance dotted.
 
     rows: variant as model, task, value, stderr, chance. teacher: task and value.
     """
@@ -59,7 +60,7 @@ def accuracy_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.Dat
 
 
 def loss_figure(curves: pd.DataFrame, order: Sequence[str], *, label: str) -> Figure:
-    """The training loss against megabytes, both axes as they are read: loss on a log scale, a name at each line's end.
+    """Return the training loss, on a logarithmic axis, against megabytes, a line a variant.
 
     curves: variant as model, train_bytes, value, stderr. Bands are two standard errors over seeds.
     """
@@ -68,7 +69,9 @@ def loss_figure(curves: pd.DataFrame, order: Sequence[str], *, label: str) -> Fi
         axes = figure.subplots()
         for name, colour, marker in zip(order, COLOURS, MARKERS, strict=False):
             part = curves[curves["model"] == name].sort_values("train_bytes")
-            x, y, band = part["train_bytes"] / MB, part["value"], SIGMA * part["stderr"].fillna(0)
+            x = part["train_bytes"] / MB
+            y = part["value"]
+            band = SIGMA * part["stderr"].fillna(0)
             axes.plot(x, y, color=colour, marker=marker, markersize=4, label=name)
             axes.fill_between(x, (y - band).clip(lower=y / 2), y + band, color=colour, alpha=0.15, linewidth=0)
         axes.set_yscale("log")
@@ -78,8 +81,8 @@ def loss_figure(curves: pd.DataFrame, order: Sequence[str], *, label: str) -> Fi
     return figure
 
 
-def dynamics_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataFrame) -> Figure:
-    """A panel a task: accuracy against megabytes, a line a variant, two standard errors; teacher a line, chance dotted.
+def curves_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataFrame) -> Figure:
+    """Return a panel a task: accuracy against megabytes, a line a variant; the teacher as a line, chance dotted.
 
     rows: variant as model, task, train_bytes, value, stderr, chance. teacher: task and value.
     """

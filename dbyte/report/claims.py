@@ -1,7 +1,7 @@
-"""The ledger: the claims of the paper's abstract, sections 5 and 6 and appendices A to D, as data, and their verdicts.
+"""The claims of the paper's abstract, sections 5 and 6 and appendices A to D, as data, and their verdicts.
 
-What the paper says stands here in our words; its numbers come from published/, ours from results/<scale>/. A threshold
-is zero (which of two is ahead), a number that the paper prints, one that the results name, or one of the two below.
+What the paper says is in our words; its numbers come from published/, ours from results/<scale>/. A threshold is zero
+(which of two is ahead), a number that the paper prints, one that the results name, or one of the two below.
 
 A new claim is one more `yield Claim(...)`: a name for the figure, where the paper says it, our words, the notebook, and
 what rows of its results decide it. Until these exist, it counts as not yet measured.
@@ -34,7 +34,7 @@ from dbyte.report.judging import (
 from dbyte.report.published import quoted
 from dbyte.report.tables import BENCHMARKS
 
-FEW_WRONG_CUTS = 97.0  # percent F1: the paper calls its router exceptionally accurate and prints no number
+FEW_WRONG = 97.0  # percent F1: the paper calls its router exceptionally accurate and prints no number
 MOST = 50.0  # percent: "most of the teacher's performance" says no more than this
 STAGE1, STAGE2, ON_POLICY, ALIGNMENT, ENCODER, DECODING, BOUNDARIES, ROBUSTNESS, ROUTER, SCALE, BASELINES, ORDER = (
     "01_stage1_curriculum", "02_stage2_byte_sft", "03_on_policy", "04_ablation_alignment", "05_ablation_encoder",
@@ -91,7 +91,7 @@ def _gain(task: str) -> tuple[tuple[float, Row], tuple[float, Row]]:
     return (1.0, _dynamics(task, "1.2")), (-1.0, _dynamics(task, "1.1"))
 
 
-def main_claims(corpora: Sequence[str]) -> Iterable[Claim]:
+def _what_is_kept(corpora: Sequence[str]) -> Iterable[Claim]:
     """Abstract and section 5: what is kept, with how few bytes, and what each step adds."""
     kept_of_mmlu = _quoted("MMLU kept Llama")
     table1 = "table01_main"
@@ -137,12 +137,12 @@ def main_claims(corpora: Sequence[str]) -> Iterable[Claim]:
                 paper=_ahead(policy, "stage1+on-policy", "stage1"))
     yield Claim("on-policy MMLU", "5.3; Table 2", "it narrows the gap where the gap is widest, as on MMLU", ON_POLICY,
                 paper=_ahead(policy, "stage1+on-policy", "stage1", "MMLU"))
-    yield Claim("router is accurate", "5.3", "after step 1.3 the router cuts almost exactly where the teacher's "
-                "tokenizer does", STAGE1,
-                _in_each(corpora, "boundaries_stage1", threshold=FEW_WRONG_CUTS, part="F1, "), "%")
+    yield Claim("router is accurate", "5.3", "after step 1.3 the router's boundaries are almost exactly those of the "
+                "teacher's tokenizer", STAGE1,
+                _in_each(corpora, "boundaries_stage1", threshold=FEW_WRONG, part="F1, "), "%")
 
 
-def ablation_claims() -> Iterable[Claim]:
+def _ablations() -> Iterable[Claim]:
     """Sections 4.2.1 and 6, appendices B and C: what happens without a part, or with another in its place."""
     table3, table4, table5, table9 = ("table03_ablation_alignment", "table04_decoding", "table05_ablation_encoder",
                                       "table09_router")
@@ -154,8 +154,8 @@ def ablation_claims() -> Iterable[Claim]:
                 paper=_ahead(table3, with_it, without, "LMB"))
     yield Claim("sequence", "4.2.1", "three steps in sequence are ahead of one joint objective with untuned weights",
                 ORDER, (_difference("order", "1.1, 1.2, 1.3 - joint, weights 1 1 1"),))
-    yield Claim("sequence spares tuning", "4.2.1", "what the joint objective needs hand-tuning for, the sequence does "
-                "without (here: it is ahead of the best of the weights swept, chosen on the reported items, which "
+    yield Claim("sequence spares tuning", "4.2.1", "the sequence does without the hand-tuning that the joint objective "
+                "needs (here: it is ahead of the best of the weights swept, chosen on the reported items, which "
                 "favours the joint objective)", ORDER, (_difference("order", "1.1, 1.2, 1.3 - best joint"),))
     yield Claim("JBP on GSM8K", "6.2; Table 4", "JBP is ahead of MBP where an answer is reasoned out byte by byte",
                 DECODING, (Criterion(row("decoding_difference", what="GSM8K")),),
@@ -180,7 +180,7 @@ def ablation_claims() -> Iterable[Claim]:
     table10 = "table10_teacher_scale"
     own, larger = "Llama-3.2-1B, stage1", "Llama-3.2-1B, stage1 (teacher 3B)"
     for name, says, column, task in (
-            ("larger teacher", "a larger teacher of the family leaves the student behind one of its own size", None,
+            ("larger teacher", "a larger teacher of the family gives a worse student than one of the student's size", None,
              "average"),
             ("larger teacher LMB", "LMB shows it most", "LMB", "LMB")):
         yield Claim(name, "Appendix C; Table 10", says, SCALE,
@@ -188,8 +188,8 @@ def ablation_claims() -> Iterable[Claim]:
                     paper=_ahead(table10, own, larger, column))
 
 
-def robustness_claims() -> Iterable[Claim]:
-    """Appendix A.1: who stands noise."""
+def _noise() -> Iterable[Claim]:
+    """Appendix A.1: who withstands noise."""
     table6 = "table06_robustness"
     llama = {name: f"llama-3.2-3b/{name}" for name in ("baseline", "stage1", "stage2")}
     yield Claim("resists spaced letters", "A.1; Table 6", "under AntSpeak Stage 1 is ahead of its teacher", ROBUSTNESS,
@@ -198,39 +198,39 @@ def robustness_claims() -> Iterable[Claim]:
     yield Claim("resists lost letters", "A.1; Table 6", "under Drop Stage 1 is ahead of its teacher", ROBUSTNESS,
                 (_difference("robustness", "Stage 1 - teacher, drop"),),
                 paper=_ahead(table6, llama["stage1"], llama["baseline"], "Drop"))
-    yield Claim("stage 2 is fragile", "A.1; Table 6", "Stage 2 stands noise less well than Stage 1", ROBUSTNESS,
+    yield Claim("stage 2 is fragile", "A.1; Table 6", "Stage 2 withstands noise less well than Stage 1", ROBUSTNESS,
                 (_difference("robustness", "Stage 2 - Stage 1, noise average", direction="below"),),
                 paper=_ahead(table6, llama["stage2"], llama["stage1"], audit.NOISY))
-    yield Claim("learnt cuts cost", "A.2; Table 6", "cutting for itself, Stage 1 stands noise less than its teacher",
-                ROBUSTNESS, (_difference("robustness", "Stage 1 - teacher, noise average", direction="below"),),
+    yield Claim("learnt boundaries cost", "A.2; Table 6", "with its own boundaries, Stage 1 withstands noise less than its "
+                "teacher", ROBUSTNESS, (_difference("robustness", "Stage 1 - teacher, noise average", direction="below"),),
                 paper=_ahead(table6, llama["stage1"], llama["baseline"], audit.NOISY))
 
 
-def boundary_claims(corpora: Sequence[str]) -> Iterable[Claim]:
-    """Appendix A.2: where the cuts fall, and two ways to make them lean less on spaces."""
+def _boundaries(corpora: Sequence[str]) -> Iterable[Claim]:
+    """Appendix A.2: where the boundaries are, and two ways to make them depend less on spaces."""
     table7 = "table07_boundary_optimization"
-    yield Claim("space bias", "A.2; Figure 3", "the router consistently cuts before a space", BOUNDARIES,
+    yield Claim("space bias", "A.2; Figure 3", "the router consistently puts a boundary before a space", BOUNDARIES,
                 _in_each(corpora, "space_bias", threshold=None, text="clean", what="router cuts"), "%")
-    yield Claim("leans on spaces", "A.2; Figure 3", "it finds the teacher's cuts before spaces and misses others",
+    yield Claim("depends on spaces", "A.2; Figure 3", "it finds the teacher's boundaries before spaces and misses others",
                 BOUNDARIES, _in_each(corpora, "space_bias", text="clean", what="recall beyond elsewhere"))
-    yield Claim("cut everywhere", "A.2; Figure 3", "between spaced letters (AntSpeak) it cuts at every character",
-                BOUNDARIES, _in_each(corpora, "space_bias", threshold=None, text="antspeak", what="router cuts"), "%")
-    yield Claim("nothing to cut", "A.2; Figure 3", "under Drop it finds fewer of the text's units (here: F1 against "
+    yield Claim("boundaries everywhere", "A.2; Figure 3", "between spaced letters (AntSpeak) it puts a boundary at "
+                "every character", BOUNDARIES, _in_each(corpora, "space_bias", threshold=None, text="antspeak", what="router cuts"), "%")
+    yield Claim("finds fewer units", "A.2; Figure 3", "under Drop it finds fewer of the text's units (here: F1 against "
                 "the teacher's tokens of that text)", BOUNDARIES,
                 tuple(Criterion(_lost_under_drop(corpus), "below", part=f"{corpus},") for corpus in corpora))
-    yield Claim("trim data", "A.2; Table 7", "learning the cuts on text without spaces gains back robustness (here: "
+    yield Claim("trim data", "A.2; Table 7", "learning boundaries on text without spaces regains robustness (here: "
                 "accuracy under noise)", ROBUSTNESS,
                 (_difference("robustness", "Trim Data - control, noise average"),),
                 paper=_ahead(table7, "trim data", "stage1", audit.NOISY))
-    yield Claim("penalty is invariant", "A.2; Table 7", "a penalty on cuts at spaces loses least to noise (Delta)",
-                ROBUSTNESS, (_difference("robustness", "Whitespace Penalty - control, Delta", direction="below"),),
+    yield Claim("penalty is invariant", "A.2; Table 7", "a penalty on boundaries at spaces loses least to noise "
+                "(Delta)", ROBUSTNESS, (_difference("robustness", "Whitespace Penalty - control, Delta", direction="below"),),
                 paper=_ahead(table7, "space penalty", "stage1", audit.DELTA))
     yield Claim("penalty costs", "A.2; Table 7", "and it costs accuracy on clean text", ROBUSTNESS,
                 (_difference("robustness", "Whitespace Penalty - control, clean", direction="below"),),
                 paper=_ahead(table7, "space penalty", "stage1", audit.CLEAN))
 
 
-def tuning_claims() -> Iterable[Claim]:
+def _tuning_on_noise() -> Iterable[Claim]:
     """Appendix A.3: what fine-tuning on noise gives the token model and the byte student."""
     table8 = "table08_perturbed_finetuning"
 
@@ -248,22 +248,22 @@ def tuning_claims() -> Iterable[Claim]:
                     paper=gain("distill", column) - gain("token", column))
 
 
-def baseline_claims() -> Iterable[Claim]:
-    """Appendix D: beside Bolmo, H-Net and BLT at one billion parameters."""
+def _baselines() -> Iterable[Claim]:
+    """Appendix D: compared with Bolmo, H-Net and BLT at one billion parameters."""
     table11 = "table11_bolmo_comparison"
-    yield Claim("behind Bolmo", "Appendix D; Table 11", "Stage 2 stays behind Bolmo on average", BASELINES,
+    yield Claim("less than Bolmo", "Appendix D; Table 11", "Stage 2 scores less than Bolmo on average", BASELINES,
                 paper=_ahead(table11, "ours stage2", "Bolmo 1B", "Avg"))
-    yield Claim("MMLU beside Bolmo", "Appendix D; Table 11", "on MMLU it is level with Bolmo or slightly ahead",
+    yield Claim("MMLU next to Bolmo", "Appendix D; Table 11", "on MMLU it is level with Bolmo or slightly ahead",
                 BASELINES, paper=_ahead(table11, "ours stage2", "Bolmo 1B", "MMLU"))
     yield Claim("BLT is strongest", "Appendix D; Table 11", "BLT is the strongest of the byte models", BASELINES,
                 paper=_ahead(table11, "BLT 1B", "ours stage1", "Avg"))
 
 
-def ledger(scale: str) -> tuple[Claim, ...]:
-    """Every claim, in the paper's order of parts; cuts are counted on held-out text of the scale's own corpora."""
+def every_claim(scale: str) -> tuple[Claim, ...]:
+    """Return every claim in the order of the paper; boundaries are counted on held-out text of the scale's corpora."""
     corpora = sorted(name for name, _ in presets.scale(scale).corpora)
-    return (*main_claims(corpora), *ablation_claims(), *robustness_claims(), *boundary_claims(corpora),
-            *tuning_claims(), *baseline_claims())
+    return (*_what_is_kept(corpora), *_ablations(), *_noise(), *_boundaries(corpora), *_tuning_on_noise(),
+            *_baselines())
 
 
 def judged(*, scale: str, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -> pd.DataFrame:
@@ -274,7 +274,7 @@ def judged(*, scale: str, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -
     read = reader(scale, folder)
     minutes = _minutes(scale, folder)
     rows = []
-    for claim in ledger(scale):
+    for claim in every_claim(scale):
         found = judge(claim, read, notebooks=notebooks)
         ours = found.measured
         rows.append({

@@ -1,8 +1,8 @@
-"""The figures of measurements, drawn from results alone: Figure 2's dynamics, and retention beside the paper's Table 1.
+"""The figures of measurements, drawn from results alone.
 
-One style for all: colours of Okabe and Ito, which colour-blind readers can tell apart, a marker shape beside every
-colour, labels on the lines, units on the axes. `save` writes the same bytes for the same results, and beside the PNG a
-.json that names every file whose numbers it shows.
+One style for all: colours of Okabe and Ito, which colour-blind readers can tell apart, a marker shape for every colour,
+labels on the lines, units on the axes. `save` writes the same bytes for the same results, and next to the PNG a .json
+that names every file whose numbers it shows. Bars and bands are two standard errors.
 """
 
 import json
@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dbyte.atomic import atomic_write
 from dbyte.paths import FIGURES
-from dbyte.report.tables import BENCHMARKS
+from dbyte.report.tables import BENCHMARKS, NOISE
 
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -32,7 +32,7 @@ GREY = "#7a7a7a"
 LOOKS = {"teacher": ("#000000", "D"), "stage1": ("#0072b2", "o"), "stage2": ("#d55e00", "s")}
 LABELS = {"teacher": "teacher", "stage1": "Stage 1", "stage2": "Stage 2"}
 DECODINGS = {"JBP": ("#d55e00", "s"), "MBP": ("#cc79a7", "^")}
-CUTTERS = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
+WHO = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
 STEP_COLOURS = {"1.1": "#009e73", "1.2": "#0072b2"}
 SIGMA = 2.0  # half-width of an error band or bar, in standard errors
 MB = 1e6
@@ -48,9 +48,9 @@ def save(figure: Figure, name: str, *, frames: Sequence[pd.DataFrame], published
          folder: Path = FIGURES, scale: str | None = None) -> Path:
     """Write figures/<scale>/<name>.png and the .json that names what it shows, and return the PNG's path.
 
-    frames: what `read_results` returned, all of it that the figure shows; their scale is the figure's. published: names
-    of the paper's tables in it. scale: for a figure that says what is missing too, and may have no frames at all.
-    Raises ValueError where the frames come from two scales, or not from results at all.
+    frames: all that the figure shows, as `read_results` returned it; their scale is the figure's. published: names of
+    the paper's tables in it. scale: for a figure that also says what is missing, and may have no frames at all. Raises
+    ValueError where the frames come from two scales, or not from results.
     """
     if not (frames or scale) or any("provenance" not in frame.attrs for frame in frames):
         raise ValueError(f"figure {name!r} must be drawn from what read_results returned: pass those very frames")
@@ -74,6 +74,12 @@ def write_png(figure: Figure, path: Path) -> Path:
     return path
 
 
+def _legend(figure: Figure) -> None:
+    """Draw one legend for all panels, above them, with the names of the first."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+
+
 def _dynamics_panel(axes: Axes, rows: pd.DataFrame, *, task: str, label_steps: bool) -> None:
     teacher, student = rows[rows["model"] == "teacher"], rows[rows["model"] != "teacher"]
     level = float(teacher["value"].iloc[0])
@@ -82,7 +88,7 @@ def _dynamics_panel(axes: Axes, rows: pd.DataFrame, *, task: str, label_steps: b
                   textcoords="offset points")
     ends, before = {}, student.iloc[:0]
     for step, part in student.sort_values("train_bytes").groupby("step"):
-        part = pd.concat([before, part])  # a step goes on from the last model of the one before
+        part = pd.concat([before, part])  # a step continues from the last model of the one before
         before = part.iloc[-1:]
         x, y, band = part["train_bytes"] / MB, part["value"], SIGMA * part["stderr"].fillna(0)
         axes.fill_between(x, y - band, y + band, color=STEP_COLOURS[step], alpha=0.18, linewidth=0)
@@ -105,8 +111,8 @@ def dynamics_figure(dynamics: pd.DataFrame) -> Figure:
     """Return Figure 2: accuracy against training bytes through steps 1.1 and 1.2, a panel a task, the teacher a line.
 
     dynamics: rows with model ("teacher" or "student"), step ("1.1", "1.2"; anything for the teacher), train_bytes (from
-    the start of Stage 1), task, value (percent), stderr, n. Bands are two standard errors. Raises ValueError where a
-    task has no teacher row or a step is unknown.
+    the start of Stage 1), task, value (percent), stderr, n. Raises ValueError where a task has no teacher row or a step
+    is unknown.
     """
     student = dynamics[dynamics["model"] != "teacher"]
     if unknown := sorted(set(student["step"]) - set(STEP_COLOURS)):
@@ -132,10 +138,9 @@ def dynamics_figure(dynamics: pd.DataFrame) -> Figure:
 
 
 def exposure_figure(exposure: pd.DataFrame) -> Figure:
-    """Return the share of cuts that are not the router's against the distance from the prompt, a panel a corpus.
+    """Return how often decoded boundaries are not the router's against the distance from the prompt, a panel a corpus.
 
     exposure: rows with model ("JBP", "MBP"), corpus, text ("given", "written"), first, last, value (percent), stderr.
-    Bars are two standard errors.
     """
     corpora = sorted(set(exposure["corpus"]))
     with rc_context(STYLE):
@@ -150,18 +155,17 @@ def exposure_figure(exposure: pd.DataFrame) -> Figure:
                               label=f"{model}, {text}", linestyle="-" if text == "written" else ":")
             axes.set_title(corpus)
             axes.set_ylim(bottom=0)
-        handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
-        figure.supxlabel("bytes behind the prompt", fontsize=9)
-        figure.supylabel("cuts that are not the router's (%)", fontsize=9)
+        _legend(figure)
+        figure.supxlabel("bytes after the prompt", fontsize=9)
+        figure.supylabel("boundaries that are not the router's (%)", fontsize=9)
     return figure
 
 
 def lengths_figure(lengths: pd.DataFrame, *, longest: int = 12) -> Figure:
-    """Return how long chunks are, a line of panels a corpus and a panel a text, clean first; router against teacher.
+    """Return how long chunks are, a row of panels a corpus and a panel a text, clean first; router against teacher.
 
-    lengths: rows with corpus, text, who ("router", "teacher"), length (bytes), value (percent), stderr. What is longer
-    than `longest` is added to it. Bars are two standard errors; the last bin's takes its lengths for independent.
+    lengths: rows with corpus, text, who ("router", "teacher"), length (bytes), value (percent), stderr. Longer chunks
+    count as `longest`; the error of that bin takes its lengths as independent.
     """
     corpora = sorted(set(lengths["corpus"]))
     texts = sorted(set(lengths["text"]), key=lambda name: (name != "clean", name))
@@ -173,17 +177,16 @@ def lengths_figure(lengths: pd.DataFrame, *, longest: int = 12) -> Figure:
             for axes, text in zip(line, texts, strict=True):
                 rows = lengths[(lengths["corpus"] == corpus) & (lengths["text"] == text)]
                 _lengths_panel(axes, rows, title=text, longest=longest)
-            line[0].set_ylim(bottom=0)  # once all are drawn: it ends the scaling of the line that shares the axis
-        handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+            line[0].set_ylim(bottom=0)  # after all are drawn: it ends the scaling of the shared axis
+        _legend(figure)
         figure.supxlabel(f"length of a chunk (bytes; {longest} and more together)", fontsize=9)
     return figure
 
 
 def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) -> None:
-    """Draw the shares of one text, and write the means, of all lengths as they are, beside its curves."""
+    """Draw the shares of one text, and write the means of all lengths next to its curves."""
     for height, (who, part) in zip((0.9, 0.78), rows.groupby("who"), strict=False):
-        colour, marker = CUTTERS[who]
+        colour, marker = WHO[who]
         mean = (part["length"] * part["value"]).sum() / part["value"].sum()
         axes.annotate(f"{who}: mean {mean:.2f}", (0.97, height), xycoords="axes fraction", ha="right", color=colour,
                       fontsize=8)
@@ -223,8 +226,8 @@ def paper_rows(table01: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def retention_figure(main: pd.DataFrame, *, paper: Mapping[str, pd.DataFrame]) -> Figure:
     """Return teacher, Stage 1 and Stage 2 on every task, ours first, then the paper's as `paper_rows` gives them.
 
-    main: rows with model ("teacher", "stage1", "stage2"), task, value (percent), stderr. Bars are two standard errors;
-    the paper prints none. Raises ValueError where none of the three models is there.
+    main: rows with model ("teacher", "stage1", "stage2"), task, value (percent), stderr; the paper prints no errors.
+    Raises ValueError where none of the three models is there.
     """
     rows = main[main["model"].isin(LOOKS)]
     if rows.empty:
@@ -237,7 +240,43 @@ def retention_figure(main: pd.DataFrame, *, paper: Mapping[str, pd.DataFrame]) -
         grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
         for axes, (title, part) in zip(grid.flat, panels.items(), strict=True):
             _retention_panel(axes, part, tasks=tasks, title=title)
-        handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+        _legend(figure)
+        figure.supxlabel("accuracy (%)", fontsize=9)
+    return figure
+
+
+def _noise_panel(axes: Axes, rows: pd.DataFrame, *, task: str) -> None:
+    kinds = [kind for kind in NOISE if kind != "noise average"]
+    names = ["clean" if kind == "clean" else NOISE[kind] for kind in kinds]
+    axes.axvline(float(rows["chance"].iloc[0]), color=GREY, linestyle="--", linewidth=1, label="chance")
+    for offset, (model, (colour, marker)) in zip((-0.22, 0.0, 0.22), LOOKS.items(), strict=True):
+        part = rows[rows["model"] == model].set_index("kind").reindex(kinds)
+        heights = [index + offset for index in range(len(kinds))]
+        axes.errorbar(part["value"], heights, xerr=SIGMA * part["stderr"], fmt=marker, color=colour, markersize=5,
+                      elinewidth=1, capsize=2, linestyle="none", label=LABELS[model])
+    axes.axhline(0.5, color=GREY, linewidth=0.6)  # clean text above, noise below
+    axes.set_yticks(range(len(kinds)), names)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, 104)
+    axes.set_title(task)
+
+
+def robustness_figure(robustness: pd.DataFrame) -> Figure:
+    """Return accuracy under each kind of noise (appendix A.1), a panel a task; the dashed line is chance.
+
+    robustness: rows with model ("teacher", "stage1", "stage2"), task, kind, value (percent), stderr, chance. The
+    average over tasks, if there is one, is the last panel. Raises ValueError where a model is missing.
+    """
+    if missing := sorted(set(LOOKS) - set(robustness["model"])):
+        raise ValueError(f"the figure compares {', '.join(LOOKS)}; missing {', '.join(missing)}")
+    tasks = sorted(set(robustness["task"]), key=lambda name: (name == "average", name))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.2 + 2.3 * len(tasks), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)
+        for axes, task in zip(panels.flat, tasks, strict=True):
+            _noise_panel(axes, robustness[robustness["task"] == task], task=task)
+        _legend(figure)
         figure.supxlabel("accuracy (%)", fontsize=9)
     return figure

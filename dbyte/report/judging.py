@@ -1,11 +1,11 @@
-"""How a claim is held to results/<scale>/: a number with its interval from their rows, then evaluate/stats.verdict.
+"""How a claim is judged by results/<scale>/: a number with its interval from their rows, then evaluate/stats.verdict.
 
-A claim has one criterion or several, each "this number lies above (or below) that threshold"; it is shown if all are,
+A claim has one criterion or several, each "this number is above (or below) that threshold"; it is shown if all are,
 opposite if one is, else not shown. A claim of "several columns" is shown if one is and opposite if all are. The
-criterion that decides lends the claim its number. What has no results is not yet measured, and the reason names the
-notebook that would.
+criterion that decides gives the claim its number. What has no results is not yet measured, and the reason names the
+notebook that would measure it.
 
-Rows of one file are taken as independent where only their standard errors are known; models that answer the same items
+Rows of one file are taken as independent where only their standard errors are known. Models that answer the same items
 are not, which makes an interval too wide, not too narrow, where they agree. Files of differences hold paired intervals.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dbyte.evaluate.stats import verdict
+from dbyte.evaluate.stats import Estimate, verdict
 from dbyte.paths import NOTEBOOKS
 from dbyte.report import tables
 from dbyte.report.results import read_results
@@ -29,7 +29,7 @@ VERDICTS = ("shown", "not shown", "opposite", UNMEASURED)
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with its 95 % interval, the items and seeds behind it, its file, and the bound named there (or nan)."""
+    """A number with its 95 % interval, its items and seeds, its file, and the threshold named there (or nan)."""
 
     value: float
     low: float
@@ -45,7 +45,7 @@ Measure = Callable[[Read], Measured]
 
 
 class NotMeasured(LookupError):
-    """A results file is there, but holds nothing that a claim could be judged by."""
+    """A results file exists but holds nothing by which a claim could be judged."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Row:
 def row(file: str, **where: str) -> Measure:
     """One row as it stands: its own interval where it has one, else 1.96 standard errors."""
     def measure(read: Read) -> Measured:
-        found, seeds = Row(file, where).of(read), _seeds(read(file))
+        found = Row(file, where).of(read)
+        seeds = _seeds(read(file))
         if {"low", "high"} <= set(found.index):
             return Measured(found.value, found.low, found.high, int(found.n), seeds, file,
                             found.get("threshold", math.nan))
@@ -84,7 +85,8 @@ def total(*terms: tuple[float, Row]) -> Measure:
     """A weighted sum of rows, of one file: (1, a), (-1, b) is a difference."""
     def measure(read: Read) -> Measured:
         found = [(weight, term.of(read)) for weight, term in terms]
-        file, n = terms[0][1].file, sum(int(one.n) for _, one in found)
+        file = terms[0][1].file
+        n = sum(int(one.n) for _, one in found)
         stderr = math.sqrt(sum((weight * one.stderr) ** 2 for weight, one in found))
         return _around(sum(weight * one.value for weight, one in found), stderr, n, _seeds(read(file)), file)
     return measure
@@ -93,8 +95,9 @@ def total(*terms: tuple[float, Row]) -> Measure:
 def share(one: Row, other: Row) -> Measure:
     """One row over another of its file, in percent, with its first-order error."""
     def measure(read: Read) -> Measured:
-        top, bottom = one.of(read), other.of(read)
-        found = _defined(tables.retention, {"": bottom.value}, {"": top.value}, {"": bottom.stderr}, {"": top.stderr})
+        top = one.of(read)
+        bottom = other.of(read)
+        found = _defined({"": bottom.value}, {"": top.value}, {"": bottom.stderr}, {"": top.stderr})
         return _around(found.value, found.stderr, int(top.n), _seeds(read(one.file)), one.file)
     return measure
 
@@ -105,18 +108,18 @@ def kept(file: str, model: str, *, teacher: str = "teacher") -> Measure:
         frame = read(file)
         if lost := sorted({model, teacher} - set(frame["model"])):
             raise NotMeasured(f"{frame.attrs['file']} has no row with {_words({'model': lost[0]})}")
-        values, errors = tables.wide(frame), tables.wide(frame, values="stderr")
-        pair = (table.loc[name] for table in (values, errors) for name in (teacher, model))
-        found = _defined(tables.retention, *pair)
+        values = tables.wide(frame)
+        errors = tables.wide(frame, values="stderr")
+        found = _defined(values.loc[teacher], values.loc[model], errors.loc[teacher], errors.loc[model])
         return _around(found.value, found.stderr, int(frame[frame["model"] == model]["n"].sum()), _seeds(frame), file)
     return measure
 
 
-def _defined(summary: Callable[..., tables.Estimate], teacher: Mapping[str, float], student: Mapping[str, float],
-             teacher_stderr: Mapping[str, float], student_stderr: Mapping[str, float]) -> tables.Estimate:
-    """A summary of two models; NotMeasured where it has no meaning, as what is kept of nothing."""
+def _defined(teacher: Mapping[str, float], student: Mapping[str, float], teacher_stderr: Mapping[str, float],
+             student_stderr: Mapping[str, float]) -> Estimate:
+    """The student's share of its teacher in percent; NotMeasured where the teacher has nothing."""
     try:
-        return summary(teacher, student, teacher_stderr=teacher_stderr, student_stderr=student_stderr)
+        return tables.retention_of_means(teacher, student, teacher_stderr=teacher_stderr, student_stderr=student_stderr)
     except ValueError as error:
         raise NotMeasured(str(error)) from error
 
@@ -183,7 +186,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the results say on a claim: the criterion that decided and its number, or why there is none."""
+    """What the results say about a claim: the criterion that decided and its number, or why there is none."""
 
     verdict: str
     criterion: Criterion | None = None
@@ -192,7 +195,7 @@ class Finding:
 
 
 def judge(claim: Claim, read: Read, *, notebooks: Path = NOTEBOOKS) -> Finding:
-    """Hold one claim to the results that `read` finds."""
+    """Judge one claim by the results that `read` finds."""
     if not (notebooks / f"{claim.notebook}.py").exists():
         return Finding(UNMEASURED, why=f"notebook {claim.notebook} is not written yet")
     if not claim.criteria:

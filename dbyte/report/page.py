@@ -1,8 +1,8 @@
-"""The report of a scale on one page, to be held against the paper: as markdown, and as one HTML file with its figures.
+"""The report of a scale on one page: as markdown, and as one HTML file with its figures; and the README's numbers.
 
-Everything on it is read from results/ and figures/ (and the paper's numbers from published/), so it is the same bytes
-for the same results; what was not measured is left out or said to be missing. The committed scale's report lies in
-results/, another's in results/<scale>/.
+Everything is read from results/ and figures/, and the paper's numbers from published/, so the same results give the
+same bytes. What was not measured is left out or said to be missing. The committed scale's report is in results/,
+another's in results/<scale>/.
 """
 
 import base64
@@ -10,14 +10,21 @@ import html
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os.path import relpath
 from pathlib import Path
 
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from dbyte.atomic import atomic_write
-from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS
+from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
 from dbyte.report import audit, claims
+from dbyte.report.figures import GREY, STYLE
 from dbyte.report.judging import UNMEASURED
 from dbyte.report.published import SOURCE
 from dbyte.report.results import read_results
@@ -25,9 +32,9 @@ from dbyte.report.tables import main_table, markdown
 
 CAPTIONS = {
     "claims": "The claims at a glance.",
-    "retention": "Teacher, Stage 1 and Stage 2 on every task, beside the paper's Table 1.",
+    "retention": "Teacher, Stage 1 and Stage 2 on every task, next to the paper's Table 1.",
     "dynamics": "Accuracy against the bytes of Stage 1 (the paper's Figure 2).",
-    "exposure": "Decoded cuts that are not the router's, against the distance from the prompt.",
+    "exposure": "Decoded boundaries that are not the router's, against the distance from the prompt.",
     "alignment_ablation": "With and without step 1.1, at equal bytes (Table 3).",
     "alignment_dynamics": "With and without step 1.1, accuracy against bytes (Table 3).",
     "encoder": "Encoders with as many parameters (Table 5).",
@@ -36,12 +43,16 @@ CAPTIONS = {
     "teacher_scale": "Students of a teacher of their size, of a larger one, and of another family (Table 10).",
     "byte_sft": "Stage 2 as in the paper and as released.",
     "robustness": "Accuracy under character noise (Table 6).",
-    "all_columns": "All columns of MiniBench, beside the paper's Table 1.",
+    "all_columns": "All columns of MiniBench, next to the paper's Table 1.",
 }
-MORE_TABLES = {  # results of notebook 16 that stand below the main table
-    "all_columns": "All columns of MiniBench, by models that have read the whole world:",
+MORE_TABLES = {  # results of notebook 16, below the main table
+    "all_columns": "All columns of MiniBench, by models that were trained on the whole world:",
     "mini_cute": "The letters of made-up words (MiniCUTE), by the same models:",
 }
+VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
+LINEAR = 10  # points up to which the axis is linear
+TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50)
+EDGE = 110  # beyond any difference of two percentages; where an interval has no end, it is drawn to here
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
@@ -50,6 +61,10 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid #e6e6e6; text-align: le
 th { background: #f6f6f6; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #555; }
 """
+
+
+BEGIN = "<!-- generated from results/small by `python -m dbyte readme --write` -->"  # around the README's numbers
+END = "<!-- end of the generated part -->"
 
 
 @dataclass(frozen=True)
@@ -81,11 +96,11 @@ def blocks(scale: str, *, results: Path = RESULTS, figures: Path = FIGURES,
            notebooks: Path = NOTEBOOKS) -> Iterator[Block]:
     """The report's parts in order."""
     found = claims.judged(scale=scale, folder=results, notebooks=notebooks)
-    yield Text(f"What the notebooks measured at scale `{scale}`, beside {SOURCE}. Generated from `results/` and "
+    yield Text(f"What the notebooks measured at scale `{scale}`, next to {SOURCE}. Generated from `results/` and "
                "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
     yield from headline(scale, results)
     yield from pictures(figures / scale, results / scale)
-    yield from ledger(found)
+    yield from judged_claims(found)
     yield from slips()
     yield from costs(scale, results)
 
@@ -107,7 +122,7 @@ def headline(scale: str, results: Path) -> Iterator[Block]:
 
 
 def pictures(folder: Path, results: Path) -> Iterator[Block]:
-    """The figures that were drawn from results, in CAPTIONS's order; one that is older than its results says so."""
+    """The figures drawn from results, in the order of CAPTIONS; one that is older than its results says so."""
     names = sorted((path.stem for path in folder.glob("*.json") if path.with_suffix(".png").is_file()),
                    key=lambda name: (list(CAPTIONS).index(name) if name in CAPTIONS else len(CAPTIONS), name))
     if names:
@@ -127,11 +142,11 @@ def _changed(file: Path, sha256: str) -> bool:
     return not sidecar.is_file() or json.loads(sidecar.read_text(encoding="utf-8"))["sha256"] != sha256
 
 
-def ledger(found: pd.DataFrame) -> Iterator[Block]:
+def judged_claims(found: pd.DataFrame) -> Iterator[Block]:
     """The paper's claims: those with a verdict as a table, the others as one."""
     yield Heading("The paper's claims")
-    yield Text(f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or the opposite is, where the whole "
-               "interval lies on one side of what it asks; minutes are those of its notebook at its longest.")
+    yield Text(f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or its opposite, where the whole "
+               "interval is on one side of what it asks; minutes are those of its notebook at its longest.")
     measured = found[found["verdict"] != UNMEASURED]
     if len(measured):
         yield Numbers(claims.shown(measured))
@@ -145,7 +160,7 @@ def slips() -> Iterator[Block]:
     found = audit.audit()
     tally = found["verdict"].value_counts()
     yield Heading("The paper's arithmetic")
-    yield Text(f"Of {len(found)} numbers that follow from others or stand there twice, {tally['agrees']} agree within "
+    yield Text(f"Of {len(found)} numbers that follow from others or are printed twice, {tally['agrees']} agree within "
                f"rounding, {tally['not derivable']} cannot be derived and {tally['slip']} do not fit:")
     yield Numbers(found[found["verdict"] == "slip"].drop(columns="verdict"), digits=3)
 
@@ -153,10 +168,11 @@ def slips() -> Iterator[Block]:
 def costs(scale: str, results: Path) -> Iterator[Block]:
     """How long it took, and on what."""
     yield Heading("Cost")
-    times, main = _read("notebook_times", scale, results), _read("main", scale, results)
+    times = _read("notebook_times", scale, results)
+    main = _read("main", scale, results)
     if times is not None:
-        yield Text(f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, each at its longest: from "
-                   "empty `runs/` where it ever ran so.")
+        yield Text(f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, each at its longest: with "
+                   "nothing trained before, where it ever ran so.")
         yield Numbers(pd.DataFrame({"notebook": times["notebook"], "minutes": times["value"] / 60,
                                     "commit": times["commit"].str[:12]}), digits=1)
     if main is not None:
@@ -194,7 +210,7 @@ def as_markdown(title: str, parts: Sequence[Block], *, folder: Path) -> str:
 
 
 def as_html(title: str, parts: Sequence[Block]) -> str:
-    """The parts as one file that needs nothing beside it."""
+    """The parts as one file that needs no other."""
     def shown(part: Block) -> str:
         match part:
             case Heading(text):
@@ -204,7 +220,8 @@ def as_html(title: str, parts: Sequence[Block]) -> str:
             case Numbers(frame, digits):
                 return _table(frame, digits)
             case Picture(path, caption):
-                data, alt = base64.b64encode(path.read_bytes()).decode("ascii"), html.escape(_first_sentence(caption))
+                data = base64.b64encode(path.read_bytes()).decode("ascii")
+                alt = html.escape(_first_sentence(caption))
                 return (f'<figure><img alt="{alt}" src="data:image/png;base64,{data}">'
                         f"<figcaption>{_inline(caption)}</figcaption></figure>")
 
@@ -236,13 +253,13 @@ def _table(frame: pd.DataFrame, digits: int) -> str:
 
 
 def report_path(scale: str, *, results: Path = RESULTS) -> Path:
-    """Where a scale's markdown report lies; the HTML is beside it."""
+    """Return the path of a scale's markdown report; the HTML has the same name."""
     return (results if scale == COMMITTED_SCALE else results / scale) / "REPORT.md"
 
 
 def report(scale: str, *, write: bool, results: Path = RESULTS, figures: Path = FIGURES,
            notebooks: Path = NOTEBOOKS) -> bool:
-    """Whether both files of a scale's report agree with its results; with `write` they are made to."""
+    """Return whether both files of a scale's report agree with its results; with `write` they are written first."""
     path = report_path(scale, results=results)
     title = f"dbyte at scale {scale}"
     parts = list(blocks(scale, results=results, figures=figures, notebooks=notebooks))
@@ -251,3 +268,98 @@ def report(scale: str, *, write: bool, results: Path = RESULTS, figures: Path = 
     for file in stale if write else ():
         atomic_write(file, wanted[file])
     return write or not stale
+
+
+# -- the claims at a glance --------------------------------------------------------------------------------------------
+
+
+def claims_figure(found: pd.DataFrame) -> Drawing:
+    """Return the claims at a glance, a row a claim: how far each measurement is on the claim's own side.
+
+    found: what `claims.judged` returned. Right of zero is what the paper says, left of it the opposite. The unit is a
+    point (of accuracy, of a score, or of a percentage), on a logarithmic axis beyond ten.
+    """
+    rows = found.iloc[::-1].reset_index(drop=True)
+    with rc_context(STYLE):
+        figure = Drawing(figsize=(7.6, 1.2 + 0.2 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        axes.set_xscale("symlog", linthresh=LINEAR)
+        axes.axvline(0, color="#000000", linewidth=1)
+        for height, claim in enumerate(rows.itertuples()):
+            if claim.verdict == UNMEASURED:
+                axes.annotate(f"{UNMEASURED} (notebook {claim.notebook[:2]})", (0, height), xytext=(6, 0), color=GREY,
+                              textcoords="offset points", va="center", fontsize=7)
+            else:
+                _draw_claim(axes, claim, height)
+        axes.set_yticks(range(len(rows)), [f"{claim.id}   {claim.where.split(';')[0]}" for claim in rows.itertuples()],
+                        fontsize=8)
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        axes.set_xlim(-EDGE, EDGE)
+        axes.xaxis.set_major_locator(FixedLocator(TICKS))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"{tick:+d}" if tick else "0" for tick in TICKS])
+        axes.set_xlabel("← opposite      points beyond what is claimed, 95 % interval      as the paper says →")
+        handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", label=_counted(found, verdict))
+                   for verdict, (colour, marker) in VERDICT_LOOKS.items()]
+        handles.append(Line2D([], [], linestyle="none", label=_counted(found, UNMEASURED)))
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    return figure
+
+
+def _draw_claim(axes: Axes, claim, height: int) -> None:
+    """One interval, turned so that the claim's side is on the right."""
+    colour, marker = VERDICT_LOOKS[claim.verdict]
+    sign = -1 if claim.direction == "below" else 1
+    ends = sorted(min(max(sign * (end - claim.threshold), -EDGE), EDGE) for end in (claim.low, claim.high))
+    axes.plot(ends, (height, height), color=colour, linewidth=1.8, solid_capstyle="butt")
+    axes.plot(sign * (claim.value - claim.threshold), height, color=colour, marker=marker, markersize=6)
+
+
+def _counted(found: pd.DataFrame, verdict: str) -> str:
+    return f"{verdict}: {(found['verdict'] == verdict).sum()}"
+
+
+# -- the README --------------------------------------------------------------------------------------------------------
+
+
+def readme_numbers(*, folder: Path = RESULTS) -> str:
+    """Return the README's results at the committed scale as markdown; FileNotFoundError where they were never made."""
+    read = partial(read_results, scale=COMMITTED_SCALE, folder=folder)
+    main = read("main")
+    stage1 = read("stage1")
+    stage2_bits = read("bits")
+    given = stage1[~stage1.model.isin(main.model.unique())]
+    every = read("all_columns")
+    bits = pd.concat([read("bits_stage1"), stage2_bits[stage2_bits.model == "stage2"]])
+    bits = bits.assign(shown=[f"{row.value:.4f} ± {row.stderr:.4f}" for row in bits.itertuples()])
+    facts = main.attrs["provenance"]
+    minutes = ", ".join(f"{row.notebook[:2]}: {row.value / 60:.0f}" for row in read("notebook_times").itertuples())
+    f1 = ", ".join(f"{row.corpus} {row.value:.2f} ± {row.stderr:.2f}" for row in read("boundaries_stage1").itertuples())
+    return "\n\n".join((
+        f"Scale `{COMMITTED_SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
+        f"percent ± standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and "
+        f"matched. Minutes of each notebook at its longest, what it found trained not counted: {minutes}.",
+        markdown(main_table(pd.concat([main, given]))),
+        "Teacher and students of the whole world (notebook 16), on all nine columns and spelling:",
+        markdown(main_table(every[every.model.isin(main.model.unique())])),
+        "Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a bound:",
+        markdown(bits.pivot(index="model", columns="corpus", values="shown").reset_index().rename_axis(columns=None)),
+        f"Router against the tokenizer on held-out text, F1 in percent: {f1}."))
+
+
+def with_numbers(text: str, part: str) -> str:
+    """Return the README's text with `part` between the markers; ValueError where they are missing."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"README.md must hold the lines {BEGIN!r} and {END!r} once each")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n\n{part}\n\n{END}{rest.split(END)[1]}"
+
+
+def readme(*, write: bool, path: Path = ROOT / "README.md") -> bool:
+    """Return whether README.md agrees with the results; with `write` it is written first."""
+    text = path.read_text(encoding="utf-8")
+    wanted = with_numbers(text, readme_numbers())
+    if write and wanted != text:
+        atomic_write(path, wanted)
+    return wanted == text or write

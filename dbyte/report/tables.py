@@ -1,7 +1,7 @@
-"""Tables of `paper / ours / n / error / verdict`, and the two summaries of the paper's Table 1, always from the rows.
+"""Results as tables for readers, always computed from the rows: nothing is typed.
 
-Average drop: the mean over the columns that both rows have of teacher - student, in percentage points. Retention: 100
-times the student's mean over the teacher's on those columns, in percent.
+Average drop: the mean over the columns that both models have of teacher - student, in percentage points. Retention: 100
+times the student's mean over the teacher's on those columns, in percent. Both are the summaries of the paper's Table 1.
 """
 
 import math
@@ -10,26 +10,23 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dbyte.evaluate.stats import Interval
+from dbyte.evaluate.stats import Estimate, Interval
 from dbyte.report.published import published
 
 BENCHMARKS = ("LMB", "HellaS", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "MMLU", "GSM8K")
+NOISE = {"clean": "HellaSwag original", "noise average": "HellaSwag noise avg", "antspeak": "AntSpeak", "drop": "Drop",
+         "random_case": "RandomCase", "repeat": "Repeat", "uppercase": "Uppercase"}  # our name -> the paper's
+SCORE, DELTA = "robustness score", "delta"  # metrics of the paper's Tables 6 to 8
 SIGMA = 2.0  # standard errors within which a measured number and a bound are not told apart
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its standard error, in the unit of the rows it came from."""
-
-    value: float
-    stderr: float = math.nan
-
-    def __str__(self) -> str:
-        return f"{self.value:.1f}" if math.isnan(self.stderr) else f"{self.value:.1f} ± {self.stderr:.1f}"
+def with_error(value: float, stderr: float, *, digits: int = 1) -> str:
+    """Return `value ± stderr`, or `value` alone where nothing was sampled (nan)."""
+    return f"{value:.{digits}f}" + ("" if math.isnan(stderr) else f" ± {stderr:.{digits}f}")
 
 
 def _common(teacher: Mapping[str, float], student: Mapping[str, float]) -> list[str]:
-    # keys(): a pandas Series is welcome, and iterating one gives its values.
+    # keys(): iterating a pandas Series gives its values.
     common = [name for name in teacher.keys()
               if not (math.isnan(teacher[name]) or math.isnan(student.get(name, math.nan)))]
     if not common:
@@ -44,31 +41,33 @@ def _square_sum(stderr: Mapping[str, float] | None, columns: Sequence[str]) -> f
 def average_drop(teacher: Mapping[str, float], student: Mapping[str, float], *,
                  teacher_stderr: Mapping[str, float] | None = None,
                  student_stderr: Mapping[str, float] | None = None) -> Estimate:
-    """Return the mean of teacher - student over the columns both have (a nan is a missing column).
+    """Return the mean of teacher - student over the columns that both have (nan: a missing column), n columns.
 
-    The standard error treats the two as independent; on the same items they are not, which makes it too wide, never too
-    narrow where they agree. Raises ValueError where they share no column.
+    The standard error treats the two as independent. On the same items they are not, which makes it too wide, never too
+    narrow, where they agree. Raises ValueError where they share no column.
     """
     columns = _common(teacher, student)
     drop = sum(teacher[name] - student[name] for name in columns) / len(columns)
     variance = _square_sum(teacher_stderr, columns) + _square_sum(student_stderr, columns)
-    return Estimate(drop, math.sqrt(variance) / len(columns))
+    return Estimate(drop, math.sqrt(variance) / len(columns), len(columns))
 
 
-def retention(teacher: Mapping[str, float], student: Mapping[str, float], *,
-              teacher_stderr: Mapping[str, float] | None = None,
-              student_stderr: Mapping[str, float] | None = None) -> Estimate:
-    """Return 100 * mean(student) / mean(teacher) over the columns both have, with its first-order standard error.
+def retention_of_means(teacher: Mapping[str, float], student: Mapping[str, float], *,
+                       teacher_stderr: Mapping[str, float] | None = None,
+                       student_stderr: Mapping[str, float] | None = None) -> Estimate:
+    """Return 100 * mean(student) / mean(teacher) over the columns that both have, with its first-order standard error.
 
-    Raises ValueError where they share no column or the teacher's mean is 0.
+    For numbers without their items, as printed ones; `stats.retention` resamples items. Raises ValueError where they
+    share no column or the teacher's mean is 0.
     """
     columns = _common(teacher, student)
-    teacher_sum, student_sum = sum(teacher[name] for name in columns), sum(student[name] for name in columns)
+    teacher_sum = sum(teacher[name] for name in columns)
+    student_sum = sum(student[name] for name in columns)
     if teacher_sum == 0:
         raise ValueError("the teacher scores 0 on every column: nothing can be retained")
     ratio = student_sum / teacher_sum
     variance = _square_sum(student_stderr, columns) + ratio**2 * _square_sum(teacher_stderr, columns)
-    return Estimate(100 * ratio, 100 * math.sqrt(variance) / teacher_sum)
+    return Estimate(100 * ratio, 100 * math.sqrt(variance) / teacher_sum, len(columns))
 
 
 def wide(frame: pd.DataFrame, *, rows: str = "model", columns: str = "task", values: str = "value") -> pd.DataFrame:
@@ -84,8 +83,7 @@ def estimates(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: 
 
     order: the columns in this order, those that the frame has.
     """
-    cells = [f"{row.value:.{digits}f}" + ("" if math.isnan(row.stderr) else f" ± {row.stderr:.{digits}f}")
-             for row in frame.itertuples()]
+    cells = [with_error(row.value, row.stderr, digits=digits) for row in frame.itertuples()]
     return words(frame.assign(cell=cells), rows=rows, columns=columns, order=order, values="cell")
 
 
@@ -100,46 +98,51 @@ def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame
 
     frame: tidy results with the keys model and task, accuracies in percent. Raises ValueError without a teacher row.
     """
-    values, errors = wide(frame), wide(frame, values="stderr")
+    values = wide(frame)
+    errors = wide(frame, values="stderr")
     if teacher not in values.index:
         raise ValueError(f"expected a model {teacher!r} to compare with, found {sorted(values.index)}")
     table = {}
     for model in sorted(values.index, key=lambda name: (name != teacher, name)):
-        table[model] = {task: str(Estimate(values.at[model, task], errors.at[model, task])) for task in values}
-        if model != teacher:
-            pair, error = (values.loc[teacher], values.loc[model]), (errors.loc[teacher], errors.loc[model])
-            table[model]["average drop"] = str(average_drop(*pair, teacher_stderr=error[0], student_stderr=error[1]))
-            if pair[0].any():  # of nothing, nothing is kept: the cell stays empty
-                table[model]["retention %"] = str(retention(*pair, teacher_stderr=error[0], student_stderr=error[1]))
+        row = {task: with_error(values.at[model, task], errors.at[model, task]) for task in values}
+        table[model] = row
+        if model == teacher:
+            continue
+        pair = (values.loc[teacher], values.loc[model])
+        of_pair = {"teacher_stderr": errors.loc[teacher], "student_stderr": errors.loc[model]}
+        drop = average_drop(*pair, **of_pair)
+        row["average drop"] = with_error(drop.value, drop.stderr)
+        if values.loc[teacher].any():  # where the teacher has nothing right, the cell stays empty
+            kept = retention_of_means(*pair, **of_pair)
+            row["retention %"] = with_error(kept.value, kept.stderr)
     return pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis("model").reset_index()
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One statement of a paper beside what was measured: `ours` shall reach `at_least` or stay under `at_most`.
+class Target:
+    """A measured number and what a notebook expects of it: to reach `at_least` or stay under `at_most`.
 
-    paper is the published number (nan: none), n the items behind `ours`, stderr its standard error (nan: not sampled).
-    Without a bound the claim is only reported. Raises ValueError for two bounds or n < 1.
+    n: the items it is taken over. stderr: its standard error (nan: not sampled). Without a bound it is only reported.
+    Raises ValueError for two bounds or n < 1.
     """
 
     what: str
     ours: float
     n: int
     stderr: float = math.nan
-    paper: float = math.nan
     at_least: float | None = None
     at_most: float | None = None
 
     def __post_init__(self) -> None:
         if self.at_least is not None and self.at_most is not None:
-            raise ValueError(f"claim {self.what!r} has two bounds: state it as two claims")
+            raise ValueError(f"target {self.what!r} has two bounds: state it as two targets")
         if self.n < 1:
-            raise ValueError(f"claim {self.what!r} needs n >= 1, found {self.n}")
+            raise ValueError(f"target {self.what!r} needs n >= 1, found {self.n}")
 
     @classmethod
-    def of_interval(cls, what: str, interval: Interval, n: int, **rest: float) -> "Claim":
-        """Return the claim on an estimate with its 95 % interval, whose quarter is the standard error."""
-        return cls(what, interval.value, n, (interval.high - interval.low) / 4, **rest)
+    def of_interval(cls, what: str, interval: Interval, n: int, **bound: float) -> "Target":
+        """Return the target of an estimate with its 95 % interval, a quarter of which is the standard error."""
+        return cls(what, interval.value, n, (interval.high - interval.low) / 4, **bound)
 
     @property
     def verdict(self) -> str:
@@ -150,38 +153,93 @@ class Claim:
         error = 0.0 if math.isnan(self.stderr) else self.stderr
         return ("holds" if margin >= 0 else "fails") + (" (within error)" if abs(margin) < SIGMA * error else "")
 
+    @property
+    def bound(self) -> str:
+        """The bound as text, empty where there is none."""
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return "" if self.at_most is None else f"<= {self.at_most:g}"
 
-def claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """Return the claims as a table of text: claim, paper, ours, bound, n, error, verdict."""
-    def number(value: float | None) -> str:
-        return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
+def targets_table(targets: Sequence[Target]) -> pd.DataFrame:
+    """Return the targets as a table of text: claim, ours, bound, n, error, verdict."""
     return pd.DataFrame([{
-        "claim": claim.what, "paper": number(claim.paper), "ours": number(claim.ours),
-        "bound": f">= {claim.at_least:g}" if claim.at_least is not None
-                 else f"<= {claim.at_most:g}" if claim.at_most is not None else "",
-        "n": claim.n, "error": number(claim.stderr), "verdict": claim.verdict,
-    } for claim in claims])
+        "claim": target.what, "ours": f"{target.ours:.4g}", "bound": target.bound, "n": target.n,
+        "error": "" if math.isnan(target.stderr) else f"{target.stderr:.4g}", "verdict": target.verdict,
+    } for target in targets])
 
 
-def beside_table4(differences: pd.DataFrame) -> pd.DataFrame:
+def differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return differences in points with their intervals, what is claimed of them, and verdicts, as text."""
+    return pd.DataFrame([{"difference": row.what, "task": row.task, "points": f"{row.value:+.1f}",
+                          "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}", "claimed": row.claimed,
+                          "n": str(row.n), "verdict": row.verdict} for row in frame.itertuples()])
+
+
+def decoding_differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Return JBP - MBP as text: what, the paper's difference (Table 4), ours, interval, n, verdict on "above 0".
 
-    differences: rows with what, value, low, high, n, verdict, in points.
+    frame: rows with what, value, low, high, n, verdict, in points.
     """
     paper = published("table04_decoding").set_index("decoding")
     return pd.DataFrame([{
         "JBP - MBP": row.what,
         "paper": f"{paper.at['JBP', row.what] - paper.at['MBP', row.what]:+.1f}" if row.what in paper else "",
         "ours": f"{row.value:+.1f}", "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}", "n": row.n,
-        "JBP ahead": row.verdict} for row in differences.itertuples()])
+        "JBP ahead": row.verdict} for row in frame.itertuples()])
 
 
 def agreement_table(exposure: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of cuts that agree with the router's over all bytes, in percent, a row a model and corpus."""
+    """Return how often boundaries agree with the router's, in percent of all bytes, a row a model and corpus."""
     sums = exposure.groupby(["model", "corpus", "text"])[["n", "deviating"]].sum().reset_index()
     sums = sums.assign(share=100 * (1 - sums["deviating"] / sums["n"]))
     return sums.pivot(index=["model", "corpus"], columns="text", values="share").reset_index().rename_axis(columns=None)
+
+
+def by_noise(accuracy: pd.DataFrame, *, models: Sequence[str]) -> pd.DataFrame:
+    """Return `value ± stderr` in percent, a row a task and kind of noise, a column a model; the average stands last.
+
+    accuracy: rows with model, task, kind, value, stderr, chance.
+    """
+    rows = []
+    for task in sorted(dict.fromkeys(accuracy["task"]), key="average".__eq__):
+        of_task = accuracy[accuracy["task"] == task]
+        for kind in NOISE:
+            cells = of_task[of_task["kind"] == kind].set_index("model")
+            row = {"task": task, "noise": kind}
+            row |= {model: with_error(cells.at[model, "value"], cells.at[model, "stderr"]) for model in models}
+            rows.append(row | {"chance": f"{cells['chance'].iloc[0]:.1f}", "n": str(cells["n"].iloc[0])})
+    return pd.DataFrame(rows)
+
+
+def robustness_scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return Eq. 5 with its interval of 95 %, and Delta, a row a task and model, as text."""
+    return pd.DataFrame([{"task": row.task, "model": row.model, SCORE: f"{row.value:.1f}",
+                          "95 % interval": f"{row.low:.1f} to {row.high:.1f}", DELTA: f"{row.delta:.1f}",
+                          "n": str(row.n)} for row in frame.itertuples()])
+
+
+def robustness_with_paper(
+    table: str, columns: Mapping[str, str], accuracy: pd.DataFrame, score: pd.DataFrame, *, task: str = "average"
+) -> pd.DataFrame:
+    """Return a published table's columns and ours, a row a metric; ours on one task or the average of all.
+
+    columns: our model -> the paper's column. score: empty where no model is above chance. A score that is not defined
+    is left empty.
+    """
+    paper = published(table).set_index("metric")
+    ours = {(row.model, NOISE[row.kind]): row.value
+            for row in accuracy[accuracy["task"] == task].itertuples()}
+    for row in score[score["task"] == task].itertuples() if len(score) else ():
+        ours[row.model, SCORE] = row.value
+        ours[row.model, DELTA] = row.delta
+    rows = []
+    for metric in (*NOISE.values(), SCORE, DELTA):
+        printed = paper.loc[metric] if metric in paper.index else {}
+        row = {"metric": metric}
+        row |= {f"paper, {name}": printed.get(column, math.nan) for name, column in columns.items()}
+        rows.append(row | {f"ours, {name}": ours.get((name, metric), math.nan) for name in columns})
+    return pd.DataFrame(rows)
 
 
 def markdown(frame: pd.DataFrame, *, digits: int = 2) -> str:
