@@ -126,11 +126,11 @@ tables.Table(record.read("teacher_bits").drop(columns="folded"))
 
 # %%
 bounds = {"ARC-E": 95, "LMB": 80, "GSM8K": 90}
-claims = []
+targets = []
 for task, bound in bounds.items():
     row = accuracy.set_index("task").loc[task]
-    claims.append(tables.Claim(f"teacher, {task}, accuracy %", row.value, int(row.n), row.stderr, at_least=bound))
-tables.Table(tables.claims_table(claims))
+    targets.append(tables.Target(f"teacher, {task}, accuracy %", row.value, int(row.n), row.stderr, at_least=bound))
+tables.Table(tables.targets_table(targets))
 
 # %% [markdown]
 # ## What is not shown here

@@ -266,18 +266,18 @@ tables.Table(bits.drop(columns="folded"), digits=4)
 # %%
 correct = {model: {task: column.correct for task, column in columns.items()} for model, columns in found.items()}
 n = sum(column.n for column in found["teacher"].values())
-claims = []
+targets = []
 for model in list(models)[1:]:
     kept = retention(correct[model], correct["teacher"])
-    claims.append(tables.Claim.of_interval(f"retention %, {model}", kept, n, at_least=97))
+    targets.append(tables.Target.of_interval(f"retention %, {model}", kept, n, at_least=97))
 for row in boundaries.itertuples():
-    claims.append(tables.Claim(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97))
+    targets.append(tables.Target(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97))
 by_model = bits.pivot(index="corpus", columns="model", values=["value", "n"])
 for name, row in by_model.iterrows():
     more = 100 * (row["value", "stage1/tokenizer"] / row["value", "teacher"] - 1)
     what = f"bits per byte over the teacher's, % more, {name}, tokenizer's boundaries"
-    claims.append(tables.Claim(what, more, int(row["n", "teacher"]), at_most=3))
-tables.Table(tables.claims_table(claims))
+    targets.append(tables.Target(what, more, int(row["n", "teacher"]), at_most=3))
+tables.Table(tables.targets_table(targets))
 
 # %% [markdown]
 # ## What could not be reproduced

@@ -35,7 +35,7 @@ from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.evaluate.stats import difference, difference_rows, retention
 from dbyte.model.chunking import dechunk, find_chunks
 from dbyte.model.router import THRESHOLD
-from dbyte.report import audit, figures, miniature, noise_tables, results, tables
+from dbyte.report import audit, figures, miniature, results, tables
 from dbyte.report.published import published
 
 # %%
@@ -167,7 +167,7 @@ correct = {model: {task: column.correct for task, column in columns.items()} for
 with record("main_difference", keys=["what", "task"], of=runs[4]) as rows:
     for one, other in (("teacher", "stage1"), ("teacher", "stage2"), ("stage1", "stage2")):
         rows += difference_rows(f"{one} - {other}", correct[one], correct[other])
-tables.Table(noise_tables.verdicts(record.read("main_difference")))
+tables.Table(tables.differences(record.read("main_difference")))
 
 # %% [markdown]
 # The paper's Table 1, with the average drop as printed and as each row yields it:
@@ -222,13 +222,13 @@ for prompt, text in zip(prompts, dbyte.generate(student, prompts, max_new_bytes=
 
 # %%
 n = sum(column.n for column in found["teacher"].values())
-claims = []
+targets = []
 for model, bound in {"stage1": 97, "stage2": 90}.items():
     kept = retention(correct[model], correct["teacher"])
-    claims.append(tables.Claim.of_interval(f"retention %, {model}", kept, n, at_least=bound))
+    targets.append(tables.Target.of_interval(f"retention %, {model}", kept, n, at_least=bound))
 lost = difference(correct["stage1"], correct["stage2"])
-claims.append(tables.Claim.of_interval("Stage 1 above Stage 2, points of average accuracy", lost, n, at_least=0))
-tables.Table(tables.claims_table(claims))
+targets.append(tables.Target.of_interval("Stage 1 above Stage 2, points of average accuracy", lost, n, at_least=0))
+tables.Table(tables.targets_table(targets))
 
 # %% [markdown]
 # ## What could not be reproduced

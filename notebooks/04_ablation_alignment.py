@@ -82,7 +82,7 @@ tables.Table(tables.published("table03_ablation_alignment"), digits=1)
 with record("alignment_difference", keys=["what", "task"], of=sequence) as rows:
     rows += ablation.variant_difference_rows(measured, order[0])
 differences = record.read("alignment_difference")
-tables.Table(ablations.verdicts(differences))
+tables.Table(ablations.differences(differences))
 
 # %% [markdown]
 # Column by column, for the claim itself:
@@ -115,7 +115,7 @@ kept = ablation.train(chosen, with_snapshots(variants[:2]), seed=seed)
 with record("alignment_dynamics", keys=["model", "task", "train_bytes"], of=sequence) as rows:
     rows += ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
 dynamics = record.read("alignment_dynamics")
-picture = ablations.dynamics_figure(dynamics, order[:2], teacher=level)
+picture = ablations.curves_figure(dynamics, order[:2], teacher=level)
 Image(figures.save(picture, "alignment_dynamics", frames=[dynamics, level]))
 
 # %% [markdown]

@@ -113,7 +113,7 @@ kept = ablation.train(chosen, with_snapshots(variants[:2]), seed=seed)
 with record("encoder_dynamics", keys=["model", "task", "train_bytes"], of=mamba) as rows:
     rows += ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
 dynamics = record.read("encoder_dynamics")
-picture = ablations.dynamics_figure(dynamics, order[:2], teacher=level)
+picture = ablations.curves_figure(dynamics, order[:2], teacher=level)
 Image(figures.save(picture, "encoder_dynamics", frames=[dynamics, level]))
 
 # %% [markdown]
@@ -126,7 +126,7 @@ Image(figures.save(picture, "encoder_dynamics", frames=[dynamics, level]))
 with record("encoder_difference", keys=["what", "task"], of=mamba) as rows:
     rows += ablation.variant_difference_rows(measured, "Mamba2")
     rows += ablation.variant_difference_rows(measured, "Mamba2, AdamW", ["Transformer, AdamW"])
-tables.Table(ablations.verdicts(record.read("encoder_difference")))
+tables.Table(ablations.differences(record.read("encoder_difference")))
 
 # %% [markdown]
 # If a convolution or a short window of attention, which remember nothing beyond a few bytes, does as well as Mamba2,

@@ -177,7 +177,7 @@ tables.Table(tables.published("table04_decoding"), digits=1)
 correct = {model: {task: column.correct for task, column in columns.items()} for model, columns in found.items()}
 with record("decoding_difference", keys=["what"], of=mbp) as rows:
     rows += claim_rows(correct["JBP"], correct["MBP"], generated="GSM8K")
-tables.Table(tables.beside_table4(record.read("decoding_difference")))
+tables.Table(tables.decoding_differences(record.read("decoding_difference")))
 
 # %% [markdown]
 # ## Bits per byte along their own boundaries

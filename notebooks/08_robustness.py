@@ -34,7 +34,7 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import boundary_learning, perturbed_students, perturbed_teacher, run_variant
 from dbyte.evaluate import under_noise
 from dbyte.evaluate.measure import Measurer, boundary_row
-from dbyte.report import figures, noise_figures, noise_tables, results, tables
+from dbyte.report import figures, results, tables
 
 # %%
 chosen = presets.scale(scale)
@@ -69,10 +69,10 @@ with record("robustness", keys=["model", "task", "kind"], of=runs[4]) as rows:
         found[model] = under_noise.answers(measurer, *how, items=chosen.ablation.items)
         rows += under_noise.noise_rows(model, found[model], chance)
 robustness = record.read("robustness")
-tables.Table(noise_tables.by_kind(robustness, models=list(models)))
+tables.Table(tables.by_noise(robustness, models=list(models)))
 
 # %%
-Image(figures.save(noise_figures.robustness_figure(robustness), "robustness", frames=[robustness]))
+Image(figures.save(figures.robustness_figure(robustness), "robustness", frames=[robustness]))
 
 # %% [markdown]
 # Eq. 5, what noise leaves of the accuracy above chance, with a bootstrap interval over items, and Delta, the points it
@@ -91,14 +91,14 @@ def scored(name, answers, run, chance=chance):
 
 
 score = scored("robustness_score", found, runs[4])
-tables.Table(noise_tables.scores(score))
+tables.Table(tables.robustness_scores(score))
 
 # %% [markdown]
 # The paper's Llama next to the average of our columns:
 
 # %%
 columns = {"teacher": "llama-3.2-3b/baseline", "stage1": "llama-3.2-3b/stage1", "stage2": "llama-3.2-3b/stage2"}
-tables.Table(noise_tables.beside_paper("table06_robustness", columns, robustness, score), digits=1)
+tables.Table(tables.robustness_with_paper("table06_robustness", columns, robustness, score), digits=1)
 
 # %% [markdown]
 # ### The paper's own column
@@ -121,11 +121,11 @@ with record("robustness_hellas", keys=["model", "task", "kind"], of=far[4]) as r
         script[model] = under_noise.answers(Measurer(whole, seed), *how, items=chosen.ablation.items, only=[first])
         rows += under_noise.noise_rows(model, script[model], guessed)
 hellas = record.read("robustness_hellas")
-tables.Table(noise_tables.by_kind(hellas, models=list(script)))
+tables.Table(tables.by_noise(hellas, models=list(script)))
 
 # %%
 hellas_score = scored("robustness_hellas_score", script, far[4], guessed)
-tables.Table(noise_tables.beside_paper("table06_robustness", columns, hellas, hellas_score, task=first), digits=1)
+tables.Table(tables.robustness_with_paper("table06_robustness", columns, hellas, hellas_score, task=first), digits=1)
 
 # %% [markdown]
 # ### The claims
@@ -143,7 +143,7 @@ def judged(claims, run):
     with record("robustness_difference", keys=["what", "task"], of=run) as rows:
         rows += differences
     shown = record.read("robustness_difference")
-    return tables.Table(noise_tables.verdicts(shown[shown.what.isin({row["what"] for row in claims})]))
+    return tables.Table(tables.differences(shown[shown.what.isin({row["what"] for row in claims})]))
 
 
 judged(under_noise.robustness_claims(*found.values(), within=3.0), runs[4])
@@ -154,7 +154,7 @@ judged(under_noise.robustness_claims(*found.values(), within=3.0), runs[4])
 # %%
 with record("robustness_hellas_difference", keys=["what", "task"], of=far[4]) as rows:
     rows += under_noise.robustness_claims(*script.values(), within=3.0)
-tables.Table(noise_tables.verdicts(record.read("robustness_hellas_difference")))
+tables.Table(tables.differences(record.read("robustness_hellas_difference")))
 
 # %% [markdown]
 # ## Table 7: boundaries that lean less on spaces
@@ -179,12 +179,12 @@ with record("boundary_learning", keys=["model", "task", "kind"], of=trim) as row
     for name, answers in learnt.items():
         rows += under_noise.noise_rows(name, answers, chance)
 boundary = record.read("boundary_learning")
-tables.Table(noise_tables.by_kind(boundary, models=list(learnt)))
+tables.Table(tables.by_noise(boundary, models=list(learnt)))
 
 # %%
 score = scored("boundary_learning_score", learnt, trim)
 columns = {"standard": "stage1", "Trim Data": "trim data", "Whitespace Penalty": "space penalty"}
-tables.Table(noise_tables.beside_paper("table07_boundary_optimization", columns, boundary, score), digits=1)
+tables.Table(tables.robustness_with_paper("table07_boundary_optimization", columns, boundary, score), digits=1)
 
 # %% [markdown]
 # How well each router still finds the teacher's tokens on clean held-out text (F1 in percent):
@@ -225,7 +225,7 @@ with record("perturbed_finetuning", keys=["model", "task", "kind"], of=tuned["st
     for model, answers in both.items():
         rows += under_noise.noise_rows(model, answers, chance)
 tuning = record.read("perturbed_finetuning")
-tables.Table(noise_tables.by_kind(tuning, models=list(both)))
+tables.Table(tables.by_noise(tuning, models=list(both)))
 
 # %%
 score = scored("perturbed_finetuning_score", both, tuned["stage2"])
@@ -233,7 +233,7 @@ columns = {}
 for suffix, when in (("", "origin"), (", tuned", "finetuned")):
     for ours, theirs in (("teacher", "token"), ("stage1", "distill"), ("stage2", "dechunk")):
         columns[ours + suffix] = f"{when}/{theirs}"
-tables.Table(noise_tables.beside_paper("table08_perturbed_finetuning", columns, tuning, score), digits=1)
+tables.Table(tables.robustness_with_paper("table08_perturbed_finetuning", columns, tuning, score), digits=1)
 
 # %% [markdown]
 # Who gains more, in general and under AntSpeak, and whose clean accuracy holds:

@@ -100,7 +100,7 @@ tables.Table(tables.published("table09_router"), digits=1)
 with record("router_difference", keys=["what", "task"], of=integrated) as rows:
     rows += ablation.variant_difference_rows(measured, "integrated", ["split"])
     rows += ablation.variant_difference_rows(measured, ideal, ["integrated", "split"])
-tables.Table(ablations.verdicts(record.read("router_difference")))
+tables.Table(ablations.differences(record.read("router_difference")))
 
 # %% [markdown]
 # ## What could not be reproduced

@@ -154,7 +154,7 @@ tables.Table(record.read("teacher_scale_f1"))
 with record("teacher_scale_difference", keys=["what", "task"], of=baseline) as rows:
     rows += ablation.variant_difference_rows(measured, order[0], order[1:])
     rows += ablation.variant_difference_rows(measured, order[0] + ideal, [name + ideal for name in order[1:]])
-tables.Table(ablations.verdicts(record.read("teacher_scale_difference")))
+tables.Table(ablations.differences(record.read("teacher_scale_difference")))
 
 # %% [markdown]
 # ## What could not be reproduced

@@ -67,7 +67,7 @@ with record("order_difference", keys=["what", "task"], of=sequence) as rows:
     rows += ablation.variant_difference_rows(measured, order[0])
     rows += ablation.variant_difference_rows(measured | {"best joint": measured[best]}, order[0], ["best joint"])
 print("best joint:", best)
-tables.Table(ablations.verdicts(record.read("order_difference")))
+tables.Table(ablations.differences(record.read("order_difference")))
 
 # %% [markdown]
 # ## What could not be reproduced

@@ -89,7 +89,7 @@ with record("byte_sft_difference", keys=["what", "task"], of=plain) as rows:
     for name in order[1:]:
         rows += ablation.variant_difference_rows(measured, name, ["plain"])
     rows += ablation.variant_difference_rows(measured, "boundary loss, confidence", ["boundary loss in 2.2"])
-tables.Table(ablations.verdicts(record.read("byte_sft_difference")))
+tables.Table(ablations.differences(record.read("byte_sft_difference")))
 
 # %% [markdown]
 # ## Bits per byte, and whether the router holds

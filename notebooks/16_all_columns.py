@@ -32,7 +32,7 @@ from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate import stats
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
-from dbyte.report import figures, noise_tables, results, tables
+from dbyte.report import figures, results, tables
 from dbyte.report.published import published
 from dbyte.tasks import minibench
 from dbyte.tasks.minibench import MINI_CUTE
@@ -102,13 +102,13 @@ tables.Table(record.read("above_chance"), digits=1)
 # %%
 correct = {model: {task: one.correct for task, one in columns.items()} for model, columns in found.items()}
 n = sum(one.n for one in found["teacher"].values())
-claims = []
+targets = []
 for model, bound in {"stage1": 97, "stage2": 90}.items():
     kept = stats.retention(correct[model], correct["teacher"])
-    claims.append(tables.Claim.of_interval(f"retention %, {model}", kept, n, at_least=bound))
+    targets.append(tables.Target.of_interval(f"retention %, {model}", kept, n, at_least=bound))
 lost = stats.difference(correct["stage1"], correct["stage2"])
-claims.append(tables.Claim.of_interval("Stage 1 above Stage 2, points of average accuracy", lost, n, at_least=0))
-tables.Table(tables.claims_table(claims))
+targets.append(tables.Target.of_interval("Stage 1 above Stage 2, points of average accuracy", lost, n, at_least=0))
+tables.Table(tables.targets_table(targets))
 
 # %% [markdown]
 # ## Letters: MiniCUTE
@@ -136,7 +136,7 @@ spelt = {model: {name: one.correct for name, one in columns.items()} for model, 
 with record("mini_cute_difference", keys=["what", "task"], of=runs[4]) as rows:
     for one, other in (("stage2", "teacher"), ("stage2", "stage1"), ("stage1", "teacher")):
         rows += stats.difference_rows(f"letters: {one} ahead of {other}", spelt[one], spelt[other])
-tables.Table(noise_tables.verdicts(record.read("mini_cute_difference")))
+tables.Table(tables.differences(record.read("mini_cute_difference")))
 
 # %% [markdown]
 # ## Real prose, and the router

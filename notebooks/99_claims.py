@@ -25,7 +25,7 @@ seed = 0
 from IPython.display import Image
 
 from dbyte import presets
-from dbyte.report import audit, claims, figures, glance, results, tables
+from dbyte.report import audit, claims, figures, page, results, tables
 from dbyte.report.judging import UNMEASURED
 
 # %%
@@ -43,7 +43,7 @@ found = claims.judged(scale=scale)
 measured = found[found["verdict"] != UNMEASURED]
 print(f"{len(found)} claims: {claims.counts(found)}")
 frames = [record.read(name) for name in sorted(set(measured["file"]))]
-Image(figures.save(glance.glance_figure(found), "claims", frames=frames, scale=scale))
+Image(figures.save(page.claims_figure(found), "claims", frames=frames, scale=scale))
 
 # %% [markdown]
 # ## Those that were measured

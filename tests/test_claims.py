@@ -117,7 +117,7 @@ def test_the_share_that_a_model_keeps_by_hand(tmp_path):
 
 
 def test_the_ledger_is_whole():
-    ledger = claims.ledger("small")
+    ledger = claims.every_claim("small")
     assert 30 <= len(ledger) and len({claim.id for claim in ledger}) == len(ledger)
     places = " ".join(claim.where for claim in ledger)
     assert all(place in places for place in (
@@ -139,7 +139,7 @@ def test_cuts_are_counted_on_the_corpora_of_the_scale(tmp_path):
 def test_nothing_measured_gives_a_whole_table_of_gaps(tmp_path):
     found = claims.judged(scale="smoke", folder=tmp_path)
     assert set(found["verdict"]) == {judging.UNMEASURED} and (found["why"] != "").all()
-    assert found["value"].isna().all() and len(claims.shown(found)) == len(claims.ledger("smoke"))
+    assert found["value"].isna().all() and len(claims.shown(found)) == len(claims.every_claim("smoke"))
 
 
 def test_at_small_every_claim_whose_notebook_ran_has_the_verdict_of_its_interval():

@@ -9,7 +9,7 @@ from dbyte.distill.losses import routed
 from dbyte.evaluate import measure
 from dbyte.evaluate.boundaries import Agreement, agreement
 from dbyte.evaluate.lm import StudentLM
-from dbyte.report.readme import BEGIN, END, updated
+from dbyte.report.page import BEGIN, END, with_numbers
 from dbyte.tasks import minibench
 
 
@@ -85,9 +85,9 @@ def test_agreement_counts_only_what_the_router_decides(teacher, tokenizer, rows,
 
 def test_the_readme_takes_a_generated_part_between_its_markers():
     text = f"before\n{BEGIN}\nold\n{END}\nafter"
-    assert updated(text, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter"
+    assert with_numbers(text, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter"
     with pytest.raises(ValueError, match="once each"):
-        updated("no markers", "new")
+        with_numbers("no markers", "new")
 
 
 @pytest.mark.parametrize("reading, apart", [("stage2/router", True), ("stage1/router", True), ("token", False)])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dbyte.evaluate import under_noise
-from dbyte.report import noise_figures, noise_tables
+from dbyte.report import figures, tables
 from dbyte.report.published import published
 from dbyte.text.perturb import KINDS
 
@@ -25,7 +25,7 @@ SCORES = pd.DataFrame([row for model in MODELS for row in under_noise.score_rows
 
 
 def test_a_row_a_task_and_perturbation_the_average_last():
-    table = noise_tables.by_kind(ACCURACY, models=MODELS)
+    table = tables.by_noise(ACCURACY, models=MODELS)
     assert len(table) == 3 * 7 and list(table)[2:5] == list(MODELS) and set(table.task[-7:]) == {"average"}
     cell = ACCURACY[(ACCURACY.model == "stage1") & (ACCURACY.task == "Prose") & (ACCURACY.kind == "drop")].iloc[0]
     shown = table[(table.task == "Prose") & (table.noise == "drop")].iloc[0]
@@ -38,7 +38,7 @@ def test_a_row_a_task_and_perturbation_the_average_last():
     ("table08_perturbed_finetuning", {"teacher": "finetuned/token"}),
 ])
 def test_ours_stand_beside_every_metric_that_the_paper_prints(name, columns):
-    table, paper = noise_tables.beside_paper(name, columns, ACCURACY, SCORES), published(name).set_index("metric")
+    table, paper = tables.robustness_with_paper(name, columns, ACCURACY, SCORES), published(name).set_index("metric")
     assert set(paper.index) <= set(table.metric)
     for row in table.to_dict("records"):
         for ours, theirs in columns.items():
@@ -48,12 +48,13 @@ def test_ours_stand_beside_every_metric_that_the_paper_prints(name, columns):
 
 
 def test_a_score_that_is_not_defined_is_left_empty():
-    table = noise_tables.beside_paper("table06_robustness", {"teacher": "qwen3-4b/baseline"}, ACCURACY, SCORES.iloc[:0])
+    columns = {"teacher": "qwen3-4b/baseline"}
+    table = tables.robustness_with_paper("table06_robustness", columns, ACCURACY, SCORES.iloc[:0])
     assert table.set_index("metric")["ours, teacher"].isna().sum() == 2
 
 
 def test_every_accuracy_is_drawn_at_its_place_with_its_chance():
-    figure = noise_figures.robustness_figure(ACCURACY)
+    figure = figures.robustness_figure(ACCURACY)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["ARC-E", "Prose", "average"]
     for axes in figure.axes:
         for container, model in zip(axes.containers, MODELS, strict=True):
@@ -64,11 +65,11 @@ def test_every_accuracy_is_drawn_at_its_place_with_its_chance():
 
 def test_a_figure_without_one_of_the_three_is_refused():
     with pytest.raises(ValueError, match="stage2"):
-        noise_figures.robustness_figure(ACCURACY[ACCURACY.model != "stage2"])
+        figures.robustness_figure(ACCURACY[ACCURACY.model != "stage2"])
 
 
 def test_verdicts_keep_their_order_and_claim():
     rows = under_noise.robustness_claims(*FOUND.values(), within=3)
-    table = noise_tables.verdicts(pd.DataFrame(rows))
+    table = tables.differences(pd.DataFrame(rows))
     assert len(table) == len(rows) == 5 * 3 and table.claimed[0] == "above -3"
     assert set(table.verdict) <= {"shown", "not shown", "opposite"}

@@ -123,13 +123,13 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
 def test_drop_and_retention_by_hand():
     teacher, student = {"a": 80.0, "b": 60.0, "c": 50.0}, {"a": 70.0, "b": 65.0, "d": 1.0}
     assert tables.average_drop(teacher, student).value == pytest.approx((10 - 5) / 2)
-    assert tables.retention(teacher, student).value == pytest.approx(100 * 135 / 140)
+    assert tables.retention_of_means(teacher, student).value == pytest.approx(100 * 135 / 140)
     error = {"a": 3.0, "b": 4.0, "c": 0.0, "d": 0.0}
     zero = dict.fromkeys(error, 0.0)
     assert tables.average_drop(teacher, student, teacher_stderr=error, student_stderr=zero).stderr == pytest.approx(2.5)
-    measured = tables.retention(teacher, student, teacher_stderr=zero, student_stderr=error)
+    measured = tables.retention_of_means(teacher, student, teacher_stderr=zero, student_stderr=error)
     assert measured.stderr == pytest.approx(100 * 5 / 140)
-    assert tables.retention(teacher, teacher).value == 100
+    assert tables.retention_of_means(teacher, teacher).value == 100
     with pytest.raises(ValueError, match="share no column"):
         tables.average_drop({"a": 1.0}, {"b": 1.0})
 
@@ -159,9 +159,9 @@ def test_main_table_has_the_teacher_first_and_its_own_columns(tmp_path):
     (0.4, math.nan, {"at_most": 0.5}, "holds"), (5.0, 1.0, {}, "reported"),
 ])
 def test_verdicts(ours, stderr, bounds, verdict):
-    claim = tables.Claim("it works", ours, 10, stderr=stderr, **bounds)
+    claim = tables.Target("it works", ours, 10, stderr=stderr, **bounds)
     assert claim.verdict == verdict
-    assert tables.claims_table([claim]).at[0, "verdict"] == verdict
+    assert tables.targets_table([claim]).at[0, "verdict"] == verdict
 
 
 def drawn(folder):
@@ -234,10 +234,10 @@ def test_the_pipeline_shows_what_each_step_of_the_scale_trains(scale, routers):
 def test_a_claim_takes_its_number_and_error_from_the_interval():
     columns = {"A": [1] * 90 + [0] * 10}
     kept = retention({"A": [1] * 45 + [0] * 55}, columns)
-    claim = tables.Claim.of_interval("retention %", kept, 100, at_least=97)
+    claim = tables.Target.of_interval("retention %", kept, 100, at_least=97)
     assert (claim.ours, claim.verdict) == (pytest.approx(50), "fails")
     assert claim.stderr == pytest.approx((kept.high - kept.low) / 4) and 3 < claim.stderr < 8
-    assert tables.Claim.of_interval("retention %", retention(columns, columns), 100, at_least=97).verdict == "holds"
+    assert tables.Target.of_interval("retention %", retention(columns, columns), 100, at_least=97).verdict == "holds"
 
 
 def test_chunks_and_characters_cover_every_byte_once():
@@ -273,7 +273,7 @@ def test_exposure_is_drawn_bin_by_bin_and_summed_over_bytes():
 def test_differences_stand_beside_those_of_table_4():
     frame = pd.DataFrame([{"what": what, "value": 3.0, "low": 1.0, "high": 5.0, "n": 10, "verdict": "shown"}
                           for what in ("GSM8K", "GSM8K beyond the others")])
-    shown = tables.beside_table4(frame)
+    shown = tables.decoding_differences(frame)
     table04 = published("table04_decoding").set_index("decoding").GSM8K
     assert shown.paper.tolist() == [f"{table04.JBP - table04.MBP:+.1f}", ""]
     assert shown["95 % interval"].tolist() == ["+1.0 to +5.0"] * 2

@@ -157,7 +157,7 @@ def test_accuracy_on_the_way_ends_where_the_table_stands(trained):
 def test_a_figure_of_accuracy_has_a_line_a_variant_and_a_panel_a_task(trained):
     kept = ablation.train(TINY, with_snapshots(alignments(TINY)[:2]), seed=0)
     rows = pd.DataFrame(ablation.dynamics_rows(Measurer(TINY, 0), kept, "stage1/tokenizer"))
-    figure = ablations.dynamics_figure(rows, list(kept), teacher=pd.DataFrame({"task": ["LMB"], "value": [50.0]}))
+    figure = ablations.curves_figure(rows, list(kept), teacher=pd.DataFrame({"task": ["LMB"], "value": [50.0]}))
     assert [axes.get_title(loc="left") for axes in figure.axes] == [*dict.fromkeys(rows["task"])]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(kept)
     for axes in figure.axes:

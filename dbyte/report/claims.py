@@ -180,8 +180,8 @@ def _ablations() -> Iterable[Claim]:
     table10 = "table10_teacher_scale"
     own, larger = "Llama-3.2-1B, stage1", "Llama-3.2-1B, stage1 (teacher 3B)"
     for name, says, column, task in (
-            ("larger teacher", "a larger teacher of the family gives a worse student than one of the student's size", None,
-             "average"),
+            ("larger teacher", "a larger teacher of the family gives a worse student than one of the student's size",
+             None, "average"),
             ("larger teacher LMB", "LMB shows it most", "LMB", "LMB")):
         yield Claim(name, "Appendix C; Table 10", says, SCALE,
                     (_difference("teacher_scale", "own size - larger", task),),
@@ -201,8 +201,9 @@ def _noise() -> Iterable[Claim]:
     yield Claim("stage 2 is fragile", "A.1; Table 6", "Stage 2 withstands noise less well than Stage 1", ROBUSTNESS,
                 (_difference("robustness", "Stage 2 - Stage 1, noise average", direction="below"),),
                 paper=_ahead(table6, llama["stage2"], llama["stage1"], audit.NOISY))
-    yield Claim("learnt boundaries cost", "A.2; Table 6", "with its own boundaries, Stage 1 withstands noise less than its "
-                "teacher", ROBUSTNESS, (_difference("robustness", "Stage 1 - teacher, noise average", direction="below"),),
+    yield Claim("learnt boundaries cost", "A.2; Table 6", "with its own boundaries, Stage 1 withstands noise less than "
+                "its teacher", ROBUSTNESS,
+                (_difference("robustness", "Stage 1 - teacher, noise average", direction="below"),),
                 paper=_ahead(table6, llama["stage1"], llama["baseline"], audit.NOISY))
 
 
@@ -211,10 +212,11 @@ def _boundaries(corpora: Sequence[str]) -> Iterable[Claim]:
     table7 = "table07_boundary_optimization"
     yield Claim("space bias", "A.2; Figure 3", "the router consistently puts a boundary before a space", BOUNDARIES,
                 _in_each(corpora, "space_bias", threshold=None, text="clean", what="router cuts"), "%")
-    yield Claim("depends on spaces", "A.2; Figure 3", "it finds the teacher's boundaries before spaces and misses others",
-                BOUNDARIES, _in_each(corpora, "space_bias", text="clean", what="recall beyond elsewhere"))
+    yield Claim("depends on spaces", "A.2; Figure 3", "it finds the teacher's boundaries before spaces and misses "
+                "others", BOUNDARIES, _in_each(corpora, "space_bias", text="clean", what="recall beyond elsewhere"))
     yield Claim("boundaries everywhere", "A.2; Figure 3", "between spaced letters (AntSpeak) it puts a boundary at "
-                "every character", BOUNDARIES, _in_each(corpora, "space_bias", threshold=None, text="antspeak", what="router cuts"), "%")
+                "every character", BOUNDARIES,
+                _in_each(corpora, "space_bias", threshold=None, text="antspeak", what="router cuts"), "%")
     yield Claim("finds fewer units", "A.2; Figure 3", "under Drop it finds fewer of the text's units (here: F1 against "
                 "the teacher's tokens of that text)", BOUNDARIES,
                 tuple(Criterion(_lost_under_drop(corpus), "below", part=f"{corpus},") for corpus in corpora))
@@ -223,7 +225,8 @@ def _boundaries(corpora: Sequence[str]) -> Iterable[Claim]:
                 (_difference("robustness", "Trim Data - control, noise average"),),
                 paper=_ahead(table7, "trim data", "stage1", audit.NOISY))
     yield Claim("penalty is invariant", "A.2; Table 7", "a penalty on boundaries at spaces loses least to noise "
-                "(Delta)", ROBUSTNESS, (_difference("robustness", "Whitespace Penalty - control, Delta", direction="below"),),
+                "(Delta)", ROBUSTNESS,
+                (_difference("robustness", "Whitespace Penalty - control, Delta", direction="below"),),
                 paper=_ahead(table7, "space penalty", "stage1", audit.DELTA))
     yield Claim("penalty costs", "A.2; Table 7", "and it costs accuracy on clean text", ROBUSTNESS,
                 (_difference("robustness", "Whitespace Penalty - control, clean", direction="below"),),
