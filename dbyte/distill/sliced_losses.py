@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dbyte.distill.losses import DIVERGENCES, Loss, log_softmax
-from dbyte.model.projection import product
+from dbyte.kernels.fast import product
 
 ROWS_AT_ONCE = 1024  # positions of a slice
 # (positions of the slice, the student's log-probabilities there) -> (summed loss, its gradient in the logits)
