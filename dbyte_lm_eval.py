@@ -1,8 +1,8 @@
 """`lm_eval --model dbyte`: tell lm-evaluation-harness of the student's adapter when its models are imported.
 
 The harness (0.4.13) keeps a registry of lazily imported models but looks for no plugins. So `dbyte-lm-eval.pth`, which
-lies beside this file once dbyte is installed, imports this module as Python starts, and this module waits for the
-harness. It uses the standard library alone, and a program that never imports the harness pays one comparison an import.
+is installed next to this file, imports this module when Python starts, and this module waits for the harness. It uses
+the standard library alone, and a program that never imports the harness pays one comparison an import.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Evaluation: items a second of a student behind the harness, against its teacher behind the harness's own adapter.
+"""Evaluation: items a second of a student under the harness, against its teacher under the harness's own adapter.
 
     python benchmarks/evaluation.py                           models of the runs of scale small; writes evaluation.md
     python benchmarks/evaluation.py --folders TEACHER STAGE1 JBP [MBP]   these models
@@ -6,10 +6,11 @@
     python benchmarks/evaluation.py --items 4 --columns LMB,GSM8K --rounds 1 --no-report         only that it runs
 
 All nine columns of the paper's tables, as MiniBench has them, whether the models were trained for them or not: what a
-column costs does not depend on it, but for own cuts, which take more rounds where they are not the router's. An
-adapter's seconds are those inside `loglikelihood` and `generate_until`; the whole is what a user waits for, with the
-harness's own work, models loaded. The teacher has, column by column, the batch size that was best for it. All are timed
-in turn in one process, after a short call of each, in which code is compiled.
+column costs does not depend on it, except for own boundaries, which take more rounds where they are not the router's.
+Along own boundaries there is no goal. An adapter's seconds are those inside `loglikelihood` and `generate_until`; all
+seconds are what a user waits for, with the harness's own work, models loaded. The teacher has, column by column, the
+batch size that was best for it. All are timed in turn in one process, after a short call of each, in which code is
+compiled.
 """
 
 import argparse
@@ -33,13 +34,14 @@ SCALE, ITEMS, ROUNDS = "small", 500, 3
 COLUMNS = [name for name in minibench.EVERY if name != "SPELL"]  # the paper's nine
 BATCHES = (16, 32, 64, 128)
 READINGS = {"Stage 1, router": (0, "router"), "Stage 1, tokenizer": (0, "tokenizer"), "JBP, router": (1, "router"),
-            "JBP, own cuts": (1, "own"), "MBP, own cuts": (2, "own")}  # which student, which boundaries
-HALF, LIMIT = 0.5, 180.0  # the goals: of the teacher's items a second, and seconds for all columns
+            "JBP, own boundaries": (1, "own"), "MBP, own boundaries": (2, "own")}  # which student, which boundaries
+HALF = 0.5  # the goal, of the teacher's items a second
+LIMIT = 180.0  # and seconds for all columns
 
 
 @dataclass
 class Timed:
-    """An adapter whose calls are timed: the seconds inside of each round, and of the whole, by column."""
+    """An adapter whose calls are timed: the seconds inside it of each round, and all seconds, by column."""
 
     lm: object
     clock: Callable[[], float]
@@ -97,8 +99,8 @@ def report(arguments: argparse.Namespace) -> str:
     loaded, columns = load_teacher(teacher), arguments.columns.split(",")
     clock = time.process_time if arguments.cpu else time.perf_counter
     teachers = {batch: Timed(teacher_lm(*loaded, batch_size=batch), clock) for batch in BATCHES}
-    lms = {name: Timed(load_lm(students[which], boundaries=cuts), clock) for name, (which, cuts) in READINGS.items()
-           if which < len(students)}
+    lms = {name: Timed(load_lm(students[which], boundaries=boundaries), clock)
+           for name, (which, boundaries) in READINGS.items() if which < len(students)}
     counts = timed(teachers | lms, columns, items=arguments.items, rounds=arguments.rounds)
     names = ", ".join(folder.parent.name for folder in (teacher, *students))
     return "\n".join([
@@ -115,8 +117,8 @@ def table(teachers: dict[int, Timed], lms: dict[str, Timed], counts: dict[str, i
     for column, count in counts.items():
         best = min(teachers, key=lambda batch: median(teachers[batch].calls[column]))
         rows.append(_row(column, count, seconds(teachers.values(), [column]), best, lms, [column]))
-    whole = seconds(teachers.values(), list(counts))
-    return [*rows, _row("all", sum(counts.values()), whole, "best of each", lms, list(counts))]
+    fastest = seconds(teachers.values(), list(counts))
+    return [*rows, _row("all", sum(counts.values()), fastest, "best of each", lms, list(counts))]
 
 
 def _row(name: str, count: int, teacher: float, best: object, lms: dict[str, Timed], columns: list[str]) -> str:
@@ -135,6 +137,8 @@ def goals(name: str, lm: Timed, teachers: dict[int, Timed], columns: list[str]) 
     def ratio(some: list[str]) -> float:
         return seconds(teachers.values(), some) / seconds([lm], some)
 
+    if "own" in name:
+        return f"- {name}: {ratio(columns):.2f} of the teacher's items a second over all columns (no goal)."
     missed = [column for column in columns if ratio([column]) < HALF]
     whole = sum(median(lm.wholes[column]) for column in columns)
     return (f"- {name}: {ratio(columns):.2f} of the teacher's items a second over all columns, goal {HALF}: "

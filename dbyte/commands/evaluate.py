@@ -12,10 +12,10 @@ def declare(commands: argparse._SubParsersAction) -> None:
                          help="mini (the default), mini_full, paper, cute, or columns such as PIQA,paper/ARC-E")
     command.add_argument("--data", type=Path, metavar="DIR", help="local items of paper and cute (default: the hub)")
     command.add_argument("--boundaries", help="router (the default); at Stage 1 also tokenizer; at Stage 2 also own, "
-                                              "the decoder's own cuts, which are all that a student with MBP has")
+                                              "the decoder's own, the only ones of a student with MBP")
     command.add_argument("--stage", type=int, help="1 or 2: refused if the student is of the other")
     command.add_argument("--beam", type=int, default=0, metavar="W",
-                         help="Stage 2: add up W ways a round to cut each text, which tightens the joint bound")
+                         help="Stage 2: add up W segmentations a round of each text: a tighter bound")
     command.add_argument("--limit", type=int, metavar="N", help="at most N items a task")
     command.add_argument("--seed", type=int, default=0, help="draws MiniBench's items and resamples (default 0)")
     command.add_argument("--rows", type=int, default=64, help="texts generated at a time (default 64)")

@@ -1,1 +1,1 @@
-"""Evaluation: lm-evaluation-harness for teacher and students, the built-in MiniBench, and errors of what they say."""
+"""What a model is worth: scores of text, boundaries, benchmarks by lm-evaluation-harness, and statistics."""

@@ -1,4 +1,5 @@
-"""An ablation table, measured: every variant over the seeds of a scale, on the same items, each held to one of them.
+"""An ablation table, measured: every variant over the seeds of a scale, on the same items, each compared with one of
+them.
 
 One teacher serves all seeds: what varies between seeds is the student's first weights and the order of what it reads.
 """

@@ -73,20 +73,24 @@ def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int 
 
 
 def student_nats(scorer: Scorer, pieces: list[Document], *, boundaries: str) -> list[float]:
-    """The same under a student, along the "tokenizer" or the "router" boundaries (see dbyte.evaluate.score)."""
+    """Negative log-probability of each piece's text under a student, from BOS, in nats.
+
+    boundaries: "tokenizer" for the teacher's tokens, else those that the scorer decides (see dbyte.evaluate.score).
+    """
     requests = [Request(text_of(piece), 0, token_ends(piece) if boundaries == "tokenizer" else None)
                 for piece in pieces]
     return [-score.nats for score in scorer.score(requests)]
 
 
 def folded_nats(scorer: Scorer, pieces: list[Document]) -> list[float]:
-    """Stage 2's flag-free sum, no probability (see dbyte.evaluate.score): to be shown beside the joint score only."""
+    """Stage 2's sum over both flags of each byte, in nats: no probability, shown next to the joint score only."""
     return [-score.folded_nats for score in scorer.score([Request(text_of(piece), 0) for piece in pieces])]
 
 
 def bits_per_byte(nats: list[float], pieces: list[Document]) -> Bits:
     """Sum the nats over the bytes; the error is that of a ratio of sums over independent pieces."""
-    nats_P, bytes_P = np.asarray(nats), np.asarray([len(text_of(piece)) for piece in pieces], dtype=float)
+    nats_P = np.asarray(nats)
+    bytes_P = np.asarray([len(text_of(piece)) for piece in pieces], dtype=float)
     ratio = nats_P.sum() / bytes_P.sum()
     spread = np.sqrt(((nats_P - ratio * bytes_P) ** 2).sum() / max(len(pieces) - 1, 1) * len(pieces)) / bytes_P.sum()
     return Bits(ratio / math.log(2), spread / math.log(2), len(pieces), int(bytes_P.sum()), tuple(nats_P.tolist()))

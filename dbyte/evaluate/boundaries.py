@@ -1,6 +1,6 @@
-"""How well the router's cuts agree with the teacher's tokens: precision, recall and F1 on held-out text.
+"""How well the router's boundaries agree with the teacher's tokens: precision, recall and F1 on held-out text.
 
-Only bytes that the router decides count (`losses.routed`): what the alignment contract fixes would flatter the score.
+Only bytes that the router decides count (`losses.routed`): what the format fixes would flatter the score.
 """
 
 import math
@@ -19,7 +19,10 @@ from dbyte.text.spans import BOS
 
 @dataclass(frozen=True)
 class Agreement:
-    """Counts over bytes; precision, recall and f1 in [0, 1]."""
+    """Counts over bytes; precision, recall and f1 in [0, 1].
+
+    hits: boundaries of both. false_cuts: of the router alone. missed_cuts: of the teacher alone. n: bytes that count.
+    """
 
     hits: int
     false_cuts: int
@@ -76,8 +79,8 @@ def agreement(student: ByteStudent, rows: Rows, *, batch_rows: int = 16) -> Agre
 def byte_rows(student: ByteStudent, row: Rows, **where: str) -> list[dict]:
     """Tidy rows of one row of text, a byte each, BOS and EOS left out.
 
-    value: the router's probability of a cut behind the byte, 1 where the contract has one; teacher: 1 where a token
-    ends; decided: 1 where the router decides. ValueError for more than one row.
+    value: the router's probability of a boundary after the byte, 1 where the format fixes one. teacher: 1 where a token
+    ends. decided: 1 where the router decides. ValueError for more than one row.
     """
     if len(row) != 1:
         raise ValueError(f"bytes are listed for one row of text, found {len(row)}")

@@ -1,20 +1,20 @@
-"""Where the router cuts rightly and wrongly: by kind of position, at spaces, how long its chunks are (appendix A.2).
+"""Where the router is right and wrong: by kind of position, at spaces, how long its chunks are (appendix A.2).
 
-A position is the place behind a byte. Its kind follows from this byte and the next one; the first that fits:
+A position is the place after a byte. Its kind follows from this byte and the next one; the first that fits:
 
     before a space     the next byte is a space, this one no white space
-    other white space  one of the two is white space: behind a space, at line breaks, in indentation
+    other white space  one of the two is white space: after a space, at line breaks, in indentation
     non-ASCII          one of the two belongs to a character beyond ASCII
     digits             one of the two is a digit
     punctuation        one of the two is no letter
     inside a word      both are letters
 
-The kinds part the bytes that the router decides (`losses.routed`). The truth is the teacher's tokens of the very text
-that is read: of the perturbed text where it is perturbed. Errors are over pieces (documents, cut where a row ends), for
-the bytes of one piece are not independent: a router that misreads a word misreads it again.
+Each byte that the router decides (`losses.routed`) has one kind. The truth is the teacher's tokens of the text that is
+read: of the perturbed text where it is perturbed. Errors are over pieces (documents, split where a row ends), since the
+bytes of one piece are not independent: a router that misreads a word misreads it again.
 
-The paper says of its own router that it "consistently predicts boundaries at the character immediately preceding a
-whitespace" (Space Bias) and prints a picture; `space_rows` says the same in numbers that can come out otherwise.
+The paper says of its router that it "consistently predicts boundaries at the character immediately preceding a
+whitespace" (Space Bias) and shows a picture. `space_rows` asks the same in numbers that can come out otherwise.
 
 Shape letters: B rows, L bytes, P pieces, K kinds, N lengths.
 """
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.evaluate.boundaries import Agreement, decisions, outcomes
-from dbyte.evaluate.stats import Estimate, ratio_difference, ratio_of_sums, verdict
+from dbyte.evaluate.stats import Z95, Estimate, ratio_difference, ratio_of_sums, verdict
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Rows
@@ -44,11 +44,10 @@ SPACE_MEASURES = ("router cuts", "teacher cuts", "router - teacher", "recall bey
 CLAIMS = {"router cuts": CONSISTENT, "router - teacher": 0.0, "recall beyond elsewhere": 0.0,
           "false cuts beyond chance": 0.0}  # what `space_rows` judges: the value lies above this
 FEWEST = 20  # positions counted: with fewer neither error nor interval is given, and nothing is shown
-NORMAL = 1.96  # standard errors to either end of a 95 % interval
 
 
 def _byte_classes() -> Tensor:
-    """The kind that each byte makes of a position if the other byte does not decide it: int64 [256]."""
+    """The kind of a position by one of its two bytes, where the other does not decide it: int64 [256]."""
     classes = torch.full((256,), PUNCTUATION)
     for byte in range(256):
         if byte in WHITE:
@@ -70,7 +69,7 @@ def kinds(byte_ids_BL: Tensor) -> Tensor:
     this_BL = BYTE_CLASSES.to(byte_ids_BL.device)[byte_ids_BL]
     next_BL = F.pad(this_BL[:, 1:], (0, 1), value=IN_WORD)
     next_is_space_BL = F.pad(byte_ids_BL[:, 1:] == SPACE, (0, 1))
-    # KINDS stand in the order in which they decide, so the first that fits is the smaller of the two.
+    # KINDS are in the order in which they decide, so the first that fits is the smaller of the two
     return torch.minimum(this_BL, next_BL).masked_fill(next_is_space_BL & (this_BL != OTHER_WHITE), BEFORE_SPACE)
 
 
@@ -79,7 +78,7 @@ class Tally:
     """What the router and the teacher do in each piece of a text.
 
     counts_PK4: int64, Agreement's hits, false cuts, missed cuts and all positions, by kind. lengths_PN: who -> int64,
-    chunks of each length in bytes; BOS and EOS, which are chunks of their own by contract, are left out.
+    chunks of each length in bytes; BOS and EOS, which are always chunks of their own, are left out.
     """
 
     counts_PK4: np.ndarray
@@ -93,10 +92,13 @@ class Tally:
 
 def tally(student: ByteStudent, rows: Rows) -> Tally:
     """Count over all rows, piece by piece."""
-    counts, lengths = [], {who: [] for who in WHO}
+    counts = []
+    lengths = {who: [] for who in WHO}
     for batch, prob_BL, routed_BL in decisions(student, rows):
-        batch, cut_BL, routed_BL = batch.to("cpu"), (prob_BL >= THRESHOLD).cpu(), routed_BL.cpu()
-        # Every piece opens with BOS, and BOS stands nowhere else.
+        batch = batch.to("cpu")
+        routed_BL = routed_BL.cpu()
+        cut_BL = (prob_BL >= THRESHOLD).cpu()
+        # every piece begins with BOS, and BOS occurs nowhere else
         piece_BL = (batch.byte_ids_BL == BOS).flatten().cumsum(0).view_as(batch.byte_ids_BL) - 1
         pieces = int(piece_BL.max()) + 1
         place_BL = piece_BL * len(KINDS) + kinds(batch.byte_ids_BL)
@@ -117,7 +119,7 @@ def _chunks(ends_BL: Tensor, byte_ids_BL: Tensor, piece_BL: Tensor) -> tuple[Ten
     """The piece and the length in bytes of every chunk of text, from where chunks end."""
     ends = ends_BL.flatten().nonzero()[:, 0]
     lengths = torch.diff(ends, prepend=torch.tensor([-1]))
-    # BOS closes what lies before it (padding too), so the chunk that a text begins with starts behind it.
+    # BOS ends whatever is before it (padding too), so a text's first chunk starts after it
     text = byte_ids_BL.flatten()[ends] < BOS
     return piece_BL.flatten()[ends][text], lengths[text]
 
@@ -128,10 +130,10 @@ def _trimmed(lengths_PN: Tensor) -> np.ndarray:
 
 
 def kind_rows(found: Tally, **where: str) -> list[dict]:
-    """Tidy rows a kind, and one for all: F1 in percent as value, precision, recall and the counts behind them.
+    """Tidy rows a kind, and one for all: F1 in percent as value, precision, recall and their counts.
 
-    A kind at which neither router nor teacher ever cuts has no F1 and no row, one of fewer than FEWEST positions no
-    error. An error of 0 (nothing wrong in any piece) says little where n is small.
+    A kind at which neither router nor teacher sets a boundary has no F1 and no row, one of fewer than FEWEST positions
+    no error. An error of 0 (nothing wrong in any piece) says little where n is small.
     """
     rows = []
     for index, kind in enumerate((*KINDS, "all")):
@@ -158,18 +160,20 @@ def _rate(name: str, error: str, over_P: np.ndarray, under_P: np.ndarray, *, n: 
 def space_rows(found: Tally, **where: str) -> list[dict]:
     """Space bias as tidy rows in percent or points: what, value, stderr, n, low, high, threshold, verdict.
 
-    router cuts, teacher cuts   P(cuts | before a space), of the router and of the teacher
-    router - teacher            their difference at the same positions: a router that wants cuts there is above 0
+    router cuts, teacher cuts   P(boundary | before a space), of the router and of the teacher
+    router - teacher            their difference at the same positions: a router that prefers spaces is above 0
     recall beyond elsewhere     the router's recall before a space minus that at all other kinds: one that leans on
-                                spaces finds the teacher's cuts there and misses others, and is above 0
-    false cuts                  the share of the router's false cuts that lies before a space
-    false cuts beyond chance    that, minus the share there of all positions where the teacher does not cut, which is
-                                what false cuts strewn at random would have: errors drawn to spaces are above 0
+                                spaces finds the teacher's boundaries there and misses others, and is above 0
+    false cuts                  the share of the router's false boundaries that is before a space
+    false cuts beyond chance    that, minus the share there of all positions without a boundary of the teacher, which
+                                is what random false boundaries would have: errors drawn to spaces are above 0
 
     CLAIMS says which are judged; the first row's claim is the paper's "consistently". What has no position to be
-    counted at is left out: shares of false cuts where there are none, chance where the teacher cuts before every space.
+    counted at is left out: shares of false boundaries where there are none, and chance where the teacher has a boundary
+    before every space.
     """
-    here_P4, everywhere_P4 = found.counts_PK4[:, BEFORE_SPACE], found.counts_PK4.sum(1)
+    here_P4 = found.counts_PK4[:, BEFORE_SPACE]
+    everywhere_P4 = found.counts_PK4.sum(1)
     hits_P, false_P, missed_P, all_P = here_P4.T
     every_false_P = everywhere_P4[:, 1]
     rows = []
@@ -190,16 +194,17 @@ def space_rows(found: Tally, **where: str) -> list[dict]:
 
 
 def _uncut(counts_P4: np.ndarray) -> np.ndarray:
-    """How many positions of each piece the teacher does not cut at, where alone a cut can be false."""
+    """How many positions of each piece have no boundary of the teacher: only there a boundary can be false."""
     hits_P, _, missed_P, all_P = counts_P4.T
     return all_P - hits_P - missed_P
 
 
 def _judged(what: str, estimate: Estimate, n: int, *, unit: float, threshold: float | None) -> dict:
     """A tidy row in `unit`s, with the verdict on "above the threshold" where there is one."""
-    value, stderr = unit * estimate.value, unit * estimate.stderr
-    # A normal interval needs events: one false cut alone would have an error of nearly 0, one piece alone has none.
-    half = math.inf if math.isnan(stderr) or n < FEWEST else NORMAL * stderr
+    value = unit * estimate.value
+    stderr = unit * estimate.stderr
+    # a normal interval needs events: one false boundary alone would have an error of nearly 0, one piece has none
+    half = math.inf if math.isnan(stderr) or n < FEWEST else Z95 * stderr
     said = "" if threshold is None else verdict(value - half, value + half, threshold=threshold)
     return {"what": what, "value": value, "stderr": stderr, "n": n, "low": value - half, "high": value + half,
             "threshold": math.nan if threshold is None else threshold, "verdict": said}

@@ -1,7 +1,7 @@
-"""lm-evaluation-harness behind one call for the teacher and for every student, offline and quiet.
+"""lm-evaluation-harness as one call for the teacher and for every student, offline and quiet.
 
 The harness's own evaluator does the scoring; `lm_eval.simple_evaluate` is not used because around that evaluator it
-reseeds torch, numpy and random for the whole process, asks git, and inspects the machine for seconds.
+reseeds torch, numpy and random of the process, asks git, and inspects the machine for seconds.
 Errors are computed by `dbyte.evaluate.stats` from the per-item results, which are kept for paired comparison.
 """
 
@@ -95,7 +95,7 @@ def teacher_lm(
 ) -> "HFLM":
     """The harness's own Hugging Face adapter around a causal LM in memory, which it moves to `device`.
 
-    Every text starts with the BOS token as in training (EOS where the tokenizer has none, DESIGN section 3). The
+    Every text starts with the BOS token as in training (EOS where the tokenizer has none). The
     harness only asks the tokenizer to add it, which a tokenizer without a post-processor silently does not do: here
     a copy of the tokenizer is given one. ValueError if the tokenizer has neither BOS nor EOS.
     """
@@ -185,8 +185,10 @@ def _contained() -> Iterator[None]:
     """Without the harness's log lines, progress bar and draws from the global `random`; its errors still show."""
     import lm_eval.api.task
 
-    logger, bar = logging.getLogger("lm_eval"), lm_eval.api.task.tqdm
-    level, state = logger.level, random.getstate()  # it draws task names that nobody reads
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    bar = lm_eval.api.task.tqdm
+    state = random.getstate()  # the harness draws task names that nobody reads
     logger.setLevel(logging.ERROR)
     lm_eval.api.task.tqdm = functools.partial(bar, disable=True)  # the bar of building requests has no other switch
     try:

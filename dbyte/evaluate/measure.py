@@ -5,7 +5,7 @@ kept in runs/measured/<hash>.json, so that no notebook measures again what anoth
 
 A reading says how a model is scored: "token" for a teacher; "stage1/tokenizer" and "stage1/router" for a student that
 writes tokens, along the teacher's boundaries or its own; for one that writes bytes "stage2/router", the joint score,
-and "stage2/own", that of JBP or MBP along the decoder's own cuts (see scoring.py and own_cuts.py).
+and "stage2/own", that of JBP or MBP along the decoder's own boundaries (see score.py, score_own_boundaries.py).
 Columns that are generated have another address where a compiler is: compiled steps agree with plain ones within
 rounding, so where two symbols nearly tie a text may differ. Scores keep theirs, as for batches of another size.
 """
@@ -47,8 +47,8 @@ from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 
 MEASURING = {"stage2/own": 2}  # 1 for the others: raise it when a reading's scores change, so that none is out of date
-PROMPT_BYTES = 64  # of a document, before a decoder goes on
-CUT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
+PROMPT_BYTES = 64  # of a document, before a decoder continues
+SPLIT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
 PASSAGE = 120  # characters of a text that is shown byte by byte
 CLEAN = "clean"  # text as it is
 TEXTS = (CLEAN, *KINDS)  # and with each of the perturbations
@@ -100,7 +100,7 @@ class Measurer:
     def bits(self, folder: Path, reading: str, corpus: str) -> dict:
         """Bits per byte on a corpus's held-out documents: value, stderr, n (pieces), text_bytes, nats_P (per piece).
 
-        At Stage 2 `folded` is the flag-free sum in bits per byte, no probability, shown beside the score only.
+        At Stage 2 `folded` is the sum over flags in bits per byte: no probability, shown next to the score only.
         """
         texts = heldout_corpus(self.scale, corpus, seed=self.seed)
         key = {"bits": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
@@ -118,7 +118,7 @@ class Measurer:
     def tally(self, folder: Path, corpus: str, noise: str = CLEAN) -> Tally:
         """What a student's router and its teacher's tokenizer do in a corpus's held-out documents, with noise or not.
 
-        Of a text with noise the truth is how the teacher cuts that very text. noise: one of TEXTS.
+        Of a text with noise the truth is the teacher's tokens of that very text. noise: one of TEXTS.
         """
         texts = [_noisy(text, noise, seed=self.seed)
                  for text in heldout_corpus(self.scale, corpus, seed=self.seed).documents]
@@ -135,7 +135,7 @@ class Measurer:
         return [{"corpus": corpus, "text": noise} | row for row in found["rows"]]
 
     def deviations(self, folder: Path, corpus: str) -> list[Deviation]:
-        """How far a Stage-2 student's own cuts deviate from its router's behind prompts of a corpus's held-out text."""
+        """How far a Stage-2 student's own boundaries deviate from its router's, after prompts of held-out text."""
         texts = heldout_corpus(self.scale, corpus, seed=self.seed)
         sizes = {"rows": self.scale.items, "prompt_bytes": PROMPT_BYTES, "new_bytes": self.scale.row_bytes // 2}
         key = {"deviations": corpus, "text": texts.content_hash, "seed": self.seed} | sizes
@@ -144,10 +144,10 @@ class Measurer:
         return [Deviation(**one) for one in found["bins"]]
 
     def finished_words(self, folder: Path, reading: str, corpus: str) -> list[int]:
-        """1 for each cut inside a word of held-out text behind which the rest of the word is written, 0 for others."""
+        """1 for each place inside a word of held-out text where the rest of the word is written, 0 for the others."""
         texts = heldout_corpus(self.scale, corpus, seed=self.seed)
-        documents = [text.encode()[:CUT_BYTES] for text in texts.documents[: max(self.scale.items // 25, 1)]]
-        key = {"finished words": corpus, "text": texts.content_hash, "documents": len(documents), "bytes": CUT_BYTES}
+        documents = [text.encode()[:SPLIT_BYTES] for text in texts.documents[: max(self.scale.items // 25, 1)]]
+        key = {"finished words": corpus, "text": texts.content_hash, "documents": len(documents), "bytes": SPLIT_BYTES}
         return self._known(key, folder, reading, lambda: {"right": finished(
             _student(folder, self.scale.device), documents, stage=READINGS[reading].stage)})["right"]
 
@@ -233,8 +233,8 @@ def _noisy(text: str, noise: str, *, seed: int) -> str:
 def _passage(documents: Sequence[str]) -> str:
     """The first PASSAGE characters of the first document, or of the line that is the first to leave ASCII, if any is.
 
-    Characters of several bytes are where cuts can go wrong that no token model makes, and they are rare. A word that
-    the limit cuts is left out.
+    Inside characters of several bytes a router can set boundaries that no token model has, and such characters are
+    rare. A word that the limit would split is left out.
     """
     text = documents[0]
     for other in documents:
@@ -264,7 +264,7 @@ def finished_row(model: str, corpus: str, right: list[int]) -> dict:
 
 
 def deviation_rows(model: str, corpus: str, found: list[Deviation]) -> list[dict]:
-    """Deviations from the router's cuts as tidy rows, in percent of the bytes first..last behind their prompts."""
+    """Deviations from the router's boundaries as tidy rows, in percent of the bytes first..last after their prompts."""
     return [{"model": model, "corpus": corpus, "text": one.text, "first": one.first, "value": 100 * one.share,
              "stderr": 100 * one.stderr, "n": one.decided, "last": one.last, "deviating": one.deviating}
             for one in found]

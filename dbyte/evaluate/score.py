@@ -198,7 +198,9 @@ class Scorer:
         self, batch: list[Request], ends: list[list[int]], core_KE: Tensor, chunks: Tree
     ) -> list[Score]:
         """Sum over the tokens that end after the context; the k-th token is predicted at chunk k (chunk 0 is BOS)."""
-        owner_S, node_S, token_S = [], [], []
+        owner_S = []
+        node_S = []
+        token_S = []
         for row, (request, places) in enumerate(zip(batch, ends, strict=True)):
             first = next(k for k, end in enumerate(places) if end > request.start)
             for k in range(first, len(places)):

@@ -19,6 +19,7 @@ from dbyte.decode.engine import Engine
 from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import pad_bytes
+from dbyte.kernels.fast import fast_products
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
@@ -62,7 +63,8 @@ def student_reads(student: ByteStudent, texts: Sequence[bytes]) -> Callable[[], 
 
     @torch.inference_mode()
     def call() -> object:
-        return student(ids_BL, token_logits=False)
+        with fast_products():
+            return student(ids_BL, token_logits=False)
 
     return call
 
@@ -70,16 +72,17 @@ def student_reads(student: ByteStudent, texts: Sequence[bytes]) -> Callable[[], 
 def teacher_writes(
     teacher: PreTrainedModel, token_bytes: TokenBytes, prompts: Sequence[bytes], new_bytes: int
 ) -> Callable[[], Wrote]:
-    """The same for a teacher, over as many bytes as its prompts' bytes a token let expect."""
+    """A call of transformers' generation that writes about new_bytes a row, by the prompts' bytes a token."""
     rows = [[token_bytes.bos_token_id, *token_bytes.align(prompt.decode(errors="ignore")).token_ids.tolist()]
             for prompt in prompts]
-    longest, pad = max(map(len, rows)), token_bytes.eos_token_id
+    longest = max(map(len, rows))
+    pad = token_bytes.eos_token_id
     ids_BM = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=teacher.device)
     mask_BM = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=teacher.device)
     tokens = max(new_bytes * sum(map(len, rows)) // sum(map(len, prompts)), 1)
 
     def call() -> Wrote:
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_products():
             out_BM = teacher.generate(ids_BM, attention_mask=mask_BM, max_new_tokens=tokens, min_new_tokens=tokens,
                                       do_sample=False, pad_token_id=pad)[:, longest:]
         return Wrote(int(token_bytes.lengths[out_BM.cpu().numpy()].sum()), out_BM.numel())
@@ -106,9 +109,11 @@ def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, ro
     All run where the first student is. Students write by plain steps, and by compiled ones too where these can run.
     stderr is half the spread between quartiles of the rounds, n their number.
     """
-    first, found = next(iter(students.values())), []
+    first = next(iter(students.values()))
+    found = []
     model, tokenizer = load_teacher(teacher, device=str(first.device))
-    table, text = TokenBytes.from_tokenizer(tokenizer), "".join(world_documents(seed=7, max_bytes=64 * size)).encode()
+    table = TokenBytes.from_tokenizer(tokenizer)
+    text = "".join(world_documents(seed=7, max_bytes=64 * size)).encode()
     ways = {"": False} | ({" compiled": True} if engine_for(first).compiled else {})
     for rows in (1, 16):
         prompts = [text[row * size : (row + 1) * size] for row in range(rows)]

@@ -24,7 +24,7 @@ from dbyte.text.perturb import KINDS
 
 CLEAN = "clean"
 NOISE_AVERAGE = "noise average"
-PAPERS = "HellaS"  # the column of Tables 6 to 8, which the whole world teaches; the small one teaches the others
+PAPERS = "HellaS"  # the column of Tables 6 to 8, which `world_full` teaches; `world` teaches the others
 TAUGHT = (PAPERS, "PIQA", "ARC-E")
 Answers = dict[str, dict[str, np.ndarray]]  # task -> "clean" or perturbation -> [N] between 0 and 1
 
@@ -83,11 +83,11 @@ def noise_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dic
 
     Columns weigh alike in their average, and their items are independent, so variances add up.
     """
-    whole = {task: kinds | {NOISE_AVERAGE: noise_average(found)[task]} for task, kinds in found.items()}
+    every = {task: kinds | {NOISE_AVERAGE: noise_average(found)[task]} for task, kinds in found.items()}
     rows = []
-    for task in (*whole, AVERAGE):
+    for task in (*every, AVERAGE):
         for kind in (CLEAN, *KINDS, NOISE_AVERAGE):
-            means = [mean_of_items(each) for each in _tasks(of(kind, whole), task).values()]
+            means = [mean_of_items(each) for each in _tasks(of(kind, every), task).values()]
             rows.append({"model": model, "task": task, "kind": kind,
                          "value": 100 * float(np.mean([mean.value for mean in means])),
                          "stderr": 100 * float(np.sqrt(sum(mean.stderr**2 for mean in means))) / len(means),
@@ -155,12 +155,17 @@ def tuning_claims(before: dict[str, Answers], after: dict[str, Answers]) -> list
     for model in before:
         rows += difference_rows(f"{model}, tuned - before, noise average", noise_average(after[model]),
                                 noise_average(before[model]))
-    for kind, pick in (("noise average", noise_average), ("antspeak", lambda found: of("antspeak", found)),
-                       (CLEAN, lambda found: of(CLEAN, found))):
-        ours, theirs = ({task: (pick(one)[task] + pick(other)[task]) / 2 for task in one} for one, other in (
-            (after["stage1"], before["teacher"]), (before["stage1"], after["teacher"])))
+    for kind in (NOISE_AVERAGE, "antspeak", CLEAN):
+        ours = _mean(kind, after["stage1"], before["teacher"])
+        theirs = _mean(kind, before["stage1"], after["teacher"])
         rows += _doubled(difference_rows(f"stage1 - teacher, gain when tuned, {kind}", ours, theirs))
     return rows
+
+
+def _mean(kind: str, one: Answers, other: Answers) -> Columns:
+    """The mean of two models' answers to one perturbation, to clean text, or to all noise."""
+    first, second = (noise_average(found) if kind == NOISE_AVERAGE else of(kind, found) for found in (one, other))
+    return {task: (first[task] + second[task]) / 2 for task in first}
 
 
 def _doubled(rows: list[dict]) -> list[dict]:

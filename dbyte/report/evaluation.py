@@ -2,7 +2,7 @@
 
 Every accuracy comes with its standard error and number of items; student minus teacher is compared item by item, with a
 paired bootstrap interval; averages weigh each task alike. The JSON holds every item's right and wrong, the hash of the
-items, versions, seeds and times, and what was cut of texts that did not fit.
+items, versions, seeds and times, and how much context did not fit.
 """
 
 import hashlib
@@ -58,7 +58,8 @@ class Evaluated:
 
     def compared(self, name: str | None = None) -> Interval:
         """Student minus teacher in points, on a task or on the average of all (None), with its paired interval."""
-        student, teacher = correct_by_column(self.student), correct_by_column(self.teacher)
+        student = correct_by_column(self.student)
+        teacher = correct_by_column(self.teacher)
         if name is None:
             return difference(student, teacher, seed=self.asked["seed"])
         return paired_difference(student[name], teacher[name], seed=self.asked["seed"])
@@ -116,7 +117,7 @@ def evaluated(
 
 
 def _teacher(name: str) -> str:
-    """The name, unless a student lies there: that has no tokens to be compared with."""
+    """The name, unless that folder holds a student, which has no tokens to be compared with."""
     config = Path(name) / "config.json"
     if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "dbyte":
         raise ValueError(f"{name} holds a student, which is no teacher: give it as --model")

@@ -1,8 +1,8 @@
-"""Sequences as a tree: what several of them begin with is there once.
+"""Sequences as a tree: what several of them begin with is stored once.
 
 The nodes are numbered as the sequences in sorted order pass them: parents before children, one subtree after the other,
-and a run of nodes without a fork has consecutive numbers. Texts are sequences of bytes; what a text's chunks are is a
-sequence of the nodes that end them, so chunks are shared exactly where bytes and cuts are.
+and a run of nodes without a fork has consecutive numbers. Texts are sequences of bytes; a text's chunks are a
+sequence of the nodes that end them, so chunks are shared exactly where bytes and boundaries are.
 
 Shape letters: N sequences, L the longest of them, T nodes.
 """
@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FEW = 8  # symbols that are rather read again than shared
-WORTH_A_FORK, LARGE = 4, 2048
+FEW = 8  # with fewer symbols in common sequences are read apart
+LARGE = 2048  # nodes of a tree, from which on it must share more: a part in WORTH_A_FORK of its nodes
+WORTH_A_FORK = 4
 
 
 @dataclass(frozen=True)
 class Tree:
     """The nodes, all int64: symbol_T, parent_T (-1 for a root), depth_T (0 for a root).
 
-    node_NL: the nodes of each sequence, -1 behind its end. Sequences of different roots share nothing.
+    node_NL: the nodes of each sequence, -1 after its end. Sequences of different roots share nothing.
     """
 
     symbol_T: np.ndarray
@@ -32,7 +33,7 @@ class Tree:
     def of(cls, sequences: Sequence[Sequence[int]], *, apart: bool = False) -> "Tree":
         """A tree of sequences (bytes, or not negative integers) of at least one symbol each.
 
-        apart: begin a new root where little is shared, or a tree is large: trees can be read side by side.
+        apart: begin a new root where little is shared, or a tree is large: trees can be read in parallel.
         """
         order = sorted(range(len(sequences)), key=sequences.__getitem__)
         length_N = np.array([len(sequences[k]) for k in order])
@@ -66,34 +67,20 @@ class Tree:
         ends, row = np.unique(last_N, return_index=True)
         return self.node_NL[row[~np.isin(ends, self.parent_T)]]
 
-    def forks(self, node_C: np.ndarray | Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """For nodes in turn: (whose state each begins with, number under which its own is kept); int32 [T] both.
+    def forks(self) -> tuple[np.ndarray, np.ndarray]:
+        """How states pass from node to node when nodes are read in turn: (begin_T, keep_T), int32 [T] both.
 
-        The first is -1 for the node before it and -2 for none at all, the second -1 for a state that nobody comes back
-        to. node_C: nodes whose states are kept in any case, under the first numbers.
+        begin_T: where a node's state comes from: -1 the node before it, -2 nowhere (a root), else the number of a kept
+        state. keep_T: the number under which a node's own state is kept, -1 for one that no later node needs.
         """
         back_T = (self.parent_T != np.arange(-1, len(self) - 1)) & (self.parent_T >= 0)
-        kept = np.append(node_C, np.setdiff1d(self.parent_T[back_T], node_C)).astype(np.int64)
-        from_T, keep_T = np.full(len(self), -1, np.int32), np.full(len(self), -1, np.int32)
+        kept = np.unique(self.parent_T[back_T])
+        begin_T = np.full(len(self), -1, np.int32)
+        keep_T = np.full(len(self), -1, np.int32)
         keep_T[kept] = np.arange(len(kept))
-        from_T[self.parent_T < 0] = -2
-        from_T[back_T] = keep_T[self.parent_T[back_T]]
-        return from_T, keep_T
-
-    def above(self, node_S: np.ndarray, known_T: np.ndarray) -> tuple["Tree", np.ndarray]:
-        """The tree of these nodes and their ancestors up to known ones (bool [T]), and which nodes of this one it has.
-
-        It has no sequences. Below a known node that is not asked for begins a root.
-        """
-        needed_T, more = np.zeros(len(self), dtype=bool), node_S
-        while len(more):
-            needed_T[more] = True
-            more = np.unique(self.parent_T[more])
-            more = more[more >= 0]
-            more = more[~needed_T[more] & ~known_T[more]]
-        parent_T = self.parent_T[needed_T]
-        parent_T = np.where((parent_T >= 0) & needed_T[parent_T], needed_T.cumsum()[parent_T] - 1, -1)
-        return Tree(self.symbol_T[needed_T], parent_T, self.depth_T[needed_T], self.node_NL[:0]), needed_T.nonzero()[0]
+        begin_T[self.parent_T < 0] = -2
+        begin_T[back_T] = keep_T[self.parent_T[back_T]]
+        return begin_T, keep_T
 
     def places(self) -> np.ndarray:
         """Where trees begin, ascending, and the number of nodes."""
@@ -102,10 +89,12 @@ class Tree:
 
 def _apart(shared_N: np.ndarray, length_N: np.ndarray) -> np.ndarray:
     """What sequences in sorted order share with the one before, nothing where they begin a root of their own."""
-    kept, size = [], 0
+    kept = []
+    size = 0
     for shared, length in zip(shared_N.tolist(), length_N.tolist(), strict=True):
         if shared < FEW or size > max(LARGE, WORTH_A_FORK * shared):
-            shared, size = 0, 0
+            shared = 0
+            size = 0
         size += length - shared
         kept.append(shared)
     return np.array(kept)
