@@ -21,7 +21,7 @@ CPU_ATTENTION = {  # the library counts that of GPUs only
 
 
 def interleaved(calls: dict[str, Callable[[], object]], *, rounds: int, device: str = "cpu") -> dict[str, list[float]]:
-    """Seconds of each call, `rounds` times in turn after two rounds unmeasured: all of them meet the same noise."""
+    """Seconds of each call, `rounds` times in turn after two unmeasured rounds, so that all meet the same noise."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 2):
         for name, call in calls.items():
@@ -41,7 +41,7 @@ def _wait(device: str) -> None:
 
 
 def matmul(device: str = "cpu", dtype: torch.dtype = torch.float32, size: int = MATMUL) -> Callable[[], object]:
-    """A square product to time beside the rest; it takes 2 size^3 FLOPs."""
+    """A square product to time with the rest; it takes 2 size^3 FLOPs."""
     one, two = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return lambda: one @ two
 
@@ -68,6 +68,6 @@ def begin() -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Print a report and write it beside the script."""
+    """Print a report and write it next to the script."""
     print(text)
     path.write_text(text + "\n", encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Draws: the law by hand, numbers that belong to a row, and ranges."""
+"""Draws: the distribution by hand, numbers that belong to a row, and ranges."""
 
 import pytest
 import torch
 
-from dbyte.decode.sampling import BLOCK, Sampler, Sampling, law
+from dbyte.decode.sampling import BLOCK, Sampler, Sampling, probabilities
 
 LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
 
@@ -20,8 +20,8 @@ def drawn(sampling, logits, times, prompts=(b"a",), **options):
     (Sampling(1.0, top_p=0.5), [0, 4 / 7, 0, 3 / 7]), (Sampling(1.0, top_p=0.39), [0, 1, 0, 0]),
     (Sampling(1.0, top_k=3, top_p=0.7), [0, 4 / 7, 0, 3 / 7]), (Sampling(1.0, top_p=1e-9), [0, 1, 0, 0]),
 ])
-def test_the_law_by_hand(sampling, expected):
-    found = law(LOGITS, sampling)
+def test_the_distribution_by_hand(sampling, expected):
+    found = probabilities(LOGITS, sampling)
     found = found / found.sum()
     torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.double), rtol=1e-5, atol=1e-7)
     often = drawn(sampling, LOGITS, 4000)[:, 0].bincount(minlength=4) / 4000
@@ -54,7 +54,7 @@ def test_rows_that_draw_at_different_times_keep_their_numbers():
     assert late == drawn(Sampling(1.0), logits, 5)[:, 0].tolist()
 
 
-def test_draws_go_on_from_a_count_over_blocks():
+def test_draws_resume_from_a_count_over_blocks():
     sampling, logits = Sampling(1.0), torch.zeros(1, 1000)
     whole = drawn(sampling, logits, BLOCK + 40)
     assert torch.equal(drawn(sampling, logits, 30, drawn=[BLOCK + 10]), whole[BLOCK + 10 :])

@@ -9,25 +9,27 @@ INTERRUPTED = 130
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "generate", help="continue text with a student; without a prompt, on a terminal, it asks for them")
+        "generate", help="continue text with a student; without a prompt, on a terminal, it asks for prompts")
     command.add_argument("folder", metavar="FOLDER", help="of a student, as `train` names it")
     command.add_argument("prompts", metavar="PROMPT", nargs="*", help="text to continue; - reads standard input")
     command.add_argument("--file", action="append", default=[], metavar="PATH",
-                         help="a prompt from a file, taken as it is (repeatable; - is standard input)")
+                         help="read a prompt from a file, byte for byte (repeatable; - is standard input)")
     command.add_argument("--lines", action="append", default=[], metavar="PATH",
-                         help="prompts from a file, one a line without its end (repeatable)")
-    command.add_argument("--rows", type=int, default=16, metavar="N", help="prompts written at once, default 16")
+                         help="read prompts from a file, one a line (repeatable)")
+    command.add_argument("--rows", type=int, default=16, metavar="N",
+                         help="prompts that are continued together, default 16")
     command.add_argument("--stage", type=int, help="1 writes tokens, 2 bytes (default: as trained)")
     command.add_argument("--max-new-bytes", type=int, default=256, metavar="N", help="default 256")
     command.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest symbol")
     command.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest symbols")
-    command.add_argument("--top-p", type=float, default=1.0, metavar="P", help="or from those that make up P of (0, 1]")
-    command.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    command.add_argument("--top-p", type=float, default=1.0, metavar="P",
+                         help="draw from the likeliest symbols that make up P, in (0, 1]")
+    command.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
     command.add_argument("--stop", action="append", default=[], metavar="TEXT",
                          help="end before this text (repeatable)")
     command.add_argument("--raw", action="store_true", help="write bytes as they are drawn, UTF-8 or not")
-    command.add_argument("--compiled", action="store_true", help="fuse steps into compiled code: seconds to start, a "
-                         "C++ compiler, then quicker bytes")
+    command.add_argument("--compiled", action="store_true", help="compiled steps: a few seconds to start, then more "
+                         "bytes a second; takes a C++ compiler")
     command.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     command.set_defaults(run=run)
 
@@ -49,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def load_student(folder: str, *, device: str):
-    """A student from a local folder; FileNotFoundError or ValueError with what was looked for and found."""
+    """Load a student from a local folder; FileNotFoundError or ValueError say what was expected and found."""
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no student (looked for config.json): name a folder that `python -m "
@@ -62,7 +64,7 @@ def load_student(folder: str, *, device: str):
 
 
 def _prompts(arguments: argparse.Namespace) -> list[bytes] | None:
-    """The prompts that were given; None to ask for them."""
+    """The prompts that were given; None: ask for them."""
     given = [sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
              for prompt in arguments.prompts]
     for name in arguments.file:
@@ -75,7 +77,7 @@ def _prompts(arguments: argparse.Namespace) -> list[bytes] | None:
 
 
 def _converse(student, arguments: argparse.Namespace) -> int:
-    """Ask for a prompt, write, ask again until the input ends; Ctrl-C ends a text, and at the prompt the command."""
+    """Ask for prompts and continue each until the input ends; Ctrl-C ends a text, or at the prompt the command."""
     print("A prompt a line; Ctrl-C ends a text, Ctrl-D the command.", file=sys.stderr)
     while True:
         try:
@@ -92,9 +94,9 @@ def _converse(student, arguments: argparse.Namespace) -> int:
 
 
 def _write(student, prompts: list[bytes], arguments: argparse.Namespace) -> None:
-    """Write the continuations in the prompts' order, each as it becomes certain, and end each line.
+    """Print the continuations in the prompts' order, each as it becomes certain and on lines of its own.
 
-    All are written at once; what a later one has is held back until those before it have ended.
+    All advance together; a later one is printed when those before it have ended.
     """
     from dbyte.decode.generate import begin, evaluating
     from dbyte.decode.sampling import Sampling
@@ -105,7 +107,9 @@ def _write(student, prompts: list[bytes], arguments: argparse.Namespace) -> None
     writer = begin(student, prompts, max_new_bytes=arguments.max_new_bytes, sampling=sampling, stop=arguments.stop,
                    stage=arguments.stage, valid_utf8=not arguments.raw,
                    engine=engine_for(student, arguments.compiled))
-    out, readings, going = sys.stdout.buffer, [Reading(writer, row) for row in range(len(prompts))], True
+    out = sys.stdout.buffer
+    readings = [Reading(writer, row) for row in range(len(prompts))]
+    going = True
     while readings:
         if going:
             with evaluating(student):

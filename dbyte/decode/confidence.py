@@ -1,7 +1,7 @@
-"""For students with smoothing: how sure the router is of the boundary that opened each row's open chunk.
+"""For students with smoothing: the router's confidence in the boundary before each row's open chunk.
 
-The look-ahead that training has over a whole row comes here one byte late: a boundary's confidence is known when the
-byte behind it has been read, which is before the chunk that it opens can close.
+In training the router sees the next byte at once. Here a boundary's confidence is known one byte later, when the byte
+after it has been read, which is before the chunk that begins there can end.
 
 Shape letters: B rows, L prompt bytes, D byte width.
 """
@@ -28,20 +28,24 @@ class OpeningConfidence:
     def prefill(
         self, encoded_BLD: Tensor, ids_BL: Tensor, prob_BL: Tensor, boundary_BL: Tensor, length_B: Tensor
     ) -> None:
-        """Go to behind the first length_B (>= 0) bytes of each row, whose boundaries lie before that."""
-        rows, last_B = torch.arange(len(ids_BL), device=ids_BL.device), (length_B - 1).clamp(min=0)
-        self.encoded_BD, self.byte_B = encoded_BLD[rows, last_B], ids_BL[rows, last_B]
+        """Take in the first length_B (>= 0) bytes of each row, which hold all its boundaries."""
+        rows = torch.arange(len(ids_BL), device=ids_BL.device)
+        last_B = (length_B - 1).clamp(min=0)
+        self.encoded_BD = encoded_BLD[rows, last_B]
+        self.byte_B = ids_BL[rows, last_B]
         self.closed_B = boundary_BL[rows, last_B] & (length_B > 0)
         order_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
         opened_B = torch.where(boundary_BL, order_L, -1).max(1).values  # the byte before the open chunk
         self.value_B = _bounded(prob_BL[rows, opened_B.clamp(min=0)]).masked_fill(opened_B < 0, 1.0)
 
     def advance(self, encoded_BD: Tensor, byte_B: Tensor, ends_B: Tensor) -> None:
-        """Take in one byte per row; behind a boundary it opens a chunk."""
+        """Take in one byte per row and whether a chunk ends at it; after a boundary the byte opens a chunk."""
         pair_B2 = torch.stack([self.byte_B, byte_B], 1)
         prob_B2 = self.student.route(torch.stack([self.encoded_BD, encoded_BD], 1), pair_B2, torch.zeros_like(pair_B2))
         self.value_B = torch.where(self.closed_B, _bounded(prob_B2[:, 0]), self.value_B)
-        self.encoded_BD, self.byte_B, self.closed_B = encoded_BD, byte_B.clone(), ends_B.clone()
+        self.encoded_BD = encoded_BD
+        self.byte_B = byte_B.clone()
+        self.closed_B = ends_B.clone()
 
 
 def _bounded(prob_B: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """One position through the core for a few rows: a layer of Llama, Qwen3 or OLMo2 without transformers' bookkeeping.
 
-transformers' own forward makes masks, positions and keyword arguments anew for every layer, which at the widths of a
-small core takes several times what the arithmetic takes. This is the same function on the same weights, none of them
-copied; `tests/test_decoding.py` holds the two against each other for each family.
+transformers' own forward makes masks, positions and keyword arguments for every layer, which with the widths of a small
+core takes several times as long as the arithmetic. This is the same function on the same weights, without a copy;
+`tests/test_decoding.py` compares the two for each family.
 
 Shape letters: R rows, E width, H heads, G key-value heads, W head width, S slots.
 """
@@ -21,7 +21,7 @@ VIEWS_ON = ("cpu",)  # where an attention call a row, on the row's own keys, is 
 
 
 def can_step(core: nn.Module) -> bool:
-    """Whether `CoreStep` computes what this core computes; else transformers' forward has to."""
+    """Whether `CoreStep` computes what this core computes; if not, transformers' forward must be used."""
     rope = getattr(core.config, "rope_parameters", None) or {}
     layers = getattr(core.config, "layer_types", None) or []
     return (core.config.model_type in ("llama", "qwen3", "olmo2") and rope.get("rope_type", "default") in PLAIN_ROTARY
@@ -34,7 +34,7 @@ Norm = tuple[Tensor, float]
 
 @dataclass(frozen=True)
 class _Layer:
-    """The weights of a layer at hand: looking them up through modules takes time at every step."""
+    """The weights of a layer: looking them up through modules takes time at every step."""
 
     query: Linear
     key: Linear
@@ -53,7 +53,8 @@ class _Layer:
 
     @classmethod
     def of(cls, layer: nn.Module) -> "_Layer":
-        heads, mlp = layer.self_attn, layer.mlp
+        heads = layer.self_attn
+        mlp = layer.mlp
         linears = (heads.q_proj, heads.k_proj, heads.v_proj, heads.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         norms = ((layer, "input_layernorm"), (layer, "post_attention_layernorm"), (layer, "post_feedforward_layernorm"),
                  (heads, "q_norm"), (heads, "k_norm"))
@@ -69,7 +70,8 @@ class CoreStep:
     """The core's layers for one position a row: [R, E] to [R, E]."""
 
     def __init__(self, core: nn.Module, *, slots: int):
-        self.norm, self.layers = _norm(core.norm), [_Layer.of(layer) for layer in core.layers]
+        self.norm = _norm(core.norm)
+        self.layers = [_Layer.of(layer) for layer in core.layers]
         self.norm_after = core.config.model_type == "olmo2"
         weight = core.layers[0].self_attn.q_proj.weight
         position_1S = torch.arange(slots, device=weight.device)[None]
@@ -77,7 +79,8 @@ class CoreStep:
         self.cos_SW = cos_1SW[0].to(weight.dtype)
         half = self.cos_SW.shape[-1] // 2
         self.sin_SW = torch.cat([-sin_1SW[0, :, :half], sin_1SW[0, :, half:]], dim=-1).to(weight.dtype)
-        self.width, self.half = 2 * half, half
+        self.width = 2 * half
+        self.half = half
 
     def step(self, hidden_RE: Tensor, keys: Tensor, values: Tensor, rows: list[int], slots: list[int]) -> Tensor:
         """Append one position to each of these rows; keys and values: [layers, B, S, G, W], written at `slots`."""
@@ -102,7 +105,7 @@ class CoreStep:
         query_RHW, key_RGW, value_RE = self._heads(layer, read_RE, rotary)
         keys_BSGW.view(-1, *keys_BSGW.shape[2:]).index_copy_(0, place_R, key_RGW)
         values_BSGW.view(-1, *values_BSGW.shape[2:]).index_copy_(0, place_R, value_RE.view_as(key_RGW))
-        # a key-value head's queries go as one block: at one position there is nothing ahead to mask
+        # the queries of a key-value head form one block: at one position there is nothing ahead to mask
         query_RGQW = query_RHW.unflatten(1, (key_RGW.shape[1], -1))
         if gather is not None:
             rows_R, visible_R11S = gather
@@ -111,7 +114,8 @@ class CoreStep:
                 query_RGQW, keys_BSGW[rows_R, :used].transpose(1, 2), values_BSGW[rows_R, :used].transpose(1, 2),
                 attn_mask=visible_R11S, scale=layer.scale)
         else:
-            keys_BGSW, values_BGSW = keys_BSGW.transpose(1, 2), values_BSGW.transpose(1, 2)
+            keys_BGSW = keys_BSGW.transpose(1, 2)
+            values_BGSW = values_BSGW.transpose(1, 2)
             mixed_RGQW = torch.cat([F.scaled_dot_product_attention(
                 query_RGQW[k : k + 1], keys_BGSW[row : row + 1, :, : slot + 1],
                 values_BGSW[row : row + 1, :, : slot + 1], scale=layer.scale)
@@ -127,15 +131,20 @@ class CoreStep:
         self, layer: _Layer, hidden_RE: Tensor, rotary: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [R, H, W] and keys [R, G, W], normed where the family does and rotated, and values [R, G * W]."""
-        query, key = F.linear(hidden_RE, *layer.query), F.linear(hidden_RE, *layer.key)
+        query = F.linear(hidden_RE, *layer.query)
+        key = F.linear(hidden_RE, *layer.key)
         normed = layer.query_norm is not None
         if normed and self.norm_after:  # OLMo2 norms all heads together, Qwen3 each
-            query, key = rms_norm(query, *layer.query_norm), rms_norm(key, *layer.key_norm)
-        query, key = query.unflatten(-1, (-1, self.width)), key.unflatten(-1, (-1, self.width))
+            query = rms_norm(query, *layer.query_norm)
+            key = rms_norm(key, *layer.key_norm)
+        query = query.unflatten(-1, (-1, self.width))
+        key = key.unflatten(-1, (-1, self.width))
         if normed and not self.norm_after:
-            query, key = rms_norm(query, *layer.query_norm), rms_norm(key, *layer.key_norm)
+            query = rms_norm(query, *layer.query_norm)
+            key = rms_norm(key, *layer.key_norm)
         cos, sin = rotary
-        query, key = (torch.addcmul(part * cos, part.roll(self.half, -1), sin) for part in (query, key))
+        query = torch.addcmul(query * cos, query.roll(self.half, -1), sin)
+        key = torch.addcmul(key * cos, key.roll(self.half, -1), sin)
         return query, key, F.linear(hidden_RE, *layer.value)
 
 

@@ -1,7 +1,8 @@
 """Generate text: Stage 1 reads bytes and writes tokens, Stage 2 reads and writes bytes by JBP or MBP (section 4.1.2).
 
-Rows of different lengths run together, and each row's text is what it would be alone, sampled or not. `stream.py` holds
-the states, `writer.py` the loop, `sampling.py` the draws, `utf8.py` what keeps a text UTF-8, `lookahead.py` MBP.
+Rows of different lengths run together, and each row's text is what it would be alone, sampled or not. `stream.py` has
+the states and one step, `writer.py` the loop, `sampling.py` the draws, `utf8.py` the symbols that may follow in UTF-8,
+`lookahead.py` MBP's decision. `dbyte.generate` adds the choice of compiled code.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,13 +39,14 @@ def generate(
         temperature, top_k, top_p, seed: see `sampling.Sampling`; temperature 0 takes the likeliest symbol.
         stage: 1 writes tokens, 2 writes bytes; None: the stage that the student was trained to.
         as_bytes: return raw bytes; else text.
-        valid_utf8: draw only what may follow in UTF-8, and drop a character that the limit cuts; None: for text, not
-            for bytes. False: text has U+FFFD for a cut or invalid character. A character that a prompt of bytes broke
-            off is completed, and comes back whole at the beginning of the text.
+        valid_utf8: draw only what may follow in UTF-8, and drop a character that the limit cuts off; None: for
+            text, not for bytes. False: text has U+FFFD for a cut or invalid character. A character that a prompt of bytes broke
+            off is completed, and the text begins with the whole character.
         prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
-            (Stage 1 before its router has learned); None: the router cuts.
+            (Stage 1 before its router has learned); None: along the router's boundaries.
         engine: computes the student's steps; None: plain torch.
-        on_text: called with (number of the prompt, new text) as text becomes certain, as in `generate_stream`.
+        on_text: called with (number of the prompt, new text) whenever text has become certain: whole characters that
+            cannot be part of a stop string.
     Raises:
         ValueError: for reserved bytes 0xFE or 0xFF in a prompt or, with valid_utf8, no UTF-8; a prompt of more chunks
             than the core has positions; a limit below 1; a temperature, top_k or top_p out of range; a stage other
@@ -76,8 +78,8 @@ def generate_stream(
 ) -> Iterator[str] | Iterator[bytes]:
     """Yield the continuation of one prompt piece by piece; the pieces joined are what `generate` returns.
 
-    A piece has whole characters, and what may become a stop string is held back until it is known. Arguments and errors
-    are those of `generate`, and errors come with the call, before the first piece.
+    A piece has whole characters, and what may become a stop string is held back until that is known. Arguments and
+    errors are those of `generate`; errors are raised by the call itself, before the first piece.
     """
     writer = begin(student, [prompt], max_new_bytes=max_new_bytes, sampling=Sampling(temperature, top_k, top_p, seed),
                    stop=stop, stage=stage, valid_utf8=not as_bytes if valid_utf8 is None else valid_utf8,
@@ -100,7 +102,7 @@ def begin(
     stop: Sequence[str] = (), stage: int | None = None, valid_utf8: bool = True,
     prompt_ends: list[list[int]] | None = None, engine: Engine | None = None,
 ) -> Writer:
-    """Read the prompts and return the writer that continues them; raises as `generate`."""
+    """Read the prompts and return the writer that continues them; arguments and errors are those of `generate`."""
     check(max_new_bytes=max_new_bytes, stop=stop, stage=stage)
     encoded = [prompt.encode() if isinstance(prompt, str) else bytes(prompt) for prompt in prompts]
     with evaluating(student):
@@ -112,7 +114,7 @@ def begin(
 
 @contextmanager
 def evaluating(student: ByteStudent) -> Iterator[None]:
-    """Evaluation mode for a while."""
+    """Put a student into evaluation mode within this context."""
     was_training = student.training
     student.eval()
     try:

@@ -1,8 +1,9 @@
 """Drawing symbols: temperature, top-k, top-p, and random numbers that belong to a row and not to its batch.
 
-A row's numbers come from a generator of its own, seeded by (seed, prompt, how many equal prompts stand before it): so a
-row is drawn as it would be alone, and equal prompts in one batch are drawn apart. For JBP the law is that of the 512
-joint symbols, and top-k and top-p count (byte, flag) pairs: a byte that is likely with either flag counts twice.
+A row's numbers come from a generator of its own, seeded by (seed, prompt, how many equal prompts come before it). So a
+row is drawn as it would be alone, and equal prompts in one batch get different draws. For JBP the distribution is over
+the 512 joint symbols. There top-k and top-p count (byte, flag) pairs: a byte that is likely with either flag counts
+twice.
 
 Shape letters: R rows that draw, X symbols.
 """
@@ -22,8 +23,9 @@ BLOCK = 256
 class Sampling:
     """How symbols are drawn; raises ValueError where a value leaves its range.
 
-    temperature: 0 takes the likeliest symbol, whatever the rest says. top_k >= 1: the k likeliest alone (and what ties
-    with the last of them); None: all. top_p in (0, 1]: the likeliest whose sum first reaches it, after top_k.
+    temperature: 0 takes the likeliest symbol, whatever the other values are. top_k >= 1: only the k likeliest (and
+    those that tie with the last of them); None: all. top_p in (0, 1]: the likeliest whose sum first reaches it, after
+    top_k.
     """
 
     temperature: float = 0.0
@@ -40,8 +42,8 @@ class Sampling:
             raise ValueError(f"top_p must lie in (0, 1], found {self.top_p}: 1 draws from all symbols")
 
 
-def law(logits_RX: Tensor, sampling: Sampling) -> Tensor:
-    """The probabilities that are drawn from, fp64, not normalised; temperature > 0."""
+def probabilities(logits_RX: Tensor, sampling: Sampling) -> Tensor:
+    """The probabilities [R, X] that are drawn from, fp64, not normalised; temperature > 0."""
     scaled_RX = logits_RX.double() / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < scaled_RX.shape[-1]:
         last_R1 = scaled_RX.topk(sampling.top_k).values[:, -1:]
@@ -58,8 +60,9 @@ class Sampler:
     """Draws for rows that are known by their number; `drawn` counts what each has drawn."""
 
     def __init__(self, sampling: Sampling, prompts: Sequence[bytes], *, drawn: Sequence[int] | None = None):
-        """drawn: go on behind so many draws of each row; None: from the first."""
-        self.sampling, seen = sampling, Counter()
+        """drawn: how many draws of each row to skip; None: begin with the first."""
+        self.sampling = sampling
+        seen = Counter()
         self.drawn = list(drawn) if drawn is not None else [0] * len(prompts)
         self.seeds = []
         for prompt in prompts:
@@ -72,7 +75,7 @@ class Sampler:
         if self.sampling.temperature == 0:
             return logits_RX.argmax(-1)
         uniform_R1 = torch.tensor([[self._uniform(row)] for row in rows], dtype=torch.double, device=logits_RX.device)
-        mass_RX = law(logits_RX, self.sampling).cumsum(-1)
+        mass_RX = probabilities(logits_RX, self.sampling).cumsum(-1)
         # in the order of symbols, not of probabilities: symbols that nearly tie may not change places
         below_R1 = torch.nextafter(mass_RX[:, -1:], torch.zeros_like(uniform_R1))
         return torch.searchsorted(mass_RX, torch.minimum(uniform_R1 * mass_RX[:, -1:], below_R1), right=True)[:, 0]
@@ -83,7 +86,8 @@ class Sampler:
         self.drawn[row] += 1
         have, values, generator = self._blocks.get(row) or (-1, [], torch.Generator().manual_seed(self.seeds[row]))
         while have < block:
-            have, values = have + 1, torch.rand(BLOCK, generator=generator, dtype=torch.double).tolist()
+            have += 1
+            values = torch.rand(BLOCK, generator=generator, dtype=torch.double).tolist()
         self._blocks[row] = have, values, generator
         return values[place]
 

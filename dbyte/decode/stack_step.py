@@ -1,9 +1,9 @@
-"""One byte through a stack of blocks, with states that are updated where they lie: what generation runs.
+"""One byte through a stack of blocks, with states that are updated in place: the recurrent form, for generation.
 
-It is the one recurrent form of a stack: it goes on from the states of `Stack.prefill` and gives what `Stack.forward`
-gives. What every byte needs alike is prepared once: the convolution's taps, -exp(A_log), the norm's weight in the
-projection behind it. Nothing whose size grows is allocated. A byte can be tried (`commit=False`): its outputs come back
-and the states stay as they were, which is how MBP looks ahead. Weights that change afterwards are not seen.
+It continues from the states of `Stack.prefill` and gives the outputs of `Stack.forward`. What every byte needs is
+prepared once: the convolution's taps, -exp(A_log), the norm's weight in the projection after it. Later changes of
+weights are not seen. A byte can be tried (`commit=False`): outputs are returned and states do not change, which is how
+MBP looks ahead.
 
 Shape letters: B rows, D width, I inner width, H heads, P head width, N state size, W taps, X convolved channels.
 """
@@ -46,7 +46,8 @@ class StackStep:
             norm = block.mixer_norm
             hidden_BD = hidden_BD + mixer.step(rms_norm(hidden_BD, norm.weight, norm.eps), state, commit)
             if block.ffn is not None:
-                norm, ffn = block.ffn_norm, block.ffn
+                norm = block.ffn_norm
+                ffn = block.ffn
                 normed_BD = rms_norm(hidden_BD, norm.weight, norm.eps)
                 gate_BF, up_BF = F.linear(normed_BD, ffn.gate_up.weight).chunk(2, dim=-1)
                 hidden_BD = hidden_BD.add_(F.linear(F.silu(gate_BF).mul_(up_BF), ffn.down.weight))
@@ -55,22 +56,25 @@ class StackStep:
 
 def _mixer_step(block: Block):
     """What mixes one byte: step(hidden_BD, state, commit) to [B, D]."""
-    made = {Mamba2: _MambaStep, Attention: _AttentionStep}.get(type(block.mixer))
-    return made(block) if made else block.mixer
+    step = {Mamba2: _MambaStep, Attention: _AttentionStep}.get(type(block.mixer))
+    return step(block) if step else block.mixer  # a convolution has a step of its own
 
 
 class _MambaStep:
     def __init__(self, block: Block):
         mixer = block.mixer
         self.wide = torch.promote_types(mixer.in_proj.weight.dtype, torch.float32)
-        self.project, self.bias_X = mixer.in_proj.weight, mixer.conv1d.bias
+        self.project = mixer.in_proj.weight
+        self.bias_X = mixer.conv1d.bias
         self.sizes = (mixer.inner, mixer.inner + 2 * mixer.state_size, mixer.heads)
         self.parts = (mixer.inner, mixer.state_size, mixer.state_size)
         self.heads = (mixer.heads, mixer.head_width)
         self.taps_WX = mixer.conv1d.weight[:, 0].T.contiguous()
-        self.dt_bias_H, self.rate_H = mixer.dt_bias.to(self.wide), (-mixer.A_log.exp()).to(self.wide)
+        self.dt_bias_H = mixer.dt_bias.to(self.wide)
+        self.rate_H = (-mixer.A_log.exp()).to(self.wide)
         self.skip_H1 = mixer.D[:, None].to(self.wide)
-        self.out_DI, self.eps = mixer.out_proj.weight * mixer.norm.weight, mixer.norm.eps
+        self.out_DI = mixer.out_proj.weight * mixer.norm.weight
+        self.eps = mixer.norm.eps
 
     def step(self, hidden_BD: Tensor, state: Mamba2State, commit: bool) -> Tensor:
         gate_BI, xBC_BX, dt_BH = F.linear(hidden_BD, self.project).split(self.sizes, dim=-1)
@@ -101,10 +105,12 @@ class _AttentionStep:
         self.mixer = block.mixer
 
     def step(self, hidden_BD: Tensor, state: AttentionState, commit: bool) -> Tensor:
-        mixer, length_B = self.mixer, state.length_B
-        rows_B, used = torch.arange(len(hidden_BD), device=hidden_BD.device), int(length_B.max()) + 1
+        mixer = self.mixer
+        length_B = state.length_B
+        rows_B = torch.arange(len(hidden_BD), device=hidden_BD.device)
+        used = int(length_B.max()) + 1
         query_BH1W, key_BH1W, value_BH1W = mixer._project(hidden_BD[:, None], length_B[:, None])
-        # a byte that is only tried is written too: its slot lies behind what counts, and the next byte takes it
+        # a byte that is only tried is written too: nothing reads its slot before the next byte overwrites it
         state.key_BHSW[rows_B, :, length_B] = key_BH1W[:, :, 0]
         state.value_BHSW[rows_B, :, length_B] = value_BH1W[:, :, 0]
         back_BS = length_B[:, None] - torch.arange(used, device=hidden_BD.device)

@@ -1,12 +1,12 @@
 """Which symbols may follow so that a text stays UTF-8 (Unicode 15, table 3-7), for many rows at a time.
 
 An automaton over bytes, with a state for what must come next. A symbol is a byte, a joint symbol (byte, flag) or a
-token: each has the state it leads to, and those that no UTF-8 text holds there get -inf.
+token. Each leads to a state, and a symbol that cannot follow in UTF-8 gets -inf.
 
     WHOLE between characters; 1, 2, 3: so many continuation bytes to go; after E0, ED, F0, F4: the next is restricted
 
-The rule at the end of the bytes that were asked for: a character that they cut off is dropped. So a text with a lower
-limit is always the beginning of the text with a higher one; reserving room would bend the last character's law.
+A character that the limit of bytes cuts off is dropped. So a text with a lower limit is always the beginning of the
+text with a higher one. Reserving room for whole characters would change the distribution of the last one.
 
 Shape letters: S states, X symbols (256 bytes, 512 joint symbols or V tokens), K bytes.
 """
@@ -53,8 +53,10 @@ def any_token(tokens: Sequence[bytes]) -> Tensor:
 def over_tokens(student: ByteStudent) -> Tensor:
     """next_SV: the state that each token's bytes lead to; a token without text stands for EOS."""
     next_SK = transitions()
-    offset_V1, table = student.token_offset.cpu(), student.token_table.cpu().long()
-    start_V, length_V = offset_V1[:-1], offset_V1.diff()
+    offset_V1 = student.token_offset.cpu()
+    table = student.token_table.cpu().long()
+    start_V = offset_V1[:-1]
+    length_V = offset_V1.diff()
     next_SV = torch.arange(STATES)[:, None].repeat(1, len(start_V))
     next_SV[1:, length_V == 0] = REFUSED
     for i in range(int(length_V.max())):
@@ -79,7 +81,7 @@ class Alphabet:
 
 
 def broken_character(text: bytes) -> bytes:
-    """The bytes at a text's end that begin a character and do not end it; a text of whole characters has none."""
+    """The bytes at a text's end that begin a character without ending it; empty for a text of complete characters."""
     for size in range(1, min(len(text), 3) + 1):
         lead = text[-size]
         if lead >= 0xC0:
@@ -90,12 +92,13 @@ def broken_character(text: bytes) -> bytes:
 
 
 def state_after(text: bytes) -> int:
-    """The state behind a text.
+    """The state after a text.
 
     Raises:
         ValueError: if it is no UTF-8; its last character may be broken off.
     """
-    broken, state = broken_character(text), WHOLE
+    broken = broken_character(text)
+    state = WHOLE
     try:
         text[: len(text) - len(broken)].decode()
     except UnicodeDecodeError as error:

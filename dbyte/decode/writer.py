@@ -1,7 +1,7 @@
 """Writing text with a stream of rows: draw, append, drop the rows that are finished, step the rest.
 
 One loop for three decoders. Each advance gives every row that needs one a new symbol and feeds one byte a row:
-- tokens (Stage 1): a row whose token has been fed whole draws the next one; the token's last byte ends the chunk
+- tokens (Stage 1): a row that has fed all bytes of its token draws the next one; a token's last byte ends the chunk
 - JBP: the joint symbol (next byte, ends a chunk)
 - MBP: the next byte, and the second head's guess of the one after it, by which the router decides (`lookahead.py`)
 
@@ -26,46 +26,53 @@ from dbyte.decode.utf8 import Alphabet, any_token, anything, broken_character, o
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import EOS
 
-PLAIN = ("limit", "valid_utf8", "rows", "states", "ended", "core_rows")  # of a writer, as they are in JSON
+PLAIN = ("limit", "valid_utf8", "rows", "states", "ended", "core_rows")  # attributes that JSON holds as they are
+
 
 class Writer:
     """Continues the rows of a stream; `written` holds each row's new bytes, without EOS and stop strings.
 
-    `ended` tells for each row and each byte that was taken in whether a chunk ended there; a row's last symbol is not
-    taken in. `core_rows` counts the core positions that were computed while writing, over all rows.
+    `ended` holds, for each row and each byte that was taken in, whether a chunk ended there; a row's last symbol is
+    not taken in. `core_rows` counts the core positions that were computed while writing, over all rows.
     """
 
     def __init__(
         self, stream: ByteStream, before: Sequence[bytes], *, sampling: Sampling, limit: int,
         stops: Sequence[bytes] = (), valid_utf8: bool = True, drawn: Sequence[int] | None = None,
     ):
-        """before: what each row of the stream says so far. limit: new bytes a row, at most; drawn: see `Sampler`.
+        """before: the text of each row of the stream so far. limit: the most new bytes a row. drawn: see `Sampler`.
 
         Raises:
             ValueError: with valid_utf8, for a row that is no UTF-8; its last character may be broken off.
         """
-        self.stream, self.limit, self.stops, self.valid_utf8 = stream, limit, list(stops), valid_utf8
+        self.stream = stream
+        self.limit = limit
+        self.stops = list(stops)
+        self.valid_utf8 = valid_utf8
         self.before = [bytes(text) for text in before]
         self.written = [bytearray() for _ in before]
         self.ended: list[list[bool]] = [[] for _ in before]
-        self.rows = list(range(len(before)))  # whose texts the stream's rows are
+        self.rows = list(range(len(before)))  # the numbers of the texts that the stream's rows hold
         self.sampler = Sampler(sampling, before, drawn=drawn)
         self.states = [state_after(text) if valid_utf8 else 0 for text in before]
         self.broken = [broken_character(text) if valid_utf8 else b"" for text in before]
         self.core_rows = 0
-        student, device = stream.student, stream.core_BE.device
+        student = stream.student
+        device = stream.core_BE.device
         next_SK = transitions() if valid_utf8 else anything()
         self.bytes = Alphabet(next_SK, device=device)
         if stream.stage == 1:
             self.tokens = student.token_texts()
             next_SV = over_tokens(student) if valid_utf8 else any_token(self.tokens)
-            self.symbols, self.queues = Alphabet(next_SV, device=device), [b""] * len(before)
+            self.symbols = Alphabet(next_SV, device=device)
+            self.queues = [b""] * len(before)  # bytes of each row's token that have not been fed
         else:
-            self.symbols = Alphabet(next_SK.repeat(1, 2), device=device) if stream.look_ahead is None else self.bytes
+            joint = stream.look_ahead is None  # (byte, flag) pairs of JBP
+            self.symbols = Alphabet(next_SK.repeat(1, 2), device=device) if joint else self.bytes
 
     @torch.inference_mode()
     def advance(self) -> bool:
-        """Write on by a symbol or, at Stage 1, by a byte; False once no row writes any more."""
+        """Write one more symbol or, at Stage 1, one more byte a row; False once every row has finished."""
         if not self.rows:
             return False
         fed = self._token_bytes() if self.stream.stage == 1 else self._byte_symbols()
@@ -75,7 +82,8 @@ class Writer:
                 self.rows = []
                 return False
             order = self.stream.keep(open_rows)
-            self.rows, fed = [self.rows[place] for place in order], [fed[place] for place in order]
+            self.rows = [self.rows[place] for place in order]
+            fed = [fed[place] for place in order]
         self._step(fed)
         return True
 
@@ -88,7 +96,7 @@ class Writer:
     # -- writers on disk ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the stream, the texts and where the draws are: `load` goes on as if nothing had happened."""
+        """Write the stream, the texts and the state of the draws to one file; `load` continues from there."""
         texts = {name: [bytes(text).hex() for text in getattr(self, name)]
                  for name in ("before", "written", "stops", *(("queues",) if self.stream.stage == 1 else ()))}
         facts = {"sampling": asdict(self.sampler.sampling), "drawn": self.sampler.drawn, "texts": texts}
@@ -96,7 +104,12 @@ class Writer:
 
     @classmethod
     def load(cls, student: ByteStudent, path: str | Path, *, engine: Engine | None = None) -> "Writer":
-        """Read a writer that `save` wrote with this student; raises as `load_stream`."""
+        """Read a writer that `save` wrote with this student; it continues as if it had never stopped.
+
+        engine: computes the student's parts; None: plain torch.
+        Raises:
+            FileNotFoundError: if there is no such file. ValueError: if it holds no writer, or another student's.
+        """
         stream = load_stream(student, path, engine=engine)
         facts = json.loads(read_metadata(path)["texts"])
         if facts is None:
@@ -128,7 +141,7 @@ class Writer:
                 for place, symbol in enumerate(symbols)]
 
     def _token_bytes(self) -> list[tuple[int, bool] | None]:
-        """As `_byte_symbols`: the next byte of each row's token, after a new token for the rows that have none."""
+        """(byte, whether it ends its token) for each row, None for a finished one; draws tokens where none is left."""
         empty = [place for place, row in enumerate(self.rows) if not self.queues[row]]
         finished = set()
         if empty:
@@ -147,7 +160,8 @@ class Writer:
         return fed
 
     def _step(self, fed: list[tuple[int, bool]]) -> None:
-        device, before = self.stream.core_BE.device, sum(self.stream.core_cache.length)
+        device = self.stream.core_BE.device
+        before = sum(self.stream.core_cache.length)
         byte_B = torch.tensor([byte for byte, _ in fed], device=device)
         if self.stream.look_ahead is None:
             self.stream.step(byte_B, torch.tensor([ends for _, ends in fed], device=device))
@@ -161,9 +175,10 @@ class Writer:
     # -- the texts ----------------------------------------------------------------------------------------------------
 
     def _append(self, place: int, new: bytes) -> bool:
-        """Append to the text of a row of the stream; True if that finishes it, with the text cut where it ends."""
+        """Append to the text of a row of the stream; True if that finishes the text, which is cut where it ends."""
         row = self.rows[place]
-        text, before = self.written[row], len(self.written[row])
+        text = self.written[row]
+        before = len(text)
         text += new[: self.limit - before]
         ends = [before + new.index(EOS)] if EOS in new else []
         ends += [found for stop in self.stops if (found := text.find(stop, max(before - len(stop) + 1, 0))) >= 0]
@@ -183,7 +198,7 @@ class Writer:
         return False
 
     def _drop_broken(self, row: int) -> None:
-        """Take off a character that the limit cuts; one that the prompt began and nothing ended leaves no bytes."""
+        """Drop a character that the limit cuts off; of one that began in the prompt no byte is left."""
         text = self.broken[row] + self.written[row]
         keep = len(text) - len(broken_character(text)) - len(self.broken[row])
         del self.written[row][max(keep, 0):]
@@ -193,22 +208,25 @@ class Writer:
         return row in self.rows
 
     def text(self, row: int) -> str:
-        """A row's text. A character that its prompt began comes back whole; what is no UTF-8 as U+FFFD."""
+        """A row's text, with the whole character where its prompt broke one off, and U+FFFD for what is not UTF-8."""
         whole = self.broken[row] if self.written[row] else b""
         return (whole + self.written[row]).decode(errors="replace")
 
 
 class Reading:
-    """What may be shown of a text that grows: whole characters, and nothing that may become a stop string."""
+    """The part of a growing text that can be shown: whole characters, and nothing that may become a stop string."""
 
     def __init__(self, writer: Writer, row: int):
-        self.writer, self.row, self.shown = writer, row, 0
+        self.writer = writer
+        self.row = row
+        self.shown = 0
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.begun = False
 
     def fresh(self) -> bytes:
         """The bytes that have become certain since the last call."""
-        text, last = self.writer.written[self.row], not self.writer.is_open(self.row)
+        text = self.writer.written[self.row]
+        last = not self.writer.is_open(self.row)
         until = len(text) if last else len(text) - _held_back(text, self.writer.stops)
         if not last and self.writer.valid_utf8:
             until -= len(broken_character(self.writer.broken[self.row] + text[:until]))
@@ -217,10 +235,11 @@ class Reading:
         return found
 
     def fresh_text(self) -> str:
-        """The same as text; all of them joined are `Writer.text`."""
+        """The text that has become certain since the last call; all of them joined are `Writer.text`."""
         found = self.fresh()
         if found and not self.begun:
-            found, self.begun = self.writer.broken[self.row] + found, True
+            found = self.writer.broken[self.row] + found
+            self.begun = True
         return self.decoder.decode(found, final=not self.writer.is_open(self.row))
 
 

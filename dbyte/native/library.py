@@ -29,6 +29,7 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping
          "-fno-signed-zeros", "-fopenmp", "-shared", "-fPIC")
 PANEL = 32  # outputs next to each other in a packed weight, as in arithmetic.hpp
 TILE = 64  # rows that go through all blocks or layers before the next ones do, as in native.cpp
+ROWS_A_THREAD = 8  # so many go through a product at once; with fewer a thread waits longer than it computes
 _PACKED: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was packed of them
 
 
@@ -185,8 +186,8 @@ def cached_pack(module: nn.Module, pack: Callable[[nn.Module], Packed]) -> Packe
 
 
 def num_threads(rows: int) -> int:
-    """How many threads share so many rows: as many as torch has, at most one a row."""
-    return max(min(rows, torch.get_num_threads()), 1)
+    """How many threads share so many rows: as many as torch has, with ROWS_A_THREAD rows at least for each."""
+    return max(min(rows // ROWS_A_THREAD, torch.get_num_threads()), 1)
 
 
 def split_trees(roots: np.ndarray) -> tuple[ctypes.Array, int]:
@@ -194,7 +195,7 @@ def split_trees(roots: np.ndarray) -> tuple[ctypes.Array, int]:
 
     roots: where trees begin, ascending, from 0, and at the end the number of nodes.
     """
-    even = np.linspace(0, roots[-1], num_threads(len(roots) - 1) + 1)
+    even = np.linspace(0, roots[-1], min(num_threads(int(roots[-1])), len(roots) - 1) + 1)
     bounds = np.unique(roots[np.searchsorted(roots, even)]).tolist()
     return (c_long * len(bounds))(*bounds), len(bounds) - 1
 
