@@ -62,18 +62,6 @@ def test_prefill_equals_step_for_rows_of_different_lengths(stack):
             torch.testing.assert_close(out, expected[rows, length + i])
 
 
-def test_the_last_outputs_alone_are_those_of_prefill_and_so_are_the_states():
-    stack = Stack(replace(MAMBA, layers=3, state_size=8)).double()
-    hidden, length = torch.randn(4, 70, 16, dtype=torch.float64), torch.tensor([1, 0, 2, 70])
-    with torch.inference_mode():
-        expected, before = stack.prefill(hidden, length)
-        found, states = stack.prefill_last(hidden, length)
-    for row in (0, 2, 3):
-        torch.testing.assert_close(found[row], expected[row, length[row] - 1])
-    for one, two in zip(before, states, strict=True):
-        torch.testing.assert_close(vars(two), vars(one))
-
-
 def test_steps_from_nothing_are_the_forward_and_tries_between_them_leave_no_trace(stack):
     hidden, states = torch.randn(2, 70, 16, dtype=torch.float64), stack.empty_state(2, slots=70)
     expected, step = stack(hidden), StackStep(stack)

@@ -15,7 +15,6 @@ from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.model.convolution import convolve
 from dbyte.model.core import positions_within, run_core
 from dbyte.model.packed_attention import PACKED, attention_blocks
-from dbyte.model.projection import project_everywhere
 
 STEPS = stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1) + stage2(head_bytes=1, full_bytes=1)
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative to the largest number
@@ -34,7 +33,7 @@ def test_the_core_reads_packed_documents_of_any_length(M, dtype):
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=8, hidden_size=128, num_hidden_layers=2, num_attention_heads=2,
                          intermediate_size=128, max_position_embeddings=4096, initializer_range=0.1)
-    core = project_everywhere(LlamaModel._from_config(config, attn_implementation=PACKED)).eval()
+    core = LlamaModel._from_config(config, attn_implementation=PACKED).eval()
     input_BME = torch.randn(3, M, 128)
     document_BM = (torch.rand(3, M) < 0.02).cumsum(1)
     blocks = attention_blocks(positions_within(document_BM.cuda()))

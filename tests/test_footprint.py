@@ -42,18 +42,19 @@ def kept_bytes(step, student, teacher, batch, *, half):
     return sum(size for size, _ in kept.values())
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("backend, half", [("fast", False), ("torch", False), ("torch", True)],
+                         ids=["fast", "torch", "torch in bf16"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("step", STEPS, ids=NAMES)
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-def test_activations_are_what_autograd_keeps(step, variant, half, batch):
+def test_activations_are_what_autograd_keeps(step, variant, backend, half, batch):
     teacher = make_teacher()
-    student = roomy(teacher, **VARIANTS[variant])
+    student = roomy(teacher, **VARIANTS[variant]).use_backend(backend)
     kept = kept_bytes(step, student, teacher, batch, half=half)
     rows, how = rows_met(step, student, batch), step_pass(student.config, step)
     copies = 2 * half * sum(weight.numel() for name, weight in student.named_parameters()
                             if how.keeps(name.split(".")[0]))
-    a_row = sum(activation_bytes(student.config, rows, step, half=half).values())
+    a_row = sum(activation_bytes(student.config, rows, step, half=half, backend=backend).values())
     assert len(batch.byte_ids_BL) * a_row + copies == pytest.approx(kept, rel=TOLERANCE)
 
 

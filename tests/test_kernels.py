@@ -1,12 +1,171 @@
-"""Which backend trains; where mamba-ssm and a GPU are at hand, triton == torch and Mamba2 == mamba_ssm's own module."""
+"""The backends: fast == torch == triton in values and gradients, which one runs, and `F.linear` by fast_products."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from conftest import make_teacher
 
+from dbyte.kernels import fast
+from dbyte.kernels.fast import ROWS_WORTH_IT, fast_products, linear
+from dbyte.model import backends
 from dbyte.model.backends import check_backend, training_backend
+from dbyte.model.convolution import convolve
+from dbyte.model.gated_convolution import GatedConvolution
 from dbyte.model.mamba2 import Mamba2
+from dbyte.model.norm import gated_rms_norm
+from dbyte.model.ssd import ssd
 
+CLOSE = dict(rtol=1e-3, atol=1e-4)
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 3e-2}  # relative to the largest output; TF32 products in the kernels
+
+
+def random(*shape, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+
+def documents(lengths):
+    """Two rows: one document each of these lengths, and one of all the bytes."""
+    first = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    return torch.stack([first, torch.zeros_like(first)])
+
+
+def assert_same_function(found, expected, leaves, **close):
+    """Equal outputs, and equal gradients of every leaf from the same random gradients; outputs are one or a tuple."""
+    torch.testing.assert_close(found, expected, **close)
+    grads = torch.randn_like(expected) if torch.is_tensor(expected) else [torch.randn_like(out) for out in expected]
+    torch.testing.assert_close(torch.autograd.grad(found, leaves, grads),
+                               torch.autograd.grad(expected, leaves, grads), **close)
+
+
+# -- fast -------------------------------------------------------------------------------------------------------------
+
+PACKED = {"one byte": [1], "shorter than a tap": [3], "one document": [37], "packed": [1, 2, 5, 16, 13]}
+
+
+@pytest.mark.parametrize("lengths", PACKED.values(), ids=PACKED)
+@pytest.mark.parametrize("given", [True, False], ids=["documents", "none"])
+def test_fast_convolution_and_scan_are_the_references(lengths, given):
+    torch.manual_seed(0)
+    document, L = documents(lengths) if given else None, sum(lengths)
+    hidden, weight, bias = random(2, L, 6), random(6, 4), random(6)
+    assert_same_function(fast.convolve_silu(hidden, weight, bias, document),
+                         F.silu(convolve(hidden, weight, bias, document)), (hidden, weight, bias))
+    inputs = x, dt, A, B, C, D = (random(2, L, 3, 4), random(2, L, 3), random(3), random(2, L, 5), random(2, L, 5),
+                                  random(3))
+    found = fast.scan(x, F.softplus(dt), -A.exp(), B, C, D, document, chunk_size=8)
+    expected = ssd(x, F.softplus(dt), -A.exp(), B, C, D_H=D, document_BL=document, chunk_size=8,
+                   return_final_state=True)
+    assert_same_function(found, expected, inputs)
+
+
+def test_the_fast_way_out_is_norm_then_product():
+    hidden, gate, norm, weight = leaves = random(2, 7, 6), random(2, 7, 6), random(6), random(5, 6)
+    before = [leaf.detach().clone() for leaf in leaves]
+    found = fast.gated_linear(hidden, gate, norm, weight, eps=1e-2)
+    assert_same_function(found, F.linear(gated_rms_norm(hidden, gate, norm, 1e-2), weight), leaves)
+    assert all(map(torch.equal, leaves, before))  # it works in place, on its own tensors alone
+
+
+@pytest.mark.parametrize("make", [lambda: Mamba2(32, state_size=8, head_width=16, chunk_size=16),
+                                  lambda: GatedConvolution(32, expand=2, taps=5)], ids=["mamba2", "convolution"])
+@pytest.mark.parametrize("lengths", [[1], [90], [30, 1, 17, 42]], ids=str)
+def test_a_mixer_by_fast_is_the_mixer_by_torch(make, lengths):
+    torch.manual_seed(0)
+    mixer, document = make(), documents(lengths)
+    hidden = random(2, sum(lengths), 32, dtype=torch.float32)
+    leaves = hidden, *mixer.parameters()
+    by_fast = mixer(hidden, document)
+    fast_row, fast_state = mixer.prefill(hidden, torch.tensor([sum(lengths), 1]))
+    mixer.backend = "torch"
+    assert_same_function(by_fast, mixer(hidden, document), leaves, **CLOSE)
+    row, state = mixer.prefill(hidden, torch.tensor([sum(lengths), 1]))
+    torch.testing.assert_close(fast_row[0], row[0], **CLOSE)
+    for name, value in vars(state).items():
+        torch.testing.assert_close(getattr(fast_state, name), value, **CLOSE)
+
+
+def test_fast_runs_fp32_on_a_cpu_alone(monkeypatch):
+    mixer, hidden, taken = Mamba2(16, state_size=4, head_width=8), torch.randn(1, 9, 16), []
+    monkeypatch.setattr(backends, "fast_mamba2", lambda mixer, hidden, *_: (taken.append(hidden.dtype), hidden)[1:] * 3)
+    mixer(hidden)
+    mixer.double()(hidden.double())
+    mixer.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixer(hidden)
+    mixer.backend = "torch"
+    mixer(hidden)
+    assert taken == [torch.float32]
+
+
+def test_training_takes_fast_for_fp32_on_a_cpu():
+    assert training_backend(None, device="cpu", precision="fp32") == "fast"
+    for device, precision in (("cuda", "fp32"), ("cpu", "bf16")):
+        assert training_backend(None, device=device, precision=precision) == "torch"
+        with pytest.raises(ValueError, match=f"device {device} and precision {precision}: use 'torch'"):
+            training_backend("fast", device=device, precision=precision)
+    with pytest.raises(ValueError, match="unknown backend 'compiled'"):
+        training_backend("compiled", device="cpu", precision="fp32")
+
+
+# -- products ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 24), (ROWS_WORTH_IT, 24), (2, 70, 24), (3, 1, 40, 24)], ids=str)
+def test_a_fast_product_is_linear_in_value_and_gradient(shape):
+    torch.manual_seed(0)
+    hidden, weight = random(*shape, dtype=torch.float32), random(17, 24, dtype=torch.float32)
+    assert_same_function(linear(hidden, weight), F.linear(hidden, weight), (hidden, weight), **CLOSE)
+    apart = torch.randn(80, 3, 24)[:, 1]  # rows that do not follow one another in memory
+    torch.testing.assert_close(linear(apart, weight), F.linear(apart, weight), **CLOSE)
+    (grad,) = torch.autograd.grad(linear(hidden.detach(), weight).sum(), weight)  # a frozen side asks for none
+    assert grad.shape == weight.shape
+
+
+def test_the_context_changes_products_inside_it_and_no_others(monkeypatch):
+    rows, product = [], fast.product
+    monkeypatch.setattr(fast, "product", lambda hidden, weight: (rows.append(len(hidden)), product(hidden, weight))[1])
+    layer, with_bias, hidden = torch.nn.Linear(8, 4, bias=False), torch.nn.Linear(8, 4), torch.randn(2, 70, 8)
+    layer(hidden)
+    assert rows == []
+    with fast_products(), fast_products():  # nested
+        layer(hidden)
+    assert rows == [140]
+    with fast_products():
+        layer(hidden[:, : ROWS_WORTH_IT // 2 - 1])
+        with_bias(hidden)
+        layer.double()(hidden.double())
+        layer.bfloat16()(hidden.bfloat16())
+        layer.float()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(hidden).dtype == torch.bfloat16
+    layer(hidden)
+    assert rows == [140]
+
+
+def test_a_transformers_model_computes_the_same_with_fast_products():
+    teacher, ids = make_teacher(), torch.randint(0, 300, (2, 60))
+    expected = teacher(ids).logits
+    with fast_products():
+        found = teacher(ids).logits
+    assert_same_function(found, expected, list(teacher.parameters()), **CLOSE)
+
+
+def test_the_convolution_of_a_product_is_the_librarys_at_any_number_of_threads():
+    threads, weight = torch.get_num_threads(), torch.randn(40, 64)
+    hidden, found = torch.randn(500, 64), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with torch.profiler.profile() as recorded:
+                found.append(fast.product(hidden, weight))
+            names = {event.key for event in recorded.key_averages()}
+            assert "aten::mkldnn_convolution" in names and "aten::_slow_conv2d_forward" not in names
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found[0], found[1], **CLOSE)
+
+
+# -- triton -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -51,9 +210,3 @@ def test_equals_mamba_ssm(cuda, dtype):
     peer = Peer(256, d_state=128, headdim=64, chunk_size=256).to(cuda, dtype)
     peer.load_state_dict(mixer.state_dict())
     assert_near(mixer(hidden), peer(hidden), dtype)
-
-
-def test_training_takes_torch_unless_asked():
-    assert training_backend(None, device="cpu", precision="fp32") == "torch"
-    with pytest.raises(ValueError, match="unknown backend 'compiled'"):
-        training_backend("compiled", device="cpu", precision="fp32")

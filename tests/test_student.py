@@ -6,7 +6,7 @@ from conftest import VARIANTS, make_student, make_teacher
 from transformers import AutoModel
 
 from dbyte import __version__
-from dbyte.model import backends as kernels
+from dbyte.model import backends
 from dbyte.model.chunking import find_chunks
 from dbyte.model.core import run_core
 from dbyte.model.student import ByteStudent, StudentConfig
@@ -198,13 +198,13 @@ def test_confidence_reaches_the_router_and_changes_no_value(teacher, rows):
 
 def test_a_backend_that_cannot_run_is_refused_with_the_remedy(student, monkeypatch):
     """Wherever the tests run: first without the packages, then with them and without a GPU."""
-    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="mamba_ssm and causal_conv1d.*environment.yml"):
         student.use_backend("triton")
-    monkeypatch.setattr(kernels, "find_spec", lambda name: name)
+    monkeypatch.setattr(backends, "find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="CUDA device"):
         student.use_backend("triton")
-    with pytest.raises(ValueError, match="torch, compiled, triton"):
+    with pytest.raises(ValueError, match="torch, fast, triton"):
         student.use_backend("cuda")
-    assert all(getattr(module, "backend", "torch") == "torch" for module in student.modules())
+    assert all(getattr(module, "backend", "fast") == "fast" for module in student.modules())

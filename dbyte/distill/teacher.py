@@ -25,7 +25,6 @@ from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_h
 from dbyte.distill.steps import EVERYTHING, Group, Step, check_sharding
 from dbyte.distill.trainer import train
 from dbyte.model.packed_attention import PACKED
-from dbyte.model.projection import project_everywhere
 from dbyte.model.teacher import load_model
 from dbyte.paths import RUNS
 from dbyte.presets import Scale, TeacherShape
@@ -113,7 +112,7 @@ def _first_model(
     asked = teacher_config(shape, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     if continued is None:
         torch.manual_seed(seed)
-        return project_everywhere(AutoModelForCausalLM.from_config(asked, attn_implementation=PACKED))
+        return AutoModelForCausalLM.from_config(asked, attn_implementation=PACKED)
     model = load_model(continued)
     for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"):
         if (has := getattr(model.config, name)) != getattr(asked, name):

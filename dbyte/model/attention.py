@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbyte.model.core import positions_within
-from dbyte.model.projection import Projection
 
 ROTARY_BASE = 10_000.0
 
@@ -39,8 +38,8 @@ class Attention(nn.Module):
             raise ValueError(f"width = {width} must be a multiple of head_width = {head_width}, which must be even: "
                              f"choose an even head_width that divides {width}")
         self.head_width, self.window = head_width, window
-        self.qkv_proj = Projection(width, 3 * width)
-        self.out_proj = Projection(width, width)
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
         """Mix each document of each row on its own; document_BL int, contiguous per document, None: one a row."""

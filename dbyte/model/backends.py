@@ -1,22 +1,27 @@
-"""Backends of Mamba2's convolution and scan: `torch` and `triton`, which compute the same function.
+"""The backends of a mixer, which compute the same function: `torch`, `fast` and `triton`.
 
-`torch` is pure PyTorch on any device, the reference.
-`triton` takes causal-conv1d and mamba-ssm (extra `cuda`), both imported at its first use, and a CUDA device; where a
-GPU is at hand the tests hold it against the reference.
+    torch     the equation as the mixer's own file states it, in plain torch, on any device: the reference
+    fast      the products and hand-written backward passes of kernels/fast.py, for fp32 on a CPU; `torch` elsewhere
+    triton    causal-conv1d and mamba-ssm (extra `cuda`), which need a CUDA device
 
-Shape letters: B rows, L bytes, X convolved channels, W taps, H heads, P head width, I = H P, N state size.
+Shape letters: B rows, L bytes, D width, X convolved channels, H heads, P head width, N state size, I inner width.
 """
 
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dbyte.model.convolution import convolve
+from dbyte.kernels import fast, triton
 from dbyte.model.ssd import ssd
 
-BACKENDS = ("torch", "triton")
+if TYPE_CHECKING:
+    from dbyte.model.gated_convolution import GatedConvolution
+    from dbyte.model.mamba2 import Mamba2
+
+BACKENDS = ("torch", "fast", "triton")
 PACKAGES = ("mamba_ssm", "causal_conv1d")
 
 
@@ -35,48 +40,67 @@ def check_backend(backend: str) -> str:
 
 
 def training_backend(backend: str | None, *, device: str, precision: str) -> str:
-    """Return the backend to train with, `torch` for None; ValueError with the remedy if it cannot be used here."""
-    return check_backend(backend or "torch")
+    """Return the backend to train with: the one asked for, or for None `fast` for fp32 on a CPU and else `torch`.
+
+    Raises ValueError with the remedy for one that cannot be used here, or not on this device in this precision.
+    """
+    fits = device == "cpu" and precision == "fp32"
+    if backend is None:
+        return "fast" if fits else "torch"
+    if backend == "fast" and not fits:
+        raise ValueError(f"backend 'fast' takes fp32 on a CPU, found device {device} and precision {precision}: use "
+                         "'torch' or 'triton'")
+    return check_backend(backend)
 
 
-def mix(
-    xBC_BLX: Tensor, dt_BLH: Tensor, A_H: Tensor, D_H: Tensor, weight_XW: Tensor, bias_X: Tensor,
-    document_BL: Tensor | None, *, state_size: int, chunk_size: int, backend: str,
+def runs_fast(backend: str, hidden: Tensor) -> bool:
+    """Whether a mixer with this backend takes the fast path for this input."""
+    return backend == "fast" and fast.is_fp32_cpu(hidden)
+
+
+def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, document_BL: Tensor) -> Tensor:
+    """`ssd` by default sizes and without the skip, where no mixer names a backend: fast where that fits."""
+    if fast.is_fp32_cpu(x_BLHP):
+        return fast.scan(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, torch.zeros_like(A_H), document_BL, chunk_size=64)[0]
+    return ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, document_BL=document_BL)
+
+
+def mamba2_by(backend: str, hidden: Tensor) -> Callable | None:
+    """What computes Mamba2 in place of the reference, for this input; None: the reference does."""
+    if backend == "triton":
+        return triton_mamba2
+    return fast_mamba2 if runs_fast(backend, hidden) else None
+
+
+def fast_mamba2(
+    mixer: "Mamba2", hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`Mamba2._mix` by kernels/fast.py."""
+    gate_BLI, xBC_BLX, dt_BLH = fast.split_linear(hidden_BLD, mixer.in_proj.weight, mixer.parts)
+    convolved_BLX = fast.convolve_silu(xBC_BLX, mixer.conv1d.weight[:, 0], mixer.conv1d.bias, document_BL)
+    y_BLHP, state_BHPN = fast.scan(*mixer.scan_inputs(convolved_BLX, dt_BLH, real_BL), mixer.D, document_BL,
+                                   chunk_size=mixer.chunk_size)
+    mixed_BLD = fast.gated_linear(y_BLHP.flatten(2), gate_BLI, mixer.norm.weight, mixer.out_proj.weight,
+                                  eps=mixer.norm.eps)
+    return mixed_BLD, xBC_BLX, state_BHPN
+
+
+def triton_mamba2(
+    mixer: "Mamba2", hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`Mamba2._mix` with convolution and scan by kernels/triton.py."""
+    gate_BLI, xBC_BLX, dt_BLH = mixer.in_proj(hidden_BLD).split(mixer.parts, dim=-1)
+    convolved_BLX = triton.convolve_silu(xBC_BLX, mixer.conv1d.weight[:, 0], mixer.conv1d.bias, document_BL)
+    y_BLHP, state_BHPN = triton.scan(*mixer.scan_inputs(convolved_BLX, dt_BLH, real_BL), mixer.D, document_BL,
+                                     chunk_size=mixer.chunk_size)
+    return mixer.out_proj(mixer.norm(y_BLHP.flatten(2), gate_BLI)), xBC_BLX, state_BHPN
+
+
+def fast_gated_convolution(
+    mixer: "GatedConvolution", hidden_BLD: Tensor, document_BL: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Convolve, SiLU and scan inside each document: (y_BLI, the state after the last byte BNI)."""
-    convolved_BLX = convolve_silu(xBC_BLX, weight_XW, bias_X, document_BL, backend=backend)
-    x_BLI, B_BLN, C_BLN = convolved_BLX.tensor_split((-2 * state_size, -state_size), dim=-1)
-    y_BLHP, final_BHPN = scan(x_BLI.unflatten(-1, (len(A_H), -1)), dt_BLH, A_H, B_BLN, C_BLN, D_H, document_BL,
-                              chunk_size=chunk_size, backend=backend)
-    return y_BLHP.flatten(-2), final_BHPN.permute(0, 3, 1, 2).flatten(2)
-
-
-def convolve_silu(
-    hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None, *, backend: str
-) -> Tensor:
-    """silu of the depthwise causal convolution inside each document: [B, L, X]."""
-    if backend != "triton":
-        return F.silu(convolve(hidden_BLX, weight_XW, bias_X, document_BL))
-    from causal_conv1d import causal_conv1d_fn
-
-    return causal_conv1d_fn(hidden_BLX.transpose(1, 2), weight_XW, bias_X, seq_idx=_sequence_index(document_BL),
-                            activation="silu").transpose(1, 2)
-
-
-def scan(
-    x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor,
-    document_BL: Tensor | None, *, chunk_size: int, backend: str,
-) -> tuple[Tensor, Tensor]:
-    """SSD plus the skip D x: (y_BLHP, the state after the last byte BHPN); arguments as in `ssd`."""
-    if backend != "triton":
-        return ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, D_H=D_H, chunk_size=chunk_size, document_BL=document_BL,
-                   return_final_state=True)
-    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
-    return mamba_chunk_scan_combined(x_BLHP, dt_BLH, A_H, B_BLN[:, :, None], C_BLN[:, :, None], chunk_size, D=D_H,
-                                     seq_idx=_sequence_index(document_BL), return_final_states=True)
-
-
-def _sequence_index(document_BL: Tensor | None) -> Tensor | None:
-    """Documents as the kernels want them: int32, and not negative, which would mean padding to skip."""
-    return None if document_BL is None else (document_BL + 1).int().contiguous()
+    """`GatedConvolution._mix` by kernels/fast.py."""
+    inner = len(mixer.norm_weight)
+    gate_BLI, input_BLI = fast.split_linear(hidden_BLD, mixer.in_proj.weight, [inner, inner])
+    mixed_BLI = fast.convolve_silu(input_BLI, mixer.conv1d.weight[:, 0], mixer.conv1d.bias, document_BL)
+    return fast.gated_linear(mixed_BLI, gate_BLI, mixer.norm_weight, mixer.out_proj.weight, eps=mixer.eps), input_BLI

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dbyte.model.attention import Attention, AttentionState
 from dbyte.model.gated_convolution import ConvolutionState, GatedConvolution
 from dbyte.model.mamba2 import Mamba2, Mamba2State
-from dbyte.model.projection import Projection, project
 
 NORM_EPS = 1e-5
 MIXERS = ("mamba2", "attention", "convolution")
@@ -83,12 +82,12 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, ffn_width: int):
         super().__init__()
-        self.gate_up = Projection(width, 2 * ffn_width)
-        self.down = Projection(ffn_width, width)
+        self.gate_up = nn.Linear(width, 2 * ffn_width, bias=False)
+        self.down = nn.Linear(ffn_width, width, bias=False)
 
     def forward(self, hidden_BLD: Tensor) -> Tensor:
-        # two products: gradients of two halves would have to be joined
-        gate_BLF, up_BLF = (project(hidden_BLD, half) for half in self.gate_up.weight.chunk(2))
+        # two products, so that backward need not join the gradients of two halves
+        gate_BLF, up_BLF = (F.linear(hidden_BLD, half) for half in self.gate_up.weight.chunk(2))
         return self.down(F.silu(gate_BLF) * up_BLF)
 
 
@@ -113,11 +112,6 @@ class Block(nn.Module):
         mixed_BLD, state = self.mixer.prefill(self.mixer_norm(hidden_BLD), length_B, slots=slots)
         return self._feed_forward(hidden_BLD + mixed_BLD), state
 
-    def prefill_last(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, State]:
-        mixed_BD, state = self.mixer.prefill_last(self.mixer_norm(hidden_BLD), length_B)
-        rows_B = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
-        return self._feed_forward(hidden_BLD[rows_B, (length_B - 1).clamp(min=0)] + mixed_BD), state
-
 
 class Stack(nn.Module):
     """Blocks and a final RMSNorm, [B, L, D] to [B, L, D]; causal, and isolated by document."""
@@ -135,26 +129,14 @@ class Stack(nn.Module):
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, list[State]]:
         """Run right-padded rows of one document each; also return each block's state after byte length_B - 1.
 
-        slots: for so many bytes a state of attention has room, at least for those that are given. `StackStep` goes on
-        from there.
+        slots: for so many bytes a state of attention has room, at least for those that are given. `StackStep` continues
+        from these states.
         """
         states = []
         for block in self.blocks:
             hidden_BLD, state = block.prefill(hidden_BLD, length_B, slots=slots)
             states.append(state)
         return self.norm(hidden_BLD), states
-
-    def prefill_last(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[State]]:
-        """As `prefill`, for a stack of Mamba2, but return the output of byte length_B - 1 alone, [B, D].
-
-        So the last block computes one output a row. For a row of no bytes it means nothing.
-        """
-        states = []
-        for block in self.blocks[:-1]:
-            hidden_BLD, state = block.prefill(hidden_BLD, length_B, slots=0)
-            states.append(state)
-        hidden_BD, state = self.blocks[-1].prefill_last(hidden_BLD, length_B)
-        return self.norm(hidden_BD), [*states, state]
 
     def empty_state(self, rows: int, *, slots: int = 0) -> list[State]:
         """The state before the first byte of a document; slots as in `prefill`."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dbyte.model.ssd import ssd
+from dbyte.model.backends import scan
 
 CONFIDENCE_FLOOR = 1e-4  # H-Net's: the log of 1 - p must stay finite
 
@@ -75,7 +75,6 @@ def dechunk(core_BME: Tensor, null_E: Tensor, chunks: Chunks) -> Tensor:
     return with_null_BME.gather(1, index_BLE)
 
 
-
 def opening_confidence(boundary_prob_BL: Tensor, chunks: Chunks) -> Tensor:
     """The router's probability of the boundary before each chunk, in (0, 1); 1 for a document's first: [B, M]."""
     closing_BM = boundary_prob_BL.gather(1, chunks.position_BM)
@@ -93,8 +92,8 @@ def smooth(core_BME: Tensor, confidence_BM: Tensor, chunks: Chunks) -> Tensor:
     step_BM = -torch.log1p(-confidence_BM.float().masked_fill(first_BM, 0.5))  # nothing precedes the first: any decay
     input_BME = core_BME * (confidence_BM / step_BM)[..., None].to(core_BME.dtype)
     one_BM1 = torch.ones_like(step_BM)[..., None].to(core_BME.dtype)
-    smoothed_BM1E = ssd(input_BME[:, :, None], step_BM[..., None], -step_BM.new_ones(1), one_BM1, one_BM1,
-                        document_BL=chunks.document_BM)
+    smoothed_BM1E = scan(input_BME[:, :, None], step_BM[..., None], -step_BM.new_ones(1), one_BM1, one_BM1,
+                         chunks.document_BM)
     return smoothed_BM1E[:, :, 0]
 
 

@@ -1,7 +1,7 @@
 """A gated depthwise convolution over the bytes of a document: a control for Table 5 that is local and nothing else.
 
-It is Mamba2 without its memory: the same gate, norm and projections around a causal convolution of more taps, so what
-it lacks is the state. It has the interface of `Mamba2`: a row in parallel, a prompt with its state, and a step.
+It is Mamba2 without its state: the same gate, norm and projections around a causal convolution of more taps. It has the
+interface of `Mamba2`: a row in parallel, a prompt with its state, and a step.
 
 Shape letters: B rows, L bytes, D width, I inner width (expand * D), W taps.
 """
@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dbyte.model.backends import fast_gated_convolution, runs_fast
 from dbyte.model.convolution import convolve
-from dbyte.model.gated_projection import gated_projection
-from dbyte.model.norm import rms_norm
-from dbyte.model.projection import project
+from dbyte.model.mamba2 import last_inputs
+from dbyte.model.norm import gated_rms_norm, rms_norm
 
 NORM_EPS = 1e-5
 
@@ -34,6 +34,8 @@ class GatedConvolution(nn.Module):
         super().__init__()
         inner = expand * width
         self.taps = taps
+        self.eps = NORM_EPS
+        self.backend = "fast"  # of backends.py; "triton" has no kernel for it and means "torch" here
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, taps, groups=inner)
         self.norm_weight = nn.Parameter(torch.ones(inner))
@@ -49,10 +51,7 @@ class GatedConvolution(nn.Module):
         slots: for attention; this state does not grow.
         """
         mixed_BLD, input_BLI = self._mix(hidden_BLD, None)
-        keep = self.taps - 1
-        place_BW = length_B[:, None] + torch.arange(keep, device=length_B.device)
-        last_BWI = F.pad(input_BLI, (0, 0, keep, 0)).gather(1, place_BW[..., None].expand(-1, -1, input_BLI.shape[-1]))
-        return mixed_BLD, ConvolutionState(last_BWI)
+        return mixed_BLD, ConvolutionState(last_inputs(input_BLI, length_B, self.taps - 1))
 
     def empty_state(self, rows: int, *, slots: int = 0) -> ConvolutionState:
         """The state before the first byte of a document, for `rows` rows."""
@@ -65,11 +64,13 @@ class GatedConvolution(nn.Module):
         if commit:
             state.conv_BWI.copy_(window_BWI[:, 1:])
         mixed_BI = F.silu((window_BWI * self.conv1d.weight[:, 0].T).sum(1) + self.conv1d.bias)
-        gated_BI = rms_norm(F.silu(gate_BI) * mixed_BI, self.norm_weight, NORM_EPS)
+        gated_BI = rms_norm(F.silu(gate_BI) * mixed_BI, self.norm_weight, self.eps)
         return F.linear(gated_BI, self.out_proj.weight)
 
     def _mix(self, hidden_BLD: Tensor, document_BL: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What is mixed, and what went into the convolution."""
-        gate_BLI, input_BLI = (project(hidden_BLD, half) for half in self.in_proj.weight.chunk(2))
+        """The mixer's output, and what its convolution read."""
+        if runs_fast(self.backend, hidden_BLD):
+            return fast_gated_convolution(self, hidden_BLD, document_BL)
+        gate_BLI, input_BLI = self.in_proj(hidden_BLD).chunk(2, dim=-1)
         mixed_BLI = F.silu(convolve(input_BLI, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL))
-        return gated_projection(mixed_BLI, gate_BLI, self.norm_weight, self.out_proj.weight, eps=NORM_EPS), input_BLI
+        return self.out_proj(gated_rms_norm(mixed_BLI, gate_BLI, self.norm_weight, self.eps)), input_BLI

@@ -1,8 +1,15 @@
-"""RMSNorm of a few rows, outside of autograd: what a step of generation needs at every turn."""
+"""RMSNorm in two forms: gated, as a mixer ends in; and of a few rows outside of autograd, for steps of generation."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def gated_rms_norm(hidden: Tensor, gate: Tensor, weight_I: Tensor, eps: float) -> Tensor:
+    """RMSNorm(hidden * silu(gate)) with a weight: [..., I] in gate's dtype, fp32 at least inside."""
+    wide = torch.promote_types(gate.dtype, torch.float32)
+    gated = hidden.to(wide) * F.silu(gate.to(wide))
+    return F.rms_norm(gated, weight_I.shape, weight_I.to(wide), eps).to(gate.dtype)
 
 
 def rms_norm(hidden_RD: Tensor, weight_D: Tensor | None, eps: float) -> Tensor:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbyte.model.blocks import Stack, StackShape, SwiGLU
-from dbyte.model.projection import Projection
 
 THRESHOLD = 0.5
 BYTES = 256
@@ -44,8 +43,8 @@ class Router(nn.Module):
 
     def __init__(self, width: int, ffn_width: int = 0):
         super().__init__()
-        self.query = SwiGLU(width, ffn_width) if ffn_width else Projection(width, width)
-        self.key = SwiGLU(width, ffn_width) if ffn_width else Projection(width, width)
+        self.query = SwiGLU(width, ffn_width) if ffn_width else nn.Linear(width, width, bias=False)
+        self.key = SwiGLU(width, ffn_width) if ffn_width else nn.Linear(width, width, bias=False)
         if not ffn_width:  # as in H-Net, p begins as the plain cosine of neighbouring states
             nn.init.eye_(self.query.weight)
             nn.init.eye_(self.key.weight)

@@ -24,9 +24,9 @@ from dbyte.model.backends import check_backend
 from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_confidence, smooth, straight_through
 from dbyte.model.core import run_core
+from dbyte.model.gated_convolution import GatedConvolution
 from dbyte.model.mamba2 import Mamba2
 from dbyte.model.packed_attention import PACKED
-from dbyte.model.projection import Projection, project_everywhere
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, load_teacher
 from dbyte.presets import PAPER_SIZES
@@ -152,19 +152,19 @@ class ByteStudent(PreTrainedModel):
         E, D = config.core_config.hidden_size, config.byte_width
         self.byte_embedding = nn.Embedding(BYTES, D)
         self.encoder = Stack(config.encoder_shape())
-        self.encoder_projection = Projection(D, E)
+        self.encoder_projection = nn.Linear(D, E, bias=False)
         self.router = (Router(D, config.router_ffn_width) if config.router == "integrated" else
                        SplitRouter(config.router_shape()))
-        self.core = project_everywhere(AutoModel.from_config(config.core_config, attn_implementation=PACKED))
+        self.core = AutoModel.from_config(config.core_config, attn_implementation=PACKED)
         self.core.set_input_embeddings(None)
-        self.token_head = Projection(E, config.core_config.vocab_size)
+        self.token_head = nn.Linear(E, config.core_config.vocab_size, bias=False)
         self.null_E = nn.Parameter(torch.zeros(E))
-        self.residual = Projection(D, E)
+        self.residual = nn.Linear(D, E, bias=False)
         nn.init.zeros_(self.residual.weight)  # the core starts as the decoder's only source (H-Net)
-        self.decoder_projection = Projection(E, D)
+        self.decoder_projection = nn.Linear(E, D, bias=False)
         self.decoder = Stack(config.decoder_shape())
-        self.byte_head = Projection(D, JOINT if config.decoding == "jbp" else BYTES)
-        self.second_head = Projection(D, BYTES) if config.decoding == "mbp" else None
+        self.byte_head = nn.Linear(D, JOINT if config.decoding == "jbp" else BYTES, bias=False)
+        self.second_head = nn.Linear(D, BYTES, bias=False) if config.decoding == "mbp" else None
         self.register_buffer("token_table", torch.zeros(config.token_table_bytes, dtype=torch.uint8))
         self.register_buffer("token_offset", torch.zeros(config.core_config.vocab_size + 1, dtype=torch.long))
         self.post_init()
@@ -183,10 +183,10 @@ class ByteStudent(PreTrainedModel):
         return student
 
     def use_backend(self, backend: str) -> "ByteStudent":
-        """Run every Mamba2 by a backend of kernels.py; ValueError with the remedy if that cannot run here."""
+        """Run every mixer by a backend of backends.py; ValueError with the remedy if that cannot run here."""
         check_backend(backend)
         for module in self.modules():
-            if isinstance(module, Mamba2):
+            if isinstance(module, Mamba2 | GatedConvolution):
                 module.backend = backend
         return self
 

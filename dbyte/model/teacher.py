@@ -13,7 +13,6 @@ from transformers import (
 )
 
 from dbyte.model.packed_attention import PACKED
-from dbyte.model.projection import project_everywhere
 from dbyte.presets import FAMILIES, TEACHERS
 
 WEIGHTS = ("*.safetensors",)
@@ -74,7 +73,7 @@ def load_model(name: Path | str, *, device: str = "cpu", revision: str | None = 
     if info["missing_keys"]:
         raise ValueError(f"the weights in {name} lack {sorted(info['missing_keys'])[:3]} and maybe more: save or "
                          "download the model again")
-    return project_everywhere(model).eval().to(device)
+    return model.eval().to(device)
 
 
 def _unreadable(name: Path | str, *, local: bool, reason: str) -> str:

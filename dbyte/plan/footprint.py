@@ -59,13 +59,31 @@ def core_norm_saved(width: int, *, readers: int, half: bool) -> Saved:
     return Saved(width + 1, width * (1 + (readers if half else 1)))
 
 
-def scan_saved(*, inner: int, heads: int, state: int, chunk: int, half: bool, backend: str) -> Saved:
-    """SSD with the convolution before it: the torch path keeps a chunk's decays of all heads, triton does not."""
+def mamba2_saved(
+    width: int, *, inner: int, heads: int, state: int, chunk: int, half: bool, backend: str
+) -> Saved:
+    """A Mamba2 mixer and the norm before it; `fast` (fp32) and `torch` keep what is inside SSD's chunks."""
     channels = inner + 2 * state
-    if backend == "triton":
-        return Saved(3 * heads, 2 * channels + inner)  # convolution's input and output, y; the rest again in backward
-    decays = heads * chunk + chunk + inner * state / chunk
-    return Saved(channels + 2 * inner + 4 * heads + decays, 2 * channels + (inner if half else 0))
+    inside = chunk + inner * state / chunk  # scores of a chunk's bytes, and the state that enters it
+    if backend == "fast":
+        return norm_saved(width, readers=1, half=half) + Saved(
+            1 + 3 * channels + 4 * inner + width + 4 * heads + heads * chunk + inside)
+    # the gated norm: gate, silu(gate), y, their product, and that over its scale; then what out_proj reads
+    gated = Saved(1 + 4 * inner + (inner if half else inner + channels + heads), inner)
+    if backend == "triton":  # convolution's input and output, y and step sizes; SSD runs again in backward
+        scan = Saved(3 * heads, 2 * channels + inner)
+    else:
+        scan = Saved(5 * inner + 2 * state + 6 * heads + 2 * heads * chunk + inside + inner * state / chunk + chunk / 4,
+                     3 * channels)
+    return norm_saved(width, readers=1, half=half) + gated + scan
+
+
+def gated_convolution_saved(width: int, *, inner: int, half: bool, backend: str) -> Saved:
+    """A gated convolution and the norm before it."""
+    norm = norm_saved(width, readers=1, half=half)
+    if backend == "fast":
+        return norm + Saved(1 + width + 5 * inner)
+    return norm + Saved(1 + (5 if half else 6) * inner, 3 * inner)
 
 
 def swiglu_saved(width: int, ffn_width: int, *, half: bool) -> Saved:
@@ -79,12 +97,11 @@ def block_saved(shape: StackShape, row_bytes: int, *, half: bool, backend: str) 
     if shape.mixer == "attention":
         mixer = norm_saved(D, readers=1, half=half) + Saved(D // shape.head_width, 5 * D + row_bytes)
     elif shape.mixer == "convolution":
-        mixer = norm_saved(D, readers=2, half=half) + Saved(1, D + 5 * shape.expand * D)
+        mixer = gated_convolution_saved(D, inner=shape.expand * D, half=half, backend=backend)
     else:
         inner = shape.expand * D
-        mixer = (norm_saved(D, readers=3, half=half) + Saved(1, 2 * inner + D)
-                 + scan_saved(inner=inner, heads=inner // shape.head_width, state=shape.state_size,
-                              chunk=shape.chunk_size, half=half, backend=backend))
+        mixer = mamba2_saved(D, inner=inner, heads=inner // shape.head_width, state=shape.state_size,
+                             chunk=shape.chunk_size, half=half, backend=backend)
     return mixer + (norm_saved(D, readers=0, half=True) + swiglu_saved(D, F, half=half) if F else Saved())
 
 
