@@ -223,17 +223,17 @@ def test_the_page_escapes_the_text_says_it_whole_and_needs_no_script(student, to
     assert [line.split(",")[0] for line in emoji.split("\n")[1:]] == [f"byte {b:02x}" for b in "😀".encode()]
 
 
-def test_who_cuts_is_said_and_a_cut_inside_a_character_is_marked():
+def test_it_says_whose_boundary_it_is_and_marks_one_inside_a_character():
     rows = pd.DataFrame({"place": range(4), "byte": list("aéb".encode()), "value": [0.6, 0.9, 0.1, 1.0],
                          "teacher": [1, 0, 1, 1], "decided": [1, 1, 1, 0]})
     text = chunk_view.read(rows)
     assert [character.text for character in text] == ["a", "é", "b"]
     assert [[byte.who for byte in character.bytes] for character in text] == [
-        ["router and teacher cut"], ["the router alone cuts", "the teacher alone cuts"], ["router and teacher cut"]]
+        [chunk_view.BOTH], [chunk_view.ROUTER, chunk_view.TEACHER], [chunk_view.BOTH]]
     assert [character.split for character in text] == [False, True, False]
     assert [character.chunk for character in text] == [0, 1, 2] and [one.token for one in text] == [0, 1, 2]
     assert "fixed by the format" in text[2].bytes[0].title and "p = 0.60" in text[0].bytes[0].title
-    assert chunk_view.tallied(text) == "chunks: router 3, teacher 3; cuts that one makes alone: router 1, teacher 1"
+    assert chunk_view.tallied(text) == "chunks: router 3, teacher 3; boundaries of one alone: router 1, teacher 1"
     shown = Shown()
     shown.feed(chunk_view.page(rows.assign(corpus="<c>", text="clean")))
     assert shown.splits == [False, True, False] and "c" not in shown.names

@@ -5,7 +5,7 @@ last one. A number that follows from others may differ by its own half unit and 
 printed in two places the coarser must be the rounding of the finer. Beyond that it is a `slip`.
 
 A slip says that two printed numbers do not fit, not which of them is wrong. Where the paper leaves open whether two
-numbers are of one model (Table 8's `distill` and Table 6's Stage 1), they are not held together here.
+numbers are of one model (Table 8's `distill` and Table 6's Stage 1), they are not compared here.
 """
 
 import math
@@ -31,7 +31,7 @@ KEYS = {"table01_main": ["method", "model", "role"], "table10_teacher_scale": ["
 SIDEWAYS = ("metric", "task")  # the first column of tables with a column a model
 LLAMA, QWEN = "Ours, Llama-3.2-3B", "Ours, Qwen3-4B"
 
-# Who is printed more than once: name, then (table, line) with the one that the others are held to first.
+# What is printed more than once: a name, then (table, line), first the one that the others are compared with.
 TWICE = (
     ("teacher Llama 3.2 3B", ("table01_main", f"{LLAMA}, teacher"),
      ("table03_ablation_alignment", "baseline (teacher)"), ("table06_robustness", "llama-3.2-3b/baseline"),
@@ -111,7 +111,8 @@ def _own_rounding(check: Check) -> float:
 
 def _rounding_of_sources(check: Check) -> float:
     """The sum of what half a unit on each source changes: exact for sums and means, to first order for Eq. 5."""
-    numbers, total = list(map(value, check.sources)), 0.0
+    numbers = list(map(value, check.sources))
+    total = 0.0
     for index, printed in enumerate(check.sources):
         moved = numbers.copy()
         moved[index] += half_unit(printed)
@@ -120,7 +121,7 @@ def _rounding_of_sources(check: Check) -> float:
 
 
 def lines(name: str) -> dict[str, Line]:
-    """A published table as name -> its printed cells, one name a model, whichever way the table lies."""
+    """Return a published table as model -> its printed cells, whether models are its rows or its columns."""
     frame = published(name, as_text=True)
     if frame.columns[0] in SIDEWAYS:
         return {model: dict(zip(frame.iloc[:, 0], frame[model], strict=True)) for model in frame.columns[1:]}
@@ -193,7 +194,7 @@ def averages_of_seven() -> Iterator[Check]:
 
 
 def printed_twice() -> Iterator[Check]:
-    """The same quantity in several tables, held to its first print where the two are furthest apart."""
+    """The same quantity in several tables: its first print against the one that is furthest from it."""
     for who, (first, name), *others in TWICE:
         reference = _columns(first, name)
         elsewhere = [(source, _columns(source, line)) for source, line in others]

@@ -1,7 +1,7 @@
-"""Figure 3: text in the colours of the router's chunks, with probabilities, and the teacher's boundaries beside it.
+"""Figure 3: text in the colours of the router's chunks, with probabilities, and the teacher's boundaries.
 
-The same rows twice, `boundaries.byte_rows` with the keys corpus and text: `page` is HTML by itself, without a script,
-that says of every byte under the pointer what it is, how probable a cut behind it is, and who cuts; `figure` is a
+The same rows (`boundaries.byte_rows` with the keys corpus and text) twice. `page` is HTML without a script; of every
+byte under the pointer it says what it is, how probable a boundary after it is, and who puts one there. `figure` is a
 picture, for readers of a committed notebook. A character is shown whole, above the probabilities of all its bytes.
 """
 
@@ -20,17 +20,18 @@ from dbyte.model.router import THRESHOLD
 from dbyte.report.diagrams import CHUNK_COLOURS, VISIBLE, characters
 from dbyte.report.figures import GREY, STYLE
 
-WHO = {(True, True): "router and teacher cut", (True, False): "the router alone cuts",
-       (False, True): "the teacher alone cuts", (False, False): "nobody cuts"}
-CUTS = {"router and teacher cut": ("#000000", "-"), "the router alone cuts": ("#d55e00", "-"),
-        "the teacher alone cuts": ("#0072b2", (0, (2, 1)))}
+BOTH, ROUTER, TEACHER, NOBODY = ("boundary of both", "boundary of the router alone", "boundary of the teacher alone",
+                                 "no boundary")
+WHO = {(True, True): BOTH, (True, False): ROUTER, (False, True): TEACHER, (False, False): NOBODY}
+BOUNDARY_LOOKS = {BOTH: ("#000000", "-"), ROUTER: ("#d55e00", "-"), TEACHER: ("#0072b2", (0, (2, 1)))}
 SPLIT_COLOUR = "#a0006d"
 BAR_COLOURS = {True: "#444444", False: "#b5b5b5"}  # from the threshold on, and below it
 
 
 @dataclass(frozen=True)
 class Byte:
-    """A byte of a text: its value, the router's probability, who cuts behind it, and whether the router decides."""
+    """A byte of a text: its value, the router's probability, who puts a boundary after it, whether the router decides.
+    """
 
     value: int
     prob: float
@@ -40,12 +41,12 @@ class Byte:
 
     @property
     def who(self) -> str:
-        """Who cuts behind it, in words."""
+        """Who puts a boundary after it, in words."""
         return WHO[self.router, self.teacher]
 
     @property
     def title(self) -> str:
-        """What a reader asks of it, in a line."""
+        """What a reader wants to know of it, in a line."""
         said = f"p = {self.prob:.2f}" if self.decided else "fixed by the format"
         return f"byte {self.value:02x}, {said}: {self.who}"
 
@@ -62,14 +63,14 @@ class Character:
 
     @property
     def split(self) -> bool:
-        """Whether the router or the teacher cuts inside it, where no text can be cut."""
+        """Whether the router or the teacher puts a boundary inside it, where no text can be split."""
         return any(byte.router or byte.teacher for byte in self.bytes[:-1])
 
 
 def read(rows: pd.DataFrame) -> list[Character]:
-    """The characters of one text from its rows: place, byte, value, teacher, decided.
+    """Return the characters of one text from its rows: place, byte, value, teacher, decided.
 
-    ValueError where the places are not 0, 1, 2 .., as of two texts at once.
+    Raises ValueError where the places are not 0, 1, 2 .., as with two texts at once.
     """
     rows = rows.sort_values("place", kind="stable")
     if list(rows["place"]) != list(range(len(rows))):
@@ -77,7 +78,8 @@ def read(rows: pd.DataFrame) -> list[Character]:
     each = [Byte(row.byte, row.value, row.value >= THRESHOLD, bool(row.teacher), bool(row.decided))
             for row in rows.itertuples()]
     text = bytes(byte.value for byte in each)
-    found, chunk, token = [], 0, 0
+    found = []
+    chunk = token = 0
     for start, size, label in characters(text):
         inside = tuple(each[start:start + size])
         found.append(Character(text[start:start + size].decode(errors="replace"), label, inside, chunk, token))
@@ -87,11 +89,11 @@ def read(rows: pd.DataFrame) -> list[Character]:
 
 
 def tallied(text: Sequence[Character]) -> str:
-    """How many chunks router and teacher make of a text, and how many cuts either makes alone, in words."""
+    """Return how many chunks router and teacher make of a text, and how many boundaries are of one alone, in words."""
     each = [byte for character in text for byte in character.bytes]
-    alone = [sum(byte.who == who for byte in each) for who in ("the router alone cuts", "the teacher alone cuts")]
+    alone = [sum(byte.who == who for byte in each) for who in (ROUTER, TEACHER)]
     return (f"chunks: router {sum(byte.router for byte in each)}, teacher {sum(byte.teacher for byte in each)}; "
-            f"cuts that one makes alone: router {alone[0]}, teacher {alone[1]}")
+            f"boundaries of one alone: router {alone[0]}, teacher {alone[1]}")
 
 
 STYLE_SHEET = """
@@ -113,16 +115,15 @@ STYLE_SHEET = """
 .dbyte-chunks .split { outline: 2px dotted #a0006d }
 .dbyte-chunks .c:hover { filter: brightness(0.85) }
 """
-CLASSES = {"router and teacher cut": "both", "the router alone cuts": "router", "the teacher alone cuts": "teacher",
-           "nobody cuts": ""}
+CLASSES = {BOTH: "both", ROUTER: "router", TEACHER: "teacher", NOBODY: ""}
 KEY = ("Background: the router's chunks. Strip above: the teacher's tokens. Bars below: the probability that a chunk "
-       "ends at the byte, dark from 0.5 on. Line behind a character: black, both cut; orange, the router alone; "
-       "dashed blue, the teacher alone. Dotted frame: a cut inside a character. Point at a character for its bytes. "
-       "(JupyterLab shows the colours and the bytes alone until the notebook is trusted or run.)")
+       "ends at the byte, dark from 0.5 on. Line after a character: a boundary, black of both, orange of the "
+       "router alone, dashed blue of the teacher alone. Dotted frame: a boundary inside a character. Point at a "
+       "character for its bytes. (Until the notebook is trusted or run, JupyterLab shows only colours and bytes.)")
 
 
 def page(rows: pd.DataFrame) -> str:
-    """Return the texts of one corpus as a piece of HTML that needs nothing else, the first text first.
+    """Return the texts of one corpus as a piece of HTML that needs no other file, clean text first.
 
     rows: corpus, text, place, byte, value (probability), teacher, decided.
     """
@@ -134,24 +135,24 @@ def page(rows: pd.DataFrame) -> str:
 
 
 def _texts(rows: pd.DataFrame) -> dict[str, list[Character]]:
-    """Title -> text, clean before the others."""
+    """Return title -> text, clean text first."""
     names = sorted(rows["text"].unique(), key=lambda name: (name != "clean", name))
     chosen = {name: rows[rows["text"] == name] for name in names}
     return {f"{part['corpus'].iloc[0]}, {name}": read(part) for name, part in chosen.items()}
 
 
 def _chunk(number: int, text: Sequence[Character]) -> str:
-    """The characters that open in a chunk, in its colour.
+    """Return the characters that begin in a chunk, in its colour.
 
-    The colour stands in the element: of a notebook that its reader does not trust yet, as of a fresh clone, JupyterLab
-    drops the style sheet. Nothing stands between elements, since a blank there would show as a gap.
+    The colour is set in the element, because JupyterLab drops the style sheet of a notebook that its reader does not
+    trust yet, as in a fresh clone. Nothing separates elements, since a blank would show as a gap.
     """
     return (f"<span style='background-color:{CHUNK_COLOURS[number % len(CHUNK_COLOURS)]}'>"
             f"{''.join(map(_cell, text))}</span>")
 
 
 def _cell(character: Character) -> str:
-    """A character with a bar a byte below it; only the element of class `t` holds text of the reader's."""
+    """Return a character with a bar a byte below it; only the element of class `t` holds text of the corpus."""
     last = character.bytes[-1]
     classes = ["c", "odd" if character.token % 2 else "",
                CLASSES[last.who], "split" if character.split else ""]
@@ -165,12 +166,12 @@ def _cell(character: Character) -> str:
             + ("<br>" if character.text == "\n" else ""))
 
 
-TEACHER, LETTERS, BARS = 0.5, 1.5, 1.4  # heights: of the teacher's strip, of characters, of probabilities,
+STRIP, LETTERS, BARS = 0.5, 1.5, 1.4  # heights: of the teacher's strip, of characters, of probabilities,
 LINE, KEY_HEIGHT = 4.2, 3.8  # from line to line, and of the key
 
 
 def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
-    """Return the texts of one corpus as a picture, `per_line` bytes a line, the first text first.
+    """Return the texts of one corpus as a picture, `per_line` bytes a line, clean text first.
 
     rows: corpus, text, place, byte, value (probability), teacher, decided.
     """
@@ -194,7 +195,7 @@ def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
 
 def _text(axes: Axes, text: Sequence[Character], *, top: float, per_line: int) -> None:
     """Draw one text from `top` downwards; a character whose bytes wrap is written on its first line."""
-    place, chunk, token = 0, 0, 0
+    place = chunk = token = 0
     size = sum(len(character.bytes) for character in text)
     for character in text:
         for byte in character.bytes:
@@ -202,50 +203,52 @@ def _text(axes: Axes, text: Sequence[Character], *, top: float, per_line: int) -
             if x == 0:
                 _line(axes, y, min(per_line, size - place))
             _byte(axes, byte, x, y, chunk=chunk, token=token)
-            place, chunk, token = place + 1, chunk + byte.router, token + byte.teacher
+            place += 1
+            chunk += byte.router
+            token += byte.teacher
         start = place - len(character.bytes)
         x, y = start % per_line, top - LINE * (start // per_line)
         width = min(len(character.bytes), per_line - x)
         colour = GREY if character.text in VISIBLE else "black"
-        axes.text(x + width / 2, y - TEACHER - LETTERS / 2, character.label, ha="center", va="center", color=colour,
+        axes.text(x + width / 2, y - STRIP - LETTERS / 2, character.label, ha="center", va="center", color=colour,
                   fontsize=9 if len(character.label) == 1 else 5, zorder=4)
         if character.split:
-            axes.add_patch(Rectangle((x, y - TEACHER - LETTERS), width, LETTERS, fill=False, linewidth=1.4,
+            axes.add_patch(Rectangle((x, y - STRIP - LETTERS), width, LETTERS, fill=False, linewidth=1.4,
                                      edgecolor=SPLIT_COLOUR, linestyle=":", zorder=5))
 
 
 def _line(axes: Axes, y: float, size: int) -> None:
-    """What stands left of a line of `size` bytes, and the height of the threshold among its bars."""
-    for label, middle in (("teacher", TEACHER / 2), ("router", TEACHER + LETTERS / 2),
-                          ("p", TEACHER + LETTERS + BARS / 2)):
+    """Draw the labels left of a line of `size` bytes, and the height of the threshold among its bars."""
+    for label, middle in (("teacher", STRIP / 2), ("router", STRIP + LETTERS / 2), ("p", STRIP + LETTERS + BARS / 2)):
         axes.text(-0.4, y - middle, label, fontsize=6, ha="right", va="center", color=GREY)
-    half = y - TEACHER - LETTERS - BARS * (1 - THRESHOLD)
+    half = y - STRIP - LETTERS - BARS * (1 - THRESHOLD)
     axes.plot([0, size], [half, half], color=GREY, linewidth=0.4, zorder=0)
 
 
 def _byte(axes: Axes, byte: Byte, x: float, y: float, *, chunk: int, token: int) -> None:
-    """Draw a byte's strip, background, bar and cut; x, y: its upper left corner."""
-    letters, bars = y - TEACHER - LETTERS, y - TEACHER - LETTERS - BARS
-    axes.add_patch(Rectangle((x, y - TEACHER), 1, TEACHER, facecolor=("#555555", "#bbbbbb")[token % 2], linewidth=0))
+    """Draw a byte's strip, background, bar and boundary; x, y: its upper left corner."""
+    letters = y - STRIP - LETTERS
+    bars = letters - BARS
+    axes.add_patch(Rectangle((x, y - STRIP), 1, STRIP, facecolor=("#555555", "#bbbbbb")[token % 2], linewidth=0))
     axes.add_patch(Rectangle((x, letters), 1, LETTERS, facecolor=CHUNK_COLOURS[chunk % len(CHUNK_COLOURS)],
                              linewidth=0))
     axes.add_patch(Rectangle((x + 0.15, bars), 0.7, BARS * byte.prob * 0.94, linewidth=0,
                              facecolor=BAR_COLOURS[byte.router]))
-    if byte.who in CUTS:
-        colour, style = CUTS[byte.who]
+    if byte.who in BOUNDARY_LOOKS:
+        colour, style = BOUNDARY_LOOKS[byte.who]
         alone = byte.router != byte.teacher
         axes.plot([x + 1, x + 1], [bars if alone else letters, y], color=colour, linestyle=style, zorder=3,
                   linewidth=2.2 if alone else 1.2, solid_capstyle="butt")
 
 
 def _key(axes: Axes, per_line: int) -> None:
-    """Say once, above the texts, what is what."""
+    """Explain, above the texts, what is what."""
     axes.text(0, -0.8, "strip above: the teacher's tokens · background: the router's chunks · bars: probability that a "
               "chunk ends at the byte, line at 0.5", fontsize=7.5, va="center")
-    for index, (label, (colour, style)) in enumerate(CUTS.items()):
+    for index, (label, (colour, style)) in enumerate(BOUNDARY_LOOKS.items()):
         x = index * 0.26 * per_line
         axes.plot([x + 0.5, x + 0.5], [-2.9, -1.7], color=colour, linestyle=style, linewidth=2.2 if index else 1.2)
         axes.text(x + 1.2, -2.3, label, fontsize=7.5, va="center", color=colour)
     x = 0.78 * per_line
     axes.add_patch(Rectangle((x, -2.9), 2, 1.2, fill=False, edgecolor=SPLIT_COLOUR, linestyle=":", linewidth=1.4))
-    axes.text(x + 2.5, -2.3, "cut inside a character", fontsize=7.5, va="center", color=SPLIT_COLOUR)
+    axes.text(x + 2.5, -2.3, "boundary inside a character", fontsize=7.5, va="center", color=SPLIT_COLOUR)

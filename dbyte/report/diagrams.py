@@ -22,7 +22,8 @@ def chunks(byte_ids: Sequence[int], boundary: Sequence[bool]) -> list[bytes]:
 
     byte_ids: 0..255, length L; boundary: length L, True at a chunk's last byte. Tensors and arrays are welcome.
     """
-    found, current = [], bytearray()
+    found = []
+    current = bytearray()
     for byte, last in zip(byte_ids, boundary, strict=True):
         current.append(int(byte))
         if last:
@@ -33,7 +34,8 @@ def chunks(byte_ids: Sequence[int], boundary: Sequence[bool]) -> list[bytes]:
 
 def characters(text: bytes) -> list[tuple[int, int, str]]:
     """Return (first byte, number of bytes, label) of every character; a byte outside UTF-8 gets the label `·`."""
-    found, start = [], 0
+    found = []
+    start = 0
     while start < len(text):
         for size in (1, 2, 3, 4):
             try:
@@ -104,19 +106,19 @@ TEACHER = {"encoder": "embeddings", "router": "tokenizer", "core": "transformer"
 
 @dataclass(frozen=True)
 class Card:
-    """What the picture says of an objective: its words, whose boundaries it reads, and the rows it computes with."""
+    """What the picture says of an objective: its words, whose boundaries it reads, and the parts it computes with."""
 
     loss: str
     boundaries: str
     uses: frozenset[str]
 
     def with_router(self) -> "Card":
-        """The same objective with Eq. 4 beside it."""
+        """Return the card of this objective with Eq. 4 added to it."""
         return Card(f"{self.loss};\nwhere tokens end", self.boundaries, self.uses | {"router"})
 
 
 ALIGN = Card("match the\ntoken embeddings", "teacher's", frozenset({"encoder"}))
-DISTIL = Card("match the\nnext-token law", "teacher's", frozenset({"encoder", "core", "head"}))
+DISTIL = Card("match the next-token\ndistribution", "teacher's", frozenset({"encoder", "core", "head"}))
 BOUNDARY = Card("where tokens end", "teacher's labels", frozenset({"encoder", "router"}))
 BYTES = Card("next byte and\nits boundary", "router's", frozenset(PARTS))
 CARDS = {
@@ -136,7 +138,8 @@ def _box(axes: Axes, x: float, row: int, label: str, *, face: str, text: str = "
 
 
 def _column(axes: Axes, x: float, step: Step) -> None:
-    card, labels = CARDS[step.objective.name], {**NAMES, "head": HEAD[step.stage]}
+    card = CARDS[step.objective.name]
+    labels = {**NAMES, "head": HEAD[step.stage]}
     trained = {part for group in step.groups for part in group.parts}
     for row, (part, modules) in enumerate(PARTS.items()):
         if trained & set(modules):
@@ -184,7 +187,9 @@ def pipeline_figure(steps: Sequence[Step]) -> Figure:
 
 def _stage_line(axes: Axes, first: int, last: int, label: str) -> None:
     """Draw a line over the columns `first` to `last`, with what the stage is written on it."""
-    left, right, height = first * PITCH, last * PITCH + WIDTH, len(PARTS) * RISE + 1.05
+    left = first * PITCH
+    right = last * PITCH + WIDTH
+    height = len(PARTS) * RISE + 1.05
     axes.plot([left, right], [height, height], color="#555555", linewidth=1.4)
     axes.text((left + right) / 2, height + 0.07, label, ha="center", va="bottom", fontsize=11)
 
