@@ -37,7 +37,7 @@ STUDENT = dict(byte_width=32, encoder_layers=2, decoder_layers=2, ffn_width=48, 
 KNOW_BY_HEART = Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, 1e-2),), 60 * ROW_BYTES, 0.1)
 STAGE1 = stage1(align_bytes=10 * ROW_BYTES, distill_bytes=20 * ROW_BYTES, boundary_bytes=60 * ROW_BYTES,
                 align_rate=1e-2, encoder_rate=3e-3, core_rate=3e-3, boundary_rate=1e-2)
-STAGE2 = stage2(head_bytes=60 * ROW_BYTES, full_bytes=30 * ROW_BYTES, head_rate=1e-2, outer_rate=3e-3, core_rate=3e-3)
+STAGE2 = stage2(head_bytes=60 * ROW_BYTES, full_bytes=30 * ROW_BYTES, head_rate=1e-2, outer_rate=1e-3, core_rate=1e-3)
 
 
 class Miniature:
