@@ -55,7 +55,7 @@ class Work:
         return Work(self.forward * factor, self.inward * factor, self.entry * factor, self.weights * factor)
 
     def inside(self) -> "Work":
-        """The same behind something that trains with it, such as a norm: the input's gradient is always wanted."""
+        """Return the work of a part whose input always wants a gradient: a norm before it trains, for example."""
         return Work(self.forward, self.inward + self.entry, 0.0, self.weights)
 
     def flops(self, *, asked: bool, trains: bool, again: bool = False) -> float:
@@ -78,7 +78,7 @@ class RowShape:
 
     @classmethod
     def of_documents(cls, row_bytes: int, document_BM: Tensor, *, gpu: bool = False) -> "RowShape":
-        """From the documents of the chunks of a batch (int64, -1 where padded); gpu: as attention cuts them there."""
+        """From the documents of the chunks of a batch (int64, -1 where padded); gpu: the blocks of attention there."""
         blocks = attention_blocks(positions_within(document_BM), gpu=gpu)
         return cls(row_bytes, document_BM.shape[1], float(has_next(document_BM).sum(1).float().mean()),
                    sum((end - start) * (end - first) for start, end, first in blocks),
@@ -113,8 +113,11 @@ def scan_work(*, inner: int, state: int, chunk: int) -> Work:
 
 def mamba2_work(shape: StackShape, row_bytes: int) -> Work:
     """A Mamba2 mixer; convolution, scan and way out have backward passes by hand, which compute every gradient."""
-    inner, N, Q = shape.expand * shape.width, shape.state_size, shape.chunk_size
-    channels, heads = inner + 2 * N, inner // shape.head_width
+    N = shape.state_size
+    Q = shape.chunk_size
+    inner = shape.expand * shape.width
+    channels = inner + 2 * N
+    heads = inner // shape.head_width
     convolved = 2.0 * shape.conv_width * channels * (row_bytes + shape.conv_width - 1) / row_bytes
     convolution = Work(convolved, convolved + 2.0 * channels)  # + the bias, whose sum is a product with ones
     scanned = -(-row_bytes // Q) * Q / row_bytes
@@ -148,8 +151,11 @@ def stack_work(shape: StackShape, row_bytes: int) -> Work:
 
 def core_work(core: PreTrainedConfig, rows: RowShape) -> Work:
     """The teacher's transformer without embedding and head, per chunk."""
-    E, F, W = core.hidden_size, core.intermediate_size, head_width(core)
-    wide, narrow = core.num_attention_heads * W, core.num_key_value_heads * W
+    E = core.hidden_size
+    F = core.intermediate_size
+    W = head_width(core)
+    wide = core.num_attention_heads * W
+    narrow = core.num_key_value_heads * W
     met = 4.0 * wide * rows.pairs / rows.chunks
     layer = product(E, wide + 2 * narrow) + product(wide, E) + Work(met, 2.5 * met) + swiglu(E, F)
     return (layer * core.num_hidden_layers).inside()
@@ -166,15 +172,20 @@ def router_work(config: StudentConfig, row_bytes: int) -> Work:
     if config.router == "split":
         shape = config.router_shape()
         return (stack_work(shape, row_bytes) + product(shape.width, 1) * seen).inside()
-    D, F = config.byte_width, config.router_ffn_width
+    D = config.byte_width
+    F = config.router_ffn_width
     return (swiglu(D, F) if F else product(D, D)) * (2 * seen)
 
 
 def part_work(config: StudentConfig, rows: RowShape) -> dict[str, Work]:
-    """FLOPs per byte of every part, by the names of the student's modules; the teacher's two and `smoothing` beside."""
-    core, D, L = config.core_config, config.byte_width, rows.row_bytes
-    E, V = core.hidden_size, core.vocab_size
-    chunks, predicted = rows.chunks / L, rows.predicted / L
+    """FLOPs per byte of every part, by the names of the student's modules, plus the teacher's two and `smoothing`."""
+    core = config.core_config
+    D = config.byte_width
+    E = core.hidden_size
+    L = rows.row_bytes
+    V = core.vocab_size
+    chunks = rows.chunks / L
+    predicted = rows.predicted / L
     parts = {
         "encoder": stack_work(config.encoder_shape(), L),
         "encoder_projection": product(D, E) * chunks,
@@ -241,7 +252,7 @@ class Pass:
             self.trains(source) or self.is_asked(source) for source in SOURCES.get(part, ()))
 
     def keeps(self, part: str) -> bool:
-        """True if the part's forward pass leaves something behind for a backward pass."""
+        """True if the part's forward pass keeps something for a backward pass."""
         return self.trains(part) or self.is_asked(part)
 
 
@@ -252,7 +263,8 @@ def step_pass(config: StudentConfig, step: Step) -> Pass:
                          "curriculum (dbyte/distill/objectives.py)")
     without, graph = PASSES[step.objective]
     if step.objective is objectives.full and (config.smoothing or config.confidence):
-        without, graph = (), ROUTER + graph  # the decoder reads the router's probability
+        without = ()
+        graph = ROUTER + graph  # the decoder reads the router's probability
     return Pass(without, graph, frozenset(part for group in step.groups for part in group.parts))
 
 
@@ -260,7 +272,8 @@ def step_flops(
     config: StudentConfig, rows: RowShape, step: Step, *, checkpointing: bool = False
 ) -> dict[str, float]:
     """FLOPs per byte of each part that a step runs, forward and backward, optimiser left out."""
-    how, spent = step_pass(config, step), {}
+    how = step_pass(config, step)
+    spent = {}
     for part, work in part_work(config, rows).items():
         if part in how.with_graph:
             spent[part] = work.flops(asked=how.is_asked(part), trains=how.trains(part),

@@ -1,11 +1,11 @@
 """Memory of one GPU in a step of the curriculum, in closed form: what stays, and what a row adds.
 
 Weights, gradients and moments are fp32, matrix products bf16 by autocast, as in the trainer. An activation counts where
-autograd keeps it for the backward pass; `tests/test_footprint.py` holds the sum against what autograd keeps. Not
+autograd keeps it for the backward pass; `tests/test_footprint.py` compares the sum with what autograd keeps. Not
 counted: the allocator's fragments, CUDA's context, what lives inside one operation only, and parts without a graph.
 
     wide numbers    fp32 under autocast too: norms, residual streams, SSD
-    narrow numbers  inputs and outputs of matrix products: bf16 under autocast, which casts anew for every product
+    narrow numbers  inputs and outputs of matrix products: bf16 under autocast, which casts again for every product
 
 Shape letters: L bytes, M chunks, D byte width, E core width, F feed-forward width, W head width.
 """
@@ -24,10 +24,10 @@ from dbyte.model.student import JOINT, ByteStudent, StudentConfig
 from dbyte.plan.flops import Pass, RowShape, head_width, step_pass
 
 SHARDINGS = ("none", "ddp", "fsdp2")
-FP32, BF16 = 4, 2
-ADAMW_MOMENTS, MUON_MOMENTS = 2, 1
-LOGIT_COPIES = 5  # at the peak of `in_rows.forward_kl`: two log probabilities, two probabilities, their difference
-GATHERED = 2  # units of FSDP2 that are whole beside the root: the one that runs and the one that is fetched ahead
+FP32, BF16 = 4, 2  # bytes of a number
+ADAMW_MOMENTS, MUON_MOMENTS = 2, 1  # numbers for each weight
+LOGIT_COPIES = 5  # at the peak of a slice of Eq. 3: two log probabilities, two probabilities, their difference
+GATHERED = 2  # units of FSDP2 that are complete in addition to the root: the one that runs and the one fetched ahead
 USABLE = 0.9  # of a GPU's memory, the rest for what is not counted
 
 
@@ -55,7 +55,7 @@ def norm_saved(width: int, *, readers: int, half: bool) -> Saved:
 
 
 def core_norm_saved(width: int, *, readers: int, half: bool) -> Saved:
-    """The same in the core, where what is multiplied by the weight has been narrowed again."""
+    """An RMSNorm of the core, where what is multiplied by the weight has been narrowed again; see `norm_saved`."""
     return Saved(width + 1, width * (1 + (readers if half else 1)))
 
 
@@ -92,8 +92,9 @@ def swiglu_saved(width: int, ffn_width: int, *, half: bool) -> Saved:
 
 
 def block_saved(shape: StackShape, row_bytes: int, *, half: bool, backend: str) -> Saved:
-    """One block of a stack, per byte of rows of so many; attention keeps its mask, a number a pair of bytes."""
-    D, F = shape.width, shape.block_ffn_width()
+    """One block of a stack, per byte of a row; attention keeps its mask, a number for each pair of bytes."""
+    D = shape.width
+    F = shape.block_ffn_width()
     if shape.mixer == "attention":
         mixer = norm_saved(D, readers=1, half=half) + Saved(D // shape.head_width, 5 * D + row_bytes)
     elif shape.mixer == "convolution":
@@ -107,7 +108,9 @@ def block_saved(shape: StackShape, row_bytes: int, *, half: bool, backend: str) 
 
 def layer_saved(core: PreTrainedConfig, rows: RowShape, *, half: bool) -> Saved:
     """One layer of the core, per chunk; keys and values that heads share are copied for every block of queries."""
-    E, heads, W = core.hidden_size, core.num_attention_heads, head_width(core)
+    E = core.hidden_size
+    W = head_width(core)
+    heads = core.num_attention_heads
     copies = rows.keys / rows.chunks if core.num_key_value_heads < heads else 1
     return (core_norm_saved(E, readers=3, half=half) + Saved(heads, heads * W * (3 + 2 * copies))
             + core_norm_saved(E, readers=0, half=True) + swiglu_saved(E, core.intermediate_size, half=half))
@@ -122,18 +125,20 @@ def _stack_saved(
 
 
 def _core_saved(core: PreTrainedConfig, rows: RowShape, *, half: bool, checkpointing: bool) -> Saved:
-    layer, mask = layer_saved(core, rows, half=half), Saved(0, rows.chunks)
+    layer = layer_saved(core, rows, half=half)
+    mask = Saved(0, rows.chunks)
     kept = (Saved(0, core.hidden_size) * core.num_hidden_layers + layer if checkpointing
             else layer * core.num_hidden_layers)
     return kept + mask + core_norm_saved(core.hidden_size, readers=0, half=True)
 
 
 def _router_saved(config: StudentConfig, row_bytes: int, *, half: bool, backend: str) -> Saved:
-    D, F = config.byte_width, config.router_ffn_width
+    D = config.byte_width
+    F = config.router_ffn_width
     if config.router == "split":
         shape = config.router_shape()
         return _stack_saved(shape, row_bytes, half=half, backend=backend) + Saved(0, shape.width)
-    # each product reads a copy of its own: the states but one of a row lie apart in memory
+    # each product reads a copy of its own: all states of a row but one are not contiguous
     side = swiglu_saved(D, F, half=True) if F else Saved(0, D)
     return (side + Saved(0, 2 * D)) * 2  # + the cosine's inputs, and those over their lengths
 
@@ -142,13 +147,18 @@ def activation_bytes(
     config: StudentConfig, rows: RowShape, step: Step, *, half: bool = True, backend: str = "torch",
     checkpointing: bool = False,
 ) -> dict[str, float]:
-    """Bytes that a row leaves behind for the backward pass of a step, by part.
+    """Return the bytes that a row keeps for the backward pass of a step, by part.
 
-    half: bf16 autocast. backend: of Mamba2. checkpointing: of the blocks of encoder, core and decoder, of which the
-    inputs stay, and one block a part is there whole while it runs again.
+    half: bf16 autocast. backend: of Mamba2. checkpointing: of the blocks of encoder, core and decoder: their inputs are
+    kept, and all of one block of each part while it runs again.
     """
-    how, core, L, M = step_pass(config, step), config.core_config, rows.row_bytes, rows.chunks
-    D, E, options = config.byte_width, core.hidden_size, dict(half=half, backend=backend)
+    how = step_pass(config, step)
+    core = config.core_config
+    D = config.byte_width
+    E = core.hidden_size
+    L = rows.row_bytes
+    M = rows.chunks
+    options = dict(half=half, backend=backend)
     saved = {
         "encoder": _stack_saved(config.encoder_shape(), L, **options, checkpointing=checkpointing) * L,
         "encoder_projection": Saved(0, D) * M,
@@ -165,7 +175,7 @@ def activation_bytes(
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one GPU in one step: what is there whatever it runs, and what each row at a time adds."""
+    """Bytes of one GPU in one step: what is always there, and what each row adds."""
 
     weights: float
     gradients: float
@@ -196,7 +206,8 @@ def footprint(
     """
     if sharding not in SHARDINGS:
         raise ValueError(f"unknown sharding {sharding!r}: choose one of {', '.join(SHARDINGS)}")
-    config, how = student.config, step_pass(student.config, step)
+    config = student.config
+    how = step_pass(config, step)
     moments = sum(weight.numel() * (MUON_MOMENTS if isinstance(optimiser, torch.optim.Muon) else ADAMW_MOMENTS)
                   for optimiser in step.optimisers(student) for group in optimiser.param_groups
                   for weight in group["params"])
@@ -204,21 +215,21 @@ def footprint(
     weights = sum(weight.numel() for weight in student.parameters())
     in_graph = sum(weight.numel() for name, weight in student.named_parameters() if how.keeps(name.split(".")[0]))
     shards = gpus if sharding == "fsdp2" else 1
-    beside = {"none": 0, "ddp": FP32 * trained, "fsdp2": FP32 * _whole_under_fsdp2(student, how)}[sharding]
+    gathered = {"none": 0, "ddp": FP32 * trained, "fsdp2": FP32 * _whole_under_fsdp2(student, how)}[sharding]
     teacher = {"whole": teacher_parameters, "": 0, "embeddings": (
         config.core_config.vocab_size * config.core_config.hidden_size)}[step.objective.reads_teacher]
     logits = (LOGIT_COPIES * FP32 * ROWS_AT_ONCE * config.core_config.vocab_size
               if how.keeps("token_head") else 0)
     return Footprint(
         FP32 * weights / shards, FP32 * trained / shards, FP32 * moments / shards,
-        BF16 * in_graph * half + beside, (BF16 if half else FP32) * teacher, logits,
+        BF16 * in_graph * half + gathered, (BF16 if half else FP32) * teacher, logits,
         sum(activation_bytes(config, rows, step, half=half, backend=backend, checkpointing=checkpointing).values()))
 
 
 def _whole_under_fsdp2(student: ByteStudent, how: Pass) -> int:
-    """Numbers that FSDP2 holds whole beside the shares, at the peak of a step.
+    """Return how many numbers FSDP2 gathers in addition to the shards, at the peak of a step.
 
-    The root is whatever lies outside all units (embedding, projections, heads, last norms). It is whole from the
+    The root is what is in no unit (embedding, projections, heads, last norms). It is gathered from the
     forward pass to the end of the backward pass, whether the step reads it or not, and so are its gradients.
     """
     units = sharding_units(student)

@@ -22,7 +22,8 @@ from dbyte.plan.flops import RowShape, muon_flops, part_work, step_flops
 from dbyte.plan.footprint import GATHERED, LOGIT_COPIES, SHARDINGS, USABLE, Footprint, footprint
 from dbyte.presets import Scale
 
-PAPER_BYTES, PAPER_TOKENS = 30e9, 7e9  # section 5.1: "a 30B byte subset (approximately 7B tokens)" of FineWeb
+PAPER_BYTES = 30e9
+PAPER_TOKENS = 7e9  # section 5.1: "a 30B byte subset (approximately 7B tokens)" of FineWeb
 UTILISATION = 0.4
 MEGA, GIGA, HOUR = 1e6, 1e9, 3600.0
 
@@ -121,7 +122,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step: FLOPs per byte by part (the optimiser's beside), seconds on all GPUs, memory of one."""
+    """One step: FLOPs per byte by part (and of the optimiser), seconds on all GPUs, memory of one."""
 
     step: Step
     flops: dict[str, float]
@@ -146,7 +147,8 @@ def plan_steps(setting: Setting) -> tuple[ByteStudent, RowShape, list[StepPlan]]
     scale = setting.scale
     student = meta_student(setting.core(), StudentConfig(**scale.student))
     rows = RowShape.one_document(scale.row_bytes, setting.bytes_per_token, gpu=setting.device.name != CPU)
-    reached, planned = setting.gpus * setting.device.flops_per_second * setting.utilisation, []
+    reached = setting.gpus * setting.device.flops_per_second * setting.utilisation
+    planned = []
     for step in curriculum(scale):
         flops = step_flops(student.config, rows, step, checkpointing=setting.checkpointing)
         muon = muon_flops(student, step) / (scale.batch_rows * scale.row_bytes)
@@ -158,9 +160,10 @@ def plan_steps(setting: Setting) -> tuple[ByteStudent, RowShape, list[StepPlan]]
 
 
 def plan_text(setting: Setting, *, compared: tuple[str, ...] = ()) -> str:
-    """The whole plan as Markdown; compared: published teachers that the table of parameters shows beside its own."""
+    """The whole plan as Markdown; compared: published teachers that the table of parameters has too."""
     student, rows, planned = plan_steps(setting)
-    name, config = setting.teacher_name(), StudentConfig(**setting.scale.student)
+    name = setting.teacher_name()
+    config = StudentConfig(**setting.scale.student)
     columns = {name: parameters_by_part(student)}
     columns |= {other: parameters_by_part(meta_student(other, config)) for other in compared if other != name}
     return "\n\n".join([
@@ -185,7 +188,8 @@ def flops_table(student: ByteStudent, rows: RowShape, planned: list[StepPlan]) -
 def time_table(setting: Setting, planned: list[StepPlan]) -> str:
     """A step a row, then its stages and all: bytes, FLOPs, hours on all GPUs together, GPU-hours."""
     def line(name: str, chosen: list[StepPlan]) -> tuple[str, ...]:
-        count, hours = sum(one.step.train_bytes for one in chosen), sum(one.seconds for one in chosen) / HOUR
+        count = sum(one.step.train_bytes for one in chosen)
+        hours = sum(one.seconds for one in chosen) / HOUR
         work = sum(one.flops_per_byte * one.step.train_bytes for one in chosen)
         return (name, f"{count / GIGA:,.4g}", f"{work / count / MEGA:,.2f}", f"{work:.3g}", f"{hours:,.4g}",
                 f"{hours * setting.gpus:,.4g}")
@@ -223,10 +227,10 @@ def _time_assumptions(setting: Setting, rows: RowShape) -> list[str]:
     return [
         f"Time: bytes x FLOPs per byte / ({setting.gpus} x {setting.device.flops_per_second / 1e12:,.4g} TFLOP/s x "
         f"utilisation {setting.utilisation:g}). What is no matrix product, attention or convolution, communication and "
-        "waiting for data all lie in the utilisation, which is a few percent where a model is so small that a GPU "
+        "waiting for data are all part of the utilisation, which is a few percent where a model is so small that a GPU "
         "waits for calls (docs/log.md). The teacher's own training and evaluation are not planned.",
-        f"Bytes per token: {setting.bytes_per_token:.3f} ({source}), in both stages: the router cuts as often as the "
-        f"tokenizer. A row of {rows.row_bytes:,} bytes has {rows.chunks:,} chunks.",
+        f"Bytes per token: {setting.bytes_per_token:.3f} ({source}), in both stages: the router sets as many "
+        f"boundaries as the tokenizer. A row of {rows.row_bytes:,} bytes has {rows.chunks:,} chunks.",
         "Attention: one document fills a row. Queries run in blocks, each with all keys up to its end: "
         f"{rows.pairs / rows.chunks:,.0f} keys a query on average, masked ones included. Shorter documents cost less.",
         "Backward: twice the forward pass for what trains, once for what is frozen and passes a gradient on, nothing "
@@ -241,7 +245,7 @@ def _memory_assumptions(setting: Setting) -> list[str]:
     return [
         "States: weights, gradients and moments are fp32, weights also where a step freezes them, as in the trainer; "
         f"{products}.",
-        "Teacher: whole on every GPU in step 1.2, its table of embeddings alone in step 1.1, and in no later step.",
+        "Teacher: complete on every GPU in step 1.2, only its table of embeddings in step 1.1, and in no later step.",
         "Sharding: none and ddp hold everything on every GPU, ddp a second copy of the gradients in its buckets; fsdp2 "
         f"shares out weights, gradients and moments, and has {GATHERED} units as large as its largest whole at a time, "
         "the gradients of one, and throughout what lies in no unit (embedding, projections, heads) with its gradients.",
