@@ -131,9 +131,9 @@ total, count = losses.distill(logits_BMV, teacher_BMV, losses.has_next(batch.tok
 print(f"{total / count:.2f} nats a token, over the {count} tokens that another one follows")
 
 # %% [markdown]
-# **Boundary** (Eq. 4): $\mathcal{L}_\text{boundary} = -\frac{1}{L}\sum_i y_i \log p_i + (1 - y_i) \log(1 - p_i)$, where
-# $y_i$ is 1 if one of the teacher's tokens ends at byte $i$. BOS, EOS and the byte before EOS are boundaries by
-# contract, and no loss is taken there.
+# **Boundary** (Eq. 4): $\mathcal{L}_\text{boundary} = -\frac{1}{L}\sum_i \left[y_i \log p_i + (1 - y_i)
+# \log(1 - p_i)\right]$, where $y_i$ is 1 if one of the teacher's tokens ends at byte $i$. BOS, EOS and the byte before
+# EOS are boundaries by contract, and no loss is taken there.
 
 # %%
 miniature.source(losses.boundary)
