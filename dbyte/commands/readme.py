@@ -5,8 +5,8 @@ import argparse
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "readme", help="check that the README's numbers are those of results/small and docs/reading.md has today's lines, "
-        "or write both")
+        "readme", help="check that the README's numbers are those of results/small and docs/reading.md has today's "
+        "lines, or write both")
     command.add_argument("--write", action="store_true", help="write what differs")
     command.set_defaults(run=run)
 

@@ -194,7 +194,7 @@ def averages_of_seven() -> Iterator[Check]:
 
 
 def printed_twice() -> Iterator[Check]:
-    """The same quantity in several tables: its first print against the one that is furthest from it."""
+    """A quantity that several tables print: its first print against the one that is furthest from it."""
     for who, (first, name), *others in TWICE:
         reference = _columns(first, name)
         elsewhere = [(source, _columns(source, line)) for source, line in others]

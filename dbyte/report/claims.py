@@ -70,7 +70,7 @@ def _difference(file: str, what: str, task: str = "average", **side: object) -> 
 def _in_each(
     corpora: Iterable[str], file: str, *, threshold: float | None = 0.0, part: str = "", **where: str
 ) -> tuple[Criterion, ...]:
-    """The same row for every corpus."""
+    """Return one criterion for each corpus, on equal rows of `file`."""
     return tuple(Criterion(row(file, corpus=corpus, **where), threshold=threshold, part=f"{part}{corpus},")
                  for corpus in corpora)
 
