@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from dbyte.memory import keep_freed_memory
+from dbyte.memory import ask_for_huge_pages, keep_freed_memory
 
 MATMUL = 2048
 aten = torch.ops.aten
@@ -63,6 +63,7 @@ def machine(device: str = "cpu") -> str:
 
 def begin() -> None:
     """Settle what would disturb the first rounds."""
+    ask_for_huge_pages()
     keep_freed_memory()
     torch.manual_seed(0)
 

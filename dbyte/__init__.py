@@ -6,7 +6,6 @@ The public names load on first use, so that `import dbyte` is quick and needs ne
 from collections.abc import Iterator
 from importlib import import_module
 
-from dbyte.memory import ask_for_huge_pages
 from dbyte.version import __version__
 
 _HOMES = {
@@ -16,8 +15,6 @@ _HOMES = {
     "ssd": "dbyte.model.ssd", "losses": "dbyte.distill", "perturb": "dbyte.text.perturb",
 }
 __all__ = ["__version__", "generate", "generate_stream", *_HOMES]
-
-ask_for_huge_pages()  # an environment variable, which torch reads at its first tensor
 
 
 def __getattr__(name: str):

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from dbyte.commands import COMMANDS
+from dbyte.memory import ask_for_huge_pages
 
 NOTEBOOK_PACKAGES = ("papermill", "jupytext", "nbformat", "nbclient", "ipykernel")
 
@@ -21,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 for a failed run, 2 for input that cannot be used."""
     arguments = parser().parse_args(argv)
+    ask_for_huge_pages()
     try:
         return arguments.run(arguments)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -1,7 +1,8 @@
-"""Memory of large tensors on a CPU: in huge pages, and kept for the next update instead of given back to the system.
+"""Memory of large tensors on a CPU: in huge pages, and kept for the next update instead of returned to the system.
 
-A training step allocates and frees the same large tensors over and over. glibc maps each anew, and the system zeroes
-every page of it at first touch, four kilobytes at a time, which on a virtual machine can take longer than the sums.
+A training step allocates and frees the same large tensors over and over. glibc maps each of them again, and the system
+zeroes every page at its first use, four kilobytes at a time. On a virtual machine that can take longer than the
+arithmetic: huge pages save up to a fifth of a mixer's time.
 """
 
 import ctypes
@@ -13,14 +14,18 @@ NEVER = 2**31 - 1
 
 
 def ask_for_huge_pages() -> None:
-    """Have torch ask Linux for two-megabyte pages, unless its setting is there; it is read at the first tensor."""
+    """Have torch ask Linux for pages of two megabytes, unless the environment already decides.
+
+    torch reads the variable when it makes its first tensor and never again: call this where a program begins. Importing
+    torch or dbyte before is fine.
+    """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to serve large blocks from a heap that is never trimmed; returns whether it took it.
+    """Tell glibc to serve large blocks from a heap that is never trimmed; returns whether it accepted.
 
-    Elsewhere than on Linux with glibc nothing happens. The process keeps its peak memory until it ends.
+    The process then keeps its peak memory until it ends. Without Linux and glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""The mixer: packed == separate, and the same function as transformers' Mamba2Mixer."""
+"""The mixer: packed == separate, the function of transformers' Mamba2Mixer, and its convolution tap by tap."""
 
 from types import FunctionType
 
@@ -8,6 +8,8 @@ from transformers import Mamba2Config
 from transformers.models.mamba2 import modeling_mamba2
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
+from dbyte.kernels import fast
+from dbyte.model.convolution import convolve
 from dbyte.model.mamba2 import Mamba2
 
 WIDTH = 32
@@ -68,3 +70,32 @@ def test_packed_equals_separate_forward_and_gradient(mixer, lengths):
 def test_head_width_must_divide():
     with pytest.raises(ValueError, match="head_width"):
         Mamba2(20, head_width=64)
+
+
+@pytest.mark.parametrize("L, W", [(1, 4), (3, 4), (17, 4), (17, 2)])
+@pytest.mark.parametrize("starts", [[], [1], [4, 5, 6], [16]], ids=str)
+def test_the_convolution_is_a_plain_sum_over_taps(L, W, starts):
+    hidden, weight, bias = (torch.randn(*shape, dtype=torch.float64) for shape in ((2, L, 3), (3, W), (3,)))
+    document = torch.zeros(2, L, dtype=torch.long)
+    document[0, [start for start in starts if start < L]] = 1
+    document = document.cumsum(1)
+    expected = bias.expand(2, L, 3).clone()
+    for row in range(2):
+        for i in range(L):
+            for back in range(min(W, i + 1)):
+                if document[row, i - back] == document[row, i]:
+                    expected[row, i] += hidden[row, i - back] * weight[:, -1 - back]
+    torch.testing.assert_close(convolve(hidden, weight, bias, document), expected)
+
+
+@pytest.mark.parametrize("run", [convolve, fast.convolve_silu], ids=["torch", "fast"])
+def test_nothing_of_another_document_is_left_not_even_what_is_not_finite(run):
+    hidden, weight, bias = torch.randn(2, 9, 3), torch.randn(3, 4), torch.randn(3)
+    document = torch.tensor([[0] * 4 + [1] * 5] * 2)
+    poisoned = hidden.clone()
+    poisoned[:, :4] = float("nan")
+    poisoned.requires_grad_()
+    found = run(poisoned, weight, bias, document)[:, 4:]
+    torch.testing.assert_close(found, run(hidden[:, 4:], weight, bias, None))
+    found.sum().backward()
+    assert torch.isfinite(poisoned.grad[:, 4:]).all()

@@ -16,7 +16,8 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--utilisation", type=float, help="share of that rate, in (0, 1]; the plan states it")
     command.add_argument("--bytes-per-token", type=float, help="the tokenizer's (default: the paper's)")
     command.add_argument("--recompute", action="store_true", help="keep the inputs of blocks, run them twice")
-    command.add_argument("--backend", default="torch", help="of Mamba2: torch (the default) or triton")
+    command.add_argument("--backend", default="torch",
+                         help="of Mamba2: torch (the default), fast (fp32 on a CPU) or triton")
     command.set_defaults(run=run)
 
 

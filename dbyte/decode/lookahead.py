@@ -66,5 +66,5 @@ class LookAhead:
             prob_B = boundary_prob(self.query(encoded_BD), self.key(tried_BD))
         else:
             tried_BD = self.split.step(router.byte_embedding(guess_B), self.split_states, commit=False)
-            prob_B = router.before(tried_BD)
+            prob_B = router.prob_before(tried_BD)
         return (prob_B >= THRESHOLD) | is_special(byte_B) | (guess_B == EOS)

@@ -61,7 +61,7 @@ class SharedTexts:
             key_TD = self.engine.map(router.key)(self.encoded_TD)
             prob_T = boundary_prob(query_TD[self.before_T], key_TD)
         else:
-            prob_T = router.before(self._read(router.stack, router.byte_embedding(self.byte_T), self.tree))
+            prob_T = router.prob_before(self._read(router.stack, router.byte_embedding(self.byte_T), self.tree))
         return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | (self.byte_T == EOS), 1.0)
 
     def flags(self) -> np.ndarray:

@@ -49,8 +49,8 @@ class Router(nn.Module):
             nn.init.eye_(self.query.weight)
             nn.init.eye_(self.key.weight)
 
-    def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
-        """Return boundary_prob_BL in [0, 1], fp32; byte_ids_BL is not used."""
+    def forward(self, encoded_BLD: Tensor, document_BL: Tensor) -> Tensor:
+        """Return boundary_prob_BL in [0, 1], fp32."""
         prob_BL = boundary_prob(self.query(encoded_BLD[:, :-1]), self.key(encoded_BLD[:, 1:]))
         return _over_documents(prob_BL, document_BL)
 
@@ -64,11 +64,11 @@ class SplitRouter(nn.Module):
         self.stack = Stack(shape)
         self.head = nn.Linear(shape.width, 1)
 
-    def forward(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
-        """Return boundary_prob_BL in [0, 1], fp32; encoded_BLD is not used."""
+    def forward(self, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
+        """Return boundary_prob_BL in [0, 1], fp32."""
         hidden_BLD = self.stack(self.byte_embedding(byte_ids_BL), document_BL)
-        return _over_documents(self.before(hidden_BLD[:, 1:]), document_BL)
+        return _over_documents(self.prob_before(hidden_BLD[:, 1:]), document_BL)
 
-    def before(self, hidden_XD: Tensor) -> Tensor:
-        """The probability (fp32) for the bytes before those that the stack has given these states."""
+    def prob_before(self, hidden_XD: Tensor) -> Tensor:
+        """The boundary probability (fp32) of the bytes just before those with these states of the stack."""
         return self.head(hidden_XD)[..., 0].float().sigmoid()

@@ -34,7 +34,8 @@ from dbyte.text.spans import BOS, EOS, TokenBytes
 from dbyte.version import __version__
 
 JOINT = 2 * BYTES
-ROUTERS, DECODINGS = ("integrated", "split"), ("jbp", "mbp")
+ROUTERS = ("integrated", "split")
+DECODINGS = ("jbp", "mbp")
 
 
 class StudentConfig(PreTrainedConfig):
@@ -42,8 +43,8 @@ class StudentConfig(PreTrainedConfig):
 
     byte_width D; encoder_layers, decoder_layers >= 1; ffn_width 0 leaves the feed-forward networks out (the authors'
     code); state_size, conv_width, expand, head_width, chunk_size are Mamba2's.
-    encoder_mixer "attention" is Table 5's Transformer encoder, "convolution" a control that is local alone, both with
-    as many parameters; encoder_window: how many bytes they see, 0: all (attention). router "integrated" reads the
+    encoder_mixer "attention" is Table 5's Transformer encoder, "convolution" a control that sees near bytes alone, both
+    with as many parameters; encoder_window: how many bytes they see, 0: all (attention). router "integrated" reads the
     encoder (router_ffn_width 0: two linear maps), "split" has router_layers of router_width of its own (appendix B).
     smoothing, confidence: see chunking.py. decoding "jbp" has one head over (byte, chunk ends), "mbp" two heads, over
     the next byte and the one after it. stage is the stage that the student was last trained in: 1 writes tokens, 2
@@ -149,7 +150,8 @@ class ByteStudent(PreTrainedModel):
         super().__init__(config)
         if config.core_config is None:
             raise ValueError("StudentConfig has no core_config: build a student with ByteStudent.from_teacher(teacher)")
-        E, D = config.core_config.hidden_size, config.byte_width
+        E = config.core_config.hidden_size
+        D = config.byte_width
         self.byte_embedding = nn.Embedding(BYTES, D)
         self.encoder = Stack(config.encoder_shape())
         self.encoder_projection = nn.Linear(D, E, bias=False)
@@ -173,7 +175,7 @@ class ByteStudent(PreTrainedModel):
         """Leave modules as their constructors made them; `from_pretrained` refuses a folder that lacks weights."""
 
     def with_decoding(self, decoding: str) -> "ByteStudent":
-        """The same student with new, untrained byte heads of "jbp" or "mbp"; all else is copied."""
+        """Return a student with new, untrained byte heads of "jbp" or "mbp"; all else is copied from this one."""
         config = copy.deepcopy(self.config)
         config.decoding = decoding
         student = ByteStudent(config).to(self.device, self.dtype)
@@ -200,7 +202,10 @@ class ByteStudent(PreTrainedModel):
         """Return boundary_prob_BL; BOS and EOS are chunks of their own by the alignment contract, not by learning."""
         special_BL = is_special(byte_ids_BL)
         before_eos_BL = F.pad(byte_ids_BL[:, 1:] == EOS, (0, 1))
-        prob_BL = self.router(encoded_BLD, byte_ids_BL, document_BL)
+        if self.config.router == "split":
+            prob_BL = self.router(byte_ids_BL, document_BL)
+        else:
+            prob_BL = self.router(encoded_BLD, document_BL)
         return prob_BL.masked_fill(special_BL | before_eos_BL, 1.0)
 
     def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks) -> Tensor:
@@ -228,10 +233,10 @@ class ByteStudent(PreTrainedModel):
         return self.decoder(decoder_BLD, document_BL)
 
     def around_core(self) -> Tensor:
-        """The weight [D, D] of what a byte brings to the decoder past the core: residual and projection in one."""
+        """The weight [D, D] of the path around the core: the residual, then the projection to the decoder's width."""
         return self.decoder_projection.weight @ self.residual.weight
 
-    # -- the whole ----------------------------------------------------------------------------------------------------
+    # -- both stages --------------------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -272,7 +277,7 @@ class ByteStudent(PreTrainedModel):
         return out
 
     def check_jbp(self, what: str) -> None:
-        """Raise ValueError if the student has MBP's heads: `what` needs the joint law of byte and flag."""
+        """Raise ValueError if the student has MBP's heads: `what` needs the joint distribution of byte and flag."""
         if self.second_head is not None:
             raise ValueError(f"{what} need the joint head, and this student has decoding='mbp': use one with "
                              "decoding='jbp'")
@@ -321,9 +326,12 @@ class ByteStudent(PreTrainedModel):
         check_family(teacher)
         token_bytes = None if tokenizer is None else TokenBytes.from_tokenizer(tokenizer)
         config = StudentConfig() if config is None else copy.deepcopy(config)
-        config.core_config, config.dtype, config.dbyte_version = teacher.config, teacher.dtype, __version__
+        config.core_config = teacher.config
+        config.dtype = teacher.dtype
+        config.dbyte_version = __version__
         if token_bytes is not None:
-            config.bos_token_id, config.eos_token_id = token_bytes.bos_token_id, token_bytes.eos_token_id
+            config.bos_token_id = token_bytes.bos_token_id
+            config.eos_token_id = token_bytes.eos_token_id
             config.token_table_bytes = sum(map(len, token_bytes.token_bytes))
         student = cls(config)
         for weight in student.parameters():  # not .to(dtype), which would also round the rotary frequencies
@@ -338,7 +346,7 @@ class ByteStudent(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options) -> "ByteStudent":
-        """Load a student; as transformers does, but a folder that lacks weights is refused by name (ValueError)."""
+        """Load a student as transformers does; ValueError naming the weights that a folder lacks."""
         wants_info = options.pop("output_loading_info", False)
         student, info = super().from_pretrained(folder, output_loading_info=True, **options)
         if info["missing_keys"]:
@@ -357,10 +365,11 @@ class ByteStudent(PreTrainedModel):
         return self.token_texts()[token_id]
 
     def token_texts(self) -> list[bytes]:
-        """The bytes of each of the teacher's tokens; raises as `token_text`."""
+        """The bytes of each of the teacher's tokens; ValueError if the student was built without a tokenizer."""
         if not self.config.token_table_bytes:
             raise ValueError("this student has no table of token bytes: build it with from_teacher(..., tokenizer=...)")
-        offsets, table = self.token_offset.tolist(), bytes(self.token_table.tolist())
+        offsets = self.token_offset.tolist()
+        table = bytes(self.token_table.tolist())
         return [table[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 
 from dbyte.atomic import atomic_write
 from dbyte.distill.runs import Run
+from dbyte.memory import ask_for_huge_pages
 from dbyte.paths import RESULTS
 from dbyte.report.provenance import environment, environment_report
 
@@ -64,6 +65,7 @@ class Recorder:
 
 def begin(scale: str, *, seeds: Sequence[int], device: str = "cpu") -> Recorder:
     """Print what a notebook runs with, the first of its `seeds` included, and return its recorder."""
+    ask_for_huge_pages()
     print(environment_report(scale=scale, seed=seeds[0], device=device))
     return Recorder(scale, seeds=seeds, device=device)
 
