@@ -40,8 +40,8 @@ def generate(
         stage: 1 writes tokens, 2 writes bytes; None: the stage that the student was trained to.
         as_bytes: return raw bytes; else text.
         valid_utf8: draw only what may follow in UTF-8, and drop a character that the limit cuts off; None: for
-            text, not for bytes. False: text has U+FFFD for a cut or invalid character. A character that a prompt of bytes broke
-            off is completed, and the text begins with the whole character.
+            text, not for bytes. False: text has U+FFFD for a cut or invalid character. A character that a prompt of
+            bytes broke off is completed, and the text begins with the whole character.
         prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
             (Stage 1 before its router has learned); None: along the router's boundaries.
         engine: computes the student's steps; None: plain torch.
