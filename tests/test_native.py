@@ -22,8 +22,8 @@ from dbyte.native.linear import NativeMap
 from dbyte.native.stack import NativeStack
 
 SOURCES = Path(dbyte.__file__).parent
-EDGES = ("__init__.py", "commands/generate.py", "native/__init__.py", "evaluate/adapters.py", "evaluate/lm.py",
-         "evaluate/measure.py", "evaluate/speed.py")
+EDGES = ("__init__.py", "commands/generate.py", "native/__init__.py", "evaluate/lm.py", "evaluate/measure.py",
+         "evaluate/speed.py")
 PROMPTS = [b"", b"x", b"The cat sat", "Where does Mira live? 😀 café".encode()]
 STUDENTS = VARIANTS | {"mbp, split": VARIANTS["mbp"] | VARIANTS["split"],
                        "mbp, authors": VARIANTS["mbp"] | VARIANTS["authors"]}

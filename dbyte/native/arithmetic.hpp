@@ -52,7 +52,7 @@ void norm_rows(const float* in, const float* weight, float eps, int rows, int n,
     for (long r = 0; r < rows; r++) rms_norm(in + r * n, weight, eps, n, out + r * n);
 }
 
-// The same in place; `spare` has room for n numbers.
+// Norms rows in place; `spare` has room for n numbers.
 void norm_in_place(float* rows_of, const float* weight, float eps, int rows, int n, float* spare) {
     for (float* row = rows_of; row < rows_of + static_cast<long>(rows) * n; row += n) {
         rms_norm(row, weight, eps, n, spare);
@@ -132,14 +132,14 @@ void rotate(float* head, int heads, int width, const float* cos, const float* si
     }
 }
 
-// Have the memory of n numbers brought near: heads that take turns hide from the machine that rows are read in order.
+// Prefetch n numbers: heads that take turns hide from the processor that rows are read in order.
 void fetch(const float* from, long n) {
     for (long i = 0; i < n; i += 16) __builtin_prefetch(from + i);
 }
 
-// The heads of one row over keys and values [used, G, width], each head's result [width] beside the other. Positions
-// are taken a few at a time for all heads, so that memory is read in its order; sums stay in registers where the width
-// is known.
+// The heads of one row over keys and values [used, G, width], the heads' results [width] one after
+// the other. Positions are taken a few at a time for all heads, so that memory is read in its order; sums stay in
+// registers where the width is known.
 template <int known>
 void attend_by(const float* query, const float* keys, const float* values, int used, int H, int G, int any_width,
                       float scale, float* score_HS, float* out) {

@@ -101,63 +101,45 @@ struct State {
     }
 };
 
-// Take one row into its states, without an output.
-void advance(const Block& block, const float* in_XH, const State& state, float* work) {
-    const int N = block.state_size, I = block.out.in;
-    const Brought brought(block, in_XH, state.conv_WX, work);
-    const float *B_N = brought.mixed_X + I, *__restrict decay_I = brought.decay_I,
-                *__restrict added_I = brought.added_I;
-    int whole = 0;
-    for (; whole + PANEL <= I; whole += PANEL) {  // as in mix
-        const Lanes decay_low = lanes(decay_I + whole), decay_high = lanes(decay_I + whole + LANES),
-                    added_low = lanes(added_I + whole), added_high = lanes(added_I + whole + LANES);
-        float* ssm = state.ssm_NI + whole;
-        for (int n = 0; n < N; n++, ssm += I) {
-            lanes(ssm) = lanes(ssm) * decay_low + B_N[n] * added_low;
-            lanes(ssm + LANES) = lanes(ssm + LANES) * decay_high + B_N[n] * added_high;
-        }
-    }
-    for (int n = 0; n < N; n++)
-        for (int i = whole; i < I; i++)
-            state.ssm_NI[n * I + i] = state.ssm_NI[n * I + i] * decay_I[i] + B_N[n] * added_I[i];
-    state.move_window(block, in_XH);
-}
-
-// The gated and normed output [I] of one row after the projections gate [I] and in [X + H]; its states change if commit.
+// One row after the projections gate [I] and in [X + H]: its gated and normed output [I], unless only its states are
+// needed (reads false); these change if commit.
+template <bool reads>
 void mix(const Block& block, const float* gate_I, const float* in_XH, const State& state, bool commit, float* work,
          float* __restrict out) {
     const int N = block.state_size, H = block.heads, I = block.out.in, P = I / H;
     const Brought brought(block, in_XH, state.conv_WX, work);
     float *__restrict mixed_X = brought.mixed_X, *__restrict decay_I = brought.decay_I,
           *__restrict added_I = brought.added_I;
-    for (int h = 0; h < H; h++)
-        for (int i = h * P; i < (h + 1) * P; i++) out[i] = mixed_X[i] * block.skip_H[h];
+    if (reads)
+        for (int h = 0; h < H; h++)
+            for (int i = h * P; i < (h + 1) * P; i++) out[i] = mixed_X[i] * block.skip_H[h];
     const float *B_N = mixed_X + I, *C_N = B_N + N;
     int whole = 0;
     for (; whole + PANEL <= I; whole += PANEL) {  // sums stay in registers
-        Lanes low = lanes(out + whole), high = lanes(out + whole + LANES);
+        Lanes low = {}, high = {};
+        if (reads) low = lanes(out + whole), high = lanes(out + whole + LANES);
         const Lanes decay_low = lanes(decay_I + whole), decay_high = lanes(decay_I + whole + LANES),
                     added_low = lanes(added_I + whole), added_high = lanes(added_I + whole + LANES);
         float* ssm = state.ssm_NI + whole;
         for (int n = 0; n < N; n++, ssm += I) {
             const Lanes new_low = lanes(ssm) * decay_low + B_N[n] * added_low,
                         new_high = lanes(ssm + LANES) * decay_high + B_N[n] * added_high;
-            low += C_N[n] * new_low;
-            high += C_N[n] * new_high;
+            if (reads) low += C_N[n] * new_low, high += C_N[n] * new_high;
             if (commit) lanes(ssm) = new_low, lanes(ssm + LANES) = new_high;
         }
-        lanes(out + whole) = low, lanes(out + whole + LANES) = high;
+        if (reads) lanes(out + whole) = low, lanes(out + whole + LANES) = high;
     }
     for (int n = 0; n < N; n++)
         for (int i = whole; i < I; i++) {
             const float now = state.ssm_NI[n * I + i] * decay_I[i] + B_N[n] * added_I[i];
-            out[i] += C_N[n] * now;
+            if (reads) out[i] += C_N[n] * now;
             if (commit) state.ssm_NI[n * I + i] = now;
         }
+    if (commit) state.move_window(block, in_XH);
+    if (!reads) return;
     for (int i = 0; i < I; i++) out[i] *= silu(gate_I[i]);
     rms_norm(out, nullptr, block.gate_eps, I, mixed_X);
     std::memcpy(out, mixed_X, I * sizeof(float));
-    if (commit) state.move_window(block, in_XH);
 }
 
 // What follows a block's mixer, whose outputs are mixed [R, I]: hidden [R, D] is updated; read and wide are scratch.
@@ -186,8 +168,8 @@ void spread(float* rows_of, const unsigned char* wanted, int rows, int left, lon
         if (wanted[r] && --left != r) std::memcpy(rows_of + r * n, rows_of + left * n, sizeof(float) * n);
 }
 
-// hidden [R, D] through a block. state_of(r) is called before a row is taken in, after(r) when it has been.
-// wanted: rows whose outputs are needed, null: all; the others only change their states. Returns the rows that are left.
+// hidden [R, D] through a block. state_of(r) is called before a row is taken in, after(r) when it has been. wanted:
+// rows whose outputs are needed, null: all; the others only change their states. Returns how many rows are left.
 template <typename StateOf, typename After>
 int run_block(const Block& block, float* hidden, int rows, const unsigned char* wanted, bool commit,
               const StateOf& state_of, const After& after, float* work) {
@@ -205,9 +187,9 @@ int run_block(const Block& block, float* hidden, int rows, const unsigned char* 
     for (int r = 0, out = 0; r < rows; r++) {
         const State state = state_of(r);
         if (wanted && !wanted[r])
-            advance(block, wide + r * across, state, spare);
+            mix<false>(block, nullptr, wide + r * across, state, true, spare, nullptr);
         else {
-            mix(block, gates + out * I, wide + r * across, state, commit, spare, mixed + out * I);
+            mix<true>(block, gates + out * I, wide + r * across, state, commit, spare, mixed + out * I);
             out++;
         }
         after(r);
@@ -277,7 +259,8 @@ void stack_step(const Stack* stack, float* hidden, int rows, float* const* state
         float* some = hidden + first * D;
         for (int b = 0; b < stack->count; b++) {
             const Block& block = stack->blocks[b];
-            const long I = block.out.in, conv = (block.taps - 1) * (I + 2 * block.state_size), ssm = block.state_size * I;
+            const long I = block.out.in, ssm = block.state_size * I;
+            const long conv = (block.taps - 1) * (I + 2 * block.state_size);
             run_block(block, some, end - first, nullptr, commit, [=](int r) {
                 return State{states[2 * b] + (first + r) * conv, states[2 * b + 1] + (first + r) * ssm};
             }, [](int) {}, work);
@@ -286,9 +269,9 @@ void stack_step(const Stack* stack, float* hidden, int rows, float* const* state
     });
 }
 
-// hidden [T, D] is replaced by the stack's output at wanted nodes; that of other nodes means nothing. Node t starts from
-// its predecessor's state (from[t] -1), from an empty one (-2) or from kept state from[t]; its own state is kept as
-// number keep[t] unless that is negative. kept: [*, blocks, conv + ssm]. Trees lie between bounds [parts + 1].
+// hidden [T, D] is replaced by the stack's output at wanted nodes; that of other nodes means nothing. Node t starts
+// from its predecessor's state (from[t] -1), from an empty one (-2) or from kept state from[t]; its own state is kept
+// as number keep[t] unless that is negative. kept: [*, blocks, conv + ssm]. Trees lie between bounds [parts + 1].
 void stack_read(const Stack* stack, float* hidden_TD, const int* from, const int* keep, const unsigned char* wanted,
                 float* kept, const long* bounds, int parts, const Scratch* scratch) {
     const Block& one = stack->blocks[0];
@@ -301,7 +284,7 @@ void stack_read(const Stack* stack, float* hidden_TD, const int* from, const int
             int left = all;
             for (int b = 0; b < stack->count; b++) {
                 float* state = running + b * size;
-                const auto place = [=](int number) { return kept + (number * static_cast<long>(stack->count) + b) * size; };
+                const auto place = [=](long number) { return kept + (number * stack->count + b) * size; };
                 const auto state_of = [=](int r) {
                     if (from[t + r] == -2)
                         std::memset(state, 0, sizeof(float) * size);
@@ -324,16 +307,17 @@ void stack_read(const Stack* stack, float* hidden_TD, const int* from, const int
 
 // hidden [R, E] is replaced by the core's output at a new position of each row: slots[r] of row place[r] of the cache,
 // which is keys and values [layers, *, S, G, width], `apart` numbers between layers.
-void core_step(const Core* core, float* hidden, int rows, const int* place, const int* slots, float* keys, float* values,
-               long apart, const Scratch* scratch) {
+void core_step(const Core* core, float* hidden, int rows, const int* place, const int* slots, float* keys,
+               float* values, long apart, const Scratch* scratch) {
     const long E = core->layers[0].query_key_value.in;
     in_threads(*scratch, rows, [=](long first, long end, float* work) {
         core_rows(*core, hidden + first * E, end - first, place + first, slots + first, {keys, values, apart}, work);
     });
 }
 
-// hidden [T, E] is replaced by the core's output at the nodes of trees, which lie between bounds [parts + 1]. To core_rows
-// they are positions of one row, each in the slot of its depth: a later subtree overwrites what it may not see.
+// hidden [T, E] is replaced by the core's output at the nodes of trees, which lie between bounds [parts + 1]. To
+// core_rows they are positions of one row, each in the slot of its depth: a later subtree overwrites what it may not
+// see.
 void core_read(const Core* core, float* hidden_TE, const int* depth, const long* bounds, int parts,
                const Scratch* scratch) {
     static const int same_row[TILE] = {};
