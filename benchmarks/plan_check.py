@@ -1,11 +1,11 @@
 """Does the plan hold? FLOPs and seconds of every step at scale `small`, modelled and measured.
 
-    python benchmarks/plan_check.py                             a few updates a step, and the runs that lie in runs/
+    python benchmarks/plan_check.py                             a few updates a step, and the runs in runs/
     python benchmarks/plan_check.py --rounds 1 --updates 1 --out /tmp/plan_check.md     to see that it runs
 
-The plan knows one rate, that of matrix products, and one utilisation. Here the rate is measured beside every step, the
+The plan knows one rate, that of matrix products, and one utilisation. Here the rate is measured with every step, the
 utilisation is what step 1.2 reaches, and the seconds of all other steps are predicted from the two. The rows are real:
-what a batch holds is read off it, the router's chunks in stage 2 included.
+tokens, or the router's chunks in stage 2, are counted in each batch.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Measured:
 
 
 def rows_met(step: Step, student: ByteStudent, batch: Batch) -> RowShape:
-    """What a batch holds: the teacher's tokens, or in stage 2 the chunks that the router cuts."""
+    """What a batch holds: the teacher's tokens, or in stage 2 the router's chunks."""
     document_BM = batch.token_document_BM
     if step.stage == 2:
         with torch.no_grad():
@@ -78,7 +78,8 @@ def steps_table(measured: list[Measured]) -> list[str]:
     lines = ["| step | MFLOP a byte, modelled | counted | off by | utilisation | s/MB, predicted | measured | off by |",
              "|---|---:|---:|---:|---:|---:|---:|---:|"]
     for one in measured:
-        predicted, a_megabyte = one.predicted(utilisation), 1e6 / one.many
+        predicted = one.predicted(utilisation)
+        a_megabyte = 1e6 / one.many
         lines.append(f"| {one.step.name} | {one.modelled / 1e6:.3f} | {one.counted / 1e6:.3f} | "
                      f"{100 * (one.modelled / one.counted - 1):+.2f} % | {100 * one.utilisation:.0f} % | "
                      f"{predicted * a_megabyte:.1f} | {one.seconds * a_megabyte:.1f} | "
@@ -86,11 +87,12 @@ def steps_table(measured: list[Measured]) -> list[str]:
     return lines
 
 
-def whole_runs(scale: Scale, steps: tuple[Step, ...]) -> list[tuple[Step, dict]]:
+def complete_runs(scale: Scale, steps: tuple[Step, ...]) -> list[tuple[Step, dict]]:
     """The complete runs below runs/ that trained a step of a scale, whatever the seed: (step, facts)."""
     found = []
     for entry in run_list.entries(RUNS):
-        student, facts = (entry.config or {}).get("student"), entry.facts
+        student = (entry.config or {}).get("student")
+        facts = entry.facts
         if facts and student and all(student.get(name) == size for name, size in scale.student.items()):
             found += [(step, facts) for step in steps if facts["step"] == step.name
                       and abs(facts["train_bytes"] - step.train_bytes) <= scale.batch_rows * scale.row_bytes]
@@ -98,7 +100,7 @@ def whole_runs(scale: Scale, steps: tuple[Step, ...]) -> list[tuple[Step, dict]]
 
 
 def runs_table(measured: list[Measured], runs: list[tuple[Step, dict]]) -> list[str]:
-    """A step a row: seconds of whole runs, predicted from the rate of today, against what their folders say."""
+    """A step a row: seconds of complete runs, predicted from the rate of today, against what their folders say."""
     utilisation = next(one.utilisation for one in measured if one.step.name == CALIBRATED)
     lines = ["| step | runs | MB | s, predicted | s, median of runs | off by |", "|---|---:|---:|---:|---:|---:|"]
     for one in measured:
@@ -123,12 +125,12 @@ def main() -> None:
     for step in steps:
         measured.append(measure(step, student, teacher, batches[: arguments.updates], rounds=arguments.rounds))
         print(f"{step.name}: {100 * measured[-1].utilisation:.0f} % of the matmul rate", flush=True)
-    runs = whole_runs(presets.scale("small"), steps)
+    runs = complete_runs(presets.scale("small"), steps)
     write(arguments.out, "\n".join([
         f"The plan's FLOPs and seconds against measured ones: {what}. {machine()}; rounds: {arguments.rounds}, of "
         f"{arguments.updates} updates, medians. Seconds are predicted with the utilisation of step {CALIBRATED}.", "",
         *steps_table(measured), "",
-        "Whole runs, snapshots and logs included, on whatever else the machine did that day:", "",
+        "Complete runs, snapshots and logs included, whatever else the machine did that day:", "",
         *runs_table(measured, runs)]))
 
 

@@ -87,7 +87,8 @@ class State:
         """Save the model and complete the run."""
         self.model.eval()
         feed = self.feed
-        options, feed_state = self._save_options(), self._feed_state()
+        options = self._save_options()
+        feed_state = self._feed_state()
         if self.processes.is_first:
             self.run.complete(lambda folder: self._save_model(folder, options), facts={
                 "step": step.name, "updates": self.update,

@@ -60,7 +60,7 @@ class Processes:
     def deferred(self, module: nn.Module, *, last: bool) -> Iterator[None]:
         """Under DDP share gradients in the `last` of an update's backward passes alone.
 
-        FSDP2 shares them out in each, for until then it would hold them whole.
+        FSDP2 shares them in each of them: until then it would hold them in full.
         """
         with module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext():
             yield

@@ -1,10 +1,10 @@
-"""What a run says while it trains: JSON lines always; a bar where someone watches, a line now and then elsewhere.
+"""What a run prints and logs while it trains: JSON lines always; a bar if someone watches, else a few lines.
 
 Someone watches a terminal, and a notebook whose front end could ask its reader for input, as JupyterLab says with every
 cell that it sends. papermill, nbconvert and `python -m dbyte reproduce` run a notebook in the same kind of kernel but
-cannot ask anybody: there a bar would leave its every frame in the notebook that is kept, so they get lines.
+cannot ask anybody: there a bar would leave every frame in the notebook that is kept, so they get lines.
 
-TensorBoard gets the same numbers if asked to (extra `tensorboard`).
+TensorBoard gets the same numbers on request (extra `tensorboard`).
 """
 
 import json
@@ -25,10 +25,12 @@ class ProgressLog:
     def __init__(self, run: Run, name: str, updates: int, first: int, *, tensorboard: bool = False):
         self.board = _board(run, purge_step=first) if tensorboard else None
         kept = run.metrics_path.read_text(errors="replace").splitlines() if run.metrics_path.exists() else []
-        whole = [line for line in kept if (update := _update(line)) is not None and update < first]
-        atomic_write(run.metrics_path, "".join(line + "\n" for line in whole))
+        before = [line for line in kept if (update := _update(line)) is not None and update < first]
+        atomic_write(run.metrics_path, "".join(line + "\n" for line in before))
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
-        self.every, self.updates, self.name = max(updates // LINES, 1), updates, name
+        self.every = max(updates // LINES, 1)
+        self.updates = updates
+        self.name = name
         watched = watched_stream()
         self.bar = tqdm(total=updates, initial=first, desc=name, unit="update", mininterval=1, file=watched,
                         disable=watched is None)
@@ -69,17 +71,17 @@ class ProgressLog:
 
 
 def watched_stream() -> TextIO | None:
-    """Where a bar may move: a notebook's output or a terminal's stderr; None where nobody watches."""
+    """Where a bar may move: a notebook's output or a terminal's stderr; None if nobody watches."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     kernel = getattr(shell, "kernel", None)  # of a notebook; IPython on a terminal has none
     if kernel is None:
         return sys.stderr if sys.stderr.isatty() else None
-    # Its plain output: JupyterLab paints stderr like an error.
+    # Its standard output: JupyterLab paints stderr like an error.
     return sys.stdout if kernel.get_parent("shell").get("content", {}).get("allow_stdin") else None
 
 
 def _update(line: str) -> int | None:
-    """The update that a logged line is of; None for half a line."""
+    """The update of a logged line; None for a line that was cut short."""
     try:
         return json.loads(line)["update"]
     except (ValueError, KeyError, TypeError):
@@ -87,7 +89,7 @@ def _update(line: str) -> int | None:
 
 
 def summary_writer() -> type:
-    """TensorBoard's writer; ValueError with the remedy where it is not installed."""
+    """TensorBoard's writer; ValueError with the remedy if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:

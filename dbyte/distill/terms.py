@@ -212,5 +212,5 @@ def _language_model(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def _next_tokens(batch: Batch) -> Tensor:
-    """The token after each token; what stands at the end of a document is masked."""
+    """The token after each token; at the end of a document it is meaningless, and masked."""
     return batch.token_ids_BM.roll(-1, dims=1)

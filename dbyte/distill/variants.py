@@ -210,7 +210,7 @@ def perturbed_step(scale: Scale, stage: int) -> Step:
     model writes with is trained, by AdamW: Stage 1 by its next token, along the teacher's tokens of the perturbed text,
     with Eq. 4; Stage 2 as in step 2.2; the teacher as it was trained.
     """
-    distil, full = curriculum(scale)[1], curriculum(scale)[4]
+    _, distil, _, _, full = curriculum(scale)
     objective = {0: objectives.token, 1: objectives.next_token, 2: full.objective}[stage]
     parts = {0: EVERYTHING, 1: ENCODER + ROUTER + CORE + TOKEN_HEAD, 2: full.groups[0].parts + CORE}[stage]
     rate = next(group.rate for group in distil.groups if group.parts == CORE)
