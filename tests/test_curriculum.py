@@ -1,4 +1,4 @@
-"""The whole chain at a toy size: lineage, reuse, measurement of every stage, and errors a user can act on."""
+"""All steps at a toy size: lineage, reuse, plan, measurement of every stage, and errors that a user can act on."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dbyte
-from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.curriculum import curriculum, execute, plan_steps, run_steps
 from dbyte.distill.loader import StreamFeed
 from dbyte.distill.runs import Run
 from dbyte.distill.teacher import teacher_run
@@ -40,18 +40,11 @@ def test_runs_are_a_chain_and_are_reused(runs):
     assert [(run.folder / "complete.json").stat().st_mtime_ns for run in again] == before
 
 
-def test_another_second_step_shares_the_first(runs):
-    steps = curriculum(TOY)
-    other = run_steps(TOY, (steps[0], dataclasses.replace(steps[1], warmup=0.5)), seed=0)
-    assert other[0].hash == runs[0].hash and other[1].hash != runs[1].hash
-
-
 def test_mbp_is_another_tuple_on_the_same_stage_1_at_equal_bytes(runs):
     other = run_steps(TOY, curriculum(TOY, decoding="mbp"), seed=0)
     assert [one.hash == run.hash for one, run in zip(other, runs, strict=True)] == [True] * 3 + [False] * 2
     assert [one.facts()["train_bytes"] for one in other] == [run.facts()["train_bytes"] for run in runs]
     assert [one.facts()["next_row"] for one in other] == [run.facts()["next_row"] for run in runs]
-    assert all("decoding" not in step.describe() for step in curriculum(TOY)), "addresses of old runs must stay"
     stage1, first, last = (ByteStudent.from_pretrained(run.model_folder) for run in (runs[2], other[3], other[4]))
     assert (stage1.config.decoding, first.config.decoding, last.config.decoding) == ("jbp", "mbp", "mbp")
     for name, weight in stage1.state_dict().items():  # step 2.1 trains the decoder's side alone
@@ -62,9 +55,17 @@ def test_mbp_is_another_tuple_on_the_same_stage_1_at_equal_bytes(runs):
         "LMB", "PIQA", "ARC-E", "GSM8K"}
 
 
-def test_steps_read_on_where_the_step_before_stopped(runs):
+def test_steps_continue_reading_where_the_step_before_stopped(runs):
     rows = [run.facts()["next_row"] for run in runs]
     assert rows == sorted(rows) and len(set(rows)) == len(rows)
+
+
+def test_a_plan_is_what_is_executed(runs, monkeypatch):
+    planned = plan_steps(TOY, curriculum(TOY), seed=0)
+    assert [(one.run.hash, one.status) for one in planned] == [(run.hash, "complete") for run in runs]
+    assert [one.parent for one in planned] == [None, *(one.address for one in planned[:-1])]
+    monkeypatch.setattr("dbyte.distill.curriculum.load_teacher", None)
+    assert [run.hash for run in execute(TOY, planned, seed=0)] == [run.hash for run in runs], "nothing is loaded"
 
 
 def test_a_streamed_scale_trains_and_each_step_reads_on(tmp_path):

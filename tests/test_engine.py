@@ -1,4 +1,4 @@
-"""How a run is computed changes nothing of what it computes; what goes wrong is said and saved, and nothing is torn."""
+"""How a run is computed changes nothing of what it computes; what goes wrong is reported, and nothing half-written."""
 
 import json
 import os
@@ -140,17 +140,6 @@ def test_scan_states_stay_wide_under_autocast(student):
     assert all(state.ssm_BNI.dtype == torch.float32 for state in states)
 
 
-def test_a_batch_splits_into_rows_without_the_padding_of_others(feed):
-    batch = feed.batch(0)
-    parts = batch.split(3)
-    assert [len(part.byte_ids_BL) for part in parts] == [3, 1] and batch.split(None) == [batch] == batch.split(4)
-    assert torch.equal(torch.cat([part.byte_ids_BL for part in parts]), batch.byte_ids_BL)
-    for part in parts:
-        assert part.token_ids_BM.shape[1] == part.token_mask_BM.sum(1).max()
-    with pytest.raises(ValueError, match="at least one row"):
-        batch.split(0)
-
-
 def test_what_is_not_finite_stops_untouched_and_is_kept(feed, tmp_path):
     student = make_student(make_teacher())
     with torch.no_grad():
@@ -182,7 +171,7 @@ run, feed = Run({}, root=root), Feed(Rows.load(root / "rows.safetensors"), 4, 0)
 made, kept = [], trainer.train_on
 def train_on(*arguments, **options):
     made.append(None)
-    if len(made) == 4:  # three checkpoints lie there: from now on no file may grow beyond a few kilobytes
+    if len(made) == 4:  # three checkpoints are there: from now on no file may grow beyond a few kilobytes
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
     return kept(*arguments, **options)
 trainer.train_on, trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = train_on, 0.0, float("inf")
@@ -194,7 +183,7 @@ except OSError as error:
 """
 
 
-def test_a_full_disk_is_told_and_leaves_the_last_checkpoint_whole(rows, tmp_path):
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint_complete(rows, tmp_path):
     rows.save(tmp_path / "rows.safetensors")
     here = Path(__file__).parent
     found = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path), str(here)], capture_output=True, text=True,
@@ -223,7 +212,7 @@ def test_equal_frozen_weights_are_held_once_and_trained_ones_never(tied):
     assert share_frozen(student, teacher) == 0
 
 
-def test_the_targets_of_step_1_1_are_a_look_up_and_need_no_teacher_besides(feed):
+def test_the_targets_of_step_1_1_are_a_look_up(feed):
     teacher, student, batch = make_teacher(), make_student(make_teacher()), feed.batch(0)
     alone = EmbeddingsOnly(teacher)
     assert sum(w.numel() for w in alone.parameters()) == teacher.get_input_embeddings().weight.numel()
@@ -247,7 +236,7 @@ GOLDEN = Path(__file__).with_name("golden_curve.json")
 
 
 def curve(rows, tmp_path) -> dict[str, list[float]]:
-    """Losses of twenty updates of every step, each going on from the one before."""
+    """Losses of twenty updates of every step, each continuing the one before."""
     teacher, student, losses = make_teacher(), make_student(make_teacher()), {}
     for step in PLAIN:
         run = Run({"step": step.name}, root=tmp_path)
@@ -278,19 +267,12 @@ def test_tensorboard_gets_what_the_log_gets(feed, tmp_path):
         (line["update"], line["loss"]) for line in run.metrics()]
 
 
-def test_without_tensorboard_it_is_said_before_anything_runs(feed, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match=r"dbyte\[tensorboard\]"):
-        train(Run({}, root=tmp_path), STEPS["1.3"], feed, model=make_student(make_teacher()),
-              launch=Launch(tensorboard=True))
-
-
 def test_muon_and_fsdp2_do_not_go_together(feed, tmp_path):
-    step = stage1(**BYTES, align_muon=0.01)[0]
+    """It is refused before a model or teacher is looked at."""
     launch = Launch(processes=Processes(sharding="fsdp2"))
     run = Run({}, root=tmp_path)
     with pytest.raises(ValueError, match=r"whole matrices.*\(hub, paper\)"):
-        train(run, step, feed, model=None, launch=launch)  # the model is not even looked at
+        train(run, stage1(**BYTES, align_muon=0.01)[0], feed, model=None, launch=launch)
     with pytest.raises(ValueError, match="whole matrices"):
         run_steps(scale("smoke"), curriculum(scale("smoke")), seed=0, launch=launch)
     assert not run.folder.exists()
