@@ -63,7 +63,7 @@ def sequence(scale: Scale, **changes: object) -> tuple[Step, Step, Step]:
 
 
 def with_snapshots(variants: Sequence[Variant], snapshots: int = 3) -> tuple[Variant, ...]:
-    """Return the variants with more snapshots, evenly spaced in each step: other runs that end with the same weights."""
+    """Return the variants with more snapshots, evenly spaced in each step: other runs, the same final weights."""
     return tuple(replace(variant, steps=tuple(replace(step, snapshots=snapshots) for step in variant.steps))
                  for variant in variants)
 
