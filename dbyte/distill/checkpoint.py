@@ -73,7 +73,8 @@ class State:
         torch.set_rng_state(load_file(folder / "random.safetensors")["torch"])
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         self.feed.restore(state["feed"], state["update"])
-        self.update, self.seconds = state["update"], state["seconds"]
+        self.update = state["update"]
+        self.seconds = state["seconds"]
         return self.update
 
     def save_snapshot(self, train_bytes: int) -> None:

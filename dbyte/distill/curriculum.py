@@ -154,7 +154,8 @@ def _student(
     scale: Scale, planned: PlannedRun, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> ByteStudent:
     """The student that a step starts from."""
-    parent, step = planned.run.parent, planned.step
+    parent = planned.run.parent
+    step = planned.step
     student = (ByteStudent.from_pretrained(parent.model_folder) if parent
                else new_student(scale, teacher, tokenizer, seed=seed))
     if step.decoding:

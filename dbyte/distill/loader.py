@@ -156,7 +156,7 @@ class StreamFeed:
         foreign = sorted(lane for lane, each in state.items() if each.get("config") != self._config)
         if foreign:
             raise ValueError(f"the state of lane {foreign[0]} was taken with other corpora, content of corpora, "
-                             f"tokenizer, row sizes, lanes or seed than {self.describe()}; start the run anew")
+                             f"tokenizer, row sizes, lanes or seed than {self.describe()}; start the run again")
         self.close()
         self._states = {int(lane): {key: value for key, value in each.items() if key != "config"}
                         for lane, each in state.items()}

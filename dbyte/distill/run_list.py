@@ -137,7 +137,8 @@ def unused(root: Path, results: Path) -> list[Entry]:
 
 def descendants(entry: Entry, root: Path) -> list[Entry]:
     """The run and all that continue it, children last."""
-    found, names = [entry], {entry.name}
+    found = [entry]
+    names = {entry.name}
     while more := [other for other in entries(root) if other.parent in names and other.name not in names]:
         found += more
         names |= {other.name for other in more}

@@ -105,7 +105,8 @@ class Step:
 
         Each parameter group knows its `peak` rate. Norms, biases and embeddings do not decay.
         """
-        adamw, muon = [], []
+        adamw = []
+        muon = []
         for group, chosen in zip(self.groups, self.thaw(model), strict=True):
             matrices = {name for name, weight in chosen.items()
                         if group.muon_rate and _decays(name, weight) and weight.ndim == 2}

@@ -53,7 +53,7 @@ class Forward:
         """The chunks that the router's boundaries close."""
         batch = self.batch
         chunks = find_chunks((self.prob_BL >= THRESHOLD) & batch.mask_BL, batch.document_BL, batch.mask_BL)
-        # Rows are packed so that the teacher's tokens fit the core. Finer chunks may not: then the core starts anew.
+        # Rows are packed so that the teacher's tokens fit the core. Finer chunks may not: then the core starts again.
         positions = self.model.config.core_config.max_position_embeddings
         return replace(chunks, document_BM=restarted(chunks.document_BM, positions))
 
@@ -173,7 +173,8 @@ def next_byte(forward: Forward, mask_BL: Tensor) -> Loss:
 
     JBP predicts it together with its flag, and the flags are those boundaries.
     """
-    student, batch = forward.model, forward.batch
+    student = forward.model
+    batch = forward.batch
     decoded_BLD = forward.decoded_BLD
     if student.second_head is None:
         label_BL = losses.joint_labels(batch.byte_ids_BL, forward.router_chunks.boundary_BL)

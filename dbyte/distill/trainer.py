@@ -56,7 +56,8 @@ class Trainee(nn.Module):
 
     def __init__(self, model: nn.Module, teacher: nn.Module | None, objective: Objective, precision: str = "fp32"):
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model = model
+        self.objective = objective
         self._teacher = (teacher,)  # in a tuple it is no submodule: nothing of it is trained, sharded or saved
         self.half = PRECISIONS[precision]
 
@@ -110,7 +111,9 @@ def train(
 
 def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backend: str) -> None:
     """Run the updates that the state has not seen yet."""
-    run, feed, processes = state.run, state.feed, state.processes
+    run = state.run
+    feed = state.feed
+    processes = state.processes
     updates = feed.updates(step.train_bytes)
     bytes_an_update = feed.batch_rows * feed.row_bytes
     first = state.resume()

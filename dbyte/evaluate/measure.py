@@ -192,7 +192,7 @@ class Measurer:
             if kept["key"] == full:
                 return kept["found"]
         except (OSError, ValueError, KeyError):
-            pass  # never measured, or the file is damaged: measuring writes it anew
+            pass  # never measured, or the file is damaged: measuring writes it again
         started = time.monotonic()
         found = compute()
         found["seconds"] = time.monotonic() - started

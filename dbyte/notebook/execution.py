@@ -2,8 +2,8 @@
 
     python -m dbyte.notebook.execution FILE.ipynb '{"scale": "smoke", "seed": 0}'
 
-The notebook is executed where it lies. It ends with this process, and this process ends when its standard input closes:
-so neither outlives the one that started them.
+The notebook is executed in its own folder. It ends with this process, and this process ends when its standard input
+closes: so neither outlives the one that started them.
 """
 
 import json

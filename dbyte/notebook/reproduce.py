@@ -1,7 +1,7 @@
 """Run the notebooks at one scale under papermill, each in a process of its own once those it builds on are done.
 
 The percent script is what runs. The executed notebook goes to runs/notebooks/<scale>/. At the committed scale the
-.ipynb next to the script is written anew too, so that readers see what ran. What papermill only warns about (an unknown
+.ipynb next to the script is written too, so that readers see what ran. What papermill only warns about (an unknown
 parameter, a missing tag) is an error here, before anything runs.
 """
 
@@ -254,7 +254,8 @@ def reproduce(
     jobs = min(jobs, len(planned))
     announce(planned, scale=scale, results=results, jobs=jobs, device=chosen.device)
     began = time.monotonic()
-    done, failed = [], []
+    done = []
+    failed = []
     with closing(run_in_order(planned, jobs=jobs)) as ended:
         for one in ended:
             say_end(one)

@@ -1,4 +1,4 @@
-"""Corpora behind one name: documents that are deduplicated, split by document, ordered by a seed, and hashed.
+"""Corpora by name: documents that are deduplicated, split by document, ordered by a seed, and hashed.
 
     world                          the built-in world, endless: max_bytes says how much
     world_full                     the world with everything that the columns of MiniBench need, endless

@@ -300,7 +300,8 @@ def place(sizes: Sequence[int], *, row_bytes: int) -> list[list[int]]:
             if tightest < len(room):
                 free, row = room.pop(tightest)
             else:
-                free, row = row_bytes, len(rows)
+                free = row_bytes
+                row = len(rows)
                 rows.append([])
             rows[row].append(index)
             insort(room, (free - sizes[index], row))
