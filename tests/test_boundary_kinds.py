@@ -43,7 +43,7 @@ def test_the_kind_is_the_first_that_fits(text, expected):
     assert [bk.KINDS[kind] for kind in bk.kinds(byte_ids_BL)[0, :-1].tolist()] == expected
 
 
-def test_kinds_part_the_routed_bytes_and_their_counts_add_up_to_the_agreement(student, rows):
+def test_each_routed_byte_has_one_kind_and_counts_add_up_to_the_agreement(student, rows):
     found, whole, batch = bk.tally(student, rows), agreement(student, rows), rows.batch(range(len(rows)))
     assert whole.hits and whole.false_cuts and whole.missed_cuts, "a student that is always right would prove nothing"
     assert found.of() == whole and found.of().n == int(routed(batch.byte_ids_BL, batch.document_BL).sum())

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 from conftest import make_student
-from test_decoding import PROMPTS, best, looked_ahead, student_of, with_last
+from test_decoding import best, looked_ahead, student_of, with_last
 from test_shared_prefix import COMPILED
 
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
 from dbyte.evaluate.exposure import deviations, finished, word_splits
 from dbyte.evaluate.lm import StudentLM
-from dbyte.evaluate.score import Request, Score, Scorer
+from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer, byte_log_probs, settle, walk
 from dbyte.model.student import BYTES
 from dbyte.native import engine_for
@@ -52,23 +52,6 @@ def test_each_byte_is_scored_by_the_forward_along_the_boundaries_of_its_past(wri
                         bool(looked_ahead(student, ids, best(out.second_logits[0, -1], BOS))))
             assert ended == expected
             boundary = torch.cat([boundary, torch.tensor([[ended]])], 1)
-
-
-@pytest.mark.parametrize("compiled", COMPILED)
-def test_scores_depend_neither_on_the_batch_nor_on_who_shares_a_context(writes_bytes, compiled):
-    alone = [walk(writes_bytes, [request])[0] for request in REQUESTS]
-    engine = engine_for(writes_bytes, compiled)
-    for rows in (2, 64):
-        for found, expected in zip(walk(writes_bytes, REQUESTS, rows=rows, engine=engine), alone, strict=True):
-            assert found.nats_L == pytest.approx(expected.nats_L, abs=1e-4) and found.ended_L == expected.ended_L
-
-
-def test_what_is_written_greedily_scores_as_greedy(writes_bytes):
-    for prompt in PROMPTS:
-        (text,) = generate(writes_bytes, [prompt], max_new_bytes=12, as_bytes=True)
-        if text:
-            (score,) = OwnBoundariesScorer(writes_bytes).score([Request(prompt + text, len(prompt))])
-            assert score.greedy and isinstance(score, Score)
 
 
 def test_given_token_ends_and_readings_that_do_not_exist_are_refused(teacher, tokenizer, token_bytes):
@@ -146,14 +129,20 @@ def test_boundaries_that_have_settled_are_those_of_reading_byte_by_byte(teacher,
 
 
 @pytest.mark.parametrize("compiled", COMPILED)
-def test_a_scorer_gives_the_scores_of_reading_byte_by_byte_in_any_batch(writes_bytes, compiled, monkeypatch):
+def test_scores_are_those_of_each_text_read_alone_byte_by_byte_in_any_batch(writes_bytes, compiled, monkeypatch):
     torch.nn.init.normal_(writes_bytes.byte_head.weight)  # so that some texts are left after two rounds
     monkeypatch.setattr(settle, "__kwdefaults__", {"rounds": 2})
-    walked = [sum(one.nats_L) for one in walk(writes_bytes, AT_ONCE)]
+    alone = [walk(writes_bytes, [request])[0] for request in AT_ONCE]
+    walked = [sum(one.nats_L) for one in alone]
     engine = engine_for(writes_bytes, compiled)
-    for batch_bytes in (1, 100, 16384):
+    for rows in (2, 64):
+        found = walk(writes_bytes, AT_ONCE, rows=rows, engine=engine)
+        assert [one.ended_L for one in found] == [one.ended_L for one in alone]
+        assert [sum(one.nats_L) for one in found] == pytest.approx(walked, abs=1e-4)
+    for batch_bytes in (100, 16384):
         scores = OwnBoundariesScorer(writes_bytes, batch_bytes=batch_bytes, engine=engine).score(AT_ONCE)
         assert [score.nats for score in scores] == pytest.approx(walked, abs=1e-4)
+        assert [score.greedy for score in scores] == [all(one.right_L) for one in alone]
 
 
 def test_a_guess_of_more_chunks_than_the_core_has_positions_refuses_no_text(teacher, tokenizer):

@@ -43,15 +43,13 @@ def test_the_rates_are_those_that_are_stated():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("text", SCRIPTS)
-def test_any_text_stays_text(kind, text):
-    changed = perturb(text, kind)
-    changed.encode()
-    assert bool(changed) == bool(text)
-    assert perturb(text, kind) == changed
-    assert not changed or not unicodedata.category(changed[0]).startswith("M")  # no mark lost its character
-    if kind != "antspeak":
-        assert " \u0301" not in changed
+def test_any_text_stays_text(kind):
+    for text in SCRIPTS:
+        changed = perturb(text, kind)
+        changed.encode()
+        assert bool(changed) == bool(text) and perturb(text, kind) == changed
+        assert not changed or not unicodedata.category(changed[0]).startswith("M")  # no mark lost its character
+        assert kind == "antspeak" or " \u0301" not in changed
 
 
 @pytest.mark.parametrize("kind", ["drop", "random_case", "repeat"])
@@ -108,7 +106,7 @@ def test_noise_strikes_where_it_is_told(place):
     assert lm.generate_until([Ask("a", {"until": []})])[0] == ("a" if place == "completion" else "A", {"until": []})
 
 
-def test_all_choices_of_an_item_stand_behind_one_prompt():
+def test_all_choices_of_an_item_have_one_prompt():
     lm = noisy(Echo(), Noise("drop", "both"))
     prompts = {args[0] for args in lm.loglikelihood([Ask(LONG, f" choice {k}") for k in range(4)])}
     assert len(prompts) == 1

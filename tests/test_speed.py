@@ -46,7 +46,7 @@ def test_a_teachers_bytes_are_those_of_the_tokens_that_it_wrote(teacher, token_b
     assert alone.text_bytes == total
 
 
-def test_rates_are_medians_behind_an_unmeasured_round():
+def test_rates_are_medians_after_an_unmeasured_round():
     called = []
     found = rates({"one": lambda: called.append(1) or Wrote(10, 1), "two": lambda: Wrote(0, 1)}, rounds=3)
     assert len(called) == 4 and found["one"][0] > 0 and found["two"] == (0.0, 0.0)

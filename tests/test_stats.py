@@ -59,12 +59,8 @@ def test_columns_weigh_alike_whatever_their_size():
     student = {"big": np.ones(900), "small": np.zeros(10)}
     assert stats.retention(student, teacher).value == pytest.approx(50)
     assert stats.difference(student, teacher).value == pytest.approx(-50)
-
-
-def test_retention_is_the_ratio_of_averages_not_the_average_of_ratios():
-    teacher = {"A": [1, 1, 1, 1], "B": [1, 0, 0, 0]}
-    student = {"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}
-    assert stats.retention(student, teacher).value == pytest.approx(100 * (0.5 + 0.25) / (1 + 0.25))
+    teacher, student = {"A": [1, 1, 1, 1], "B": [1, 0, 0, 0]}, {"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}
+    assert stats.retention(student, teacher).value == pytest.approx(100 * 0.75 / 1.25), "a ratio of averages"
 
 
 def test_intervals_depend_on_the_seed_alone():
@@ -106,6 +102,11 @@ def test_verdict(low, high, direction, expected):
     (lambda: stats.verdict(2.0, 1.0), "low <= high"),
     (lambda: stats.verdict(0.0, float("nan")), "low <= high"),
     (lambda: stats.verdict(0.0, 1.0, direction="up"), "above"),
+    (lambda: stats.judge("A", {"A": [1, 0]}, {"A": [0, 1]}, statistic="ratio"), "unknown statistic"),
+    (lambda: stats.judge("A", {"A": [1, 0]}, {"A": [0, 1]}, direction="over"), "direction must be"),
+    (lambda: stats.difference([], []), "as many seeds"),
+    (lambda: stats.difference([{"A": [1]}], [{"A": [1]}] * 2), "as many seeds"),
+    (lambda: stats.difference([{"A": [1]}, {"A": [1, 0]}], [{"A": [1]}] * 2), "every seed"),
 ])
 def test_bad_input_is_named(call, said):
     with pytest.raises(ValueError, match=said):
@@ -130,13 +131,6 @@ def test_a_claim_is_judged_with_its_interval(direction, threshold, expected):
     assert expected in str(found) and "n = 400" in str(found)
 
 
-@pytest.mark.parametrize("arguments, said", [
-    ({"statistic": "ratio"}, "unknown statistic"), ({"direction": "over"}, "direction must be")])
-def test_a_claim_that_cannot_be_judged_is_refused(arguments, said):
-    with pytest.raises(ValueError, match=said):
-        stats.judge("A", {"A": [1, 0]}, {"A": [0, 1]}, **arguments)
-
-
 def test_claims_by_column_and_what_the_generated_one_loses_alone():
     one = {"A": [1] * 50, "GSM8K": [1] * 90 + [0] * 10}
     other = {"A": [1] * 50, "GSM8K": [1] * 40 + [0] * 60}
@@ -148,3 +142,40 @@ def test_claims_by_column_and_what_the_generated_one_loses_alone():
     assert beyond["low"] == pytest.approx(rows["GSM8K"]["low"], abs=1.0)  # A never differs
     rows = {row["what"]: row for row in stats.claim_rows(other, one, generated="GSM8K")}
     assert rows["GSM8K"]["verdict"] == rows["GSM8K beyond the others"]["verdict"] == "opposite"
+
+
+# -- several seeds ----------------------------------------------------------------------------------------------------
+
+
+def test_errors_over_seeds_by_hand():
+    found = stats.mean_over_seeds([1.0, 2.0, 3.0])  # t(2) = 4.3027, s = 1
+    assert found.value == 2.0 and found.high - 2.0 == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
+    assert np.isnan(stats.mean_over_seeds([1.0]).low)
+
+
+def test_one_seed_has_the_error_of_its_items_and_more_seeds_never_less():
+    rng = np.random.default_rng(0)
+    first, second = ([{"A": rng.integers(0, 2, 200), "B": rng.integers(0, 2, 100)} for _ in range(3)] for _ in "ab")
+    one, plain = stats.difference(first[:1], second[:1]), stats.difference(first[0], second[0])
+    assert one.value == pytest.approx(plain.value)
+    assert one.high - one.low == pytest.approx(plain.high - plain.low)
+    three = stats.difference(first, second)
+    items = stats.difference(*({name: np.mean([columns[name] for columns in side], axis=0) for name in "AB"}
+                               for side in (first, second)))
+    assert three.value == pytest.approx(items.value) and three.high - three.low > items.high - items.low
+
+
+def test_what_students_keep_of_one_teacher_by_hand():
+    teacher = {"A": [1, 1, 1, 0], "B": [1, 1, 0, 0]}  # 62.5 % on average
+    found = stats.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}] * 2, teacher)
+    assert found.value == pytest.approx(100 * 37.5 / 62.5)
+    assert stats.retention([teacher] * 3, teacher) == stats.Interval(100.0, 100.0, 100.0)
+    apart = stats.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}, teacher], teacher)
+    assert apart.high - apart.low > found.high - found.low
+
+
+def test_seeds_that_agree_leave_the_error_of_the_items():
+    same = [{"A": [1, 0, 1, 1, 0, 1, 0, 0]}] * 3
+    other = [{"A": [1, 0, 0, 1, 0, 0, 0, 0]}] * 3
+    assert stats.difference(same, other) == stats.difference(same[0], other[0])
+    assert stats.accuracy_over_seeds([[1, 1, 0, 0]] * 3).value == 50.0

@@ -22,7 +22,7 @@ from dbyte.distill.variants import (
     teachers,
     with_snapshots,
 )
-from dbyte.evaluate import ablation, stats
+from dbyte.evaluate import ablation
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent
@@ -173,24 +173,6 @@ def test_loss_curves_end_where_the_training_ends(trained):
     assert {row["model"] for row in rows} == set(trained)
 
 
-def test_errors_over_seeds_by_hand():
-    found = stats.mean_over_seeds([1.0, 2.0, 3.0])  # t(2) = 4.3027, s = 1
-    assert found.value == 2.0 and found.high - 2.0 == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
-    assert np.isnan(stats.mean_over_seeds([1.0]).low)
-
-
-def test_one_seed_has_the_error_of_its_items_and_more_seeds_never_less():
-    rng = np.random.default_rng(0)
-    first, second = ([{"A": rng.integers(0, 2, 200), "B": rng.integers(0, 2, 100)} for _ in range(3)] for _ in "ab")
-    one, plain = stats.difference(first[:1], second[:1]), stats.difference(first[0], second[0])
-    assert one.value == pytest.approx(plain.value)
-    assert one.high - one.low == pytest.approx(plain.high - plain.low)
-    three = stats.difference(first, second)
-    items = stats.difference(*({name: np.mean([columns[name] for columns in side], axis=0) for name in "AB"}
-                               for side in (first, second)))
-    assert three.value == pytest.approx(items.value) and three.high - three.low > items.high - items.low
-
-
 def test_the_best_row_is_the_one_with_the_highest_average_over_seeds():
     def of(*shares):
         return [{"A": ColumnResult("A", "acc", right / 10, 0.0, 10, 0.5, (1,) * right + (0,) * (10 - right), "")}
@@ -210,29 +192,6 @@ def test_the_sweep_changes_one_weight_at_a_time():
     joint = [row.steps[0] for row in orders(TINY) if row.name.startswith("joint")]
     assert len({step.objective.name for step in joint}) == len(weights)
     assert len({(step.groups, step.train_bytes) for step in joint}) == 1, "rows of the sweep differ in weights alone"
-
-
-def test_what_students_keep_of_one_teacher_by_hand():
-    teacher = {"A": [1, 1, 1, 0], "B": [1, 1, 0, 0]}  # 62.5 % on average
-    found = stats.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}] * 2, teacher)
-    assert found.value == pytest.approx(100 * 37.5 / 62.5)
-    assert stats.retention([teacher] * 3, teacher) == stats.Interval(100.0, 100.0, 100.0)
-    apart = stats.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}, teacher], teacher)
-    assert apart.high - apart.low > found.high - found.low
-
-
-def test_seeds_that_agree_leave_the_error_of_the_items():
-    same = [{"A": [1, 0, 1, 1, 0, 1, 0, 0]}] * 3
-    other = [{"A": [1, 0, 0, 1, 0, 0, 0, 0]}] * 3
-    assert stats.difference(same, other) == stats.difference(same[0], other[0])
-    assert stats.accuracy_over_seeds([[1, 1, 0, 0]] * 3).value == 50.0
-
-
-@pytest.mark.parametrize("sides", [([], []), ([{"A": [1]}], [{"A": [1]}, {"A": [1]}]),
-                                   ([{"A": [1]}, {"A": [1, 0]}], [{"A": [1]}, {"A": [1]}])])
-def test_seeds_that_cannot_be_paired_are_refused(sides):
-    with pytest.raises(ValueError, match="seed"):
-        stats.difference(*sides)
 
 
 def test_a_table_keeps_the_order_of_its_rows(trained):
