@@ -77,7 +77,7 @@ class Miniature:
         rows = []
         for number, text in enumerate(SENTENCES, start=1):
             rows += byte_rows(self.student, self.packed(text), corpus="sentence", text=str(number))
-        return drawn(chunk_view.figure(pd.DataFrame(rows), per_line=60))
+        return drawn(chunk_view.figure(pd.DataFrame(rows), per_line=70))
 
 
 def _fit(step: Step, model: PreTrainedModel, teacher: PreTrainedModel | None, batch) -> list[float]:
