@@ -46,7 +46,8 @@ from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 
-MEASURING = {"stage2/own": 2}  # 1 for the others: raise it when a reading's scores change, so that none is out of date
+MEASURING = 1  # raise it when all measurements change, so that nothing old is taken for new
+OWN_BOUNDARIES = 2  # raise it when scores along the decoder's own boundaries change; 1 had no entry in the key
 PROMPT_BYTES = 64  # of a document, before a decoder continues
 SPLIT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
 PASSAGE = 120  # characters of a text that is shown byte by byte
@@ -92,6 +93,8 @@ class Measurer:
         if reading != "token" and "generation_kwargs" in asked and find_compiler() and self.scale.device == "cpu":
             asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
         key = {"column": column.name, "items": items_hash(column.items(n)), "task": asked}
+        if "generation_kwargs" not in asked:
+            key |= _scored(reading)
         found = self._known(key | ({"noise": asdict(noise)} if noise else {}), folder, reading,
                             lambda: self._answers(folder, reading, task, noise))
         found.pop("seconds")
@@ -103,7 +106,7 @@ class Measurer:
         At Stage 2 `folded` is the sum over flags in bits per byte: no probability, shown next to the score only.
         """
         texts = heldout_corpus(self.scale, corpus, seed=self.seed)
-        key = {"bits": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
+        key = {"bits": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes} | _scored(reading)
         return self._known(key, folder, reading, lambda: self._bits(folder, reading, list(texts.documents)))
 
     def boundaries(self, folder: Path, corpus: str) -> Agreement:
@@ -185,7 +188,7 @@ class Measurer:
         """What was measured under this key, or what `compute` measures now; with the seconds that it took."""
         if reading not in READINGS:
             raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
-        full = {"measuring": MEASURING.get(reading, 1), "model": model_hash(folder), "reading": reading} | key
+        full = {"measuring": MEASURING, "model": model_hash(folder), "reading": reading} | key
         path = RUNS / "measured" / f"{content_hash(full)[:16]}.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
@@ -199,6 +202,11 @@ class Measurer:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps({"key": full, "found": found}))
         return json.loads(path.read_text(encoding="utf-8"))["found"]
+
+
+def _scored(reading: str) -> dict:
+    """What the key of scores has beyond their reading: nothing, but for own boundaries."""
+    return {"own boundaries": OWN_BOUNDARIES} if reading == "stage2/own" else {}
 
 
 def _lm(folder: Path, reading: str, device: str):
