@@ -1,4 +1,4 @@
-"""The command line, `python -m dbyte COMMAND`: what is common to all commands, the parser and the words of an error."""
+"""The command line, `python -m dbyte COMMAND`: the parser, and how errors are reported."""
 
 import argparse
 import sys
@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         if arguments.traceback or type(error).__name__ != "OutOfMemoryError":
             raise
-        print(f"dbyte: error: {error}\nless at once: --rows-at-once 1, --recompute, --sharding fsdp2; "
-              "`python -m dbyte plan` tells what fits", file=sys.stderr)
+        print(f"dbyte: error: {error}\nto need less memory: --rows-at-once 1, --recompute, --sharding fsdp2; "
+              "`python -m dbyte plan` says what fits", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if arguments.traceback or error.name not in NOTEBOOK_PACKAGES:
@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
               "pip install -e '.[notebooks]')", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dbyte: interrupted; finished training is kept, the same command goes on from there", file=sys.stderr)
+        print("dbyte: interrupted; finished training is kept, and the same command continues from there",
+              file=sys.stderr)
         return 130
 
 

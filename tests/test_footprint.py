@@ -42,8 +42,9 @@ def kept_bytes(step, student, teacher, batch, *, half):
     return sum(size for size, _ in kept.values())
 
 
-@pytest.mark.parametrize("backend, half", [("fast", False), ("torch", False), ("torch", True)],
-                         ids=["fast", "torch", "torch in bf16"])
+@pytest.mark.parametrize("backend, half", [
+    ("fast", False), pytest.param("torch", False, marks=pytest.mark.exhaustive), ("torch", True)],
+    ids=["fast", "torch", "torch in bf16"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("step", STEPS, ids=NAMES)
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")

@@ -4,8 +4,8 @@ import argparse
 
 
 def declare(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("notebooks", help="check that each .ipynb agrees with its script, or write it anew")
-    command.add_argument("--write", action="store_true", help="write what differs, outputs of unchanged cells kept")
+    command = commands.add_parser("notebooks", help="check that each .ipynb agrees with its script, or write it again")
+    command.add_argument("--write", action="store_true", help="write what differs; unchanged cells keep their outputs")
     command.set_defaults(run=run)
 
 
@@ -17,9 +17,9 @@ def run(arguments: argparse.Namespace) -> int:
     for script in find_scripts(NOTEBOOKS):
         paired = script.with_suffix(".ipynb")
         if arguments.write:
-            print(f"{paired.name}: {'written' if sync(script) else 'in step'}")
+            print(f"{paired.name}: {'written' if sync(script) else 'agrees'}")
             continue
         found = differences(read_script(script), read_notebook(paired)) if paired.exists() else ["it is missing"]
-        print("\n".join(f"{paired.name}: {line}" for line in found) or f"{paired.name}: in step")
+        print("\n".join(f"{paired.name}: {line}" for line in found) or f"{paired.name}: agrees")
         status |= bool(found)
     return status

@@ -8,7 +8,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
         "plan", help="parameters, FLOPs, hours and memory of a scale's curriculum, without a download")
     command.add_argument("--scale", default="paper", help="smoke, small, gpu, hub or paper (the default)")
     command.add_argument("--teacher", action="append",
-                         help="a published teacher in place of the scale's; further ones: their parameters beside it")
+                         help="a published teacher in place of the scale's; of further ones, the parameters")
     command.add_argument("--gpus", type=int, default=8)
     command.add_argument("--device", default="h100", help="h100 (the default), h200, a100, rtx4090 or cpu")
     command.add_argument("--flops-per-second", type=float, help="a measured matmul rate of the device; cpu needs one")

@@ -2,14 +2,14 @@
 
 A product of T rows takes 2 T D O FLOPs, and as many again for each of its two gradients. Counted is what the code
 computes: matrix products, convolutions and attention, with what attention masks afterwards, the padding of the last SSD
-chunk and the optimiser Muon. Elementwise work is not: it is memory traffic, and belongs into the utilisation.
+chunk and the optimiser Muon. Elementwise work is not counted: it is memory traffic, part of the utilisation.
 
     attention   4 H W a pair of chunks forward (scores, values), 10 H W backward (scores again, and four gradients);
                 which pairs meet is decided by `packed_attention.attention_blocks`, which is called here
     SSD         2 Q N + 2 Q I + 4 I N a byte forward, 4 Q N + 4 Q I + 8 I N backward (model/ssd.py)
 
 A part costs more or less by what is asked of it (`Work`), and that follows from what the step trains and where its
-objective has a graph (PASSES). `tests/test_flops.py` holds all of it against torch's FlopCounterMode.
+objective has a graph (PASSES). `tests/test_flops.py` compares all of it with torch's FlopCounterMode.
 
 Shape letters: B rows, L bytes, M chunks, D byte width, E core width, F feed-forward width, I inner width, N state size,
 H heads, W head width, G key-value heads, Q bytes of an SSD chunk, X convolved channels, V vocabulary.
@@ -101,12 +101,12 @@ def product(width_in: int, width_out: int) -> Work:
 
 
 def swiglu(width: int, ffn_width: int) -> Work:
-    """Gate and up, then down, which gate and up ask for a gradient if they train."""
+    """A SwiGLU: gate and up, then down, whose input's gradient is wanted where gate and up train."""
     return product(width, 2 * ffn_width) + product(ffn_width, width).inside()
 
 
 def scan_work(*, inner: int, state: int, chunk: int) -> Work:
-    """SSD, whose backward pass by hand computes every gradient."""
+    """SSD, whose hand-written backward pass computes every gradient."""
     forward = 2.0 * chunk * state + 2.0 * chunk * inner + 4.0 * inner * state
     return Work(forward, 2 * forward)
 
@@ -133,7 +133,7 @@ def byte_attention_work(shape: StackShape, row_bytes: int) -> Work:
 
 
 def gated_convolution_work(shape: StackShape, row_bytes: int) -> Work:
-    """The convolution mixer; as with Mamba2, convolution and way out compute every gradient."""
+    """The convolution mixer; the backward passes of convolution and output compute every gradient."""
     inner = shape.expand * shape.width
     convolved = 2.0 * shape.window * inner * (row_bytes + shape.window - 1) / row_bytes
     out = 2.0 * inner * shape.width
@@ -284,9 +284,9 @@ def step_flops(
 
 
 def muon_flops(student: ByteStudent, step: Step) -> float:
-    """FLOPs of Muon in one update: five Newton-Schulz steps a matrix; it changes which weights ask for gradients.
+    """Return the FLOPs of Muon in one update: five Newton-Schulz steps a matrix. AdamW's work is elementwise.
 
-    AdamW's work is elementwise.
+    It freezes and thaws the student's weights as the step does.
     """
     spent = 0.0
     for optimiser in step.optimisers(student):

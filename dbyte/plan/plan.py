@@ -1,7 +1,7 @@
 """What a curriculum would take: parameters on the real model without weights, FLOPs, hours, memory of a GPU.
 
 Time is bytes times FLOPs per byte (flops.py) over what the GPUs reach; memory is footprint.py's. What both assume is
-part of the answer. `benchmarks/plan_check.py` holds the time model against measured updates.
+part of the answer. `benchmarks/plan_check.py` compares the time model with measured updates.
 """
 
 import copy
@@ -152,10 +152,13 @@ def plan_steps(setting: Setting) -> tuple[ByteStudent, RowShape, list[StepPlan]]
     for step in curriculum(scale):
         flops = step_flops(student.config, rows, step, checkpointing=setting.checkpointing)
         muon = muon_flops(student, step) / (scale.batch_rows * scale.row_bytes)
-        flops |= {"Muon": muon} if muon else {}
-        planned.append(StepPlan(step, flops, step.train_bytes * sum(flops.values()) / reached, footprint(
-            student, teacher_parameters(student), rows, step, gpus=setting.gpus, sharding=setting.sharding,
-            half=setting.half(), backend=setting.backend, checkpointing=setting.checkpointing)))
+        if muon:
+            flops["Muon"] = muon
+        seconds = step.train_bytes * sum(flops.values()) / reached
+        memory = footprint(student, teacher_parameters(student), rows, step, gpus=setting.gpus,
+                           sharding=setting.sharding, half=setting.half(), backend=setting.backend,
+                           checkpointing=setting.checkpointing)
+        planned.append(StepPlan(step, flops, seconds, memory))
     return student, rows, planned
 
 
@@ -233,8 +236,8 @@ def _time_assumptions(setting: Setting, rows: RowShape) -> list[str]:
         f"boundaries as the tokenizer. A row of {rows.row_bytes:,} bytes has {rows.chunks:,} chunks.",
         "Attention: one document fills a row. Queries run in blocks, each with all keys up to its end: "
         f"{rows.pairs / rows.chunks:,.0f} keys a query on average, masked ones included. Shorter documents cost less.",
-        "Backward: twice the forward pass for what trains, once for what is frozen and passes a gradient on, nothing "
-        "for what runs without a graph; attention computes its scores again.",
+        "Backward: twice the forward pass for what trains, once for what is frozen but passes a gradient "
+        "through, nothing for what runs without a graph; attention computes its scores again.",
         f"Checkpointing: the blocks of encoder, core and decoder would keep their inputs only, {again}.",
     ]
 
@@ -247,12 +250,12 @@ def _memory_assumptions(setting: Setting) -> list[str]:
         f"{products}.",
         "Teacher: complete on every GPU in step 1.2, only its table of embeddings in step 1.1, and in no later step.",
         "Sharding: none and ddp hold everything on every GPU, ddp a second copy of the gradients in its buckets; fsdp2 "
-        f"shares out weights, gradients and moments, and has {GATHERED} units as large as its largest whole at a time, "
-        "the gradients of one, and throughout what lies in no unit (embedding, projections, heads) with its gradients.",
+        f"shards weights, gradients and moments, and gathers {GATHERED} units as large as its largest at a time, the "
+        "gradients of one, and throughout what is in no unit (embedding, projections, heads) with its gradients.",
         f"Logits: step 1.2 takes its positions in slices of {ROWS_AT_ONCE:,}, with {LOGIT_COPIES} fp32 tensors of that "
         "many rows over the vocabulary at the peak.",
         f"Activations: what autograd keeps, with Mamba2's backend {setting.backend}. The {setting.scale.batch_rows} "
-        "rows of an update run as micro-batches of what fits, whose gradients are summed and, under fsdp2, shared out "
+        "rows of an update run as micro-batches of what fits, whose gradients are summed and, under fsdp2, sharded "
         f"one by one. A step fits if one row does, in {USABLE:.0%} of the memory; the rest is for the allocator, CUDA "
-        "and what lives briefly.",
+        "and short-lived tensors.",
     ]

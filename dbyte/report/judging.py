@@ -148,7 +148,7 @@ def _words(where: Mapping[str, str]) -> str:
 class Criterion:
     """A number and the side of a threshold where the claim puts it; `part` names it where a claim has several.
 
-    threshold: None for the one that the results name beside the number.
+    threshold: None for the one that the results name with the number.
     """
 
     measure: Measure

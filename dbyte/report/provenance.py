@@ -1,4 +1,4 @@
-"""Where a number was made: the commit, the versions, the device and the threads, as written beside every result."""
+"""Where a number was made: the commit, the versions, the device and the threads, as written with every result."""
 
 import os
 import platform
