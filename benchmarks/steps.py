@@ -13,6 +13,7 @@ off a profile of the same updates.
 
 import argparse
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -28,6 +29,7 @@ from dbyte.distill.loader import Feed
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Trainee, train_on
+from dbyte.kernels.fast import fast_products
 from dbyte.model.backends import training_backend
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
@@ -91,8 +93,9 @@ def updates(step: Step, student: ByteStudent, teacher: torch.nn.Module, batches:
 
     def call() -> None:
         student.use_backend(backend)
-        for batch in batches:
-            train_on(batch, step, 1e-6, trainee, optimisers)
+        with fast_products() if backend == "fast" else nullcontext():  # as the trainer does
+            for batch in batches:
+                train_on(batch, step, 1e-6, trainee, optimisers)
 
     return call
 

@@ -193,15 +193,17 @@ def scan(
         x_BLHP = F.pad(x_BLHP, (0, 0, 0, 0, 0, pad))
         B_BLN, C_BLN, dt_BLH = (F.pad(given, (0, 0, 0, pad)) for given in (B_BLN, C_BLN, dt_BLH))
         document_BL = torch.cat([document_BL, document_BL[:, -1:].expand(B, pad)], dim=1)
-    C, Q = (L + pad) // chunk_size, chunk_size
+    C = (L + pad) // chunk_size
+    Q = chunk_size
     document_BCQ = document_BL.view(B, C, Q)
     open_BC = document_BCQ[..., -1]  # the document that is open at a chunk's end, and the one that was open before it
     entering_BC = torch.cat([document_BL[:, :1], open_BC[:, :-1]], dim=1)
-    y_BCQHP, final_BHPN = _Scan.apply(
-        x_BLHP.reshape(B, C, Q, H, P), dt_BLH.view(B, C, Q, H).transpose(2, 3).contiguous(), A_H,
-        B_BLN.reshape(B, C, Q, N), C_BLN.reshape(B, C, Q, N), D_H,
-        document_BCQ[..., :, None] == document_BCQ[..., None, :], document_BCQ == open_BC[..., None],
-        document_BCQ == entering_BC[..., None], open_BC == entering_BC)
+    with torch._C.DisableTorchFunction():  # `fast_products` has nothing to do here, and would look at every call
+        y_BCQHP, final_BHPN = _Scan.apply(
+            x_BLHP.reshape(B, C, Q, H, P), dt_BLH.view(B, C, Q, H).transpose(2, 3).contiguous(), A_H,
+            B_BLN.reshape(B, C, Q, N), C_BLN.reshape(B, C, Q, N), D_H,
+            document_BCQ[..., :, None] == document_BCQ[..., None, :], document_BCQ == open_BC[..., None],
+            document_BCQ == entering_BC[..., None], open_BC == entering_BC)
     return y_BCQHP.reshape(B, L + pad, H, P)[:, :L], final_BHPN
 
 
