@@ -99,6 +99,7 @@ def blocks(scale: str, *, results: Path = RESULTS, figures: Path = FIGURES,
     yield Text(f"What the notebooks measured at scale `{scale}`, next to {SOURCE}. Generated from `results/` and "
                "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
     yield from headline(scale, results)
+    yield from bits_and_boundaries(scale, results)
     yield from pictures(figures / scale, results / scale)
     yield from judged_claims(found)
     yield from slips()
@@ -119,6 +120,22 @@ def headline(scale: str, results: Path) -> Iterator[Block]:
         if (frame := _read(name, scale, results)) is not None:
             yield Text(words)
             yield Numbers(main_table(frame))
+
+
+def bits_and_boundaries(scale: str, results: Path) -> Iterator[Block]:
+    """Bits per byte of teacher and student, and how well the router's boundaries agree with the teacher's tokens."""
+    bits, stage2_bits, edges = (_read(name, scale, results) for name in ("bits_stage1", "bits", "boundaries_stage1"))
+    if bits is not None:
+        if stage2_bits is not None:
+            bits = pd.concat([bits, stage2_bits[stage2_bits["model"] == "stage2"]])
+        bits = bits.assign(shown=[f"{row.value:.4f} ± {row.stderr:.4f}" for row in bits.itertuples()])
+        yield Text("Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a "
+                   "bound:")
+        yield Numbers(bits.pivot(index="model", columns="corpus", values="shown").reset_index()
+                      .rename_axis(columns=None))
+    if edges is not None:
+        f1 = ", ".join(f"{row.corpus} {row.value:.2f} ± {row.stderr:.2f}" for row in edges.itertuples())
+        yield Text(f"The router's boundaries against the tokenizer's on held-out text, F1 in percent: {f1}.")
 
 
 def pictures(folder: Path, results: Path) -> Iterator[Block]:
@@ -328,24 +345,14 @@ def readme_numbers(*, folder: Path = RESULTS) -> str:
     read = partial(read_results, scale=COMMITTED_SCALE, folder=folder)
     main = read("main")
     stage1 = read("stage1")
-    stage2_bits = read("bits")
     given = stage1[~stage1.model.isin(main.model.unique())]
-    every = read("all_columns")
-    bits = pd.concat([read("bits_stage1"), stage2_bits[stage2_bits.model == "stage2"]])
-    bits = bits.assign(shown=[f"{row.value:.4f} ± {row.stderr:.4f}" for row in bits.itertuples()])
     facts = main.attrs["provenance"]
     minutes = ", ".join(f"{row.notebook[:2]}: {row.value / 60:.0f}" for row in read("notebook_times").itertuples())
-    f1 = ", ".join(f"{row.corpus} {row.value:.2f} ± {row.stderr:.2f}" for row in read("boundaries_stage1").itertuples())
     return "\n\n".join((
         f"Scale `{COMMITTED_SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
         f"percent ± standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and "
         f"matched. Minutes of each notebook at its longest, what it found trained not counted: {minutes}.",
-        markdown(main_table(pd.concat([main, given]))),
-        "Teacher and students of the whole world (notebook 16), on all nine columns and spelling:",
-        markdown(main_table(every[every.model.isin(main.model.unique())])),
-        "Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a bound:",
-        markdown(bits.pivot(index="model", columns="corpus", values="shown").reset_index().rename_axis(columns=None)),
-        f"Router against the tokenizer on held-out text, F1 in percent: {f1}."))
+        markdown(main_table(pd.concat([main, given])))))
 
 
 def with_numbers(text: str, part: str) -> str:
