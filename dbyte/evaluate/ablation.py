@@ -93,8 +93,8 @@ def variant_difference_rows(measured: Measured, first: str, others: Sequence[str
         one, two = ([correct_by_column(columns) for columns in measured[name]] for name in (first, other))
         for task in (*one[0], AVERAGE):
             chosen = list(one[0]) if task == AVERAGE else [task]
-            found = difference(*([{name: columns[name] for name in chosen} for columns in side]
-                                       for side in (one, two)))
+            sides = ([{name: columns[name] for name in chosen} for columns in side] for side in (one, two))
+            found = difference(*sides)
             n = sum(len(one[0][name]) for name in chosen)
             rows.append(_row("", task, found, n, len(one))
                         | {"what": f"{first} - {other}", "low": found.low, "high": found.high,
