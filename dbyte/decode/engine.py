@@ -1,4 +1,4 @@
-"""How a student's parts are computed when it writes or scores: by the byte, by the prompt, by trees of texts.
+"""How a student's parts are computed when it writes or scores: for a byte, a prompt, or a tree of texts.
 
 `Engine` is plain torch on any device. It is the one seam for speed: `native.engine.NativeEngine` computes the same
 functions in C++ where it can, and whoever writes or scores text is given one of the two.

@@ -63,7 +63,7 @@ def decisions(
 
 
 def outcomes(cut_BL: torch.Tensor, true_BL: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Masks of what `Agreement` counts, in its order: hits, false cuts, missed cuts, all."""
+    """Masks of what `Agreement` counts, in its order: hits, false boundaries, missed boundaries, all."""
     return cut_BL & true_BL, cut_BL & ~true_BL, ~cut_BL & true_BL, torch.ones_like(cut_BL)
 
 

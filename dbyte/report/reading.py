@@ -50,7 +50,8 @@ def page(data: dict) -> str:
         parts += [f"## {number}. {sitting['title']} ({count_lines(files([sitting])):,} lines)", sitting["about"]]
         rows = ["| file | what it adds | in the paper | lines |", "|---|---|---|---:|"]
         for file in sitting["file"]:
-            name, source = file["path"], file.get("source", "")
+            name = file["path"]
+            source = file.get("source", "")
             rows.append(f"| [{name}](../dbyte/{name}) | {file['adds']} | {source} | {count_lines([name])} |")
         parts.append("\n".join(rows))
     parts += ["## What may be skipped", "The files above import these:",
