@@ -152,14 +152,3 @@ def test_the_wheel_holds_all_of_the_package_and_the_entry_point(tmp_path):
     assert files <= packed, f"missing in the wheel: {sorted(files - packed)}"
     assert not [name for name in packed if name.startswith("tests")]
     assert "dbyte = dbyte.__main__:main" in entry
-
-
-@pytest.mark.parametrize("room, may", [("kernels", ()), ("model", ("kernels", "text"))])
-def test_the_ground_floors_import_nothing_above_them(room, may):
-    allowed = {room, *may, "presets", "paths", "version", "atomic", "device"}
-    for path in sorted((ROOT / "dbyte" / room).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else [
-                alias.name for alias in getattr(node, "names", ())] if isinstance(node, ast.Import) else []
-            rooms = {name.split(".")[1] for name in names if name and name.startswith("dbyte.")}
-            assert rooms <= allowed, f"{path.name} imports {rooms - allowed}"
