@@ -1,4 +1,4 @@
-"""On a real GPU, where one is at hand: it computes in fp32 what a CPU does, in training, scoring and writing."""
+"""On a real GPU, where there is one: it computes in fp32 what a CPU does, in training, scoring and writing."""
 
 import copy
 
@@ -12,7 +12,6 @@ from dbyte.distill.loader import Feed
 from dbyte.distill.steps import stage1, stage2
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
-from dbyte.model.convolution import convolve
 from dbyte.model.core import positions_within, run_core
 from dbyte.model.packed_attention import PACKED, attention_blocks
 
@@ -41,15 +40,6 @@ def test_the_core_reads_packed_documents_of_any_length(M, dtype):
     expected = run_core(core, input_BME, document_BM)
     found = run_core(core.to("cuda", dtype), input_BME.to("cuda", dtype), document_BM.cuda())
     assert_near(found, expected, CLOSE[dtype])
-
-
-def test_the_convolution_in_fp32_takes_no_tf32():
-    torch.manual_seed(0)
-    hidden_BLX, weight_XW, bias_X = torch.randn(2, 512, 256), torch.randn(256, 4), torch.randn(256)
-    document_BL = (torch.rand(2, 512) < 0.02).cumsum(1)
-    expected = convolve(hidden_BLX, weight_XW, bias_X, document_BL)
-    found = convolve(hidden_BLX.cuda(), weight_XW.cuda(), bias_X.cuda(), document_BL.cuda())
-    assert_near(found, expected, 1e-5)
 
 
 @pytest.mark.parametrize("decoding", ["jbp", "mbp"])

@@ -39,7 +39,7 @@ def test_from_teacher_copies_core_and_head_bit_for_bit(any_teacher):
 
 
 def stage2(out):
-    """Stage 2's logits: MBP's second head beside the first."""
+    """Stage 2's logits: MBP's second head next to the first."""
     return out.byte_logits if out.second_logits is None else torch.cat([out.byte_logits, out.second_logits], -1)
 
 

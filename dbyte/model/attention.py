@@ -1,6 +1,6 @@
 """Causal self-attention over the bytes of a document: the mixer of the Transformer encoder in the paper's Table 5.
 
-It has the interface of `Mamba2`: a row in parallel, and a prompt with the state it leaves.
+It has the interface of `Mamba2`: rows in parallel, and a prompt with the state after it.
 
 Shape letters: B rows, L bytes, D width, H heads, W head width, S slots for past bytes.
 """
@@ -18,7 +18,7 @@ ROTARY_BASE = 10_000.0
 
 @dataclass
 class AttentionState:
-    """What a mixer remembers between bytes: rotated keys and values of the first length_B bytes of each row."""
+    """The state between two bytes: rotated keys and values of the first length_B bytes of each row."""
 
     key_BHSW: Tensor
     value_BHSW: Tensor
@@ -37,7 +37,8 @@ class Attention(nn.Module):
         if width % head_width or head_width % 2:
             raise ValueError(f"width = {width} must be a multiple of head_width = {head_width}, which must be even: "
                              f"choose an even head_width that divides {width}")
-        self.head_width, self.window = head_width, window
+        self.head_width = head_width
+        self.window = window
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.out_proj = nn.Linear(width, width, bias=False)
 
@@ -50,7 +51,7 @@ class Attention(nn.Module):
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, AttentionState]:
         """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64).
 
-        slots: room for so many bytes, at least those that are given.
+        slots: bytes that the state has room for, at least those that are given.
         """
         document_BL = torch.zeros(hidden_BLD.shape[:2], dtype=torch.long, device=hidden_BLD.device)
         query_BHLW, key_BHLW, value_BHLW = self._project(hidden_BLD, positions_within(document_BL))
@@ -78,7 +79,7 @@ class Attention(nn.Module):
         return self.out_proj(mixed_BHLW.transpose(1, 2).flatten(2))
 
     def _sees(self, back: Tensor) -> Tensor:
-        """Whether a byte that lies `back` bytes before is visible (bool)."""
+        """Whether a byte sees the byte `back` positions before it (bool)."""
         return (back >= 0) & (back < self.window) if self.window else back >= 0
 
 

@@ -1,4 +1,4 @@
-"""The blocks of a model as units: what is recomputed in backward instead of kept, and what FSDP2 gathers one by one."""
+"""The blocks of a model as units: what backward computes again instead of keeping, and what FSDP2 gathers one by one."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ def sharding_units(model: nn.Module) -> list[nn.Module]:
 
 
 def checkpoint_activations(model: nn.Module, on: bool) -> None:
-    """Have every unit keep its input alone and run again in backward, or undo that; values stay the same."""
+    """Make every unit keep only its input and run again in backward, or undo that; values stay the same."""
     for unit in sharding_units(model):
         unit.__dict__.pop("forward", None)
         if on:

@@ -33,7 +33,7 @@ def positions_within(document_BM: Tensor) -> Tensor:
 
 
 def restarted(document_BM: Tensor, limit: int) -> Tensor:
-    """Documents of more than `limit` positions cut into several that have no more; the numbers of all change then."""
+    """Split documents of more than `limit` positions into several of at most `limit`; all documents are renumbered."""
     M = document_BM.shape[1]
     if M <= limit:
         return document_BM

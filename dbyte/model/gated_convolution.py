@@ -1,4 +1,4 @@
-"""A gated depthwise convolution over the bytes of a document: a control for Table 5 that is local and nothing else.
+"""A gated depthwise convolution over the bytes of a document: a control for Table 5 that sees near bytes alone.
 
 It is Mamba2 without its state: the same gate, norm and projections around a causal convolution of more taps. It has the
 interface of `Mamba2`: a row in parallel, a prompt with its state, and a step.
@@ -22,7 +22,7 @@ NORM_EPS = 1e-5
 
 @dataclass
 class ConvolutionState:
-    """What a mixer remembers between bytes: the last W - 1 inputs of the convolution, oldest first."""
+    """The state between two bytes: the last W - 1 inputs of the convolution, oldest first."""
 
     conv_BWI: Tensor
 

@@ -29,7 +29,7 @@ A_MIN, A_MAX = 1.0, 16.0
 
 @dataclass
 class Mamba2State:
-    """What a mixer remembers between bytes: the last W - 1 convolution inputs and the SSM state.
+    """The state between two bytes: the last W - 1 inputs of the convolution, and the SSM state.
 
     With N first, a step reads the SSM state along C by one product a row.
     """

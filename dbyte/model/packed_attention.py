@@ -1,8 +1,8 @@
 """Attention over packed documents that leaves out what no byte of a block can see.
 
 A packed row is a run of documents, and the library's attention computes every pair of its positions before it masks
-those of other documents and those ahead. Here a row is cut into a few blocks of queries, and each block meets only the
-keys from the earliest document that is open in it, in any row, to its own end.
+those of other documents and later ones. Here a row is divided into a few blocks of queries. Each block reads only the
+keys from the start of the earliest document that is open in it, in any row, to its own end.
 
 Importing this registers the implementation with transformers under the name PACKED; models that were loaded with it
 behave as with `sdpa` wherever no blocks are given.
@@ -15,17 +15,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 PACKED = "dbyte_packed"
-BLOCKS, MIN_BLOCK = 8, 64
+BLOCKS = 8
+MIN_BLOCK = 64
 GPU_BLOCK = 1024  # its smallest: there a call costs more than what it computes and then masks
-ALIGNED = 8  # a GPU's kernel reads a mask by so many numbers and takes it for granted that none begins between two
+ALIGNED = 8  # a GPU's kernel reads a mask in groups of this many numbers and assumes that blocks begin at one
 
 Block = tuple[int, int, int]  # first query, end of queries and keys, first key
 
 
 def attention_blocks(position_BM: Tensor, *, gpu: bool | None = None) -> list[Block]:
-    """Cut M positions into at most BLOCKS blocks; position_BM int64: each position's number within its document.
+    """Divide M positions into at most BLOCKS blocks; position_BM int64: each position's number within its document.
 
-    gpu: as a GPU wants them, or a CPU; None: as the device of position_BM does.
+    gpu: sizes for a GPU or for a CPU; None: for the device of position_BM.
     """
     M = position_BM.shape[1]
     on_gpu = position_BM.device.type != "cpu" if gpu is None else gpu
@@ -41,7 +42,7 @@ def packed_attention(
     module: nn.Module, query_BHMW: Tensor, key_BGMW: Tensor, value_BGMW: Tensor, attention_mask: Tensor | None,
     blocks: list[Block] | None = None, **options,
 ) -> tuple[Tensor, None]:
-    """transformers' `sdpa`, block by block: ([B, M, H, W], None)."""
+    """Compute transformers' `sdpa` attention block by block; returns ([B, M, H, W], None)."""
     if blocks is None:
         return sdpa_attention_forward(module, query_BHMW, key_BGMW, value_BGMW, attention_mask, **options)
     parts = [sdpa_attention_forward(module, query_BHMW[:, :, start:end], key_BGMW[:, :, first:end],

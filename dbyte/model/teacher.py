@@ -80,7 +80,7 @@ def _unreadable(name: Path | str, *, local: bool, reason: str) -> str:
     if local:
         return f"the teacher folder {name} cannot be read ({reason}): save the model there again with save_pretrained"
     return (f"the teacher {str(name)!r} is no local folder and could not be fetched from the hub ({reason}): check the "
-            "name, go online and log in if the model is gated, or give a folder with config, weights and tokenizer")
+            "name, connect and log in if the model is gated, or give a folder with config, weights and tokenizer")
 
 
 def check_family(model: PreTrainedModel) -> None:

@@ -1,7 +1,7 @@
 """The published sizes of the teachers that the paper and its readers use, to build their students without a download.
 
 Numbers are those of each model's config.json; `python -m dbyte plan` and the throughput benchmark read them. Weights
-built from them are random, or on the meta device do not exist at all.
+built from them are random, or, on the meta device, absent.
 """
 
 from transformers import AutoConfig, PreTrainedConfig
