@@ -139,23 +139,6 @@ def test_a_core_step_is_transformers_own_forward(family, views, monkeypatch):
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ["paper", "attention", "window", "convolution"])
-def test_a_byte_that_is_tried_gives_the_next_states_output_and_changes_nothing(teacher, tokenizer, variant):
-    student = student_of(variant, teacher, tokenizer)
-    with torch.inference_mode():
-        stream = ByteStream(student, PROMPTS, new_bytes=4)
-        for state in stream.encoder_states:  # so that what the decay does shows
-            if hasattr(state, "ssm_BNI"):
-                state.ssm_BNI.normal_(std=3.0)
-        hidden = torch.randn(4, student.config.byte_width)
-        tried = [stream.encoder.step(hidden, stream.encoder_states, commit=False) for _ in range(2)]
-        taken = stream.encoder.step(hidden, stream.encoder_states)
-        after = stream.encoder.step(hidden, stream.encoder_states)
-    torch.testing.assert_close(tried[0], tried[1], rtol=0, atol=0)
-    torch.testing.assert_close(tried[0], taken, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(taken, after, atol=1e-3)
-
-
 # -- batched is alone, and both are the plain loop --------------------------------------------------------------------
 
 
@@ -204,7 +187,7 @@ def test_tokens_are_those_of_a_loop_over_the_parallel_forward(student):
         assert generate(student, [prompt], max_new_bytes=30, stage=1, as_bytes=True) == [written[:30]]
 
 
-@pytest.mark.parametrize("variant", ["paper", "split", "mbp", "mbp, split"])
+@pytest.mark.parametrize("variant", ["paper", "mbp"])
 def test_the_boundaries_that_a_writer_reports_are_those_that_it_wrote_along(teacher, tokenizer, variant):
     student = student_of(variant, teacher, tokenizer)
     writer = begin(student, PROMPTS, max_new_bytes=20, sampling=Sampling(1.0), valid_utf8=False).run()
@@ -229,7 +212,8 @@ def test_the_boundaries_that_a_writer_reports_are_those_that_it_wrote_along(teac
 # -- text -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, dict(temperature=2.0)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.exhaustive), dict(temperature=2.0)],
+                         ids=["greedy", "sampled"])
 def test_text_is_utf8_and_a_lower_limit_gives_its_beginning(decoder, options):
     student, stage = decoder
     longest = None
@@ -266,7 +250,8 @@ def test_a_character_that_the_prompt_broke_off_is_completed_and_comes_back_whole
             assert "".join(generate_stream(student, prompt[:-cut], **options)) == text
 
 
-@pytest.mark.parametrize("options", [{}, dict(temperature=1.5, seed=2)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("options", [{}, pytest.param(dict(temperature=1.5, seed=2), marks=pytest.mark.exhaustive)],
+                         ids=["greedy", "sampled"])
 def test_pieces_are_whole_and_join_to_what_generate_returns(decoder, options):
     student, stage = decoder
     for prompt in PROMPTS:
@@ -401,7 +386,7 @@ def test_rows_that_leave_in_any_order_leave_the_others_alone(student):
         stream.keep([])
 
 
-@pytest.mark.parametrize("stage, variant", [(1, "paper"), (2, "paper"), (2, "authors"), (2, "window"), (2, "mbp")])
+@pytest.mark.parametrize("stage, variant", [(1, "paper"), (2, "paper"), (2, "window"), (2, "mbp")])
 def test_half_precision_steps_follow_the_half_precision_forward(teacher, tokenizer, stage, variant):
     student = student_of(variant, teacher, tokenizer).to(torch.bfloat16)
     assert generate(student, PROMPTS, max_new_bytes=8, stage=stage)
@@ -467,28 +452,6 @@ def test_teacher_nats_are_the_models_own(any_teacher, token_bytes):
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_scores_do_not_depend_on_the_batch(student, stage):
-    requests = [Request(b"Hello there world", 5), Request(b"ab", 1), Request("é 😀x".encode(), 0),
-                Request(b"a b c d e", 8)]
-    alone = [Scorer(student, stage=stage).score([request])[0] for request in requests]
-    for batch_bytes in (1, 40, 10_000):
-        scores = Scorer(student, stage=stage, batch_bytes=batch_bytes).score(requests)
-        for found, expected in zip(scores, alone, strict=True):
-            assert found.nats == pytest.approx(expected.nats, abs=1e-4) and found.greedy == expected.greedy
-
-
-def test_stage_2_scores_the_joint_by_hand(student):
-    text = b"Hello world"
-    out = student(torch.tensor([[BOS, *text]]))
-    log = out.byte_logits[0].log_softmax(-1)
-    joint = [log[i, byte + 256 * int(out.boundary[0, i + 1])].item() for i, byte in enumerate(text)]
-    whole, score = Scorer(student, stage=2).score([Request(text, 0), Request(text, 4)])
-    flag = joint[3] - torch.logaddexp(log[3, text[3]], log[3, text[3] + 256]).item()
-    assert score.nats == pytest.approx(sum(joint[4:]) + flag, abs=1e-4) and score.folded_nats > score.nats
-    assert whole.nats == pytest.approx(sum(joint), abs=1e-4)
-
-
-@pytest.mark.parametrize("stage", [1, 2])
 def test_scores_of_all_continuations_add_up_to_at_most_one(student, stage):
     """The router sees one byte ahead: a score that left its flag out would give more than one."""
     for context in (b"", b"The cat", b"a b", b"Hello wor"):
@@ -523,7 +486,7 @@ def test_a_prompt_is_read_along_given_boundaries(student):
         assert text.startswith(student.token_text(int(logits[0, len(places)].argmax()))[:12])
 
 
-def test_a_student_with_two_byte_heads_writes_but_has_no_joint_law_to_score(teacher, tokenizer):
+def test_a_student_with_two_byte_heads_writes_but_has_no_joint_distribution_to_score(teacher, tokenizer):
     student = make_student(teacher, tokenizer, decoding="mbp")
     with pytest.raises(ValueError, match="decoding='jbp'"):
         Scorer(student, stage=2)
