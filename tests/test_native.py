@@ -183,7 +183,8 @@ def test_maps_are_their_modules_and_a_row_has_the_bits_of_a_row_alone(part):
 
 @needs_compiler
 @pytest.mark.parametrize("variant", ["paper", "mbp, split"])
-def test_the_number_of_threads_changes_no_bit(variant, threads):
+def test_the_number_of_threads_changes_no_bit(variant, threads, monkeypatch):
+    monkeypatch.setattr(library, "ROWS_A_THREAD", 1)
     student = student_of(variant)
     prompts = [b"The cat"[: n % 7] for n in range(19)]
     torch.manual_seed(0)
@@ -191,6 +192,7 @@ def test_the_number_of_threads_changes_no_bit(variant, threads):
     states = []
     for count in (1, 3):
         threads(count)
+        assert library.num_threads(19) == count
         stream = ByteStream(student, prompts, new_bytes=20, engine=NativeEngine(student))
         for byte_B, ends_B in steps:
             advance(stream, byte_B, ends_B)

@@ -29,7 +29,9 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping
          "-fno-signed-zeros", "-fopenmp", "-shared", "-fPIC")
 PANEL = 32  # outputs next to each other in a packed weight, as in arithmetic.hpp
 TILE = 64  # rows that go through all blocks or layers before the next ones do, as in native.cpp
-ROWS_A_THREAD = 8  # so many go through a product at once; with fewer a thread waits longer than it computes
+# A step of 16 rows calls this code six times for tens of microseconds: threads would spin between the calls for longer
+# than they compute. So steps run on one thread, and prompts and trees, which are long calls, on all.
+ROWS_A_THREAD = TILE
 _PACKED: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was packed of them
 
 
