@@ -1,4 +1,4 @@
-"""The ledger: verdicts come from intervals in results, what is missing says so, and every row it names can exist."""
+"""The claims: verdicts come from intervals in results, what is missing says so, and every row it names can exist."""
 
 import math
 
@@ -116,7 +116,7 @@ def test_the_share_that_a_model_keeps_by_hand(tmp_path):
         judging.kept("main", "s", teacher="t")(read(tmp_path))
 
 
-def test_the_ledger_is_whole():
+def test_every_claim_is_there_once():
     ledger = claims.every_claim("small")
     assert 30 <= len(ledger) and len({claim.id for claim in ledger}) == len(ledger)
     places = " ".join(claim.where for claim in ledger)

@@ -1,4 +1,4 @@
-"""Appendix A's tables and figure show every number that was measured, and the paper's beside it."""
+"""Appendix A's tables and figure show every number that was measured, and the paper's next to it."""
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def test_a_row_a_task_and_perturbation_the_average_last():
     ("table07_boundary_optimization", {"stage1": "trim data"}),
     ("table08_perturbed_finetuning", {"teacher": "finetuned/token"}),
 ])
-def test_ours_stand_beside_every_metric_that_the_paper_prints(name, columns):
+def test_ours_are_next_to_every_metric_that_the_paper_prints(name, columns):
     table, paper = tables.robustness_with_paper(name, columns, ACCURACY, SCORES), published(name).set_index("metric")
     assert set(paper.index) <= set(table.metric)
     for row in table.to_dict("records"):

@@ -210,7 +210,7 @@ def test_figure_2_shows_every_point_at_its_megabytes(tmp_path):
               for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
     assert points == {(0.0, 1.0), (1.0, 60.0), (2.0, 78.0)}
     (second,) = [line for line in axes.lines if line.get_color() == figures.STEP_COLOURS["1.2"]]
-    assert list(second.get_xdata()) == [1.0, 2.0], "step 1.2 goes on from where 1.1 ended"
+    assert list(second.get_xdata()) == [1.0, 2.0], "step 1.2 continues where 1.1 ended"
     (divider,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert set(divider.get_xdata()) == {1.0}
 
@@ -270,7 +270,7 @@ def test_exposure_is_drawn_bin_by_bin_and_summed_over_bytes():
     assert shares.loc["MBP", "given"] == pytest.approx(90.0)
 
 
-def test_differences_stand_beside_those_of_table_4():
+def test_differences_are_next_to_those_of_table_4():
     frame = pd.DataFrame([{"what": what, "value": 3.0, "low": 1.0, "high": 5.0, "n": 10, "verdict": "shown"}
                           for what in ("GSM8K", "GSM8K beyond the others")])
     shown = tables.decoding_differences(frame)

@@ -20,8 +20,10 @@ from dbyte.model.router import THRESHOLD
 from dbyte.report.diagrams import CHUNK_COLOURS, VISIBLE, characters
 from dbyte.report.figures import GREY, STYLE
 
-BOTH, ROUTER, TEACHER, NOBODY = ("boundary of both", "boundary of the router alone", "boundary of the teacher alone",
-                                 "no boundary")
+BOTH = "boundary of both"
+ROUTER = "boundary of the router alone"
+TEACHER = "boundary of the teacher alone"
+NOBODY = "no boundary"
 WHO = {(True, True): BOTH, (True, False): ROUTER, (False, True): TEACHER, (False, False): NOBODY}
 BOUNDARY_LOOKS = {BOTH: ("#000000", "-"), ROUTER: ("#d55e00", "-"), TEACHER: ("#0072b2", (0, (2, 1)))}
 SPLIT_COLOUR = "#a0006d"

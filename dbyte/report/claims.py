@@ -36,10 +36,18 @@ from dbyte.report.tables import BENCHMARKS
 
 FEW_WRONG = 97.0  # percent F1: the paper calls its router exceptionally accurate and prints no number
 MOST = 50.0  # percent: "most of the teacher's performance" says no more than this
-STAGE1, STAGE2, ON_POLICY, ALIGNMENT, ENCODER, DECODING, BOUNDARIES, ROBUSTNESS, ROUTER, SCALE, BASELINES, ORDER = (
-    "01_stage1_curriculum", "02_stage2_byte_sft", "03_on_policy", "04_ablation_alignment", "05_ablation_encoder",
-    "06_decoding_strategies", "07_boundary_visualization", "08_robustness", "09_router", "10_teacher_scale",
-    "11_baselines", "14_curriculum_order")
+STAGE1 = "01_stage1_curriculum"
+STAGE2 = "02_stage2_byte_sft"
+ON_POLICY = "03_on_policy"
+ALIGNMENT = "04_ablation_alignment"
+ENCODER = "05_ablation_encoder"
+DECODING = "06_decoding_strategies"
+BOUNDARIES = "07_boundary_visualization"
+ROBUSTNESS = "08_robustness"
+ROUTER = "09_router"
+SCALE = "10_teacher_scale"
+BASELINES = "11_baselines"
+ORDER = "14_curriculum_order"
 
 
 def _cell(table: str, line: str, column: str) -> float:

@@ -81,16 +81,20 @@ def _legend(figure: Figure) -> None:
 
 
 def _dynamics_panel(axes: Axes, rows: pd.DataFrame, *, task: str, label_steps: bool) -> None:
-    teacher, student = rows[rows["model"] == "teacher"], rows[rows["model"] != "teacher"]
+    teacher = rows[rows["model"] == "teacher"]
+    student = rows[rows["model"] != "teacher"]
     level = float(teacher["value"].iloc[0])
     axes.axhline(level, color=LOOKS["teacher"][0], linewidth=0.9)
     axes.annotate("teacher", (0, level), xycoords=("axes fraction", "data"), xytext=(4, 3), fontsize=8,
                   textcoords="offset points")
-    ends, before = {}, student.iloc[:0]
+    ends = {}
+    before = student.iloc[:0]
     for step, part in student.sort_values("train_bytes").groupby("step"):
         part = pd.concat([before, part])  # a step continues from the last model of the one before
         before = part.iloc[-1:]
-        x, y, band = part["train_bytes"] / MB, part["value"], SIGMA * part["stderr"].fillna(0)
+        x = part["train_bytes"] / MB
+        y = part["value"]
+        band = SIGMA * part["stderr"].fillna(0)
         axes.fill_between(x, y - band, y + band, color=STEP_COLOURS[step], alpha=0.18, linewidth=0)
         axes.plot(x, y, color=STEP_COLOURS[step], marker="o", markersize=3)
         ends[step] = float(x.max())
