@@ -1,4 +1,4 @@
-"""The blocks of a model as units: what backward computes again instead of keeping, and what FSDP2 gathers one by one."""
+"""The blocks of a model as units: computed again in backward instead of kept, and gathered one by one by FSDP2."""
 
 from functools import partial
 
