@@ -101,7 +101,7 @@ def test_steps_equal_the_parallel_forward_for_rows_with_their_own_boundaries(tea
 
 
 @pytest.mark.parametrize("variant", ["paper", "authors", "mbp"])
-def test_a_prompt_cut_at_any_byte_leaves_the_state_of_the_parallel_forward(teacher, tokenizer, variant):
+def test_a_prompt_that_ends_at_any_byte_leaves_the_state_of_the_parallel_forward(teacher, tokenizer, variant):
     student, text = student_of(variant, teacher, tokenizer), TEXT.encode()
     cuts = [text[:cut] for cut in range(len(text) + 1)]
     stream = ByteStream(student, cuts, new_bytes=4)
@@ -420,7 +420,7 @@ def test_wrong_requests_are_refused_with_what_was_found(student, wrong, told, st
             generate(student, options.pop("prompts"), **options)
 
 
-def test_a_text_that_outgrows_the_core_ends_there_and_says_so(student):
+def test_a_text_that_outgrows_the_core_ends_there_with_a_warning(student):
     with pytest.warns(UserWarning, match="room for no more"):
         texts = generate(student, ["ab " * 50] * 3, max_new_bytes=1500, as_bytes=True, temperature=1.0)
     assert 0 < min(map(len, texts)) < 1500

@@ -149,7 +149,7 @@ def test_an_interrupt_leaves_whole_characters_and_a_line_and_exits_130(endless):
     assert text.endswith("\n") and set(text[:-1]) <= {"a", "b"} and b"Traceback" not in errors
 
 
-def test_a_conversation_on_a_terminal_goes_on_after_an_interrupt(endless):
+def test_a_conversation_on_a_terminal_continues_after_an_interrupt(endless):
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
         [sys.executable, "-m", "dbyte", "generate", str(endless), "--max-new-bytes", "90000"], stdin=theirs,

@@ -48,7 +48,7 @@ class NativeCore:
         packed, heads, key_heads = self.packed, core.config.num_attention_heads, core.config.num_key_value_heads
         self.core = Core(packed.layers, len(packed.layers), packed.norm, packed.eps, heads, key_heads, plain.width,
                          slots, self.cos_SW.data_ptr(), self.sin_SW.data_ptr())
-        self.besides = heads * (slots + plain.width) + core.config.hidden_size
+        self.per_thread = heads * (slots + plain.width) + core.config.hidden_size
 
     def step(self, hidden_RE: Tensor, keys: Tensor, values: Tensor, rows: list[int], slots: list[int]) -> Tensor:
         """Append one position to each of these rows; keys and values: [layers, B, S, G, W], written at `slots`."""
@@ -57,7 +57,7 @@ class NativeCore:
         assert S == self.core.slots
         assert keys.stride() == values.stride() and keys.stride()[1:] == (S * G * W, G * W, W, 1)
         threads = num_threads(len(rows))
-        scratch = Scratch.of(-(-len(rows) // threads) * self.packed.per_row + self.besides, threads)
+        scratch = Scratch.of(-(-len(rows) // threads) * self.packed.per_row + self.per_thread, threads)
         self.call_step(byref(self.core), hidden_RE.data_ptr(), len(rows), as_ints(rows), as_ints(slots),
                        keys.data_ptr(), values.data_ptr(), keys.stride(0), byref(scratch))
         return hidden_RE
@@ -69,7 +69,7 @@ class NativeCore:
         assert int(depth_T.max()) < self.core.slots
         bounds, parts = split_trees(tree.places())
         cache = 2 * self.core.count * self.core.slots * self.core.key_heads * self.core.width
-        scratch = Scratch.of(cache + TILE * self.packed.per_row + self.besides, parts)
+        scratch = Scratch.of(cache + TILE * self.packed.per_row + self.per_thread, parts)
         self.call_read(byref(self.core), hidden_TE.data_ptr(), depth_T.data_ptr(), bounds, parts, byref(scratch))
         return hidden_TE
 

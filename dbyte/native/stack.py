@@ -47,7 +47,7 @@ class NativeStack:
         self.blocks = (Block * len(stack.blocks))(*(_block(self.packed, block) for block in stack.blocks))
         self.stack = Stack(self.blocks, len(self.blocks), self.packed.vector(stack.norm.weight), stack.norm.eps)
         self.per_row = stack.norm.weight.numel() + max(map(_widest, self.blocks))
-        self.besides = max(3 * _channels(block) for block in self.blocks)
+        self.per_thread = max(3 * _channels(block) for block in self.blocks)
         self.state_size = sum(tensor.numel() for state in stack.empty_state(1) for tensor in vars(state).values())
 
     def step(self, hidden_BD: Tensor, states: list[Mamba2State], *, commit: bool = True) -> Tensor:
@@ -58,7 +58,7 @@ class NativeStack:
         assert all(tensor.is_contiguous() and len(tensor) == rows for tensor in tensors)
         places = (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
         threads = num_threads(rows)
-        scratch = Scratch.of(-(-rows // threads) * self.per_row + self.besides, threads)
+        scratch = Scratch.of(-(-rows // threads) * self.per_row + self.per_thread, threads)
         self.call_step(byref(self.stack), hidden_BD.data_ptr(), rows, places, commit, byref(scratch))
         return hidden_BD
 
@@ -100,7 +100,7 @@ class NativeStack:
         if not len(hidden_TD):
             return
         bounds, parts = split_trees(roots)
-        scratch = Scratch.of(self.state_size + TILE * self.per_row + self.besides, parts)
+        scratch = Scratch.of(self.state_size + TILE * self.per_row + self.per_thread, parts)
         self.call_read(byref(self.stack), hidden_TD.data_ptr(), from_T.data_ptr(), keep_T.data_ptr(),
                        wanted_T.data_ptr(), kept_CX.data_ptr(), bounds, parts, byref(scratch))
 
