@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from dbyte.distill.runs import Run
 from dbyte.distill.steps import check_sharding, stage1, stage2
 from dbyte.distill.trainer import Trainee, share_frozen, train, train_on
 from dbyte.model.checkpointing import checkpoint_activations, sharding_units
+from dbyte.model.mamba2 import Mamba2
 from dbyte.presets import scale
 
 BUDGET = 20 * 4 * 160
@@ -230,6 +232,16 @@ def test_the_teacher_runs_once_a_batch_and_without_a_graph(name, forwards, feed)
     trainee = Trainee(student, teacher, STEPS[name].objective)
     train_on(feed.batch(0), STEPS[name], 1.0, trainee, STEPS[name].optimisers(student))
     assert seen == [False] * forwards and all(weight.grad is None for weight in teacher.parameters())
+
+
+@pytest.mark.parametrize("backend, expected", [(None, "fast"), ("torch", "torch")])
+def test_fp32_on_a_cpu_trains_by_the_fast_backend_unless_told_otherwise(backend, expected, feed, tmp_path, monkeypatch):
+    entered = []
+    monkeypatch.setattr(trainer, "fast_products", lambda: entered.append(True) or nullcontext())
+    student = make_student(make_teacher())
+    train(Run({}, root=tmp_path), STEPS["1.3"], feed, model=student, launch=Launch(backend=backend))
+    assert {part.backend for part in student.modules() if isinstance(part, Mamba2)} == {expected}
+    assert len(entered) == (expected == "fast")
 
 
 GOLDEN = Path(__file__).with_name("golden_curve.json")
