@@ -24,7 +24,7 @@ CONDA_ONLY = {"python", "cuda-version", "pip", "einops"}  # einops: conda's mamb
 MODULE_OF = {"lm-eval": "lm_eval", "huggingface-hub": "huggingface_hub", "mamba-ssm": "mamba_ssm",
              "causal-conv1d": "causal_conv1d"}
 # What only the extra `notebooks` can run.
-NOTEBOOK_MODULES = {"execution.py", "pairing.py", "reproduce.py"}
+NOTEBOOK_MODULES = {"execution.py", "miniature.py", "pairing.py", "reproduce.py"}
 
 
 def name_of(requirement):
@@ -121,6 +121,7 @@ def imported(path):
 def test_what_the_code_imports_is_declared(path):
     declared = CORE | EXTRAS["cuda"] | (EXTRAS["notebooks"] if path.name in NOTEBOOK_MODULES else {})
     undeclared = imported(path) - {MODULE_OF.get(name, name) for name in declared}
+    undeclared -= {"IPython"} if "ipykernel" in declared else set()  # it comes with ipykernel
     assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not declare for it"
 
 
