@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dbyte.text import files, pydocs
-from dbyte.text.corpus import HELDOUT_PERCENT, Corpus, load_corpus
+from dbyte.text.corpus import HELDOUT_PERCENT, load_corpus
 from dbyte.text.files import DOCUMENT_CHARACTERS, file_documents
 
 TEXTS = [f"Document {number} says that {number} plus one is {number + 1}." for number in range(1000)]
@@ -163,8 +163,6 @@ def test_bad_arguments_are_refused():
     for endless in ("world", "hub:some/name"):
         with pytest.raises(ValueError, match="say how much to read, e.g. max_bytes="):
             load_corpus(endless)
-    with pytest.raises(ValueError, match="split must be one of"):
-        Corpus("file:a", "test", ("text",))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

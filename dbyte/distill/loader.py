@@ -5,22 +5,26 @@ The rows of an update are the same however many processes share it, so a run may
 of rows from each lane; part p of n reads the lanes p, p + n, ... Its state is that of the rows handed out.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
 from dbyte.distill.data import PACKING
-from dbyte.distill.prefetch import Prefetch
 from dbyte.distill.runs import content_hash
 from dbyte.text import stream as text_stream
+from dbyte.text.hub import READ
 from dbyte.text.packing import Batch, Rows, joined
 from dbyte.text.spans import TokenBytes
-from dbyte.text.stream import READ, Lane, Source, source_of
+from dbyte.text.stream import Lane, Source, source_of
 
 WINDOW = 16
 DEPTH = 4  # batches read ahead
+Item = TypeVar("Item")
 
 
 def updates_of(train_bytes: int, *, batch_rows: int, row_bytes: int) -> int:
@@ -140,7 +144,11 @@ class StreamFeed:
         if (part, parts) != self._part:
             raise ValueError(f"this feed reads part {self._part[0]} of {self._part[1]}, asked for was part {part} of "
                              f"{parts}; restore() its state in a feed of its own")
-        batch, self._states = next(self._ahead)
+        try:
+            batch, self._states = next(self._ahead)
+        except BaseException:
+            self.close()  # so that the same update can be asked for again
+            raise
         self._update = update + 1
         return batch
 
@@ -207,7 +215,23 @@ class StreamFeed:
             if lane in self._states:
                 mine[-1].restore(self._states[lane])
         self._part = (part, parts)
-        self._ahead = Prefetch(_batches(mine, self.batch_rows // self.lanes), depth=DEPTH)
+        self._ahead = made_ahead(_batches(mine, self.batch_rows // self.lanes), depth=DEPTH)
+
+
+def made_ahead(items: Iterator[Item], *, depth: int) -> Iterator[Item]:
+    """The items of an endless iterator, up to `depth` of them made by a thread before they are asked for.
+
+    What the thread raises is raised where the item is asked for. The thread ends when this is closed or garbage.
+    """
+    pool = ThreadPoolExecutor(max_workers=1)
+    made: deque[Future[Item]] = deque()
+    try:
+        while True:
+            while len(made) <= depth:
+                made.append(pool.submit(next, items))
+            yield made.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _batches(lanes: list[Lane], rows_each: int) -> Iterator[tuple[Batch, dict[int, dict]]]:

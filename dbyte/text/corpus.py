@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from dbyte.tasks.world.full import WORLDS
+from dbyte.text.files import file_documents, readable_files
+from dbyte.text.hub import hub_documents
+from dbyte.text.pydocs import load_pydocs
 
 CHOICES = "world, world_full, echoes, lookups, pydocs, file:PATH, hub:NAME"
 SPLITS = ("train", "heldout")
@@ -36,8 +39,6 @@ class Corpus:
     documents: tuple[str, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}, found {self.split!r}")
         if not self.documents:
             raise ValueError(f"the {self.split} split of corpus {self.name!r} is empty: give more text (about "
                              f"{HELDOUT_PERCENT} % of the documents are held out)")
@@ -67,8 +68,6 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
     Raises ValueError for an unknown name, a bad argument, or damaged or empty input, FileNotFoundError for a missing
     path, and ConnectionError where the hub cannot be reached.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, found {split!r}")
     if max_bytes is not None and max_bytes < 1:
         raise ValueError(f"max_bytes must be positive or None, found {max_bytes}")
     scheme, _, place = name.partition(":")
@@ -76,10 +75,10 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
         if max_bytes is None:
             raise ValueError(f"corpus {name!r} is too large to read to its end: say how much to read, e.g. "
                              "max_bytes=16_000_000")
-        stream = hub_stream(place) if scheme == "hub" else WORLDS[name](seed=seed, max_bytes=sys.maxsize)
+        stream = hub_documents(place) if scheme == "hub" else WORLDS[name](seed=seed, max_bytes=sys.maxsize)
         texts = tuple(in_order(up_to(of_split(stream, split), max_bytes=max_bytes, name=name), seed=seed))
     elif name == "pydocs" or (scheme == "file" and place):
-        stream = pydocs_stream() if name == "pydocs" else file_stream(place)
+        stream = load_pydocs() if name == "pydocs" else file_documents(place)
         texts = tuple(up_to(in_order(of_split(stream, split), seed=seed), max_bytes=max_bytes, name=name))
     else:
         raise ValueError(f"unknown corpus {name!r}: expected one of {CHOICES}")
@@ -88,33 +87,10 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
 
 def check_files(names: Iterable[str]) -> None:
     """Raise the error of `load_corpus` if one of these corpora has no file to read, without reading any file."""
-    from dbyte.text.files import readable_files
-
     for name in names:
         scheme, _, place = name.partition(":")
         if scheme == "file" and place:
             readable_files(place)
-
-
-def pydocs_stream() -> Iterable[str]:
-    """The documentation strings of this installation."""
-    from dbyte.text.pydocs import load_pydocs
-
-    return load_pydocs()
-
-
-def file_stream(place: str) -> Iterator[str]:
-    """The documents of a file or folder."""
-    from dbyte.text.files import file_documents
-
-    return file_documents(place)
-
-
-def hub_stream(place: str) -> Iterator[str]:
-    """The documents of a dataset of the hub."""
-    from dbyte.text.hub import hub_documents
-
-    return hub_documents(place)
 
 
 def fingerprint(text: str) -> bytes:
@@ -124,6 +100,8 @@ def fingerprint(text: str) -> bytes:
 
 def of_split(texts: Iterable[str], split: str) -> Iterator[str]:
     """The documents of one split, chosen by their fingerprint: not blank, and the first of those with equal ones."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, found {split!r}")
     seen = set()
     for text in texts:
         mark = fingerprint(text)

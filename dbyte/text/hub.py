@@ -12,34 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datasets import DatasetBuilder, IterableDataset
+    from datasets import IterableDataset
 
 COLUMN = "text"
-LINES = (".jsonl", ".ndjson")
-DECODED = 256  # records of a shard decoded at once
+READ = 16  # records read at once
+DECODED = 256  # records of a parquet file decoded at once
+PARSED = 1 << 20  # bytes of a JSON file parsed at once
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def hub_documents(place: str) -> Iterator[str]:
-    """The texts of a dataset, in order; ConnectionError if it cannot be read, ValueError for a record without text."""
-    name, config, revision = parse_place(place)
-    for number, record in enumerate(records(name, config, revision)):
-        text = record.get(COLUMN)
-        if not isinstance(text, str):
-            raise ValueError(without_text(f"record {number}", place, list(record)))
-        yield text
-
-
-def records(name: str, config: str | None, revision: str | None) -> Iterator[dict]:
-    """The records of a dataset's train split, in order; ConnectionError if it cannot be read."""
-    with reading(name):
-        yield from streamed(builder_of(name, config, revision))
-
-
-def without_text(where: str, place: str, columns: list[str]) -> str:
-    """The error message for a record that holds no text."""
-    return (f"{where} of dataset {place!r} has no text under {COLUMN!r}, its columns are {sorted(columns)}; use "
-            "another dataset, or export it to a .jsonl and use file:PATH")
+    """The texts of a dataset, in order; raises as `streamed` and `texts_of`."""
+    for texts in texts_of(streamed(place), place):
+        yield from texts
 
 
 def parse_place(place: str) -> tuple[str, str | None, str | None]:
@@ -55,33 +40,51 @@ def parse_place(place: str) -> tuple[str, str | None, str | None]:
     return name, config or None, revision or None
 
 
-def builder_of(name: str, config: str | None, revision: str | None) -> "DatasetBuilder":
-    """The object that knows a dataset's files and format; none of the files is read."""
-    from datasets import load_dataset_builder
+def streamed(place: str, *, revision: str | None = None) -> "IterableDataset":
+    """A dataset's train split in Arrow tables; `revision` stands for the one in `place`, which a folder does not have.
 
-    return load_dataset_builder(name, config, revision=revision)
+    Of parquet nothing is read yet; of other formats as much as tells the columns. Raises ConnectionError if it cannot
+    be read, and FileNotFoundError for a missing folder.
+    """
+    name, config, own_revision = parse_place(place)
+    with reading(name):
+        from datasets import load_dataset_builder
 
-
-def line_files(builder: "DatasetBuilder") -> list[str]:
-    """The files of a train split, in order, if all are uncompressed JSON lines; else none."""
-    files = [str(path) for path in (builder.config.data_files or {}).get("train", [])]
-    return files if all(path.endswith(LINES) for path in files) else []
-
-
-def streamed(builder: "DatasetBuilder") -> "IterableDataset":
-    """A dataset's train split. Of parquet nothing is read yet; of other formats as much as tells the columns."""
-    # By default parquet is decoded in whole row groups: too much for many open shards, and an error for an empty one.
-    if hasattr(builder.config, "batch_size"):
-        builder.config.batch_size = DECODED
-    return builder.as_streaming_dataset(split="train")
+        builder = load_dataset_builder(name, config, revision=None if Path(name).is_dir() else revision or own_revision)
+        # By default a whole row group of parquet or 10 MB of JSON are decoded: too much for many open shards.
+        for option, size in (("batch_size", DECODED), ("chunksize", PARSED)):
+            if hasattr(builder.config, option):
+                setattr(builder.config, option, size)
+        # Tables: other columns never become Python objects.
+        return builder.as_streaming_dataset(split="train").with_format("arrow")
 
 
-def commit(name: str, revision: str | None) -> str:
-    """The commit that a revision of a hub dataset stands for now; of a folder the hash of its files' names and sizes.
+def texts_of(dataset: "IterableDataset", place: str) -> Iterator[list[str]]:
+    """The texts of a dataset, READ or fewer at a time, from where its state says.
+
+    Raises ValueError for a record that holds no text, and ConnectionError where the dataset cannot be read.
+    """
+    tables = dataset.iter(batch_size=READ)
+    while True:
+        with reading(place):
+            table = next(tables, None)
+            if table is None:
+                return
+            texts = table[COLUMN].to_pylist() if COLUMN in table.column_names else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"a record of dataset {place!r} has no text under {COLUMN!r}, its columns are "
+                             f"{sorted(table.column_names)}; use another dataset, or export it to a .jsonl and use "
+                             "file:PATH")
+        yield texts
+
+
+def commit(place: str) -> str:
+    """The commit that the place of a hub dataset stands for now; of a folder the hash of its files' names and sizes.
 
     A complete commit id is returned as it is, without asking the hub. Raises ConnectionError where the hub is needed
     and cannot be asked.
     """
+    name, _, revision = parse_place(place)
     if Path(name).is_dir():
         files = sorted(each for each in Path(name).rglob("*") if each.is_file())
         listing = "".join(f"{each.relative_to(name).as_posix()}\0{each.stat().st_size}\n" for each in files)
@@ -99,7 +102,7 @@ def reading(name: str) -> Iterator[None]:
     """Turn an error inside into a ConnectionError that says what to do."""
     try:
         yield
-    # The hub's clients raise errors of many libraries; here each of them means the same to the user.
+    # The clients of the hub raise errors of many libraries; here each of them means the same to the user.
     except Exception as error:
         raise ConnectionError(
             f"dataset {name!r} cannot be read from the hub ({type(error).__name__}: {error}). Check its name, the "

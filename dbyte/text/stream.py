@@ -13,25 +13,20 @@ share it. How the documents of a source are divided among lanes:
 In a pass over a finite corpus every document comes to exactly one lane. Lanes do not wait for each other: one with less
 text begins its next pass earlier.
 
-Resuming is exact and quick. A lane packs groups, the documents of about GROUP_ROWS rows at a time. Its state, plain
-JSON, is where its sources stood when the group began and how many rows of the group were handed out. A resumed lane
-reads this group again and nothing before it. Where a shard is opened:
-
-    .jsonl, .ndjson   at the byte where the next line begins: our own reader, since `datasets` parses from the beginning
-    parquet           at a row group, by the state of `datasets`
-    other formats     at the beginning (a .jsonl.gz can only be unpacked from there): what was read before is dropped
+Resuming is exact. A lane packs groups, the documents of about GROUP_ROWS rows at a time. Its state, plain JSON, is
+where its sources stood when the group began and how many rows of the group were handed out. A resumed lane packs this
+group again and nothing before it. Shards are opened by the state of `datasets`: parquet at a row group, other formats
+at their beginning, and what was read before is dropped.
 
 No held-out document enters: the split is that of corpus.py. Copies of a document are dropped inside a group; finding
 copies further apart would need memory that grows with the stream, in every checkpoint.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
-from io import BufferedReader
-from pathlib import Path
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,17 +34,16 @@ import numpy as np
 from dbyte.tasks.world.full import WORLDS
 from dbyte.tasks.world.world import MIN_BYTES
 from dbyte.text.corpus import CHOICES, Corpus, load_corpus, of_split
-from dbyte.text.hub import COLUMN, builder_of, commit, line_files, parse_place, reading, streamed, without_text
+from dbyte.text.hub import READ, commit, reading, streamed, texts_of
 from dbyte.text.packing import Rows, document, pack
 from dbyte.text.spans import TokenBytes
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-READ = 16  # records read at once
-BUFFER = 1 << 16  # bytes of a .jsonl fetched at once, at least: remote files fetch far more by themselves
 GROUP_ROWS = 64
 FIRST_GROUP_ROWS = 8
+Read = tuple[list[str] | None, dict]  # some documents, maybe none, or None where a pass ended; the position after them
 
 
 class Lane:
@@ -72,7 +66,7 @@ class Lane:
         self.seed = seed
         self.announced = announced
         self.positions = positions
-        self._readers = [source.reader(lane, lanes) for source in sources]
+        self._read_from([source.START for source in sources])
         self._found = [False] * len(sources)  # whether the pass over a source gave a training document
         # Each lane starts its rotation over the sources at its own place, or all would read the same source at once.
         ahead = np.random.default_rng([seed, lane]).random(len(shares)) * FIRST_GROUP_ROWS * row_bytes
@@ -86,8 +80,7 @@ class Lane:
 
     def restore(self, state: dict) -> None:
         """Continue after the row that was handed out last when `state` was taken."""
-        for reader, position in zip(self._readers, state["positions"], strict=True):
-            reader.position = position
+        self._read_from(state["positions"])
         self._found = list(state["found"])
         self._taken = list(state["taken"])
         self._number = state["group"]
@@ -107,13 +100,18 @@ class Lane:
             self._begin_group()
         return rows, index
 
+    def _read_from(self, positions: Sequence[dict]) -> None:
+        self._positions = list(positions)
+        self._reads = [source.read(self.lane, self.lanes, position)
+                       for source, position in zip(self.sources, positions, strict=True)]
+
     def _begin_group(self) -> None:
         self._begun = self._progress()
         self._rows = None
         self._row = 0
 
     def _progress(self) -> dict:
-        return {"positions": [reader.position for reader in self._readers], "found": list(self._found),
+        return {"positions": list(self._positions), "found": list(self._found),
                 "taken": list(self._taken), "group": self._number}
 
     def _pack_group(self) -> Rows:
@@ -135,7 +133,7 @@ class Lane:
         while size > 0:
             # The source that lacks most of its share. `_pack_group` reads it, too: the texts yielded are from there.
             self._source = min(range(len(self.shares)), key=lambda i: self._taken[i] / self.shares[i])
-            texts = self._readers[self._source].read()
+            texts, self._positions[self._source] = next(self._reads[self._source])
             if texts is None:
                 self._begin_pass(self._source)
                 return
@@ -146,7 +144,7 @@ class Lane:
 
     def _begin_pass(self, index: int) -> None:
         name = self.sources[index].name
-        number = self._readers[index].position["pass"]
+        number = self._positions[index]["pass"]
         if not self._found[index]:
             raise ValueError(f"a pass over corpus {name!r} gave lane {self.lane} of {self.lanes} no training document: "
                              "use a larger corpus, or fewer lanes")
@@ -157,9 +155,9 @@ class Lane:
                   "in another order", flush=True)
 
 
-# A source is a corpus, whose `revision` says which content its name stands for; its `reader(lane, lanes)` reads the
-# documents of one lane. A reader's `position` is plain JSON with the number of the pass under "pass"; setting it moves
-# the reader there. `read()` returns the next few documents, maybe none, or None where a pass ended.
+# A source is a corpus. Its `revision` says which content its name stands for. `read(lane, lanes, position)` reads the
+# documents of one lane from a position on, without an end. A position is plain JSON with the number of the pass under
+# "pass"; START is the first.
 
 
 def source_of(name: str, *, seed: int) -> "Source":
@@ -186,6 +184,7 @@ class WorldSource:
 
     name: str
     seed: int
+    START = {"pass": 0, "number": 0}
 
     @cached_property
     def revision(self) -> str:
@@ -197,24 +196,10 @@ class WorldSource:
         digest = hashlib.sha256(f"{self.seed} {lane} {number}".encode()).digest()
         return list(WORLDS[self.name](seed=int.from_bytes(digest[:8], "big"), max_bytes=4 * MIN_BYTES))
 
-    def reader(self, lane: int, lanes: int) -> "WorldReader":
-        """A reader of the documents drawn for a lane."""
-        return WorldReader(self, lane)
-
-
-class WorldReader:
-    """Reads documents of a world by their number."""
-
-    def __init__(self, source: WorldSource, lane: int):
-        self.source = source
-        self.lane = lane
-        self.position = {"pass": 0, "number": 0}
-
-    def read(self) -> list[str]:
-        """The next few documents."""
-        texts = self.source.documents(self.lane, self.position["number"])
-        self.position = self.position | {"number": self.position["number"] + 1}
-        return texts
+    def read(self, lane: int, lanes: int, position: dict) -> Iterator[Read]:
+        """The documents drawn for a lane, by their number."""
+        for number in itertools.count(position["number"]):
+            yield self.documents(lane, number), {"pass": 0, "number": number + 1}
 
 
 @dataclass
@@ -223,6 +208,7 @@ class MemorySource:
 
     name: str
     seed: int
+    START = {"pass": 0, "at": 0}
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -234,40 +220,31 @@ class MemorySource:
         """Hash of the documents."""
         return self.corpus.content_hash
 
-    def reader(self, lane: int, lanes: int) -> "MemoryReader":
-        """A reader of every lanes-th document."""
-        return MemoryReader(self, lane, lanes)
-
-
-class MemoryReader:
-    """Reads documents of a list, in another order in every pass."""
-
-    def __init__(self, source: MemorySource, lane: int, lanes: int):
-        self.source = source
-        self.lane = lane
-        self.lanes = lanes
-        self.position = {"pass": 0, "at": 0}
-
-    def read(self) -> list[str] | None:
-        """The next few documents; None where a pass ended."""
-        number = self.position["pass"]
-        at = self.position["at"]
-        documents = self.source.corpus.documents
-        chosen = order_in_pass(len(documents), self.source.seed, number)[self.lane :: self.lanes][at : at + READ]
-        if len(chosen) == 0:
-            self.position = {"pass": number + 1, "at": 0}
-            return None
-        self.position = {"pass": number, "at": at + len(chosen)}
-        return [documents[i] for i in chosen]
+    def read(self, lane: int, lanes: int, position: dict) -> Iterator[Read]:
+        """Every lanes-th document, in another order in every pass."""
+        documents = self.corpus.documents
+        start = position["at"]
+        for number in itertools.count(position["pass"]):
+            mine = order_in_pass(len(documents), self.seed, number)[lane::lanes]
+            for at in range(start, len(mine), READ):
+                chosen = mine[at : at + READ]
+                yield [documents[i] for i in chosen], {"pass": number, "at": at + len(chosen)}
+            start = 0
+            yield None, {"pass": number + 1, "at": 0}
 
 
 @dataclass
 class HubSource:
-    """A dataset of the hub or a folder in its layout, read shard by shard."""
+    """A dataset of the hub or a folder in its layout, read shard by shard.
+
+    A position holds the pass, the shard (in the order of its lane), how many of its records were read, and as "place"
+    the state of `datasets` in it.
+    """
 
     name: str
     seed: int
-    _shards: dict[int, "Sequence[OpenShard]"] = field(default_factory=dict, repr=False)
+    _datasets: "dict[int, IterableDataset]" = field(default_factory=dict, repr=False)
+    START = {"pass": 0, "shard": 0, "records": 0, "place": None}
 
     @property
     def place(self) -> str:
@@ -277,161 +254,47 @@ class HubSource:
     @cached_property
     def revision(self) -> str:
         """The commit that is read, whatever happens to a branch later; of a folder the hash of its listing."""
-        name, _, revision = parse_place(self.place)
-        return commit(name, revision)
+        return commit(self.place)
 
-    def shards(self, lanes: int) -> "Sequence[OpenShard]":
-        """What opens each shard: open(place=, records=) continues at a place that `records` of its records precede.
+    def dataset(self, lanes: int) -> "IterableDataset":
+        """The dataset, whose shards are row groups where there are fewer files than lanes.
 
-        Row groups serve as shards where there are fewer files than lanes. Prints a note if even these are too few.
+        Prints a note if even these are too few. Raises as `hub.streamed`.
         """
-        if lanes not in self._shards:
-            self._shards[lanes] = shards = self._found(lanes)
-            if len(shards) < lanes:
-                print(f"{self.name} has fewer shards ({len(shards)}) than lanes ({lanes}): lanes that share a "
-                      "shard read all of it and skip each other's documents, which is right but slower", flush=True)
-        return self._shards[lanes]
-
-    def reader(self, lane: int, lanes: int) -> "HubReader":
-        """A reader of every lanes-th shard, or of some documents of one shard where there are too few."""
-        return HubReader(self, lane, lanes)
-
-    def _found(self, lanes: int) -> "Sequence[OpenShard]":
-        name, config, _ = parse_place(self.place)
-        with reading(name):
-            builder = builder_of(name, config, None if Path(name).is_dir() else self.revision)
-            if paths := line_files(builder):
-                return [partial(LineShard, path, self.place) for path in paths]
-            dataset = streamed(builder)
+        if lanes not in self._datasets:
+            dataset = streamed(self.place, revision=self.revision)
             if dataset.num_shards < lanes:
-                dataset = dataset.reshard()
-            return [partial(TableShard, dataset, index, self.place) for index in range(dataset.num_shards)]
+                with reading(self.place):
+                    dataset = dataset.reshard()
+            if dataset.num_shards < lanes:
+                print(f"{self.name} has fewer shards ({dataset.num_shards}) than lanes ({lanes}): lanes that share a "
+                      "shard read all of it and skip each other's documents, which is right but slower", flush=True)
+            self._datasets[lanes] = dataset
+        return self._datasets[lanes]
 
-
-class HubReader:
-    """Reads documents of some shards of a dataset, or, if lanes share a shard, some documents of one."""
-
-    def __init__(self, source: HubSource, lane: int, lanes: int):
-        self.source = source
-        self.lane = lane
-        self.lanes = lanes
-        self.shards = source.shards(lanes)
-        count = len(self.shards)
+    def read(self, lane: int, lanes: int, position: dict) -> Iterator[Read]:
+        """The documents of every lanes-th shard, or of some documents of one shard where there are too few."""
+        dataset = self.dataset(lanes)
+        shards = dataset.num_shards
         # Of the `sharing` lanes that read one shard this one takes document `turn`, turn + sharing, ..
-        self.sharing = len(range(lane % count, lanes, count)) if count < lanes else 1
-        self.turn = lane // count if count < lanes else 0
-        self.position = {"pass": 0, "shard": 0, "records": 0, "place": None}
-
-    @property
-    def position(self) -> dict:
-        """Pass, shard (in the order of this lane), records read of it, and the place in it."""
-        return self._position | ({"records": self._open.records, "place": self._open.place} if self._open else {})
-
-    @position.setter
-    def position(self, position: dict) -> None:
-        self._position = position
-        self._open = None
-
-    def read(self) -> list[str] | None:
-        """The next few documents, maybe none where a shard is shared or ends; None where a pass ended."""
-        number = self._position["pass"]
-        shard = self._position["shard"]
-        order = order_in_pass(len(self.shards), self.source.seed, number)[self.lane % len(self.shards) :: self.lanes]
-        if self._open is None:
-            with reading(self.source.place):
-                open_shard = self.shards[int(order[shard])]
-                self._open = open_shard(place=self._position["place"], records=self._position["records"])
-        before = self._open.records
-        texts = self._open.read()
-        if texts is not None:
-            return texts[(self.turn - before) % self.sharing :: self.sharing]
-        ended = shard + 1 == len(order)
-        self.position = {"pass": number + ended, "shard": 0 if ended else shard + 1, "records": 0, "place": None}
-        return None if ended else []
-
-
-class LineShard:
-    """An uncompressed file of JSON lines, read from byte `place`; blank lines do not count as records.
-
-    name: what errors call the dataset. place, records: where the next line begins, and how many records precede it.
-    """
-
-    def __init__(self, path: str, name: str, *, place: int | None, records: int):
-        from datasets.utils.file_utils import xopen
-
-        self.path = path
-        self.name = name
-        self.place = place or 0
-        self.records = records
-        with reading(name):
-            # Buffered here: read line by line, a remote file would copy megabytes for each line.
-            self._file = BufferedReader(xopen(path, "rb"), BUFFER)
-            self._file.seek(self.place)
-
-    def read(self) -> list[str] | None:
-        """The next READ texts or fewer, None at the end; ValueError names the file and byte of a line without text."""
-        texts = []
-        place = self.place
-        while len(texts) < READ and (line := self._line()):
-            if line.strip():
-                texts.append(self._text(line, place))
-            place += len(line)
-        self.place = place
-        self.records += len(texts)
-        return texts or None
-
-    def _line(self) -> bytes:
-        with reading(self.name):
-            return self._file.readline()
-
-    def _text(self, line: bytes, place: int) -> str:
-        where = f"the line at byte {place} of {self.path}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where} is no JSON ({error}): repair or drop the line") from error
-        columns = list(record) if isinstance(record, dict) else []
-        text = record[COLUMN] if COLUMN in columns else None
-        if not isinstance(text, str):
-            raise ValueError(without_text(where, self.name, columns))
-        return text
-
-
-class TableShard:
-    """A shard of any format as `datasets` reads it, in tables: other columns never become Python objects.
-
-    name: what errors call the dataset. place: a state of `datasets`. records: how many records precede it.
-    """
-
-    def __init__(self, dataset: "IterableDataset", index: int, name: str, *, place: dict | None, records: int):
-        self.index = index
-        self.name = name
-        self.records = records
-        shard = dataset.shard(num_shards=dataset.num_shards, index=index)
-        self._dataset = shard.reshard().with_format("arrow")  # by row group where there are any
-        if place is not None:
-            self._dataset.load_state_dict(place)
-        self._tables = self._dataset.iter(batch_size=READ)
-
-    @property
-    def place(self) -> dict:
-        """The state of `datasets`."""
-        return self._dataset.state_dict()
-
-    def read(self) -> list[str] | None:
-        """The next READ texts or fewer, None at the end; ValueError where a record holds no text."""
-        with reading(self.name):
-            table = next(self._tables, None)
-        if table is None:
-            return None
-        columns = table.column_names
-        texts = table[COLUMN].to_pylist() if COLUMN in columns else [None]
-        for number, text in enumerate(texts, start=self.records):
-            if not isinstance(text, str):
-                raise ValueError(without_text(f"record {number} of shard {self.index}", self.name, columns))
-        self.records += len(texts)
-        return texts
+        sharing = len(range(lane % shards, lanes, shards)) if shards < lanes else 1
+        turn = lane // shards if shards < lanes else 0
+        while True:
+            order = order_in_pass(shards, self.seed, position["pass"])[lane % shards :: lanes]
+            with reading(self.place):
+                shard = dataset.shard(num_shards=shards, index=int(order[position["shard"]]))
+                shard = shard.reshard()  # so that it opens at a row group, where there are any
+            if position["place"] is not None:
+                shard.load_state_dict(position["place"])
+            for texts in texts_of(shard, self.place):
+                mine = texts[(turn - position["records"]) % sharing :: sharing]
+                records = position["records"] + len(texts)
+                position = position | {"records": records, "place": shard.state_dict()}
+                yield mine, position
+            ended = position["shard"] + 1 == len(order)
+            position = {"pass": position["pass"] + ended, "shard": 0 if ended else position["shard"] + 1, "records": 0,
+                        "place": None}
+            yield None if ended else [], position
 
 
 Source = WorldSource | MemorySource | HubSource
-OpenShard = Callable[..., LineShard | TableShard]
