@@ -5,8 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import VARIANTS, make_teacher
-from test_flops import NAMES, STEPS, make_batch, roomy, rows_met
+from conftest import make_teacher
+from test_flops import NAMES, SIZES, STEPS, make_batch, roomy, rows_met
 from torch.distributed.tensor import DTensor
 
 from dbyte.distill.processes import Processes
@@ -14,7 +14,7 @@ from dbyte.distill.steps import stage1
 from dbyte.distill.trainer import Trainee, train_on
 from dbyte.model.checkpointing import sharding_units
 from dbyte.plan.flops import RowShape, step_pass
-from dbyte.plan.footprint import ROWS_AT_ONCE, activation_bytes, footprint
+from dbyte.plan.footprint import ROWS_AT_ONCE, Activations, footprint
 
 TOLERANCE = 0.08
 
@@ -45,37 +45,42 @@ def kept_bytes(step, student, teacher, batch, *, half):
 @pytest.mark.parametrize("backend, half", [
     ("fast", False), pytest.param("torch", False, marks=pytest.mark.exhaustive), ("torch", True)],
     ids=["fast", "torch", "torch in bf16"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("step", STEPS, ids=NAMES)
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-def test_activations_are_what_autograd_keeps(step, variant, backend, half, batch):
+def test_activations_are_what_autograd_keeps(step, sizes, backend, half, batch):
     teacher = make_teacher()
-    student = roomy(teacher, **VARIANTS[variant]).use_backend(backend)
+    student = roomy(teacher, **SIZES[sizes]).use_backend(backend)
     kept = kept_bytes(step, student, teacher, batch, half=half)
     rows, how = rows_met(step, student, batch), step_pass(student.config, step)
     copies = 2 * half * sum(weight.numel() for name, weight in student.named_parameters()
                             if how.keeps(name.split(".")[0]))
-    a_row = sum(activation_bytes(student.config, rows, step, half=half, backend=backend).values())
+    a_row = Activations(student.config, rows, half, backend).row_bytes(step)
     assert len(batch.byte_ids_BL) * a_row + copies == pytest.approx(kept, rel=TOLERANCE)
 
 
+def sized(student, teacher_parameters, step, *, gpus=1, sharding="none", **kept):
+    """The footprint of rows of one document."""
+    rows = RowShape.one_document(800, 4)
+    return footprint(student, teacher_parameters, step, Activations(student.config, rows, **kept), gpus=gpus,
+                     sharding=sharding)
+
+
 def test_states_by_hand():
-    student, rows = roomy(make_teacher()), RowShape.one_document(800, 4)
+    student = roomy(make_teacher())
     every = sum(weight.numel() for weight in student.parameters())
     encoder = sum(weight.numel() for part in (student.byte_embedding, student.encoder, student.encoder_projection)
                   for weight in part.parameters())
-    align, distill = (footprint(student, 1000, rows, step, gpus=4, sharding="fsdp2") for step in STEPS[:2])
+    align, distill = (sized(student, 1000, step, gpus=4, sharding="fsdp2") for step in STEPS[:2])
     assert (align.weights, align.gradients, align.moments) == (every, encoder, 2 * encoder)  # 4 bytes over 4 GPUs
     core = student.config.core_config
     assert align.teacher == 2 * core.vocab_size * core.hidden_size and distill.teacher == 2000
-    assert align.logits == 0
-    assert all(footprint(student, 1000, rows, step, gpus=1, sharding="none").teacher == 0 for step in STEPS[2:])
-    assert distill.logits == 5 * 4 * ROWS_AT_ONCE * student.config.core_config.vocab_size
-    alone, ddp = (footprint(student, 1000, rows, STEPS[0], gpus=4, sharding=how) for how in ("none", "ddp"))
+    assert align.logits == 0 and distill.logits == 5 * 4 * ROWS_AT_ONCE * core.vocab_size
+    assert all(sized(student, 1000, step).teacher == 0 for step in STEPS[2:])
+    alone, ddp = (sized(student, 1000, STEPS[0], gpus=4, sharding=how) for how in ("none", "ddp"))
     assert alone.weights == ddp.weights == 4 * every
     assert ddp.copies - alone.copies == 4 * encoder  # the buckets
-    muon = footprint(student, 1000, rows, stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1, align_muon=0.1)[0],
-                     gpus=1, sharding="none")
+    muon = sized(student, 1000, stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1, align_muon=0.1)[0])
     assert muon.gradients < muon.moments < alone.moments
 
 
@@ -90,9 +95,9 @@ def group():
 @pytest.mark.parametrize("step", STEPS, ids=NAMES)
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_what_fsdp2_holds_whole_is_what_a_run_of_it_holds(step, batch, group):
-    """On a CPU nothing is fetched ahead, so of GATHERED units it is one that runs beside the root."""
+    """On a CPU nothing is fetched ahead, so of GATHERED units it is one that runs next to the root."""
     student = roomy(make_teacher(), encoder_layers=2)
-    model = footprint(student, 0, RowShape.one_document(800, 4), step, gpus=1, sharding="fsdp2", half=False)
+    model = sized(student, 0, step, sharding="fsdp2", half=False)
     largest = max(sum(weight.numel() for weight in unit.parameters()) for unit in sharding_units(student))
     missed = {name: weight.numel() for name, weight in student.named_parameters() if weight.requires_grad
               and not any(weight is one for unit in sharding_units(student) for one in unit.parameters())}
@@ -117,11 +122,9 @@ def test_what_fsdp2_holds_whole_is_what_a_run_of_it_holds(step, batch, group):
 
 
 def test_checkpointing_and_kernels_keep_less_and_rows_fill_the_memory():
-    student, rows = roomy(make_teacher(), encoder_layers=4, decoder_layers=4), RowShape.one_document(800, 4)
-    plain, again, kernels = (footprint(student, 0, rows, STEPS[4], gpus=1, sharding="none", **options) for options in
+    student = roomy(make_teacher(), encoder_layers=4, decoder_layers=4)
+    plain, again, kernels = (sized(student, 0, STEPS[4], **kept) for kept in
                              ({}, {"checkpointing": True}, {"backend": "triton"}))
     assert again.row < plain.row and kernels.row < plain.row and again.fixed == plain.fixed == kernels.fixed
     memory = (plain.fixed + 2.5 * plain.row) / 0.9
     assert plain.rows_that_fit(memory) == 2 and plain.rows_that_fit(plain.fixed) == 0
-    with pytest.raises(ValueError, match="none, ddp, fsdp2"):
-        footprint(student, 0, rows, STEPS[4], gpus=1, sharding="zero3")

@@ -8,17 +8,8 @@ from dbyte.__main__ import main
 from dbyte.distill.curriculum import curriculum
 from dbyte.model.student import StudentConfig
 from dbyte.model.teacher_sizes import CORES, PAPER, core_config
-from dbyte.plan.devices import DEVICES, Device, device
-from dbyte.plan.flops import RowShape, step_flops
-from dbyte.plan.plan import (
-    Setting,
-    meta_student,
-    parameters_by_part,
-    parameters_table,
-    plan_steps,
-    plan_text,
-    teacher_parameters,
-)
+from dbyte.plan.devices import device
+from dbyte.plan.plan import Setting, meta_student, parameters_by_part, plan_steps, plan_text, teacher_parameters
 from dbyte.presets import PAPER_SIZES, SCALES, scale
 from dbyte.report.published import published
 
@@ -29,13 +20,11 @@ PUBLISHED = {"meta-llama/Llama-3.2-1B": 1_235_814_400, "meta-llama/Llama-3.2-3B"
 
 
 @pytest.mark.parametrize("name", CORES)
-def test_core_and_head_have_the_published_size(name):
-    student, config = meta_student(name), core_config(name)
-    parts = parameters_by_part(student)
-    embedding = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
-    assert parts["core"] + parts["token_head"] + embedding == PUBLISHED[name]
+def test_a_teacher_has_its_published_size(name):
+    student = meta_student(core_config(name), PAPER_SIZES)
+    assert teacher_parameters(student) == PUBLISHED[name]
     assert all(weight.device.type == "meta" for weight in student.parameters())
-    assert sum(parts.values()) == sum(weight.numel() for weight in student.parameters())
+    assert sum(parameters_by_part(student).values()) == sum(weight.numel() for weight in student.parameters())
 
 
 def test_a_stack_of_table_12_by_hand():
@@ -43,7 +32,7 @@ def test_a_stack_of_table_12_by_hand():
     H, X = inner // 64, inner + 2 * N
     mixer = D * (2 * inner + 2 * N + H) + X * 4 + X + 3 * H + inner + inner * D
     stack = 4 * (mixer + 3 * D * F + 2 * D) + D
-    parts = parameters_by_part(meta_student(PAPER[0]))
+    parts = parameters_by_part(meta_student(core_config(PAPER[0]), PAPER_SIZES))
     assert parts["encoder"] == parts["decoder"] == stack
 
 
@@ -54,23 +43,6 @@ def test_the_split_router_is_that_of_appendix_b():
     assert rows["split router (appendix B)", "layers"] == f"{shape.layers} x Mamba2" and shape.mixer == "mamba2"
 
 
-def test_the_transformer_encoder_is_as_large_at_the_papers_scale():
-    parts, plain = (parameters_by_part(meta_student(PAPER[2], StudentConfig(**PAPER_SIZES, encoder_mixer=mixer)))
-                    for mixer in ("attention", "mamba2"))
-    assert parts["encoder"] == pytest.approx(plain["encoder"], rel=1e-4)
-
-
-def test_the_table_and_the_names():
-    text = parameters_table((PAPER[2],))
-    assert "| core | 1,073.87 |" in text and text.endswith("1,713.89 |")
-    with pytest.raises(ValueError, match="Llama-3.2-1B"):
-        core_config("gpt2")
-
-
-def test_the_teacher_weighs_what_is_published():
-    assert {name: teacher_parameters(meta_student(name)) for name in CORES} == PUBLISHED
-
-
 @pytest.fixture(scope="module")
 def paper():
     return Setting(scale("paper"), device("h100"))
@@ -78,28 +50,22 @@ def paper():
 
 def test_hours_are_bytes_times_flops_over_what_the_gpus_reach(paper):
     student, rows, planned = plan_steps(paper)
-    assert rows == RowShape.one_document(8192, 30 / 7, gpu=True) and rows.chunks == 1911
+    assert rows.chunks == 1911
     for one in planned:
-        work = one.step.train_bytes * sum(step_flops(student.config, rows, one.step).values())
-        assert one.seconds == pytest.approx(work / (8 * 989e12 * 0.4))
+        assert one.seconds == pytest.approx(one.step.train_bytes * one.flops_per_byte / (8 * 989e12 * 0.4))
     assert sum(one.step.train_bytes for one in planned if one.step.stage == 1) == 30e9
     assert sum(one.step.train_bytes for one in planned) == 125e9
     core, full = parameters_by_part(student)["core"], planned[4].flops["core"]
     assert 6 * core * 7 / 30 < full < 1.15 * 6 * core * 7 / 30  # six FLOPs a weight and chunk, and attention
-
-
-def test_more_gpus_and_a_better_use_of_them_take_less_time(paper):
-    base, double, half, again = (sum(one.seconds for one in plan_steps(setting)[2]) for setting in (
-        paper, replace(paper, gpus=16), replace(paper, utilisation=0.2), replace(paper, checkpointing=True)))
-    assert double == pytest.approx(base / 2) and half == pytest.approx(2 * base) and base < again < 1.5 * base
+    again = sum(one.seconds for one in plan_steps(replace(paper, checkpointing=True))[2])
+    assert 1 < again / sum(one.seconds for one in planned) < 1.5
 
 
 def test_memory_is_shared_out_or_not(paper):
     fsdp, ddp, alone = (plan_steps(setting)[2][4].memory for setting in (
-        paper, replace(paper, sharding="ddp"), replace(paper, gpus=1, sharding="")))
+        paper, replace(paper, sharding="ddp"), replace(paper, gpus=1)))
     assert fsdp.weights == ddp.weights / 8 and alone.weights == ddp.weights
     assert fsdp.rows_that_fit(80e9) >= 1 and ddp.rows_that_fit(80e9) == 0
-    assert replace(paper, gpus=1).sharding == "fsdp2" and replace(paper, gpus=1, sharding="").sharding == "none"
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -108,7 +74,7 @@ def test_every_scale_has_a_plan(name):
     text = plan_text(setting)
     for step in curriculum(setting.scale):
         assert f"| {step.name} |" in text
-    assert "0.1 TFLOP/s" in text and "1.1 align" in text and "rows at a time" not in text  # nobody said how much memory
+    assert "0.1 TFLOP/s" in text and "rows at a time" not in text  # nobody said how much memory
     assert ("| Muon |" in text) == (name in ("smoke", "small", "gpu"))
 
 
@@ -124,17 +90,11 @@ def test_the_command_prints_the_plan(capsys):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ("--gpus 0", "--gpus 0"), ("--utilisation 0", "(0, 1], found 0.0"), ("--utilisation 1.5", "found 1.5"),
-    ("--device tpu", "h100, h200, a100, rtx4090, cpu"), ("--device cpu", "--flops-per-second"),
-    ("--flops-per-second 0", "positive"), ("--scale huge", "small, gpu, hub, paper"), ("--teacher gpt2", "Llama-3.2"),
+    ("--gpus 0", "--gpus 0"), ("--utilisation 1.5", "found 1.5"), ("--device tpu", "h100, h200, a100, rtx4090, cpu"),
+    ("--device cpu", "--flops-per-second"), ("--flops-per-second 0", "positive"), ("--teacher gpt2", "Llama-3.2"),
     ("--sharding none", "one GPU"), ("--sharding zero3", "none, ddp, fsdp2"), ("--bytes-per-token 0.5", "0.5"),
     ("--backend cuda", "torch, fast, triton"),
 ])
 def test_wrong_input_is_refused_by_name(arguments, message, capsys):
     assert main(["plan", *arguments.split()]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_devices():
-    assert device("h100", flops_per_second=5e14) == Device("h100", 5e14, 80e9, 3.35e12)
-    assert all(one.memory_bytes > 1e10 and one.flops_per_second > 1e14 for one in DEVICES.values())

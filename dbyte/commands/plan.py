@@ -24,16 +24,17 @@ def declare(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dbyte.model.teacher_sizes import PAPER
     from dbyte.plan.devices import device
-    from dbyte.plan.plan import UTILISATION, Setting, plan_text
+    from dbyte.plan.plan import Setting, plan_text
     from dbyte.presets import scale
 
     chosen = scale(arguments.scale)
     teachers = tuple(arguments.teacher or ())
     compared = teachers[1:] if teachers or chosen.name != "paper" else PAPER
+    given = {name: getattr(arguments, name) for name in ("utilisation", "bytes_per_token")
+             if getattr(arguments, name) is not None}
     setting = Setting(
         chosen, device(arguments.device, flops_per_second=arguments.flops_per_second),
         teacher=teachers[0] if teachers else None, gpus=arguments.gpus, sharding=arguments.sharding,
-        utilisation=UTILISATION if arguments.utilisation is None else arguments.utilisation,
-        bytes_per_token=arguments.bytes_per_token, checkpointing=arguments.recompute, backend=arguments.backend)
+        checkpointing=arguments.recompute, backend=arguments.backend, **given)
     print(plan_text(setting, compared=compared))
     return 0

@@ -9,34 +9,32 @@ Data sheets print bf16 with sparsity as the larger number; these are the dense o
 is measured (`benchmarks/steps.py`) and given.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TERA, GIGA = 1e12, 1e9
+CPU = "cpu"
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device: peak dense bf16 FLOP/s, bytes of memory, bytes/s of it; None where nobody said."""
+    """One device: peak dense bf16 FLOP/s, bytes of memory (None where nobody said), and what else its sheet says."""
 
     name: str
     flops_per_second: float
     memory_bytes: float | None = None
-    bytes_per_second: float | None = None
+    sheet: str = ""
 
     def describe(self) -> str:
         """The device in one line."""
-        facts = [f"{self.flops_per_second / TERA:,.4g} TFLOP/s"]
-        if self.memory_bytes is not None:
-            facts.append(f"{self.memory_bytes / GIGA:,.0f} GB")
-        if self.bytes_per_second is not None:
-            facts.append(f"{self.bytes_per_second / TERA:,.4g} TB/s")
-        return f"{self.name} ({', '.join(facts)})"
+        return f"{self.name} ({self.flops_per_second / TERA:,.4g} TFLOP/s{self.sheet})"
 
 
-DEVICES = {device.name: device for device in (
-    Device("h100", 989 * TERA, 80 * GIGA, 3.35 * TERA), Device("h200", 989 * TERA, 141 * GIGA, 4.8 * TERA),
-    Device("a100", 312 * TERA, 80 * GIGA, 2.039 * TERA), Device("rtx4090", 165.2 * TERA, 24 * GIGA, 1.008 * TERA))}
-CPU = "cpu"
+DEVICES = {
+    "h100": Device("h100", 989 * TERA, 80 * GIGA, ", 80 GB, 3.35 TB/s"),
+    "h200": Device("h200", 989 * TERA, 141 * GIGA, ", 141 GB, 4.8 TB/s"),
+    "a100": Device("a100", 312 * TERA, 80 * GIGA, ", 80 GB, 2.039 TB/s"),
+    "rtx4090": Device("rtx4090", 165.2 * TERA, 24 * GIGA, ", 24 GB, 1.008 TB/s"),
+}
 
 
 def device(name: str, *, flops_per_second: float | None = None) -> Device:
@@ -47,13 +45,10 @@ def device(name: str, *, flops_per_second: float | None = None) -> Device:
     """
     if flops_per_second is not None and not flops_per_second > 0:
         raise ValueError(f"--flops-per-second is a positive rate, found {flops_per_second}")
-    if name == CPU:
-        if flops_per_second is None:
-            raise ValueError("device 'cpu' has no data sheet: give the matmul rate that benchmarks/steps.py measures, "
-                             "such as --flops-per-second 150e9")
-        return Device(CPU, flops_per_second)
-    if name not in DEVICES:
+    if name not in (*DEVICES, CPU):
         raise ValueError(f"unknown device {name!r}: choose one of {', '.join([*DEVICES, CPU])}")
-    known = DEVICES[name]
-    return known if flops_per_second is None else Device(name, flops_per_second, known.memory_bytes,
-                                                         known.bytes_per_second)
+    if name == CPU and flops_per_second is None:
+        raise ValueError("device 'cpu' has no data sheet: give the matmul rate that benchmarks/steps.py measures, "
+                         "such as --flops-per-second 150e9")
+    known = DEVICES.get(name, Device(CPU, 0.0))
+    return known if flops_per_second is None else replace(known, flops_per_second=flops_per_second)

@@ -6,17 +6,20 @@ chunk and the optimiser Muon. Elementwise work is not counted: it is memory traf
 
     attention   4 H W a pair of chunks forward (scores, values), 10 H W backward (scores again, and four gradients);
                 which pairs meet is decided by `packed_attention.attention_blocks`, which is called here
-    SSD         2 Q N + 2 Q I + 4 I N a byte forward, 4 Q N + 4 Q I + 8 I N backward (model/ssd.py)
+    SSD         2 Q N + 2 Q I + 4 I N a byte forward, twice that backward (model/ssd.py)
 
-A part costs more or less by what is asked of it (`Work`), and that follows from what the step trains and where its
+The work of a part is an array of four numbers, FLOPs per byte: forward; inward, for gradients that lead to weights and
+to the input alike; entry, for those of the first products towards the part's input, which only what lies before it can
+ask for; weights, for gradients of weights. Which of them a step needs follows from what it trains and from where its
 objective has a graph (PASSES). `tests/test_flops.py` compares all of it with torch's FlopCounterMode.
 
 Shape letters: B rows, L bytes, M chunks, D byte width, E core width, F feed-forward width, I inner width, N state size,
-H heads, W head width, G key-value heads, Q bytes of an SSD chunk, X convolved channels, V vocabulary.
+H heads, W head width, Q bytes of an SSD chunk, V vocabulary.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -27,42 +30,10 @@ from dbyte.distill.steps import CORE, DECODER, ENCODER, ROUTER, Step
 from dbyte.model.blocks import StackShape
 from dbyte.model.core import positions_within
 from dbyte.model.packed_attention import attention_blocks
-from dbyte.model.router import BYTES
 from dbyte.model.student import JOINT, ByteStudent, StudentConfig
 
-SMOOTHING_CHUNK = 64  # the default of `ssd`, which `smooth` takes
 NEWTON_SCHULZ_STEPS = 5  # the default of torch.optim.Muon
-
-
-@dataclass(frozen=True)
-class Work:
-    """FLOPs per byte of a part.
-
-    forward; inward: gradients that lead to weights and to the input alike; entry: those of the first products towards
-    the part's input, which only what lies before it can ask for; weights: gradients of weights.
-    """
-
-    forward: float = 0.0
-    inward: float = 0.0
-    entry: float = 0.0
-    weights: float = 0.0
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.forward + other.forward, self.inward + other.inward, self.entry + other.entry,
-                    self.weights + other.weights)
-
-    def __mul__(self, factor: float) -> "Work":
-        return Work(self.forward * factor, self.inward * factor, self.entry * factor, self.weights * factor)
-
-    def inside(self) -> "Work":
-        """Return the work of a part whose input always wants a gradient: a norm before it trains, for example."""
-        return Work(self.forward, self.inward + self.entry, 0.0, self.weights)
-
-    def flops(self, *, asked: bool, trains: bool, again: bool = False) -> float:
-        """FLOPs per byte. asked: the part's input wants a gradient; again: forward runs twice (checkpointing)."""
-        backward = asked or trains
-        return (self.forward * (1 + (again and backward)) + self.inward * backward + self.entry * asked
-                + self.weights * trains)
+PLANNED = dict(encoder_mixer="mamba2", router="integrated", decoding="jbp", smoothing=False, confidence=False)
 
 
 @dataclass(frozen=True)
@@ -94,71 +65,53 @@ class RowShape:
 # -- parts, per byte or per chunk that goes through them --------------------------------------------------------------
 
 
-def product(width_in: int, width_out: int) -> Work:
+def product(width_in: int, width_out: int) -> np.ndarray:
     """A matrix product with a weight."""
     flops = 2.0 * width_in * width_out
-    return Work(flops, 0.0, flops, flops)
+    return np.array([flops, 0.0, flops, flops])
 
 
-def swiglu(width: int, ffn_width: int) -> Work:
+def by_hand(forward: float, backward: float) -> np.ndarray:
+    """A function whose backward pass computes every gradient, whichever is asked for."""
+    return np.array([forward, backward, 0.0, 0.0])
+
+
+def inside(work: np.ndarray) -> np.ndarray:
+    """The work of a part whose input always wants a gradient, because a norm before it trains, for example."""
+    forward, inward, entry, weights = work
+    return np.array([forward, inward + entry, 0.0, weights])
+
+
+def swiglu(width: int, ffn_width: int) -> np.ndarray:
     """A SwiGLU: gate and up, then down, whose input's gradient is wanted where gate and up train."""
-    return product(width, 2 * ffn_width) + product(ffn_width, width).inside()
+    return product(width, 2 * ffn_width) + inside(product(ffn_width, width))
 
 
-def scan_work(*, inner: int, state: int, chunk: int) -> Work:
-    """SSD, whose hand-written backward pass computes every gradient."""
-    forward = 2.0 * chunk * state + 2.0 * chunk * inner + 4.0 * inner * state
-    return Work(forward, 2 * forward)
-
-
-def mamba2_work(shape: StackShape, row_bytes: int) -> Work:
-    """A Mamba2 mixer; convolution, scan and way out have backward passes by hand, which compute every gradient."""
+def stack_work(shape: StackShape, row_bytes: int) -> np.ndarray:
+    """A stack of Mamba2 blocks; convolution, scan and way out have backward passes by hand."""
     N = shape.state_size
     Q = shape.chunk_size
     inner = shape.expand * shape.width
     channels = inner + 2 * N
-    heads = inner // shape.head_width
     convolved = 2.0 * shape.conv_width * channels * (row_bytes + shape.conv_width - 1) / row_bytes
-    convolution = Work(convolved, convolved + 2.0 * channels)  # + the bias, whose sum is a product with ones
-    scanned = -(-row_bytes // Q) * Q / row_bytes
+    padded = -(-row_bytes // Q) * Q / row_bytes
+    scanned = (2.0 * Q * N + 2.0 * Q * inner + 4.0 * inner * N) * padded
     out = 2.0 * inner * shape.width
-    return (product(shape.width, inner + channels + heads) + convolution
-            + scan_work(inner=inner, state=N, chunk=Q) * scanned + Work(out, 2 * out))
+    block = (product(shape.width, inner + channels + inner // shape.head_width)
+             + by_hand(convolved, convolved + 2.0 * channels)  # + the bias, whose sum is a product with ones
+             + by_hand(scanned, 2 * scanned) + by_hand(out, 2 * out) + swiglu(shape.width, shape.ffn_width))
+    return inside(block * shape.layers)
 
 
-def byte_attention_work(shape: StackShape, row_bytes: int) -> Work:
-    """The attention mixer: every byte meets every byte of its row before masks apply."""
-    met = 4.0 * shape.width * row_bytes
-    return product(shape.width, 3 * shape.width) + Work(met, 2.5 * met) + product(shape.width, shape.width)
-
-
-def gated_convolution_work(shape: StackShape, row_bytes: int) -> Work:
-    """The convolution mixer; the backward passes of convolution and output compute every gradient."""
-    inner = shape.expand * shape.width
-    convolved = 2.0 * shape.window * inner * (row_bytes + shape.window - 1) / row_bytes
-    out = 2.0 * inner * shape.width
-    return product(shape.width, 2 * inner) + Work(convolved, convolved + 2.0 * inner) + Work(out, 2 * out)
-
-
-MIXER_WORK = {"mamba2": mamba2_work, "attention": byte_attention_work, "convolution": gated_convolution_work}
-
-
-def stack_work(shape: StackShape, row_bytes: int) -> Work:
-    """A stack of blocks."""
-    mixer = MIXER_WORK[shape.mixer](shape, row_bytes)
-    return ((mixer + swiglu(shape.width, shape.block_ffn_width())) * shape.layers).inside()
-
-
-def core_work(core: PreTrainedConfig, rows: RowShape) -> Work:
+def core_work(core: PreTrainedConfig, rows: RowShape) -> np.ndarray:
     """The teacher's transformer without embedding and head, per chunk."""
     E = core.hidden_size
-    F = core.intermediate_size
-    W = head_width(core)
-    wide = core.num_attention_heads * W
-    narrow = core.num_key_value_heads * W
+    wide = core.num_attention_heads * head_width(core)
+    narrow = core.num_key_value_heads * head_width(core)
     met = 4.0 * wide * rows.pairs / rows.chunks
-    layer = product(E, wide + 2 * narrow) + product(wide, E) + Work(met, 2.5 * met) + swiglu(E, F)
-    return (layer * core.num_hidden_layers).inside()
+    layer = (product(E, wide + 2 * narrow) + product(wide, E) + by_hand(met, 2.5 * met)
+             + swiglu(E, core.intermediate_size))
+    return inside(layer * core.num_hidden_layers)
 
 
 def head_width(core: PreTrainedConfig) -> int:
@@ -166,70 +119,50 @@ def head_width(core: PreTrainedConfig) -> int:
     return getattr(core, "head_dim", None) or core.hidden_size // core.num_attention_heads
 
 
-def router_work(config: StudentConfig, row_bytes: int) -> Work:
-    """The router, over all bytes of a row but one."""
-    seen = (row_bytes - 1) / row_bytes
-    if config.router == "split":
-        shape = config.router_shape()
-        return (stack_work(shape, row_bytes) + product(shape.width, 1) * seen).inside()
-    D = config.byte_width
-    F = config.router_ffn_width
-    return (swiglu(D, F) if F else product(D, D)) * (2 * seen)
-
-
-def part_work(config: StudentConfig, rows: RowShape) -> dict[str, Work]:
-    """FLOPs per byte of every part, by the names of the student's modules, plus the teacher's two and `smoothing`."""
+def part_work(config: StudentConfig, rows: RowShape) -> dict[str, np.ndarray]:
+    """FLOPs per byte of every part, by the names of the student's modules, plus the teacher's two."""
     core = config.core_config
     D = config.byte_width
     E = core.hidden_size
     L = rows.row_bytes
-    V = core.vocab_size
     chunks = rows.chunks / L
-    predicted = rows.predicted / L
-    parts = {
+    core_by_byte = core_work(core, rows) * chunks
+    head_by_byte = product(E, core.vocab_size) * (rows.predicted / L)
+    side = swiglu(D, config.router_ffn_width) if config.router_ffn_width else product(D, D)
+    return {
         "encoder": stack_work(config.encoder_shape(), L),
         "encoder_projection": product(D, E) * chunks,
-        "router": router_work(config, L),
-        "core": core_work(core, rows) * chunks,
-        "token_head": product(E, V) * predicted,
-        "teacher core": core_work(core, rows) * chunks,
-        "teacher head": product(E, V) * predicted,
+        "router": side * (2 * (L - 1) / L),
+        "core": core_by_byte,
+        "token_head": head_by_byte,
+        "teacher core": core_by_byte,
+        "teacher head": head_by_byte,
         "residual": product(D, E),
         "decoder_projection": product(E, D),
         "decoder": stack_work(config.decoder_shape(), L),
-        "byte_head": product(D, JOINT if config.decoding == "jbp" else BYTES),
+        "byte_head": product(D, JOINT),
     }
-    if config.decoding == "mbp":
-        parts["second_head"] = product(D, BYTES)
-    if config.smoothing:
-        scanned = -(-rows.chunks // SMOOTHING_CHUNK) * SMOOTHING_CHUNK / L
-        parts["smoothing"] = scan_work(inner=E, state=1, chunk=SMOOTHING_CHUNK) * scanned
-    return parts
 
 
 # -- steps: which parts run, and which gradients are asked for --------------------------------------------------------
 
 TEACHER = ("teacher core", "teacher head")
 DISTILLED = ENCODER + CORE + ("token_head",)
-WRITTEN = ("smoothing",) + DECODER
 # objective -> (parts that run without a graph, parts that run with one)
 PASSES = {
     objectives.align: ((), ENCODER),
     objectives.align_with_boundary: ((), ENCODER + ROUTER),
     objectives.distill: (TEACHER, DISTILLED),
-    objectives.distill_reverse: (TEACHER, DISTILLED),
-    objectives.distill_js: (TEACHER, DISTILLED),
     objectives.distill_with_boundary: (TEACHER, DISTILLED + ROUTER),
     objectives.boundary: (ENCODER[:2], ROUTER),
-    objectives.head: (ENCODER + ROUTER + CORE, WRITTEN),
-    objectives.full: (ROUTER, ENCODER + CORE + WRITTEN),
-    objectives.full_with_boundary: ((), ENCODER + ROUTER + CORE + WRITTEN),
+    objectives.head: (ENCODER + ROUTER + CORE, DECODER),
+    objectives.full: (ROUTER, ENCODER + CORE + DECODER),
+    objectives.full_with_boundary: ((), ENCODER + ROUTER + CORE + DECODER),
 }
 SOURCES = {  # what a part reads
     "encoder": ("byte_embedding",), "router": ("encoder",), "encoder_projection": ("encoder",),
-    "core": ("encoder_projection",), "token_head": ("core",), "smoothing": ("core", "router"), "residual": ("encoder",),
-    "decoder_projection": ("null_E", "core", "residual"), "decoder": ("decoder_projection",),
-    "byte_head": ("decoder",), "second_head": ("decoder",),
+    "core": ("encoder_projection",), "token_head": ("core",), "residual": ("encoder",),
+    "decoder_projection": ("null_E", "core", "residual"), "decoder": ("decoder_projection",), "byte_head": ("decoder",),
 }
 CHECKPOINTED = ("encoder", "core", "decoder")
 
@@ -244,12 +177,11 @@ class Pass:
 
     def trains(self, part: str) -> bool:
         """True if the part's weights receive a gradient."""
-        return part in self.with_graph and (part in self.trained or "" in self.trained)
+        return part in self.with_graph and part in self.trained
 
     def is_asked(self, part: str) -> bool:
         """True if the part's input wants a gradient: something before it trains."""
-        return part in self.with_graph and any(
-            self.trains(source) or self.is_asked(source) for source in SOURCES.get(part, ()))
+        return part in self.with_graph and any(self.keeps(source) for source in SOURCES.get(part, ()))
 
     def keeps(self, part: str) -> bool:
         """True if the part's forward pass keeps something for a backward pass."""
@@ -257,29 +189,28 @@ class Pass:
 
 
 def step_pass(config: StudentConfig, step: Step) -> Pass:
-    """How a step of the curriculum runs; ValueError for an objective that is not in PASSES."""
+    """How a step of the curriculum runs; ValueError for an objective or a kind of student that is not planned."""
     if step.objective not in PASSES:
         raise ValueError(f"step {step.name!r} has an objective whose parts are not known here; known are those of the "
-                         "curriculum (dbyte/distill/objectives.py)")
-    without, graph = PASSES[step.objective]
-    if step.objective is objectives.full and (config.smoothing or config.confidence):
-        without = ()
-        graph = ROUTER + graph  # the decoder reads the router's probability
-    return Pass(without, graph, frozenset(part for group in step.groups for part in group.parts))
+                         "scales' curricula (dbyte/distill/objectives.py)")
+    if other := {name: getattr(config, name) for name in PLANNED if getattr(config, name) != PLANNED[name]}:
+        raise ValueError(f"a plan knows the paper's kind of student, {PLANNED}; found {other}")
+    return Pass(*PASSES[step.objective], frozenset(part for group in step.groups for part in group.parts))
 
 
 def step_flops(
     config: StudentConfig, rows: RowShape, step: Step, *, checkpointing: bool = False
 ) -> dict[str, float]:
-    """FLOPs per byte of each part that a step runs, forward and backward, optimiser left out."""
+    """FLOPs per byte of each part in a step, forward and backward, optimiser left out; 0 for a part that does not run.
+
+    checkpointing: the blocks of encoder, core and decoder run forward twice where they have a backward pass.
+    """
     how = step_pass(config, step)
     spent = {}
     for part, work in part_work(config, rows).items():
-        if part in how.with_graph:
-            spent[part] = work.flops(asked=how.is_asked(part), trains=how.trains(part),
-                                     again=checkpointing and part in CHECKPOINTED)
-        elif part in how.without_graph:
-            spent[part] = work.forward
+        runs = part in how.without_graph + how.with_graph
+        again = checkpointing and part in CHECKPOINTED and how.keeps(part)
+        spent[part] = float(work @ [runs + again, how.keeps(part), how.is_asked(part), how.trains(part)])
     return spent
 
 

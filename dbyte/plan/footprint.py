@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from dbyte.distill.sliced_losses import ROWS_AT_ONCE
 from dbyte.distill.steps import Step
@@ -32,145 +31,98 @@ USABLE = 0.9  # of a GPU's memory, the rest for what is not counted
 
 
 @dataclass(frozen=True)
-class Saved:
-    """How many numbers autograd keeps: wide ones (fp32) and narrow ones (bf16 under autocast)."""
-
-    wide: float = 0.0
-    narrow: float = 0.0
-
-    def __add__(self, other: "Saved") -> "Saved":
-        return Saved(self.wide + other.wide, self.narrow + other.narrow)
-
-    def __mul__(self, factor: float) -> "Saved":
-        return Saved(self.wide * factor, self.narrow * factor)
-
-    def bytes(self, *, half: bool) -> float:
-        """Bytes of them; half: under autocast."""
-        return self.wide * FP32 + self.narrow * (BF16 if half else FP32)
-
-
-def norm_saved(width: int, *, readers: int, half: bool) -> Saved:
-    """An RMSNorm of a stack: its input, that over its scale, and the output as each of `readers` products reads it."""
-    return Saved(2 * width + 1, width * (readers if half else 1))
-
-
-def core_norm_saved(width: int, *, readers: int, half: bool) -> Saved:
-    """An RMSNorm of the core, where what is multiplied by the weight has been narrowed again; see `norm_saved`."""
-    return Saved(width + 1, width * (1 + (readers if half else 1)))
-
-
-def mamba2_saved(
-    width: int, *, inner: int, heads: int, state: int, chunk: int, half: bool, backend: str
-) -> Saved:
-    """A Mamba2 mixer and the norm before it; `fast` (fp32) and `torch` keep what is inside SSD's chunks."""
-    channels = inner + 2 * state
-    inside = chunk + inner * state / chunk  # scores of a chunk's bytes, and the state that enters it
-    if backend == "fast":
-        return norm_saved(width, readers=1, half=half) + Saved(
-            1 + 3 * channels + 4 * inner + width + 4 * heads + heads * chunk + inside)
-    # the gated norm: gate, silu(gate), y, their product, and that over its scale; then what out_proj reads
-    gated = Saved(1 + 4 * inner + (inner if half else inner + channels + heads), inner)
-    if backend == "triton":  # convolution's input and output, y and step sizes; SSD runs again in backward
-        scan = Saved(3 * heads, 2 * channels + inner)
-    else:
-        scan = Saved(5 * inner + 2 * state + 6 * heads + 2 * heads * chunk + inside + inner * state / chunk + chunk / 4,
-                     3 * channels)
-    return norm_saved(width, readers=1, half=half) + gated + scan
-
-
-def gated_convolution_saved(width: int, *, inner: int, half: bool, backend: str) -> Saved:
-    """A gated convolution and the norm before it."""
-    norm = norm_saved(width, readers=1, half=half)
-    if backend == "fast":
-        return norm + Saved(1 + width + 5 * inner)
-    return norm + Saved(1 + (5 if half else 6) * inner, 3 * inner)
-
-
-def swiglu_saved(width: int, ffn_width: int, *, half: bool) -> Saved:
-    """Input as gate and up read it, both, silu of the gate, and the product."""
-    return Saved(0, width * (2 if half else 1) + 4 * ffn_width)
-
-
-def block_saved(shape: StackShape, row_bytes: int, *, half: bool, backend: str) -> Saved:
-    """One block of a stack, per byte of a row; attention keeps its mask, a number for each pair of bytes."""
-    D = shape.width
-    F = shape.block_ffn_width()
-    if shape.mixer == "attention":
-        mixer = norm_saved(D, readers=1, half=half) + Saved(D // shape.head_width, 5 * D + row_bytes)
-    elif shape.mixer == "convolution":
-        mixer = gated_convolution_saved(D, inner=shape.expand * D, half=half, backend=backend)
-    else:
-        inner = shape.expand * D
-        mixer = mamba2_saved(D, inner=inner, heads=inner // shape.head_width, state=shape.state_size,
-                             chunk=shape.chunk_size, half=half, backend=backend)
-    return mixer + (norm_saved(D, readers=0, half=True) + swiglu_saved(D, F, half=half) if F else Saved())
-
-
-def layer_saved(core: PreTrainedConfig, rows: RowShape, *, half: bool) -> Saved:
-    """One layer of the core, per chunk; keys and values that heads share are copied for every block of queries."""
-    E = core.hidden_size
-    W = head_width(core)
-    heads = core.num_attention_heads
-    copies = rows.keys / rows.chunks if core.num_key_value_heads < heads else 1
-    return (core_norm_saved(E, readers=3, half=half) + Saved(heads, heads * W * (3 + 2 * copies))
-            + core_norm_saved(E, readers=0, half=True) + swiglu_saved(E, core.intermediate_size, half=half))
-
-
-def _stack_saved(
-    shape: StackShape, row_bytes: int, *, half: bool, backend: str, checkpointing: bool = False
-) -> Saved:
-    block = block_saved(shape, row_bytes, half=half, backend=backend)
-    kept = Saved(shape.width) * shape.layers + block if checkpointing else block * shape.layers
-    return kept + Saved(2 * shape.width + 1)
-
-
-def _core_saved(core: PreTrainedConfig, rows: RowShape, *, half: bool, checkpointing: bool) -> Saved:
-    layer = layer_saved(core, rows, half=half)
-    mask = Saved(0, rows.chunks)
-    kept = (Saved(0, core.hidden_size) * core.num_hidden_layers + layer if checkpointing
-            else layer * core.num_hidden_layers)
-    return kept + mask + core_norm_saved(core.hidden_size, readers=0, half=True)
-
-
-def _router_saved(config: StudentConfig, row_bytes: int, *, half: bool, backend: str) -> Saved:
-    D = config.byte_width
-    F = config.router_ffn_width
-    if config.router == "split":
-        shape = config.router_shape()
-        return _stack_saved(shape, row_bytes, half=half, backend=backend) + Saved(0, shape.width)
-    # each product reads a copy of its own: all states of a row but one are not contiguous
-    side = swiglu_saved(D, F, half=True) if F else Saved(0, D)
-    return (side + Saved(0, 2 * D)) * 2  # + the cosine's inputs, and those over their lengths
-
-
-def activation_bytes(
-    config: StudentConfig, rows: RowShape, step: Step, *, half: bool = True, backend: str = "torch",
-    checkpointing: bool = False,
-) -> dict[str, float]:
-    """Return the bytes that a row keeps for the backward pass of a step, by part.
+class Activations:
+    """What autograd keeps of a row for the backward pass; methods return bytes, per byte or chunk that goes through.
 
     half: bf16 autocast. backend: of Mamba2. checkpointing: of the blocks of encoder, core and decoder: their inputs are
     kept, and all of one block of each part while it runs again.
     """
-    how = step_pass(config, step)
-    core = config.core_config
-    D = config.byte_width
-    E = core.hidden_size
-    L = rows.row_bytes
-    M = rows.chunks
-    options = dict(half=half, backend=backend)
-    saved = {
-        "encoder": _stack_saved(config.encoder_shape(), L, **options, checkpointing=checkpointing) * L,
-        "encoder_projection": Saved(0, D) * M,
-        "router": _router_saved(config, L, **options) * L,
-        "core": _core_saved(core, rows, half=half, checkpointing=checkpointing) * M,
-        "token_head": Saved(0, E) * rows.predicted,
-        "residual": Saved(0, D) * L,
-        "decoder_projection": Saved(0, E * (1 + config.confidence)) * L,
-        "decoder": _stack_saved(config.decoder_shape(), L, **options, checkpointing=checkpointing) * L,
-        "byte_head": Saved(JOINT, D) * L,
-    }
-    return {part: numbers.bytes(half=half) for part, numbers in saved.items() if how.keeps(part)}
+
+    config: StudentConfig
+    rows: RowShape
+    half: bool = True
+    backend: str = "torch"
+    checkpointing: bool = False
+
+    @property
+    def narrow(self) -> int:
+        """Bytes of a narrow number."""
+        return BF16 if self.half else FP32
+
+    def row_bytes(self, step: Step) -> float:
+        """Bytes that a row keeps in a step of the curriculum."""
+        how = step_pass(self.config, step)
+        D = self.config.byte_width
+        E = self.config.core_config.hidden_size
+        L = self.rows.row_bytes
+        M = self.rows.chunks
+        kept = {
+            "encoder": self.stack(self.config.encoder_shape()) * L,
+            "encoder_projection": self.narrow * D * M,
+            "router": self.router() * L,
+            "core": self.core() * M,
+            "token_head": self.narrow * E * self.rows.predicted,
+            "residual": self.narrow * D * L,
+            "decoder_projection": self.narrow * E * L,
+            "decoder": self.stack(self.config.decoder_shape()) * L,
+            "byte_head": (FP32 * JOINT + self.narrow * D) * L,
+        }
+        return sum(kept[part] for part in kept if how.keeps(part))
+
+    def stack(self, shape: StackShape) -> float:
+        """A stack of Mamba2 blocks and its last norm."""
+        block = self.mamba2(shape)
+        if shape.ffn_width:
+            block += FP32 * (2 * shape.width + 1) + self.swiglu(shape.width, shape.ffn_width)
+        blocks = FP32 * shape.width * shape.layers + block if self.checkpointing else block * shape.layers
+        return blocks + FP32 * (2 * shape.width + 1)
+
+    def mamba2(self, shape: StackShape) -> float:
+        """A Mamba2 mixer and the norm before it; `fast` (fp32) and `torch` keep what is inside SSD's chunks."""
+        D = shape.width
+        N = shape.state_size
+        Q = shape.chunk_size
+        inner = shape.expand * D
+        heads = inner // shape.head_width
+        channels = inner + 2 * N
+        entering = inner * N / Q  # the state that enters a chunk, for each of its bytes
+        norm = FP32 * (2 * D + 1) + self.narrow * D
+        if self.backend == "fast":
+            return norm + FP32 * (1 + 3 * channels + 4 * inner + D + 4 * heads + heads * Q + Q + entering)
+        # the gated norm: gate, silu(gate), y, their product, and that over its scale; then what out_proj reads
+        gated = FP32 * (1 + 5 * inner + (0 if self.half else channels + heads)) + self.narrow * inner
+        if self.backend == "triton":  # convolution's input and output, y and step sizes; SSD runs again in backward
+            return norm + gated + FP32 * 3 * heads + self.narrow * (2 * channels + inner)
+        scan = 5 * inner + 2 * N + 6 * heads + 2 * heads * Q + Q + 2 * entering + Q / 4
+        return norm + gated + FP32 * scan + self.narrow * 3 * channels
+
+    def swiglu(self, width: int, ffn_width: int) -> float:
+        """Input as gate and up read it, both, silu of the gate, and the product."""
+        return self.narrow * (width * (2 if self.half else 1) + 4 * ffn_width)
+
+    def router(self) -> float:
+        """Query and key: each product reads a copy, as all states of a row but one are not contiguous; the cosine."""
+        D = self.config.byte_width
+        F = self.config.router_ffn_width
+        return 2 * self.narrow * ((2 * D + 4 * F if F else D) + 2 * D)
+
+    def core(self) -> float:
+        """The core; keys and values that heads share are copied for every block of queries.
+
+        What is multiplied by a norm's weight has been narrowed again, other than in a stack.
+        """
+        core = self.config.core_config
+        E = core.hidden_size
+        heads = core.num_attention_heads
+        norm = FP32 * (E + 1) + self.narrow * E
+        read = self.narrow * E * (3 if self.half else 1)  # by the products for query, key and value
+        copies = self.rows.keys / self.rows.chunks if core.num_key_value_heads < heads else 1
+        attention = FP32 * heads + self.narrow * heads * head_width(core) * (3 + 2 * copies)
+        layer = norm + read + attention + norm + self.swiglu(E, core.intermediate_size)
+        layers = (self.narrow * E * core.num_hidden_layers + layer if self.checkpointing
+                  else layer * core.num_hidden_layers)
+        mask = self.narrow * self.rows.chunks
+        return layers + mask + norm
 
 
 @dataclass(frozen=True)
@@ -196,34 +148,27 @@ class Footprint:
 
 
 def footprint(
-    student: ByteStudent, teacher_parameters: int, rows: RowShape, step: Step, *, gpus: int, sharding: str,
-    half: bool = True, backend: str = "torch", checkpointing: bool = False,
+    student: ByteStudent, teacher_parameters: int, step: Step, activations: Activations, *, gpus: int, sharding: str
 ) -> Footprint:
-    """Memory of one of `gpus` GPUs in a step; student: on any device, meta included.
-
-    Raises:
-        ValueError: for a sharding that is not of SHARDINGS.
-    """
-    if sharding not in SHARDINGS:
-        raise ValueError(f"unknown sharding {sharding!r}: choose one of {', '.join(SHARDINGS)}")
-    config = student.config
-    how = step_pass(config, step)
+    """Memory of one of `gpus` GPUs in a step; student: on any device, meta included; sharding: one of SHARDINGS."""
+    core = student.config.core_config
+    how = step_pass(student.config, step)
     moments = sum(weight.numel() * (MUON_MOMENTS if isinstance(optimiser, torch.optim.Muon) else ADAMW_MOMENTS)
                   for optimiser in step.optimisers(student) for group in optimiser.param_groups
                   for weight in group["params"])
-    trained = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
-    weights = sum(weight.numel() for weight in student.parameters())
+    trained = _numbers([student], trained=True)
     in_graph = sum(weight.numel() for name, weight in student.named_parameters() if how.keeps(name.split(".")[0]))
     shards = gpus if sharding == "fsdp2" else 1
-    gathered = {"none": 0, "ddp": FP32 * trained, "fsdp2": FP32 * _whole_under_fsdp2(student, how)}[sharding]
-    teacher = {"whole": teacher_parameters, "": 0, "embeddings": (
-        config.core_config.vocab_size * config.core_config.hidden_size)}[step.objective.reads_teacher]
-    logits = (LOGIT_COPIES * FP32 * ROWS_AT_ONCE * config.core_config.vocab_size
-              if how.keeps("token_head") else 0)
+    gathered = {"none": 0, "ddp": trained, "fsdp2": _whole_under_fsdp2(student, how)}[sharding]
+    teacher = {"whole": teacher_parameters, "": 0, "embeddings": core.vocab_size * core.hidden_size}
     return Footprint(
-        FP32 * weights / shards, FP32 * trained / shards, FP32 * moments / shards,
-        BF16 * in_graph * half + gathered, (BF16 if half else FP32) * teacher, logits,
-        sum(activation_bytes(config, rows, step, half=half, backend=backend, checkpointing=checkpointing).values()))
+        weights=FP32 * _numbers([student]) / shards,
+        gradients=FP32 * trained / shards,
+        moments=FP32 * moments / shards,
+        copies=BF16 * in_graph * activations.half + FP32 * gathered,
+        teacher=activations.narrow * teacher[step.objective.reads_teacher],
+        logits=LOGIT_COPIES * FP32 * ROWS_AT_ONCE * core.vocab_size * how.keeps("token_head"),
+        row=activations.row_bytes(step))
 
 
 def _whole_under_fsdp2(student: ByteStudent, how: Pass) -> int:

@@ -4,7 +4,7 @@ Time is bytes times FLOPs per byte (flops.py) over what the GPUs reach; memory i
 part of the answer. `benchmarks/plan_check.py` compares the time model with measured updates.
 """
 
-import copy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,26 +17,21 @@ from dbyte.distill.teacher import teacher_config
 from dbyte.model.backends import BACKENDS
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher_sizes import core_config
-from dbyte.plan.devices import CPU, Device
-from dbyte.plan.flops import RowShape, muon_flops, part_work, step_flops
-from dbyte.plan.footprint import GATHERED, LOGIT_COPIES, SHARDINGS, USABLE, Footprint, footprint
+from dbyte.plan.devices import CPU, GIGA, TERA, Device
+from dbyte.plan.flops import RowShape, muon_flops, step_flops
+from dbyte.plan.footprint import GATHERED, LOGIT_COPIES, SHARDINGS, USABLE, Activations, Footprint, footprint
 from dbyte.presets import Scale
 
 PAPER_BYTES = 30e9
 PAPER_TOKENS = 7e9  # section 5.1: "a 30B byte subset (approximately 7B tokens)" of FineWeb
 UTILISATION = 0.4
-MEGA, GIGA, HOUR = 1e6, 1e9, 3600.0
+MEGA, HOUR = 1e6, 3600.0
 
 
-def meta_student(core: str | PreTrainedConfig, config: StudentConfig | None = None) -> ByteStudent:
-    """A student without weights, of the paper's sizes (Table 12) unless others are given.
-
-    core: the config of its core, or the name of a published teacher of `cores.CORES`.
-    """
-    config = StudentConfig.paper() if config is None else copy.deepcopy(config)
-    config.core_config = core_config(core) if isinstance(core, str) else core
+def meta_student(core: PreTrainedConfig, sizes: Mapping[str, int]) -> ByteStudent:
+    """A student without weights around a core of this config; sizes: StudentConfig's arguments."""
     with torch.device("meta"):
-        return ByteStudent(config)
+        return ByteStudent(StudentConfig(core_config=core, **sizes))
 
 
 def parameters_by_part(student: ByteStudent) -> dict[str, int]:
@@ -46,22 +41,11 @@ def parameters_by_part(student: ByteStudent) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def parameters_table(teachers: tuple[str, ...], config: StudentConfig | None = None) -> str:
-    """A Markdown table: a part a row, a published teacher a column, in millions of parameters."""
-    return _parameters_table({name: parameters_by_part(meta_student(name, config)) for name in teachers})
-
-
-def _parameters_table(columns: dict[str, dict[str, int]]) -> str:
-    parts = list(dict.fromkeys(part for counts in columns.values() for part in counts))
-    counted = [(part, [counts.get(part, 0) for counts in columns.values()]) for part in parts]
-    counted.append(("all", [sum(counts.values()) for counts in columns.values()]))
-    return _table(("part, million parameters", *columns),
-                  [(part, *(f"{count / MEGA:,.2f}" for count in row)) for part, row in counted])
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+def teacher_parameters(student: ByteStudent) -> int:
+    """Parameters of the teacher that a student's core was taken from: core, embedding, and a head unless it is tied."""
+    core = student.config.core_config
+    tables = 1 if core.tie_word_embeddings else 2
+    return parameters_by_part(student)["core"] + tables * core.vocab_size * core.hidden_size
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,7 @@ class Setting:
 
     teacher: a published teacher in place of the scale's. gpus >= 1. sharding: one of SHARDINGS, "" for fsdp2 on several
     GPUs and none on one. utilisation: the share of the device's rate that training reaches, in (0, 1].
-    bytes_per_token >= 1; None: the paper's. backend: of Mamba2. Raises ValueError where a value leaves its range.
+    bytes_per_token >= 1. backend: of Mamba2. Raises ValueError where a value leaves its range.
     """
 
     scale: Scale
@@ -79,7 +63,7 @@ class Setting:
     gpus: int = 8
     sharding: str = ""
     utilisation: float = UTILISATION
-    bytes_per_token: float | None = None
+    bytes_per_token: float = PAPER_BYTES / PAPER_TOKENS
     checkpointing: bool = False
     backend: str = "torch"
 
@@ -88,41 +72,32 @@ class Setting:
             raise ValueError(f"a plan needs at least one GPU, found --gpus {self.gpus}")
         if not 0 < self.utilisation <= 1:
             raise ValueError(f"--utilisation is a share of the device's rate in (0, 1], found {self.utilisation}")
-        if self.bytes_per_token is None:
-            object.__setattr__(self, "bytes_per_token", PAPER_BYTES / PAPER_TOKENS)
         if not self.bytes_per_token >= 1:
             raise ValueError(f"a token has at least one byte, found --bytes-per-token {self.bytes_per_token}")
-        if not self.sharding:
-            object.__setattr__(self, "sharding", "fsdp2" if self.gpus > 1 else "none")
-        if self.sharding not in SHARDINGS:
+        if self.sharding and self.sharding not in SHARDINGS:
             raise ValueError(f"unknown sharding {self.sharding!r}: choose one of {', '.join(SHARDINGS)}")
         if self.sharding == "none" and self.gpus > 1:
             raise ValueError(f"sharding 'none' is one GPU, found --gpus {self.gpus}: choose ddp or fsdp2")
         if self.backend not in BACKENDS:
             raise ValueError(f"unknown backend {self.backend!r}: choose one of {', '.join(BACKENDS)}")
 
+    def shards(self) -> str:
+        """The sharding in effect."""
+        return self.sharding or ("fsdp2" if self.gpus > 1 else "none")
+
     def core(self) -> PreTrainedConfig:
         """The config of the teacher, and so of the core; ValueError if it is not known here."""
         teacher = self.teacher or self.scale.teacher
         return core_config(teacher) if isinstance(teacher, str) else teacher_config(teacher)
 
-    def teacher_name(self) -> str:
-        """What the teacher is called."""
-        teacher = self.teacher or self.scale.teacher
-        return teacher if isinstance(teacher, str) else f"the teacher of scale {self.scale.name}"
-
     def half(self) -> bool:
         """True where products run in bf16."""
         return self.device.name != CPU
 
-    def rows_a_gpu(self) -> int:
-        """Rows of an update that one GPU runs, at once or in turn."""
-        return -(-self.scale.batch_rows // self.gpus)
-
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step: FLOPs per byte by part (and of the optimiser), seconds on all GPUs, memory of one."""
+    """One step: FLOPs per byte by part and of the optimiser, seconds on all GPUs, memory of one."""
 
     step: Step
     flops: dict[str, float]
@@ -135,72 +110,75 @@ class StepPlan:
         return sum(self.flops.values())
 
 
-def teacher_parameters(student: ByteStudent) -> int:
-    """Parameters of the teacher that a student's core was taken from: core, embedding, and a head unless it is tied."""
-    core = student.config.core_config
-    tables = 1 if core.tie_word_embeddings else 2
-    return parameters_by_part(student)["core"] + tables * core.vocab_size * core.hidden_size
-
-
 def plan_steps(setting: Setting) -> tuple[ByteStudent, RowShape, list[StepPlan]]:
     """Plan every step of a scale's curriculum; also the student, without weights, and what its rows hold."""
     scale = setting.scale
-    student = meta_student(setting.core(), StudentConfig(**scale.student))
-    rows = RowShape.one_document(scale.row_bytes, setting.bytes_per_token, gpu=setting.device.name != CPU)
+    student = meta_student(setting.core(), scale.student)
+    rows = RowShape.one_document(scale.row_bytes, setting.bytes_per_token, gpu=setting.half())
+    kept = Activations(student.config, rows, setting.half(), setting.backend, setting.checkpointing)
     reached = setting.gpus * setting.device.flops_per_second * setting.utilisation
     planned = []
     for step in curriculum(scale):
         flops = step_flops(student.config, rows, step, checkpointing=setting.checkpointing)
-        muon = muon_flops(student, step) / (scale.batch_rows * scale.row_bytes)
-        if muon:
-            flops["Muon"] = muon
+        flops["Muon"] = muon_flops(student, step) / (scale.batch_rows * scale.row_bytes)
         seconds = step.train_bytes * sum(flops.values()) / reached
-        memory = footprint(student, teacher_parameters(student), rows, step, gpus=setting.gpus,
-                           sharding=setting.sharding, half=setting.half(), backend=setting.backend,
-                           checkpointing=setting.checkpointing)
+        memory = footprint(student, teacher_parameters(student), step, kept, gpus=setting.gpus,
+                           sharding=setting.shards())
         planned.append(StepPlan(step, flops, seconds, memory))
     return student, rows, planned
 
 
+# -- as Markdown ------------------------------------------------------------------------------------------------------
+
+
 def plan_text(setting: Setting, *, compared: tuple[str, ...] = ()) -> str:
-    """The whole plan as Markdown; compared: published teachers that the table of parameters has too."""
+    """The whole plan; compared: published teachers that the table of parameters has too."""
     student, rows, planned = plan_steps(setting)
-    name = setting.teacher_name()
-    config = StudentConfig(**setting.scale.student)
-    columns = {name: parameters_by_part(student)}
-    columns |= {other: parameters_by_part(meta_student(other, config)) for other in compared if other != name}
+    name = setting.teacher or setting.scale.teacher
+    name = name if isinstance(name, str) else f"the teacher of scale {setting.scale.name}"
+    counts = {name: parameters_by_part(student)}
+    counts |= {other: parameters_by_part(meta_student(core_config(other), setting.scale.student))
+               for other in compared if other != name}
     return "\n\n".join([
         f"# Plan: scale {setting.scale.name}, {name}, {setting.gpus} x {setting.device.describe()}, "
-        f"sharding {setting.sharding}",
-        "## Parameters", _parameters_table(columns),
-        "## MFLOP per byte, forward and backward", flops_table(student, rows, planned),
+        f"sharding {setting.shards()}",
+        "## Parameters", millions_table("part, million parameters", counts),
+        "## MFLOP per byte, forward and backward",
+        millions_table("part", {one.step.name: one.flops for one in planned}),
         "## Time", time_table(setting, planned),
         "## GB of memory on one GPU", memory_table(setting, planned),
         "## Assumptions", "\n".join(f"- {line}" for line in assumptions(setting, rows))])
 
 
-def flops_table(student: ByteStudent, rows: RowShape, planned: list[StepPlan]) -> str:
-    """A part a row, a step a column."""
-    parts = [part for part in (*part_work(student.config, rows), "Muon") if any(part in one.flops for one in planned)]
-    lines = [(part, *(f"{one.flops[part] / MEGA:,.2f}" if part in one.flops else "" for one in planned))
-             for part in parts]
-    return _table(("part", *(one.step.name for one in planned)),
-                  [*lines, ("all", *(f"{one.flops_per_byte / MEGA:,.2f}" for one in planned))])
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def millions_table(corner: str, columns: Mapping[str, Mapping[str, float]]) -> str:
+    """A part a row in millions, empty where a column has none, and the sum."""
+    parts = dict.fromkeys(part for counts in columns.values() for part in counts)
+    rows = {part: [counts.get(part) for counts in columns.values()] for part in parts}
+    rows["all"] = [sum(counts.values()) for counts in columns.values()]
+    return _table((corner, *columns), ((part, *(f"{count / MEGA:,.2f}" if count else "" for count in row))
+                                       for part, row in rows.items() if any(row)))
 
 
 def time_table(setting: Setting, planned: list[StepPlan]) -> str:
     """A step a row, then its stages and all: bytes, FLOPs, hours on all GPUs together, GPU-hours."""
-    def line(name: str, chosen: list[StepPlan]) -> tuple[str, ...]:
+    rows = {one.step.name: [one] for one in planned}
+    for stage in (1, 2):
+        rows[f"stage {stage}"] = [one for one in planned if one.step.stage == stage]
+    rows["all"] = planned
+    lines = []
+    for name, chosen in rows.items():
         count = sum(one.step.train_bytes for one in chosen)
         hours = sum(one.seconds for one in chosen) / HOUR
         work = sum(one.flops_per_byte * one.step.train_bytes for one in chosen)
-        return (name, f"{count / GIGA:,.4g}", f"{work / count / MEGA:,.2f}", f"{work:.3g}", f"{hours:,.4g}",
-                f"{hours * setting.gpus:,.4g}")
-
-    stages = [(f"stage {stage}", [one for one in planned if one.step.stage == stage]) for stage in (1, 2)]
-    return _table(("step", "GB of bytes", "MFLOP per byte", "FLOPs", "hours", "GPU-hours"),
-                  [line(one.step.name, [one]) for one in planned] + [line(*stage) for stage in stages]
-                  + [line("all", planned)])
+        lines.append((name, f"{count / GIGA:,.4g}", f"{work / count / MEGA:,.2f}", f"{work:.3g}", f"{hours:,.4g}",
+                      f"{hours * setting.gpus:,.4g}"))
+    return _table(("step", "GB of bytes", "MFLOP per byte", "FLOPs", "hours", "GPU-hours"), lines)
 
 
 def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
@@ -211,24 +189,22 @@ def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
     lines = [(text, *(f"{getattr(one.memory, kind) / GIGA:,.3g}" for one in planned)) for kind, text in kinds.items()]
     memory = setting.device.memory_bytes
     if memory is not None:
-        fitting = [one.memory.rows_that_fit(memory) for one in planned]
-        lines += [(f"rows at a time (--rows-at-once), of {setting.rows_a_gpu()}",
-                   *(str(min(rows, setting.rows_a_gpu())) for rows in fitting)),
-                  ("fits", *("yes" if rows else "no" for rows in fitting))]
+        rows = -(-setting.scale.batch_rows // setting.gpus)
+        fitting = [min(one.memory.rows_that_fit(memory), rows) for one in planned]
+        lines.append((f"rows at a time (--rows-at-once), of {rows}", *map(str, fitting)))
+        lines.append(("fits", *("yes" if rows else "no" for rows in fitting)))
     return _table(("", *(one.step.name for one in planned)), lines)
 
 
 def assumptions(setting: Setting, rows: RowShape) -> list[str]:
     """What the numbers rest on, a sentence or two each."""
-    return _time_assumptions(setting, rows) + _memory_assumptions(setting)
-
-
-def _time_assumptions(setting: Setting, rows: RowShape) -> list[str]:
     source = (f"the paper's {PAPER_BYTES / GIGA:g}B bytes of about {PAPER_TOKENS / GIGA:g}B tokens"
               if setting.bytes_per_token == PAPER_BYTES / PAPER_TOKENS else "as given")
     again = "and run forward twice" if setting.checkpointing else "and would run forward twice; it is off here"
+    products = ("products run in bf16 by autocast, whose copies of the weights in the graph live through forward under "
+                "any sharding; the teacher is bf16" if setting.half() else "so is the rest")
     return [
-        f"Time: bytes x FLOPs per byte / ({setting.gpus} x {setting.device.flops_per_second / 1e12:,.4g} TFLOP/s x "
+        f"Time: bytes x FLOPs per byte / ({setting.gpus} x {setting.device.flops_per_second / TERA:,.4g} TFLOP/s x "
         f"utilisation {setting.utilisation:g}). What is no matrix product, attention or convolution, communication and "
         "waiting for data are all part of the utilisation, which is a few percent where a model is so small that a GPU "
         "waits for calls (docs/log.md). The teacher's own training and evaluation are not planned.",
@@ -236,16 +212,9 @@ def _time_assumptions(setting: Setting, rows: RowShape) -> list[str]:
         f"boundaries as the tokenizer. A row of {rows.row_bytes:,} bytes has {rows.chunks:,} chunks.",
         "Attention: one document fills a row. Queries run in blocks, each with all keys up to its end: "
         f"{rows.pairs / rows.chunks:,.0f} keys a query on average, masked ones included. Shorter documents cost less.",
-        "Backward: twice the forward pass for what trains, once for what is frozen but passes a gradient "
-        "through, nothing for what runs without a graph; attention computes its scores again.",
+        "Backward: twice the forward pass for what trains, once for what is frozen but passes a gradient through, "
+        "nothing for what runs without a graph; attention computes its scores again.",
         f"Checkpointing: the blocks of encoder, core and decoder would keep their inputs only, {again}.",
-    ]
-
-
-def _memory_assumptions(setting: Setting) -> list[str]:
-    products = ("products run in bf16 by autocast, whose copies of the weights in the graph live through forward under "
-                "any sharding; the teacher is bf16" if setting.half() else "so is the rest")
-    return [
         "States: weights, gradients and moments are fp32, weights also where a step freezes them, as in the trainer; "
         f"{products}.",
         "Teacher: complete on every GPU in step 1.2, only its table of embeddings in step 1.1, and in no later step.",
