@@ -5,6 +5,7 @@ unless a part of it drops, adds or changes text; `why_not_exact` looks at each p
 first that may. Canonical normalisers (NFC, NFD) are accepted, since they do not change what a text says.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,69 +20,39 @@ EXACT_PRE_TOKENIZERS = frozenset({"ByteLevel", "Split", "Digits", "Punctuation"}
 
 def why_not_exact(specification: dict) -> str | None:
     """Why a tokenizer with this tokenizer.json cannot be byte-exact, or None if it can."""
+    return next(_reasons(specification), None)
+
+
+def _reasons(specification: dict) -> Iterator[str]:
     model = specification["model"]
-    steps = flattened(specification["pre_tokenizer"], "pretokenizers")
-    return (
-        why_not_exact_model(model)
-        or why_not_exact_steps(steps, flattened(specification["decoder"], "decoders"))
-        or why_not_exact_normaliser(flattened(specification["normalizer"], "normalizers"))
-        or why_not_exact_alphabet(model["vocab"])
-        or why_not_exact_added(specification["added_tokens"])
-    )
-
-
-def why_not_exact_model(model: dict) -> str | None:
-    """A reason in the model: another kind than BPE, or a BPE that marks or drops pieces."""
     if model["type"] != "BPE":
-        return f"its model is {model['type']}, not BPE"
+        yield f"its model is {model['type']}, not BPE"
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
-            return f"its BPE has {key} {model[key]!r}"
-    return None
-
-
-def why_not_exact_steps(steps: list[dict], decoders: list[dict]) -> str | None:
-    """A reason in the pre-tokenizer or decoder: no byte level, a space put in front, text thrown away."""
+            yield f"its BPE has {key} {model[key]!r}"
+    steps = flattened(specification["pre_tokenizer"], "pretokenizers")
     kinds = [step["type"] for step in steps]
-    if kinds.count("ByteLevel") != 1:
-        return f"its pre-tokenizer has {kinds.count('ByteLevel')} ByteLevel steps, not one (it is {kinds or 'empty'})"
-    if kinds[-1] != "ByteLevel":
-        return f"its pre-tokenizer does not end with ByteLevel (it is {kinds})"
-    foreign = set(kinds) - EXACT_PRE_TOKENIZERS
-    if foreign:
-        return f"its pre-tokenizer holds {sorted(foreign)}, which may drop or change text"
+    if kinds.count("ByteLevel") != 1 or kinds[-1] != "ByteLevel":
+        yield f"its pre-tokenizer has {kinds.count('ByteLevel')} ByteLevel steps, not one at its end (it is {kinds})"
+    if foreign := set(kinds) - EXACT_PRE_TOKENIZERS:
+        yield f"its pre-tokenizer holds {sorted(foreign)}, which may drop or change text"
     if any(step.get("add_prefix_space") for step in steps):
-        return "it puts a space in front of the text (add_prefix_space=True)"
+        yield "it puts a space in front of the text (add_prefix_space=True)"
     if any(step.get("behavior") == "Removed" and not step.get("invert") for step in steps):
-        return "its pre-tokenizer removes what it splits at"
-    if [decoder["type"] for decoder in decoders] != ["ByteLevel"]:
-        return f"its decoder is {[decoder['type'] for decoder in decoders] or 'missing'}, not ByteLevel"
-    return None
-
-
-def why_not_exact_normaliser(normalisers: list[dict]) -> str | None:
-    """A reason in the normaliser: anything but canonical equivalence."""
-    lossy = [step["type"] for step in normalisers if step["type"] not in CANONICAL_NORMALISERS]
-    return f"its normaliser changes the text ({', '.join(lossy)})" if lossy else None
-
-
-def why_not_exact_alphabet(vocabulary: dict[str, int]) -> str | None:
-    """A reason in the vocabulary: a byte of UTF-8 that no token stands for."""
-    byte_of = byte_of_character()
-    present = {byte_of[token] for token in vocabulary if token in byte_of}
-    missing = [byte for byte in UTF8_BYTES if byte not in present]
-    if missing:
-        listed = ", ".join(f"0x{byte:02X}" for byte in missing[:4])
-        return f"its vocabulary lacks {len(missing)} of the {len(UTF8_BYTES)} bytes of UTF-8 ({listed}, ...)"
-    return None
-
-
-def why_not_exact_added(added_tokens: list[dict]) -> str | None:
-    """A reason in the added tokens: one that swallows the spaces next to it (special ones never match in text)."""
-    for token in added_tokens:
-        if not token["special"] and (token["lstrip"] or token["rstrip"]):
-            return f"its added token {token['content']!r} swallows the spaces next to it (lstrip or rstrip)"
-    return None
+        yield "its pre-tokenizer removes what it splits at"
+    decoders = [step["type"] for step in flattened(specification["decoder"], "decoders")]
+    if decoders != ["ByteLevel"]:
+        yield f"its decoder is {decoders or 'missing'}, not ByteLevel"
+    normalisers = [step["type"] for step in flattened(specification["normalizer"], "normalizers")]
+    if lossy := [kind for kind in normalisers if kind not in CANONICAL_NORMALISERS]:
+        yield f"its normaliser changes the text ({', '.join(lossy)})"
+    present = {byte for token, byte in byte_of_character().items() if token in model["vocab"]}
+    if missing := [f"0x{byte:02X}" for byte in UTF8_BYTES if byte not in present]:
+        yield (f"its vocabulary lacks {len(missing)} of the {len(UTF8_BYTES)} bytes of UTF-8 "
+               f"({', '.join(missing[:4])}, ...)")
+    for token in specification["added_tokens"]:
+        if not token["special"] and (token["lstrip"] or token["rstrip"]):  # special ones never match in text
+            yield f"its added token {token['content']!r} swallows the spaces next to it (lstrip or rstrip)"
 
 
 def flattened(step: dict | None, children: str) -> list[dict]:

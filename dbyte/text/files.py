@@ -36,12 +36,12 @@ def readable_files(place: str | Path) -> list[Path]:
 def file_documents(place: str | Path) -> Iterator[str]:
     """The documents of a file or folder; FileNotFoundError for a missing path, ValueError for no or damaged text."""
     readers = {".txt": text_documents, ".jsonl": jsonl_documents}
-    found = False
-    for each in readable_files(place):
-        for text in readers[each.suffix](each):
-            found = True
+    empty = True
+    for path in readable_files(place):
+        for text in readers[path.suffix](path):
+            empty = False
             yield text
-    if not found:
+    if empty:
         raise ValueError(f"{place} holds no text: every .txt or .jsonl file in it is empty")
 
 
@@ -55,23 +55,19 @@ def read_utf8(path: Path) -> str:
                          f"({error.reason}); convert the file, e.g. with iconv") from error
 
 
-def text_documents(path: Path) -> Iterator[str]:
+def text_documents(path: Path) -> list[str]:
     """The documents of a .txt: as many paragraphs as fit into DOCUMENT_CHARACTERS, split at blank lines."""
     text = read_utf8(path)
     start = 0
     last = None  # (start, end) of the last blank lines that the document so far could end at
+    documents = []
     for blank in [*(match.span() for match in BLANK_LINES.finditer(text)), (len(text), len(text))]:
         if last is not None and blank[0] - start > DOCUMENT_CHARACTERS:
-            yield from without_blank(text[start : last[0]])
+            documents.append(text[start : last[0]])
             start = last[1]
         last = blank
-    yield from without_blank(text[start:])
-
-
-def without_blank(text: str) -> Iterator[str]:
-    """The text without the line ends around it, or nothing if it is blank."""
-    if text.strip():
-        yield text.strip("\r\n")
+    documents.append(text[start:])
+    return [each.strip("\r\n") for each in documents if each.strip()]
 
 
 def jsonl_documents(path: Path) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """Documents packed into rows of bytes: from aligned texts to the batches that training reads.
 
-A document is BOS + text + EOS. BOS and EOS are chunks of their own and stand for the teacher's own tokens. A row holds
-whole documents and a padded tail, never a split token, and every byte carries the number of its document. A document
-longer than a row is cut at token ends into pieces. Each piece opens with BOS, since it is a document of its own to the
-model; only the last closes with EOS.
+A document is BOS + text + EOS, where BOS and EOS are chunks of their own and stand for the teacher's own tokens. A row
+holds whole documents and a padded tail, and every byte carries the number of its document. A longer document is cut at
+token ends into pieces. Each piece opens with BOS, since it is a document of its own to the model; only the last closes
+with EOS.
 The paper (arXiv 2602.01007, section 5) trains on rows of a fixed number of bytes and does not say how rows end.
 
 Shapes: R rows, L bytes in a row, M tokens in a row, B rows in a batch.
@@ -38,21 +38,6 @@ class Document:
     boundary: np.ndarray
     token_ids: np.ndarray
 
-    def __post_init__(self) -> None:
-        for name in ("byte_ids", "boundary", "token_ids"):
-            found = getattr(self, name).dtype
-            if found != DTYPES[name]:
-                raise ValueError(f"a document's {name} must be {np.dtype(DTYPES[name])}, found {found}")
-        if self.byte_ids.shape != self.boundary.shape or np.count_nonzero(self.boundary) != len(self.token_ids):
-            raise ValueError(
-                f"a document needs one boundary a token: found {len(self.byte_ids)} bytes, {self.boundary.sum()} "
-                f"boundaries in {len(self.boundary)}, {len(self.token_ids)} tokens"
-            )
-        if len(self.byte_ids) == 0 or self.byte_ids[0] != BOS or not self.boundary[0] or not self.boundary[-1]:
-            raise ValueError("a document opens with BOS, a chunk of its own, and ends where a token ends")
-        if np.count_nonzero(self.byte_ids >= BOS) != 1 + (self.byte_ids[-1] == EOS):
-            raise ValueError(f"bytes {BOS} and {EOS} are BOS and EOS and cannot be text; is the text UTF-8?")
-
     def __len__(self) -> int:
         return len(self.byte_ids)
 
@@ -62,18 +47,13 @@ def document(aligned: Aligned, token_bytes: TokenBytes) -> Document:
     text_L = aligned.byte_ids.numpy()
     if text_L.max(initial=0) >= BOS:
         raise ValueError(f"bytes {BOS} and {EOS} are BOS and EOS and cannot be text; is the text UTF-8?")
-    # Filled in place: documents are short and many, and every pass over one costs as much as tokenising some words.
-    byte_ids = np.empty(len(text_L) + 2, dtype=np.uint8)
-    byte_ids[0] = BOS
-    byte_ids[1:-1] = text_L
-    byte_ids[-1] = EOS
-    boundary = np.ones(len(byte_ids), dtype=np.bool_)
-    boundary[1:-1] = aligned.boundary.numpy()
-    token_ids = np.empty(len(aligned.token_ids) + 2, dtype=np.int32)
-    token_ids[0] = token_bytes.bos_token_id
-    token_ids[1:-1] = aligned.token_ids.numpy()
-    token_ids[-1] = token_bytes.eos_token_id
-    return Document(byte_ids=byte_ids, boundary=boundary, token_ids=token_ids)
+    edges = {"byte_ids": (BOS, EOS), "boundary": (True, True),
+             "token_ids": (token_bytes.bos_token_id, token_bytes.eos_token_id)}
+    arrays = {}
+    for name, (first, last) in edges.items():
+        inside = getattr(aligned, name).numpy()
+        arrays[name] = np.concatenate([[first], inside, [last]], dtype=DTYPES[name], casting="unsafe")
+    return Document(**arrays)
 
 
 @dataclass(frozen=True)
@@ -95,7 +75,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """This batch on `device`."""
-        return self._mapped(lambda tensor: tensor.to(device))
+        return self._each(lambda tensor: tensor.to(device))
 
     def split(self, rows: int | None) -> list["Batch"]:
         """The rows in batches of at most `rows` >= 1 (None: all), each padded to the most tokens of its own rows."""
@@ -105,17 +85,15 @@ class Batch:
             raise ValueError(f"a batch is split into batches of at least one row, found {rows}")
         parts = []
         for start in range(0, len(self.byte_ids_BL), rows):
-            chosen = slice(start, start + rows)
-            parts.append(self._mapped(lambda tensor, chosen=chosen: tensor[chosen])._trimmed())
+            part = self._each(lambda tensor, start=start: tensor[start : start + rows])
+            most = max(int(part.token_mask_BM.sum(1).max()), 1)
+            parts.append(replace(part, token_ids_BM=part.token_ids_BM[:, :most],
+                                 token_document_BM=part.token_document_BM[:, :most],
+                                 token_mask_BM=part.token_mask_BM[:, :most]))
         return parts
 
-    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        return Batch(**{each.name: change(getattr(self, each.name)) for each in fields(self)})
-
-    def _trimmed(self) -> "Batch":
-        most = max(int(self.token_mask_BM.sum(1).max()), 1)
-        return replace(self, token_ids_BM=self.token_ids_BM[:, :most],
-                       token_document_BM=self.token_document_BM[:, :most], token_mask_BM=self.token_mask_BM[:, :most])
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        return Batch(*(change(getattr(self, each.name)) for each in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -132,14 +110,12 @@ class Rows:
     token_ids: np.ndarray
 
     def __post_init__(self) -> None:
-        for name, dtype in DTYPES.items():
-            array = getattr(self, name)
-            if array.dtype != dtype or array.ndim != 2 or len(array) != len(self.byte_ids):
-                raise ValueError(f"rows' {name} must be {np.dtype(dtype)} with {len(self.byte_ids)} rows, "
-                                 f"found {array.dtype} {array.shape}")
-        if not self.byte_ids.shape == self.boundary.shape == self.document.shape or self.byte_ids.size == 0:
-            raise ValueError(f"rows need bytes, boundaries and documents of one shape, not empty; found "
-                             f"{self.byte_ids.shape}, {self.boundary.shape}, {self.document.shape}")
+        arrays = {name: getattr(self, name) for name in DTYPES}
+        if (any(array.dtype != DTYPES[name] for name, array in arrays.items()) or self.byte_ids.size == 0
+                or not self.byte_ids.shape == self.boundary.shape == self.document.shape):
+            found = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
+            raise ValueError(f"rows need bytes uint8, boundaries bool and documents int16 of one shape, not empty, and "
+                             f"token ids int32; found {found}")
         if not np.array_equal(self.boundary.sum(axis=1), (self.token_ids >= 0).sum(axis=1)):
             raise ValueError("rows need one boundary a token in every row")
 
@@ -152,39 +128,27 @@ class Rows:
         return self.byte_ids.shape[1]
 
     @cached_property
-    def fill(self) -> float:
-        """The share of bytes that are not padding, 0..1."""
-        return float((self.document >= 0).mean())
-
-    @cached_property
-    def text_bytes(self) -> int:
-        """Bytes of text: neither padding nor BOS nor EOS."""
-        return int(((self.document >= 0) & (self.byte_ids < BOS)).sum())
-
-    @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) of the shapes and the content."""
-        return rows_hash({name: getattr(self, name) for name in DTYPES})
+        """SHA-256 (hex) of the shapes and the content; it is equal on every machine."""
+        shapes = [getattr(self, name).shape for name in DTYPES]
+        digest = hashlib.sha256(f"rows {FORMAT['schema']} {shapes}".encode())
+        for name, dtype in DTYPES.items():
+            digest.update(np.ascontiguousarray(getattr(self, name), dtype=np.dtype(dtype).newbyteorder("<")).data)
+        return digest.hexdigest()
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """The rows `indices`, int [B], as a Batch on the CPU."""
         boundary_BL = self.boundary[indices]
         document_BL = self.document[indices].astype(np.int64)
-        token_mask_BM = self.token_ids[indices] >= 0
-        token_mask_BM = token_mask_BM[:, :token_mask_BM.sum(axis=1).max(initial=0)]
-        token_ids_BM = np.where(token_mask_BM, self.token_ids[indices, :token_mask_BM.shape[1]], 0)
+        most_tokens = (self.token_ids[indices] >= 0).sum(axis=1).max(initial=0)
+        token_ids_BM = self.token_ids[indices, :most_tokens].astype(np.int64)
+        token_mask_BM = token_ids_BM >= 0
         # Both masks are read row by row, left to right, so the k-th boundary of a row meets its k-th token.
         token_document_BM = np.full(token_mask_BM.shape, -1, dtype=np.int64)
         token_document_BM[token_mask_BM] = document_BL[boundary_BL]
-        return Batch(
-            byte_ids_BL=torch.from_numpy(self.byte_ids[indices].astype(np.int64)),
-            boundary_BL=torch.from_numpy(boundary_BL),
-            document_BL=torch.from_numpy(document_BL),
-            mask_BL=torch.from_numpy(document_BL >= 0),
-            token_ids_BM=torch.from_numpy(token_ids_BM.astype(np.int64)),
-            token_document_BM=torch.from_numpy(token_document_BM),
-            token_mask_BM=torch.from_numpy(token_mask_BM),
-        )
+        arrays = (self.byte_ids[indices].astype(np.int64), boundary_BL, document_BL, document_BL >= 0,
+                  np.where(token_mask_BM, token_ids_BM, 0), token_document_BM, token_mask_BM)
+        return Batch(*map(torch.from_numpy, arrays))
 
     def save(self, path: Path | str) -> None:
         """Write the rows as safetensors, atomically: a reader sees the complete file or none."""
@@ -198,40 +162,32 @@ class Rows:
         """Read what `save` wrote; ValueError names a damaged or foreign file, FileNotFoundError a missing one."""
         from safetensors import SafetensorError, safe_open
 
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no packed rows at {path}: pack the documents first and save them there")
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                names = set(file.keys())
-                arrays = {name: file.get_tensor(name) for name in DTYPES if name in names}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or no safetensors file ({error}); delete it and pack again") from error
-        if names != set(DTYPES) or any(metadata.get(key) != value for key, value in FORMAT.items()):
-            raise ValueError(f"{path} does not hold rows of this version: expected {FORMAT} with {sorted(DTYPES)}, "
-                             f"found {metadata} with {sorted(names)}; delete it and pack again")
-        if rows_hash(arrays) != metadata.get("hash"):
-            raise ValueError(f"{path} is damaged: its content does not match its checksum; delete it and pack again")
-        return cls(**arrays)
+                metadata = file.metadata()
+                rows = cls(**{name: file.get_tensor(name) for name in DTYPES})
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{path} is damaged or does not hold packed rows ({error}); delete it and pack "
+                             "again") from error
+        if metadata != {**FORMAT, "hash": rows.hash}:
+            raise ValueError(f"{path} is damaged or of another version: expected {FORMAT} with the hash {rows.hash} of "
+                             f"its rows, found {metadata}; delete it and pack again")
+        return rows
 
 
 def joined(chosen: Sequence[tuple[Rows, int]]) -> Rows:
     """New rows from chosen ones: (rows, index) for each; all rows must have the same number of bytes."""
-    names = ("byte_ids", "boundary", "document")
-    arrays = {name: np.stack([getattr(rows, name)[index] for rows, index in chosen]) for name in names}
-    most_tokens = max(rows.token_ids.shape[1] for rows, _ in chosen)
-    token_ids_RM = np.full((len(chosen), most_tokens), -1, dtype=np.int32)
-    for tokens_M, (rows, index) in zip(token_ids_RM, chosen, strict=True):
-        tokens_M[: rows.token_ids.shape[1]] = rows.token_ids[index]
-    return Rows(**arrays, token_ids=token_ids_RM)
+    arrays = {name: [getattr(rows, name)[index] for rows, index in chosen] for name in DTYPES}
+    return Rows(**{name: padded(parts) for name, parts in arrays.items()})
 
 
-def rows_hash(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 (hex) of the shapes and content of the arrays of rows; it is equal on every machine."""
-    digest = hashlib.sha256(f"rows {FORMAT['schema']} {[arrays[name].shape for name in DTYPES]}".encode())
-    for name, dtype in DTYPES.items():
-        digest.update(np.ascontiguousarray(arrays[name], dtype=np.dtype(dtype).newbyteorder("<")).data)
-    return digest.hexdigest()
+def padded(parts: list[np.ndarray], size: int = 0) -> np.ndarray:
+    """One-dimensional arrays as rows of `size`, or of the longest: integers with a sign are padded with -1, else 0."""
+    fill = -1 if np.issubdtype(parts[0].dtype, np.signedinteger) else 0
+    rows = np.full((len(parts), max(size, *map(len, parts))), fill, dtype=parts[0].dtype)
+    for row, part in zip(rows, parts, strict=True):
+        row[: len(part)] = part
+    return rows
 
 
 def pack(documents: Iterable[Document], *, row_bytes: int, positions: int | None = None) -> Rows:
@@ -247,8 +203,12 @@ def pack(documents: Iterable[Document], *, row_bytes: int, positions: int | None
         raise ValueError("there are no documents to pack; is the corpus or the split empty?")
     placed = place([len(piece) for piece in pieces], row_bytes=row_bytes)
     # Rows are ordered by their first document, and documents keep their order in a row: rows follow the text.
-    ordered = [sorted(row) for row in sorted(placed, key=min)]
-    return materialise([[pieces[index] for index in row] for row in ordered], row_bytes=row_bytes)
+    ordered = [[pieces[index] for index in sorted(row)] for row in sorted(placed, key=min)]
+    numbers = [np.repeat(np.arange(len(row), dtype=np.int16), [len(each) for each in row]) for row in ordered]
+    arrays = {name: [np.concatenate([getattr(each, name) for each in row]) for row in ordered]
+              for name in ("byte_ids", "boundary", "token_ids")}
+    return Rows(byte_ids=padded(arrays["byte_ids"], row_bytes), boundary=padded(arrays["boundary"], row_bytes),
+                document=padded(numbers, row_bytes), token_ids=padded(arrays["token_ids"]))
 
 
 def cut(whole: Document, *, row_bytes: int, positions: int | None = None) -> Iterator[Document]:
@@ -276,17 +236,10 @@ def cut(whole: Document, *, row_bytes: int, positions: int | None = None) -> Ite
         # A piece of EOS alone would be a document without text, so EOS takes the last token along.
         if stop == len(ends_M) - 1:
             stop -= 1
-        yield piece_of(whole, start=start, end=ends_M[stop - 1], tokens=slice(token, stop))
+        inside = np.r_[0, start : ends_M[stop - 1]]
+        tokens = np.r_[0, token:stop]
+        yield Document(whole.byte_ids[inside], whole.boundary[inside], whole.token_ids[tokens])
         token = stop
-
-
-def piece_of(whole: Document, *, start: int, end: int, tokens: slice) -> Document:
-    """A document of BOS and the bytes start..end - 1 of another, whose tokens are `tokens`."""
-    return Document(
-        byte_ids=np.concatenate([whole.byte_ids[:1], whole.byte_ids[start:end]]),
-        boundary=np.concatenate([whole.boundary[:1], whole.boundary[start:end]]),
-        token_ids=np.concatenate([whole.token_ids[:1], whole.token_ids[tokens]]),
-    )
 
 
 def place(sizes: Sequence[int], *, row_bytes: int) -> list[list[int]]:
@@ -307,20 +260,3 @@ def place(sizes: Sequence[int], *, row_bytes: int) -> list[list[int]]:
             insort(room, (free - sizes[index], row))
         room = room[-OPEN_ROWS:]
     return rows
-
-
-def materialise(rows: list[list[Document]], *, row_bytes: int) -> Rows:
-    """Write the documents of every row one after the other into padded arrays."""
-    most_tokens = max(sum(len(each.token_ids) for each in row) for row in rows)
-    byte_ids_RL = np.zeros((len(rows), row_bytes), dtype=np.uint8)
-    boundary_RL = np.zeros((len(rows), row_bytes), dtype=np.bool_)
-    document_RL = np.full((len(rows), row_bytes), -1, dtype=np.int16)
-    token_ids_RM = np.full((len(rows), most_tokens), -1, dtype=np.int32)
-    for r, row in enumerate(rows):
-        sizes = [len(each) for each in row]
-        tokens = np.concatenate([each.token_ids for each in row])
-        byte_ids_RL[r, :sum(sizes)] = np.concatenate([each.byte_ids for each in row])
-        boundary_RL[r, :sum(sizes)] = np.concatenate([each.boundary for each in row])
-        document_RL[r, :sum(sizes)] = np.repeat(np.arange(len(row)), sizes)
-        token_ids_RM[r, :len(tokens)] = tokens
-    return Rows(byte_ids=byte_ids_RL, boundary=boundary_RL, document=document_RL, token_ids=token_ids_RM)

@@ -44,12 +44,15 @@ def load_pydocs(*, folder: Path | None = None) -> list[str]:
     key = hashlib.sha256(json.dumps([FORMAT, MIN_BYTES, MIN_LETTERS, MAX_SESSION, versions]).encode()).hexdigest()
     path = (folder or paths.RUNS / "data") / f"pydocs-{key[:16]}.jsonl"
     if path.exists():
-        try:
-            return read_cache(path)
-        except ValueError as error:
-            warnings.warn(f"{error}; extracting the documentation strings again", stacklevel=2)
+        header, _, body = path.read_bytes().partition(b"\n")
+        if f'"sha256": "{hashlib.sha256(body).hexdigest()}"'.encode() in header:
+            return [json.loads(line)["text"] for line in body.splitlines()]
+        warnings.warn(f"{path} is damaged: its content does not match its checksum; extracting the documentation "
+                      "strings again", stacklevel=2)
     texts = unique(text for root in roots(versions) for text in docstrings(root))
-    write_cache(path, texts, versions=versions)
+    body = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    header = {**FORMAT, "versions": versions, "sha256": hashlib.sha256(body).hexdigest()}
+    atomic_write(path, json.dumps(header).encode() + b"\n" + body)
     return texts
 
 
@@ -113,18 +116,3 @@ def unique(texts: Iterator[str]) -> list[str]:
         # The smallest of them, so that the order in which files are read does not matter.
         first[collapsed] = min(text, first.get(collapsed, text))
     return sorted(text for text in first.values() if text == text.encode(errors="ignore").decode())
-
-
-def write_cache(path: Path, texts: list[str], *, versions: dict[str, str]) -> None:
-    """Write the texts atomically as JSON lines after a header with their checksum."""
-    body = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-    header = {**FORMAT, "versions": versions, "sha256": hashlib.sha256(body).hexdigest()}
-    atomic_write(path, json.dumps(header).encode() + b"\n" + body)
-
-
-def read_cache(path: Path) -> list[str]:
-    """The texts that `write_cache` wrote; ValueError names a file that does not match its checksum."""
-    header, _, body = path.read_bytes().partition(b"\n")
-    if f'"sha256": "{hashlib.sha256(body).hexdigest()}"'.encode() not in header:
-        raise ValueError(f"{path} is damaged: its content does not match its checksum")
-    return [json.loads(line)["text"] for line in body.splitlines()]
