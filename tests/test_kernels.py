@@ -7,14 +7,11 @@ from conftest import make_teacher
 
 from dbyte.kernels import fast
 from dbyte.kernels.fast import ROWS_WORTH_IT, fast_products, linear
-from dbyte.model import backends
-from dbyte.model.backends import check_backend, training_backend
-from dbyte.model.convolution import convolve
+from dbyte.model.backends import FAST, TORCH, check_backend, operators, training_backend
 from dbyte.model.gated_convolution import GatedConvolution
 from dbyte.model.mamba2 import Mamba2
-from dbyte.model.norm import gated_rms_norm
-from dbyte.model.ssd import ssd
 
+BOTH = FAST, TORCH
 CLOSE = dict(rtol=1e-3, atol=1e-4)
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 3e-2}  # relative to the largest output; TF32 products in the kernels
 
@@ -44,57 +41,40 @@ PACKED = {"one byte": [1], "shorter than a tap": [3], "one document": [37], "pac
 
 @pytest.mark.parametrize("lengths", PACKED.values(), ids=PACKED)
 @pytest.mark.parametrize("given", [True, False], ids=["documents", "none"])
-def test_fast_convolution_and_scan_are_the_references(lengths, given):
+def test_fast_operators_are_the_references(lengths, given):
     torch.manual_seed(0)
     document, L = documents(lengths) if given else None, sum(lengths)
-    hidden, weight, bias = random(2, L, 6), random(6, 4), random(6)
-    assert_same_function(fast.convolve_silu(hidden, weight, bias, document),
-                         F.silu(convolve(hidden, weight, bias, document)), (hidden, weight, bias))
-    inputs = x, dt, A, B, C, D = (random(2, L, 3, 4), random(2, L, 3), random(3), random(2, L, 5), random(2, L, 5),
+    hidden, weight, bias = leaves = random(2, L, 6), random(6, 4), random(6)
+    assert_same_function(*(by.convolve_silu(hidden, weight, bias, document) for by in BOTH), leaves)
+    x, dt, A, B, C, D = leaves = (random(2, L, 3, 4), random(2, L, 3), random(3), random(2, L, 5), random(2, L, 5),
                                   random(3))
-    found = fast.scan(x, F.softplus(dt), -A.exp(), B, C, D, document, chunk_size=8)
-    expected = ssd(x, F.softplus(dt), -A.exp(), B, C, D_H=D, document_BL=document, chunk_size=8,
-                   return_final_state=True)
-    assert_same_function(found, expected, inputs)
-
-
-def test_the_fast_way_out_is_norm_then_product():
-    hidden, gate, norm, weight = leaves = random(2, 7, 6), random(2, 7, 6), random(6), random(5, 6)
+    assert_same_function(*(by.scan(x, F.softplus(dt), -A.exp(), B, C, D, document, chunk_size=8) for by in BOTH),
+                         leaves)
+    hidden, gate, norm, weight = leaves = random(2, L, 6), random(2, L, 6), random(6), random(5, 6)
     before = [leaf.detach().clone() for leaf in leaves]
-    found = fast.gated_linear(hidden, gate, norm, weight, eps=1e-2)
-    assert_same_function(found, F.linear(gated_rms_norm(hidden, gate, norm, 1e-2), weight), leaves)
+    assert_same_function(*(by.gated_linear(hidden, gate, norm, weight, eps=1e-2) for by in BOTH), leaves)
     assert all(map(torch.equal, leaves, before))  # it works in place, on its own tensors alone
 
 
 @pytest.mark.parametrize("make", [lambda: Mamba2(32, state_size=8, head_width=16, chunk_size=16),
                                   lambda: GatedConvolution(32, expand=2, taps=5)], ids=["mamba2", "convolution"])
-@pytest.mark.parametrize("lengths", [[1], [90], [30, 1, 17, 42]], ids=str)
-def test_a_mixer_by_fast_is_the_mixer_by_torch(make, lengths):
+def test_a_mixer_by_fast_is_the_mixer_by_torch(make):
     torch.manual_seed(0)
-    mixer, document = make(), documents(lengths)
-    hidden = random(2, sum(lengths), 32, dtype=torch.float32)
-    leaves = hidden, *mixer.parameters()
-    by_fast = mixer(hidden, document)
-    fast_row, fast_state = mixer.prefill(hidden, torch.tensor([sum(lengths), 1]))
-    mixer.backend = "torch"
-    assert_same_function(by_fast, mixer(hidden, document), leaves, **CLOSE)
-    row, state = mixer.prefill(hidden, torch.tensor([sum(lengths), 1]))
-    torch.testing.assert_close(fast_row[0], row[0], **CLOSE)
-    for name, value in vars(state).items():
-        torch.testing.assert_close(getattr(fast_state, name), value, **CLOSE)
+    mixer, document = make(), documents([30, 1, 17, 42])
+    hidden = random(2, 90, 32, dtype=torch.float32)
+    found = []
+    for mixer.backend in ("fast", "torch"):
+        _, state = mixer.prefill(hidden, torch.tensor([90, 1]))
+        found.append((mixer(hidden, document), *vars(state).values()))
+    assert_same_function(*found, (hidden, mixer.in_proj.weight, mixer.conv1d.weight), **CLOSE)
 
 
-def test_fast_runs_fp32_on_a_cpu_alone(monkeypatch):
-    mixer, hidden, taken = Mamba2(16, state_size=4, head_width=8), torch.randn(1, 9, 16), []
-    monkeypatch.setattr(backends, "fast_mamba2", lambda mixer, hidden, *_: (taken.append(hidden.dtype), hidden)[1:] * 3)
-    mixer(hidden)
-    mixer.double()(hidden.double())
-    mixer.float()
+def test_fast_runs_fp32_on_a_cpu_alone():
+    hidden = torch.randn(1, 9, 16)
+    assert operators("fast", hidden) is FAST
+    assert operators("torch", hidden) is operators("fast", hidden.double()) is TORCH
     with torch.autocast("cpu", torch.bfloat16):
-        mixer(hidden)
-    mixer.backend = "torch"
-    mixer(hidden)
-    assert taken == [torch.float32]
+        assert operators("fast", hidden) is TORCH
 
 
 def test_training_takes_fast_for_fp32_on_a_cpu():

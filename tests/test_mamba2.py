@@ -1,4 +1,4 @@
-"""The mixer: packed == separate, the function of transformers' Mamba2Mixer, and its convolution tap by tap."""
+"""The mixer: the function of transformers' Mamba2Mixer, and its convolution tap by tap."""
 
 from types import FunctionType
 
@@ -51,25 +51,6 @@ def test_names_shapes_and_initialisation_are_mamba_ssms(mixer):
     mixer.reset_parameters()
     assert (mixer.A_log.exp() >= 1).all() and (mixer.A_log.exp() <= 16).all()
     assert (mixer.D == 1).all() and (mixer.norm.weight == 1).all()
-
-
-@pytest.mark.parametrize("lengths", [[1, 2, 3, 23], [29], [8, 8, 13]])
-def test_packed_equals_separate_forward_and_gradient(mixer, lengths):
-    pieces = [torch.randn(1, n, WIDTH, dtype=torch.float64) for n in lengths]
-    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[None]
-    packed = torch.cat(pieces, 1).requires_grad_()
-    separate = torch.cat(pieces, 1).requires_grad_()
-    together = mixer(packed, document)
-    alone = torch.cat([mixer(piece) for piece in separate.split(lengths, 1)], 1)
-    torch.testing.assert_close(together, alone)
-    together.square().sum().backward()
-    alone.square().sum().backward()
-    torch.testing.assert_close(packed.grad, separate.grad)
-
-
-def test_head_width_must_divide():
-    with pytest.raises(ValueError, match="head_width"):
-        Mamba2(20, head_width=64)
 
 
 @pytest.mark.parametrize("L, W", [(1, 4), (3, 4), (17, 4), (17, 2)])

@@ -1,28 +1,74 @@
-"""The backends of a mixer, which compute the same function: `torch`, `fast` and `triton`.
+"""The backends of a mixer: four functions of tensors, which compute the same whichever backend they are of.
 
-    torch     the equation as the mixer's own file states it, in plain torch, on any device: the reference
+    torch     as the equations stand, in plain torch, on any device: the reference
     fast      the products and hand-written backward passes of kernels/fast.py, for fp32 on a CPU; `torch` elsewhere
     triton    causal-conv1d and mamba-ssm (extra `cuda`), which need a CUDA device
 
-Shape letters: B rows, L bytes, D width, X convolved channels, H heads, P head width, N state size, I inner width.
+Shape letters: B rows, L bytes, D width, O sum of the sizes, X convolved channels, W taps, H heads, P head width,
+N state size, I inner width.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.kernels import fast, triton
+from dbyte.model.convolution import convolve
+from dbyte.model.norm import gated_rms_norm
 from dbyte.model.ssd import ssd
-
-if TYPE_CHECKING:
-    from dbyte.model.gated_convolution import GatedConvolution
-    from dbyte.model.mamba2 import Mamba2
 
 BACKENDS = ("torch", "fast", "triton")
 PACKAGES = ("mamba_ssm", "causal_conv1d")
+
+
+def split_linear(hidden_BLD: Tensor, weight_OD: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    """The product with a weight, in parts of these sizes."""
+    return F.linear(hidden_BLD, weight_OD).split(sizes, dim=-1)
+
+
+def convolve_silu(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None) -> Tensor:
+    """SiLU of the depthwise causal convolution inside each document: [B, L, X]."""
+    return F.silu(convolve(hidden_BLX, weight_XW, bias_X, document_BL))
+
+
+def scan(
+    x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor,
+    document_BL: Tensor | None, *, chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """SSD plus the skip D x: y_BLHP, and the state after the last byte BHPN."""
+    return ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, D_H=D_H, document_BL=document_BL, chunk_size=chunk_size,
+               return_final_state=True)
+
+
+def gated_linear(hidden_BLI: Tensor, gate_BLI: Tensor, norm_I: Tensor, weight_DI: Tensor, *, eps: float) -> Tensor:
+    """RMSNorm(hidden * silu(gate)), then the product with a weight: [B, L, D]."""
+    return F.linear(gated_rms_norm(hidden_BLI, gate_BLI, norm_I, eps), weight_DI)
+
+
+@dataclass(frozen=True)
+class Operators:
+    """What a mixer is computed with."""
+
+    split_linear: Callable
+    convolve_silu: Callable
+    scan: Callable
+    gated_linear: Callable
+
+
+TORCH = Operators(split_linear, convolve_silu, scan, gated_linear)
+FAST = Operators(fast.split_linear, fast.convolve_silu, fast.scan, fast.gated_linear)
+TRITON = replace(TORCH, convolve_silu=triton.convolve_silu, scan=triton.scan)
+
+
+def operators(backend: str, hidden: Tensor) -> Operators:
+    """What a backend computes this input with."""
+    if backend == "triton":
+        return TRITON
+    return FAST if backend == "fast" and fast.is_fp32_cpu(hidden) else TORCH
 
 
 def check_backend(backend: str) -> str:
@@ -51,56 +97,3 @@ def training_backend(backend: str | None, *, device: str, precision: str) -> str
         raise ValueError(f"backend 'fast' takes fp32 on a CPU, found device {device} and precision {precision}: use "
                          "'torch' or 'triton'")
     return check_backend(backend)
-
-
-def runs_fast(backend: str, hidden: Tensor) -> bool:
-    """Whether a mixer with this backend takes the fast path for this input."""
-    return backend == "fast" and fast.is_fp32_cpu(hidden)
-
-
-def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, document_BL: Tensor) -> Tensor:
-    """`ssd` by default sizes and without the skip, where no mixer names a backend: fast where that fits."""
-    if fast.is_fp32_cpu(x_BLHP):
-        return fast.scan(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, torch.zeros_like(A_H), document_BL, chunk_size=64)[0]
-    return ssd(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, document_BL=document_BL)
-
-
-def mamba2_by(backend: str, hidden: Tensor) -> Callable | None:
-    """What computes Mamba2 in place of the reference, for this input; None: the reference does."""
-    if backend == "triton":
-        return triton_mamba2
-    return fast_mamba2 if runs_fast(backend, hidden) else None
-
-
-def fast_mamba2(
-    mixer: "Mamba2", hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`Mamba2._mix` by kernels/fast.py."""
-    gate_BLI, xBC_BLX, dt_BLH = fast.split_linear(hidden_BLD, mixer.in_proj.weight, mixer.parts)
-    convolved_BLX = fast.convolve_silu(xBC_BLX, mixer.conv1d.weight[:, 0], mixer.conv1d.bias, document_BL)
-    y_BLHP, state_BHPN = fast.scan(*mixer.scan_inputs(convolved_BLX, dt_BLH, real_BL), mixer.D, document_BL,
-                                   chunk_size=mixer.chunk_size)
-    mixed_BLD = fast.gated_linear(y_BLHP.flatten(2), gate_BLI, mixer.norm.weight, mixer.out_proj.weight,
-                                  eps=mixer.norm.eps)
-    return mixed_BLD, xBC_BLX, state_BHPN
-
-
-def triton_mamba2(
-    mixer: "Mamba2", hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`Mamba2._mix` with convolution and scan by kernels/triton.py."""
-    gate_BLI, xBC_BLX, dt_BLH = mixer.in_proj(hidden_BLD).split(mixer.parts, dim=-1)
-    convolved_BLX = triton.convolve_silu(xBC_BLX, mixer.conv1d.weight[:, 0], mixer.conv1d.bias, document_BL)
-    y_BLHP, state_BHPN = triton.scan(*mixer.scan_inputs(convolved_BLX, dt_BLH, real_BL), mixer.D, document_BL,
-                                     chunk_size=mixer.chunk_size)
-    return mixer.out_proj(mixer.norm(y_BLHP.flatten(2), gate_BLI)), xBC_BLX, state_BHPN
-
-
-def fast_gated_convolution(
-    mixer: "GatedConvolution", hidden_BLD: Tensor, document_BL: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """`GatedConvolution._mix` by kernels/fast.py."""
-    inner = len(mixer.norm_weight)
-    gate_BLI, input_BLI = fast.split_linear(hidden_BLD, mixer.in_proj.weight, [inner, inner])
-    mixed_BLI = fast.convolve_silu(input_BLI, mixer.conv1d.weight[:, 0], mixer.conv1d.bias, document_BL)
-    return fast.gated_linear(mixed_BLI, gate_BLI, mixer.norm_weight, mixer.out_proj.weight, eps=mixer.eps), input_BLI

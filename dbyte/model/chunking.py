@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dbyte.model.backends import scan
+from dbyte.model.backends import operators
 
 CONFIDENCE_FLOOR = 1e-4  # H-Net's: the log of 1 - p must stay finite
 
@@ -92,8 +92,9 @@ def smooth(core_BME: Tensor, confidence_BM: Tensor, chunks: Chunks) -> Tensor:
     step_BM = -torch.log1p(-confidence_BM.float().masked_fill(first_BM, 0.5))  # nothing precedes the first: any decay
     input_BME = core_BME * (confidence_BM / step_BM)[..., None].to(core_BME.dtype)
     one_BM1 = torch.ones_like(step_BM)[..., None].to(core_BME.dtype)
-    smoothed_BM1E = scan(input_BME[:, :, None], step_BM[..., None], -step_BM.new_ones(1), one_BM1, one_BM1,
-                         chunks.document_BM)
+    smoothed_BM1E, _ = operators("fast", input_BME).scan(
+        input_BME[:, :, None], step_BM[..., None], -step_BM.new_ones(1), one_BM1, one_BM1, step_BM.new_zeros(1),
+        chunks.document_BM, chunk_size=64)
     return smoothed_BM1E[:, :, 0]
 
 

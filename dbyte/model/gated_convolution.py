@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbyte.model.backends import fast_gated_convolution, runs_fast
-from dbyte.model.convolution import convolve
+from dbyte.model.backends import operators
 from dbyte.model.mamba2 import last_inputs
-from dbyte.model.norm import gated_rms_norm, rms_norm
+from dbyte.model.norm import rms_norm
 
 NORM_EPS = 1e-5
 
@@ -35,7 +34,7 @@ class GatedConvolution(nn.Module):
         inner = expand * width
         self.taps = taps
         self.eps = NORM_EPS
-        self.backend = "fast"  # of backends.py; "triton" has no kernel for it and means "torch" here
+        self.backend = "fast"  # of backends.py
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, taps, groups=inner)
         self.norm_weight = nn.Parameter(torch.ones(inner))
@@ -69,8 +68,9 @@ class GatedConvolution(nn.Module):
 
     def _mix(self, hidden_BLD: Tensor, document_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         """The mixer's output, and what its convolution read."""
-        if runs_fast(self.backend, hidden_BLD):
-            return fast_gated_convolution(self, hidden_BLD, document_BL)
-        gate_BLI, input_BLI = self.in_proj(hidden_BLD).chunk(2, dim=-1)
-        mixed_BLI = F.silu(convolve(input_BLI, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL))
-        return self.out_proj(gated_rms_norm(mixed_BLI, gate_BLI, self.norm_weight, self.eps)), input_BLI
+        by = operators("fast" if self.backend == "fast" else "torch", hidden_BLD)  # triton has no kernel for it
+        inner = len(self.norm_weight)
+        gate_BLI, input_BLI = by.split_linear(hidden_BLD, self.in_proj.weight, [inner, inner])
+        mixed_BLI = by.convolve_silu(input_BLI, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL)
+        mixed_BLD = by.gated_linear(mixed_BLI, gate_BLI, self.norm_weight, self.out_proj.weight, eps=self.eps)
+        return mixed_BLD, input_BLI

@@ -18,10 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbyte.model.backends import check_backend, mamba2_by
-from dbyte.model.convolution import convolve
-from dbyte.model.norm import gated_rms_norm
-from dbyte.model.ssd import ssd
+from dbyte.model.backends import check_backend, operators
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 A_MIN, A_MAX = 1.0, 16.0
@@ -36,18 +33,6 @@ class Mamba2State:
 
     conv_BWX: Tensor  # W - 1 rows, oldest first
     ssm_BNI: Tensor
-
-
-class GatedRMSNorm(nn.Module):
-    """RMSNorm(hidden * silu(gate)): the gate first, then the norm over the inner width."""
-
-    def __init__(self, width: int, eps: float = 1e-5):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, hidden_BLI: Tensor, gate_BLI: Tensor) -> Tensor:
-        return gated_rms_norm(hidden_BLI, gate_BLI, self.weight, self.eps)
 
 
 class Mamba2(nn.Module):
@@ -80,7 +65,7 @@ class Mamba2(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.A_log = nn.Parameter(torch.empty(self.heads))
         self.D = nn.Parameter(torch.ones(self.heads))
-        self.norm = GatedRMSNorm(inner)
+        self.norm = nn.RMSNorm(inner, eps=1e-5)  # its weight alone: the gate comes first
         self.out_proj = nn.Linear(inner, width, bias=False)
         self.reset_parameters()
 
@@ -125,16 +110,16 @@ class Mamba2(nn.Module):
 
         real_BL: bool, False for padding at a row's tail, which leaves the state as it is; None: no padding.
         """
-        other = mamba2_by(self.backend, hidden_BLD)
-        if other is not None:
-            return other(self, hidden_BLD, document_BL, real_BL)
-        gate_BLI, xBC_BLX, dt_BLH = self.in_proj(hidden_BLD).split(self.parts, dim=-1)
-        convolved_BLX = F.silu(convolve(xBC_BLX, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL))
-        y_BLHP, state_BHPN = ssd(*self.scan_inputs(convolved_BLX, dt_BLH, real_BL), D_H=self.D, document_BL=document_BL,
-                                 chunk_size=self.chunk_size, return_final_state=True)
-        return self.out_proj(self.norm(y_BLHP.flatten(2), gate_BLI)), xBC_BLX, state_BHPN
+        by = operators(self.backend, hidden_BLD)
+        gate_BLI, xBC_BLX, dt_BLH = by.split_linear(hidden_BLD, self.in_proj.weight, self.parts)
+        convolved_BLX = by.convolve_silu(xBC_BLX, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL)
+        y_BLHP, state_BHPN = by.scan(*self._scan_inputs(convolved_BLX, dt_BLH, real_BL), self.D, document_BL,
+                                     chunk_size=self.chunk_size)
+        mixed_BLD = by.gated_linear(y_BLHP.flatten(2), gate_BLI, self.norm.weight, self.out_proj.weight,
+                                    eps=self.norm.eps)
+        return mixed_BLD, xBC_BLX, state_BHPN
 
-    def scan_inputs(
+    def _scan_inputs(
         self, convolved_BLX: Tensor, dt_BLH: Tensor, real_BL: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x_BLHP, dt_BLH, A_H, B_BLN, C_BLN of `ssd`; step sizes are fp32 at least."""

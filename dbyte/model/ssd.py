@@ -29,7 +29,6 @@ def ssd(
     D_H: Tensor | None = None,
     chunk_size: int = 64,
     document_BL: Tensor | None = None,
-    initial_state_BHPN: Tensor | None = None,
     return_final_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Scan the Mamba2 recurrence over each row, with one group of B and C shared by all heads.
@@ -42,19 +41,16 @@ def ssd(
         D_H: adds D x to y, past the state; None: nothing.
         chunk_size: bytes per chunk, >= 1; changes speed and memory, not the result. L need not be a multiple.
         document_BL: int; bytes of one document are contiguous and share a value; None: one document a row.
-        initial_state_BHPN: the state before the first byte, of the first byte's document; None: zeros.
     Returns:
         y_BLHP in x's dtype, and with `return_final_state` also the state after the last byte, BHPN, fp32 at least.
     Raises:
         ValueError: if shapes contradict each other or chunk_size < 1.
     """
     _check_shapes(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, chunk_size, document_BL)
-    B, L, H, P = x_BLHP.shape
+    B, L = x_BLHP.shape[:2]
     wide = torch.promote_types(x_BLHP.dtype, torch.float32)
     if document_BL is None:
         document_BL = torch.zeros(B, L, dtype=torch.long, device=x_BLHP.device)
-    if initial_state_BHPN is None:
-        initial_state_BHPN = x_BLHP.new_zeros(B, H, P, B_BLN.shape[-1], dtype=wide)
     pad = -L % chunk_size  # zeros fill the last chunk: with dt 0 they leave the final state as it is
 
     def in_chunks(given: Tensor) -> Tensor:
@@ -64,7 +60,7 @@ def ssd(
     document_BCQ = torch.cat([document_BL, document_BL[:, -1:].expand(B, pad)], dim=1).unflatten(1, (-1, chunk_size))
     with torch.autocast(x_BLHP.device.type, enabled=False):  # it would round what has just been widened
         y_BCQHP, state_BHPN = _scan(in_chunks(x_BLHP), in_chunks(dt_BLH), A_H.to(wide), in_chunks(B_BLN),
-                                    in_chunks(C_BLN), document_BCQ, initial_state_BHPN)
+                                    in_chunks(C_BLN), document_BCQ)
     y_BLHP = y_BCQHP.flatten(1, 2)[:, :L]
     if D_H is not None:
         y_BLHP = y_BLHP + x_BLHP * D_H.to(wide)[:, None]
@@ -73,8 +69,7 @@ def ssd(
 
 
 def _scan(
-    x_BCQHP: Tensor, dt_BCQH: Tensor, A_H: Tensor, B_BCQN: Tensor, C_BCQN: Tensor, document_BCQ: Tensor,
-    state_BHPN: Tensor,
+    x_BCQHP: Tensor, dt_BCQH: Tensor, A_H: Tensor, B_BCQN: Tensor, C_BCQN: Tensor, document_BCQ: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The recurrence over whole chunks: y without the skip, and the state after the last chunk."""
     input_BCQHP = x_BCQHP * dt_BCQH[..., None]
@@ -95,6 +90,7 @@ def _scan(
     added_BCHPN = einsum("bcqhp,bcqn->bchpn", sent_BCQHP, B_BCQN)
 
     # 3. From chunk to chunk: the state that enters each one.
+    state_BHPN = torch.zeros_like(added_BCHPN[:, 0])
     carry_BCH = decay_BCHQ[..., -1].exp() * (open_BC == entering_BC)[..., None]
     states = []
     for carry_BH, added_BHPN in zip(carry_BCH.unbind(1), added_BCHPN.unbind(1), strict=True):

@@ -12,6 +12,7 @@ K2 = 512 joint symbols (byte + 256 * a chunk ends there).
 
 import copy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,11 +25,9 @@ from dbyte.model.backends import check_backend
 from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_confidence, smooth, straight_through
 from dbyte.model.core import run_core
-from dbyte.model.gated_convolution import GatedConvolution
-from dbyte.model.mamba2 import Mamba2
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
-from dbyte.model.teacher import check_family, has_tokenizer, load_model, load_teacher
+from dbyte.model.teacher import check_family, has_tokenizer, load_model, read_teacher
 from dbyte.presets import PAPER_SIZES
 from dbyte.text.spans import BOS, EOS, TokenBytes
 from dbyte.version import __version__
@@ -188,7 +187,7 @@ class ByteStudent(PreTrainedModel):
         """Run every mixer by a backend of backends.py; ValueError with the remedy if that cannot run here."""
         check_backend(backend)
         for module in self.modules():
-            if isinstance(module, Mamba2 | GatedConvolution):
+            if hasattr(module, "backend"):
                 module.backend = backend
         return self
 
@@ -320,28 +319,29 @@ class ByteStudent(PreTrainedModel):
         """
         if not isinstance(teacher, PreTrainedModel):
             if tokenizer is None and has_tokenizer(teacher):
-                teacher, tokenizer = load_teacher(teacher)
-            else:
-                teacher = load_model(teacher)
+                tokenizer = read_teacher(teacher)[1]
+            teacher = load_model(teacher)
         check_family(teacher)
-        token_bytes = None if tokenizer is None else TokenBytes.from_tokenizer(tokenizer)
         config = StudentConfig() if config is None else copy.deepcopy(config)
         config.core_config = teacher.config
         config.dtype = teacher.dtype
         config.dbyte_version = __version__
-        if token_bytes is not None:
+        if tokenizer is not None:
+            token_bytes = TokenBytes.from_tokenizer(tokenizer)
             config.bos_token_id = token_bytes.bos_token_id
             config.eos_token_id = token_bytes.eos_token_id
-            config.token_table_bytes = sum(map(len, token_bytes.token_bytes))
+            config.token_table_bytes = len(token_bytes.flat)
         student = cls(config)
+        if tokenizer is not None:
+            student.token_table.copy_(torch.tensor(token_bytes.flat))
+            student.token_offset.fill_(len(token_bytes.flat))
+            student.token_offset[: len(token_bytes) + 1] = torch.tensor(token_bytes.offsets)
         for weight in student.parameters():  # not .to(dtype), which would also round the rotary frequencies
             weight.data = weight.data.to(teacher.dtype)
         student.core.load_state_dict({name: weight for name, weight in teacher.model.state_dict().items()
                                       if not name.startswith("embed_tokens.")})
         with torch.no_grad():
             student.token_head.weight.copy_(teacher.get_output_embeddings().weight)
-        if token_bytes is not None:
-            student._store_token_bytes(token_bytes)
         return student
 
     @classmethod
@@ -354,23 +354,12 @@ class ByteStudent(PreTrainedModel):
                              "saved whole, or by another version: save it again with save_pretrained")
         return (student, info) if wants_info else student
 
-    def _store_token_bytes(self, token_bytes: TokenBytes) -> None:
-        length_V = torch.zeros(len(self.token_offset) - 1, dtype=torch.long)
-        length_V[: len(token_bytes.token_bytes)] = torch.tensor([len(b) for b in token_bytes.token_bytes])
-        self.token_offset[1:] = length_V.cumsum(0)
-        self.token_table.copy_(torch.frombuffer(bytearray(b"".join(token_bytes.token_bytes)), dtype=torch.uint8))
-
-    def token_text(self, token_id: int) -> bytes:
-        """The bytes of a teacher token; ValueError if the student was built without a tokenizer."""
-        return self.token_texts()[token_id]
-
     def token_texts(self) -> list[bytes]:
         """The bytes of each of the teacher's tokens; ValueError if the student was built without a tokenizer."""
         if not self.config.token_table_bytes:
             raise ValueError("this student has no table of token bytes: build it with from_teacher(..., tokenizer=...)")
-        offsets = self.token_offset.tolist()
         table = bytes(self.token_table.tolist())
-        return [table[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+        return [table[start:end] for start, end in pairwise(self.token_offset.tolist())]
 
 
 def is_special(byte_ids_BL: Tensor) -> Tensor:
