@@ -5,9 +5,7 @@ yet measured.
 """
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 
@@ -15,9 +13,9 @@ import pandas as pd
 
 from dbyte import presets
 from dbyte.paths import NOTEBOOKS, RESULTS
-from dbyte.report import audit, judging
+from dbyte.report import judging
 from dbyte.report.judging import UNMEASURED, Claim, Criterion, Measure, Row
-from dbyte.report.published import quoted
+from dbyte.report.published import entries, lines, quoted
 from dbyte.report.tables import BENCHMARKS
 
 FIELDS = {"file", "row", "kept", "share", "total", "each_corpus", "part", "above", "below"}  # of a criterion
@@ -28,9 +26,8 @@ def every_claim(scale: str) -> tuple[Claim, ...]:
 
     Raises ValueError that names the first entry of claims.toml that is not a claim.
     """
-    text = (files("dbyte.report") / "published" / "claims.toml").read_text(encoding="utf-8")
     corpora = sorted(name for name, _ in presets.scale(scale).corpora)
-    return tuple(read_claim(entry, corpora) for entry in tomllib.loads(text)["claim"])
+    return tuple(read_claim(entry, corpora) for entry in entries("claims", "claim"))
 
 
 def read_claim(entry: Mapping, corpora: Sequence[str]) -> Claim:
@@ -48,15 +45,15 @@ def printed(source: Mapping) -> float:
     """Return the number of the paper that `source` describes: `paper`, or a threshold, of claims.toml."""
     if "quoted" in source:
         return source.get("factor", 1) * float(quoted().set_index("id").at[source["quoted"], "printed"])
-    lines = audit.lines(source["table"])
+    table = lines(source["table"])
     column = source.get("column")
     if "largest" in source:
-        return max(float(lines[name][column]) for name in source["largest"])
-    line = lines[source["line"]]
+        return max(float(table[name][column]) for name in source["largest"])
+    line = table[source["line"]]
     if "over" in source:
-        return 100 * float(line[column]) / float(lines[source["over"]][column])
+        return 100 * float(line[column]) / float(table[source["over"]][column])
     columns = [column] if column else [name for name in BENCHMARKS if name in line]
-    ahead = fmean(float(line[name]) - float(lines[source["minus"]][name]) for name in columns)
+    ahead = fmean(float(line[name]) - float(table[source["minus"]][name]) for name in columns)
     return ahead - printed(source | {"beyond": None} | source["beyond"]) if source.get("beyond") else ahead
 
 

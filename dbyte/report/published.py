@@ -1,17 +1,20 @@
-"""The papers' own numbers, read from published/*.csv, so that none of them is typed twice."""
+"""What the paper prints, read from published/*.csv, so that no number is typed twice, and the lists of what is checked.
+"""
 
+import tomllib
 from importlib.resources import files
 
 import pandas as pd
 
 SOURCE = "arXiv 2602.01007"
+FOLDER = files("dbyte.report") / "published"
+KEYS = {"table01_main": ["method", "model", "role"], "table10_teacher_scale": ["student", "method"]}
+SIDEWAYS = ("metric", "task")  # the first column of tables with a column a model
 
 
 def tables() -> tuple[str, ...]:
     """Return the names that `published` knows, in the paper's order."""
-    folder = files("dbyte.report") / "published"
-    return tuple(sorted(file.name.removesuffix(".csv") for file in folder.iterdir()
-                        if file.name.startswith("table") and file.name.endswith(".csv")))
+    return tuple(sorted(file.name.removesuffix(".csv") for file in FOLDER.iterdir() if file.name.startswith("table")))
 
 
 def published(name: str, *, as_text: bool = False) -> pd.DataFrame:
@@ -27,6 +30,15 @@ def published(name: str, *, as_text: bool = False) -> pd.DataFrame:
     return frame
 
 
+def lines(name: str) -> dict[str, dict[str, str]]:
+    """Return a published table as model -> column -> printed, whether models are its rows or its columns."""
+    frame = published(name, as_text=True)
+    if frame.columns[0] in SIDEWAYS:
+        return frame.set_index(frame.columns[0]).to_dict()
+    keys = KEYS.get(name, [frame.columns[0]])
+    return {", ".join(row[key] for key in keys): row for row in frame.to_dict("records")}
+
+
 def number(name: str) -> int:
     """Return the number that the paper gives the table `name`."""
     return int(name.removeprefix("table")[:2])
@@ -40,6 +52,11 @@ def quoted() -> pd.DataFrame:
     return _read("quoted", as_text=True)
 
 
+def entries(file: str, name: str) -> list[dict]:
+    """Return the entries [[name]] of published/<file>.toml."""
+    return tomllib.loads((FOLDER / f"{file}.toml").read_text(encoding="utf-8"))[name]
+
+
 def _read(name: str, *, as_text: bool) -> pd.DataFrame:
-    with (files("dbyte.report") / "published" / f"{name}.csv").open(encoding="utf-8") as file:
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, dtype=str, keep_default_na=False) if as_text else pd.read_csv(file)
