@@ -1,4 +1,4 @@
-"""The figures of measurements, drawn from results alone.
+"""The figures of measurements and of the claims, drawn from results alone.
 
 One style for all: colours of Okabe and Ito, which colour-blind readers can tell apart, a marker shape for every colour,
 labels on the lines, units on the axes. `save` writes the same bytes for the same results, and next to the PNG a .json
@@ -14,10 +14,12 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from dbyte.atomic import atomic_write
 from dbyte.paths import FIGURES
+from dbyte.report.judging import UNMEASURED
 from dbyte.report.tables import BENCHMARKS, NOISE
 
 STYLE = {
@@ -33,8 +35,10 @@ LOOKS = {"teacher": ("#000000", "D"), "stage1": ("#0072b2", "o"), "stage2": ("#d
 LABELS = {"teacher": "teacher", "stage1": "Stage 1", "stage2": "Stage 2"}
 DECODINGS = {"JBP": ("#d55e00", "s"), "MBP": ("#cc79a7", "^")}
 WHO = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
+VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
 STEP_COLOURS = {"1.1": "#009e73", "1.2": "#0072b2"}
 SIGMA = 2.0  # half-width of an error band or bar, in standard errors
+BARS = {"elinewidth": 1, "capsize": 2}  # of errors
 MB = 1e6
 
 
@@ -74,43 +78,58 @@ def write_png(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _legend(figure: Figure) -> None:
-    """Draw one legend for all panels, above them, with the names of the first."""
+def panels(rows: int, columns: int, *, size: tuple[float, float], labels: tuple[str, str], **shared) -> tuple:
+    """Return a figure of `size` in inches and its axes [rows, columns].
+
+    labels: what is written below and left of all panels, "" for nothing. shared: `sharex`, `sharey` of `subplots`.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **shared)
+    below, left = labels
+    if below:
+        figure.supxlabel(below, fontsize=9)
+    if left:
+        figure.supylabel(left, fontsize=9)
+    return figure, grid
+
+
+def legend_above(figure: Figure) -> Figure:
+    """Draw one legend for all panels, above them, with the names of the first, and return the figure."""
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+    return figure
 
 
 def _dynamics_panel(axes: Axes, rows: pd.DataFrame, *, task: str, label_steps: bool) -> None:
     teacher = rows[rows["model"] == "teacher"]
     student = rows[rows["model"] != "teacher"]
-    level = float(teacher["value"].iloc[0])
-    axes.axhline(level, color=LOOKS["teacher"][0], linewidth=0.9)
-    axes.annotate("teacher", (0, level), xycoords=("axes fraction", "data"), xytext=(4, 3), fontsize=8,
-                  textcoords="offset points")
+    axes.axhline(float(teacher["value"].iloc[0]), color=LOOKS["teacher"][0], linewidth=0.9)
+    axes.annotate("teacher", (0, float(teacher["value"].iloc[0])), xycoords=("axes fraction", "data"), xytext=(4, 3),
+                  fontsize=8, textcoords="offset points")
     ends = {}
     before = student.iloc[:0]
     for step, part in student.sort_values("train_bytes").groupby("step"):
         part = pd.concat([before, part])  # a step continues from the last model of the one before
         before = part.iloc[-1:]
         x = part["train_bytes"] / MB
-        y = part["value"]
         band = SIGMA * part["stderr"].fillna(0)
-        axes.fill_between(x, y - band, y + band, color=STEP_COLOURS[step], alpha=0.18, linewidth=0)
-        axes.plot(x, y, color=STEP_COLOURS[step], marker="o", markersize=3)
+        axes.fill_between(x, part["value"] - band, part["value"] + band, color=STEP_COLOURS[step], alpha=0.18,
+                          linewidth=0)
+        axes.plot(x, part["value"], color=STEP_COLOURS[step], marker="o", markersize=3)
         ends[step] = float(x.max())
     if {"1.1", "1.2"} <= ends.keys():
         axes.axvline(ends["1.1"], color=GREY, linestyle="--", linewidth=1)
-    if label_steps:
-        starts = {"1.1": 0.0, "1.2": ends.get("1.1", 0.0)}
-        for step, end in ends.items():
-            axes.annotate(f"Step {step}", ((starts[step] + end) / 2, 0.03), xycoords=("data", "axes fraction"),
-                          ha="center", color=STEP_COLOURS[step], fontsize=9, fontweight="bold")
+    starts = {"1.1": 0.0, "1.2": ends.get("1.1", 0.0)}
+    for step, end in ends.items() if label_steps else ():
+        axes.annotate(f"Step {step}", ((starts[step] + end) / 2, 0.03), xycoords=("data", "axes fraction"),
+                      ha="center", color=STEP_COLOURS[step], fontsize=9, fontweight="bold")
     axes.set_title(task)
     axes.set_ylim(0, 109)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
+@rc_context(STYLE)
 def dynamics_figure(dynamics: pd.DataFrame) -> Figure:
     """Return Figure 2: accuracy against training bytes through steps 1.1 and 1.2, a panel a task, the teacher a line.
 
@@ -118,53 +137,46 @@ def dynamics_figure(dynamics: pd.DataFrame) -> Figure:
     the start of Stage 1), task, value (percent), stderr, n. Raises ValueError where a task has no teacher row or a step
     is unknown.
     """
-    student = dynamics[dynamics["model"] != "teacher"]
-    if unknown := sorted(set(student["step"]) - set(STEP_COLOURS)):
+    is_teacher = dynamics["model"] == "teacher"
+    if unknown := sorted(set(dynamics[~is_teacher]["step"]) - set(STEP_COLOURS)):
         raise ValueError(f"Figure 2 shows the steps {', '.join(STEP_COLOURS)}, found {', '.join(unknown)}")
     tasks = _tasks(dynamics)
-    if lost := sorted(set(tasks) - set(dynamics[dynamics["model"] == "teacher"]["task"])):
+    if lost := sorted(set(tasks) - set(dynamics[is_teacher]["task"])):
         raise ValueError(f"Figure 2 needs the teacher's accuracy for {', '.join(lost)}")
     columns = min(4, len(tasks))
     lines = -(-len(tasks) // columns)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(1.0 + 2.6 * columns, 0.5 + 2.4 * lines), layout="constrained")
-        panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-        for index, panel in enumerate(panels.flat):
-            if index >= len(tasks):
-                panel.remove()
-                continue
-            rows = dynamics[dynamics["task"] == tasks[index]]
-            _dynamics_panel(panel, rows, task=tasks[index], label_steps=index == 0)
-            panel.xaxis.set_tick_params(labelbottom=index + columns >= len(tasks))
-        figure.supxlabel("training bytes of Stage 1 (MB)", fontsize=9)
-        figure.supylabel("accuracy (%)", fontsize=9)
+    figure, grid = panels(lines, columns, size=(1.0 + 2.6 * columns, 0.5 + 2.4 * lines), sharex=True, sharey=True,
+                          labels=("training bytes of Stage 1 (MB)", "accuracy (%)"))
+    for axes in grid.flat[len(tasks):]:
+        axes.remove()
+    for index, (axes, task) in enumerate(zip(grid.flat, tasks, strict=False)):
+        _dynamics_panel(axes, dynamics[dynamics["task"] == task], task=task, label_steps=index == 0)
+        axes.xaxis.set_tick_params(labelbottom=index + columns >= len(tasks))
     return figure
 
 
+@rc_context(STYLE)
 def exposure_figure(exposure: pd.DataFrame) -> Figure:
     """Return how often decoded boundaries are not the router's against the distance from the prompt, a panel a corpus.
 
     exposure: rows with model ("JBP", "MBP"), corpus, text ("given", "written"), first, last, value (percent), stderr.
     """
     corpora = sorted(set(exposure["corpus"]))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(1.0 + 3.4 * len(corpora), 3.0), layout="constrained")
-        panels = figure.subplots(1, len(corpora), squeeze=False, sharey=True)
-        for axes, corpus in zip(panels.flat, corpora, strict=True):
-            for (model, text), part in exposure[exposure["corpus"] == corpus].groupby(["model", "text"]):
-                colour, marker = DECODINGS[model]
-                part = part.sort_values("first")
-                axes.errorbar((part["first"] + part["last"]) / 2, part["value"], yerr=SIGMA * part["stderr"],
-                              color=colour, marker=marker, markersize=4, elinewidth=1, capsize=2,
-                              label=f"{model}, {text}", linestyle="-" if text == "written" else ":")
-            axes.set_title(corpus)
-            axes.set_ylim(bottom=0)
-        _legend(figure)
-        figure.supxlabel("bytes after the prompt", fontsize=9)
-        figure.supylabel("boundaries that are not the router's (%)", fontsize=9)
-    return figure
+    figure, grid = panels(1, len(corpora), size=(1.0 + 3.4 * len(corpora), 3.0), sharey=True,
+                          labels=("bytes after the prompt", "boundaries that are not the router's (%)"))
+    for axes, corpus in zip(grid.flat, corpora, strict=True):
+        for (model, text), part in exposure[exposure["corpus"] == corpus].groupby(["model", "text"]):
+            colour, marker = DECODINGS[model]
+            part = part.sort_values("first")
+            axes.errorbar((part["first"] + part["last"]) / 2, part["value"], yerr=SIGMA * part["stderr"], color=colour,
+                          marker=marker, markersize=4, label=f"{model}, {text}",
+                          linestyle="-" if text == "written" else ":", **BARS)
+        axes.set_title(corpus)
+        axes.set_ylim(bottom=0)
+    return legend_above(figure)
 
 
+@rc_context(STYLE)
 def lengths_figure(lengths: pd.DataFrame, *, longest: int = 12) -> Figure:
     """Return how long chunks are, a row of panels a corpus and a panel a text, clean first; router against teacher.
 
@@ -173,18 +185,16 @@ def lengths_figure(lengths: pd.DataFrame, *, longest: int = 12) -> Figure:
     """
     corpora = sorted(set(lengths["corpus"]))
     texts = sorted(set(lengths["text"]), key=lambda name: (name != "clean", name))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(0.8 + 1.65 * len(texts), 0.9 + 1.9 * len(corpora)), layout="constrained")
-        panels = figure.subplots(len(corpora), len(texts), squeeze=False, sharex=True, sharey="row")
-        for line, corpus in zip(panels, corpora, strict=True):
-            line[0].set_ylabel(f"{corpus}\nchunks (%)", fontsize=9)
-            for axes, text in zip(line, texts, strict=True):
-                rows = lengths[(lengths["corpus"] == corpus) & (lengths["text"] == text)]
-                _lengths_panel(axes, rows, title=text, longest=longest)
-            line[0].set_ylim(bottom=0)  # after all are drawn: it ends the scaling of the shared axis
-        _legend(figure)
-        figure.supxlabel(f"length of a chunk (bytes; {longest} and more together)", fontsize=9)
-    return figure
+    figure, grid = panels(len(corpora), len(texts), size=(0.8 + 1.65 * len(texts), 0.9 + 1.9 * len(corpora)),
+                          sharex=True, sharey="row",
+                          labels=(f"length of a chunk (bytes; {longest} and more together)", ""))
+    for line, corpus in zip(grid, corpora, strict=True):
+        line[0].set_ylabel(f"{corpus}\nchunks (%)", fontsize=9)
+        for axes, text in zip(line, texts, strict=True):
+            rows = lengths[(lengths["corpus"] == corpus) & (lengths["text"] == text)]
+            _lengths_panel(axes, rows, title=text, longest=longest)
+        line[0].set_ylim(bottom=0)  # after all are drawn: it ends the scaling of the shared axis
+    return legend_above(figure)
 
 
 def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) -> None:
@@ -203,20 +213,18 @@ def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) 
     axes.set_xticks([1, *range(4, longest + 1, 4)])
 
 
-def _retention_panel(axes: Axes, rows: pd.DataFrame, *, tasks: Sequence[str], title: str) -> None:
-    """Draw a line a task and a dot a model on it; rows: model, task, value, stderr."""
+def _dots(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str], *, key: str) -> None:
+    """Draw a line a name (value in the column `key` -> label), and on it a dot for teacher, Stage 1 and Stage 2."""
     for offset, (model, (colour, marker)) in zip((-0.22, 0.0, 0.22), LOOKS.items(), strict=True):
-        part = rows[rows["model"] == model].set_index("task").reindex(tasks)
-        if part["value"].isna().all():
-            continue
-        heights = [index + offset for index in range(len(tasks))]
-        axes.errorbar(part["value"], heights, xerr=SIGMA * part["stderr"].fillna(0), fmt=marker, color=colour,
-                      markersize=5, elinewidth=1, capsize=2, linestyle="none", label=LABELS[model])
-    axes.set_yticks(range(len(tasks)), tasks)
-    axes.set_ylim(len(tasks) - 0.5, -0.5)
+        part = rows[rows["model"] == model].set_index(key).reindex(list(names))
+        if part["value"].notna().any():
+            heights = [index + offset for index in range(len(names))]
+            axes.errorbar(part["value"], heights, xerr=SIGMA * part["stderr"].fillna(0), fmt=marker, color=colour,
+                          markersize=5, linestyle="none", label=LABELS[model], **BARS)
+    axes.set_yticks(range(len(names)), list(names.values()))
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 104)
-    axes.set_title(title, fontsize=9)
 
 
 def paper_rows(table01: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -227,6 +235,7 @@ def paper_rows(table01: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name: part.drop(columns="model").rename(columns={"role": "model"}) for name, part in tidy.groupby("model")}
 
 
+@rc_context(STYLE)
 def retention_figure(main: pd.DataFrame, *, paper: Mapping[str, pd.DataFrame]) -> Figure:
     """Return teacher, Stage 1 and Stage 2 on every task, ours first, then the paper's as `paper_rows` gives them.
 
@@ -236,37 +245,18 @@ def retention_figure(main: pd.DataFrame, *, paper: Mapping[str, pd.DataFrame]) -
     rows = main[main["model"].isin(LOOKS)]
     if rows.empty:
         raise ValueError(f"expected the models {', '.join(LOOKS)}, found {', '.join(sorted(set(main['model'])))}")
-    panels = {f"this run, {main.attrs['provenance']['scale']}" if "provenance" in main.attrs else "this run": rows}
-    panels |= {f"paper, {name}": part for name, part in paper.items()}
-    tasks = _tasks(pd.concat(panels.values()))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(1.0 + 2.6 * len(panels), 1.2 + 0.42 * len(tasks)), layout="constrained")
-        grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
-        for axes, (title, part) in zip(grid.flat, panels.items(), strict=True):
-            _retention_panel(axes, part, tasks=tasks, title=title)
-        _legend(figure)
-        figure.supxlabel("accuracy (%)", fontsize=9)
-    return figure
+    parts = {f"this run, {main.attrs['provenance']['scale']}" if "provenance" in main.attrs else "this run": rows}
+    parts |= {f"paper, {name}": part for name, part in paper.items()}
+    tasks = _tasks(pd.concat(parts.values()))
+    figure, grid = panels(1, len(parts), size=(1.0 + 2.6 * len(parts), 1.2 + 0.42 * len(tasks)), sharey=True,
+                          labels=("accuracy (%)", ""))
+    for axes, (title, part) in zip(grid.flat, parts.items(), strict=True):
+        _dots(axes, part, dict(zip(tasks, tasks, strict=True)), key="task")
+        axes.set_title(title, fontsize=9)
+    return legend_above(figure)
 
 
-def _noise_panel(axes: Axes, rows: pd.DataFrame, *, task: str) -> None:
-    kinds = [kind for kind in NOISE if kind != "noise average"]
-    names = ["clean" if kind == "clean" else NOISE[kind] for kind in kinds]
-    axes.axvline(float(rows["chance"].iloc[0]), color=GREY, linestyle="--", linewidth=1, label="chance")
-    for offset, (model, (colour, marker)) in zip((-0.22, 0.0, 0.22), LOOKS.items(), strict=True):
-        part = rows[rows["model"] == model].set_index("kind").reindex(kinds)
-        heights = [index + offset for index in range(len(kinds))]
-        axes.errorbar(part["value"], heights, xerr=SIGMA * part["stderr"], fmt=marker, color=colour, markersize=5,
-                      elinewidth=1, capsize=2, linestyle="none", label=LABELS[model])
-    axes.axhline(0.5, color=GREY, linewidth=0.6)  # clean text above, noise below
-    axes.set_yticks(range(len(kinds)), names)
-    axes.set_ylim(len(kinds) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 104)
-    axes.set_title(task)
-
-
+@rc_context(STYLE)
 def robustness_figure(robustness: pd.DataFrame) -> Figure:
     """Return accuracy under each kind of noise (appendix A.1), a panel a task; the dashed line is chance.
 
@@ -276,11 +266,56 @@ def robustness_figure(robustness: pd.DataFrame) -> Figure:
     if missing := sorted(set(LOOKS) - set(robustness["model"])):
         raise ValueError(f"the figure compares {', '.join(LOOKS)}; missing {', '.join(missing)}")
     tasks = sorted(set(robustness["task"]), key=lambda name: (name == "average", name))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 2.3 * len(tasks), 3.6), layout="constrained")
-        panels = figure.subplots(1, len(tasks), squeeze=False, sharey=True)
-        for axes, task in zip(panels.flat, tasks, strict=True):
-            _noise_panel(axes, robustness[robustness["task"] == task], task=task)
-        _legend(figure)
-        figure.supxlabel("accuracy (%)", fontsize=9)
+    kinds = {kind: name for kind, name in (NOISE | {"clean": "clean"}).items() if kind != "noise average"}
+    figure, grid = panels(1, len(tasks), size=(1.2 + 2.3 * len(tasks), 3.6), sharey=True, labels=("accuracy (%)", ""))
+    for axes, task in zip(grid.flat, tasks, strict=True):
+        rows = robustness[robustness["task"] == task]
+        axes.axvline(float(rows["chance"].iloc[0]), color=GREY, linestyle="--", linewidth=1, label="chance")
+        _dots(axes, rows, kinds, key="kind")
+        axes.axhline(0.5, color=GREY, linewidth=0.6)  # clean text above, noise below
+        axes.grid(axis="y", visible=False)
+        axes.set_title(task)
+    return legend_above(figure)
+
+
+LINEAR = 10  # points up to which the axis of the claims is linear
+TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50)
+EDGE = 110  # beyond any difference of two percentages; where an interval has no end, it is drawn to here
+
+
+@rc_context(STYLE)
+def claims_figure(found: pd.DataFrame) -> Figure:
+    """Return the claims at a glance, a row a claim: how far each measurement is on the claim's own side.
+
+    found: what `claims.judged` returned. Right of zero is what the paper says, left of it the opposite. The unit is a
+    point (of accuracy, of a score, or of a percentage), on a logarithmic axis beyond ten.
+    """
+    rows = found.iloc[::-1].reset_index(drop=True)
+    figure, ((axes,),) = panels(1, 1, size=(7.6, 1.2 + 0.2 * len(rows)), labels=("", ""))
+    axes.set_xscale("symlog", linthresh=LINEAR)
+    axes.axvline(0, color="#000000", linewidth=1)
+    for height, claim in enumerate(rows.itertuples()):
+        if claim.verdict == UNMEASURED:
+            axes.annotate(f"{UNMEASURED} (notebook {claim.notebook[:2]})", (0, height), xytext=(6, 0), color=GREY,
+                          textcoords="offset points", va="center", fontsize=7)
+            continue
+        colour, marker = VERDICT_LOOKS[claim.verdict]
+        sign = -1 if claim.direction == "below" else 1  # the claim's side is on the right
+        ends = sorted(min(max(sign * (end - claim.threshold), -EDGE), EDGE) for end in (claim.low, claim.high))
+        axes.plot(ends, (height, height), color=colour, linewidth=1.8, solid_capstyle="butt")
+        axes.plot(sign * (claim.value - claim.threshold), height, color=colour, marker=marker, markersize=6)
+    axes.set_yticks(range(len(rows)), [f"{claim.id}   {claim.where.split(';')[0]}" for claim in rows.itertuples()],
+                    fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xlim(-EDGE, EDGE)
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{tick:+d}" if tick else "0" for tick in TICKS])
+    axes.set_xlabel("← opposite      points beyond what is claimed, 95 % interval      as the paper says →")
+    looks = VERDICT_LOOKS | {UNMEASURED: (None, "")}
+    handles = [Line2D([], [], color=colour, marker=marker, linestyle="none",
+                      label=f"{verdict}: {(found['verdict'] == verdict).sum()}")
+               for verdict, (colour, marker) in looks.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     return figure

@@ -15,16 +15,10 @@ from os.path import relpath
 from pathlib import Path
 
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from dbyte.atomic import atomic_write
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
 from dbyte.report import audit, claims
-from dbyte.report.figures import GREY, STYLE
 from dbyte.report.judging import UNMEASURED
 from dbyte.report.published import SOURCE
 from dbyte.report.results import read_results
@@ -49,10 +43,6 @@ MORE_TABLES = {  # results of notebook 16, below the main table
     "all_columns": "All columns of MiniBench, by models that were trained on the whole world:",
     "mini_cute": "The letters of made-up words (MiniCUTE), by the same models:",
 }
-VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
-LINEAR = 10  # points up to which the axis is linear
-TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50)
-EDGE = 110  # beyond any difference of two percentages; where an interval has no end, it is drawn to here
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
@@ -285,56 +275,6 @@ def report(scale: str, *, write: bool, results: Path = RESULTS, figures: Path = 
     for file in stale if write else ():
         atomic_write(file, wanted[file])
     return write or not stale
-
-
-# -- the claims at a glance --------------------------------------------------------------------------------------------
-
-
-def claims_figure(found: pd.DataFrame) -> Drawing:
-    """Return the claims at a glance, a row a claim: how far each measurement is on the claim's own side.
-
-    found: what `claims.judged` returned. Right of zero is what the paper says, left of it the opposite. The unit is a
-    point (of accuracy, of a score, or of a percentage), on a logarithmic axis beyond ten.
-    """
-    rows = found.iloc[::-1].reset_index(drop=True)
-    with rc_context(STYLE):
-        figure = Drawing(figsize=(7.6, 1.2 + 0.2 * len(rows)), layout="constrained")
-        axes = figure.subplots()
-        axes.set_xscale("symlog", linthresh=LINEAR)
-        axes.axvline(0, color="#000000", linewidth=1)
-        for height, claim in enumerate(rows.itertuples()):
-            if claim.verdict == UNMEASURED:
-                axes.annotate(f"{UNMEASURED} (notebook {claim.notebook[:2]})", (0, height), xytext=(6, 0), color=GREY,
-                              textcoords="offset points", va="center", fontsize=7)
-            else:
-                _draw_claim(axes, claim, height)
-        axes.set_yticks(range(len(rows)), [f"{claim.id}   {claim.where.split(';')[0]}" for claim in rows.itertuples()],
-                        fontsize=8)
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylim(-0.7, len(rows) - 0.3)
-        axes.set_xlim(-EDGE, EDGE)
-        axes.xaxis.set_major_locator(FixedLocator(TICKS))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels([f"{tick:+d}" if tick else "0" for tick in TICKS])
-        axes.set_xlabel("← opposite      points beyond what is claimed, 95 % interval      as the paper says →")
-        handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", label=_counted(found, verdict))
-                   for verdict, (colour, marker) in VERDICT_LOOKS.items()]
-        handles.append(Line2D([], [], linestyle="none", label=_counted(found, UNMEASURED)))
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    return figure
-
-
-def _draw_claim(axes: Axes, claim, height: int) -> None:
-    """One interval, turned so that the claim's side is on the right."""
-    colour, marker = VERDICT_LOOKS[claim.verdict]
-    sign = -1 if claim.direction == "below" else 1
-    ends = sorted(min(max(sign * (end - claim.threshold), -EDGE), EDGE) for end in (claim.low, claim.high))
-    axes.plot(ends, (height, height), color=colour, linewidth=1.8, solid_capstyle="butt")
-    axes.plot(sign * (claim.value - claim.threshold), height, color=colour, marker=marker, markersize=6)
-
-
-def _counted(found: pd.DataFrame, verdict: str) -> str:
-    return f"{verdict}: {(found['verdict'] == verdict).sum()}"
 
 
 # -- the README --------------------------------------------------------------------------------------------------------

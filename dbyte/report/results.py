@@ -21,7 +21,7 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.runs import Run
 from dbyte.memory import ask_for_huge_pages
 from dbyte.paths import RESULTS
-from dbyte.report.provenance import environment, environment_report
+from dbyte.report.provenance import environment
 
 MEASURE = ("value", "stderr", "n")
 SIGNIFICANT = "%.6g"  # more digits than anything measured here is exact to, and short enough to read in a diff
@@ -66,7 +66,10 @@ class Recorder:
 def begin(scale: str, *, seeds: Sequence[int], device: str = "cpu") -> Recorder:
     """Print what a notebook runs with, the first of its `seeds` included, and return its recorder."""
     ask_for_huge_pages()
-    print(environment_report(scale=scale, seed=seeds[0], device=device))
+    facts = environment(device)
+    packages = ", ".join(f"{name} {number or 'missing'}" for name, number in facts["versions"].items())
+    print(f"scale    {scale}, seed {seeds[0]}\ndevice   {facts['device']}, {facts['threads']} threads of torch\n"
+          f"code     {facts['commit']}\nversions {packages}")
     return Recorder(scale, seeds=seeds, device=device)
 
 
