@@ -62,10 +62,9 @@ def retention_of_means(teacher: Mapping[str, float], student: Mapping[str, float
     """
     columns = _common(teacher, student)
     teacher_sum = sum(teacher[name] for name in columns)
-    student_sum = sum(student[name] for name in columns)
     if teacher_sum == 0:
         raise ValueError("the teacher scores 0 on every column: nothing can be retained")
-    ratio = student_sum / teacher_sum
+    ratio = sum(student[name] for name in columns) / teacher_sum
     variance = _square_sum(student_stderr, columns) + ratio**2 * _square_sum(teacher_stderr, columns)
     return Estimate(100 * ratio, 100 * math.sqrt(variance) / teacher_sum, len(columns))
 
@@ -156,9 +155,8 @@ class Target:
     @property
     def bound(self) -> str:
         """The bound as text, empty where there is none."""
-        if self.at_least is not None:
-            return f">= {self.at_least:g}"
-        return "" if self.at_most is None else f"<= {self.at_most:g}"
+        bounds = {">=": self.at_least, "<=": self.at_most}
+        return "".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
 
 
 def targets_table(targets: Sequence[Target]) -> pd.DataFrame:
@@ -169,11 +167,21 @@ def targets_table(targets: Sequence[Target]) -> pd.DataFrame:
     } for target in targets])
 
 
+def in_points(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Return columns of `frame` under new names, in their order, as text where they are numbers.
+
+    names: column -> its new name; `points` is the value with its sign, `interval` goes from `low` to `high`.
+    """
+    interval = [f"{row.low:+.1f} to {row.high:+.1f}" for row in frame.itertuples()]
+    worded = frame.assign(points=[f"{value:+.1f}" for value in frame["value"]], interval=interval)
+    return worded[list(names)].rename(columns=names).reset_index(drop=True)
+
+
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Return differences in points with their intervals, what is claimed of them, and verdicts, as text."""
-    return pd.DataFrame([{"difference": row.what, "task": row.task, "points": f"{row.value:+.1f}",
-                          "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}", "claimed": row.claimed,
-                          "n": str(row.n), "verdict": row.verdict} for row in frame.itertuples()])
+    return in_points(frame.astype({"n": str}), {
+        "what": "difference", "task": "task", "points": "points", "interval": "95 % interval", "claimed": "claimed",
+        "n": "n", "verdict": "verdict"})
 
 
 def decoding_differences(frame: pd.DataFrame) -> pd.DataFrame:
@@ -182,11 +190,10 @@ def decoding_differences(frame: pd.DataFrame) -> pd.DataFrame:
     frame: rows with what, value, low, high, n, verdict, in points.
     """
     paper = published("table04_decoding").set_index("decoding")
-    return pd.DataFrame([{
-        "JBP - MBP": row.what,
-        "paper": f"{paper.at['JBP', row.what] - paper.at['MBP', row.what]:+.1f}" if row.what in paper else "",
-        "ours": f"{row.value:+.1f}", "95 % interval": f"{row.low:+.1f} to {row.high:+.1f}", "n": row.n,
-        "JBP ahead": row.verdict} for row in frame.itertuples()])
+    printed = [f"{paper.at['JBP', what] - paper.at['MBP', what]:+.1f}" if what in paper else ""
+               for what in frame["what"]]
+    return in_points(frame.assign(paper=printed), {"what": "JBP - MBP", "paper": "paper", "points": "ours",
+                                                   "interval": "95 % interval", "n": "n", "verdict": "JBP ahead"})
 
 
 def agreement_table(exposure: pd.DataFrame) -> pd.DataFrame:
@@ -201,15 +208,11 @@ def by_noise(accuracy: pd.DataFrame, *, models: Sequence[str]) -> pd.DataFrame:
 
     accuracy: rows with model, task, kind, value, stderr, chance.
     """
-    rows = []
-    for task in sorted(dict.fromkeys(accuracy["task"]), key="average".__eq__):
-        of_task = accuracy[accuracy["task"] == task]
-        for kind in NOISE:
-            cells = of_task[of_task["kind"] == kind].set_index("model")
-            row = {"task": task, "noise": kind}
-            row |= {model: with_error(cells.at[model, "value"], cells.at[model, "stderr"]) for model in models}
-            rows.append(row | {"chance": f"{cells['chance'].iloc[0]:.1f}", "n": str(cells["n"].iloc[0])})
-    return pd.DataFrame(rows)
+    of_first = accuracy[accuracy["model"] == models[0]].set_index(["task", "kind"])
+    table = estimates(accuracy, rows=["task", "kind"], columns="model", order=models).set_index(["task", "kind"])
+    table = table.assign(chance=of_first["chance"].map("{:.1f}".format), n=of_first["n"].astype(str))
+    tasks = sorted(dict.fromkeys(accuracy["task"]), key="average".__eq__)
+    return table.loc[[(task, kind) for task in tasks for kind in NOISE]].rename_axis(["task", "noise"]).reset_index()
 
 
 def robustness_scores(frame: pd.DataFrame) -> pd.DataFrame:
@@ -233,13 +236,10 @@ def robustness_with_paper(
     for row in score[score["task"] == task].itertuples() if len(score) else ():
         ours[row.model, SCORE] = row.value
         ours[row.model, DELTA] = row.delta
-    rows = []
-    for metric in (*NOISE.values(), SCORE, DELTA):
-        printed = paper.loc[metric] if metric in paper.index else {}
-        row = {"metric": metric}
-        row |= {f"paper, {name}": printed.get(column, math.nan) for name, column in columns.items()}
-        rows.append(row | {f"ours, {name}": ours.get((name, metric), math.nan) for name in columns})
-    return pd.DataFrame(rows)
+    metrics = (*NOISE.values(), SCORE, DELTA)
+    table = {f"paper, {name}": paper[column].reindex(metrics).to_list() for name, column in columns.items()}
+    table |= {f"ours, {name}": [ours.get((name, metric), math.nan) for metric in metrics] for name in columns}
+    return pd.DataFrame({"metric": metrics} | table)
 
 
 def markdown(frame: pd.DataFrame, *, digits: int = 2) -> str:
