@@ -12,7 +12,7 @@
 # # 99 · The claims of the paper, and its arithmetic
 #
 # Every directional and numerical claim of the abstract, sections 5 and 6 and appendices A to D, in our words
-# (`dbyte/report/claims.py`), judged by what the other notebooks measured at this scale. Nothing is trained or evaluated
+# (`dbyte/report/published/claims.toml`), judged by what the other notebooks measured at this scale. Nothing is trained or evaluated
 # here: whatever `results/<scale>/` holds is judged, and the rest is listed as not yet measured.
 #
 # **Cost:** seconds.
@@ -25,7 +25,7 @@ seed = 0
 from IPython.display import Image
 
 from dbyte import presets
-from dbyte.report import audit, claims, figures, page, results, tables
+from dbyte.report import audit, claims, figures, results, tables
 from dbyte.report.judging import UNMEASURED
 
 # %%
@@ -43,7 +43,7 @@ found = claims.judged(scale=scale)
 measured = found[found["verdict"] != UNMEASURED]
 print(f"{len(found)} claims: {claims.counts(found)}")
 frames = [record.read(name) for name in sorted(set(measured["file"]))]
-Image(figures.save(page.claims_figure(found), "claims", frames=frames, scale=scale))
+Image(figures.save(figures.claims_figure(found), "claims", frames=frames, scale=scale))
 
 # %% [markdown]
 # ## Those that were measured

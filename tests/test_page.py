@@ -8,7 +8,7 @@ import pytest
 
 from dbyte import paths
 from dbyte.__main__ import main
-from dbyte.report import claims, page
+from dbyte.report import claims, figures, page
 from dbyte.report.figures import save, write_png
 from dbyte.report.results import read_results, write_results
 
@@ -21,7 +21,7 @@ MAIN = [{"model": model, "task": task, "value": level - drop, "stderr": 1.5, "n"
 def folders(tmp_path):
     write_results("main", MAIN, scale="small", keys=["model", "task"], seeds=[0], config_hash="a", wall_seconds=1.0,
                   folder=tmp_path / "results")
-    figure = page.claims_figure(claims.judged(scale="small", folder=tmp_path / "results"))
+    figure = figures.claims_figure(claims.judged(scale="small", folder=tmp_path / "results"))
     frames = [read_results("main", scale="small", folder=tmp_path / "results")]
     save(figure, "claims", frames=frames, folder=tmp_path / "figures")
     write_png(figure, tmp_path / "figures" / "small" / "without_source.png")
@@ -82,7 +82,7 @@ def test_a_figure_that_is_older_than_its_results_says_so(folders):
 
 
 def test_a_figure_without_results_names_its_scale(tmp_path):
-    figure = page.claims_figure(claims.judged(scale="smoke", folder=tmp_path))
+    figure = figures.claims_figure(claims.judged(scale="smoke", folder=tmp_path))
     assert save(figure, "claims", frames=[], scale="smoke", folder=tmp_path).parent.name == "smoke"
     with pytest.raises(ValueError, match="must be drawn from"):
         save(figure, "claims", frames=[], folder=tmp_path)
@@ -125,7 +125,7 @@ def test_every_claim_is_on_the_figure_on_its_own_side():
             for name, verdict, value, direction in (("a", "shown", 5.0, "above"), ("b", "shown", -3.0, "below"),
                                                     ("c", "opposite", 7.0, "below"),
                                                     ("d", "not yet measured", float("nan"), ""))]
-    (axes,) = page.claims_figure(pd.DataFrame(rows)).axes
+    (axes,) = figures.claims_figure(pd.DataFrame(rows)).axes
     assert [label.get_text().split()[0] for label in axes.get_yticklabels()] == list("dcba")
     points = {int(line.get_ydata()[0]): float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
     assert points == {3: 3.0, 2: 5.0, 1: -5.0}, "right of zero is what is claimed, whatever the direction"
