@@ -8,7 +8,7 @@ on the user's own text in minutes on one GPU, `hub` takes a published teacher to
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models whose core reads plain embeddings
 
@@ -50,8 +50,8 @@ class TeacherShape:
 
         Fields that came after the first runs are left out at their defaults, so that old addresses stay.
         """
-        later = {each.name: each.default for each in fields(self) if each.name in ("family", "kv_heads", "positions")}
-        return {name: value for name, value in vars(self).items() if name not in later or value != later[name]}
+        later = {each.name: each.default for each in fields(self)[-3:]}
+        return {name: value for name, value in vars(self).items() if value != later.get(name)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,6 @@ class Scale:
     rows_at_once: int | None = None
     continues: "Scale | None" = None
     precision: str = "fp32"
-    notes: str = field(default="", compare=False)
 
 
 KB, MB, GB = 10**3, 10**6, 10**9
@@ -213,26 +212,18 @@ SCALES = {
     ),
 }
 
-@dataclass(frozen=True)
-class Lesson:
-    """What a teacher reads for `train_bytes`, one of several in turn."""
-
-    corpora: tuple[tuple[str, int], ...]
-    train_bytes: int
-
-
 LOOKING_BACK = dict(  # a teacher for all columns: queries and keys normed, small weights, low rates (docs/log.md)
     family="qwen3", initial_std=0.02, rate=1e-3, muon_rate=0.01, tokenizer_corpora=("world_full",))
-WHOLE_WORLD = {  # the lessons of that teacher at a scale: to repeat, to look up, and then the world
+WHOLE_WORLD = {  # that teacher's lessons at a scale, (corpora, bytes read): to repeat, to look up, and then the world
     "smoke": (
-        Lesson(corpora=(("echoes", 100 * KB), ("world_full", 500 * KB)), train_bytes=200 * KB),
-        Lesson(corpora=(("lookups", 100 * KB), ("world_full", 500 * KB)), train_bytes=100 * KB),
-        Lesson(corpora=(("world_full", 700 * KB), ("pydocs", 100 * KB)), train_bytes=1000 * KB),
+        ((("echoes", 100 * KB), ("world_full", 500 * KB)), 200 * KB),
+        ((("lookups", 100 * KB), ("world_full", 500 * KB)), 100 * KB),
+        ((("world_full", 700 * KB), ("pydocs", 100 * KB)), 1000 * KB),
     ),
     "small": (
-        Lesson(corpora=(("echoes", 18 * MB), ("world_full", 500 * KB)), train_bytes=18 * MB),
-        Lesson(corpora=(("lookups", 8 * MB), ("world_full", 500 * KB)), train_bytes=8 * MB),
-        Lesson(corpora=(("world_full", 20 * MB), ("pydocs", 1500 * KB)), train_bytes=22 * MB),
+        ((("echoes", 18 * MB), ("world_full", 500 * KB)), 18 * MB),
+        ((("lookups", 8 * MB), ("world_full", 500 * KB)), 8 * MB),
+        ((("world_full", 20 * MB), ("pydocs", 1500 * KB)), 22 * MB),
     ),
 }
 
@@ -246,9 +237,9 @@ def whole_world(scale: Scale) -> Scale:
     if isinstance(scale.teacher, str) or scale.name not in WHOLE_WORLD:
         return scale
     whole = None
-    for lesson in WHOLE_WORLD[scale.name]:
-        teacher = replace(scale.teacher, train_bytes=lesson.train_bytes, **LOOKING_BACK)
-        whole = replace(scale, corpora=lesson.corpora, teacher=teacher, continues=whole)
+    for corpora, train_bytes in WHOLE_WORLD[scale.name]:
+        teacher = replace(scale.teacher, train_bytes=train_bytes, **LOOKING_BACK)
+        whole = replace(scale, corpora=corpora, teacher=teacher, continues=whole)
     return whole
 
 

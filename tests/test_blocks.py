@@ -1,4 +1,4 @@
-"""The stacks: equal sizes for either mixer, packed == separate, prefill == step, and how far attention sees."""
+"""The stacks: equal sizes for either mixer, prefill == step, and how far attention sees."""
 
 from dataclasses import replace
 
@@ -24,32 +24,14 @@ def stack(request):
     return Stack(SHAPES[request.param]).double()
 
 
-@pytest.mark.parametrize("width, ffn_width", [(16, 24), (128, 256), (128, 0), (1536, 8192)])
+@pytest.mark.parametrize("width, ffn_width", [(128, 256), (128, 0), (1536, 8192)])
 @pytest.mark.parametrize("mixer", ["attention", "convolution"])
 def test_any_stack_has_the_parameters_of_a_mamba2_stack(width, ffn_width, mixer):
-    head_width = min(width // 2, 64)
-    shape = replace(MAMBA, width=width, ffn_width=ffn_width, head_width=head_width, state_size=32, window=8)
+    shape = replace(MAMBA, width=width, ffn_width=ffn_width, head_width=64, state_size=32, window=8)
     with torch.device("meta"):
         mamba, other = (sum(w.numel() for w in Stack(replace(shape, mixer=kind)).parameters())
                         for kind in ("mamba2", mixer))
-    assert abs(other - mamba) <= 1.5 * width * shape.layers < 0.02 * mamba or width == 16
-
-
-@pytest.mark.parametrize("lengths", [[1, 2, 3, 23], [29], [8, 8, 13]])
-def test_packed_equals_separate_forward_and_gradient(stack, lengths):
-    pieces = torch.randn(1, sum(lengths), 16, dtype=torch.float64)
-    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))[None]
-    packed, separate = pieces.clone().requires_grad_(), pieces.clone().requires_grad_()
-    together = stack(packed, document)
-    alone = torch.cat([stack(piece) for piece in separate.split(lengths, 1)], 1)
-    torch.testing.assert_close(together, alone)
-    together.square().sum().backward()
-    weights = {name: weight.grad.clone() for name, weight in stack.named_parameters()}
-    stack.zero_grad()
-    alone.square().sum().backward()
-    torch.testing.assert_close(packed.grad, separate.grad)
-    for name, weight in stack.named_parameters():
-        torch.testing.assert_close(weights[name], weight.grad, msg=lambda text, name=name: f"{name}: {text}")
+    assert abs(other - mamba) <= 1.5 * width * shape.layers < 0.02 * mamba
 
 
 def test_prefill_equals_step_for_rows_of_different_lengths(stack):
@@ -96,10 +78,3 @@ def test_attention_gives_the_outputs_of_transformers_llama_attention():
     rotary = LlamaRotaryEmbedding(config)(hidden, positions_within(document))
     expected = peer(hidden, position_embeddings=rotary, attention_mask=document_mask(document, torch.float64))[0]
     torch.testing.assert_close(ours(hidden, document), expected, rtol=1e-6, atol=1e-6)  # fp32 angles
-
-
-@pytest.mark.parametrize("wrong", [dict(mixer="lstm"), dict(window=-1), dict(mixer="convolution"), dict(layers=0),
-                                   dict(ffn_width=-1)])
-def test_impossible_shapes_are_refused(wrong):
-    with pytest.raises(ValueError, match="choose|at least"):
-        replace(MAMBA, **wrong)

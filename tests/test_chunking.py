@@ -27,11 +27,6 @@ def test_chunk_then_dechunk():
     assert up.tolist() == [[1, 1, 3, 3, 3, 6, 7, 7], [-7, 10, -7, 12, 12, -7, -7, -7]]
 
 
-def test_constants_stay_constant():
-    chunks = find_chunks(BOUNDARY, DOCUMENT, MASK)
-    assert (dechunk(chunk(torch.full((2, 8, 3), 2.5), chunks), torch.full((3,), 2.5), chunks) == 2.5).all()
-
-
 def test_rows_without_a_boundary_see_only_null():
     none = torch.zeros(1, 5, dtype=torch.bool)
     chunks = find_chunks(none, torch.zeros(1, 5, dtype=torch.long), ~none)
@@ -77,9 +72,3 @@ def test_smoothing_is_the_running_average_of_each_document():
                 average = prob[row, before] * core[row, k] + (1 - prob[row, before]) * average
             torch.testing.assert_close(found[row, k], average)
             before = place
-
-
-def test_smoothing_of_sure_boundaries_changes_almost_nothing():
-    boundary, document = torch.ones(1, 6).bool(), torch.zeros(1, 6).long()
-    chunks, core = find_chunks(boundary, document, boundary), torch.randn(1, 6, 2)
-    assert (smooth(core, opening_confidence(torch.ones(1, 6), chunks), chunks) - core).abs().max() < 1e-3

@@ -30,13 +30,6 @@ def test_the_device_of_every_scale_can_be_named_from_outside(device, monkeypatch
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_every_scale_has_the_five_steps_in_order(name):
-    steps = curriculum(scale(name))
-    assert [step.name.split()[0] for step in steps] == ["1.1", "1.2", "1.3", "2.1", "2.2"]
-    assert [step.stage for step in steps] == [1, 1, 1, 2, 2]
-
-
-@pytest.mark.parametrize("name", SCALES)
 def test_the_teachers_of_table_10_differ_in_size_or_in_family(name):
     own, larger, other = vars(scale(name).teachers).values()
     if isinstance(own, str):
