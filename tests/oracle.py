@@ -56,17 +56,17 @@ class Oracle(nn.Module):
 
     def watch(self, monkeypatch):
         """Note which bytes each row of a stream has taken in since its last chunk closed."""
-        oracle, begin, step = self, ByteStream.__init__, ByteStream.step
+        oracle, begin, step, take = self, ByteStream.__init__, ByteStream.step, ByteStream.take
 
         def beginning(stream, student, prompts, *, prompt_ends=None, **options):
             starts = [([0, *ends[:-1]] or [0])[-1] for ends in prompt_ends]
-            oracle.open = {row: b"" for row in range(len(prompts))}
+            oracle.open = [b""] * len(prompts)
             oracle.closing = [prompt[start:] or bytes([BOS]) for prompt, start in zip(prompts, starts, strict=True)]
             begin(stream, student, prompts, prompt_ends=prompt_ends, **options)
 
         def stepping(stream, byte_B, ends_B=None, **options):
             oracle.closing = []
-            for row, byte, ends in zip(stream.row_B.tolist(), byte_B.tolist(), ends_B.tolist(), strict=True):
+            for row, (byte, ends) in enumerate(zip(byte_B.tolist(), ends_B.tolist(), strict=True)):
                 oracle.open[row] += bytes([byte])
                 if ends:
                     oracle.closing.append(oracle.open[row])
@@ -74,4 +74,9 @@ class Oracle(nn.Module):
             step(stream, byte_B, ends_B, **options)
 
         monkeypatch.setattr(ByteStream, "__init__", beginning)
+        def taking(stream, rows):
+            oracle.open = [oracle.open[row] for row in rows]
+            take(stream, rows)
+
         monkeypatch.setattr(ByteStream, "step", stepping)
+        monkeypatch.setattr(ByteStream, "take", taking)

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 
-from dbyte.decode.stack_step import StackStep
+from dbyte.decode.stack_step import stack_step
 from dbyte.model.attention import Attention
 from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.core import document_mask, positions_within
@@ -36,24 +36,24 @@ def test_any_stack_has_the_parameters_of_a_mamba2_stack(width, ffn_width, mixer)
 
 def test_prefill_equals_step_for_rows_of_different_lengths(stack):
     hidden, length = torch.randn(3, 80, 16, dtype=torch.float64), torch.tensor([0, 2, 70])
-    rows, expected, step = torch.arange(3), stack(hidden), StackStep(stack)
+    rows, expected = torch.arange(3), stack(hidden)
     with torch.inference_mode():
         _, states = stack.prefill(hidden[:, :70], length, slots=80)
         for i in range(10):
-            out = step.step(hidden[rows, length + i], states)
+            out = stack_step(stack, hidden[rows, length + i], states)
             torch.testing.assert_close(out, expected[rows, length + i])
 
 
 def test_steps_from_nothing_are_the_forward_and_tries_between_them_leave_no_trace(stack):
     hidden, states = torch.randn(2, 70, 16, dtype=torch.float64), stack.empty_state(2, slots=70)
-    expected, step = stack(hidden), StackStep(stack)
+    expected = stack(hidden)
     with torch.inference_mode():
         for i in range(70):
             other = torch.randn(2, 16, dtype=torch.float64)
-            tried = [step.step(some, states, commit=False) for some in (hidden[:, i], other)]
+            tried = [stack_step(stack, some, states, commit=False) for some in (hidden[:, i], other)]
             torch.testing.assert_close(tried[0], expected[:, i])
             assert not torch.allclose(tried[1], expected[:, i])
-            torch.testing.assert_close(step.step(hidden[:, i], states), expected[:, i])
+            torch.testing.assert_close(stack_step(stack, hidden[:, i], states), expected[:, i])
 
 
 @pytest.mark.parametrize("mixer", ["attention", "convolution"])

@@ -8,18 +8,14 @@ import torch
 from conftest import FAMILIES, VARIANTS, make_student, make_teacher
 
 import dbyte
-from dbyte.decode.core_step import CoreStep
+from dbyte.decode.core_cache import CoreCache
 from dbyte.decode.engine import Engine
 from dbyte.decode.sampling import Sampling
-from dbyte.decode.stack_step import StackStep
 from dbyte.decode.stream import ByteStream
 from dbyte.decode.writer import Writer
 from dbyte.model.blocks import SwiGLU
 from dbyte.native import engine_for, library
-from dbyte.native.core import NativeCore
-from dbyte.native.engine import NativeEngine
-from dbyte.native.linear import NativeMap
-from dbyte.native.stack import NativeStack
+from dbyte.native.engine import NativeCoreCache, NativeEngine, NativeMap, NativeStack
 
 SOURCES = Path(dbyte.__file__).parent
 EDGES = ("__init__.py", "commands/generate.py", "native/__init__.py", "evaluate/lm.py", "evaluate/measure.py",
@@ -63,13 +59,13 @@ def test_compiled_steps_are_torchs_while_rows_leave(variant):
     student = student_of(variant)
     plain, native = (ByteStream(student, PROMPTS, new_bytes=8, engine=engine_for(student, compiled))
                      for compiled in (False, True))
-    assert isinstance(native.decoder, NativeStack) and isinstance(native.core_cache.core_step, NativeCore)
-    assert isinstance(native.encoder, NativeStack if student.config.encoder_mixer == "mamba2" else StackStep)
+    assert isinstance(native.decoder, NativeStack) and isinstance(native.core_cache, NativeCoreCache)
+    assert isinstance(native.encoder, NativeStack) == (student.config.encoder_mixer == "mamba2")
     assert all(isinstance(one, NativeMap) for one in (native.to_core, native.to_decoder, native.around,
                                                       native.byte_head))
     for rows in (4, 3, 3, 1, 1):
         for stream in (plain, native):
-            stream.keep(list(range(rows)))
+            stream.take(list(range(rows)))
             advance(stream, torch.arange(65, 65 + rows), torch.arange(rows) % 2 == 0)
         assert torch.equal(native.ended_B, plain.ended_B)
         torch.testing.assert_close(native.logits_BX, plain.logits_BX, **CLOSE)
@@ -136,9 +132,9 @@ def test_trying_a_byte_gives_the_next_output_and_changes_no_state():
         for state in states:  # so that the decay matters
             state.ssm_BNI.normal_(std=3.0)
         hidden_BD = torch.randn(4, student.config.byte_width)
-        tried = [step.step(hidden_BD, states, commit=False) for _ in range(2)]
-        taken_BD = step.step(hidden_BD, states)
-        after_BD = step.step(hidden_BD, states)
+        tried = [step(hidden_BD, states, commit=False) for _ in range(2)]
+        taken_BD = step(hidden_BD, states)
+        after_BD = step(hidden_BD, states)
     assert torch.equal(tried[0], tried[1]) and not torch.allclose(taken_BD, after_BD, atol=1e-3)
     torch.testing.assert_close(tried[0], taken_BD, **CLOSE)
 
@@ -150,18 +146,13 @@ def test_prompts_of_any_length_are_read_as_by_torch(lengths):
     length_B = torch.tensor(lengths)
     torch.manual_seed(0)
     hidden_BLD = torch.randn(3, max(1, *lengths), student.config.byte_width)
-    some_B = length_B > 0
     with torch.no_grad():
-        for name in ("prefill", "prefill_last"):
-            plain, states = getattr(Engine(student), name)(student.encoder, hidden_BLD, length_B)
-            native, same = getattr(NativeEngine(student), name)(student.encoder, hidden_BLD, length_B)
-            if name == "prefill":
-                real_BL = torch.arange(hidden_BLD.shape[1]) < length_B[:, None]
-                torch.testing.assert_close(native[real_BL], plain[real_BL], **CLOSE)
-            else:
-                torch.testing.assert_close(native[some_B], plain[some_B], **CLOSE)
-            for one, other in zip(states, same, strict=True):
-                torch.testing.assert_close(vars(one), vars(other), **CLOSE)
+        plain, states = Engine(student).prefill(student.encoder, hidden_BLD, length_B)
+        native, same = NativeEngine(student).prefill(student.encoder, hidden_BLD, length_B)
+    real_BL = torch.arange(hidden_BLD.shape[1]) < length_B[:, None]
+    torch.testing.assert_close(native[real_BL], plain[real_BL], **CLOSE)
+    for one, other in zip(states, same, strict=True):
+        torch.testing.assert_close(vars(one), vars(other), **CLOSE)
 
 
 # -- bits -------------------------------------------------------------------------------------------------------------
@@ -196,9 +187,8 @@ def test_the_number_of_threads_changes_no_bit(variant, threads, monkeypatch):
         stream = ByteStream(student, prompts, new_bytes=20, engine=NativeEngine(student))
         for byte_B, ends_B in steps:
             advance(stream, byte_B, ends_B)
-        states.append(stream.tensors())
-    for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
+        states.append([getattr(holder, name) for holder, name, _ in stream.parts()])
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 @needs_compiler
@@ -209,7 +199,7 @@ def test_nan_stays_nan_and_in_its_row():
     with torch.inference_mode():
         hidden_RD = torch.randn(3, student.config.byte_width)
         hidden_RD[1] = float("nan")
-        for found in (engine.stack_step(student.encoder).step(hidden_RD, student.encoder.empty_state(3)),
+        for found in (engine.stack_step(student.encoder)(hidden_RD, student.encoder.empty_state(3)),
                       engine.map(student.encoder_projection)(hidden_RD),
                       engine.map(student.encoder.blocks[0].ffn)(hidden_RD)):
             assert found.isnan().any(1).tolist() == [False, True, False]
@@ -222,13 +212,13 @@ def test_nan_stays_nan_and_in_its_row():
 def test_packed_weights_are_used_again_until_the_weights_change():
     student = student_of("paper")
     first, again = (ByteStream(student, PROMPTS[:1], new_bytes=8, engine=NativeEngine(student)) for _ in range(2))
-    assert again.encoder is first.encoder and again.core_cache.core_step.packed is first.core_cache.core_step.packed
+    assert again.encoder is first.encoder and again.core_cache.native.packed is first.core_cache.native.packed
     with torch.no_grad():
         student.encoder.norm.weight.mul_(2)
         student.core.norm.weight.mul_(2)
     changed = ByteStream(student, PROMPTS[:1], new_bytes=8, engine=NativeEngine(student))
     assert changed.encoder is not first.encoder and changed.decoder is first.decoder
-    assert changed.core_cache.core_step.packed is not first.core_cache.core_step.packed
+    assert changed.core_cache.native.packed is not first.core_cache.native.packed
 
 
 @needs_compiler
@@ -261,10 +251,10 @@ def test_what_the_cpp_does_not_know_stays_torchs():
     student.core.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(32))
     student.encoder_projection.bias = torch.nn.Parameter(torch.zeros(32))
     engine = NativeEngine(student)
-    assert isinstance(engine.core_cache(rows=1, slots=4).core_step, CoreStep)
+    assert type(engine.core_cache(rows=1, slots=4)) is CoreCache
     assert engine.map(student.encoder_projection) is student.encoder_projection
     attention = student_of("attention")
-    assert isinstance(NativeEngine(attention).stack_step(attention.encoder), StackStep)
+    assert not isinstance(NativeEngine(attention).stack_step(attention.encoder), NativeStack)
     assert engine.map(student.byte_head.double()) is student.byte_head
 
 

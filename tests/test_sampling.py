@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dbyte.decode.sampling import BLOCK, Sampler, Sampling, probabilities
+from dbyte.decode.sampling import Sampler, Sampling, probabilities
 
 LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
 
@@ -54,10 +54,10 @@ def test_rows_that_draw_at_different_times_keep_their_numbers():
     assert late == drawn(Sampling(1.0), logits, 5)[:, 0].tolist()
 
 
-def test_draws_resume_from_a_count_over_blocks():
+def test_draws_resume_from_a_count():
     sampling, logits = Sampling(1.0), torch.zeros(1, 1000)
-    whole = drawn(sampling, logits, BLOCK + 40)
-    assert torch.equal(drawn(sampling, logits, 30, drawn=[BLOCK + 10]), whole[BLOCK + 10 :])
+    whole = drawn(sampling, logits, 300)
+    assert torch.equal(drawn(sampling, logits, 30, drawn=[270]), whole[270 :])
 
 
 @pytest.mark.parametrize("wrong, told", [

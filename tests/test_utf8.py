@@ -67,7 +67,7 @@ def test_what_is_no_utf8_is_refused(text):
 
 def test_tokens_lead_where_their_bytes_lead(teacher, tokenizer):
     student = make_student(teacher, tokenizer)
-    found, table = over_tokens(student).tolist(), transitions().tolist()
+    found, table = over_tokens(student, transitions()).tolist(), transitions().tolist()
     for token, text in enumerate(student.token_texts()):
         text = text or bytes([EOS])
         assert [found[state][token] for state in range(9)] == [walk(table, text, state) for state in range(9)]

@@ -98,31 +98,20 @@ def _write(student, prompts: list[bytes], arguments: argparse.Namespace) -> None
 
     All advance together; a later one is printed when those before it have ended.
     """
-    from dbyte.decode.generate import begin, evaluating
+    from dbyte.decode.generate import begin, pieces
     from dbyte.decode.sampling import Sampling
-    from dbyte.decode.writer import Reading
     from dbyte.native import engine_for
 
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     writer = begin(student, prompts, max_new_bytes=arguments.max_new_bytes, sampling=sampling, stop=arguments.stop,
                    stage=arguments.stage, valid_utf8=not arguments.raw,
                    engine=engine_for(student, arguments.compiled))
-    out = sys.stdout.buffer
-    readings = [Reading(writer, row) for row in range(len(prompts))]
-    going = True
-    while readings:
-        if going:
-            with evaluating(student):
-                going = writer.advance()
-        while readings:
-            reading = readings[0]
-            out.write(reading.fresh() if arguments.raw else reading.fresh_text().encode())  # whatever the locale says
-            out.flush()
-            if writer.is_open(reading.row):
-                break
-            readings.pop(0)
-            if not arguments.raw:
-                _end_line()
+    for row in range(len(prompts)):
+        for piece in pieces(writer, row, as_bytes=arguments.raw):
+            sys.stdout.buffer.write(piece if arguments.raw else piece.encode())  # whatever the locale says
+            sys.stdout.buffer.flush()
+        if not arguments.raw:
+            _end_line()
 
 
 def _end_line() -> None:

@@ -6,19 +6,10 @@ rows whose chunk has just ended.
 Shape letters: B rows, M chunks, E core width, G key-value heads, W head width, S cache slots, R rows chosen.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 
 from dbyte.model.core import check_positions, run_core
-
-
-class Step(Protocol):
-    """One position through the core for a few rows, such as `core_step.CoreStep`."""
-
-    def step(self, hidden_RE: Tensor, keys: Tensor, values: Tensor, rows: list[int], slots: list[int]) -> Tensor:
-        """Append one position to each of these rows of the cache, at these slots; return hidden states [R, E]."""
 
 
 class CoreCache:
@@ -29,19 +20,14 @@ class CoreCache:
 
     is_compileable = False  # transformers asks
 
-    def __init__(self, core: nn.Module, *, rows: int, slots: int, core_step: Step | None = None):
-        """core_step: runs the core for one position; None: transformers' own forward does.
-
-        Raises:
-            ValueError: for more slots than the core has positions.
-        """
+    def __init__(self, core: nn.Module, *, rows: int, slots: int):
+        """An empty cache; raises ValueError for more slots than the core has positions."""
         config = core.config
         head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         weight = next(core.parameters())
         shape = (config.num_hidden_layers, rows, slots, config.num_key_value_heads, head_width)
         check_positions(slots, config.max_position_embeddings)
         self.core = core
-        self.core_step = core_step
         self.keys = weight.new_zeros(shape)
         self.values = weight.new_zeros(shape)
         self.length = [0] * rows  # plain numbers: reading a tensor's would wait for the device
@@ -81,15 +67,13 @@ class CoreCache:
         slots = [self.length[row] for row in rows]
         if max(slots) >= self.slots:
             raise ValueError(f"the cache holds {self.slots} chunks a row and is full: allow for more when it is made")
-        if self.core_step is None:
-            hidden_RE = self._by_forward(input_RE, rows, slots)
-        else:
-            hidden_RE = self.core_step.step(input_RE, self.keys, self.values, rows, slots)
+        hidden_RE = self._run(input_RE, rows, slots)
         for row in rows:
             self.length[row] += 1
         return hidden_RE
 
-    def _by_forward(self, input_RE: Tensor, rows: list[int], slots: list[int]) -> Tensor:
+    def _run(self, input_RE: Tensor, rows: list[int], slots: list[int]) -> Tensor:
+        """The core at position slots[r] of each row r, whose keys and values are stored there."""
         position_R = torch.tensor(slots, device=input_RE.device)
         visible_RS = torch.arange(max(slots) + 1, device=input_RE.device) <= position_R[:, None]
         mask_RS = torch.zeros_like(visible_RS, dtype=input_RE.dtype).masked_fill(~visible_RS, float("-inf"))

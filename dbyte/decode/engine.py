@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbyte.decode.core_cache import CoreCache, Step
-from dbyte.decode.core_step import CoreStep, can_step
-from dbyte.decode.stack_step import StackStep
+from dbyte.decode.core_cache import CoreCache
+from dbyte.decode.stack_step import stack_step
 from dbyte.model.blocks import Stack, State
 from dbyte.model.core import check_positions, run_core
 from dbyte.model.student import ByteStudent
 from dbyte.text.prefix_tree import Tree
 
 Map = Callable[[Tensor], Tensor]
+StackStep = Callable[..., Tensor]  # step(hidden_BD, states, commit=True), as `stack_step` after its first argument
 POSITIONS_AT_ONCE = 16384  # of padded rows, when a tree is read
 
 
 class Engine:
-    """The parts of one student. Weights are looked up when a step is asked for: later changes may not be seen."""
+    """The parts of one student."""
 
     compiled = False
 
@@ -36,20 +36,16 @@ class Engine:
     # -- one byte, one chunk ------------------------------------------------------------------------------------------
 
     def stack_step(self, stack: Stack) -> StackStep:
-        """A stack of the student for one byte a row: `step(hidden_BD, states, commit=True)` returns [B, D]."""
-        return StackStep(stack)
+        """A stack for one byte a row: `step(hidden_BD, states, commit=True)` returns [B, D]."""
+        return partial(stack_step, stack)
 
     def core_cache(self, *, rows: int, slots: int) -> CoreCache:
         """An empty cache of the core for so many rows, with room for so many chunks each."""
-        return CoreCache(self.student.core, rows=rows, slots=slots, core_step=self._core_step(slots))
+        return CoreCache(self.student.core, rows=rows, slots=slots)
 
     def map(self, part: nn.Module | Tensor) -> Map:
         """A projection, a SwiGLU network or a weight [O, D] as a function of a few rows: [B, D] to [B, O]."""
         return partial(F.linear, weight=part) if isinstance(part, Tensor) else part
-
-    def _core_step(self, slots: int) -> Step | None:
-        core = self.student.core
-        return CoreStep(core, slots=slots) if can_step(core) else None
 
     # -- prompts ------------------------------------------------------------------------------------------------------
 
@@ -64,23 +60,10 @@ class Engine:
         """
         return stack.prefill(hidden_BLD, length_B, slots=slots)
 
-    def prefill_last(self, stack: Stack, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[State]]:
-        """Run right-padded rows of one document each and return the output of byte length_B - 1 alone.
-
-        Returns:
-            Outputs [B, D], which mean nothing for a row of no bytes, and each block's state after that byte.
-        """
-        output_BLD, states = stack.prefill(hidden_BLD, length_B)
-        rows_B = torch.arange(len(length_B), device=length_B.device)
-        return output_BLD[rows_B, (length_B - 1).clamp(min=0)], states
-
     # -- trees of texts -----------------------------------------------------------------------------------------------
 
-    def read_stack(self, stack: Stack, hidden_TD: Tensor, tree: Tree, *, wanted_T: Tensor | None = None) -> Tensor:
-        """Run a stack over every node of a tree, after the node's ancestors: [T, D].
-
-        wanted_T: bool, nodes whose outputs are asked for (None: all); the other outputs mean nothing.
-        """
+    def read_stack(self, stack: Stack, hidden_TD: Tensor, tree: Tree) -> Tensor:
+        """Run a stack over every node of a tree, after the node's ancestors: [T, D]."""
         return _by_rows(stack, hidden_TD, tree)
 
     def read_core(self, input_TE: Tensor, tree: Tree) -> Tensor:

@@ -5,13 +5,15 @@ the states and one step, `writer.py` the loop, `sampling.py` the draws, `utf8.py
 `lookahead.py` MBP's decision. `dbyte.generate` adds the choice of compiled code.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import codecs
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dbyte.decode.engine import Engine
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import ByteStream
-from dbyte.decode.writer import Reading, Writer
+from dbyte.decode.utf8 import broken_character
+from dbyte.decode.writer import Writer
 from dbyte.model.student import ByteStudent
 
 
@@ -30,7 +32,6 @@ def generate(
     valid_utf8: bool | None = None,
     prompt_ends: list[list[int]] | None = None,
     engine: Engine | None = None,
-    on_text: Callable[[int, str], object] | None = None,
 ) -> list[str] | list[bytes]:
     """Continue each prompt until EOS, a stop string (left out of the result) or `max_new_bytes`.
 
@@ -45,8 +46,6 @@ def generate(
         prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
             (Stage 1 before its router has learned); None: along the router's boundaries.
         engine: computes the student's steps; None: plain torch.
-        on_text: called with (number of the prompt, new text) whenever text has become certain: whole characters that
-            cannot be part of a stop string.
     Raises:
         ValueError: for reserved bytes 0xFE or 0xFF in a prompt or, with valid_utf8, no UTF-8; a prompt of more chunks
             than the core has positions; a limit below 1; a temperature, top_k or top_p out of range; a stage other
@@ -54,20 +53,13 @@ def generate(
     """
     if isinstance(prompts, str | bytes):
         raise ValueError(f"generate expects a list of prompts, found {type(prompts).__name__}: put it into a list")
-    valid_utf8 = not as_bytes if valid_utf8 is None else valid_utf8
     if not prompts:
-        check(max_new_bytes=max_new_bytes, stop=stop, stage=stage)
         return []
     writer = begin(student, prompts, max_new_bytes=max_new_bytes, sampling=Sampling(temperature, top_k, top_p, seed),
-                   stop=stop, stage=stage, valid_utf8=valid_utf8, prompt_ends=prompt_ends, engine=engine)
-    readings = [Reading(writer, row) for row in range(len(prompts))] if on_text else []
-    going = True
+                   stop=stop, stage=stage, valid_utf8=not as_bytes if valid_utf8 is None else valid_utf8,
+                   prompt_ends=prompt_ends, engine=engine)
     with evaluating(student):
-        while going:
-            going = writer.advance()
-            for reading in readings:
-                if new := reading.fresh_text():
-                    on_text(reading.row, new)
+        writer.run()
     return [bytes(text) for text in writer.written] if as_bytes else [writer.text(row) for row in range(len(prompts))]
 
 
@@ -78,23 +70,49 @@ def generate_stream(
 ) -> Iterator[str] | Iterator[bytes]:
     """Yield the continuation of one prompt piece by piece; the pieces joined are what `generate` returns.
 
-    A piece has whole characters, and what may become a stop string is held back until that is known. Arguments and
-    errors are those of `generate`; errors are raised by the call itself, before the first piece.
+    Arguments and errors are those of `generate`; errors are raised by the call itself, before the first piece.
     """
     writer = begin(student, [prompt], max_new_bytes=max_new_bytes, sampling=Sampling(temperature, top_k, top_p, seed),
                    stop=stop, stage=stage, valid_utf8=not as_bytes if valid_utf8 is None else valid_utf8,
                    engine=engine)
-    reading = Reading(writer, 0)
+    return pieces(writer, 0, as_bytes=as_bytes)
 
-    def pieces() -> Iterator[str] | Iterator[bytes]:
-        going = True
-        while going:
-            with evaluating(student):
-                going = writer.advance()
-            if new := reading.fresh() if as_bytes else reading.fresh_text():
-                yield new
 
-    return pieces()
+def pieces(writer: Writer, row: int, *, as_bytes: bool = False) -> Iterator[str] | Iterator[bytes]:
+    """Yield one text of a writer as it becomes certain, and advance all its texts until this one has ended.
+
+    A piece has whole characters, and what may become a stop string is held back until that is known.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    shown = 0
+    is_open = True
+    while is_open:
+        is_open = writer.is_open(row)
+        piece = bytes(writer.written[row][shown : _certain_bytes(writer, row)])
+        before = b"" if shown or not piece else writer.broken[row]
+        shown += len(piece)
+        if not as_bytes:
+            piece = decoder.decode(before + piece, final=not is_open)
+        if piece:
+            yield piece
+        if is_open:
+            with evaluating(writer.stream.student):
+                writer.advance()
+
+
+def _certain_bytes(writer: Writer, row: int) -> int:
+    """How many bytes of a text will stay and can be shown."""
+    text = writer.written[row]
+    if not writer.is_open(row):
+        return len(text)
+    certain = len(text)
+    for stop in writer.stops:
+        for size in range(1, len(stop)):
+            if text.endswith(stop[:size]):
+                certain = min(certain, len(text) - size)
+    if writer.valid_utf8:
+        certain -= len(broken_character(writer.broken[row] + text[:certain]))
+    return certain
 
 
 def begin(
@@ -103,7 +121,12 @@ def begin(
     prompt_ends: list[list[int]] | None = None, engine: Engine | None = None,
 ) -> Writer:
     """Read the prompts and return the writer that continues them; arguments and errors are those of `generate`."""
-    check(max_new_bytes=max_new_bytes, stop=stop, stage=stage)
+    if max_new_bytes < 1:
+        raise ValueError(f"max_new_bytes must be at least 1, found {max_new_bytes}")
+    if stage not in (None, 1, 2):
+        raise ValueError(f"stage must be 1 (writes tokens), 2 (writes bytes) or None (as trained), found {stage!r}")
+    if isinstance(stop, str | bytes) or not all(stop):
+        raise ValueError(f"stop must be a list of strings that are not empty, found {stop!r}")
     encoded = [prompt.encode() if isinstance(prompt, str) else bytes(prompt) for prompt in prompts]
     with evaluating(student):
         stream = ByteStream(student, encoded, new_bytes=max_new_bytes, stage=stage or student.config.stage or 2,
@@ -121,13 +144,3 @@ def evaluating(student: ByteStudent) -> Iterator[None]:
         yield
     finally:
         student.train(was_training)
-
-
-def check(*, max_new_bytes: int, stop: Sequence[str], stage: int | None) -> None:
-    """Raise ValueError for a limit, stop strings or a stage that cannot be used."""
-    if max_new_bytes < 1:
-        raise ValueError(f"max_new_bytes must be at least 1, found {max_new_bytes}")
-    if stage not in (None, 1, 2):
-        raise ValueError(f"stage must be 1 (writes tokens), 2 (writes bytes) or None (as trained), found {stage!r}")
-    if isinstance(stop, str | bytes) or not all(stop):
-        raise ValueError(f"stop must be a list of strings that are not empty, found {stop!r}")

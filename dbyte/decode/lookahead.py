@@ -22,8 +22,7 @@ Shape letters: B rows, L prompt bytes, D byte width.
 
 from torch import Tensor
 
-from dbyte.decode.engine import Engine
-from dbyte.decode.stack_step import StackStep
+from dbyte.decode.engine import Engine, StackStep
 from dbyte.model.blocks import State
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.student import is_special
@@ -56,15 +55,15 @@ class LookAhead:
     def take_in(self, byte_B: Tensor) -> None:
         """Take in a byte that the encoder takes in too."""
         if self.split is not None:
-            self.split.step(self.student.router.byte_embedding(byte_B), self.split_states)
+            self.split(self.student.router.byte_embedding(byte_B), self.split_states)
 
     def decide(self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[State], guess_B: Tensor) -> Tensor:
         """Whether a chunk ends at a byte that has been taken in, if the guess follows it (bool [B])."""
         router = self.student.router
         if self.split is None:
-            tried_BD = self.encoder.step(self.student.byte_embedding(guess_B), encoder_states, commit=False)
+            tried_BD = self.encoder(self.student.byte_embedding(guess_B), encoder_states, commit=False)
             prob_B = boundary_prob(self.query(encoded_BD), self.key(tried_BD))
         else:
-            tried_BD = self.split.step(router.byte_embedding(guess_B), self.split_states, commit=False)
+            tried_BD = self.split(router.byte_embedding(guess_B), self.split_states, commit=False)
             prob_B = router.prob_before(tried_BD)
         return (prob_B >= THRESHOLD) | is_special(byte_B) | (guess_B == EOS)

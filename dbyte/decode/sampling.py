@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 256
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -62,13 +60,14 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompts: Sequence[bytes], *, drawn: Sequence[int] | None = None):
         """drawn: how many draws of each row to skip; None: begin with the first."""
         self.sampling = sampling
+        self.drawn = list(drawn or [0] * len(prompts))
+        self.generators = []
         seen = Counter()
-        self.drawn = list(drawn) if drawn is not None else [0] * len(prompts)
-        self.seeds = []
-        for prompt in prompts:
-            self.seeds.append(row_seed(sampling.seed, prompt, seen[prompt]))
+        for prompt, skipped in zip(prompts, self.drawn, strict=True):
+            generator = torch.Generator().manual_seed(row_seed(sampling.seed, prompt, seen[prompt]))
+            torch.rand(skipped, generator=generator, dtype=torch.double)
+            self.generators.append(generator)
             seen[prompt] += 1
-        self._blocks: dict[int, tuple[int, list[float], torch.Generator]] = {}
 
     def draw(self, logits_RX: Tensor, rows: Sequence[int]) -> Tensor:
         """One symbol (int64 [R]) for each of these rows."""
@@ -82,14 +81,8 @@ class Sampler:
 
     def _uniform(self, row: int) -> float:
         """The row's next number in [0, 1)."""
-        block, place = divmod(self.drawn[row], BLOCK)
         self.drawn[row] += 1
-        have, values, generator = self._blocks.get(row) or (-1, [], torch.Generator().manual_seed(self.seeds[row]))
-        while have < block:
-            have += 1
-            values = torch.rand(BLOCK, generator=generator, dtype=torch.double).tolist()
-        self._blocks[row] = have, values, generator
-        return values[place]
+        return torch.rand(1, generator=self.generators[row], dtype=torch.double).item()
 
 
 def row_seed(seed: int, prompt: bytes, repetition: int) -> int:

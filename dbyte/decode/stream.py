@@ -10,7 +10,7 @@ One byte of a row goes through `ByteStream.step`:
 
 Steps give the logits of the parallel forward. A prompt is read in parallel. From then on a byte costs one step of
 encoder and decoder, and one core position in just those rows whose chunk ended. States are preallocated and updated in
-place; finished rows leave.
+place.
 
 Whether a chunk ends at a prompt's last byte is decided as for a byte that was written: with JBP the joint head of the
 byte before says so, given the byte; with MBP the look-ahead does. Stage 1 writes tokens, so its prompt ends where a
@@ -19,9 +19,6 @@ token ends, as a token model's does. BOS is a chunk of its own.
 Shape letters: B rows, L prompt bytes, D byte width, E core width, M chunks, R rows whose chunk ended, X = 512 joint
 symbols or 256 bytes, K bytes.
 """
-
-from collections.abc import Iterator
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -41,7 +38,7 @@ class ByteStream:
 
     `core_BE` is what the last byte sees of the core, `up_BD` its projection for the decoder, `ended_B` whether a chunk
     ended at the byte. At Stage 2 `logits_BX` are those of the next byte (JBP: with its flag), and `second_logits_BK`
-    MBP's of the byte after it. `row_B` numbers the rows as they were at the start.
+    MBP's of the byte after it.
     """
 
     @torch.inference_mode()
@@ -91,7 +88,7 @@ class ByteStream:
     def _encode(self, byte_B: Tensor) -> Tensor:
         if self.look_ahead is not None:
             self.look_ahead.take_in(byte_B)
-        return self.encoder.step(self.student.byte_embedding(byte_B), self.encoder_states)
+        return self.encoder(self.student.byte_embedding(byte_B), self.encoder_states)
 
     def _take_in(self, byte_B: Tensor, encoded_BD: Tensor, ends_B: Tensor) -> None:
         """Run core and decoder for a byte that the encoder has taken in."""
@@ -102,7 +99,7 @@ class ByteStream:
         if closing:
             self._run_core(encoded_BD, closing)
         if self.stage == 2:
-            self._predict(self.decoder.step(self.around(encoded_BD) + self.up_BD, self.decoder_states))
+            self._predict(self.decoder(self.around(encoded_BD) + self.up_BD, self.decoder_states))
 
     def _run_core(self, encoded_BD: Tensor, closing: list[int]) -> None:
         """One core position for the rows whose chunk ends at this byte."""
@@ -148,7 +145,10 @@ class ByteStream:
         boundary_BL &= torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1
         chunks = boundary_BL.sum(1).tolist()
         positions = student.core.config.max_position_embeddings
-        check_prompts(prompts, chunks, positions)
+        for number, (prompt, count) in enumerate(zip(prompts, chunks, strict=True)):
+            if count + 1 > positions:
+                raise ValueError(f"prompt {number} has {len(prompt)} bytes in at least {count + 1} chunks, but the "
+                                 f"core was built for {positions} positions (max_position_embeddings): shorten it")
         slots = min(max(chunks) + 1 + new_bytes, positions)  # at most a chunk a byte
         self._allocate(engine, len(texts), stage=stage, slots=slots, byte_slots=byte_slots)
         self.encoder_states = states
@@ -166,8 +166,7 @@ class ByteStream:
     ) -> None:
         """Run core and decoder over the first length_B (>= 0) bytes of each row, given the encoder's states."""
         student = self.student
-        B, L = ids_BL.shape
-        mask_BL = torch.arange(L, device=ids_BL.device) < length_B[:, None]
+        mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None]
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
         core_BME = self.core_cache.prefill(student.chunk_embeddings(encoded_BLD, chunks), chunks.document_BM)
@@ -175,15 +174,16 @@ class ByteStream:
             core_BME = smooth(core_BME, opening_confidence(prob_BL, chunks), chunks)
             self.opening.prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
         count_B = chunks.mask_BM.sum(1)
-        last_BE = core_BME[torch.arange(B, device=ids_BL.device), (count_B - 1).clamp(min=0)]
+        rows_B = torch.arange(len(ids_BL), device=ids_BL.device)
+        last_BE = core_BME[rows_B, (count_B - 1).clamp(min=0)]
         self.core_BE = torch.where((count_B > 0)[:, None], last_BE, student.null_E)
         if self.stage == 2:
             self.up_BD = student.decoder_projection(self.core_BE)
             null_D = student.decoder_projection(student.null_E)
             up_BLD = dechunk(student.decoder_projection(core_BME), null_D, chunks)
-            decoded_BD, self.decoder_states = self.engine.prefill_last(
+            decoded_BLD, self.decoder_states = self.engine.prefill(
                 student.decoder, up_BLD + self.around(encoded_BLD), length_B)
-            self._predict(decoded_BD)
+            self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)])
 
     def _allocate(self, engine: Engine, rows: int, *, stage: int, slots: int, byte_slots: int) -> None:
         """Set every attribute for rows that have no byte yet."""
@@ -192,8 +192,7 @@ class ByteStream:
         self.engine = engine
         self.stage = stage
         self.byte_slots = byte_slots
-        self.row_B = torch.arange(rows, device=student.device)
-        self.ended_B = torch.ones_like(self.row_B, dtype=torch.bool)
+        self.ended_B = torch.ones(rows, dtype=torch.bool, device=student.device)
         self.encoder = engine.stack_step(student.encoder)
         self.encoder_states = student.encoder.empty_state(rows, slots=byte_slots)
         self.to_core = engine.map(student.encoder_projection)
@@ -216,64 +215,33 @@ class ByteStream:
         self.opening = OpeningConfidence(student, rows) if writes_bytes and student.config.smoothing else None
         self.look_ahead = LookAhead(self.encoder, rows, engine=engine) if two_heads else None
 
-    # -- rows that leave ----------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self.row_B)
+    # -- rows ----------------------------------------------------------------------------------------------------------
 
     def is_full(self, row: int) -> bool:
         """Whether a row has as many chunks as there is room for."""
         return self.core_cache.length[row] >= self.core_cache.slots
 
     @torch.inference_mode()
-    def keep(self, rows: list[int]) -> list[int]:
-        """Drop all but these rows (ascending), moving the last into the gaps; returns the places that they came from.
-
-        Raises:
-            ValueError: if no row is left.
-        """
-        if not rows:
-            raise ValueError("a stream holds at least one row: let it go instead of keeping none")
-        count = len(rows)
-        gaps = sorted(set(range(count)) - set(rows))
-        moves = dict(zip(gaps, (row for row in rows if row >= count), strict=True))
-        order = [moves.get(place, place) for place in range(count)]
-        for _, holder, name, dim in self.parts():
-            tensor = getattr(holder, name)
-            for to, origin in moves.items():
-                tensor.select(dim, to).copy_(tensor.select(dim, origin))
-            setattr(holder, name, tensor.narrow(dim, 0, count))
-        self.core_cache.length = [self.core_cache.length[origin] for origin in order]
-        return order
-
-    @torch.inference_mode()
     def take(self, rows: list[int]) -> None:
         """Continue with these rows, in this order; a row that is named several times continues as several."""
-        index = torch.tensor(rows, device=self.row_B.device)
-        for _, holder, name, dim in self.parts():
+        index = torch.tensor(rows, device=self.core_BE.device)
+        for holder, name, dim in self.parts():
             setattr(holder, name, getattr(holder, name).index_select(dim, index))
         self.core_cache.length = [self.core_cache.length[row] for row in rows]
 
-    def parts(self) -> Iterator[tuple[str, object, str, int]]:
-        """Every tensor of these rows: its name, the object and attribute that hold it, and its dimension of rows."""
-        plain = [("", self, ("core_BE", "up_BD", "logits_BX", "second_logits_BK", "row_B", "ended_B"))]
-        if self.opening is not None:
-            plain.append(("opening.", self.opening, ("encoded_BD", "byte_B", "closed_B", "value_B")))
-        stacks = {"encoder": self.encoder_states, "decoder": self.decoder_states}
-        if self.look_ahead is not None:
-            stacks["router"] = self.look_ahead.split_states
-        for stack, states in stacks.items():
-            for i, state in enumerate(states):
-                plain.append((f"{stack}.{i}.", state, tuple(field.name for field in fields(state))))
-        for prefix, holder, names in plain:
-            for name in names:
-                yield prefix + name, holder, name, 0
-        for name in ("keys", "values"):
-            yield "core." + name, self.core_cache, name, 1
+    def parts(self) -> list[tuple[object, str, int]]:
+        """Every tensor of these rows: the object and attribute that hold it, and its dimension of rows.
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the state by name."""
-        return {name: getattr(holder, attribute) for name, holder, attribute, _ in self.parts()}
+        The core's keys and values are the last two.
+        """
+        parts = [(self, name, 0) for name in ("core_BE", "up_BD", "logits_BX", "second_logits_BK", "ended_B")]
+        states = [*self.encoder_states, *self.decoder_states]
+        if self.opening is not None:
+            parts += [(self.opening, name, 0) for name in ("encoded_BD", "byte_B", "closed_B", "value_B")]
+        if self.look_ahead is not None:
+            states += self.look_ahead.split_states
+        parts += [(state, name, 0) for state in states for name in vars(state)]
+        return [*parts, (self.core_cache, "keys", 1), (self.core_cache, "values", 1)]
 
 
 def _given(ids_BL: Tensor, prompt_ends: list[list[int]]) -> Tensor:
@@ -297,11 +265,3 @@ def check_text_bytes(text: bytes) -> None:
         if special in text:
             raise ValueError(f"byte 0x{special:02X} at offset {text.index(special)} is reserved (BOS 0xFE, EOS 0xFF) "
                              "and never occurs in UTF-8: pass UTF-8 text")
-
-
-def check_prompts(prompts: list[bytes], chunks: list[int], positions: int) -> None:
-    """Raise ValueError if a prompt leaves the core no position for another chunk."""
-    for number, (prompt, count) in enumerate(zip(prompts, chunks, strict=True)):
-        if count + 1 > positions:
-            raise ValueError(f"prompt {number} has {len(prompt)} bytes in at least {count + 1} chunks, but the core "
-                             f"was built for {positions} positions (max_position_embeddings): shorten the prompt")

@@ -1,15 +1,14 @@
-"""Streams on disk: one safetensors file that holds every tensor of a `ByteStream`, but not the student.
+"""Streams on disk: one file with every tensor of a `ByteStream`, and what a writer knows, but not the student.
 
 A stream that was loaded continues to the bit as if it had never stopped.
 """
 
 import hashlib
-import json
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 
 from dbyte.atomic import atomic_write
 from dbyte.decode.engine import Engine
@@ -17,62 +16,51 @@ from dbyte.decode.stream import ByteStream
 from dbyte.model.student import ByteStudent
 
 
-def save_stream(stream: ByteStream, path: str | Path, *, texts: dict | None = None) -> None:
+def save_stream(stream: ByteStream, path: str | Path, *, notes: dict) -> None:
     """Write a stream to one file, completely or not at all.
 
-    texts: JSON data to store with it; `read_metadata` returns it.
+    notes: what `load_stream` gives back with it: numbers, strings, bytes, and lists and dicts of them.
     """
     cache = stream.core_cache
+    *tensors, keys, values = (getattr(holder, name) for holder, name, _ in stream.parts())
     used = max(cache.length)
-    tensors = {name: tensor[:, :, :used] if name.startswith("core.") else tensor
-               for name, tensor in stream.tensors().items()}
-    facts = {"student": weights_hash(stream.student), "stage": stream.stage, "rows": len(stream),
-             "slots": cache.slots, "byte_slots": stream.byte_slots, "length": cache.length}
-    # clones: safetensors refuses tensors that share memory, and parts of a stream may hold one in common
-    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    atomic_write(Path(path), save(tensors, {"facts": json.dumps(facts), "texts": json.dumps(texts)}))
+    tensors += [keys[:, :, :used], values[:, :, :used]]
+    held = {"student": weights_hash(stream.student), "stage": stream.stage, "slots": cache.slots,
+            "byte_slots": stream.byte_slots, "length": cache.length, "notes": notes,
+            "tensors": [tensor.clone() for tensor in tensors]}  # a part would be saved with all that it is a part of
+    buffer = BytesIO()
+    torch.save(held, buffer)
+    atomic_write(Path(path), buffer.getvalue())
 
 
 @torch.inference_mode()
-def load_stream(student: ByteStudent, path: str | Path, *, engine: Engine | None = None) -> ByteStream:
-    """Read a stream that `save_stream` wrote with this student.
+def load_stream(student: ByteStudent, path: str | Path, *, engine: Engine | None = None) -> tuple[ByteStream, dict]:
+    """Read the stream and the notes that `save_stream` wrote with this student.
 
     engine: computes the student's parts; None: plain torch.
     Raises:
         FileNotFoundError: if there is no such file. ValueError: if it is no stream, or another student's.
     """
-    facts = json.loads(read_metadata(path)["facts"])
-    if facts["student"] != weights_hash(student):
+    file = BytesIO(Path(path).read_bytes())
+    try:
+        with torch.serialization.safe_globals([bytes]):  # of which torch knows those that are not empty
+            held = torch.load(file, map_location=student.device, weights_only=True)
+        written_by = held["student"]
+    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no stream, or damaged ({error}): name a file that Writer.save wrote") from error
+    if written_by != weights_hash(student):
         raise ValueError(f"the stream in {path} was written by another student: load it with the student that "
                          "wrote it, or read the prompt again")
-    stream = ByteStream.empty(Engine(student) if engine is None else engine, facts["rows"], stage=facts["stage"],
-                              slots=facts["slots"], byte_slots=facts["byte_slots"])
-    loaded = load_file(path, device=str(student.device))
-    for name, holder, attribute, _ in list(stream.parts()):
-        if name.startswith("core."):
-            getattr(holder, attribute)[:, :, : loaded[name].shape[2]] = loaded[name]
-        else:
-            setattr(holder, attribute, loaded[name])
-    stream.core_cache.length = facts["length"]
-    return stream
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The JSON strings "facts" and "texts" that `save_stream` stored with the tensors.
-
-    Raises:
-        FileNotFoundError: if there is no such file. ValueError: if it is no stream, or damaged.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no stream {path}: name a file that Writer.save wrote")
-    try:
-        with safe_open(path, "pt") as file:
-            found = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no stream, or damaged ({error}): save it or read the prompt again") from error
-    if not {"facts", "texts"} <= found.keys():
-        raise ValueError(f"{path} is no stream: name a file that Writer.save wrote")
-    return found
+    stream = ByteStream.empty(Engine(student) if engine is None else engine, len(held["length"]), stage=held["stage"],
+                              slots=held["slots"], byte_slots=held["byte_slots"])
+    *tensors, keys, values = held["tensors"]
+    for (holder, name, _), tensor in zip(stream.parts()[:-2], tensors, strict=True):
+        setattr(holder, name, tensor)
+    used = keys.shape[2]
+    stream.core_cache.keys[:, :, :used] = keys
+    stream.core_cache.values[:, :, :used] = values
+    stream.core_cache.length = held["length"]
+    return stream, held["notes"]
 
 
 def weights_hash(student: ByteStudent) -> str:

@@ -11,8 +11,6 @@ text with a higher one. Reserving room for whole characters would change the dis
 Shape letters: S states, X symbols (256 bytes, 512 joint symbols or V tokens), K bytes.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -39,26 +37,20 @@ def transitions() -> Tensor:
 
 
 def anything() -> Tensor:
-    """next_1K: one state, in which every byte but BOS may follow."""
-    next_1K = torch.zeros(1, BYTES, dtype=torch.long)
-    next_1K[0, BOS] = REFUSED
-    return next_1K
+    """next_SK where every byte but BOS may follow, and the state stays."""
+    next_SK = torch.arange(STATES)[:, None].repeat(1, BYTES)
+    next_SK[:, BOS] = REFUSED
+    return next_SK
 
 
-def any_token(tokens: Sequence[bytes]) -> Tensor:
-    """next_1V: one state, in which every token but those with BOS in them may follow."""
-    return torch.tensor([[REFUSED if BOS in text else 0 for text in tokens]])
-
-
-def over_tokens(student: ByteStudent) -> Tensor:
+def over_tokens(student: ByteStudent, next_SK: Tensor) -> Tensor:
     """next_SV: the state that each token's bytes lead to; a token without text stands for EOS."""
-    next_SK = transitions()
     offset_V1 = student.token_offset.cpu()
     table = student.token_table.cpu().long()
     start_V = offset_V1[:-1]
     length_V = offset_V1.diff()
     next_SV = torch.arange(STATES)[:, None].repeat(1, len(start_V))
-    next_SV[1:, length_V == 0] = REFUSED
+    next_SV[:, length_V == 0] = next_SK[:, EOS, None]
     for i in range(int(length_V.max())):
         longer = (length_V > i).nonzero()[:, 0]
         next_SV[:, longer] = next_SK[next_SV[:, longer], table[start_V[longer] + i]]

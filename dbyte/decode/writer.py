@@ -8,8 +8,6 @@ One loop for three decoders. Each advance gives every row that needs one a new s
 Shape letters: B rows that still write, R rows that draw, V tokens, K bytes.
 """
 
-import codecs
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,12 +19,12 @@ from torch import Tensor
 from dbyte.decode.engine import Engine
 from dbyte.decode.sampling import Sampler, Sampling
 from dbyte.decode.stream import ByteStream
-from dbyte.decode.stream_file import load_stream, read_metadata, save_stream
-from dbyte.decode.utf8 import Alphabet, any_token, anything, broken_character, over_tokens, state_after, transitions
+from dbyte.decode.stream_file import load_stream, save_stream
+from dbyte.decode.utf8 import Alphabet, anything, broken_character, over_tokens, state_after, transitions
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import EOS
 
-PLAIN = ("limit", "valid_utf8", "rows", "states", "ended", "core_rows")  # attributes that JSON holds as they are
+SAVED = ("before", "written", "stops", "limit", "valid_utf8", "rows", "states", "queues", "ended", "core_rows")
 
 
 class Writer:
@@ -56,6 +54,7 @@ class Writer:
         self.sampler = Sampler(sampling, before, drawn=drawn)
         self.states = [state_after(text) if valid_utf8 else 0 for text in before]
         self.broken = [broken_character(text) if valid_utf8 else b"" for text in before]
+        self.queues = [b""] * len(before)  # at Stage 1, bytes of each text's token that have not been taken in
         self.core_rows = 0
         student = stream.student
         device = stream.core_BE.device
@@ -63,9 +62,7 @@ class Writer:
         self.bytes = Alphabet(next_SK, device=device)
         if stream.stage == 1:
             self.tokens = student.token_texts()
-            next_SV = over_tokens(student) if valid_utf8 else any_token(self.tokens)
-            self.symbols = Alphabet(next_SV, device=device)
-            self.queues = [b""] * len(before)  # bytes of each row's token that have not been fed
+            self.symbols = Alphabet(over_tokens(student, next_SK), device=device)
         else:
             joint = stream.look_ahead is None  # (byte, flag) pairs of JBP
             self.symbols = Alphabet(next_SK.repeat(1, 2), device=device) if joint else self.bytes
@@ -81,9 +78,9 @@ class Writer:
             if not open_rows:
                 self.rows = []
                 return False
-            order = self.stream.keep(open_rows)
-            self.rows = [self.rows[place] for place in order]
-            fed = [fed[place] for place in order]
+            self.stream.take(open_rows)
+            self.rows = [self.rows[place] for place in open_rows]
+            fed = [fed[place] for place in open_rows]
         self._step(fed)
         return True
 
@@ -97,10 +94,8 @@ class Writer:
 
     def save(self, path: str | Path) -> None:
         """Write the stream, the texts and the state of the draws to one file; `load` continues from there."""
-        texts = {name: [bytes(text).hex() for text in getattr(self, name)]
-                 for name in ("before", "written", "stops", *(("queues",) if self.stream.stage == 1 else ()))}
-        facts = {"sampling": asdict(self.sampler.sampling), "drawn": self.sampler.drawn, "texts": texts}
-        save_stream(self.stream, path, texts=facts | {name: getattr(self, name) for name in PLAIN})
+        facts = {"sampling": asdict(self.sampler.sampling), "drawn": self.sampler.drawn}
+        save_stream(self.stream, path, notes=facts | {name: getattr(self, name) for name in SAVED})
 
     @classmethod
     def load(cls, student: ByteStudent, path: str | Path, *, engine: Engine | None = None) -> "Writer":
@@ -110,18 +105,11 @@ class Writer:
         Raises:
             FileNotFoundError: if there is no such file. ValueError: if it holds no writer, or another student's.
         """
-        stream = load_stream(student, path, engine=engine)
-        facts = json.loads(read_metadata(path)["texts"])
-        if facts is None:
-            raise ValueError(f"{path} holds a stream and no texts: name a file that Writer.save wrote")
-        texts = {name: list(map(bytes.fromhex, values)) for name, values in facts["texts"].items()}
-        writer = cls(stream, texts["before"], sampling=Sampling(**facts["sampling"]), limit=facts["limit"],
-                     stops=texts["stops"], valid_utf8=facts["valid_utf8"], drawn=facts["drawn"])
-        for name in PLAIN:
-            setattr(writer, name, facts[name])
-        writer.written = list(map(bytearray, texts["written"]))
-        if stream.stage == 1:
-            writer.queues = texts["queues"]
+        stream, notes = load_stream(student, path, engine=engine)
+        writer = cls(stream, notes["before"], sampling=Sampling(**notes["sampling"]), limit=notes["limit"],
+                     valid_utf8=notes["valid_utf8"], drawn=notes["drawn"])
+        for name in SAVED:
+            setattr(writer, name, notes[name])
         return writer
 
     # -- drawing ------------------------------------------------------------------------------------------------------
@@ -185,17 +173,14 @@ class Writer:
         if ends:
             del text[min(ends):]
             return True
-        if len(text) >= self.limit:
-            if self.valid_utf8:
-                self._drop_broken(row)
-            return True
-        if self.stream.is_full(place):
+        if len(text) < self.limit:
+            if not self.stream.is_full(place):
+                return False
             warnings.warn(f"text {row} ends after {len(text)} bytes: its document has {self.stream.core_cache.slots} "
                           "chunks, and there is room for no more", stacklevel=2)
-            if self.valid_utf8:
-                self._drop_broken(row)
-            return True
-        return False
+        if self.valid_utf8:
+            self._drop_broken(row)
+        return True
 
     def _drop_broken(self, row: int) -> None:
         """Drop a character that the limit cuts off; of one that began in the prompt no byte is left."""
@@ -211,39 +196,3 @@ class Writer:
         """A row's text, with the whole character where its prompt broke one off, and U+FFFD for what is not UTF-8."""
         whole = self.broken[row] if self.written[row] else b""
         return (whole + self.written[row]).decode(errors="replace")
-
-
-class Reading:
-    """The part of a growing text that can be shown: whole characters, and nothing that may become a stop string."""
-
-    def __init__(self, writer: Writer, row: int):
-        self.writer = writer
-        self.row = row
-        self.shown = 0
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self.begun = False
-
-    def fresh(self) -> bytes:
-        """The bytes that have become certain since the last call."""
-        text = self.writer.written[self.row]
-        last = not self.writer.is_open(self.row)
-        until = len(text) if last else len(text) - _held_back(text, self.writer.stops)
-        if not last and self.writer.valid_utf8:
-            until -= len(broken_character(self.writer.broken[self.row] + text[:until]))
-        found = bytes(text[self.shown : max(until, self.shown)])
-        self.shown += len(found)
-        return found
-
-    def fresh_text(self) -> str:
-        """The text that has become certain since the last call; all of them joined are `Writer.text`."""
-        found = self.fresh()
-        if found and not self.begun:
-            found = self.writer.broken[self.row] + found
-            self.begun = True
-        return self.decoder.decode(found, final=not self.writer.is_open(self.row))
-
-
-def _held_back(text: bytes, stops: Sequence[bytes]) -> int:
-    """How many bytes at the end of a text are the beginning of a stop string: the longest such end."""
-    return max((size for stop in stops for size in range(1, min(len(stop), len(text) + 1))
-                if text.endswith(stop[:size])), default=0)

@@ -172,8 +172,7 @@ class Scorer:
                 for request, places in zip(batch, ends, strict=True)]
         texts = SharedTexts(read, engine=self.engine)
         chunks = _chunks(texts, ends)
-        encoded_TD = texts.encode(chunks.symbol_T)
-        return self._token_scores(batch, ends, texts.run_core(encoded_TD, chunks), chunks)
+        return self._token_scores(batch, ends, texts.run_core(texts.encoded_TD, chunks), chunks)
 
     def _score_routed_tokens(self, batch: list[Request]) -> list[Score]:
         """Along the router's boundaries, for which the encoder reads the whole text."""
@@ -275,7 +274,7 @@ def flag_log_probs(
         log p(byte, flag) without and with the flag (float64 [R, L, 2]), and whether the likeliest symbol has the byte
         (bool [R, L]); zeros and False where not asked.
     """
-    before_RL, decoded_UD = texts.decode(row_R, flag_RL, asked_RL)
+    before_RL, decoded_UD = texts.decode(row_R, flag_RL)
     node_P = texts.node_NL[row_R][asked_RL]
     pair_P, place_P = np.unique(node_P * len(decoded_UD) + before_RL[asked_RL], return_inverse=True)
     node_P, before_P = (torch.from_numpy(number_P).to(decoded_UD.device)

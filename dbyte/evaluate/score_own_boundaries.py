@@ -77,7 +77,8 @@ def _walk(requests: list[Request], engine: Engine) -> list[ByteScores]:
     for step in range(longest):
         unfinished = [place for place, row in enumerate(rows) if step < len(rests[row])]
         if len(unfinished) < len(rows):
-            rows = [rows[place] for place in stream.keep(unfinished)]
+            stream.take(unfinished)
+            rows = [rows[place] for place in unfinished]
         byte_B = torch.tensor([rests[row][step] for row in rows], device=engine.student.device)
         nats_B = byte_log_probs(stream.logits_BX).gather(1, byte_B[:, None])[:, 0]
         right_B = stream.logits_BX.argmax(-1) % BYTES == byte_B

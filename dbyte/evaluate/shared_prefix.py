@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from dbyte.decode.engine import Engine
-from dbyte.model.blocks import Stack
 from dbyte.model.chunking import CONFIDENCE_FLOOR
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.student import is_special
@@ -43,14 +42,10 @@ class SharedTexts:
 
     # -- encoder and router -------------------------------------------------------------------------------------------
 
-    def encode(self, wanted: np.ndarray | None = None) -> Tensor:
-        """The encoder's states [T, D]; wanted: numbers of the only nodes whose states are needed."""
-        return self._read(self.student.encoder, self.student.byte_embedding(self.byte_T), self.tree, wanted)
-
     @cached_property
     def encoded_TD(self) -> Tensor:
         """The encoder's states of all nodes."""
-        return self.encode()
+        return self.engine.read_stack(self.student.encoder, self.student.byte_embedding(self.byte_T), self.tree)
 
     @cached_property
     def prob_T(self) -> Tensor:
@@ -61,7 +56,8 @@ class SharedTexts:
             key_TD = self.engine.map(router.key)(self.encoded_TD)
             prob_T = boundary_prob(query_TD[self.before_T], key_TD)
         else:
-            prob_T = router.prob_before(self._read(router.stack, router.byte_embedding(self.byte_T), self.tree))
+            read_TD = self.engine.read_stack(router.stack, router.byte_embedding(self.byte_T), self.tree)
+            prob_T = router.prob_before(read_TD)
         return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | (self.byte_T == EOS), 1.0)
 
     def flags(self) -> np.ndarray:
@@ -84,16 +80,14 @@ class SharedTexts:
 
     # -- decoder ------------------------------------------------------------------------------------------------------
 
-    def decode(self, row_R: np.ndarray, flag_RL: np.ndarray, asked_RL: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    def decode(self, row_R: np.ndarray, flag_RL: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """Read core and decoder along given flags.
 
         Args:
             row_R: which text each row reads. flag_RL: whether a chunk ends at each byte (the last one's is ignored).
-            asked_RL: the bytes whose logits are needed, BOS never.
         Returns:
             The decoder's node before each byte (int64 [R, L], -1 at BOS and after a text's end), and the decoder's
-            outputs [U, D], which the heads map to the logits of the byte after a node; at nodes that are before no
-            byte that is asked for they mean nothing.
+            outputs [U, D], which the heads map to the logits of the byte after a node.
         Raises:
             ValueError: if the core has too few positions for a row's chunks.
         """
@@ -113,16 +107,7 @@ class SharedTexts:
                            for number_U in np.divmod(tree.symbol_T, len(chunks)))
         around_TD = self.encoded_TD @ self.student.around_core().T
         up_UD = self.student.decoder_projection(core_KE)[chunk_U] + around_TD[node_U]
-        wanted = np.unique(before_RL[asked_RL])
-        return before_RL, self._read(self.student.decoder, up_UD.to(self.encoded_TD.dtype), tree, wanted)
-
-    def _read(self, stack: Stack, hidden_TD: Tensor, tree: Tree, wanted: np.ndarray | None = None) -> Tensor:
-        """A stack's outputs [T, D] at the nodes of a tree; wanted: numbers of the only nodes that are needed."""
-        wanted_T = None
-        if wanted is not None:
-            wanted_T = torch.zeros(len(tree), dtype=torch.bool)
-            wanted_T[torch.from_numpy(wanted)] = True
-        return self.engine.read_stack(stack, hidden_TD, tree, wanted_T=wanted_T)
+        return before_RL, self.engine.read_stack(self.student.decoder, up_UD.to(self.encoded_TD.dtype), tree)
 
     def _smoothed(self, core_KE: Tensor, chunks: Tree, node_RL: np.ndarray, closed_RL: np.ndarray) -> Tensor:
         """`chunking.smooth` of the core's states, depth by depth: s = c z + (1 - c) s of the parent.

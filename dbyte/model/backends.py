@@ -18,7 +18,6 @@ from torch import Tensor
 
 from dbyte.kernels import fast, triton
 from dbyte.model.convolution import convolve
-from dbyte.model.norm import gated_rms_norm
 from dbyte.model.ssd import ssd
 
 BACKENDS = ("torch", "fast", "triton")
@@ -45,8 +44,10 @@ def scan(
 
 
 def gated_linear(hidden_BLI: Tensor, gate_BLI: Tensor, norm_I: Tensor, weight_DI: Tensor, *, eps: float) -> Tensor:
-    """RMSNorm(hidden * silu(gate)), then the product with a weight: [B, L, D]."""
-    return F.linear(gated_rms_norm(hidden_BLI, gate_BLI, norm_I, eps), weight_DI)
+    """RMSNorm(hidden * silu(gate)), fp32 at least inside, then the product with a weight: [B, L, D] in gate's dtype."""
+    wide = torch.promote_types(gate_BLI.dtype, torch.float32)
+    gated_BLI = hidden_BLI.to(wide) * F.silu(gate_BLI.to(wide))
+    return F.linear(F.rms_norm(gated_BLI, norm_I.shape, norm_I.to(wide), eps).to(gate_BLI.dtype), weight_DI)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbyte.model.backends import operators
+from dbyte.model.backends import gated_linear, operators
 from dbyte.model.mamba2 import last_inputs
-from dbyte.model.norm import rms_norm
 
 NORM_EPS = 1e-5
 
@@ -63,8 +62,7 @@ class GatedConvolution(nn.Module):
         if commit:
             state.conv_BWI.copy_(window_BWI[:, 1:])
         mixed_BI = F.silu((window_BWI * self.conv1d.weight[:, 0].T).sum(1) + self.conv1d.bias)
-        gated_BI = rms_norm(F.silu(gate_BI) * mixed_BI, self.norm_weight, self.eps)
-        return F.linear(gated_BI, self.out_proj.weight)
+        return gated_linear(mixed_BI, gate_BI, self.norm_weight, self.out_proj.weight, eps=self.eps)
 
     def _mix(self, hidden_BLD: Tensor, document_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         """The mixer's output, and what its convolution read."""

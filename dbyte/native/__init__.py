@@ -12,14 +12,18 @@ from dbyte.native.engine import NativeEngine
 def engine_for(student: ByteStudent, compiled: bool | None = None) -> Engine:
     """The engine that computes this student's parts.
 
-    compiled: True: compiled code; on a GPU, or where the C++ does not know a part, torch.compile fuses single bytes.
-    False: plain torch. None: compiled for a student in fp32 on a CPU where a C++ compiler is available, else torch.
+    compiled: True: C++. False: plain torch. None: C++ for a student in fp32 on a CPU where a compiler is available.
     Raises:
-        FileNotFoundError: for True without a C++ compiler. RuntimeError: for True where it refuses the sources.
+        ValueError: for True and a student that is not in fp32 on a CPU. FileNotFoundError: for True without a C++
+            compiler. RuntimeError: for True where it refuses the sources.
     """
     native = library.is_cpu_fp32(student)
     if compiled is None:
         compiled = native and library.compiles()
-    if compiled and native:
-        library.library()  # raises with the remedy
-    return NativeEngine(student) if compiled else Engine(student)
+    if not compiled:
+        return Engine(student)
+    if not native:
+        raise ValueError("compiled steps are for a student in fp32 on a CPU: leave compiled out, or move the student "
+                         "there")
+    library.library()  # raises with the remedy
+    return NativeEngine(student)

@@ -1,24 +1,29 @@
 """A student's parts in C++: stacks of Mamba2, the core and linear maps in fp32 on a CPU; the rest stays torch's.
 
 The functions are those of `decode.engine.Engine` within rounding. Weights are copied into the order in which they are
-read, so a student takes twice its memory.
+read, so a student takes twice its memory; a part is copied again when its weights have changed.
 
-Shape letters: B rows, L bytes of the longest row, D width, E core width, T nodes of trees.
+Shape letters: R or B rows, L bytes of the longest row, D width in, O width out, E core width, T nodes of trees, C
+states that are kept, X numbers of a state or channels, S slots, G key-value heads, W head width, N state size.
 """
 
+from ctypes import byref, c_void_p
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dbyte.decode.core_cache import Step
-from dbyte.decode.engine import Engine, Map
-from dbyte.decode.stack_step import StackStep
-from dbyte.model.blocks import Stack, State
+from dbyte.decode.core_cache import CoreCache
+from dbyte.decode.engine import Engine, Map, StackStep
+from dbyte.model.blocks import Stack, State, SwiGLU
 from dbyte.model.core import check_positions
-from dbyte.native.core import NativeCore, is_native_core
-from dbyte.native.library import cached_pack, is_cpu_fp32
-from dbyte.native.linear import NativeMap, pack_map
-from dbyte.native.stack import NativeStack, is_native_stack
+from dbyte.model.mamba2 import Mamba2, Mamba2State
+from dbyte.native import library
+from dbyte.native.library import TILE, PackedWeights, Scratch, as_ints, cached_pack, is_cpu_fp32, num_threads
 from dbyte.text.prefix_tree import Tree
+
+NOWHERE, EMPTY = -1, -2  # of a node in native.cpp: from the node before it, or not kept; from no state at all
+PLAIN_ROTARY = ("default", "linear", "llama3", "yarn")  # whose angles do not depend on how long a text has grown
 
 
 class NativeEngine(Engine):
@@ -26,19 +31,21 @@ class NativeEngine(Engine):
 
     compiled = True
 
-    def stack_step(self, stack: Stack) -> NativeStack | StackStep:
-        """A stack for one byte a row; where the C++ does not know it, by torch.compile."""
-        return cached_pack(stack, NativeStack if is_native_stack(stack) else _compiled_step)
+    def stack_step(self, stack: Stack) -> StackStep:
+        """A stack for one byte a row; see `Engine.stack_step`."""
+        return cached_pack(stack, NativeStack) if is_native_stack(stack) else super().stack_step(stack)
+
+    def core_cache(self, *, rows: int, slots: int) -> CoreCache:
+        """An empty cache of the core for so many rows, with room for so many chunks each."""
+        if not is_native_core(self.student.core):
+            return super().core_cache(rows=rows, slots=slots)
+        return NativeCoreCache(self.student.core, rows=rows, slots=slots)
 
     def map(self, part: nn.Module | Tensor) -> Map:
         """A projection, a SwiGLU network or a weight [O, D] as a function of rows: [..., D] to [..., O]."""
         if not is_cpu_fp32(part) or getattr(part, "bias", None) is not None:
             return super().map(part)
-        return NativeMap(part) if isinstance(part, Tensor) else cached_pack(part, pack_map)
-
-    def _core_step(self, slots: int) -> Step | None:
-        core = self.student.core
-        return NativeCore(core, slots=slots) if is_native_core(core) else super()._core_step(slots)
+        return NativeMap(part) if isinstance(part, Tensor) else cached_pack(part, NativeMap)
 
     def prefill(
         self, stack: Stack, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0
@@ -46,20 +53,13 @@ class NativeEngine(Engine):
         """Run right-padded rows of one document each; see `Engine.prefill`."""
         if not is_native_stack(stack):
             return super().prefill(stack, hidden_BLD, length_B, slots=slots)
-        return self.stack_step(stack).prefill(hidden_BLD, length_B)
+        return cached_pack(stack, NativeStack).prefill(hidden_BLD, length_B)
 
-    def prefill_last(self, stack: Stack, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[State]]:
-        """Run right-padded rows and return the last byte's output alone; see `Engine.prefill_last`."""
-        if not is_native_stack(stack):
-            return super().prefill_last(stack, hidden_BLD, length_B)
-        output_BLD, states = self.stack_step(stack).prefill(hidden_BLD, length_B, last_only=True)
-        return output_BLD[torch.arange(len(length_B)), (length_B - 1).clamp(min=0)], states
-
-    def read_stack(self, stack: Stack, hidden_TD: Tensor, tree: Tree, *, wanted_T: Tensor | None = None) -> Tensor:
+    def read_stack(self, stack: Stack, hidden_TD: Tensor, tree: Tree) -> Tensor:
         """Run a stack over every node of a tree, each once; see `Engine.read_stack`."""
         if not is_native_stack(stack):
-            return super().read_stack(stack, hidden_TD, tree, wanted_T=wanted_T)
-        return self.stack_step(stack).read(hidden_TD, tree, wanted_T)
+            return super().read_stack(stack, hidden_TD, tree)
+        return cached_pack(stack, NativeStack).read(hidden_TD, tree)
 
     def read_core(self, input_TE: Tensor, tree: Tree) -> Tensor:
         """Run the core over every node of a tree, each once; see `Engine.read_core`."""
@@ -71,5 +71,215 @@ class NativeEngine(Engine):
         return NativeCore(core, slots=depth).read(input_TE, tree)
 
 
-def _compiled_step(stack: Stack) -> StackStep:
-    return StackStep(stack).compile()
+# -- linear maps ------------------------------------------------------------------------------------------------------
+
+
+class NativeMap:
+    """A weight [O, D], a projection without a bias or a SwiGLU network as a function of rows."""
+
+    def __init__(self, part: Tensor | nn.Linear | SwiGLU):
+        self.call = library.library().map_rows
+        self.packed = PackedWeights()
+        self.down = self.packed.weight(part.down.weight) if isinstance(part, SwiGLU) else None
+        gate_up = part.gate_up if self.down else part
+        self.first = self.packed.weight(gate_up if isinstance(gate_up, Tensor) else gate_up.weight)
+        self.out = (self.down or self.first).out
+        self.per_thread = TILE * (self.first.out + self.down.in_) if self.down else 0
+
+    def __call__(self, hidden_XD: Tensor) -> Tensor:
+        """Outputs [..., O] of rows [..., D], fp32."""
+        hidden_RD = hidden_XD.reshape(-1, self.first.in_).contiguous()
+        rows = len(hidden_RD)
+        out_RO = torch.empty(rows, self.out)
+        self.call(byref(self.first), byref(self.down) if self.down else None, hidden_RD.data_ptr(), rows,
+                  out_RO.data_ptr(), byref(Scratch.of(self.per_thread, num_threads(rows))))
+        return out_RO.view(*hidden_XD.shape[:-1], self.out)
+
+
+# -- stacks of Mamba2 -------------------------------------------------------------------------------------------------
+
+
+def is_native_stack(stack: Stack) -> bool:
+    """Whether `native.cpp` computes this stack: Mamba2 in fp32 on a CPU."""
+    return is_cpu_fp32(stack) and all(isinstance(block.mixer, Mamba2) for block in stack.blocks)
+
+
+class NativeStack:
+    """A stack of Mamba2 in C++: one byte a row, prompts, trees of texts."""
+
+    def __init__(self, stack: Stack):
+        functions = library.library()
+        self.call_step = functions.stack_step
+        self.call_read = functions.stack_read
+        self.packed = PackedWeights()
+        self.blocks = (library.Block * len(stack.blocks))(*(_block(self.packed, block) for block in stack.blocks))
+        self.stack = library.Stack(self.blocks, len(self.blocks), self.packed.vector(stack.norm.weight), stack.norm.eps)
+        self.per_row = stack.norm.weight.numel() + max(
+            max(block.in_.out + block.out.in_, block.gate_up.out + block.down.in_) for block in self.blocks)
+        self.per_thread = max(3 * _channels(block) for block in self.blocks)
+        self.state_size = sum(tensor.numel() for state in stack.empty_state(1) for tensor in vars(state).values())
+
+    def __call__(self, hidden_BD: Tensor, states: list[Mamba2State], *, commit: bool = True) -> Tensor:
+        """Run one byte per row and return [B, D]; commit False: leave the states as they are."""
+        hidden_BD = hidden_BD.clone(memory_format=torch.contiguous_format)
+        rows = len(hidden_BD)
+        tensors = [tensor for state in states for tensor in vars(state).values()]
+        assert all(tensor.is_contiguous() and len(tensor) == rows for tensor in tensors)
+        places = (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+        threads = num_threads(rows)
+        scratch = Scratch.of(-(-rows // threads) * self.per_row + self.per_thread, threads)
+        self.call_step(byref(self.stack), hidden_BD.data_ptr(), rows, places, commit, byref(scratch))
+        return hidden_BD
+
+    def read(self, hidden_TD: Tensor, tree: Tree) -> Tensor:
+        """Run every node after its ancestors: [T, D]."""
+        from_T, keep_T = map(torch.from_numpy, tree.forks())
+        kept_CX = torch.empty(int(keep_T.max()) + 1, self.state_size)
+        return self._read(hidden_TD, from_T, keep_T, kept_CX, tree.places())
+
+    def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[Mamba2State]]:
+        """Run right-padded rows of one document each: outputs [B, L, D], and the states after byte length_B - 1."""
+        real_BL = torch.arange(hidden_BLD.shape[1]) < length_B[:, None]
+        end_B = length_B.cumsum(0)
+        some_B = length_B > 0
+        from_T = torch.full((int(end_B[-1]),), NOWHERE, dtype=torch.int)
+        keep_T = from_T.clone()
+        from_T[(end_B - length_B)[some_B]] = EMPTY
+        keep_T[end_B[some_B] - 1] = some_B.nonzero()[:, 0].int()
+        kept_BX = torch.zeros(len(length_B), self.state_size)
+        output_BLD = torch.zeros_like(hidden_BLD)
+        output_BLD[real_BL] = self._read(hidden_BLD[real_BL], from_T, keep_T, kept_BX, np.append(0, end_B.numpy()))
+        return output_BLD, self._states(kept_BX)
+
+    def _read(
+        self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, kept_CX: Tensor, roots: np.ndarray
+    ) -> Tensor:
+        """The outputs [T, D]; see `stack_read` in native.cpp."""
+        hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
+        if len(hidden_TD):
+            bounds, parts = library.split_trees(roots)
+            scratch = Scratch.of(self.state_size + TILE * self.per_row + self.per_thread, parts)
+            self.call_read(byref(self.stack), hidden_TD.data_ptr(), from_T.data_ptr(), keep_T.data_ptr(),
+                           kept_CX.data_ptr(), bounds, parts, byref(scratch))
+        return hidden_TD
+
+    def _states(self, kept_BX: Tensor) -> list[Mamba2State]:
+        """Kept states as steps take them: convolution inputs, then the SSM state, block by block."""
+        states = []
+        for part_BX, block in zip(kept_BX.chunk(len(self.blocks), dim=1), self.blocks, strict=True):
+            conv_BX, ssm_BX = part_BX.tensor_split(((block.taps - 1) * _channels(block),), dim=1)
+            states.append(Mamba2State(conv_BX.unflatten(1, (block.taps - 1, -1)).contiguous(),
+                                      ssm_BX.unflatten(1, (block.state_size, -1)).contiguous()))
+        return states
+
+
+def _block(packed: PackedWeights, block: nn.Module) -> library.Block:
+    mixer = block.mixer
+    ffn = block.ffn
+    return library.Block(
+        in_=packed.weight(mixer.in_proj.weight), out=packed.weight(mixer.out_proj.weight * mixer.norm.weight),
+        gate_up=packed.weight(ffn.gate_up.weight) if ffn else library.Weight(),
+        down=packed.weight(ffn.down.weight) if ffn else library.Weight(),
+        norm=packed.vector(block.mixer_norm.weight), ffn_norm=packed.vector(block.ffn_norm.weight if ffn else None),
+        taps_WX=packed.vector(mixer.conv1d.weight[:, 0].T), bias_X=packed.vector(mixer.conv1d.bias),
+        dt_bias_H=packed.vector(mixer.dt_bias), rate_H=packed.vector(-mixer.A_log.exp()), skip_H=packed.vector(mixer.D),
+        heads=mixer.heads, state_size=mixer.state_size, taps=mixer.conv_width, norm_eps=block.mixer_norm.eps,
+        gate_eps=mixer.norm.eps, ffn_eps=block.ffn_norm.eps if ffn else 0.0)
+
+
+def _channels(block: library.Block) -> int:
+    """X: the channels that are convolved."""
+    return block.out.in_ + 2 * block.state_size
+
+
+# -- the core ---------------------------------------------------------------------------------------------------------
+
+
+def is_native_core(core: nn.Module) -> bool:
+    """Whether `native.cpp` computes this core: Llama, Qwen3 or OLMo2 in fp32 on a CPU, SiLU, no biases."""
+    config = core.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    layers = getattr(config, "layer_types", None) or []
+    return (config.model_type in ("llama", "qwen3", "olmo2") and rope.get("rope_type", "default") in PLAIN_ROTARY
+            and all(kind == "full_attention" for kind in layers) and config.hidden_act == "silu" and is_cpu_fp32(core)
+            and all(part.bias is None for part in core.modules() if isinstance(part, nn.Linear)))
+
+
+class NativeCore:
+    """A core in C++, for positions 0 to slots - 1; see `is_native_core`."""
+
+    def __init__(self, core: nn.Module, *, slots: int):
+        self.packed = cached_pack(core, _PackedCore)
+        config = core.config
+        width = core.layers[0].self_attn.head_dim
+        cos_1SW, sin_1SW = core.rotary_emb(torch.empty(1), torch.arange(slots)[None])
+        self.cos_SW = cos_1SW[0].contiguous()
+        self.sin_SW = torch.cat([-sin_1SW[0, :, : width // 2], sin_1SW[0, :, width // 2 :]], dim=-1)
+        self.core = library.Core(
+            self.packed.layers, len(self.packed.layers), self.packed.norm, core.norm.variance_epsilon,
+            config.num_attention_heads, config.num_key_value_heads, width, slots, self.cos_SW.data_ptr(),
+            self.sin_SW.data_ptr())
+        self.per_thread = config.num_attention_heads * (slots + width) + config.hidden_size
+
+    def step(self, hidden_RE: Tensor, keys: Tensor, values: Tensor, rows: list[int], slots: list[int]) -> Tensor:
+        """Append one position to each of these rows; keys and values: [layers, B, S, G, W], written at `slots`."""
+        hidden_RE = hidden_RE.clone(memory_format=torch.contiguous_format)
+        assert keys.is_contiguous() and values.is_contiguous() and keys.shape[2] == self.core.slots
+        threads = num_threads(len(rows))
+        scratch = Scratch.of(-(-len(rows) // threads) * self.packed.per_row + self.per_thread, threads)
+        library.library().core_step(byref(self.core), hidden_RE.data_ptr(), len(rows), as_ints(rows), as_ints(slots),
+                                    keys.data_ptr(), values.data_ptr(), keys.stride(0), byref(scratch))
+        return hidden_RE
+
+    def read(self, hidden_TE: Tensor, tree: Tree) -> Tensor:
+        """Run every node of trees, which are at most as deep as there are slots, after its ancestors: [T, E]."""
+        hidden_TE = hidden_TE.clone(memory_format=torch.contiguous_format)
+        depth_T = torch.from_numpy(tree.depth_T).int()
+        assert int(depth_T.max()) < self.core.slots
+        bounds, parts = library.split_trees(tree.places())
+        cache = 2 * self.core.count * self.core.slots * self.core.key_heads * self.core.width
+        scratch = Scratch.of(cache + TILE * self.packed.per_row + self.per_thread, parts)
+        library.library().core_read(byref(self.core), hidden_TE.data_ptr(), depth_T.data_ptr(), bounds, parts,
+                                    byref(scratch))
+        return hidden_TE
+
+
+class NativeCoreCache(CoreCache):
+    """A cache whose core takes single positions in C++; prompts are read by transformers."""
+
+    def __init__(self, core: nn.Module, *, rows: int, slots: int):
+        super().__init__(core, rows=rows, slots=slots)
+        self.native = NativeCore(core, slots=slots)
+
+    def _run(self, input_RE: Tensor, rows: list[int], slots: list[int]) -> Tensor:
+        return self.native.step(input_RE, self.keys, self.values, rows, slots)
+
+
+class _PackedCore:
+    """A core's weights as `native.cpp` reads them."""
+
+    def __init__(self, core: nn.Module):
+        self.weights = PackedWeights()
+        self.norm = self.weights.vector(core.norm.weight)
+        self.layers = (library.Layer * len(core.layers))(*(_layer(self.weights, layer) for layer in core.layers))
+        first = self.layers[0]
+        self.per_row = first.out.out + max(first.query_key_value.out + first.out.in_,
+                                           first.gate_up.out + first.down.in_)
+
+
+def _layer(weights: PackedWeights, layer: nn.Module) -> library.Layer:
+    heads = layer.self_attn
+    mlp = layer.mlp
+    norms = {"before_attention": (layer, "input_layernorm"), "after_attention": (layer, "post_attention_layernorm"),
+             "after_feed_forward": (layer, "post_feedforward_layernorm"), "query_norm": (heads, "q_norm"),
+             "key_norm": (heads, "k_norm")}
+    packed = library.Layer(
+        query_key_value=weights.weight(heads.q_proj.weight, heads.k_proj.weight, heads.v_proj.weight),
+        out=weights.weight(heads.o_proj.weight), gate_up=weights.weight(mlp.gate_proj.weight, mlp.up_proj.weight),
+        down=weights.weight(mlp.down_proj.weight), scale=heads.scaling)
+    for name, (module, attribute) in norms.items():
+        norm = getattr(module, attribute, None)
+        if norm is not None:  # which norms there are differs between the families
+            setattr(packed, name, weights.vector(norm.weight))
+            setattr(packed, name + "_eps", norm.variance_epsilon)
+    return packed

@@ -75,7 +75,7 @@ def library() -> ctypes.CDLL:
     integers, bounds, memory = POINTER(c_int), POINTER(c_long), c_void_p
     signatures = {
         "stack_step": [stack, memory, c_int, POINTER(c_void_p), c_int, scratch],
-        "stack_read": [stack, memory, memory, memory, memory, memory, bounds, c_int, scratch],
+        "stack_read": [stack, memory, memory, memory, memory, bounds, c_int, scratch],
         "core_step": [core, memory, c_int, integers, integers, memory, memory, c_long, scratch],
         "core_read": [core, memory, memory, bounds, c_int, scratch],
         "map_rows": [POINTER(Weight), POINTER(Weight), memory, c_int, memory, scratch],
@@ -97,9 +97,9 @@ class Weight(Structure):
 
 
 class Block(Structure):
-    """A block of a stack of Mamba2. Its in_proj is two weights: no gate is needed where no output is."""
+    """A block of a stack of Mamba2."""
 
-    _fields_ = [*((name, Weight) for name in ("gate", "in_", "out", "gate_up", "down")),
+    _fields_ = [*((name, Weight) for name in ("in_", "out", "gate_up", "down")),
                 *((name, c_void_p) for name in ("norm", "ffn_norm", "taps_WX", "bias_X", "dt_bias_H", "rate_H",
                                                 "skip_H")),
                 *((name, c_int) for name in ("heads", "state_size", "taps")),
@@ -118,8 +118,8 @@ class Layer(Structure):
     _fields_ = [*((name, Weight) for name in ("query_key_value", "out", "gate_up", "down")),
                 *((name, c_void_p) for name in ("before_attention", "after_attention", "after_feed_forward",
                                                 "query_norm", "key_norm")),
-                *((name, c_float) for name in ("before_eps", "after_eps", "feed_forward_eps", "query_eps", "key_eps",
-                                               "scale"))]
+                *((name, c_float) for name in ("before_attention_eps", "after_attention_eps", "after_feed_forward_eps",
+                                               "query_norm_eps", "key_norm_eps", "scale"))]
 
 
 class Core(Structure):

@@ -1,8 +1,8 @@
 // Stacks of Mamba2 blocks and cores of a student, in fp32 on a CPU: one byte of a few rows, or all nodes of trees.
 //
-// The functions of decode/stack_step.py and decode/core_step.py, which are the reference. What this gains: nothing is
-// allocated or dispatched between operations, an SSM state is read once, and keys and values are read in the order in
-// which they lie in memory. library.py compiles and binds it.
+// The functions of decode/stack_step.py and of a core's layers in transformers, which are the reference. What this gains:
+// nothing is allocated or dispatched between operations, an SSM state is read once, and keys and values are read in the
+// order in which they lie in memory. library.py compiles and binds it.
 //
 // Trees (text/prefix_tree.py) hold texts that begin alike: their common beginnings are computed once. Nodes come with
 // parents before children, one subtree after the other.
@@ -15,7 +15,7 @@
 extern "C" {
 
 struct Block {
-    Weight gate, in, out, gate_up, down;  // gate_up.panels null: no feed-forward network
+    Weight in, out, gate_up, down;  // in: the gate, what is convolved, step sizes; gate_up.panels null: no feed-forward
     const float *norm, *ffn_norm, *taps_WX, *bias_X, *dt_bias_H, *rate_H, *skip_H;
     int heads, state_size, taps;
     float norm_eps, gate_eps, ffn_eps;
@@ -31,7 +31,7 @@ struct Stack {
 struct Layer {
     Weight query_key_value, out, gate_up, down;
     const float *before_attention, *after_attention, *after_feed_forward, *query_norm, *key_norm;  // null: none
-    float before_eps, after_eps, feed_forward_eps, query_eps, key_eps, scale;
+    float before_attention_eps, after_attention_eps, after_feed_forward_eps, query_norm_eps, key_norm_eps, scale;
 };
 
 struct Core {
@@ -67,84 +67,58 @@ void in_threads(const Scratch& scratch, int count, const Some& some) {
 
 // -- a stack of Mamba2 -----------------------------------------------------------------------------------------------
 
-// What one row brings to its SSM state: convolved [X], decay [I], added [I], from what `in` made of it, [X + H].
-struct Brought {
-    float *__restrict mixed_X, *__restrict decay_I, *__restrict added_I;
-
-    Brought(const Block& block, const float* in_XH, const float* conv_WX, float* work) {
-        const int H = block.heads, I = block.out.in, X = I + 2 * block.state_size, P = I / H, W = block.taps;
-        mixed_X = work, decay_I = work + X, added_I = work + X + I;
-        const float *__restrict last_X = block.taps_WX + (W - 1) * X, *dt_H = in_XH + X;
-        for (int c = 0; c < X; c++) mixed_X[c] = block.bias_X[c] + in_XH[c] * last_X[c];
-        for (int w = 0; w < W - 1; w++)
-            for (int c = 0; c < X; c++) mixed_X[c] += conv_WX[w * X + c] * block.taps_WX[w * X + c];
-        for (int c = 0; c < X; c++) mixed_X[c] = silu(mixed_X[c]);
-        for (int h = 0; h < H; h++) {
-            float raw = dt_H[h] + block.dt_bias_H[h], dt = raw > 20.0f ? raw : std::log1p(std::exp(raw));
-            float decay = std::exp(dt * block.rate_H[h]);
-            for (int i = h * P; i < (h + 1) * P; i++) {
-                decay_I[i] = decay;
-                added_I[i] = mixed_X[i] * dt;
-            }
-        }
-    }
-};
-
 // The states of one row in one block: convolution inputs [W - 1, X], oldest first, and the SSM state [N, I].
 struct State {
     float *conv_WX, *ssm_NI;
-
-    void move_window(const Block& block, const float* in_XH) const {
-        const int X = block.out.in + 2 * block.state_size, W = block.taps;
-        std::memmove(conv_WX, conv_WX + X, sizeof(float) * X * (W - 2));
-        std::memcpy(conv_WX + (W - 2) * X, in_XH, sizeof(float) * X);
-    }
 };
 
-// One row after the projections gate [I] and in [X + H]: its gated and normed output [I], unless only its states are
-// needed (reads false); these change if commit.
-template <bool reads>
-void mix(const Block& block, const float* gate_I, const float* in_XH, const State& state, bool commit, float* work,
-         float* __restrict out) {
-    const int N = block.state_size, H = block.heads, I = block.out.in, P = I / H;
-    const Brought brought(block, in_XH, state.conv_WX, work);
-    float *__restrict mixed_X = brought.mixed_X, *__restrict decay_I = brought.decay_I,
-          *__restrict added_I = brought.added_I;
-    if (reads)
-        for (int h = 0; h < H; h++)
-            for (int i = h * P; i < (h + 1) * P; i++) out[i] = mixed_X[i] * block.skip_H[h];
-    const float *B_N = mixed_X + I, *C_N = B_N + N;
-    int whole = 0;
-    for (; whole + PANEL <= I; whole += PANEL) {  // sums stay in registers
-        Lanes low = {}, high = {};
-        if (reads) low = lanes(out + whole), high = lanes(out + whole + LANES);
-        const Lanes decay_low = lanes(decay_I + whole), decay_high = lanes(decay_I + whole + LANES),
-                    added_low = lanes(added_I + whole), added_high = lanes(added_I + whole + LANES);
-        float* ssm = state.ssm_NI + whole;
-        for (int n = 0; n < N; n++, ssm += I) {
-            const Lanes new_low = lanes(ssm) * decay_low + B_N[n] * added_low,
-                        new_high = lanes(ssm + LANES) * decay_high + B_N[n] * added_high;
-            if (reads) low += C_N[n] * new_low, high += C_N[n] * new_high;
-            if (commit) lanes(ssm) = new_low, lanes(ssm + LANES) = new_high;
+// One row after the projection in [I + X + H], gate first: its gated and normed output [I]; the states change if commit.
+void mix(const Block& block, const float* in, const State& state, bool commit, float* work, float* __restrict out) {
+    const int N = block.state_size, H = block.heads, I = block.out.in, X = I + 2 * N, P = I / H, W = block.taps;
+    const float *gate_I = in, *new_X = in + I, *dt_H = new_X + X, *last_X = block.taps_WX + (W - 1) * X;
+    float *__restrict mixed_X = work, *__restrict decay_I = work + X, *__restrict added_I = work + X + I;
+    for (int c = 0; c < X; c++) mixed_X[c] = block.bias_X[c] + new_X[c] * last_X[c];
+    for (int w = 0; w < W - 1; w++)
+        for (int c = 0; c < X; c++) mixed_X[c] += state.conv_WX[w * X + c] * block.taps_WX[w * X + c];
+    for (int c = 0; c < X; c++) mixed_X[c] = silu(mixed_X[c]);
+    for (int h = 0; h < H; h++) {
+        const float raw = dt_H[h] + block.dt_bias_H[h], dt = raw > 20.0f ? raw : std::log1p(std::exp(raw));
+        const float decay = std::exp(dt * block.rate_H[h]);
+        for (int i = h * P; i < (h + 1) * P; i++) {
+            decay_I[i] = decay;
+            added_I[i] = mixed_X[i] * dt;
+            out[i] = mixed_X[i] * block.skip_H[h];
         }
-        if (reads) lanes(out + whole) = low, lanes(out + whole + LANES) = high;
     }
-    for (int n = 0; n < N; n++)
-        for (int i = whole; i < I; i++) {
-            const float now = state.ssm_NI[n * I + i] * decay_I[i] + B_N[n] * added_I[i];
-            if (reads) out[i] += C_N[n] * now;
-            if (commit) state.ssm_NI[n * I + i] = now;
+    const float *B_N = mixed_X + I, *C_N = B_N + N;
+    for (int n = 0; n < N; n++) {
+        float* __restrict ssm_I = state.ssm_NI + n * I;
+        for (int i = 0; i < I; i++) {
+            const float now = ssm_I[i] * decay_I[i] + B_N[n] * added_I[i];
+            out[i] += C_N[n] * now;
+            if (commit) ssm_I[i] = now;
         }
-    if (commit) state.move_window(block, in_XH);
-    if (!reads) return;
+    }
+    if (commit) {
+        std::memmove(state.conv_WX, state.conv_WX + X, sizeof(float) * X * (W - 2));
+        std::memcpy(state.conv_WX + (W - 2) * X, new_X, sizeof(float) * X);
+    }
     for (int i = 0; i < I; i++) out[i] *= silu(gate_I[i]);
-    rms_norm(out, nullptr, block.gate_eps, I, mixed_X);
-    std::memcpy(out, mixed_X, I * sizeof(float));
+    norm_in_place(out, nullptr, block.gate_eps, 1, I, mixed_X);
 }
 
-// What follows a block's mixer, whose outputs are mixed [R, I]: hidden [R, D] is updated; read and wide are scratch.
-void after_mixer(const Block& block, const float* mixed, float* hidden, int rows, float* read, float* wide) {
-    const long D = block.in.in;
+// hidden [R, D] through a block. state_of(r) is called before a row is taken in, after(r) when it has been.
+template <typename StateOf, typename After>
+void run_block(const Block& block, float* hidden, int rows, bool commit, const StateOf& state_of, const After& after,
+               float* work) {
+    const long D = block.in.in, I = block.out.in, across = block.in.out;
+    float *read = work, *wide = read + rows * D, *mixed = wide + rows * across, *spare = mixed + rows * I;
+    norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
+    product(read, block.in, rows, wide);
+    for (int r = 0; r < rows; r++) {
+        mix(block, wide + r * across, state_of(r), commit, spare, mixed + r * I);
+        after(r);
+    }
     product(mixed, block.out, rows, read);
     add(hidden, read, rows * D);
     if (block.gate_up.panels) {
@@ -152,50 +126,6 @@ void after_mixer(const Block& block, const float* mixed, float* hidden, int rows
         feed_forward(read, block.gate_up, block.down, rows, wide, read);
         add(hidden, read, rows * D);
     }
-}
-
-// Moves the wanted rows of [rows, n] to the front, in their order, and returns how many they are.
-int compact(float* rows_of, const unsigned char* wanted, int rows, long n) {
-    int left = 0;
-    for (int r = 0; r < rows; r++)
-        if (wanted[r] && left++ != r) std::memcpy(rows_of + (left - 1) * n, rows_of + r * n, sizeof(float) * n);
-    return left;
-}
-
-// Moves them back to where they were.
-void spread(float* rows_of, const unsigned char* wanted, int rows, int left, long n) {
-    for (int r = rows - 1; r >= 0; r--)
-        if (wanted[r] && --left != r) std::memcpy(rows_of + r * n, rows_of + left * n, sizeof(float) * n);
-}
-
-// hidden [R, D] through a block. state_of(r) is called before a row is taken in, after(r) when it has been. wanted:
-// rows whose outputs are needed, null: all; the others only change their states. Returns how many rows are left.
-template <typename StateOf, typename After>
-int run_block(const Block& block, float* hidden, int rows, const unsigned char* wanted, bool commit,
-              const StateOf& state_of, const After& after, float* work) {
-    const long D = block.in.in, I = block.out.in, across = block.in.out;
-    float *read = work, *gates = read + rows * D, *wide = gates + rows * I, *mixed = wide + rows * across,
-          *spare = mixed + rows * I;
-    norm_rows(hidden, block.norm, block.norm_eps, rows, D, read);
-    product(read, block.in, rows, wide);
-    int left = rows;
-    if (wanted) {
-        compact(read, wanted, rows, D);
-        left = compact(hidden, wanted, rows, D);
-    }
-    product(read, block.gate, left, gates);
-    for (int r = 0, out = 0; r < rows; r++) {
-        const State state = state_of(r);
-        if (wanted && !wanted[r])
-            mix<false>(block, nullptr, wide + r * across, state, true, spare, nullptr);
-        else {
-            mix<true>(block, gates + out * I, wide + r * across, state, commit, spare, mixed + out * I);
-            out++;
-        }
-        after(r);
-    }
-    after_mixer(block, mixed, hidden, left, read, gates);
-    return left;
 }
 
 // -- a core ----------------------------------------------------------------------------------------------------------
@@ -216,14 +146,14 @@ void core_rows(const Core& core, float* hidden, int rows, const int* place, cons
     for (int l = 0; l < core.count; l++) {
         const Layer& layer = core.layers[l];
         const bool norm_first = layer.before_attention;  // Llama and Qwen3; OLMo2 norms what a part adds
-        if (norm_first) norm_rows(hidden, layer.before_attention, layer.before_eps, rows, E, read);
+        if (norm_first) norm_rows(hidden, layer.before_attention, layer.before_attention_eps, rows, E, read);
         product(norm_first ? read : hidden, layer.query_key_value, rows, wide);
         for (int r = 0; r < rows; r++) {
             float *query = wide + r * across, *key = query + of_query, *value = key + of_key;
             if (layer.query_norm) {  // Qwen3 norms each head, OLMo2 all together
                 const int parts = norm_first ? H : 1, key_parts = norm_first ? G : 1;
-                norm_in_place(query, layer.query_norm, layer.query_eps, parts, of_query / parts, spare);
-                norm_in_place(key, layer.key_norm, layer.key_eps, key_parts, of_key / key_parts, spare);
+                norm_in_place(query, layer.query_norm, layer.query_norm_eps, parts, of_query / parts, spare);
+                norm_in_place(key, layer.key_norm, layer.key_norm_eps, key_parts, of_key / key_parts, spare);
             }
             const long angle = static_cast<long>(slots[r]) * width;
             const long row = l * cache.apart + place[r] * of_key * core.slots;
@@ -234,14 +164,14 @@ void core_rows(const Core& core, float* hidden, int rows, const int* place, cons
                    mixed + r * of_query);
         }
         product(mixed, layer.out, rows, read);
-        if (!norm_first) norm_in_place(read, layer.after_attention, layer.after_eps, rows, E, spare);
+        if (!norm_first) norm_in_place(read, layer.after_attention, layer.after_attention_eps, rows, E, spare);
         add(hidden, read, rows * E);
         if (norm_first)
-            norm_rows(hidden, layer.after_attention, layer.after_eps, rows, E, read);
+            norm_rows(hidden, layer.after_attention, layer.after_attention_eps, rows, E, read);
         else
             std::memcpy(read, hidden, sizeof(float) * rows * E);
         feed_forward(read, layer.gate_up, layer.down, rows, wide, read);
-        if (!norm_first) norm_in_place(read, layer.after_feed_forward, layer.feed_forward_eps, rows, E, spare);
+        if (!norm_first) norm_in_place(read, layer.after_feed_forward, layer.after_feed_forward_eps, rows, E, spare);
         add(hidden, read, rows * E);
     }
     norm_in_place(hidden, core.norm, core.eps, rows, E, read);
@@ -261,7 +191,7 @@ void stack_step(const Stack* stack, float* hidden, int rows, float* const* state
             const Block& block = stack->blocks[b];
             const long I = block.out.in, ssm = block.state_size * I;
             const long conv = (block.taps - 1) * (I + 2 * block.state_size);
-            run_block(block, some, end - first, nullptr, commit, [=](int r) {
+            run_block(block, some, end - first, commit, [=](int r) {
                 return State{states[2 * b] + (first + r) * conv, states[2 * b + 1] + (first + r) * ssm};
             }, [](int) {}, work);
         }
@@ -269,19 +199,18 @@ void stack_step(const Stack* stack, float* hidden, int rows, float* const* state
     });
 }
 
-// hidden [T, D] is replaced by the stack's output at wanted nodes; that of other nodes means nothing. Node t starts
-// from its predecessor's state (from[t] -1), from an empty one (-2) or from kept state from[t]; its own state is kept
-// as number keep[t] unless that is negative. kept: [*, blocks, conv + ssm]. Trees lie between bounds [parts + 1].
-void stack_read(const Stack* stack, float* hidden_TD, const int* from, const int* keep, const unsigned char* wanted,
-                float* kept, const long* bounds, int parts, const Scratch* scratch) {
+// hidden [T, D] is replaced by the stack's output at every node. Node t starts from its predecessor's state (from[t] -1),
+// from an empty one (-2) or from kept state from[t]; its own state is kept as number keep[t] unless that is negative.
+// kept: [*, blocks, conv + ssm]. Trees lie between bounds [parts + 1].
+void stack_read(const Stack* stack, float* hidden_TD, const int* from, const int* keep, float* kept, const long* bounds,
+                int parts, const Scratch* scratch) {
     const Block& one = stack->blocks[0];
     const long D = one.in.in, I = one.out.in;
     const long conv = (one.taps - 1) * (I + 2 * one.state_size), size = conv + one.state_size * I;
     in_threads(*scratch, parts, [=](long first, long end, float* running) {
         float* work = running + stack->count * size;
         for (long t = bounds[first]; t < bounds[end]; t += TILE) {
-            const int all = bounds[end] - t < TILE ? bounds[end] - t : TILE;
-            int left = all;
+            const int rows = bounds[end] - t < TILE ? bounds[end] - t : TILE;
             for (int b = 0; b < stack->count; b++) {
                 float* state = running + b * size;
                 const auto place = [=](long number) { return kept + (number * stack->count + b) * size; };
@@ -295,12 +224,9 @@ void stack_read(const Stack* stack, float* hidden_TD, const int* from, const int
                 const auto after = [=](int r) {
                     if (keep[t + r] >= 0) std::memcpy(place(keep[t + r]), state, sizeof(float) * size);
                 };
-                const bool last = b == stack->count - 1;  // only the last block can leave outputs out
-                left = run_block(stack->blocks[b], hidden_TD + t * D, all, last ? wanted + t : nullptr, true, state_of,
-                                 after, work);
+                run_block(stack->blocks[b], hidden_TD + t * D, rows, true, state_of, after, work);
             }
-            norm_in_place(hidden_TD + t * D, stack->norm, stack->eps, left, D, work);
-            spread(hidden_TD + t * D, wanted + t, all, left, D);
+            norm_in_place(hidden_TD + t * D, stack->norm, stack->eps, rows, D, work);
         }
     });
 }
