@@ -12,8 +12,8 @@
 # # 99 · The claims of the paper, and its arithmetic
 #
 # Every directional and numerical claim of the abstract, sections 5 and 6 and appendices A to D, in our words
-# (`dbyte/report/published/claims.toml`), judged by what the other notebooks measured at this scale. Nothing is trained or evaluated
-# here: whatever `results/<scale>/` holds is judged, and the rest is listed as not yet measured.
+# (`dbyte/report/published/claims.toml`), judged by what the other notebooks measured at this scale. Nothing is trained
+# or evaluated here: whatever `results/<scale>/` holds is judged, and the rest is listed as not yet measured.
 #
 # **Cost:** seconds.
 

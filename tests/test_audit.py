@@ -100,7 +100,8 @@ def test_only_what_has_no_source_cannot_be_derived(found):
 def test_every_rule_belongs_to_a_quoted_number():
     rows = quoted().set_index("id")
     assert rows.index.is_unique
-    ruled = rows.loc[[entry["id"] for entry in entries("audit", "rule")]]  # KeyError: a rule whose number is not quoted is never looked at
+    # KeyError: a rule whose number is not quoted is never looked at
+    ruled = rows.loc[[entry["id"] for entry in entries("audit", "rule")]]
     assert not ruled["table"].any(), "a number with two sources would be held to the first only"
 
 

@@ -8,6 +8,7 @@ picture, for readers of a committed notebook. A character is shown whole, above 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from itertools import groupby
 
 import pandas as pd
@@ -33,13 +34,20 @@ BAR_COLOURS = {True: "#444444", False: "#b5b5b5"}  # from the threshold on, and 
 @dataclass(frozen=True)
 class Byte:
     """A byte of a text: its value, the router's probability, who puts a boundary after it, whether the router decides.
+
+    chunk, token: how many chunks of the router's and tokens end before it.
     """
 
     value: int
     prob: float
-    router: bool
     teacher: bool
     decided: bool
+    chunk: int
+    token: int
+
+    @property
+    def router(self) -> bool:
+        return self.prob >= THRESHOLD
 
     @property
     def who(self) -> str:
@@ -55,13 +63,11 @@ class Byte:
 
 @dataclass(frozen=True)
 class Character:
-    """A character as it is and as a picture can draw it, its bytes, and the chunk (router's) and token it opens in."""
+    """A character as it is and as a picture can draw it, and its bytes."""
 
     text: str
     label: str
     bytes: tuple[Byte, ...]
-    chunk: int
-    token: int
 
     @property
     def split(self) -> bool:
@@ -77,17 +83,13 @@ def read(rows: pd.DataFrame) -> list[Character]:
     rows = rows.sort_values("place", kind="stable")
     if list(rows["place"]) != list(range(len(rows))):
         raise ValueError("the rows must be all bytes of one text: choose one corpus and one text")
-    each = [Byte(row.byte, row.value, row.value >= THRESHOLD, bool(row.teacher), bool(row.decided))
-            for row in rows.itertuples()]
+    chunk = (rows["value"] >= THRESHOLD).cumsum().shift(fill_value=0)
+    token = rows["teacher"].astype(bool).cumsum().shift(fill_value=0)
+    each = [Byte(row.byte, row.value, bool(row.teacher), bool(row.decided), row.chunk, row.token)
+            for row in rows.assign(chunk=chunk, token=token).itertuples()]
     text = bytes(byte.value for byte in each)
-    found = []
-    chunk = token = 0
-    for start, size, label in characters(text):
-        inside = tuple(each[start:start + size])
-        found.append(Character(text[start:start + size].decode(errors="replace"), label, inside, chunk, token))
-        chunk += sum(byte.router for byte in inside)
-        token += sum(byte.teacher for byte in inside)
-    return found
+    return [Character(text[start:start + size].decode(errors="replace"), label, tuple(each[start:start + size]))
+            for start, size, label in characters(text)]
 
 
 def tallied(text: Sequence[Character]) -> str:
@@ -98,25 +100,7 @@ def tallied(text: Sequence[Character]) -> str:
             f"boundaries of one alone: router {alone[0]}, teacher {alone[1]}")
 
 
-STYLE_SHEET = """
-.dbyte-chunks { font: 14px/1.2 monospace; color: #000; background: #fff; padding: 4px 8px }
-.dbyte-chunks h4 { margin: 10px 0 2px; font: bold 13px sans-serif }
-.dbyte-chunks p { margin: 2px 0; font: 12px sans-serif; color: #333 }
-.dbyte-chunks .c { background: inherit; display: inline-block; margin: 2px 0; vertical-align: top;
-  border-top: 4px solid #555; border-right: 2px solid transparent }
-.dbyte-chunks .odd { border-top-color: #bbb }
-.dbyte-chunks .t { display: block; padding: 0 1px; white-space: pre; text-align: center }
-.dbyte-chunks .blank { font-size: 0 }
-.dbyte-chunks .blank::before { content: attr(data-sign); font-size: 14px; color: #777 }
-.dbyte-chunks .bars { display: flex; height: 16px; align-items: flex-end; background: #fff }
-.dbyte-chunks i { flex: 1; min-width: 6px; background: #b5b5b5 }
-.dbyte-chunks i.cut { background: #444 }
-.dbyte-chunks .both { border-right-color: #000 }
-.dbyte-chunks .router { border-right: 3px solid #d55e00 }
-.dbyte-chunks .teacher { border-right: 2px dashed #0072b2 }
-.dbyte-chunks .split { outline: 2px dotted #a0006d }
-.dbyte-chunks .c:hover { filter: brightness(0.85) }
-"""
+STYLE_SHEET = (files("dbyte.report") / "chunk_view.css").read_text(encoding="utf-8")
 CLASSES = {BOTH: "both", ROUTER: "router", TEACHER: "teacher", NOBODY: ""}
 KEY = ("Background: the router's chunks. Strip above: the teacher's tokens. Bars below: the probability that a chunk "
        "ends at the byte, dark from 0.5 on. Line after a character: a boundary, black of both, orange of the "
@@ -129,9 +113,10 @@ def page(rows: pd.DataFrame) -> str:
 
     rows: corpus, text, place, byte, value (probability), teacher, decided.
     """
-    parts = ["<div class='dbyte-chunks'>", f"<style>{STYLE_SHEET}</style>", f"<p>{escape(KEY)}</p>"]
+    parts = ["<div class='dbyte-chunks'>", f"<style>\n{STYLE_SHEET}</style>", f"<p>{escape(KEY)}</p>"]
     for title, text in _texts(rows).items():
-        cells = "".join(_chunk(number, list(chunk)) for number, chunk in groupby(text, key=lambda each: each.chunk))
+        chunks = groupby(text, key=lambda character: character.bytes[0].chunk)
+        cells = "".join(_chunk(number, list(chunk)) for number, chunk in chunks)
         parts += [f"<h4>{escape(title)}</h4>", f"<p>{escape(tallied(text))}</p>", f"<div>{cells}</div>"]
     return "\n".join([*parts, "</div>"])
 
@@ -156,7 +141,7 @@ def _chunk(number: int, text: Sequence[Character]) -> str:
 def _cell(character: Character) -> str:
     """Return a character with a bar a byte below it; only the element of class `t` holds text of the corpus."""
     last = character.bytes[-1]
-    classes = ["c", "odd" if character.token % 2 else "",
+    classes = ["c", "odd" if character.bytes[0].token % 2 else "",
                CLASSES[last.who], "split" if character.split else ""]
     title = "\n".join([repr(character.text), *(byte.title for byte in character.bytes)])
     sign = VISIBLE.get(character.text)
@@ -197,18 +182,14 @@ def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
 
 def _text(axes: Axes, text: Sequence[Character], *, top: float, per_line: int) -> None:
     """Draw one text from `top` downwards; a character whose bytes wrap is written on its first line."""
-    place = chunk = token = 0
     size = sum(len(character.bytes) for character in text)
+    start = 0
     for character in text:
-        for byte in character.bytes:
+        for place, byte in enumerate(character.bytes, start=start):
             x, y = place % per_line, top - LINE * (place // per_line)
             if x == 0:
                 _line(axes, y, min(per_line, size - place))
-            _byte(axes, byte, x, y, chunk=chunk, token=token)
-            place += 1
-            chunk += byte.router
-            token += byte.teacher
-        start = place - len(character.bytes)
+            _byte(axes, byte, x, y)
         x, y = start % per_line, top - LINE * (start // per_line)
         width = min(len(character.bytes), per_line - x)
         colour = GREY if character.text in VISIBLE else "black"
@@ -217,6 +198,7 @@ def _text(axes: Axes, text: Sequence[Character], *, top: float, per_line: int) -
         if character.split:
             axes.add_patch(Rectangle((x, y - STRIP - LETTERS), width, LETTERS, fill=False, linewidth=1.4,
                                      edgecolor=SPLIT_COLOUR, linestyle=":", zorder=5))
+        start += len(character.bytes)
 
 
 def _line(axes: Axes, y: float, size: int) -> None:
@@ -227,12 +209,12 @@ def _line(axes: Axes, y: float, size: int) -> None:
     axes.plot([0, size], [half, half], color=GREY, linewidth=0.4, zorder=0)
 
 
-def _byte(axes: Axes, byte: Byte, x: float, y: float, *, chunk: int, token: int) -> None:
+def _byte(axes: Axes, byte: Byte, x: float, y: float) -> None:
     """Draw a byte's strip, background, bar and boundary; x, y: its upper left corner."""
     letters = y - STRIP - LETTERS
     bars = letters - BARS
-    axes.add_patch(Rectangle((x, y - STRIP), 1, STRIP, facecolor=("#555555", "#bbbbbb")[token % 2], linewidth=0))
-    axes.add_patch(Rectangle((x, letters), 1, LETTERS, facecolor=CHUNK_COLOURS[chunk % len(CHUNK_COLOURS)],
+    axes.add_patch(Rectangle((x, y - STRIP), 1, STRIP, facecolor=("#555555", "#bbbbbb")[byte.token % 2], linewidth=0))
+    axes.add_patch(Rectangle((x, letters), 1, LETTERS, facecolor=CHUNK_COLOURS[byte.chunk % len(CHUNK_COLOURS)],
                              linewidth=0))
     axes.add_patch(Rectangle((x + 0.15, bars), 0.7, BARS * byte.prob * 0.94, linewidth=0,
                              facecolor=BAR_COLOURS[byte.router]))

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from os.path import relpath
 from pathlib import Path
 
@@ -43,14 +44,7 @@ MORE_TABLES = {  # results of notebook 16, below the main table
     "all_columns": "All columns of MiniBench, by models that were trained on the whole world:",
     "mini_cute": "The letters of made-up words (MiniCUTE), by the same models:",
 }
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #e6e6e6; text-align: left; vertical-align: top; }
-th { background: #f6f6f6; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #555; }
-"""
+CSS = (files("dbyte.report") / "page.css").read_text(encoding="utf-8")
 
 
 BEGIN = "<!-- generated from results/small by `python -m dbyte readme --write` -->"  # around the README's numbers
@@ -235,7 +229,7 @@ def as_html(title: str, parts: Sequence[Block]) -> str:
     body = "\n".join([f"<h1>{_inline(title)}</h1>", *map(shown, parts)])
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n")
+            f"<title>{html.escape(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n")
 
 
 def _first_sentence(caption: str) -> str:
