@@ -14,7 +14,7 @@ from conftest import make_student, make_teacher
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from dbyte.distill import losses, trainer
+from dbyte.distill import losses, objectives, trainer
 from dbyte.distill.curriculum import EmbeddingsOnly, curriculum, run_steps
 from dbyte.distill.loader import Feed
 from dbyte.distill.processes import Launch, Processes
@@ -30,7 +30,8 @@ BYTES = dict(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET)
 PLAIN = stage1(**BYTES) + stage2(head_bytes=BUDGET, full_bytes=BUDGET)
 STEPS = {step.name[:3]: step for step in PLAIN} | {
     "1.1+4": stage1(**BYTES, boundary_loss=True)[0], "1.2+4": stage1(**BYTES, boundary_loss=True)[1],
-    "1.2 reverse": stage1(**BYTES, divergence="reverse")[1], "1.2 js": stage1(**BYTES, divergence="js")[1],
+    "1.2 reverse": replace(PLAIN[1], objective=objectives.distill_reverse),
+    "1.2 js": replace(PLAIN[1], objective=objectives.distill_js),
     "2.2+4": stage2(head_bytes=BUDGET, full_bytes=BUDGET, boundary_loss=True)[1]}
 each_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 some_steps = pytest.mark.parametrize("step", [STEPS["1.2+4"], STEPS["1.3"], STEPS["2.2+4"]], ids=lambda step: step.name)

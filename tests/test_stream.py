@@ -261,7 +261,6 @@ def test_seed_and_configuration_decide_the_rows(corpus, feed_of):
     one, other = feed_of(corpus), feed_of(corpus, seed=1)
     assert Counter(content(one.batch(0))) != Counter(content(other.batch(0)))
     assert one.describe() == feed_of(corpus).describe() != other.describe()
-    assert one.updates(10 * BATCH_ROWS * ROW_BYTES) == 10 and one.updates(1) == 1
     with pytest.raises(ValueError, match="state of lane 0 was taken with other corpora"):
         other.restore(one.state(), 1)
     json.dumps(one.describe())

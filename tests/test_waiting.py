@@ -75,7 +75,7 @@ def test_two_processes_that_need_one_training_train_once(end, student, teacher, 
         holder.wait()
     assert run.is_complete() and len(run.metrics()) == UPDATES
     assert len(made) == (0 if end == "finished" else UPDATES)
-    assert capsys.readouterr().out.count(f"run {run.hash[:16]}: another process trains it, waiting") == 1
+    assert capsys.readouterr().out.count(f"{run.hash[:16]}: another process works on it, waiting") == 1
 
 
 def test_ctrl_c_ends_the_waiting(tmp_path):

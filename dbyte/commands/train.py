@@ -78,16 +78,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def plan(scale: "Scale", steps: "tuple[Step, ...]", *, seed: int) -> str:
     """The table of the runs that training would load or make; nothing is trained."""
+    import pandas as pd
+
     from dbyte.distill.curriculum import plan_steps
-    from dbyte.distill.planned_run import plan_table
     from dbyte.distill.teacher import plan_teacher
 
-    planned = plan_teacher(scale, seed=seed)
-    if steps:
-        planned += plan_steps(scale, steps, seed=seed)
-    new = [one for one in planned if one.status != "complete"]
-    megabytes = sum(one.step.train_bytes for one in new) / 1e6
-    return f"{plan_table(planned)}\n{len(new)} of {len(planned)} runs would be trained, on {megabytes:,.2f} MB"
+    planned = plan_teacher(scale, seed=seed) + (plan_steps(scale, steps, seed=seed) if steps else ())
+    table = pd.DataFrame({
+        "step": [one.step.name for one in planned], "run": [one.address or "after the teacher" for one in planned],
+        "from": [one.parent or "" for one in planned], "MB": [one.step.train_bytes / 1e6 for one in planned],
+        "status": [one.status for one in planned]})
+    new = table[table["status"] != "complete"]
+    return (f"{table.to_string(index=False, float_format='{:,.2f}'.format)}\n"
+            f"{len(new)} of {len(table)} runs would be trained, on {new['MB'].sum():,.2f} MB")
 
 
 def corpus_amount(text: str) -> tuple[str, int]:

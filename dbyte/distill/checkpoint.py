@@ -48,10 +48,9 @@ class State:
     def save(self) -> None:
         """Write a checkpoint."""
         weights = self._gathered(self._trained())
-        moments = {f"{place}.{index}.{name}": value for place, optimiser in enumerate(self.optimisers)
-                   for index, moments_of in optimiser.state_dict()["state"].items()
-                   for name, value in moments_of.items()}
-        moments = self._gathered(moments)
+        moments = self._gathered({
+            f"{place}.{index}.{name}": value for place, optimiser in enumerate(self.optimisers)
+            for index, state in optimiser.state_dict()["state"].items() for name, value in state.items()})
         feed = self._feed_state()
         if self.processes.is_first:
             with atomic_dir(self.run.checkpoint_folder) as folder:
@@ -79,19 +78,19 @@ class State:
 
     def save_snapshot(self, train_bytes: int) -> None:
         """Keep a copy of the model, named by the bytes it was trained on."""
-        options = self._save_options()
+        weights = self._full_weights()
         if self.processes.is_first:
             with atomic_dir(self.run.folder / "snapshots" / str(train_bytes)) as folder:
-                self._save_model(folder, options)
+                self._save_model(folder, weights)
 
     def finish(self, step: Step) -> None:
         """Save the model and complete the run."""
         self.model.eval()
         feed = self.feed
-        options = self._save_options()
+        weights = self._full_weights()
         feed_state = self._feed_state()
         if self.processes.is_first:
-            self.run.complete(lambda folder: self._save_model(folder, options), facts={
+            self.run.complete(lambda folder: self._save_model(folder, weights), facts={
                 "step": step.name, "updates": self.update,
                 "train_bytes": self.update * feed.batch_rows * feed.row_bytes, "seconds": round(self.seconds, 1),
                 "processes": self.processes.count,
@@ -101,15 +100,14 @@ class State:
 
     def stop(self, step: Step, update: int, batch: Batch, feed_before: dict, *, loss: float, norm: float) -> NoReturn:
         """Save a batch whose loss or gradient is not finite, and where it came from; raise FloatingPointError."""
-        processes = self.processes
-        folder = self.run.folder / f"not_finite.{processes.rank}"
+        folder = self.run.folder / f"not_finite.{self.processes.rank}"
         with atomic_dir(folder) as temporary:
             save_file({"byte_ids": batch.byte_ids_BL.cpu(), "document": batch.document_BL.cpu(),
                        "boundary": batch.boundary_BL.cpu()}, temporary / "batch.safetensors")
-            write_json(temporary / "where.json", {"step": step.name, "update": update, "process": processes.rank,
-                                                  "processes": processes.count, "loss": str(loss), "norm": str(norm),
-                                                  "feed_before": feed_before})
-        processes.wait()  # the launcher ends the others when the first has ended
+            write_json(temporary / "where.json", {
+                "step": step.name, "update": update, "process": self.processes.rank, "processes": self.processes.count,
+                "loss": str(loss), "norm": str(norm), "feed_before": feed_before})
+        self.processes.wait()  # the launcher ends the others when the first has ended
         raise FloatingPointError(f"step {step.name!r}, update {update}: loss {loss}, gradient norm {norm}. The weights "
                                  f"were not changed by it, and the batch is in {folder}: look at it, or lower the "
                                  "rates of this step")
@@ -141,12 +139,10 @@ class State:
         """The states of all processes' lanes in one."""
         return {lane: state for each in self.processes.gathered(self.feed.state()) for lane, state in each.items()}
 
-    def _save_options(self) -> dict:
-        """What save_pretrained must be given: the full weights if they are sharded."""
-        if self.processes.sharding != "fsdp2":
-            return {}
-        return {"state_dict": self._gathered(self.model.state_dict())}
+    def _full_weights(self) -> dict[str, Tensor] | None:
+        """What `save_pretrained` cannot find by itself: full weights where they are sharded."""
+        return self._gathered(self.model.state_dict()) if self.processes.sharding == "fsdp2" else None
 
-    def _save_model(self, folder: Path, options: dict) -> None:
-        self.model.save_pretrained(folder, **options)
+    def _save_model(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        self.model.save_pretrained(folder, state_dict=weights)
         self.save_extra(folder)

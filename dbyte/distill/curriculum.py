@@ -72,24 +72,34 @@ def plan_steps(
         raise ValueError("the joint objective reads embeddings and predictions of one teacher: predictions of another "
                          "one are for the steps in sequence")
     teacher_seed = seed if teacher_seed is None else teacher_seed
-    folder = Path(scale.teacher) if isinstance(scale.teacher, str) else None
-    if folder is None:
+    if isinstance(scale.teacher, str):
+        folder = Path(scale.teacher)
+    else:
         last = plan_teacher(scale, seed=teacher_seed)[-1]
         if last.status != "complete":
             return tuple(PlannedRun(step, None) for step in steps)
         folder = last.run.model_folder
     config, tokenizer = read_teacher(folder)
     token_bytes = TokenBytes.from_tokenizer(tokenizer)
-    if predictions is not None:
-        _check_same_tokens(predictions, config.vocab_size, token_bytes)
     positions = config.max_position_embeddings
+    if predictions is not None:
+        other_config, other_tokenizer = read_teacher(predictions)
+        other_bytes = TokenBytes.from_tokenizer(other_tokenizer).token_bytes
+        if other_bytes != token_bytes.token_bytes or other_config.vocab_size != config.vocab_size:
+            raise ValueError(f"{predictions} has other tokens than the student's teacher ({other_config.vocab_size} "
+                             f"and {config.vocab_size} in the heads): Eq. 3 compares predictions of the same tokens, "
+                             "so take one of the same family")
     rows = None if scale.streamed else training_rows(scale, token_bytes, seed=teacher_seed, positions=positions)
     teacher_hash = model_hash(folder)
     planned: list[PlannedRun] = []
     for step in steps:
         rows_of_step = rows if step.text is None else transformed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
-        student = student_settings(scale, step)
+        student = StudentConfig(**scale.student).to_dict()
+        for version in ("transformers_version", "dbyte_version"):
+            student.pop(version, None)
+        if step.stage != 2:  # off, so that students that differ in these alone share their Stage 1
+            student |= dict.fromkeys(STAGE2_ALONE, False)
         described = {
             "step": step.describe(), "student": student, "teacher": teacher_hash,
             "data": rows_of_step.hash if rows_of_step else _stream(scale, token_bytes, positions, seed=seed).describe(),
@@ -97,28 +107,8 @@ def plan_steps(
         if predictions and step.objective.reads_teacher == "whole":
             described["predictions"] = model_hash(predictions)
         run = Run(described, parent=planned[-1].run if planned else None)
-        planned.append(PlannedRun(step, run, rows_of_step, student, folder, predictions))
+        planned.append(PlannedRun(step, run, rows_of_step, folder, predictions))
     return tuple(planned)
-
-
-def student_settings(scale: Scale, step: Step) -> dict[str, object]:
-    """The student's config in a step, as its run is addressed by it.
-
-    What Stage 1 does not read is off there, so that students that differ in it alone share their Stage 1.
-    """
-    settings = StudentConfig(**scale.student).to_dict()
-    for version in ("transformers_version", "dbyte_version"):
-        settings.pop(version, None)
-    return settings if step.stage == 2 else settings | dict.fromkeys(STAGE2_ALONE, False)
-
-
-def _check_same_tokens(folder: Path, vocab_size: int, token_bytes: TokenBytes) -> None:
-    """Raise ValueError unless the k-th token of the model in a folder or of a hub name is the teacher's k-th token."""
-    config, tokenizer = read_teacher(folder)
-    same = TokenBytes.from_tokenizer(tokenizer).token_bytes == token_bytes.token_bytes
-    if not same or config.vocab_size != vocab_size:
-        raise ValueError(f"{folder} has other tokens than the student's teacher ({config.vocab_size} and {vocab_size} "
-                         "in the heads): Eq. 3 compares predictions of the same tokens, so take one of the same family")
 
 
 def _stream(scale: Scale, token_bytes: TokenBytes, positions: int, *, seed: int) -> StreamFeed:
@@ -132,37 +122,34 @@ def _stream(scale: Scale, token_bytes: TokenBytes, positions: int, *, seed: int)
 def execute(scale: Scale, planned: tuple[PlannedRun, ...], *, seed: int, launch: Launch | None = None) -> list[Run]:
     """Train what is not complete of a plan; returns its runs."""
     launch = launch or Launch(rows_at_once=scale.rows_at_once)
-    teacher = other = tokenizer = None
+    teacher = None
     for one in planned:
         if launch.processes.of_first(one.run.is_complete):
             continue
         if teacher is None:
             teacher, tokenizer = load_teacher(one.teacher)
-            other = load_teacher(one.predictions)[0] if one.predictions else None
-        read = {"whole": other or teacher, "embeddings": EmbeddingsOnly(teacher), "": None}
-        read = read[one.step.objective.reads_teacher]
-        for unread in {teacher, other} - {read, None}:
+            other = load_teacher(one.predictions)[0] if one.predictions else teacher
+        read = {"whole": other, "embeddings": EmbeddingsOnly(teacher), "": None}[one.step.objective.reads_teacher]
+        for unread in {teacher, other} - {read}:
             unread.cpu()
-        train(one.run, one.step, _feed(scale, one, tokenizer, teacher.config.max_position_embeddings, seed=seed),
-              model=_student(scale, one, teacher, tokenizer, seed=seed), teacher=read,
-              device=launch.device_for(scale.device), precision=scale.precision, launch=launch,
-              save_extra=tokenizer.save_pretrained)
+        parent = one.run.parent
+        model = (ByteStudent.from_pretrained(parent.model_folder) if parent
+                 else new_student(scale, teacher, tokenizer, seed=seed))
+        if one.step.decoding:
+            torch.manual_seed(seed)
+            model = model.with_decoding(one.step.decoding)
+        settings = one.run.config["student"]
+        model.config.update({"stage": one.step.stage} | {name: settings[name] for name in STAGE2_ALONE})
+        facts = parent.facts() if parent else {}  # a step reads on where the one before stopped
+        if one.rows is not None:
+            feed = Feed(one.rows, scale.batch_rows, seed, facts.get("next_row", 0), one.step.grouped)
+        else:
+            feed = _stream(scale, TokenBytes.from_tokenizer(tokenizer), teacher.config.max_position_embeddings,
+                           seed=seed)
+            feed.restore(facts.get("feed", {}), 0)
+        train(one.run, one.step, feed, model=model, teacher=read, device=launch.device_for(scale.device),
+              precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
     return [one.run for one in planned]
-
-
-def _student(
-    scale: Scale, planned: PlannedRun, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int
-) -> ByteStudent:
-    """The student that a step starts from."""
-    parent = planned.run.parent
-    step = planned.step
-    student = (ByteStudent.from_pretrained(parent.model_folder) if parent
-               else new_student(scale, teacher, tokenizer, seed=seed))
-    if step.decoding:
-        torch.manual_seed(seed)
-        student = student.with_decoding(step.decoding)
-    student.config.update({"stage": step.stage} | {name: planned.student[name] for name in STAGE2_ALONE})
-    return student
 
 
 def new_student(
@@ -176,18 +163,6 @@ def new_student(
     student = ByteStudent.from_teacher(teacher, config=StudentConfig(**scale.student), tokenizer=tokenizer)
     student.config.dtype = torch.float32
     return student.float()
-
-
-def _feed(
-    scale: Scale, planned: PlannedRun, tokenizer: PreTrainedTokenizerBase, positions: int, *, seed: int
-) -> Feed | StreamFeed:
-    """The rows of a step, from where the step before stopped reading."""
-    facts = planned.run.parent.facts() if planned.run.parent else {}
-    if planned.rows is not None:
-        return Feed(planned.rows, scale.batch_rows, seed, facts.get("next_row", 0), planned.step.grouped)
-    feed = _stream(scale, TokenBytes.from_tokenizer(tokenizer), positions, seed=seed)
-    feed.restore(facts.get("feed", {}), 0)
-    return feed
 
 
 class EmbeddingsOnly(nn.Module):

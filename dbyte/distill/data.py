@@ -1,17 +1,24 @@
-"""From a scale's corpora to packed rows on disk: tokenised by the teacher, aligned, packed, cached by content."""
+"""From a scale's corpora to packed rows on disk: tokenised by the teacher, aligned, packed, cached by content.
+
+Some steps train on transformed text (appendix A.2 and A.3):
+
+    trimmed     all white space removed: no boundary can lean on it (Trim Data)
+    perturbed   each document as it is or under one of the five perturbations, all six equally likely (Table 8)
+"""
 
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 
 import numpy as np
 
 from dbyte.distill.runs import content_hash
-from dbyte.distill.text_transforms import transformed
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.text.corpus import Corpus, load_corpus
 from dbyte.text.packing import Document, Rows, document, pack
+from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 
 PACKING = 1  # raise it when packing or alignment changes what rows hold
@@ -74,18 +81,41 @@ def training_rows(scale: Scale, token_bytes: TokenBytes, *, seed: int, positions
                        positions=positions)
 
 
+def trimmed(text: str, seed: int) -> str:
+    """The text without white space, Unicode's included; the seed draws nothing here."""
+    return "".join(text.split())
+
+
+def perturbed(text: str, seed: int) -> str:
+    """The text under a perturbation that is drawn by seed and text, or as it is."""
+    kind = Random(f"perturbed {seed} {text}").choice((None, *KINDS))
+    return text if kind is None else perturb(text, kind, seed)
+
+
+TRANSFORMS = {"trimmed": trimmed, "perturbed": perturbed}
+
+
 def transformed_rows(
     scale: Scale, transform: str, token_bytes: TokenBytes, *, seed: int, max_bytes: int, positions: int | None = None
 ) -> Rows:
-    """Packed rows of a scale's training documents under one of `text_transforms.TRANSFORMS`, about `max_bytes` of them.
+    """Packed rows of a scale's training documents under one of TRANSFORMS, `max_bytes` of them or a little more.
 
-    The labels are the teacher's tokens of the transformed text. ValueError at a scale that streams its corpora.
+    The labels are the teacher's tokens of the transformed text. ValueError for an unknown transform, and at a scale
+    that streams its corpora.
     """
+    if transform not in TRANSFORMS:
+        raise ValueError(f"unknown transform of text {transform!r}: choose one of {', '.join(TRANSFORMS)}")
     if scale.streamed:
         raise ValueError(f"scale {scale.name!r} streams its corpora, and only rows in memory can be transformed "
                          f"({transform!r}): choose smoke or small, or a scale with streamed=False")
     corpora = training_corpora(scale, seed=seed)
-    texts = list(transformed(mixed_texts(corpora, seed=seed), transform, seed=seed, max_bytes=max_bytes))
+    texts = []
+    total = 0
+    for text in mixed_texts(corpora, seed=seed):
+        if total >= max_bytes:
+            break
+        texts.append(TRANSFORMS[transform](text, seed))
+        total += len(texts[-1].encode())
     source = content_hash([transform, max_bytes, seed] + [corpus.content_hash for corpus in corpora])
     return packed_rows(texts, token_bytes, row_bytes=scale.row_bytes, source=source, positions=positions)
 

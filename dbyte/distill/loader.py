@@ -27,11 +27,6 @@ DEPTH = 4  # batches read ahead
 Item = TypeVar("Item")
 
 
-def updates_of(train_bytes: int, *, batch_rows: int, row_bytes: int) -> int:
-    """Updates that consume a byte budget, padding included; at least one."""
-    return max(round(train_bytes / (batch_rows * row_bytes)), 1)
-
-
 @dataclass(frozen=True)
 class Feed:
     """`batch_rows` rows an update out of rows in memory, starting `first_row` rows into the seeded order.
@@ -84,10 +79,6 @@ class Feed:
         full = len(sorted_rows) // self.batch_rows
         batches = sorted_rows[: full * self.batch_rows].reshape(full, self.batch_rows)
         return np.concatenate([batches[rng.permutation(full)].ravel(), sorted_rows[full * self.batch_rows :]])
-
-    def updates(self, train_bytes: int) -> int:
-        """Updates that consume a byte budget, padding included; at least one."""
-        return updates_of(train_bytes, batch_rows=self.batch_rows, row_bytes=self.row_bytes)
 
     def state(self) -> dict:
         """What a checkpoint must keep besides the update's number: nothing."""
@@ -169,10 +160,6 @@ class StreamFeed:
         self._states = {int(lane): {key: value for key, value in each.items() if key != "config"}
                         for lane, each in state.items()}
         self._update = update
-
-    def updates(self, train_bytes: int) -> int:
-        """Updates that consume a byte budget, padding included; at least one."""
-        return updates_of(train_bytes, batch_rows=self.batch_rows, row_bytes=self.row_bytes)
 
     def describe(self) -> dict:
         """What decides the rows: two feeds of one description give the same. Opens the corpora to find their content.

@@ -27,11 +27,11 @@ class Objective:
     def sums(self, model: nn.Module, teacher: nn.Module | None, batch: Batch) -> tuple[Tensor, ...]:
         """The weighted sum of each term over a batch, fp32 scalars."""
         forward = Forward(model, teacher, batch, routes=any(term.routes for _, term in self.terms))
-        return tuple(weight * term.loss(forward, term.where(model, batch))[0] for weight, term in self.terms)
+        return tuple(weight * term.loss(forward, term.where(batch))[0] for weight, term in self.terms)
 
-    def counts(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        """The positions of each term in a batch, int64 scalars; the model does not run."""
-        return tuple(term.where(model, batch).sum() for _, term in self.terms)
+    def counts(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The positions of each term in a batch, int64 scalars; no model runs."""
+        return tuple(term.where(batch).sum() for _, term in self.terms)
 
     @property
     def reads_teacher(self) -> str:
@@ -41,7 +41,7 @@ class Objective:
 
     def __call__(self, model: nn.Module, teacher: nn.Module | None, batch: Batch) -> Tensor:
         """The loss of one batch by itself."""
-        return mean(self.sums(model, teacher, batch), self.counts(model, batch))
+        return mean(self.sums(model, teacher, batch), self.counts(batch))
 
 
 def mean(sums: tuple[Tensor, ...], counts: tuple[Tensor, ...]) -> Tensor:

@@ -4,21 +4,20 @@
 on GPUs), and torch shards: DDP keeps the full model in each, FSDP2 a share of every weight, gradient and moment. What
 is computed does not depend on how many there are.
 
-Two launchers mislead on a CPU: `accelerate launch --cpu --num_processes 2` runs one process, and torchrun without the
-CPU setting runs two that do not know of each other. So the number that was asked for is checked against the number
-that met.
+`accelerate launch --cpu --num_processes 2` runs one process, and torchrun without the CPU setting runs two that do not
+know of each other. So the number that was asked for is checked against the number that met.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -47,23 +46,18 @@ class Processes:
     def wrap(self, module: nn.Module, units: list[nn.Module]) -> nn.Module:
         """Share a module's forward and backward between all; units: what FSDP2 gathers and frees one by one."""
         if self.sharding == "fsdp2":
-            for unit in units:
-                fully_shard(unit, mesh=self.mesh())
-            return fully_shard(module, mesh=self.mesh())
+            mesh = init_device_mesh(self.device.split(":")[0], (self.count,))
+            for part in (*units, module):
+                fully_shard(part, mesh=mesh)
+            return module
         return module if self.count == 1 else DistributedDataParallel(module, broadcast_buffers=False)
 
-    def mesh(self) -> DeviceMesh:
-        """All processes in a line, on this run's kind of device whatever else the machine has."""
-        return init_device_mesh(self.device.split(":")[0], (self.count,))
-
-    @contextmanager
-    def deferred(self, module: nn.Module, *, last: bool) -> Iterator[None]:
+    def deferred(self, module: nn.Module, *, last: bool) -> AbstractContextManager:
         """Under DDP share gradients in the `last` of an update's backward passes alone.
 
         FSDP2 shares them in each of them: until then it would hold them in full.
         """
-        with module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext():
-            yield
+        return module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over processes."""
@@ -141,22 +135,17 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
         raise ValueError(f"unknown sharding {sharding!r}: choose one of {', '.join(SHARDINGS)}")
     check_device(device)
     launched = int(os.environ.get("WORLD_SIZE", 1))
-    if launched == 1 and sharding == "ddp":
-        _check(1, expected)
-        return Processes(device=device)
-    from accelerate import PartialState
+    found = Processes(device=device)
+    if launched > 1 or sharding == "fsdp2":
+        from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-    if state.num_processes != launched:
-        raise ValueError(f"the launcher started {launched} processes, but {state.num_processes} met: on a CPU start "
-                         "them by torchrun with --device cpu, and on GPUs give each its own")
-    _check(state.num_processes, expected)
-    if not dist.is_initialized():  # FSDP2 shards over a group, be it of one
-        dist.init_process_group("gloo" if device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
-    return Processes(state.process_index, state.num_processes, str(state.device), sharding)
-
-
-def _check(found: int, expected: int | None) -> None:
-    if expected is not None and found != expected:
-        raise ValueError(f"{expected} processes were asked for, but {found} met. On a CPU `accelerate launch --cpu "
-                         "--num_processes 2` starts one: use `torchrun --nproc_per_node 2 -m dbyte train ...`")
+        state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+        if not dist.is_initialized():  # FSDP2 shards over a group, be it of one
+            dist.init_process_group("gloo" if device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
+        found = Processes(state.process_index, state.num_processes, str(state.device), sharding)
+    asked = expected or launched
+    if found.count != launched or launched != asked:
+        raise ValueError(f"{asked} processes were asked for, but {found.count} met (the launcher started {launched}). "
+                         "On a CPU use `torchrun --nproc_per_node 2 -m dbyte train ... --device cpu`; on GPUs give "
+                         "each process its own")
+    return found

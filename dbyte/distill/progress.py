@@ -17,15 +17,18 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.runs import Run
 
 LINES = 200  # about how many lines a run's metrics.jsonl has
+PRINTED = 20  # about how many of them are printed where nobody watches
 
 
 class ProgressLog:
     """The log of one run, from update `first` on; `seconds` are those of the run, earlier sittings included."""
 
     def __init__(self, run: Run, name: str, updates: int, first: int, *, tensorboard: bool = False):
-        self.board = _board(run, purge_step=first) if tensorboard else None
+        self.board = None
+        if tensorboard:
+            self.board = summary_writer()(str(run.folder / "tensorboard"), purge_step=first)
         kept = run.metrics_path.read_text(errors="replace").splitlines() if run.metrics_path.exists() else []
-        before = [line for line in kept if (update := _update(line)) is not None and update < first]
+        before = [line for line in kept if _is_before(line, first)]
         atomic_write(run.metrics_path, "".join(line + "\n" for line in before))
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
         self.every = max(updates // LINES, 1)
@@ -35,39 +38,31 @@ class ProgressLog:
         self.bar = tqdm(total=updates, initial=first, desc=name, unit="update", mininterval=1, file=watched,
                         disable=watched is None)
 
-    def is_due(self, update: int) -> bool:
-        """True for every few updates, and the last."""
-        return update % self.every == 0 or update + 1 == self.updates
-
     def write(
         self, update: int, *, loss: float, norm: float, rates: list[float], seconds: float, train_bytes: int
     ) -> None:
-        """Log one update; rates: the learning rate of each group."""
+        """Log one update, if it is one of about LINES, or the last; rates: the learning rate of each group."""
         self.bar.update()
-        if not self.is_due(update):
+        if update % self.every and update + 1 < self.updates:
             return
-        line = {"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rates": rates,
-                "seconds": round(seconds, 3)}
-        self.file.write(json.dumps(line) + "\n")
-        speed = train_bytes / max(seconds, 1e-9)
-        self.bar.set_postfix_str(f"{speed:,.0f} bytes/s, loss {loss:.4g}, rates "
-                                 + ", ".join(f"{rate:.1e}" for rate in rates), refresh=False)
-        for name in ("loss", "norm") if self.board else ():
-            self.board.add_scalar(name, line[name], update)
-        for place, rate in enumerate(rates) if self.board else ():
-            self.board.add_scalar(f"rate/{place}", rate, update)
-        if self.bar.disable and (update // self.every) % (LINES // 10) == 0:
+        self.file.write(json.dumps({"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rates": rates,
+                                    "seconds": round(seconds, 3)}) + "\n")
+        if self.board:
+            numbers = {"loss": loss, "norm": norm} | {f"rate/{place}": rate for place, rate in enumerate(rates)}
+            for name, number in numbers.items():
+                self.board.add_scalar(name, number, update)
+        speed = f"{train_bytes / max(seconds, 1e-9):,.0f} bytes/s"
+        state = f"loss {loss:.4g}, rates {', '.join(f'{rate:.1e}' for rate in rates)}"
+        self.bar.set_postfix_str(f"{speed}, {state}", refresh=False)
+        if self.bar.disable and (update // self.every) % (LINES // PRINTED) == 0:
             left = seconds / (update + 1) * (self.updates - update - 1)
-            print(f"  {self.name}: {update + 1}/{self.updates}, loss {loss:.4g}, "
-                  f"rates {', '.join(f'{rate:.1e}' for rate in rates)}, "
-                  f"{speed:,.0f} bytes/s, {left:.0f} s left", flush=True)
+            print(f"  {self.name}: {update + 1}/{self.updates}, {state}, {speed}, {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         """Flush to disk."""
-        self.file.close()
-        self.bar.close()
-        if self.board:
-            self.board.close()
+        for each in (self.file, self.bar, self.board):
+            if each is not None:
+                each.close()
 
 
 def watched_stream() -> TextIO | None:
@@ -80,12 +75,12 @@ def watched_stream() -> TextIO | None:
     return sys.stdout if kernel.get_parent("shell").get("content", {}).get("allow_stdin") else None
 
 
-def _update(line: str) -> int | None:
-    """The update of a logged line; None for a line that was cut short."""
+def _is_before(line: str, update: int) -> bool:
+    """True for a logged line of an earlier update; False also for a line that was cut short."""
     try:
-        return json.loads(line)["update"]
+        return json.loads(line)["update"] < update
     except (ValueError, KeyError, TypeError):
-        return None
+        return False
 
 
 def summary_writer() -> type:
@@ -96,7 +91,3 @@ def summary_writer() -> type:
         raise ValueError("TensorBoard is not installed: pip install 'dbyte[tensorboard]', or do without it (every "
                          "number is in metrics.jsonl)") from error
     return SummaryWriter
-
-
-def _board(run: Run, *, purge_step: int):
-    return summary_writer()(str(run.folder / "tensorboard"), purge_step=purge_step)

@@ -5,14 +5,15 @@ Nothing here trains or loads a model; a folder that another process holds is nev
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbyte.distill.runs import SCHEMA, content_hash, model_hash, verify
+from dbyte.distill.runs import SCHEMA, content_hash, model_hash, read_json, verify
 
-LEFTOVERS = ("*.tmp", "*.old", "model.damaged")
+LEFTOVERS = ("*.tmp", "*.old")
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,6 @@ class Entry:
             return "running"
         return "resumable" if (self.folder / "checkpoint").exists() else "begun"
 
-    def size(self) -> int:
-        """Bytes on disk."""
-        return folder_bytes(self.folder)
-
 
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below a folder."""
@@ -61,21 +58,20 @@ def folder_bytes(folder: Path) -> int:
 
 def is_held(folder: Path) -> bool:
     """True while a process holds the run's lock."""
-    lock = folder / "lock"
-    if not lock.exists():
-        return False
-    with lock.open() as file:
-        try:  # shared, so that two that look do not block each other; a run that starts meanwhile waits
+    try:
+        with (folder / "lock").open() as file:  # shared, so that two that look do not block each other
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except FileNotFoundError:
         return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def entries(root: Path) -> list[Entry]:
     """Every run folder below `root`, by step and name; folders of other kinds (data, measured) are skipped."""
     found = [Entry(folder, _json(folder / "config.json"), _json(folder / "complete.json"))
-             for folder in root.glob("*") if folder.is_dir() and _is_name(folder.name)]
+             for folder in root.glob("*") if folder.is_dir() and re.fullmatch("[0-9a-f]{16}", folder.name)]
     return sorted(found, key=lambda entry: (entry.step, entry.name))
 
 
@@ -164,25 +160,17 @@ def remove(folders: Iterable[Path]) -> int:
 
 def listing(found: list[Entry]) -> str:
     """One line a run: name, state, step, megabytes trained on, minutes, megabytes on disk, parent."""
-    rows = [("run", "state", "step", "trained MB", "minutes", "disk MB", "from")]
+    import pandas as pd
+
+    rows = []
     for entry in found:
         facts = entry.facts or {}
-        megabytes = f"{facts['train_bytes'] / 1e6:.1f}" if "train_bytes" in facts else ""
-        minutes = f"{facts['seconds'] / 60:.1f}" if "seconds" in facts else ""
-        rows.append((entry.name, entry.state(), entry.step, megabytes, minutes, f"{entry.size() / 1e6:.1f}",
-                     entry.parent or ""))
-    return aligned(rows, numbers=(3, 4, 5))
-
-
-def aligned(rows: list[tuple[str, ...]], *, numbers: tuple[int, ...] = ()) -> str:
-    """Rows of text as a table in columns; the columns `numbers` are flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) if place in numbers else cell.ljust(width)
-                 for place, (cell, width) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+        rows.append({
+            "run": entry.name, "state": entry.state(), "step": entry.step,
+            "trained MB": f"{facts['train_bytes'] / 1e6:.1f}" if "train_bytes" in facts else "",
+            "minutes": f"{facts['seconds'] / 60:.1f}" if "seconds" in facts else "",
+            "disk MB": f"{folder_bytes(entry.folder) / 1e6:.1f}", "from": entry.parent or ""})
+    return pd.DataFrame(rows).to_string(index=False) if rows else "no runs"
 
 
 def description(entry: Entry, root: Path) -> str:
@@ -190,18 +178,14 @@ def description(entry: Entry, root: Path) -> str:
     line = " -> ".join(f"{other.name} ({other.step})" for other in lineage(entry, root))
     metrics = entry.folder / "metrics.jsonl"
     logged = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    return "\n".join([f"{entry.folder}: {entry.state()}, {entry.size() / 1e6:.1f} MB", f"lineage: {line}",
+    return "\n".join([f"{entry.folder}: {entry.state()}, {folder_bytes(entry.folder) / 1e6:.1f} MB", f"lineage: {line}",
                       f"finished: {json.dumps(entry.facts) if entry.facts else 'not yet'}",
                       f"last logged update: {logged[-1] if logged else 'none'}",
                       "settings: " + json.dumps(entry.config, indent=1, sort_keys=True)])
 
 
-def _is_name(name: str) -> bool:
-    return len(name) == 16 and set(name) <= set("0123456789abcdef")
-
-
 def _json(path: Path) -> dict | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError):
         return None

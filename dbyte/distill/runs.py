@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -31,6 +31,7 @@ from dbyte.presets import TEACHERS
 
 SCHEMA = 3  # raise it when old runs must not be taken for new ones
 LOOK_SECONDS = 0.5  # far longer than a look at a lock takes
+WAIT_SECONDS = 0.05  # between two attempts to get a lock
 
 
 def content_hash(value: object) -> str:
@@ -50,6 +51,11 @@ def model_hash(folder: Path) -> str:
         return f"{folder}@{TEACHERS.get(str(folder))}"
     files = [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
     return content_hash({path.name: file_hash(path) for path in sorted(files) if path.exists()})
+
+
+def read_json(path: Path) -> dict:
+    """The content of a JSON file; raises OSError or ValueError."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -77,21 +83,49 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
         os.rename(temporary, folder)
         shutil.rmtree(previous, ignore_errors=True)
     except SafetensorError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(f"{folder} could not be written ({error}): is the disk full? What was there before is untouched"
                       ) from error
-    except BaseException:
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file; another process that asks for it waits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file; another process that holds it is waited for, which is said once.
+
+    A process that only looks whether it is held gives it back at once, so LOOK_SECONDS are waited in any case.
+    Raises:
+        BlockingIOError: if another process holds it and `wait` is not set.
+    """
+    until = time.monotonic() + LOOK_SECONDS
+    told = False
+    while (file := _take(path)) is None:
+        if time.monotonic() > until and not wait:
+            raise BlockingIOError(f"another process works on {path.parent}: wait for it, or stop it")
+        if time.monotonic() > until and not told:
+            # On standard output: of a notebook's prints, only those are seen while it runs.
+            print(f"{path.parent.name}: another process works on it, waiting", flush=True)
+            told = True
+        time.sleep(WAIT_SECONDS)
+    with file:
         yield
+
+
+def _take(path: Path) -> TextIO | None:
+    """The lock file, open and held; None if another process holds it, or its folder was pruned in between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = path.open("w")
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    file.close()
+    return None
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -103,7 +137,7 @@ def checksums(folder: Path) -> dict[str, str]:
 def verify(folder: Path) -> str | None:
     """Say what is wrong with a sealed folder; None if every file is as it was written."""
     try:
-        expected = json.loads((folder / "sums.json").read_text(encoding="utf-8"))
+        expected = read_json(folder / "sums.json")
     except (OSError, ValueError) as error:
         return f"{folder / 'sums.json'} cannot be read ({error})"
     found = checksums(folder)
@@ -111,14 +145,6 @@ def verify(folder: Path) -> str | None:
         if expected[name] != found.get(name):
             return f"{folder / name} is {'damaged' if name in found else 'missing'}"
     return None
-
-
-def _is_same_file(path: Path, file: TextIO) -> bool:
-    """True if the open file is still the one of this name."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 class Run:
@@ -140,89 +166,48 @@ class Run:
         return "resumable" if self.checkpoint_folder.exists() else "new"
 
     def is_complete(self) -> bool:
-        """True for a finished, undamaged model; a damaged one is named and moved aside to be trained again."""
+        """True for a finished, undamaged model; a damaged one is named, and counts as not trained from then on."""
         if not (self.folder / "complete.json").exists():
             return False
         wrong = self._flaw()
         if wrong is None:
             return True
         print(f"run {self.hash[:16]}: {wrong}; the run is done again", file=sys.stderr)
-        try:
-            (self.folder / "complete.json").unlink()
-        except FileNotFoundError:
-            return False  # another process found the same, and moves the model aside
-        aside = self.folder / "model.damaged"
-        shutil.rmtree(aside, ignore_errors=True)
-        if self.model_folder.exists():
-            os.rename(self.model_folder, aside)
+        (self.folder / "complete.json").unlink(missing_ok=True)  # another process may have found the same
         return False
 
     def _flaw(self) -> str | None:
-        return verify(self.model_folder) or self._config_mismatch() or self._facts_unreadable()
-
-    def _config_mismatch(self) -> str | None:
-        try:
-            same = json.loads((self.folder / "config.json").read_text(encoding="utf-8")) == json.loads(
-                json.dumps(self.config))
-        except (OSError, ValueError):
-            same = False
-        return None if same else f"{self.folder / 'config.json'} does not describe this run"
-
-    def _facts_unreadable(self) -> str | None:
+        """Say what is wrong with a finished run; None if nothing is."""
         try:
             self.facts()
-        except (OSError, ValueError):
-            return f"{self.folder / 'complete.json'} cannot be read"
-        return None
+            if read_json(self.folder / "config.json") != json.loads(json.dumps(self.config)):
+                return f"{self.folder / 'config.json'} does not describe this run"
+        except (OSError, ValueError) as error:
+            return f"config.json or complete.json cannot be read ({error})"
+        return verify(self.model_folder)
 
     def sound_checkpoint(self) -> Path | None:
         """The checkpoint folder if it is undamaged; a damaged one is named and ignored."""
-        for folder in (self.checkpoint_folder, self.checkpoint_folder.with_name("checkpoint.old")):
+        return next(self._sound([self.checkpoint_folder, self.checkpoint_folder.with_name("checkpoint.old")]), None)
+
+    def _sound(self, folders: Iterable[Path]) -> Iterator[Path]:
+        """Those of the folders that exist and are undamaged; a damaged one is named."""
+        for folder in folders:
             if folder.exists():
                 wrong = verify(folder)
                 if wrong is None:
-                    return folder
-                print(f"run {self.hash[:16]}: {wrong}; this checkpoint is not used", file=sys.stderr)
-        return None
+                    yield folder
+                else:
+                    print(f"run {self.hash[:16]}: {wrong}; {folder.name} is not used", file=sys.stderr)
 
     @contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:
-        """Hold the run for this process.
-
-        wait: wait for another process that holds it, which is said once.
-        Raises:
-            BlockingIOError: if another process holds it and `wait` is not set.
-        """
-        path = self.folder / "lock"
-        while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock = path.open("w")
-            except FileNotFoundError:
-                continue  # the run was pruned in between
-            with lock:
-                self._take(lock, wait=wait)
-                if not _is_same_file(path, lock):
-                    continue  # the run was pruned before this process had it, and its lock with it
-                for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
-                    shutil.rmtree(left, ignore_errors=True)
-                write_json(self.folder / "config.json", self.config)
-                yield
-                return
-
-    def _take(self, lock: TextIO, *, wait: bool) -> None:
-        """Get the lock; one that only looks whether the run is held gives it back at once, so it is waited for."""
-        until = time.monotonic() + LOOK_SECONDS
-        while time.monotonic() < until:
-            try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(LOOK_SECONDS / 50)
-        if not wait:
-            raise BlockingIOError(f"another process works on run {self.folder}: wait for it, or stop it")
-        # On standard output: of a notebook's prints, only those are seen while it runs.
-        print(f"run {self.folder.name}: another process trains it, waiting", flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Ctrl-C ends it
+        """Hold the run for this process; `wait` and what raises: see `file_lock`."""
+        with file_lock(self.folder / "lock", wait=wait):
+            for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
+                shutil.rmtree(left, ignore_errors=True)
+            write_json(self.folder / "config.json", self.config)
+            yield
 
     def complete(self, save_model: Callable[[Path], None], *, facts: dict) -> None:
         """Write the finished model and then, last, complete.json with these facts."""
@@ -233,7 +218,7 @@ class Run:
 
     def facts(self) -> dict:
         """What complete.json says: wall seconds, updates, bytes seen."""
-        return json.loads((self.folder / "complete.json").read_text(encoding="utf-8"))
+        return read_json(self.folder / "complete.json")
 
     def metrics(self) -> list[dict]:
         """The logged updates, oldest first."""
@@ -242,12 +227,5 @@ class Run:
 
     def snapshots(self) -> list[tuple[int, Path]]:
         """Bytes trained and folder of each undamaged model kept on the way, ascending."""
-        found = []
-        for folder in (self.folder / "snapshots").glob("*"):
-            if folder.name.isdigit():
-                wrong = verify(folder)
-                if wrong is None:
-                    found.append((int(folder.name), folder))
-                else:
-                    print(f"run {self.hash[:16]}: {wrong}; this snapshot is left out", file=sys.stderr)
-        return sorted(found)
+        folders = [folder for folder in (self.folder / "snapshots").glob("*") if folder.name.isdigit()]
+        return sorted((int(folder.name), folder) for folder in self._sound(folders))

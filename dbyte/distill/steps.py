@@ -45,7 +45,7 @@ class Step:
     [0, 1]. clip: the largest gradient norm. snapshots: how many evenly spaced copies of the model are kept on the way,
     the final one not counted. grouped: batches of rows with similar token counts, which is faster where the core runs,
     but such batches lean to one corpus. decoding: give the student new byte heads of this kind ("mbp") before the step;
-    None: it keeps its own. text: how the training text is transformed first, a name of `text_transforms.TRANSFORMS`;
+    None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`;
     None: not at all. Raises ValueError if a value leaves its range.
     """
 
@@ -74,11 +74,13 @@ class Step:
 
     def describe(self) -> dict:
         """The step as plain JSON data: what its run is addressed by."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
-        return _without_unused(fields) | {
-            "objective": self.objective.name, "groups": groups, "betas": list(self.betas), "no_decay": list(NO_DECAY),
-            "muon_decay": MUON_DECAY}
+        described = vars(self) | {"objective": self.objective.name, "groups": groups, "betas": list(self.betas),
+                                  "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
+        for name in ("decoding", "text"):  # they came after the first runs, whose addresses stay
+            if described[name] is None:
+                del described[name]
+        return described
 
     def lr_scale(self, update: int, updates: int) -> float:
         """What the peak rates are multiplied by at an update: linear warm-up to 1, then cosine to the floor."""
@@ -98,7 +100,18 @@ class Step:
         Raises ValueError if a group names no parameter of the model.
         """
         model.requires_grad_(False)
-        return [self._thaw(group, model) for group in self.groups]
+        chosen = []
+        for group in self.groups:
+            weights = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad
+                       and any(part == "" or f"{name}.".startswith(f"{part}.") for part in group.parts)}
+            if not weights:
+                parts = [name for name, _ in model.named_children()]
+                raise ValueError(f"step {self.name!r} trains {group.parts}, which names no (further) parameter of "
+                                 f"{type(model).__name__}; its parts are {parts}")
+            for weight in weights.values():
+                weight.requires_grad_()
+            chosen.append(weights)
+        return chosen
 
     def optimisers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         """Thaw the step's parts, and return their optimisers; raises as `thaw`.
@@ -108,30 +121,21 @@ class Step:
         adamw = []
         muon = []
         for group, chosen in zip(self.groups, self.thaw(model), strict=True):
-            matrices = {name for name, weight in chosen.items()
-                        if group.muon_rate and _decays(name, weight) and weight.ndim == 2}
+            decaying = {name for name, weight in chosen.items() if weight.ndim > 1 and not name.endswith(NO_DECAY)}
+            matrices = sorted(name for name in decaying if group.muon_rate and chosen[name].ndim == 2)
             for decays in (True, False):
-                weights = [w for name, w in chosen.items() if name not in matrices and _decays(name, w) == decays]
+                weights = [weight for name, weight in chosen.items()
+                           if name not in matrices and (name in decaying) == decays]
                 if weights:
                     adamw.append({"params": weights, "peak": group.rate, "weight_decay": self.weight_decay * decays})
             if matrices:
-                muon.append({"params": [chosen[name] for name in sorted(matrices)], "peak": group.muon_rate})
+                muon.append({"params": [chosen[name] for name in matrices], "peak": group.muon_rate})
         optimisers: list[torch.optim.Optimizer] = []
         if adamw:
             optimisers.append(torch.optim.AdamW(adamw, lr=0.0, betas=self.betas, fused=True))
         if muon:
             optimisers.append(torch.optim.Muon(muon, lr=0.0, weight_decay=MUON_DECAY))
         return optimisers
-
-    def _thaw(self, group: Group, model: nn.Module) -> dict[str, nn.Parameter]:
-        chosen = {name: weight for name, weight in model.named_parameters()
-                  if any(_is_under(name, part) for part in group.parts) and not weight.requires_grad}
-        if not chosen:
-            raise ValueError(f"step {self.name!r} trains {group.parts}, which names no (further) parameter of "
-                             f"{type(model).__name__}; its parts are {[name for name, _ in model.named_children()]}")
-        for weight in chosen.values():
-            weight.requires_grad_()
-        return chosen
 
 
 def check_sharding(steps: Iterable[Step], sharding: str) -> None:
@@ -142,26 +146,8 @@ def check_sharding(steps: Iterable[Step], sharding: str) -> None:
                              "a scale that trains with AdamW alone (hub, paper)")
 
 
-def _without_unused(fields: dict) -> dict:
-    """Leave out the fields that came after the first runs, where a step does not use them: old addresses stay."""
-    return {name: value for name, value in fields.items() if name not in ("decoding", "text") or value is not None}
-
-
-def _is_under(name: str, part: str) -> bool:
-    return part == "" or name == part or name.startswith(part + ".")
-
-
-def _decays(name: str, weight: nn.Parameter) -> bool:
-    return weight.ndim > 1 and not name.endswith(NO_DECAY)
-
-
-ALIGNMENTS = {"sum": objectives.align, "mean": objectives.align_mean}
-DIVERGENCES = {"forward": objectives.distill, "reverse": objectives.distill_reverse, "js": objectives.distill_js}
-
-
 def stage1(
-    *, align_bytes: int, distill_bytes: int, boundary_bytes: int,
-    alignment: str = "sum", divergence: str = "forward", boundary_loss: bool = False,
+    *, align_bytes: int, distill_bytes: int, boundary_bytes: int, boundary_loss: bool = False,
     align_rate: float = 1e-3, encoder_rate: float = 1e-3, core_rate: float = 2e-5, boundary_rate: float = 1e-3,
     align_muon: float = 0.0, encoder_muon: float = 0.0, boundary_muon: float = 0.0,
     boundary_floor: float = 0.1, snapshots: int = 0,
@@ -171,20 +157,12 @@ def stage1(
     Rates default to Table 13 and section 6.1.
 
     Args:
-        alignment: "sum" over the embedding's width is Eq. 2, "mean" the authors' code.
-        divergence: "forward" is Eq. 3, "reverse" the authors' code, "js" Jensen-Shannon.
         boundary_loss: steps 1.1 and 1.2 train the router too, by Eq. 4, at the rates of step 1.3.
         align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1, of the encoder in step 1.2, and of step
             1.3, whose batches are not grouped: no core runs in it.
-    Raises:
-        ValueError: for another alignment or divergence, and for any but Eq. 2 and Eq. 3 with boundary_loss.
     """
-    for what, value, choices in (("alignment", alignment, ALIGNMENTS), ("divergence", divergence, DIVERGENCES)):
-        if value not in choices or (boundary_loss and value != next(iter(choices))):
-            raise ValueError(f"{what} must be one of {', '.join(choices)}, and {next(iter(choices))!r} with "
-                             f"boundary_loss; found {value!r}")
-    align = objectives.align_with_boundary if boundary_loss else ALIGNMENTS[alignment]
-    distill = objectives.distill_with_boundary if boundary_loss else DIVERGENCES[divergence]
+    align = objectives.align_with_boundary if boundary_loss else objectives.align
+    distill = objectives.distill_with_boundary if boundary_loss else objectives.distill
     router = (Group(ROUTER, boundary_rate, boundary_muon),)
     routed = router if boundary_loss else ()
     aligned = (Group(ENCODER, align_rate, align_muon), *routed)

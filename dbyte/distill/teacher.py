@@ -22,7 +22,7 @@ from dbyte.distill.loader import Feed
 from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import Launch
 from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_hash, verify
-from dbyte.distill.steps import EVERYTHING, Group, Step, check_sharding
+from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.trainer import train
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.teacher import load_model
@@ -68,8 +68,6 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
     if isinstance(scale.teacher, str):
         return Path(scale.teacher)
     launch = launch or Launch()
-    step = teacher_step(scale.teacher)
-    check_sharding((step,), launch.processes.sharding)
     if scale.continues:
         teacher_run(scale.continues, seed=seed, launch=launch)
     with launch.processes.first_goes_first():
@@ -77,7 +75,7 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
     if not launch.processes.of_first(planned.run.is_complete):
         tokenizer = _tokenizer(scale, continued=planned.teacher, seed=seed)
         model = _first_model(scale.teacher, tokenizer, continued=planned.teacher, seed=seed)
-        train(planned.run, step, Feed(planned.rows, scale.batch_rows, seed), model=model,
+        train(planned.run, planned.step, Feed(planned.rows, scale.batch_rows, seed), model=model,
               device=launch.device_for(scale.device), precision=scale.precision, launch=launch,
               save_extra=tokenizer.save_pretrained)
     return planned.run.model_folder
@@ -114,11 +112,10 @@ def _first_model(
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(asked, attn_implementation=PACKED)
     model = load_model(continued)
-    for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"):
-        if (has := getattr(model.config, name)) != getattr(asked, name):
-            raise ValueError(f"the teacher in {continued} has {name} {has}, asked to continue with "
-                             f"{getattr(asked, name)}: give the scale a teacher of the same sizes as the one that it "
-                             "continues")
+    sizes = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size")
+    if any(getattr(model.config, name) != getattr(asked, name) for name in sizes):
+        raise ValueError(f"the teacher in {continued} has other sizes than {shape}: a scale that continues another "
+                         "needs a teacher of its sizes")
     return model
 
 

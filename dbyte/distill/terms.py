@@ -21,6 +21,7 @@ from dbyte.model.router import THRESHOLD
 from dbyte.text.packing import Batch
 
 
+@dataclass
 class Forward:
     """One batch on its way through a model; each part runs once, when a term first reads it.
 
@@ -28,11 +29,10 @@ class Forward:
     probabilities; if not, no gradient flows from the router into the encoder.
     """
 
-    def __init__(self, model: nn.Module, teacher: nn.Module | None, batch: Batch, *, routes: bool = False):
-        self.model = model
-        self.teacher = teacher
-        self.batch = batch
-        self.routes = routes
+    model: nn.Module
+    teacher: nn.Module | None
+    batch: Batch
+    routes: bool = False
 
     @cached_property
     def encoded_BLD(self) -> Tensor:
@@ -64,64 +64,50 @@ class Forward:
         core_BME = self.model.run_core(self.model.chunk_embeddings(self.encoded_BLD, chunks), chunks)
         return self.model.decode(core_BME, self.encoded_BLD, chunks, self.batch.document_BL, self.prob_BL)
 
+    @cached_property
     def teacher_chunks(self) -> Chunks:
         """The chunks that the teacher's tokens close."""
         return find_chunks(self.batch.boundary_BL, self.batch.document_BL, self.batch.mask_BL)
 
     def chunk_embeddings(self) -> Tensor:
         """What the core reads of each of the teacher's tokens: [B, M, E]."""
-        return self.model.chunk_embeddings(self.encoded_BLD, self.teacher_chunks())
+        return self.model.chunk_embeddings(self.encoded_BLD, self.teacher_chunks)
 
     def token_hidden(self) -> Tensor:
         """The core's output for each of the teacher's tokens: [B, M, E]."""
-        return self.model.run_core(self.chunk_embeddings(), self.teacher_chunks())
+        return self.model.run_core(self.chunk_embeddings(), self.teacher_chunks)
 
 
 @dataclass(frozen=True)
 class Term:
     """One loss, and the positions that it is summed over.
 
-    loss: (forward, mask) to (sum, count), fp32 and int64. where: (model, batch) to the bool mask, without running the
-    model. reads_teacher: "whole"; "embeddings", a look-up; or "", where the teacher may be None. routes: whether it
-    reads the router's probabilities.
+    loss: (forward, mask) to (sum, count), fp32 and int64. where: batch to the bool mask, which no model is run for.
+    reads_teacher: "whole"; "embeddings", a look-up; or "", where the teacher may be None. routes: whether it reads the
+    router's probabilities.
     """
 
     loss: Callable[[Forward, Tensor], Loss]
-    where: Callable[[nn.Module, Batch], Tensor]
+    where: Callable[[Batch], Tensor]
     reads_teacher: str = ""
     routes: bool = False
 
 
-def _term(where: Callable[[nn.Module, Batch], Tensor], **reads: object) -> Callable[[Callable], Term]:
+def _term(where: Callable[[Batch], Tensor], **reads: object) -> Callable[[Callable], Term]:
     """Make the decorated loss a Term over these positions."""
     return lambda loss: Term(loss, where, **reads)
 
 
-# -- positions --------------------------------------------------------------------------------------------------------
-
-
-def _tokens(_: nn.Module, batch: Batch) -> Tensor:
+def _tokens(batch: Batch) -> Tensor:
     return batch.token_mask_BM
 
 
-def _predicted_tokens(_: nn.Module, batch: Batch) -> Tensor:
+def _predicted_tokens(batch: Batch) -> Tensor:
     return losses.has_next(batch.token_document_BM)
 
 
-def _routed_bytes(_: nn.Module, batch: Batch) -> Tensor:
+def _routed_bytes(batch: Batch) -> Tensor:
     return losses.routed(batch.byte_ids_BL, batch.document_BL)
-
-
-def _predicted_bytes(_: nn.Module, batch: Batch) -> Tensor:
-    return losses.has_next(batch.document_BL)
-
-
-def _predicted_second_bytes(student: nn.Module, batch: Batch) -> Tensor:
-    has_two_BL = losses.has_two(batch.document_BL)
-    return has_two_BL if student.second_head is not None else torch.zeros_like(has_two_BL)
-
-
-# -- terms ------------------------------------------------------------------------------------------------------------
 
 
 @_term(_tokens, reads_teacher="embeddings")
@@ -167,23 +153,22 @@ def space_penalty(forward: Forward, mask_BL: Tensor) -> Loss:
     return losses.space_penalty(forward.prob_BL, before_space_BL, mask_BL)
 
 
-@_term(_predicted_bytes)
+@_term(lambda batch: losses.has_next(batch.document_BL))
 def next_byte(forward: Forward, mask_BL: Tensor) -> Loss:
     """The next byte, along the router's boundaries (section 4.2.2).
 
     JBP predicts it together with its flag, and the flags are those boundaries.
     """
-    student = forward.model
-    batch = forward.batch
-    decoded_BLD = forward.decoded_BLD
-    if student.second_head is None:
-        label_BL = losses.joint_labels(batch.byte_ids_BL, forward.router_chunks.boundary_BL)
+    byte_ids_BL = forward.batch.byte_ids_BL
+    logits_BLK = forward.model.byte_head(forward.decoded_BLD)
+    if forward.model.second_head is None:
+        label_BL = losses.joint_labels(byte_ids_BL, forward.router_chunks.boundary_BL)
     else:
-        label_BL = batch.byte_ids_BL.roll(-1, 1)
-    return losses.next_byte(student.byte_head(decoded_BLD), label_BL, mask_BL)
+        label_BL = byte_ids_BL.roll(-1, 1)
+    return losses.next_byte(logits_BLK, label_BL, mask_BL)
 
 
-@_term(_predicted_second_bytes)
+@_term(lambda batch: losses.has_two(batch.document_BL))
 def second_byte(forward: Forward, mask_BL: Tensor) -> Loss:
     """The byte after the next one by MBP's second head (section 4.1.2); zero for JBP, which has none."""
     if forward.model.second_head is None:
@@ -195,23 +180,18 @@ def second_byte(forward: Forward, mask_BL: Tensor) -> Loss:
 @_term(_predicted_tokens)
 def next_token(forward: Forward, mask_BM: Tensor) -> Loss:
     """Cross-entropy of the next token, at the teacher's boundaries."""
-    return sliced_losses.next_token(
-        forward.token_hidden()[mask_BM], forward.model.token_head.weight, _next_tokens(forward.batch)[mask_BM])
+    next_T = forward.batch.token_ids_BM.roll(-1, dims=1)[mask_BM]
+    return sliced_losses.next_token(forward.token_hidden()[mask_BM], forward.model.token_head.weight, next_T)
 
 
 @_term(_predicted_tokens)
 def next_token_of_teacher(forward: Forward, mask_BM: Tensor) -> Loss:
     """Cross-entropy of the next token, where the model is a causal language model such as a teacher."""
+    next_T = forward.batch.token_ids_BM.roll(-1, dims=1)[mask_BM]
     hidden_BME = _language_model(forward.model, forward.batch)
-    return sliced_losses.next_token(
-        hidden_BME[mask_BM], forward.model.get_output_embeddings().weight, _next_tokens(forward.batch)[mask_BM])
+    return sliced_losses.next_token(hidden_BME[mask_BM], forward.model.get_output_embeddings().weight, next_T)
 
 
 def _language_model(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The last hidden states of a causal language model on the batch's tokens."""
     return run_core(model.model, model.get_input_embeddings()(batch.token_ids_BM), batch.token_document_BM)
-
-
-def _next_tokens(batch: Batch) -> Tensor:
-    """The token after each token; at the end of a document it is meaningless, and masked."""
-    return batch.token_ids_BM.roll(-1, dims=1)

@@ -8,11 +8,12 @@ changes no more than the order of sums, and may change when a run resumes. A GPU
 order, killed or not.
 """
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +38,15 @@ CHECKPOINT_SHARE = 0.05  # of a run's time that checkpoints take, at most
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class UpdateStats:
-    """One update: the mean loss over all processes, the gradient norm before clipping, each group's learning rate, and
-    whether the first process says that a checkpoint is due."""
+class Update(NamedTuple):
+    """The mean loss of one update over all processes, and the gradient norm before clipping."""
 
     loss: float
     norm: float
-    rates: list[float]
-    checkpoint_due: bool
 
     def is_finite(self) -> bool:
-        return self.loss - self.loss == 0 and self.norm - self.norm == 0
+        """True if neither is infinite or not a number."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
 class Trainee(nn.Module):
@@ -94,7 +92,10 @@ def train(
         processes.wait()
         if processes.of_first(run.is_complete):  # another process finished it in the meantime
             return
-        teacher = _placed(teacher, device, precision)
+        if teacher is not None:
+            teacher = teacher.to(device).eval()
+            if device != "cpu" and precision == "bf16":
+                halve(teacher)
         model = model.to(device).train()
         if isinstance(model, ByteStudent):
             model.use_backend(backend)
@@ -114,8 +115,8 @@ def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backe
     run = state.run
     feed = state.feed
     processes = state.processes
-    updates = feed.updates(step.train_bytes)
     bytes_an_update = feed.batch_rows * feed.row_bytes
+    updates = max(round(step.train_bytes / bytes_an_update), 1)
     first = state.resume()
     log = None
     if processes.is_first:
@@ -126,18 +127,19 @@ def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backe
     for update in range(first, updates):
         feed_before = feed.state()
         batch = feed.batch(update, part=processes.rank, parts=processes.count).to(state.device)
-        stats = train_on(batch, step, step.lr_scale(update, updates), trainee, state.optimisers, launch=launch,
-                         checkpoint_due=time.monotonic() >= next_save)
-        if not stats.is_finite():
-            state.stop(step, update, batch, feed_before, loss=stats.loss, norm=stats.norm)
+        done = train_on(batch, step, step.lr_scale(update, updates), trainee, state.optimisers, launch=launch)
+        if not done.is_finite():
+            state.stop(step, update, batch, feed_before, loss=done.loss, norm=done.norm)
         state.update = update + 1
         state.seconds = time.monotonic() - started
         if log:
-            log.write(update, loss=stats.loss, norm=stats.norm, rates=stats.rates, seconds=state.seconds,
+            rates = [group["lr"] for optimiser in state.optimisers for group in optimiser.param_groups]
+            log.write(update, loss=done.loss, norm=done.norm, rates=rates, seconds=state.seconds,
                       train_bytes=state.update * bytes_an_update)
         if state.update in step.snapshot_updates(updates):
             state.save_snapshot(state.update * bytes_an_update)
-        if stats.checkpoint_due and state.update < updates:
+        due = torch.tensor(processes.is_first and time.monotonic() >= next_save, dtype=torch.int, device=state.device)
+        if processes.total(due) and state.update < updates:
             began = time.monotonic()
             state.save()
             took = time.monotonic() - began
@@ -148,8 +150,8 @@ def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backe
 
 def train_on(
     batch: Batch, step: Step, lr_scale: float, trainee: nn.Module, optimisers: list[torch.optim.Optimizer], *,
-    launch: Launch | None = None, checkpoint_due: bool = False,
-) -> UpdateStats:
+    launch: Launch | None = None,
+) -> Update:
     """One update at `lr_scale` times the peak rates on this process's rows; nothing moves if it is not finite.
 
     Gradients of micro-batches and processes add up to those of one large batch: each term is divided by its count over
@@ -161,34 +163,31 @@ def train_on(
     for group in groups:
         group["lr"] = group["peak"] * lr_scale
     micro_batches = batch.split(launch.rows_at_once)
-    model = getattr(trainee, "module", trainee).model
-    counts_KT = torch.stack([torch.stack(step.objective.counts(model, each)) for each in micro_batches])
-    flag = counts_KT.new_tensor([checkpoint_due and processes.is_first])
-    *counts, checkpoint_due = processes.total(torch.cat([counts_KT.sum(0), flag]))
+    counts_KT = torch.stack([torch.stack(step.objective.counts(each)) for each in micro_batches])
+    counts_T = processes.total(counts_KT.sum(0))
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=batch.byte_ids_BL.device)
     for place, each in enumerate(micro_batches):
         with processes.deferred(trainee, last=place + 1 == len(micro_batches)):
             # sharding averages the gradients of processes, and they must add up
-            loss_of_each = mean(trainee(each), tuple(counts)) * processes.count
+            loss_of_each = mean(trainee(each), tuple(counts_T)) * processes.count
             loss_of_each.backward()
         loss += loss_of_each.detach()
     weights = [weight for group in groups for weight in group["params"]]
     norm = full_tensor(nn.utils.clip_grad_norm_(weights, step.clip)).item()
-    stats = UpdateStats(loss=processes.total(loss).item() / processes.count, norm=norm,
-                        rates=[group["lr"] for group in groups], checkpoint_due=bool(checkpoint_due))
-    if stats.is_finite():
+    done = Update(processes.total(loss).item() / processes.count, norm)
+    if done.is_finite():
         for optimiser in optimisers:
             optimiser.step()
-    return stats
+    return done
 
 
 def _announce(step: Step, model: nn.Module, updates: int, first: int, backend: str) -> None:
     """Print what trains, what is frozen, and whether the run resumes."""
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)  # tied ones come once
     frozen = [name for name, part in model.named_children()
-              if any(True for _ in part.parameters()) and not any(w.requires_grad for w in part.parameters())]
+              if (weights := list(part.parameters())) and not any(weight.requires_grad for weight in weights)]
     groups = []
     for group in step.groups:
         muon = f", matrices by Muon at {group.muon_rate:g}" if group.muon_rate else ""
@@ -200,16 +199,6 @@ def _announce(step: Step, model: nn.Module, updates: int, first: int, backend: s
 
 
 # -- the teacher next to a student ------------------------------------------------------------------------------------
-
-
-def _placed(teacher: nn.Module | None, device: str, precision: str) -> nn.Module | None:
-    """The teacher on the device, in eval mode; in bf16 on a GPU that trains in bf16."""
-    if teacher is None:
-        return None
-    teacher = teacher.to(device).eval()
-    if device != "cpu" and precision == "bf16":
-        halve(teacher)
-    return teacher
 
 
 def halve(teacher: nn.Module) -> None:

@@ -20,8 +20,6 @@ from dbyte.model.teacher import load_model, read_teacher
 from dbyte.presets import Scale, TeacherShape
 from dbyte.text.spans import TokenBytes
 
-TOKEN_HEAD = ("token_head",)
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -45,11 +43,11 @@ def run_variant(
 
     batch_rows: of the student's updates, None: the scale's, by which teachers are trained in any case.
     """
-    def folder(teacher: TeacherShape | str | None) -> Path:
-        named = replace(scale, teacher=teacher, continues=None) if teacher else scale
-        return teacher_run(named, seed=teacher_seed)
+    def folder(teacher: TeacherShape | str) -> Path:
+        return teacher_run(replace(scale, teacher=teacher, continues=None), seed=teacher_seed)
 
-    changed = replace(scale, student={**scale.student, **variant.student}, teacher=str(folder(variant.teacher)),
+    teacher = folder(variant.teacher) if variant.teacher else teacher_run(scale, seed=teacher_seed)
+    changed = replace(scale, student={**scale.student, **variant.student}, teacher=str(teacher),
                       batch_rows=batch_rows or scale.batch_rows)
     return run_steps(changed, variant.steps, seed=seed, teacher_seed=teacher_seed,
                      predictions=folder(variant.predictions) if variant.predictions else None)
@@ -97,9 +95,9 @@ def alignments(scale: Scale) -> tuple[Variant, ...]:
         Variant("align, then distil", (align, distil)),
         Variant("distil only", (only,)),
         Variant("align only, twice the bytes", sequence(scale, align_bytes=2 * scale.ablation.step_bytes)[:1]),
-        Variant("reverse KL in 1.2", (align, sequence(scale, divergence="reverse")[1])),
-        Variant("Jensen-Shannon in 1.2", (align, sequence(scale, divergence="js")[1])),
-        Variant("mean in Eq. 2", (sequence(scale, alignment="mean")[0], distil)),
+        Variant("reverse KL in 1.2", (align, replace(distil, objective=objectives.distill_reverse))),
+        Variant("Jensen-Shannon in 1.2", (align, replace(distil, objective=objectives.distill_js))),
+        Variant("mean in Eq. 2", (replace(align, objective=objectives.align_mean), distil)),
         Variant("no FFN in the encoder", (align, distil), dict(ffn_width=0)),
     )
 
@@ -114,38 +112,23 @@ def orders(scale: Scale) -> tuple[Variant, ...]:
 
     Each step has half the bytes of the other tables, since there are three.
     """
-    align, distil, boundary = _half(scale)
+    half = scale.ablation.step_bytes // 2
+    align, distil, boundary = sequence(scale, align_bytes=half, distill_bytes=half, boundary_bytes=half)
+    groups = (align.groups[0], distil.groups[1], boundary.groups[0])  # encoder, core, router: each at its own rate
+    joint = Step("1 joint", 1, objectives.joint(1, 1, 1), groups, 3 * half, warmup=distil.warmup, floor=0.1)
     return (
         Variant("1.1, 1.2, 1.3", (align, distil, boundary)),
         Variant("1.3, 1.1, 1.2", (boundary, align, distil)),
         Variant("1.3, 1.2, 1.1", (boundary, distil, align)),
-        *(Variant(f"joint, weights {' '.join(f'{weight:g}' for weight in weights)}", (_joint(scale, *weights),))
-          for weights in JOINT_WEIGHTS),
+        *(Variant(f"joint, weights {a:g} {b:g} {c:g}", (replace(joint, objective=objectives.joint(a, b, c)),))
+          for a, b, c in JOINT_WEIGHTS),
     )
-
-
-def _half(scale: Scale) -> tuple[Step, Step, Step]:
-    half = scale.ablation.step_bytes // 2
-    return sequence(scale, align_bytes=half, distill_bytes=half, boundary_bytes=half)
-
-
-def _joint(scale: Scale, *weights: float) -> Step:
-    """The joint objective over the bytes of all three steps, each part at its rate of the sequence."""
-    align, distil, boundary = _half(scale)
-    groups = (Group(ENCODER, align.groups[0].rate, align.groups[0].muon_rate), Group(CORE, distil.groups[1].rate),
-              Group(ROUTER, boundary.groups[0].rate, boundary.groups[0].muon_rate))
-    size = align.train_bytes + distil.train_bytes + boundary.train_bytes
-    return Step("1 joint", 1, objectives.joint(*weights), groups, size, warmup=distil.warmup, floor=0.1)
 
 
 def routers(scale: Scale) -> tuple[Variant, ...]:
     """Table 9: steps 1.1 to 1.3 with the router that reads the encoder, and with one of its own (appendix B)."""
-    steps = sequence(scale)
-    width = scale.student["byte_width"]
-    return (
-        Variant("integrated", steps),
-        Variant("split", steps, dict(router="split", router_width=width, router_layers=2)),
-    )
+    split = dict(router="split", router_width=scale.student["byte_width"], router_layers=2)
+    return Variant("integrated", sequence(scale)), Variant("split", sequence(scale), split)
 
 
 def teachers(scale: Scale) -> tuple[Variant, ...]:
@@ -167,10 +150,10 @@ def byte_sft(scale: Scale) -> tuple[Variant, ...]:
 
     Confidence goes with the boundary loss: without that loss no router trains in step 2.2 for it to guide.
     """
-    first = sequence(scale)
-    size = dict(head_bytes=scale.ablation.step_bytes, full_bytes=scale.ablation.step_bytes)
-    plain = first + stage2(**{**scale.stage2, **size, "boundary_loss": False})
-    routed = first + stage2(**{**scale.stage2, **size, "boundary_loss": True})
+    size = scale.ablation.step_bytes
+    stage2_settings = {**scale.stage2, "head_bytes": size, "full_bytes": size}
+    plain = sequence(scale) + stage2(**{**stage2_settings, "boundary_loss": False})
+    routed = sequence(scale) + stage2(**{**stage2_settings, "boundary_loss": True})
     return (
         Variant("plain", plain),
         Variant("boundary loss in 2.2", routed),
@@ -211,8 +194,11 @@ def perturbed_step(scale: Scale, stage: int) -> Step:
     with Eq. 4; Stage 2 as in step 2.2; the teacher as it was trained.
     """
     _, distil, _, _, full = curriculum(scale)
-    objective = {0: objectives.token, 1: objectives.next_token, 2: full.objective}[stage]
-    parts = {0: EVERYTHING, 1: ENCODER + ROUTER + CORE + TOKEN_HEAD, 2: full.groups[0].parts + CORE}[stage]
+    objective, parts = {
+        0: (objectives.token, EVERYTHING),
+        1: (objectives.next_token, ENCODER + ROUTER + CORE + ("token_head",)),
+        2: (full.objective, full.groups[0].parts + CORE),
+    }[stage]
     rate = next(group.rate for group in distil.groups if group.parts == CORE)
     return Step(f"{stage} perturbed", stage, objective, (Group(parts, rate),), scale.ablation.step_bytes,
                 warmup=distil.warmup, floor=distil.floor, text="perturbed")
