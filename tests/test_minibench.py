@@ -19,7 +19,7 @@ from dbyte.tasks import minibench
 from dbyte.tasks.column import items_hash
 from dbyte.tasks.minibench import COLUMNS, EVERY, MINI_CUTE, items, taught_by
 from dbyte.tasks.world import kinds, letters, reasons, scripts
-from dbyte.tasks.world.full import full_world_documents
+from dbyte.tasks.world.full import WORLDS
 from dbyte.tasks.world.world import TOOLS, WORLD, world_documents
 
 # What cached measurements answered: a changed item makes them wrong.
@@ -108,7 +108,7 @@ def model(tokenizer):
 @pytest.fixture(scope="module")
 def trained():
     """Text of both corpora."""
-    worlds = (world_documents, full_world_documents)
+    worlds = (world_documents, WORLDS["world_full"])
     return "\n\n".join(text for documents in worlds for text in documents(seed=0, max_bytes=4_000_000))
 
 
@@ -206,7 +206,7 @@ def test_the_harness_gives_full_marks_to_the_answers_and_none_to_the_rest():
     assert list(right) == list(EVERY)
     for column in EVERY:
         assert (right[column].accuracy, wrong[column].accuracy, right[column].n) == (1.0, 0.0, 15)
-        assert right[column].correct == (1,) * 15 and right[column].chance == minibench.CHANCE[column]
+        assert right[column].correct == (1,) * 15 and right[column].chance == EVERY[column].chance
         assert right[column].items_hash == wrong[column].items_hash == items_hash(items(column, 15))
     assert retention(correct_by_column(wrong), correct_by_column(right)).value == 0.0
 

@@ -13,7 +13,7 @@ import pytest
 
 from dbyte.tasks.world import chains, echoes, kinds, letters, reasons, scripts, spelling
 from dbyte.tasks.world import world as w
-from dbyte.tasks.world.full import WORLDS, full_world_documents
+from dbyte.tasks.world.full import WORLDS
 from dbyte.tasks.world.world import NAMES, PLACES, THINGS, WORLD, world_documents
 from dbyte.text.corpus import load_corpus
 from dbyte.text.stream import source_of
@@ -37,7 +37,7 @@ def text():
 @pytest.fixture(scope="module")
 def full():
     """Text of the corpus `world_full`."""
-    return "\n\n".join(full_world_documents(seed=0, max_bytes=5_000_000))
+    return "\n\n".join(WORLDS["world_full"](seed=0, max_bytes=5_000_000))
 
 
 def found(phrase, text):
@@ -56,7 +56,7 @@ def test_documents_are_the_same_everywhere_and_keep_to_their_size(name):
     assert all(text.endswith("\n") and not text.endswith("\n\n") for text in documents)
     assert set(documents).isdisjoint(WORLDS[name](seed=1, max_bytes=100_000))
     with pytest.raises(ValueError, match="max_bytes"):
-        WORLDS[name](seed=0, max_bytes=100)
+        list(WORLDS[name](seed=0, max_bytes=100))
     one, other = (source_of(name, seed=seed) for seed in (0, 1))
     assert one.documents(0, 0) != other.documents(0, 0)
 
@@ -148,9 +148,9 @@ def test_a_held_out_story_is_one_and_decides_its_last_word():
 
 def test_a_script_that_is_held_out_is_never_told(full):
     told = set(re.findall(r"\b([A-Z]\w+) ([a-z][a-z ]+)\.", full))
-    assert not [name for name, script in scripts.pairs()[True] for each in (script.name, *script.steps)
+    assert not [name for name, script in scripts.PAIRS[True] for each in (script.name, *script.steps)
                 if (name, each) in told]
-    assert np.mean([(name, script.name) in told for name, script in scripts.pairs()[False]]) > 0.6
+    assert np.mean([(name, script.name) in told for name, script in scripts.PAIRS[False]]) > 0.6
     steps = [step for script in scripts.SCRIPTS for step in script.steps]
     assert len(set(steps)) == len(steps), "each step belongs to one script"
 
@@ -181,7 +181,7 @@ def test_a_trait_that_is_held_out_is_neither_stated_nor_asked(full):
     sentences = set(re.findall(r"The [a-z ]+\.", full))
     questions = set(re.findall(r"Question: (What [a-z ]+\?)", full))
     for held_out in (True, False):
-        for kind, member, trait in kinds.facts()[held_out]:
+        for kind, member, trait in kinds.FACTS[held_out]:
             statement, question = (form.format(m=member) for form in kinds.TRAITS[trait])
             assert (f"{statement} {kind.values[trait]}." in sentences) is not held_out
             assert (question in questions) is not held_out

@@ -58,26 +58,30 @@ class Column:
         return self.draw(Random(f"{self.name} {seed}"), n)
 
     def as_task(self, limit: int | None = None, *, seed: int = 0) -> HarnessTask:
-        """The column with `limit` items: its default number for None, all it has if those are fewer.
+        """The column with `limit` items: its default number for None, all it has if those are fewer."""
+        limit = min(at_least_one(limit) or self.default, self.available)
+        config = harness_config(self.name, lambda: self.items(limit, seed=seed), self.harness, metric=self.metric)
+        return HarnessTask(self.name, self.metric, self.chance, config)
 
-        Raises ValueError for a limit below 1.
-        """
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be at least 1 item a column, got {limit}")
-        limit = None if limit is None else min(limit, self.available)
-        return HarnessTask(self.name, self.metric, self.chance, self.config(limit, seed=seed))
 
-    def config(self, limit: int | None = None, *, seed: int = 0) -> dict:
-        """The column as the config dict of an lm-evaluation-harness task, which loads no file and needs no network."""
-        return {
-            "task": self.name,
-            # The harness passes its own metadata along; the rows do not depend on it.
-            "custom_dataset": lambda **_: datasets_of({"test": self.items(limit, seed=seed)}),
-            "test_split": "test",
-            "num_fewshot": 0,
-            "metric_list": [{"metric": self.metric, "aggregation": "mean", "higher_is_better": True}],
-            **self.harness,
-        }
+def harness_config(name: str, rows: Callable[[], list[dict]], options: dict, *, metric: str, **how: object) -> dict:
+    """The config dict of an lm-evaluation-harness task that asks `rows`, which loads no file and needs no network."""
+    return {
+        "task": name,
+        # The harness passes its own metadata along; the rows do not depend on it.
+        "custom_dataset": lambda **_: datasets_of({"test": rows()}),
+        "test_split": "test",
+        "num_fewshot": 0,
+        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True, **how}],
+        **options,
+    }
+
+
+def at_least_one(limit: int | None) -> int | None:
+    """The number of items a column, or None; ValueError if it is below 1."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 item a column, got {limit}")
+    return limit
 
 
 def items_hash(items: list[dict]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbyte.tasks.column import HarnessTask, datasets_of
+from dbyte.tasks.column import HarnessTask, at_least_one, harness_config
 
 
 @dataclass(frozen=True)
@@ -31,69 +31,66 @@ class Question:
         return "\n\n".join([self.rule, *shown, f'Question: {self.question.format(*inputs)}\nAnswer: "'])
 
 
-CONTAINS_CHAR = Question(
-    "Say whether a word has a letter.", 'Is there a "{0}" in "{1}"?',
-    ((("t", "tree"), "Yes"), (("q", "garden"), "No"), (("e", "blue"), "Yes"), (("k", "summer"), "No")), chance=0.5)
-CONTAINS_WORD = Question(
-    "Say whether a sentence has a word.", 'Is there the word "{0}" in "{1}"?',
-    ((("dog", "The dog sleeps."), "Yes"), (("rain", "We walk home."), "No"), (("open", "Please open the door."), "Yes"),
-     (("green", "He sold his car."), "No")), chance=0.5)
-SPELL = Question(
-    "Spell a word out, with a space between its letters.", 'Spell the word "{0}".',
-    ((("tree",), "t r e e"), (("garden",), "g a r d e n"), (("blue",), "b l u e"), (("summer",), "s u m m e r")))
-SPELL_INVERSE = Question(
-    "Write the word that is spelt out.", 'Write the word "{0}".',
-    tuple(((answer,), word) for (word,), answer in SPELL.worked))
-INS_CHAR = Question(
-    "Write a letter behind every place where another letter stands in a word.",
-    'Put "{0}" behind every "{1}" in "{2}".',
-    ((("o", "t", "tree"), "toree"), (("x", "e", "tree"), "trexex"), (("a", "d", "garden"), "gardaen"),
-     (("b", "m", "summer"), "sumbmber")))
-DEL_CHAR = Question(
-    "Leave a letter out of a word wherever it stands.", 'Leave out every "{0}" in "{1}".',
-    ((("t", "tree"), "ree"), (("e", "tree"), "tr"), (("d", "garden"), "garen"), (("m", "summer"), "suer")))
-SUB_CHAR = Question(
-    "Replace a letter of a word by another wherever it stands.", 'Replace every "{0}" by "{1}" in "{2}".',
-    ((("t", "f", "tree"), "free"), (("e", "o", "tree"), "troo"), (("d", "t", "garden"), "garten"),
-     (("m", "p", "summer"), "supper")))
-SWAP_CHAR = Question(
-    "Exchange two letters of a word.", 'Exchange "{0}" and "{1}" in "{2}".',
-    ((("t", "r", "tree"), "rtee"), (("b", "e", "blue"), "elub"), (("g", "n", "garden"), "nardeg"),
-     (("s", "r", "summer"), "rummes")))
-INS_WORD = Question(
-    "Write a word behind every place where another word stands in a sentence.",
-    'Put "{0}" behind every "{1}" in "{2}".',
-    ((("old", "The", "The dog sleeps."), "The old dog sleeps."), (("slowly", "walk", "We walk home."),
-      "We walk slowly home."), (("back", "the", "Please open the door."), "Please open the back door."),
-     (("red", "his", "He sold his car."), "He sold his red car.")), ignore_case=True)
-DEL_WORD = Question(
-    "Leave a word out of a sentence wherever it stands.", 'Leave out every "{0}" in "{1}".',
-    ((("sleeps", "The dog sleeps."), "The dog."), (("walk", "We walk home."), "We home."),
-     (("open", "Please open the door."), "Please the door."), (("his", "He sold his car."), "He sold car.")),
-    ignore_case=True)
-SUB_WORD = Question(
-    "Replace a word of a sentence by another wherever it stands.", 'Replace every "{0}" by "{1}" in "{2}".',
-    ((("dog", "cat", "The dog sleeps."), "The cat sleeps."), (("walk", "drive", "We walk home."), "We drive home."),
-     (("door", "window", "Please open the door."), "Please open the window."),
-     (("sold", "bought", "He sold his car."), "He bought his car.")), ignore_case=True)
-SWAP_WORD = Question(
-    "Exchange two words of a sentence.", 'Exchange "{0}" and "{1}" in "{2}".',
-    ((("dog", "sleeps", "The dog sleeps."), "The sleeps dog."), (("We", "home", "We walk home."), "home walk We."),
-     (("open", "door", "Please open the door."), "Please door the open."),
-     (("sold", "his", "He sold his car."), "He his sold car.")), ignore_case=True)
-ORTH = Question(
-    "Say which of two words is spelt more like another.", 'Which is spelt more like "{0}": "{1}" or "{2}"?',
-    ((("tree", "plant", "free"), "free"), (("garden", "harden", "park"), "harden"),
-     (("blue", "colour", "glue"), "glue"), (("summer", "hummer", "winter"), "hummer")), chance=0.5)
-SEM = Question(
-    "Say which of two words means more nearly what another means.", 'Which means more nearly "{0}": "{1}" or "{2}"?',
-    ((("tree", "plant", "free"), "plant"), (("garden", "harden", "park"), "park"),
-     (("blue", "colour", "glue"), "colour"), (("summer", "hummer", "winter"), "winter")), chance=0.5)
-
 QUESTIONS = {
-    "spell": SPELL, "spell_inverse": SPELL_INVERSE, "contains_char": CONTAINS_CHAR, "contains_word": CONTAINS_WORD,
-    "orth": ORTH, "sem": SEM, "ins_char": INS_CHAR, "ins_word": INS_WORD, "del_char": DEL_CHAR, "del_word": DEL_WORD,
-    "sub_char": SUB_CHAR, "sub_word": SUB_WORD, "swap_char": SWAP_CHAR, "swap_word": SWAP_WORD,
+    "spell": Question(
+        "Spell a word out, with a space between its letters.", 'Spell the word "{0}".',
+        ((("tree",), "t r e e"), (("garden",), "g a r d e n"), (("blue",), "b l u e"), (("summer",), "s u m m e r"))),
+    "spell_inverse": Question(
+        "Write the word that is spelt out.", 'Write the word "{0}".',
+        ((("t r e e",), "tree"), (("g a r d e n",), "garden"), (("b l u e",), "blue"), (("s u m m e r",), "summer"))),
+    "contains_char": Question(
+        "Say whether a word has a letter.", 'Is there a "{0}" in "{1}"?',
+        ((("t", "tree"), "Yes"), (("q", "garden"), "No"), (("e", "blue"), "Yes"), (("k", "summer"), "No")), chance=0.5),
+    "contains_word": Question(
+        "Say whether a sentence has a word.", 'Is there the word "{0}" in "{1}"?',
+        ((("dog", "The dog sleeps."), "Yes"), (("rain", "We walk home."), "No"),
+         (("open", "Please open the door."), "Yes"), (("green", "He sold his car."), "No")), chance=0.5),
+    "orth": Question(
+        "Say which of two words is spelt more like another.", 'Which is spelt more like "{0}": "{1}" or "{2}"?',
+        ((("tree", "plant", "free"), "free"), (("garden", "harden", "park"), "harden"),
+         (("blue", "colour", "glue"), "glue"), (("summer", "hummer", "winter"), "hummer")), chance=0.5),
+    "sem": Question(
+        "Say which of two words means more nearly what another means.",
+        'Which means more nearly "{0}": "{1}" or "{2}"?',
+        ((("tree", "plant", "free"), "plant"), (("garden", "harden", "park"), "park"),
+         (("blue", "colour", "glue"), "colour"), (("summer", "hummer", "winter"), "winter")), chance=0.5),
+    "ins_char": Question(
+        "Write a letter behind every place where another letter stands in a word.",
+        'Put "{0}" behind every "{1}" in "{2}".',
+        ((("o", "t", "tree"), "toree"), (("x", "e", "tree"), "trexex"), (("a", "d", "garden"), "gardaen"),
+         (("b", "m", "summer"), "sumbmber"))),
+    "ins_word": Question(
+        "Write a word behind every place where another word stands in a sentence.",
+        'Put "{0}" behind every "{1}" in "{2}".',
+        ((("old", "The", "The dog sleeps."), "The old dog sleeps."), (("slowly", "walk", "We walk home."),
+          "We walk slowly home."), (("back", "the", "Please open the door."), "Please open the back door."),
+         (("red", "his", "He sold his car."), "He sold his red car.")), ignore_case=True),
+    "del_char": Question(
+        "Leave a letter out of a word wherever it stands.", 'Leave out every "{0}" in "{1}".',
+        ((("t", "tree"), "ree"), (("e", "tree"), "tr"), (("d", "garden"), "garen"), (("m", "summer"), "suer"))),
+    "del_word": Question(
+        "Leave a word out of a sentence wherever it stands.", 'Leave out every "{0}" in "{1}".',
+        ((("sleeps", "The dog sleeps."), "The dog."), (("walk", "We walk home."), "We home."),
+         (("open", "Please open the door."), "Please the door."), (("his", "He sold his car."), "He sold car.")),
+        ignore_case=True),
+    "sub_char": Question(
+        "Replace a letter of a word by another wherever it stands.", 'Replace every "{0}" by "{1}" in "{2}".',
+        ((("t", "f", "tree"), "free"), (("e", "o", "tree"), "troo"), (("d", "t", "garden"), "garten"),
+         (("m", "p", "summer"), "supper"))),
+    "sub_word": Question(
+        "Replace a word of a sentence by another wherever it stands.", 'Replace every "{0}" by "{1}" in "{2}".',
+        ((("dog", "cat", "The dog sleeps."), "The cat sleeps."), (("walk", "drive", "We walk home."), "We drive home."),
+         (("door", "window", "Please open the door."), "Please open the window."),
+         (("sold", "bought", "He sold his car."), "He bought his car.")), ignore_case=True),
+    "swap_char": Question(
+        "Exchange two letters of a word.", 'Exchange "{0}" and "{1}" in "{2}".',
+        ((("t", "r", "tree"), "rtee"), (("b", "e", "blue"), "elub"), (("g", "n", "garden"), "nardeg"),
+         (("s", "r", "summer"), "rummes"))),
+    "swap_word": Question(
+        "Exchange two words of a sentence.", 'Exchange "{0}" and "{1}" in "{2}".',
+        ((("dog", "sleeps", "The dog sleeps."), "The sleeps dog."), (("We", "home", "We walk home."), "home walk We."),
+         (("open", "door", "Please open the door."), "Please door the open."),
+         (("sold", "his", "He sold his car."), "He his sold car.")), ignore_case=True),
 }
 MADE_UP = ("spell", "spell_inverse", "contains_char", "ins_char", "del_char", "sub_char", "swap_char")
 CUTE_COLUMNS = (*QUESTIONS, *(f"{kind}_rand" for kind in MADE_UP))
@@ -105,27 +102,28 @@ def cute_tasks(
 ) -> list[HarnessTask]:
     """The named columns, the first `limit` items of each, from the authors' files below the folder `data`.
 
-    Raises ValueError for an unknown name, a limit below 1 or a damaged file, and FileNotFoundError that lists the
-    missing files.
+    Raises ValueError for a limit below 1 or a damaged file, and FileNotFoundError that lists the missing files.
     """
-    unknown = [name for name in names if name not in CUTE_COLUMNS]
-    if unknown:
-        raise ValueError(f"unknown CUTE column {unknown[0]!r}: choose from {', '.join(CUTE_COLUMNS)}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 item a column, got {limit}")
-    if data is None:
-        raise FileNotFoundError("CUTE's items are read from files: clone github.com/Leukas/CUTE to DIR/cute and give "
-                                "--data DIR")
-    missing = [WHERE.format(name) for name in names if not (data / WHERE.format(name)).is_file()]
+    missing = [WHERE.format(name) for name in names if data is None or not (data / WHERE.format(name)).is_file()]
     if missing:
-        raise FileNotFoundError(f"CUTE: looked in {data} for {', '.join(missing)}: clone github.com/Leukas/CUTE to "
-                                "DIR/cute and give --data DIR")
-    return [_task(name, items(data / WHERE.format(name), _kind(name))[:limit]) for name in names]
+        raise FileNotFoundError(f"CUTE's items are read from files: looked in {data} for {', '.join(missing)}; clone "
+                                "github.com/Leukas/CUTE to DIR/cute and give --data DIR")
+    tasks = []
+    for name in names:
+        question = QUESTIONS[name.removesuffix("_rand")]
+        rows = items(data / WHERE.format(name), question)[: at_least_one(limit)]
+        config = harness_config(name, lambda rows=rows: rows, {
+            "output_type": "generate_until",
+            "doc_to_text": "{{prompt}}",
+            "doc_to_target": "{{answer}}",
+            "generation_kwargs": {"until": ['"', "\n"], "do_sample": False, "max_gen_toks": 64},
+        }, metric="exact_match", ignore_case=question.ignore_case)
+        tasks.append(HarnessTask(name, "exact_match", question.chance, config))
+    return tasks
 
 
-def items(path: Path, kind: str) -> list[dict]:
+def items(path: Path, question: Question) -> list[dict]:
     """The items of a file as rows of prompt and answer; ValueError for a line with a wrong number of fields."""
-    question = QUESTIONS[kind]
     rows = []
     fields = len(question.worked[0][0]) + 1
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -137,23 +135,3 @@ def items(path: Path, kind: str) -> list[dict]:
     if not rows:
         raise ValueError(f"{path} holds no items: get the file again")
     return rows
-
-
-def _kind(name: str) -> str:
-    return name.removesuffix("_rand")
-
-
-def _task(name: str, rows: list[dict]) -> HarnessTask:
-    question = QUESTIONS[_kind(name)]
-    return HarnessTask(name, "exact_match", question.chance, {
-        "task": name,
-        "custom_dataset": lambda **_: datasets_of({"test": rows}),
-        "test_split": "test",
-        "num_fewshot": 0,
-        "output_type": "generate_until",
-        "doc_to_text": "{{prompt}}",
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": ['"', "\n"], "do_sample": False, "max_gen_toks": 64},
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True,
-                         "ignore_case": question.ignore_case}],
-    })

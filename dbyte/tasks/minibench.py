@@ -14,7 +14,7 @@ from random import Random
 
 from dbyte.tasks.column import Column, HarnessTask
 from dbyte.tasks.world import chains, full, kinds, letters, reasons, scripts, spelling, world
-from dbyte.tasks.world.world import NAMES, PLACES, TOOLS, WORLD
+from dbyte.tasks.world.world import NAMES, PLACES, TOOLS, WORLD, shuffled
 
 QUESTION = "Question: {{question}}\nAnswer:"
 
@@ -36,13 +36,6 @@ def _distinct(rng: Random, n: int, *, key: str, row: Callable[[Random], dict]) -
 def _multiple_choice(text: str, choices: str | list[str]) -> dict:
     """The harness options of a column whose rows hold the number of the right choice under "label"."""
     return {"output_type": "multiple_choice", "doc_to_text": text, "doc_to_choice": choices, "doc_to_target": "label"}
-
-
-def _shuffled(rng: Random, right: str, wrong: Iterable[str]) -> tuple[list[str], int]:
-    """(choices in random order, the number of the right one)."""
-    choices = [right, *wrong]
-    rng.shuffle(choices)
-    return choices, choices.index(right)
 
 
 def _lmb(rng: Random) -> dict:
@@ -76,7 +69,7 @@ def _hellas(rng: Random, name: str, script: scripts.Script, done: int) -> dict:
     right = script.steps[done]
     same_script = rng.choice([step for step in script.steps if step != right])
     others = rng.sample([other for other in scripts.SCRIPTS if other is not script], 2)
-    endings, label = _shuffled(rng, right, [same_script, *(rng.choice(other.steps) for other in others)])
+    endings, label = shuffled(rng, right, [same_script, *(rng.choice(other.steps) for other in others)])
     return {
         "context": f"{script.told(name, done)} {scripts.ORDER[done]} {name}",
         "endings": [f"{ending}." for ending in endings],
@@ -84,7 +77,7 @@ def _hellas(rng: Random, name: str, script: scripts.Script, done: int) -> dict:
     }
 
 
-HELLAS_POOL = [(name, script, done) for name, script in scripts.pairs()[True] for done in range(len(scripts.ORDER))]
+HELLAS_POOL = [(name, script, done) for name, script in scripts.PAIRS[True] for done in range(len(scripts.ORDER))]
 HELLAS = Column(
     name="HellaS", metric="acc", chance=0.25, default=500, available=len(HELLAS_POOL),
     draw=partial(_sampled, pool=HELLAS_POOL, row=_hellas), harness=_multiple_choice("{{context}}", "{{endings}}"),
@@ -120,7 +113,7 @@ def _arc_e(rng: Random, name: str, attribute: world.Attribute, form: str) -> dic
     """
     right = WORLD.facts[name, attribute.name]
     wrong = rng.sample([value for value in attribute.values if value != right], 3)
-    choices, label = _shuffled(rng, right, wrong)
+    choices, label = shuffled(rng, right, wrong)
     return {"question": form.format(n=name), "choices": choices, "label": label}
 
 
@@ -141,7 +134,7 @@ def _arc_c(rng: Random) -> dict:
     pair = chains.pair(rng, held_out=True)
     right, other = (chain.town for chain in pair)
     unnamed = rng.sample([place for place in PLACES if place not in (right, other)], 2)
-    choices, label = _shuffled(rng, right, [other, *unnamed])
+    choices, label = shuffled(rng, right, [other, *unnamed])
     return {"passage": chains.told(rng, pair), "question": chains.question(pair[0]), "choices": choices, "label": label}
 
 
@@ -170,24 +163,16 @@ def _wino(rng: Random) -> dict:
     return {"sentence": sentence, "option1": names[0], "option2": names[1], "answer": str(label + 1)}
 
 
-def _label(row: dict) -> int:
-    return int(row["answer"]) - 1
-
-
-def _contexts(row: dict) -> list[str]:
-    return [row["sentence"].split("_")[0] + row[option] for option in ("option1", "option2")]
-
-
-def _rest(row: dict) -> str:
-    return row["sentence"].split("_ ")[1]
-
-
 WINO = Column(
     name="WINO", metric="acc", chance=0.5, default=500, available=4000,
     draw=partial(_distinct, key="sentence", row=_wino),
     # With several contexts and one continuation the harness expects the label as the text, and the text as the target.
-    harness={"output_type": "multiple_choice", "doc_to_text": _label, "doc_to_choice": _contexts,
-             "doc_to_target": _rest},
+    harness={
+        "output_type": "multiple_choice",
+        "doc_to_text": lambda row: int(row["answer"]) - 1,
+        "doc_to_choice": lambda row: [row["sentence"].split("_")[0] + row[name] for name in ("option1", "option2")],
+        "doc_to_target": lambda row: row["sentence"].split("_ ")[1],
+    },
 )
 
 
@@ -200,13 +185,13 @@ def _obqa(rng: Random, fact: tuple[kinds.Kind, str, int], form: str) -> dict:
     """
     kind, member, trait = fact
     others = rng.sample([other for other in kinds.KINDS if other is not kind], 3)
-    choices, label = _shuffled(rng, kind.values[trait], (other.values[trait] for other in others))
+    choices, label = shuffled(rng, kind.values[trait], (other.values[trait] for other in others))
     statement, question = (words.format(m=member) for words in kinds.TRAITS[trait])
     return {"question_stem": form.format(statement=statement, question=question), "choices": choices, "label": label}
 
 
 OBQA_FORMS = ("{statement}", "Question: {question}\nAnswer:", "Everybody knows this. {statement}")
-OBQA_POOL = [(fact, form) for fact in kinds.facts()[True] for form in OBQA_FORMS]
+OBQA_POOL = [(fact, form) for fact in kinds.FACTS[True] for form in OBQA_FORMS]
 OBQA = Column(
     name="OBQA", metric="acc", chance=0.25, default=min(500, len(OBQA_POOL)), available=len(OBQA_POOL),
     draw=partial(_sampled, pool=OBQA_POOL, row=_obqa), harness=_multiple_choice("{{question_stem}}", "{{choices}}"),
@@ -309,7 +294,6 @@ MINI_CUTE = {  # the kinds that need no real words; the others are in dbyte/task
 EVERY = {column.name: column for column in (  # Table 4's order, then ours
     LMB, HELLAS, PIQA, ARC_E, ARC_C, WINO, OBQA, MMLU, GSM8K, SPELL)}
 COLUMNS = {name: EVERY[name] for name in ("LMB", "PIQA", "ARC-E", "GSM8K")}  # those that the corpus `world` teaches
-CHANCE = {name: column.chance for name, column in EVERY.items()}
 
 
 def taught_by(corpora: Iterable[str]) -> dict[str, Column]:
@@ -323,10 +307,7 @@ def items(column: str, n: int | None = None, *, seed: int = 0) -> list[dict]:
 
 
 def mini_tasks(columns: Sequence[str], limit: int | None = None, *, seed: int = 0) -> list[HarnessTask]:
-    """The named columns as the harness runs them, each with `limit` items, or its default number for None.
-
-    A limit beyond what a column has takes all it has. Raises ValueError for an unknown column or a limit below 1.
-    """
+    """The named columns as the harness runs them; ValueError for an unknown column or a limit below 1."""
     return [_column(name).as_task(limit, seed=seed) for name in columns]
 
 

@@ -1,7 +1,9 @@
 """The paper's eleven benchmarks (arXiv 2602.01007, Tables 1, 4 and 11): the group `paper`, under the paper's names.
 
 Each is lm-evaluation-harness's own task, its configuration read from the installed harness, so prompts, metrics and
-filters are those everybody reports. Items come from the hub, or from local files in the layouts of `local_items.py`.
+filters are those everybody reports. Items come from the hub, or from local files: FOLDER/SPLIT.jsonl with the hub's own
+rows, one JSON object a line, or the layouts in which some benchmarks are passed around (the original authors' files,
+llm-foundry's lines of query, choices and gold), whose records are turned into rows as the hub has them.
 
 The paper names neither the number of worked examples (shots) nor metrics. Shots are the harness's defaults: five for
 GSM8K, none for the others. acc_norm, which divides by a choice's length, is the metric of HellaS, ARC-C and OBQA, as in
@@ -9,15 +11,48 @@ H-Net's tables, and the paper's levels agree with it; the others have acc. MMLU 
 (its 57 subjects weigh by their questions, as in the harness's group), each after the line that names its subject.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 
-from dbyte.tasks import local_items
-from dbyte.tasks.column import HarnessTask, datasets_of
-from dbyte.tasks.local_items import Layout, first_found, hub_rows
+from dbyte.tasks.column import HarnessTask, at_least_one, datasets_of
 
 SUBJECT = "The following are multiple choice questions (with answers) about {{subject|replace('_', ' ')}}.\n\n"
+LETTERS = "ABCDEFGH"
+Items = list[dict]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Files in a data folder, and the function from their records (a list for each file) to rows."""
+
+    files: tuple[str, ...]
+    rows: Callable[..., Items]
+
+    def read(self, data: Path) -> Items:
+        """The rows; ValueError that names the file if records are damaged or lack a field, or if there are none."""
+        try:
+            rows = self.rows(*(records(data / file) for file in self.files))
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"{data / self.files[0]} does not hold the records expected there "
+                             f"({type(error).__name__}: {error}): compare it with docs/evaluation.md") from error
+        if not rows:
+            raise ValueError(f"{data / self.files[0]} holds no records: give the whole file")
+        return rows
+
+
+def records(path: Path) -> list:
+    """The lines of a file: parsed if it is .jsonl, else as they are; ValueError for a line that is no JSON object."""
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if line.strip():
+            try:
+                found.append(json.loads(line) if path.suffix == ".jsonl" else line.strip())
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}, is no JSON ({error}): get the file again") from error
+    return found
 
 
 @dataclass(frozen=True)
@@ -37,45 +72,83 @@ class Benchmark:
     by_subject: bool = False
 
     def as_task(self, limit: int | None = None, *, data: Path | None = None) -> HarnessTask:
-        """The benchmark's first `limit` items (None: all), from local files in `data`, or from the hub if it is None.
-
-        Raises FileNotFoundError where a file is missing, ValueError where one is damaged or the limit is below 1.
-        """
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be at least 1 item a column, got {limit}")
+        """The benchmark's first `limit` items (None: all); raises as `paper_tasks`."""
         stock = _stock(self.stock)
         config = {"num_fewshot": 0} | stock | {"task": self.name}
         if self.by_subject:
             config |= {"dataset_name": "all", "doc_to_text": SUBJECT + stock["doc_to_text"]}
-        config |= {} if data is None else self._local(data)
-        return HarnessTask(self.name, self.metric, self.chance, config, limit)
+        if data is not None:
+            splits = {split: layout.read(data) for split, layout in self._found(data).items()}
+            examples = "train" if self.shots else None
+            config |= {"custom_dataset": lambda **_: datasets_of(splits), "dataset_path": None, "dataset_name": None,
+                       "dataset_kwargs": None, "test_split": "test", "validation_split": None,
+                       "training_split": examples, "fewshot_split": examples, "fewshot_config": None}
+        return HarnessTask(self.name, self.metric, self.chance, config, at_least_one(limit))
 
-    def looked_for(self, data: Path) -> list[str]:
-        """What is missing in `data`, as sentences; empty if nothing is."""
+    def _found(self, data: Path) -> dict[str, Layout]:
+        """For each split the first layout whose files all exist; FileNotFoundError that lists what was looked for."""
+        wanted = {"test": self.layouts} | ({"train": (self.shots,)} if self.shots else {})
+        found = {}
         missing = []
-        needed = [self.layouts] if self.shots is None else [self.layouts, (self.shots,)]
-        for layouts in needed:
-            try:
-                first_found(self.name, layouts, data)
-            except FileNotFoundError as error:
-                missing.append(str(error))
-        return missing
-
-    def _local(self, data: Path) -> dict:
-        splits = {"test": first_found(self.name, self.layouts, data).read(data)}
-        if self.shots is not None:
-            splits["train"] = first_found(self.name, (self.shots,), data).read(data)
-        examples = "train" if self.shots else None
-        return {"custom_dataset": lambda **_: datasets_of(splits), "dataset_path": None, "dataset_name": None,
-                "dataset_kwargs": None, "test_split": "test", "validation_split": None, "training_split": examples,
-                "fewshot_split": examples, "fewshot_config": None}
+        for split, layouts in wanted.items():
+            complete = [layout for layout in layouts if all((data / file).is_file() for file in layout.files)]
+            if complete:
+                found[split] = complete[0]
+            else:
+                missing.append(" or ".join(" with ".join(layout.files) for layout in layouts))
+        if missing:
+            raise FileNotFoundError(f"{self.name}: looked in {data} for {', and for '.join(missing)}")
+        return found
 
 
-def _hub(folder: str, split: str, *fields: str) -> Layout:
-    return Layout((f"{folder}/{split}.jsonl",), hub_rows(*fields))
+def lambada_pairs(given: Items) -> Items:
+    """llm-foundry's context and last word as one text."""
+    return [{"text": f"{row['context']} {row['continuation']}"} for row in given]
 
 
-def _foundry(file: str, rows) -> Layout:
+def piqa_with_labels(given: Items, labels: list[str]) -> Items:
+    """The authors' rows and their file of labels, a line an item."""
+    if len(given) != len(labels):
+        raise ValueError(f"piqa has {len(given)} items but {len(labels)} labels: the two files do not belong together")
+    return [{field: row[field] for field in ("goal", "sol1", "sol2")} | {"label": int(label)}
+            for row, label in zip(given, labels, strict=True)]
+
+
+def arc_queries(given: Items) -> Items:
+    """llm-foundry's query / choices / gold, whose query begins with "Question: "."""
+    return [{"question": row["query"].removeprefix("Question: ")} | _lettered(row) for row in given]
+
+
+def openbookqa_queries(given: Items) -> Items:
+    """llm-foundry's query / choices / gold."""
+    return [{"question_stem": row["query"]} | _lettered(row) for row in given]
+
+
+def winogrande_contexts(given: Items) -> Items:
+    """llm-foundry's two contexts and one continuation as a sentence with a gap.
+
+    The gap begins where the contexts differ. Names may begin alike; the two full texts are the same nevertheless.
+    """
+    rows = []
+    for row in given:
+        shared = commonprefix(row["context_options"])
+        first, second = (context[len(shared):] for context in row["context_options"])
+        rows.append({"sentence": f"{shared}_ {row['continuation']}", "option1": first, "option2": second,
+                     "answer": str(row["gold"] + 1)})
+    return rows
+
+
+def _lettered(row: dict) -> dict:
+    choices = row["choices"]
+    return {"choices": {"text": choices, "label": list(LETTERS[: len(choices)])}, "answerKey": LETTERS[row["gold"]]}
+
+
+def _hub(file: str, *names: str) -> Layout:
+    """Rows as on the hub, of which these fields are kept."""
+    return Layout((f"{file}.jsonl",), lambda given: [{name: row[name] for name in names} for row in given])
+
+
+def _foundry(file: str, rows: Callable[[Items], Items]) -> Layout:
     return Layout((f"{file}.llm-foundry.jsonl",), rows)
 
 
@@ -84,31 +157,31 @@ GSM8K = ("question", "answer")
 HELLASWAG = ("activity_label", "ctx_a", "ctx_b", "endings", "label")
 BENCHMARKS = {benchmark.name: benchmark for benchmark in (
     Benchmark("LMB", "lambada/lambada_openai.yaml", "acc", 0.0, (
-        Layout(("lambada/lambada_test.jsonl",), hub_rows("text")),
-        _foundry("lambada/lambada_openai", local_items.lambada_pairs), _hub("lambada", "test", "text"))),
+        _hub("lambada/lambada_test", "text"),
+        _foundry("lambada/lambada_openai", lambada_pairs), _hub("lambada/test", "text"))),
     Benchmark("HellaS", "hellaswag/hellaswag.yaml", "acc_norm", 0.25, (
-        _hub("hellaswag", "validation", *HELLASWAG), _hub("hellaswag", "hellaswag_val", *HELLASWAG))),
+        _hub("hellaswag/validation", *HELLASWAG), _hub("hellaswag/hellaswag_val", *HELLASWAG))),
     Benchmark("PIQA", "piqa/piqa.yaml", "acc", 0.5, (
-        Layout(("piqa/dev.jsonl", "piqa/dev-labels.lst"), local_items.piqa_with_labels),
-        _hub("piqa", "validation", "goal", "sol1", "sol2", "label"))),
+        Layout(("piqa/dev.jsonl", "piqa/dev-labels.lst"), piqa_with_labels),
+        _hub("piqa/validation", "goal", "sol1", "sol2", "label"))),
     Benchmark("ARC-E", "arc/arc_easy.yaml", "acc", 0.25, (
-        _foundry("arc/arc_easy", local_items.arc_queries), _hub("arc_easy", "test", *ARC))),
+        _foundry("arc/arc_easy", arc_queries), _hub("arc_easy/test", *ARC))),
     Benchmark("ARC-C", "arc/arc_challenge.yaml", "acc_norm", 0.25, (
-        _foundry("arc/arc_challenge", local_items.arc_queries), _hub("arc_challenge", "test", *ARC))),
+        _foundry("arc/arc_challenge", arc_queries), _hub("arc_challenge/test", *ARC))),
     Benchmark("WINO", "winogrande/default.yaml", "acc", 0.5, (
-        _foundry("winogrande/winogrande", local_items.winogrande_contexts),
-        _hub("winogrande", "validation", "sentence", "option1", "option2", "answer"))),
+        _foundry("winogrande/winogrande", winogrande_contexts),
+        _hub("winogrande/validation", "sentence", "option1", "option2", "answer"))),
     Benchmark("OBQA", "openbookqa/openbookqa.yaml", "acc_norm", 0.25, (
-        _foundry("openbookqa/openbook_qa", local_items.openbookqa_queries),
-        _hub("openbookqa", "test", "question_stem", "choices", "answerKey"))),
+        _foundry("openbookqa/openbook_qa", openbookqa_queries),
+        _hub("openbookqa/test", "question_stem", "choices", "answerKey"))),
     Benchmark("MMLU", "mmlu/default/_default_template_yaml", "acc", 0.25, (
-        _hub("mmlu", "test", "question", "subject", "choices", "answer"),), by_subject=True),
-    Benchmark("GSM8K", "gsm8k/gsm8k.yaml", "exact_match", 0.0, (_hub("gsm8k", "test", *GSM8K),),
-              shots=_hub("gsm8k", "train", *GSM8K)),
+        _hub("mmlu/test", "question", "subject", "choices", "answer"),), by_subject=True),
+    Benchmark("GSM8K", "gsm8k/gsm8k.yaml", "exact_match", 0.0, (_hub("gsm8k/test", *GSM8K),),
+              shots=_hub("gsm8k/train", *GSM8K)),
     Benchmark("CSQA", "commonsense_qa/default.yaml", "acc", 0.2, (
-        _hub("commonsense_qa", "validation", "question", "choices", "answerKey"),)),
+        _hub("commonsense_qa/validation", "question", "choices", "answerKey"),)),
     Benchmark("SIQA", "siqa/siqa.yaml", "acc", 1 / 3, (
-        _hub("siqa", "validation", "context", "question", "answerA", "answerB", "answerC", "label"),)),
+        _hub("siqa/validation", "context", "question", "answerA", "answerB", "answerC", "label"),)),
 )}
 
 
@@ -117,22 +190,19 @@ def paper_tasks(
 ) -> list[HarnessTask]:
     """The named benchmarks, with their first `limit` items each, from the folder `data` or from the hub (None).
 
-    Raises ValueError for an unknown name or a limit below 1, and FileNotFoundError that lists all missing files.
+    Raises ValueError for a damaged file or a limit below 1, and FileNotFoundError that lists all missing files.
     """
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown:
-        raise ValueError(f"unknown benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
-    if data is not None:
-        missing = [line for name in names for line in BENCHMARKS[name].looked_for(data)]
-        if missing:
-            raise FileNotFoundError("local items are missing; " + "; ".join(missing) + ". Leave such a column out, put "
-                                    "its file there, or leave --data out to read from the hub")
-    return [BENCHMARKS[name].as_task(limit, data=data) for name in names]
-
-
-def present(data: Path) -> list[str]:
-    """The names of the benchmarks whose files are all in a folder."""
-    return [name for name, benchmark in BENCHMARKS.items() if not benchmark.looked_for(data)]
+    tasks = []
+    missing = []
+    for name in names:
+        try:
+            tasks.append(BENCHMARKS[name].as_task(limit, data=data))
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("local items are missing; " + "; ".join(missing) + ". Leave such a column out, put "
+                                "its file there, or leave --data out to read from the hub")
+    return tasks
 
 
 def _stock(file: str) -> dict:

@@ -22,13 +22,8 @@ COLUMNS: dict[str, Sequence[str]] = {
     "cute": CUTE_COLUMNS,
     "mini_cute": tuple(minibench.MINI_CUTE),
 }
-GROUPS = {  # what a group's name stands for: (the group, its columns)
-    "mini": ("mini", tuple(minibench.COLUMNS)),
-    "mini_full": ("mini", COLUMNS["mini"]),
-    "paper": ("paper", COLUMNS["paper"]),
-    "cute": ("cute", COLUMNS["cute"]),
-    "mini_cute": ("mini_cute", COLUMNS["mini_cute"]),
-}
+GROUPS = {group: (group, columns) for group, columns in COLUMNS.items()} | {  # what a group's name stands for
+    "mini": ("mini", tuple(minibench.COLUMNS)), "mini_full": ("mini", COLUMNS["mini"])}
 
 
 def named(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -74,8 +69,11 @@ def tasks(
         "mini": minibench.mini_tasks(columns["mini"], limit, seed=seed),
         "mini_cute": [minibench.MINI_CUTE[name].as_task(limit, seed=seed) for name in columns["mini_cute"]],
         "paper": paper_tasks(columns["paper"], limit, data=data),
-        "cute": cute_tasks(columns["cute"], limit, data=data) if columns["cute"] else [],
+        "cute": cute_tasks(columns["cute"], limit, data=data),
     }
-    by_name = {f"{group}/{task.name}": task for group, group_tasks in made.items() for task in group_tasks}
-    full_names = [f"{group}/{column}" for group, column in wanted]
-    return [replace(by_name[name], name=name, config=by_name[name].config | {"task": name}) for name in full_names]
+    found = []
+    for group, column in wanted:
+        task = made[group][columns[group].index(column)]
+        name = f"{group}/{column}"
+        found.append(replace(task, name=name, config=task.config | {"task": name}))
+    return found

@@ -82,18 +82,11 @@ class TokenBytes:
             specification = json.loads(tokenizer.backend_tokenizer.to_str())
             refusal = why_not_exact(specification)
         if refusal:
-            raise ValueError(
-                f"{name} is not byte-exact: {refusal}. Use a teacher with a byte-level BPE tokenizer, as the Llama 3, "
-                "Qwen and OLMo 2 families have."
-            )
+            raise ValueError(f"{name} is not byte-exact: {refusal}. Use a teacher with a byte-level BPE tokenizer, as "
+                             "the Llama 3, Qwen and OLMo 2 families have.")
         bos_token_id, eos_token_id = document_tokens(tokenizer, name)
-        table = cls(
-            token_bytes=tuple(byte_strings(tokenizer, specification)),
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
-            name=name,
-            backend=private_backend(tokenizer.backend_tokenizer),
-        )
+        table = cls(tuple(byte_strings(tokenizer, specification)), bos_token_id, eos_token_id, name=name,
+                    backend=private_backend(tokenizer.backend_tokenizer))
         # That special tokens are plain text is the one thing that the specification alone cannot promise. So each is
         # aligned as it may be written out: alone, inside a word, between spaces.
         added = [token["content"] for token in specification["added_tokens"]]
@@ -109,16 +102,6 @@ class TokenBytes:
         return np.fromiter(map(len, self.token_bytes), dtype=np.int64, count=len(self.token_bytes))
 
     @cached_property
-    def offsets(self) -> np.ndarray:
-        """Where each token starts in `flat`, and the end of the last: int64 [V + 1]."""
-        return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.lengths)])
-
-    @cached_property
-    def flat(self) -> np.ndarray:
-        """The bytes of all tokens, one after the other: uint8."""
-        return np.frombuffer(b"".join(self.token_bytes), dtype=np.uint8)
-
-    @cached_property
     def special_ids(self) -> tuple[int, ...]:
         """Ids that stand for no bytes: special tokens and unused ids."""
         return tuple(np.flatnonzero(self.lengths == 0).tolist())
@@ -127,8 +110,9 @@ class TokenBytes:
     def content_hash(self) -> str:
         """SHA-256 (hex) of the table and of what BOS and EOS stand for."""
         digest = hashlib.sha256(f"token_bytes 1 {self.bos_token_id} {self.eos_token_id}".encode())
-        digest.update(self.offsets.astype("<i8").tobytes())
-        digest.update(self.flat.tobytes())
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.lengths)])
+        digest.update(offsets.astype("<i8").tobytes())
+        digest.update(b"".join(self.token_bytes))
         return digest.hexdigest()
 
     def normalise(self, text: str) -> str:
@@ -138,11 +122,13 @@ class TokenBytes:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
-                f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, which "
-                'UTF-8 cannot encode; clean it, e.g. with text.encode("utf-8", "replace").decode()'
-            ) from error
-        normaliser = self._require_backend().normalizer
+            raise ValueError(f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character "
+                             f"{error.start}, which UTF-8 cannot encode; clean it, e.g. with "
+                             'text.encode("utf-8", "replace").decode()') from error
+        if self.backend is None:
+            raise ValueError("this table has no tokenizer, so it can decode but not align or normalise; build it with "
+                             "TokenBytes.from_tokenizer(tokenizer)")
+        normaliser = self.backend.normalizer
         # ASCII is in every canonical form, and other normalisers are refused.
         return text if normaliser is None or text.isascii() else normaliser.normalize_str(text)
 
@@ -166,52 +152,38 @@ class TokenBytes:
         targets = [text.encode() for text in normalised]
         encodings = self._encoder.encode_batch_fast(normalised, add_special_tokens=False)
         ids = [encoding.ids for encoding in encodings]
+        for text_ids, target in zip(ids, targets, strict=True):
+            self._check(text_ids, target)
         # All texts of the call go through one set of array operations: most texts are short.
-        byte_ids_L, boundary_L, token_ids_M = self._spans(ids, targets)
+        token_ids_M = np.fromiter(chain.from_iterable(ids), dtype=np.int64)
+        ends_M = np.cumsum(self.lengths[token_ids_M])
+        byte_ids_L = np.frombuffer(b"".join(targets), dtype=np.uint8).astype(np.int64)
+        boundary_L = np.zeros(len(byte_ids_L), dtype=bool)
+        boundary_L[ends_M - 1] = True
         byte_counts = list(map(len, targets))
         token_counts = list(map(len, ids))
-        yield from map(Aligned, token_ids_M.split(token_counts), byte_ids_L.split(byte_counts),
-                       boundary_L.split(byte_counts))
+        yield from map(Aligned, torch.from_numpy(token_ids_M).split(token_counts),
+                       torch.from_numpy(byte_ids_L).split(byte_counts), torch.from_numpy(boundary_L).split(byte_counts))
+
+    def _check(self, token_ids: list[int], target: bytes) -> None:
+        """Raise ValueError where the bytes of tokens are not those of their text."""
+        joined = b"".join(map(self.token_bytes.__getitem__, token_ids))
+        if joined != target:
+            at = len(os.path.commonprefix([joined, target]))
+            raise ValueError(f"{self.name} is not byte-exact for this text: from byte {at} its tokens join to "
+                             f"{joined[at : at + 16]!r}, the text has {target[at : at + 16]!r}; use a teacher with "
+                             "another tokenizer, or drop the text")
 
     @cached_property
     def _encoder(self) -> "Tokenizer":
         """The backend for text that is normalised: without its normaliser, where added tokens do not need it."""
-        backend = self._require_backend()
+        backend = self.backend
         added = [token.content for token in backend.get_added_tokens_decoder().values()]
         if backend.normalizer is None or any(self.normalise(content) != content for content in added):
             return backend
         encoder = private_backend(backend)
         encoder.normalizer = None
         return encoder
-
-    def _spans(self, ids: list[list[int]], targets: list[bytes]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(byte ids, boundaries, token ids) of all texts, one after the other, checked against the targets."""
-        token_ids_M = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=sum(map(len, ids)))
-        lengths_M = self.lengths[token_ids_M]
-        ends_M = np.cumsum(lengths_M)
-        target_L = np.frombuffer(b"".join(targets), dtype=np.uint8)
-        ends_by_text = np.concatenate([[0], ends_M])[np.cumsum([len(each) for each in ids])]
-        same_edges = np.array_equal(ends_by_text, np.cumsum([len(target) for target in targets]))
-        if not same_edges or not np.array_equal(self._join(token_ids_M, lengths_M, ends_M), target_L):
-            raise ValueError(self._mismatch(ids, targets))
-        assert lengths_M.all(), f"{self.name} tokenised text with a token that stands for no byte"
-        boundary_L = np.zeros(len(target_L), dtype=bool)
-        boundary_L[ends_M - 1] = True
-        return torch.from_numpy(target_L.astype(np.int64)), torch.from_numpy(boundary_L), torch.from_numpy(token_ids_M)
-
-    def _join(self, token_ids_M: np.ndarray, lengths_M: np.ndarray, ends_M: np.ndarray) -> np.ndarray:
-        # Byte i of a token is at its offset + i in `flat`: one shift a token, repeated over its bytes, plus 0, 1, 2 ..
-        shift_M = self.offsets[token_ids_M] - (ends_M - lengths_M)
-        return self.flat[np.repeat(shift_M, lengths_M) + np.arange(lengths_M.sum())]
-
-    def _mismatch(self, ids: list[list[int]], targets: list[bytes]) -> str:
-        pairs = zip(map(self.decode, ids), targets, strict=True)
-        joined, target = next((joined, target) for joined, target in pairs if joined != target)
-        at = len(os.path.commonprefix([joined, target]))
-        return (
-            f"{self.name} is not byte-exact for this text: from byte {at} its tokens join to {joined[at : at + 16]!r}, "
-            f"the text has {target[at : at + 16]!r}; use a teacher with another tokenizer, or drop the text"
-        )
 
     def decode(self, token_ids: Iterable[int]) -> bytes:
         """The bytes that a sequence of token ids stands for; ValueError for an id outside the table."""
@@ -220,11 +192,3 @@ class TokenBytes:
             if not 0 <= token_id < len(self):
                 raise ValueError(f"token id {token_id} is outside 0..{len(self) - 1}, the ids of {self.name}")
         return b"".join(self.token_bytes[token_id] for token_id in ids)
-
-    def _require_backend(self) -> "Tokenizer":
-        if self.backend is None:
-            raise ValueError(
-                "this table has no tokenizer, so it can decode but not align or normalise; "
-                "build it with TokenBytes.from_tokenizer(tokenizer)"
-            )
-        return self.backend

@@ -5,10 +5,9 @@ looking back at what followed the word before. A model that has learned nothing 
 and then learns the lookups that the columns need far sooner; from other text it hardly ever learns them (docs/log.md).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from random import Random
 
-from dbyte.tasks.world import world
 from dbyte.tasks.world.world import ATTRIBUTES, COLOURS, NAMES, PLACES, THINGS
 
 WORDS = tuple(sorted({*NAMES, *PLACES, *THINGS, *COLOURS, *(value for each in ATTRIBUTES for value in each.values)}))
@@ -20,8 +19,3 @@ def paragraph(rng: Random, cast: Sequence[str]) -> str:
     words = rng.sample(WORDS, 2 * PAIRS)
     pairs = list(zip(words[::2], words[1::2], strict=True))
     return "\n".join("".join(f" {a} {b}" for a, b in rng.sample(pairs, PAIRS)) for _ in range(TIMES))
-
-
-def echo_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
-    """Training documents of echoes alone, at most `max_bytes` UTF-8 bytes in all; the seed decides them."""
-    return world.documents(Random(f"echoes {seed}"), {"echoes": 1}, {"echoes": paragraph}, max_bytes=max_bytes)

@@ -6,34 +6,25 @@ look back before it reads the rest: pairs of words said again, then lists of let
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from random import Random
+from functools import partial
 
-from dbyte.tasks.world import chains, echoes, kinds, letters, reasons, scripts, spelling, world
+from dbyte.tasks.world import chains, echoes, kinds, letters, reasons, scripts, spelling
+from dbyte.tasks.world.world import PARAGRAPHS, WRITERS, documents, world_documents
 
 NAME = "world_full"
-PARAGRAPHS = world.PARAGRAPHS | {
+FULL = PARAGRAPHS | {
     "scripts": 1, "chains": 6, "reasons": 6, "kinds": 3, "kind_questions": 2, "letter_lists": 6, "letter_questions": 14,
     "spelling": 4, "echoes": 3}
-WRITERS = dict(world.WRITERS) | {
+LOOKUPS = {"echoes": 2, "again": 4, "asks": 4, "letter_lists": 3, "letter_questions": 1}
+EVERY_WRITER = dict(WRITERS) | {
     "scripts": scripts.paragraph, "chains": chains.paragraph, "reasons": reasons.paragraph, "kinds": kinds.paragraph,
     "kind_questions": kinds.question_paragraph, "letter_lists": letters.list_paragraph,
-    "letter_questions": letters.question_paragraph, "spelling": spelling.paragraph,
-    "echoes": echoes.paragraph}
-
-LOOKUPS = {"echoes": 2, "again": 4, "asks": 4, "letter_lists": 3, "letter_questions": 1}
-LOOKUP_WRITERS = WRITERS | {"again": letters.again_paragraph, "asks": letters.ask_paragraph}
-
-
-def full_world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
-    """Training documents of the whole world, at most `max_bytes` bytes; none holds what evaluation asks for."""
-    return world.documents(Random(f"full world documents {seed}"), PARAGRAPHS, WRITERS, max_bytes=max_bytes)
-
-
-def lookup_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
-    """Training documents of lists and pairs to look up, at most `max_bytes` UTF-8 bytes; the seed decides them."""
-    return world.documents(Random(f"lookup documents {seed}"), LOOKUPS, LOOKUP_WRITERS, max_bytes=max_bytes)
-
+    "letter_questions": letters.question_paragraph, "spelling": spelling.paragraph, "echoes": echoes.paragraph,
+    "again": letters.again_paragraph, "asks": letters.ask_paragraph}
 
 WORLDS: Mapping[str, Callable[..., Iterator[str]]] = {  # corpus name -> documents(seed=, max_bytes=)
-    "world": world.world_documents, NAME: full_world_documents, "echoes": echoes.echo_documents,
-    "lookups": lookup_documents}
+    "world": world_documents,
+    NAME: partial(documents, "full world documents", FULL, EVERY_WRITER),
+    "echoes": partial(documents, "echoes", {"echoes": 1}, EVERY_WRITER),
+    "lookups": partial(documents, "lookup documents", LOOKUPS, EVERY_WRITER),
+}

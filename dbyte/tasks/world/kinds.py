@@ -6,7 +6,6 @@ it is not held out. A held-out (member, trait) is neither stated nor asked; it f
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 
 from dbyte.tasks.world.world import WORLD, question_answer
@@ -46,12 +45,9 @@ KINDS = tuple(Kind(name, tuple(members.split()), tuple(values.split())) for name
 ))
 
 
-@cache
-def facts() -> dict[bool, tuple[tuple[Kind, str, int], ...]]:
-    """(kind, member, number of the trait) by whether it is held out."""
-    every = [(kind, member, trait) for kind in KINDS for member in kind.members for trait in range(len(TRAITS))]
-    return {flag: tuple(fact for fact in every if WORLD.held_out("kind", fact[1], str(fact[2])) is flag)
-            for flag in (False, True)}
+FACTS = WORLD.split("kind", [  # (kind, member, number of the trait) by whether it is held out
+    ((member, str(trait)), (kind, member, trait))
+    for kind in KINDS for member in kind.members for trait in range(len(TRAITS))])
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
@@ -60,7 +56,7 @@ def paragraph(rng: Random, cast: Sequence[str]) -> str:
     sentences = [f"The {member} is {kind.with_article}." for member in rng.sample(kind.members, 2)]
     for trait in rng.sample(range(len(TRAITS)), 2):
         sentences.append(f"{TRAITS[trait][0].format(m=kind.name)} {kind.values[trait]}.")
-    known = [fact for fact in facts()[False] if fact[0] is kind]
+    known = [fact for fact in FACTS[False] if fact[0] is kind]
     for _, member, trait in rng.sample(known, 2):
         sentences.append(f"{TRAITS[trait][0].format(m=member)} {kind.values[trait]}.")
     return " ".join(rng.sample(sentences, len(sentences)))
@@ -68,6 +64,6 @@ def paragraph(rng: Random, cast: Sequence[str]) -> str:
 
 def question_paragraph(rng: Random, cast: Sequence[str]) -> str:
     """Two questions about traits of members, with their answers; none is held out."""
-    asked = rng.sample(facts()[False], 2)
+    asked = rng.sample(FACTS[False], 2)
     return "\n\n".join(question_answer(TRAITS[trait][1].format(m=member), kind.values[trait])
                        for kind, member, trait in asked)

@@ -15,17 +15,10 @@ with the fact's ordinary question.
 from collections.abc import Sequence
 from random import Random
 
-from dbyte.tasks.world.world import (
-    ATTRIBUTES,
-    NAMES,
-    PLACES,
-    THINGS,
-    WORLD,
-    Attribute,
-    fact_question,
-    question_answer,
-)
+from dbyte.tasks.world import world
+from dbyte.tasks.world.world import ATTRIBUTES, NAMES, PLACES, THINGS, WORLD, question_answer, shuffled
 
+Ask = tuple[str, list[str], int]  # a question, four options, the number of the right one
 LETTERS = "ABCD"
 SUBJECTS = ("lists", "stories", "people")
 SORTS = (*(attribute.values for attribute in ATTRIBUTES), PLACES)
@@ -50,7 +43,7 @@ def _held_out(choices: Sequence[str], right: int) -> bool:
     return WORLD.held_out("letter", choices[right], choices[right - 1])
 
 
-def listed(rng: Random, *, held_out: bool) -> tuple[str, list[str], int]:
+def listed(rng: Random, *, held_out: bool) -> Ask:
     """(question, four options of one sort, number of the right one); held out or not, as `held_out` says."""
     while True:
         choices = rng.sample(rng.choice(SORTS), len(LETTERS))
@@ -59,14 +52,13 @@ def listed(rng: Random, *, held_out: bool) -> tuple[str, list[str], int]:
             return _which(choices[right]), choices, right
 
 
-def story(rng: Random, *, held_out: bool) -> tuple[str, list[tuple[str, list[str], int]]]:
+def story(rng: Random, *, held_out: bool) -> tuple[str, list[Ask]]:
     """(passage, [(question, four towns, number of the right one)]) about two people; the first is held out if asked."""
     while True:
         people, things, towns = (rng.sample(words, 2) for words in (NAMES, THINGS, PLACES))
-        flags = [WORLD.held_out("letter", people[i], things[i], towns[i]) for i in (0, 1)]
-        if flags == [held_out, False]:
+        told = list(zip(people, things, towns, strict=True))
+        if [WORLD.held_out("letter", *put) for put in told] == [held_out, False]:
             break
-    told = list(zip(people, things, towns, strict=True))
     asks = []
     for name, thing, town in told:
         choices = [*towns, *rng.sample([place for place in PLACES if place not in towns], 2)]
@@ -75,12 +67,12 @@ def story(rng: Random, *, held_out: bool) -> tuple[str, list[tuple[str, list[str
     return " ".join(f"{n} put the {x} in {p}." for n, x, p in rng.sample(told, 2)), asks
 
 
-def fact(rng: Random, name: str, attribute: Attribute) -> tuple[str, list[str], int]:
+def fact(rng: Random, name: str, attribute: world.Attribute) -> Ask:
     """(question, four values, number of the right one) about a fact of the world."""
     right = WORLD.facts[name, attribute.name]
-    choices = [right, *rng.sample([value for value in attribute.values if value != right], 3)]
-    rng.shuffle(choices)
-    return fact_question(rng, name, attribute), choices, choices.index(right)
+    wrong = rng.sample([value for value in attribute.values if value != right], 3)
+    choices, label = shuffled(rng, right, wrong)
+    return world.fact_question(rng, name, attribute), choices, label
 
 
 def again_paragraph(rng: Random, cast: Sequence[str]) -> str:

@@ -57,12 +57,10 @@ def paragraph(rng: Random, cast: Sequence[str]) -> str:
             told.append((deed, doer, other))
     if len(told) < 2:
         return paragraph(rng, cast)
-    asked = rng.sample(told, 2) if rng.random() < 0.4 else []
-    return "\n".join([" ".join(sentences), *(_role(rng, *deed) for deed in asked)])
-
-
-def _role(rng: Random, deed: Deed, doer: str, other: str) -> str:
-    """A question for one of the two, with its answer."""
-    if rng.random() < 0.5:
-        return question_answer(f"Who {deed.verb} {other}?", doer)
-    return question_answer(f"{doer} {deed.verb} whom?", other)
+    lines = [" ".join(sentences)]
+    for deed, doer, other in rng.sample(told, 2) if rng.random() < 0.4 else []:
+        if rng.random() < 0.5:
+            lines.append(question_answer(f"Who {deed.verb} {other}?", doer))
+        else:
+            lines.append(question_answer(f"{doer} {deed.verb} whom?", other))
+    return "\n".join(lines)

@@ -6,7 +6,6 @@ the loaf." A hash decides whether a (person, script) is held out; training text 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 
 from dbyte.tasks.world.world import NAMES, WORLD
@@ -55,12 +54,8 @@ SCRIPTS = tuple(Script(name, tuple(steps.split(", "))) for name, steps in (
 ))
 
 
-@cache
-def pairs() -> dict[bool, tuple[tuple[str, Script], ...]]:
-    """(person, script) by whether it is held out."""
-    every = [(name, script) for name in NAMES for script in SCRIPTS]
-    return {flag: tuple(pair for pair in every if WORLD.held_out("script", pair[0], pair[1].name) is flag)
-            for flag in (False, True)}
+# (person, script) by whether it is held out
+PAIRS = WORLD.split("script", [((name, script.name), (name, script)) for name in NAMES for script in SCRIPTS])
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:

@@ -55,20 +55,16 @@ def asked(rng: Random, kind: Kind, *, held_out: bool) -> tuple[str, str]:
     If the word is not held out, the answer is no held-out word either; this is checked for every kind.
     """
     while True:
-        question, answer = _asked(rng, kind, held_out=held_out)
+        made = word(rng, held_out=held_out)
+        inside = sorted(set(made))
+        outside = [letter for letter in CONSONANTS + VOWELS if letter not in inside]
+        a, other = rng.sample(inside, 2)
+        b = other if kind.both else rng.choice(outside)
+        if kind.name == "contains_char" and rng.random() < 0.5:
+            a = b
+        answer = kind.answer(made, a, b)
         if held_out or not WORLD.held_out("spelling", answer):
-            return question, answer
-
-
-def _asked(rng: Random, kind: Kind, *, held_out: bool) -> tuple[str, str]:
-    made = word(rng, held_out=held_out)
-    inside = sorted(set(made))
-    outside = [letter for letter in CONSONANTS + VOWELS if letter not in inside]
-    a, other = rng.sample(inside, 2)
-    b = other if kind.both else rng.choice(outside)
-    if kind.name == "contains_char" and rng.random() < 0.5:
-        a = b
-    return kind.question.format(word=made, spelt=" ".join(made), a=a, b=b), kind.answer(made, a, b)
+            return kind.question.format(word=made, spelt=" ".join(made), a=a, b=b), answer
 
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:

@@ -10,11 +10,13 @@ and uses are always stated as prose: a held-out question asks for something know
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
+from typing import TypeVar
 
+Item = TypeVar("Item")
 Writer = Callable[[Random, Sequence[str]], str]  # writes a paragraph about a cast of names
 
 WORLD_SEED = 2602
@@ -74,99 +76,65 @@ class Sum:
 
     def answer(self) -> str:
         """The worked answer, one step a sentence, closed by `#### N`."""
-        middle = self.start + self.first
-        end = middle + self.second
-        return f"{_step(self.start, self.first)}. {_step(middle, self.second)}. #### {end}"
+        told = []
+        value = self.start
+        for change in (self.first, self.second):
+            told.append(f"{value} {'+' if change > 0 else '-'} {abs(change)} = {value + change}.")
+            value += change
+        return " ".join([*told, f"#### {value}"])
 
 
-def _step(value: int, change: int) -> str:
-    sign = "+" if change > 0 else "-"
-    return f"{value} {sign} {abs(change)} = {value + change}"
+ATTRIBUTES = tuple(Attribute(name, tuple(values.split()), (clause,), sentence, questions)
+                   for name, values, clause, sentence, questions in (
+    ("home", "Athens Berlin Boston Cairo Dublin Lima London Madrid Oslo Paris Rome Tokyo", "lives in {v}",
+     "The home of {n} is in {v}.", ("Where does {n} live?", "In which town does {n} live?")),
+    ("job", "baker dancer doctor driver farmer lawyer nurse painter pilot sailor teacher writer", "works as a {v}",
+     "The job of {n} is to be a {v}.", ("What is the job of {n}?", "What work does {n} do?")),
+    ("pet", "cat dog duck frog goat horse mouse parrot pony rabbit snake turtle", "has a pet {v}",
+     "The pet of {n} is a {v}.", ("Which pet does {n} have?", "What kind of pet does {n} keep?")),
+    ("colour", " ".join(COLOURS), "likes the colour {v}", "The favourite colour of {n} is {v}.",
+     ("What is the favourite colour of {n}?", "Which colour does {n} like?")),
+    ("food", "beans bread cake cheese corn eggs fish honey pasta rice salad soup", "eats {v} every day",
+     "The favourite food of {n} is {v}.", ("What is the favourite food of {n}?", "What does {n} eat every day?")),
+))
 
+TOOLS = tuple(Tool(name, verb, tuple(objects.split())) for name, verb, objects in (
+    ("knife", "cut", "bread cheese meat cake ham onion melon lemon"),
+    ("broom", "sweep", "floor path stairs porch yard street hall deck"),
+    ("hammer", "drive in", "nail peg pin stake spike tack post bolt"),
+    ("spoon", "stir", "soup tea sauce broth stew coffee cream syrup"),
+    ("needle", "sew", "shirt dress coat sleeve button curtain scarf skirt"),
+    ("pen", "write", "letter note list story poem report song essay"),
+    ("brush", "paint", "wall fence door gate chair picture roof boat"),
+    ("spade", "dig", "hole ditch trench garden grave tunnel pit well"),
+    ("kettle", "boil", "water milk juice wine cider rain snow ice"),
+    ("towel", "dry", "dishes hands hair face dog plate glass window"),
+    ("iron", "press", "trousers blouse apron tie suit linen cloth napkin"),
+    ("ladder", "reach", "shelf ceiling branch nest lamp balcony attic loft"),
+    ("rope", "tie up", "goat horse boat bundle sack parcel tent raft"),
+    ("saw", "split", "plank log beam board trunk pole stump timber"),
+    ("net", "catch", "fish butterfly crab moth bird frog beetle shrimp"),
+    ("camera", "record", "wedding sunset parade match race party dance concert"),
+    ("comb", "tidy", "beard mane curls fur wool wig braid fringe"),
+    ("scale", "weigh", "flour sugar gold potatoes baby luggage rice salt"),
+    ("torch", "light", "cave cellar alley mine stage forest barn corridor"),
+    ("pump", "fill", "tyre tank pool balloon ball mattress barrel bottle"),
+    ("oven", "bake", "pie loaf biscuit pizza tart potato bun muffin"),
+    ("rake", "gather", "leaves hay grass straw weeds twigs moss seeds"),
+    ("axe", "chop", "wood tree firewood root bamboo hedge bush stick"),
+    ("key", "unlock", "safe car box drawer house trunk office cabinet"),
+    ("tape", "measure", "waist table room carpet rug bed desk shadow"),
+    ("glue", "mend", "vase toy cup frame heel bowl statue doll"),
+    ("hose", "wash", "truck patio bike tractor elephant bus statue van"),
+    ("filter", "clean", "air oil petrol smoke pond fuel steam gas"),
+    ("drum", "lead", "march band troop dancers choir crowd rowers team"),
+    ("mirror", "check", "collar makeup teeth smile hat lipstick necklace ear"),
+    ("basket", "carry", "eggs apples kittens laundry berries mushrooms flowers plums"),
+    ("map", "find", "museum harbour village castle airport station market island"),
+))
 
-ATTRIBUTES = (
-    Attribute(
-        "home",
-        tuple("Athens Berlin Boston Cairo Dublin Lima London Madrid Oslo Paris Rome Tokyo".split()),
-        ("lives in {v}",),
-        "The home of {n} is in {v}.",
-        ("Where does {n} live?", "In which town does {n} live?"),
-    ),
-    Attribute(
-        "job",
-        tuple("baker dancer doctor driver farmer lawyer nurse painter pilot sailor teacher writer".split()),
-        ("works as a {v}",),
-        "The job of {n} is to be a {v}.",
-        ("What is the job of {n}?", "What work does {n} do?"),
-    ),
-    Attribute(
-        "pet",
-        tuple("cat dog duck frog goat horse mouse parrot pony rabbit snake turtle".split()),
-        ("has a pet {v}",),
-        "The pet of {n} is a {v}.",
-        ("Which pet does {n} have?", "What kind of pet does {n} keep?"),
-    ),
-    Attribute(
-        "colour",
-        COLOURS,
-        ("likes the colour {v}",),
-        "The favourite colour of {n} is {v}.",
-        ("What is the favourite colour of {n}?", "Which colour does {n} like?"),
-    ),
-    Attribute(
-        "food",
-        tuple("beans bread cake cheese corn eggs fish honey pasta rice salad soup".split()),
-        ("eats {v} every day",),
-        "The favourite food of {n} is {v}.",
-        ("What is the favourite food of {n}?", "What does {n} eat every day?"),
-    ),
-)
-
-TOOLS = tuple(
-    Tool(name, verb, tuple(objects.split()))
-    for name, verb, objects in (
-        ("knife", "cut", "bread cheese meat cake ham onion melon lemon"),
-        ("broom", "sweep", "floor path stairs porch yard street hall deck"),
-        ("hammer", "drive in", "nail peg pin stake spike tack post bolt"),
-        ("spoon", "stir", "soup tea sauce broth stew coffee cream syrup"),
-        ("needle", "sew", "shirt dress coat sleeve button curtain scarf skirt"),
-        ("pen", "write", "letter note list story poem report song essay"),
-        ("brush", "paint", "wall fence door gate chair picture roof boat"),
-        ("spade", "dig", "hole ditch trench garden grave tunnel pit well"),
-        ("kettle", "boil", "water milk juice wine cider rain snow ice"),
-        ("towel", "dry", "dishes hands hair face dog plate glass window"),
-        ("iron", "press", "trousers blouse apron tie suit linen cloth napkin"),
-        ("ladder", "reach", "shelf ceiling branch nest lamp balcony attic loft"),
-        ("rope", "tie up", "goat horse boat bundle sack parcel tent raft"),
-        ("saw", "split", "plank log beam board trunk pole stump timber"),
-        ("net", "catch", "fish butterfly crab moth bird frog beetle shrimp"),
-        ("camera", "record", "wedding sunset parade match race party dance concert"),
-        ("comb", "tidy", "beard mane curls fur wool wig braid fringe"),
-        ("scale", "weigh", "flour sugar gold potatoes baby luggage rice salt"),
-        ("torch", "light", "cave cellar alley mine stage forest barn corridor"),
-        ("pump", "fill", "tyre tank pool balloon ball mattress barrel bottle"),
-        ("oven", "bake", "pie loaf biscuit pizza tart potato bun muffin"),
-        ("rake", "gather", "leaves hay grass straw weeds twigs moss seeds"),
-        ("axe", "chop", "wood tree firewood root bamboo hedge bush stick"),
-        ("key", "unlock", "safe car box drawer house trunk office cabinet"),
-        ("tape", "measure", "waist table room carpet rug bed desk shadow"),
-        ("glue", "mend", "vase toy cup frame heel bowl statue doll"),
-        ("hose", "wash", "truck patio bike tractor elephant bus statue van"),
-        ("filter", "clean", "air oil petrol smoke pond fuel steam gas"),
-        ("drum", "lead", "march band troop dancers choir crowd rowers team"),
-        ("mirror", "check", "collar makeup teeth smile hat lipstick necklace ear"),
-        ("basket", "carry", "eggs apples kittens laundry berries mushrooms flowers plums"),
-        ("map", "find", "museum harbour village castle airport station market island"),
-    )
-)
-
-USE_SENTENCES = (
-    "To {g}, use the {t}.",
-    "People {g} with the {t}.",
-    "You need the {t} to {g}.",
-    "{n} took the {t} to {g}.",
-)
-USE_QUESTION = "How do you {g}?"
+USE_SENTENCES = ("To {g}, use the {t}.", "People {g} with the {t}.", "You need the {t} to {g}.",
+                 "{n} took the {t} to {g}.")
 
 # Each kind ends in a word of another sort (a place, a person, a colour), and a story tells two kinds. So the last word
 # is the only one of its sort that was told, and a small model learns to look it up within minutes.
@@ -213,28 +181,25 @@ class World:
         digest = hashlib.blake2b(text, digest_size=8, key=f"world {self.seed}".encode()).digest()
         return int.from_bytes(digest, "big") < HELD_OUT_SHARE[kind] * 2**64
 
-    def sum_held_out(self, problem: Sum) -> bool:
-        """Whether the sum is reserved for evaluation, whatever the story around it."""
-        return self.held_out("sum", str(problem.start), str(problem.first), str(problem.second))
-
     @cached_property
     def questions(self) -> dict[bool, tuple[tuple[str, Attribute], ...]]:
         """(name, attribute) pairs by whether their question is held out."""
-        return self._split("fact", [((name, a.name), (name, a)) for name in NAMES for a in ATTRIBUTES])
+        return self.split("fact", [((name, a.name), (name, a)) for name in NAMES for a in ATTRIBUTES])
 
     @cached_property
     def goals(self) -> dict[bool, tuple[tuple[str, Tool], ...]]:
         """(goal, tool) pairs such as ("cut the bread", knife), by whether their question is held out."""
         pairs = [(f"{tool.verb} the {thing}", tool) for tool in TOOLS for thing in tool.objects]
-        return self._split("use", [((goal,), (goal, tool)) for goal, tool in pairs])
+        return self.split("use", [((goal,), (goal, tool)) for goal, tool in pairs])
 
     @cached_property
     def sums(self) -> dict[bool, tuple[Sum, ...]]:
-        """All sums whose two results are positive, by whether they are held out."""
+        """All sums whose two results are positive, by whether they are held out, whatever the story around them."""
         triples = [Sum(a, b, c) for a in STARTS for b in CHANGES for c in CHANGES if a + b > 0 and a + b + c > 0]
-        return {flag: tuple(s for s in triples if self.sum_held_out(s) is flag) for flag in (False, True)}
+        return self.split("sum", [((str(s.start), str(s.first), str(s.second)), s) for s in triples])
 
-    def _split(self, kind: str, keyed: list[tuple[tuple[str, ...], tuple]]) -> dict[bool, tuple]:
+    def split(self, kind: str, keyed: Sequence[tuple[tuple[str, ...], Item]]) -> dict[bool, tuple[Item, ...]]:
+        """The items of (key, item) pairs by whether the key is held out."""
         return {flag: tuple(item for key, item in keyed if self.held_out(kind, *key) is flag) for flag in (False, True)}
 
 
@@ -248,7 +213,7 @@ def fact_question(rng: Random, name: str, attribute: Attribute) -> str:
 
 def use_question(goal: str) -> str:
     """The question for a goal such as "cut the bread"."""
-    return USE_QUESTION.format(g=goal)
+    return f"How do you {goal}?"
 
 
 def use_answer(tool: Tool) -> str:
@@ -259,14 +224,9 @@ def use_answer(tool: Tool) -> str:
 def sum_question(rng: Random, problem: Sum, *, name: str) -> str:
     """The sum told as a word problem about one person."""
     counted = rng.choice(COUNTED)
-    changes = [
-        f"{name} {rng.choice(GAINS if change > 0 else LOSSES).format(k=abs(change), s=counted)}"
-        for change in (problem.first, problem.second)
-    ]
-    return (
-        f"{name} has {problem.start} {counted}. Then {changes[0]}. Then {changes[1]}. "
-        f"How many {counted} does {name} have now?"
-    )
+    changes = [f"Then {name} {rng.choice(GAINS if change > 0 else LOSSES).format(k=abs(change), s=counted)}."
+               for change in (problem.first, problem.second)]
+    return f"{name} has {problem.start} {counted}. {' '.join(changes)} How many {counted} does {name} have now?"
 
 
 def story(rng: Random, *, people: Sequence[str], held_out: bool) -> tuple[list[str], list[tuple[str, str]]]:
@@ -292,54 +252,41 @@ def story(rng: Random, *, people: Sequence[str], held_out: bool) -> tuple[list[s
     return (told if rng.random() < 0.5 else told[::-1]), recall
 
 
-def world_documents(*, seed: int, max_bytes: int) -> Iterator[str]:
-    """Training documents of about 200 to 800 bytes, at most `max_bytes` UTF-8 bytes in all; the seed decides them.
-
-    Each is a few paragraphs separated by blank lines and ends with a newline. None contains a held-out question, event
-    or sum. Raises ValueError if `max_bytes` is less than MIN_BYTES.
-    """
-    return documents(Random(f"world documents {seed}"), PARAGRAPHS, WRITERS, max_bytes=max_bytes)
-
-
 def documents(
-    rng: Random, weights: Mapping[str, int], writers: Mapping[str, Writer], *, max_bytes: int
+    label: str, weights: Mapping[str, int], writers: Mapping[str, Writer], *, seed: int, max_bytes: int
 ) -> Iterator[str]:
-    """Documents of paragraphs drawn by weight, at most `max_bytes` in all; ValueError if that is below MIN_BYTES."""
+    """Training documents of about 200 to 800 bytes, at most `max_bytes` UTF-8 bytes in all.
+
+    Each is a few paragraphs, drawn by weight, about a cast of four people, whose names recur: a reason to look back in
+    the text. Paragraphs are separated by blank lines; a document ends with a newline. Label and seed decide them all.
+    Raises ValueError if `max_bytes` is less than MIN_BYTES.
+    """
     if max_bytes < MIN_BYTES:
         raise ValueError(f"the world needs max_bytes >= {MIN_BYTES}, got {max_bytes}: ask for more text")
-    return _generated(rng, weights, writers, max_bytes)
-
-
-def _generated(rng: Random, weights: Mapping[str, int], writers: Mapping[str, Writer], max_bytes: int) -> Iterator[str]:
-    total = 0
+    rng = Random(f"{label} {seed}")
+    left = max_bytes
     while True:
-        text = _document(rng, weights, writers)
-        total += len(text.encode())
-        if total > max_bytes:
+        cast = rng.sample(NAMES, 4)
+        kinds = rng.choices(tuple(weights), weights=tuple(weights.values()), k=rng.randint(3, 4))
+        text = "\n\n".join(writers[kind](rng, cast) for kind in kinds) + "\n"
+        left -= len(text.encode())
+        if left < 0:
             return
         yield text
-
-
-def _document(rng: Random, weights: Mapping[str, int], writers: Mapping[str, Writer]) -> str:
-    """Paragraphs about a cast of four people, whose names recur: a reason to look back in the text."""
-    cast = rng.sample(NAMES, 4)
-    kinds = rng.choices(tuple(weights), weights=tuple(weights.values()), k=rng.randint(3, 4))
-    return "\n\n".join(writers[kind](rng, cast) for kind in kinds) + "\n"
 
 
 def _facts(rng: Random, cast: Sequence[str]) -> str:
     """Three or four attributes of one of the cast, in varying words."""
     name = rng.choice(cast)
     chosen = rng.sample(ATTRIBUTES, rng.randint(3, 4))
-    sentences = [_statement(rng, name, a) for a in chosen[:2]]
-    clauses = [_clause(rng, name, a) for a in chosen[2:]]
-    return " ".join([*sentences, f"{name} {' and '.join(clauses)}."])
-
-
-def _statement(rng: Random, name: str, attribute: Attribute) -> str:
-    if rng.random() < 0.4:
-        return attribute.sentence.format(n=name, v=WORLD.facts[name, attribute.name])
-    return f"{name} {_clause(rng, name, attribute)}."
+    sentences = []
+    for attribute in chosen[:2]:
+        if rng.random() < 0.4:
+            sentences.append(attribute.sentence.format(n=name, v=WORLD.facts[name, attribute.name]))
+        else:
+            sentences.append(f"{name} {_clause(rng, name, attribute)}.")
+    clauses = " and ".join(_clause(rng, name, attribute) for attribute in chosen[2:])
+    return " ".join([*sentences, f"{name} {clauses}."])
 
 
 def _clause(rng: Random, name: str, attribute: Attribute) -> str:
@@ -349,9 +296,7 @@ def _clause(rng: Random, name: str, attribute: Attribute) -> str:
 def _fact_questions(rng: Random, cast: Sequence[str]) -> str:
     """Two questions about anybody: answers from the same document would teach to copy, not to know."""
     pairs = rng.sample(WORLD.questions[False], 2)
-    return "\n\n".join(
-        question_answer(fact_question(rng, name, a), WORLD.facts[name, a.name]) for name, a in pairs
-    )
+    return "\n\n".join(question_answer(fact_question(rng, name, a), WORLD.facts[name, a.name]) for name, a in pairs)
 
 
 def _stories(rng: Random, cast: Sequence[str]) -> str:
@@ -367,9 +312,7 @@ def _sums(rng: Random, cast: Sequence[str]) -> str:
 def _uses(rng: Random, cast: Sequence[str]) -> str:
     """Three uses stated as prose; held-out goals are stated like the others, only never asked for."""
     pairs = rng.sample(WORLD.goals[False] + WORLD.goals[True], 3)
-    return " ".join(
-        rng.choice(USE_SENTENCES).format(g=goal, t=tool.name, n=rng.choice(cast)) for goal, tool in pairs
-    )
+    return " ".join(rng.choice(USE_SENTENCES).format(g=goal, t=tool.name, n=rng.choice(cast)) for goal, tool in pairs)
 
 
 def _use_questions(rng: Random, cast: Sequence[str]) -> str:
@@ -382,7 +325,15 @@ def question_answer(question: str, answer: str) -> str:
     return f"Question: {question}\nAnswer: {answer}"
 
 
+def shuffled(rng: Random, right: str, wrong: Iterable[str]) -> tuple[list[str], int]:
+    """(choices in random order, the number of the right one)."""
+    choices = [right, *wrong]
+    rng.shuffle(choices)
+    return choices, choices.index(right)
+
+
 WRITERS: Mapping[str, Writer] = {
     "facts": _facts, "fact_questions": _fact_questions, "stories": _stories,
     "sums": _sums, "uses": _uses, "use_questions": _use_questions,
 }
+world_documents = partial(documents, "world documents", PARAGRAPHS, WRITERS)  # none holds what evaluation asks for
