@@ -32,9 +32,9 @@ from dbyte.decode.stream import ByteStream
 from dbyte.distill import terms
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate.measure import Measurer, bits_row, column_rows, deviation_rows, finished_row
+from dbyte.evaluate.exposure import claim_rows, deviation_rows, finished_row
+from dbyte.evaluate.measure import Measurer, bits_row, column_rows
 from dbyte.evaluate.speed import speed_rows
-from dbyte.evaluate.stats import claim_rows
 from dbyte.report import figures, miniature, results, tables
 from dbyte.text.spans import BOS
 

@@ -13,7 +13,7 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import boundary_learning, perturbed_step, perturbed_students, perturbed_teacher, run_variant
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.noisy_lm import Noise, noisy
+from dbyte.evaluate.noisy_lm import Noise, NoisyLM
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Ablation, TeacherShape, scale
 from dbyte.tasks import minibench
@@ -105,5 +105,5 @@ def test_clean_is_the_plain_score_and_noise_is_kept_apart_by_kind_place_and_seed
     assert len({one.correct for one in (clean, *found)}) > 1, "noise reaches the model"
     lm = teacher_lm(*load_teacher(folder))
     for noise, one in zip(noises, found, strict=True):
-        assert evaluate_tasks(noisy(lm, noise), [column.as_task(40)])["PIQA"] == one
+        assert evaluate_tasks(NoisyLM(lm, noise), [column.as_task(40)])["PIQA"] == one
         assert measurer.column(folder, "token", column, items=40, noise=noise) == one

@@ -25,9 +25,11 @@ def tokens_lm(student, token_bytes):
     return StudentLM(student, token_bytes, stage=1, boundaries="tokenizer")
 
 
-def test_trailing_spaces_move_to_the_continuation(tokens_lm):
+def test_trailing_spaces_move_to_the_continuation_and_joins_that_merge_tokens_are_scored(tokens_lm):
     moved, plain = tokens_lm.loglikelihood([Ask("The cat ", "sat"), Ask("The cat", " sat")])
     assert moved == pytest.approx(plain, abs=1e-5)
+    pairs = [("o", "w"), ("a", "b"), ("", "x"), ("The ca", "t"), ("#", "#")]
+    assert all(nats < 0 for nats, _ in tokens_lm.loglikelihood([Ask(*pair) for pair in pairs]))
 
 
 def test_the_scored_tokens_are_the_harness_own(tokens_lm, token_bytes):
@@ -37,11 +39,6 @@ def test_the_scored_tokens_are_the_harness_own(tokens_lm, token_bytes):
     whole, before = (token_bytes.align(text).token_ids for text in (context + continuation, context))
     text = b"".join(token_bytes.token_bytes[token] for token in whole[len(before):].tolist())
     assert request.text[request.start:] == text
-
-
-def test_a_join_that_merges_tokens_is_scored(tokens_lm):
-    pairs = [("o", "w"), ("a", "b"), ("", "x"), ("The ca", "t"), ("#", "#")]
-    assert all(nats < 0 for nats, _ in tokens_lm.loglikelihood([Ask(*pair) for pair in pairs]))
 
 
 @pytest.mark.parametrize("stage, boundaries", [(1, "tokenizer"), (2, "router")])
@@ -92,7 +89,7 @@ def test_the_readme_takes_a_generated_part_between_its_markers():
 @pytest.mark.parametrize("reading, apart", [("stage2/router", True), ("stage1/router", True), ("token", False)])
 def test_what_compiled_steps_wrote_is_remembered_apart_and_scores_are_not(reading, apart, monkeypatch, tmp_path):
     keys, answered = {}, dict(column="", metric="", accuracy=0.0, stderr=0.0, n=0, chance=0.0, correct=[],
-                              items_hash="", seconds=0.0)
+                              items_hash="")
     for compiler in ("c++", None):
         monkeypatch.setattr(measure, "find_compiler", lambda compiler=compiler: compiler)
         monkeypatch.setattr(measure.Measurer, "_known",

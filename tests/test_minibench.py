@@ -13,7 +13,7 @@ from lm_eval.api.model import LM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dbyte.evaluate.harness import correct_by_column, evaluate, teacher_lm
+from dbyte.evaluate.harness import correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.stats import retention
 from dbyte.tasks import minibench
 from dbyte.tasks.column import items_hash
@@ -202,7 +202,7 @@ def test_labels_are_evenly_spread_and_length_does_not_tell():
 
 
 def test_the_harness_gives_full_marks_to_the_answers_and_none_to_the_rest():
-    right, wrong = (evaluate(Knowing(flag), columns=tuple(EVERY), limit=15) for flag in (True, False))
+    right, wrong = (evaluate_tasks(Knowing(flag), minibench.mini_tasks(tuple(EVERY), 15)) for flag in (True, False))
     assert list(right) == list(EVERY)
     for column in EVERY:
         assert (right[column].accuracy, wrong[column].accuracy, right[column].n) == (1.0, 0.0, 15)
@@ -220,12 +220,13 @@ def test_evaluation_needs_no_network_and_leaves_the_process_as_it_was(model, tok
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()
     level = logging.getLogger("lm_eval").level
     capfd.readouterr()
-    results = evaluate(lm, columns=("PIQA", "LMB"), limit=8)
+    tasks = minibench.mini_tasks(("PIQA", "LMB"), 8)
+    results = evaluate_tasks(lm, tasks)
     assert list(results) == ["PIQA", "LMB"] and results["PIQA"].n == 8
     assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
     assert (np.random.get_state()[1] == states[2]).all() and logging.getLogger("lm_eval").level == level
     assert "".join(capfd.readouterr()) == ""
-    assert evaluate(lm, columns=("PIQA", "LMB"), limit=8) == results
+    assert evaluate_tasks(lm, tasks) == results
 
 
 class Request:
@@ -272,9 +273,9 @@ def test_the_teacher_generates_greedily_from_bos(model, tokenizer):
     (lambda: minibench.mini_tasks(["ARC"]), "unknown MiniBench column"),
     (lambda: minibench.mini_tasks(["LMB"], 0), "at least 1"),
     (lambda: items("PIQA", 10**6), "asked for"),
-    (lambda: evaluate(Knowing(), columns=()), "at least one"),
-    (lambda: evaluate(Knowing(), columns=("LMB", "LMB")), "different"),
-    (lambda: evaluate("a model"), "teacher_lm"),
+    (lambda: evaluate_tasks(Knowing(), []), "at least one"),
+    (lambda: evaluate_tasks(Knowing(), minibench.mini_tasks(("LMB",), 1) * 2), "different"),
+    (lambda: evaluate_tasks("a model", minibench.mini_tasks(("LMB",), 1)), "teacher_lm"),
     (lambda: teacher_lm(None, byte_tokenizer()), "BOS"),
 ])
 def test_bad_input_is_named(call, said):

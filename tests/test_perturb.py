@@ -7,11 +7,10 @@ import pytest
 from lm_eval.api.model import LM
 
 import dbyte
-from dbyte.evaluate.noisy_lm import PLACES, Noise, noisy
-from dbyte.evaluate.robustness import delta, over_places, robustness_score
-from dbyte.evaluate.stats import mean_of_items
+from dbyte.evaluate.noisy_lm import PLACES, Noise, NoisyLM
+from dbyte.evaluate.robustness import delta, robustness_score
 from dbyte.report.published import published
-from dbyte.text.perturb import KINDS, REPEATS, characters, perturb
+from dbyte.text.perturb import KINDS, REPEATS, perturb
 
 LONG = "The quick brown fox jumps over the lazy dog, and then it rests. " * 200
 SCRIPTS = ["", " ", "x", "naïve café", "e\u0301a\u0308 decomposed", "👩‍🚀👍🏽 🇩🇪 ❤️", "日本語テキスト", "ИЖЕ и слово",
@@ -58,12 +57,6 @@ def test_draws_belong_to_seed_and_text(kind):
     assert not perturb(LONG + "x", kind).startswith(perturb(LONG, kind)[:200])
 
 
-def test_characters_keep_their_marks_and_join_to_the_text():
-    for text in SCRIPTS:
-        assert "".join(characters(text)) == text
-    assert characters("e\u0301a") == ["e\u0301", "a"] and len(characters("👩‍🚀👍🏽")) == 2
-
-
 def test_nothing_is_dropped_to_nothing():
     assert all(perturb("ab", "drop", seed=seed) for seed in range(500))
     assert any(perturb("ab", "drop", seed=seed) != "ab" for seed in range(50))
@@ -75,12 +68,6 @@ def test_eq_5_by_hand_and_on_the_papers_own_table():
     table = published("table06_robustness").set_index("metric")["llama-3.2-3b/baseline"]
     derived = robustness_score(table["HellaSwag original"] / 100, table["HellaSwag noise avg"] / 100)
     assert derived == pytest.approx(table["robustness score"], abs=0.02)
-
-
-def test_places_are_averaged_by_item():
-    found = mean_of_items(over_places({"prompt": [1, 0], "completion": [1, 0], "both": [0, 0]}))
-    assert (found.value, found.n) == (pytest.approx(1 / 3), 2)
-    assert found.stderr == pytest.approx((2 / 9) ** 0.5 / 2**0.5)  # items 2/3 and 0
 
 
 class Echo(LM):
@@ -99,24 +86,17 @@ class Ask:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_noise_strikes_where_it_is_told(place):
-    lm = noisy(Echo(), Noise("uppercase", place))
+    lm = NoisyLM(Echo(), Noise("uppercase", place))
     prompt, completion = lm.loglikelihood([Ask("Anna lives in", " rome")])[0]
     assert (prompt == "ANNA LIVES IN") == (place != "completion") and prompt.lower() == "anna lives in"
     assert (completion == " ROME") == (place != "prompt") and completion.lower() == " rome"
     assert lm.generate_until([Ask("a", {"until": []})])[0] == ("a" if place == "completion" else "A", {"until": []})
 
 
-def test_all_choices_of_an_item_have_one_prompt():
-    lm = noisy(Echo(), Noise("drop", "both"))
-    prompts = {args[0] for args in lm.loglikelihood([Ask(LONG, f" choice {k}") for k in range(4)])}
-    assert len(prompts) == 1
-
-
 @pytest.mark.parametrize("call, said", [
     (lambda: perturb("a", "shout"), "unknown perturbation"), (lambda: perturb(b"a", "drop"), "decode bytes"),
     (lambda: Noise("drop", "margin"), "unknown place"), (lambda: Noise("fog"), "unknown perturbation"),
     (lambda: robustness_score(73.7, 54.1), "in \\[0, 1\\]"),
-    (lambda: over_places({"prompt": [1], "both": [1, 0]}), "same items"),
 ])
 def test_bad_input_is_named(call, said):
     with pytest.raises(ValueError, match=said):

@@ -109,23 +109,6 @@ def test_a_core_over_trees_is_the_core_over_each_sequence(family, compiled):
         engine.read_core(torch.zeros(300, 32), Tree.of([list(range(300))]))
 
 
-@pytest.mark.skipif(find_compiler() is None, reason="needs a C++ compiler; install g++")
-def test_threads_and_batches_change_no_bit(student):
-    texts = [b"a text %d, then more" % (k % 7) + bytes([65 + k]) * k for k in range(30)]
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count, apart in ((1, False), (1, True), (3, True)):
-            torch.set_num_threads(count)
-            tree = Tree.of([bytes([65 + k % 3]) + text for k, text in enumerate(texts)], apart=apart)
-            hidden_TD = student.byte_embedding(torch.from_numpy(tree.symbol_T)).detach()
-            out_TD = engine_for(student, True).read_stack(student.encoder, hidden_TD, tree)
-            found.append([out_TD[row[row >= 0]] for row in tree.node_NL])
-    finally:
-        torch.set_num_threads(threads)
-    for other in found[1:]:
-        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
-
-
 # -- scores -----------------------------------------------------------------------------------------------------------
 
 
@@ -182,21 +165,6 @@ def test_any_core_and_given_tokens_score_as_separate_texts(family, compiled, tok
         token_bytes.lengths[token_bytes.align(request.text.decode()).token_ids.numpy()].cumsum().tolist()))
         for request in whole]
     check(student, 1, along + REQUESTS, compiled=compiled)
-
-
-def test_equal_requests_are_read_once_and_all_answered(student, monkeypatch):
-    from dbyte.evaluate import score as scoring
-
-    read = []
-
-    class Counting(scoring.SharedTexts):
-        def __init__(self, texts, **options):
-            read.extend(texts)
-            super().__init__(texts, **options)
-
-    monkeypatch.setattr(scoring, "SharedTexts", Counting)
-    scores = Scorer(student, stage=2).score(REQUESTS * 3)
-    assert scores[: len(REQUESTS)] * 3 == scores and len(read) == len({*REQUESTS}) < len(REQUESTS)
 
 
 def test_a_shared_context_is_encoded_once(student, monkeypatch):

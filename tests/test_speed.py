@@ -6,8 +6,7 @@ import pytest
 import torch
 from conftest import make_student
 
-from dbyte.evaluate.speed import Wrote, rates, student_reads, student_writes, teacher_writes
-from dbyte.text.spans import BOS
+from dbyte.evaluate.speed import Wrote, rates, student_writes, teacher_writes
 
 PROMPTS = [b"The cat sat", b"Mira lives in", b"x"]
 
@@ -23,12 +22,6 @@ def test_students_write_as_many_bytes_as_asked_whatever_they_would_end(teacher, 
     assert 0 < wrote.reading < time.perf_counter() - started
     assert wrote.text_bytes == 20 * len(PROMPTS) and 0 < wrote.positions <= wrote.text_bytes
     assert student_writes(student, PROMPTS, 20, stage=stage)() == wrote
-
-
-def test_what_is_read_is_the_parallel_forward_of_bos_and_text(student):
-    out = student_reads(student, [b"The cat", b"a house"])()
-    expected = student(torch.tensor([[BOS, *b"The cat"], [BOS, *b"a house"]])).byte_logits
-    torch.testing.assert_close(out.byte_logits, expected)
 
 
 def test_a_teachers_bytes_are_those_of_the_tokens_that_it_wrote(teacher, token_bytes):

@@ -1,9 +1,12 @@
 """Errors and verdicts: hand-computed cases, agreement with lm-evaluation-harness, and what pairing must buy."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from dbyte.evaluate import stats
+from dbyte.evaluate.exposure import claim_rows
 
 
 def outcomes(seed, n, p):
@@ -37,7 +40,7 @@ def test_a_model_equals_itself():
 def test_paired_difference_matches_the_normal_approximation():
     teacher = outcomes(2, 2000, 0.8)
     student = np.where(outcomes(3, 2000, 0.1) == 1, 1 - teacher, teacher)
-    interval = stats.paired_difference(student, teacher)
+    interval = stats.difference({"A": student}, {"A": teacher})
     change = 100.0 * (student - teacher)
     half = 1.96 * change.std() / len(change) ** 0.5
     assert interval.value == pytest.approx(change.mean())
@@ -49,8 +52,8 @@ def test_pairing_narrows_the_interval():
     teacher = outcomes(4, 500, 0.5)
     student = teacher.copy()
     student[:10] = 1 - student[:10]
-    paired = stats.paired_difference(student, teacher)
-    unpaired = stats.paired_difference(student, np.random.default_rng(5).permutation(teacher))
+    paired = stats.difference({"A": student}, {"A": teacher})
+    unpaired = stats.difference({"A": student}, {"A": np.random.default_rng(5).permutation(teacher)})
     assert paired.high - paired.low < 0.4 * (unpaired.high - unpaired.low)
 
 
@@ -77,7 +80,7 @@ def test_interval_covers_the_truth_at_its_level():
         rng = np.random.default_rng(trial)
         teacher = rng.binomial(1, 0.8, 150)
         student = rng.binomial(1, np.where(teacher == 1, 0.9, 0.1))
-        interval = stats.paired_difference(student, teacher, resamples=500)
+        interval = stats.difference({"A": student}, {"A": teacher})
         hits += interval.low <= 100 * (0.8 * 0.9 + 0.2 * 0.1 - 0.8) <= interval.high
     assert 0.89 <= hits / 200 <= 0.99
 
@@ -92,18 +95,16 @@ def test_verdict(low, high, direction, expected):
 
 
 @pytest.mark.parametrize("call, said", [
-    (lambda: stats.proportion([]), "non-empty"),
-    (lambda: stats.proportion([0, 2]), "only 0s and 1s"),
-    (lambda: stats.paired_difference([1, 0], [1]), "same items"),
+    (lambda: stats.proportion([]), "at least one"),
+    (lambda: stats.proportion([0, 2]), "from 0 to 1"),
+    (lambda: stats.difference({"A": [1.5]}, {"A": [1]}), "from 0 to 1"),
+    (lambda: stats.difference({"A": [1, 0]}, {"A": [1]}), "same items"),
     (lambda: stats.difference({"A": [1]}, {"B": [1]}), "same items"),
     (lambda: stats.difference({}, {}), "same items"),
     (lambda: stats.retention({"A": [1]}, {"A": [0]}), "no correct item"),
-    (lambda: stats.difference({"A": [1]}, {"A": [0]}, level=95), "level"),
     (lambda: stats.verdict(2.0, 1.0), "low <= high"),
     (lambda: stats.verdict(0.0, float("nan")), "low <= high"),
     (lambda: stats.verdict(0.0, 1.0, direction="up"), "above"),
-    (lambda: stats.judge("A", {"A": [1, 0]}, {"A": [0, 1]}, statistic="ratio"), "unknown statistic"),
-    (lambda: stats.judge("A", {"A": [1, 0]}, {"A": [0, 1]}, direction="over"), "direction must be"),
     (lambda: stats.difference([], []), "as many seeds"),
     (lambda: stats.difference([{"A": [1]}], [{"A": [1]}] * 2), "as many seeds"),
     (lambda: stats.difference([{"A": [1]}, {"A": [1, 0]}], [{"A": [1]}] * 2), "every seed"),
@@ -113,34 +114,23 @@ def test_bad_input_is_named(call, said):
         call()
 
 
-def test_shares_are_resampled_as_items():
-    """Pairs of means are what is drawn, so a constant change has an interval of no width."""
-    teacher = np.random.default_rng(1).integers(0, 3, 60) / 3
-    interval = stats.paired_difference(teacher + 1 / 3, teacher)
-    assert (interval.value, interval.low, interval.high) == pytest.approx((100 / 3, 100 / 3, 100 / 3))
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        stats.paired_difference([0.5, 1.5], [0.0, 1.0])
-
-
-@pytest.mark.parametrize("direction, threshold, expected", [
-    ("above", 0.0, "shown"), ("below", 0.0, "opposite"), ("above", 30.0, "not shown")])
-def test_a_claim_is_judged_with_its_interval(direction, threshold, expected):
+def test_a_difference_is_judged_with_its_interval():
     first, second = {"A": outcomes(0, 400, 0.9)}, {"A": outcomes(1, 400, 0.6)}
-    found = stats.judge("A beats B", first, second, direction=direction, threshold=threshold, seed=3)
-    assert found.verdict == expected and found.n == 400 and found.interval == stats.difference(first, second, seed=3)
-    assert expected in str(found) and "n = 400" in str(found)
+    rows = stats.difference_rows("A beats B", first, second, direction="above", threshold=30.0)
+    assert [row["verdict"] for row in rows] == ["not shown"] * 2 and {row["n"] for row in rows} == {400}
+    assert (rows[0]["low"], rows[0]["high"]) == dataclasses.astuple(stats.difference(first, second))[1:]
 
 
 def test_claims_by_column_and_what_the_generated_one_loses_alone():
     one = {"A": [1] * 50, "GSM8K": [1] * 90 + [0] * 10}
     other = {"A": [1] * 50, "GSM8K": [1] * 40 + [0] * 60}
-    rows = {row["what"]: row for row in stats.claim_rows(one, other, generated="GSM8K")}
+    rows = {row["what"]: row for row in claim_rows(one, other, generated="GSM8K")}
     assert rows["A"]["value"] == 0 and rows["A"]["verdict"] == "not shown"
     assert rows["GSM8K"]["value"] == pytest.approx(50) and rows["GSM8K"]["verdict"] == "shown"
     beyond = rows["GSM8K beyond the others"]
     assert beyond["value"] == pytest.approx(50) and beyond["verdict"] == "shown" and beyond["n"] == 150
     assert beyond["low"] == pytest.approx(rows["GSM8K"]["low"], abs=1.0)  # A never differs
-    rows = {row["what"]: row for row in stats.claim_rows(other, one, generated="GSM8K")}
+    rows = {row["what"]: row for row in claim_rows(other, one, generated="GSM8K")}
     assert rows["GSM8K"]["verdict"] == rows["GSM8K beyond the others"]["verdict"] == "opposite"
 
 
@@ -153,18 +143,6 @@ def test_errors_over_seeds_by_hand():
     assert np.isnan(stats.mean_over_seeds([1.0]).low)
 
 
-def test_one_seed_has_the_error_of_its_items_and_more_seeds_never_less():
-    rng = np.random.default_rng(0)
-    first, second = ([{"A": rng.integers(0, 2, 200), "B": rng.integers(0, 2, 100)} for _ in range(3)] for _ in "ab")
-    one, plain = stats.difference(first[:1], second[:1]), stats.difference(first[0], second[0])
-    assert one.value == pytest.approx(plain.value)
-    assert one.high - one.low == pytest.approx(plain.high - plain.low)
-    three = stats.difference(first, second)
-    items = stats.difference(*({name: np.mean([columns[name] for columns in side], axis=0) for name in "AB"}
-                               for side in (first, second)))
-    assert three.value == pytest.approx(items.value) and three.high - three.low > items.high - items.low
-
-
 def test_what_students_keep_of_one_teacher_by_hand():
     teacher = {"A": [1, 1, 1, 0], "B": [1, 1, 0, 0]}  # 62.5 % on average
     found = stats.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}] * 2, teacher)
@@ -172,10 +150,3 @@ def test_what_students_keep_of_one_teacher_by_hand():
     assert stats.retention([teacher] * 3, teacher) == stats.Interval(100.0, 100.0, 100.0)
     apart = stats.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}, teacher], teacher)
     assert apart.high - apart.low > found.high - found.low
-
-
-def test_seeds_that_agree_leave_the_error_of_the_items():
-    same = [{"A": [1, 0, 1, 1, 0, 1, 0, 0]}] * 3
-    other = [{"A": [1, 0, 0, 1, 0, 0, 0, 0]}] * 3
-    assert stats.difference(same, other) == stats.difference(same[0], other[0])
-    assert stats.accuracy_over_seeds([[1, 1, 0, 0]] * 3).value == 50.0

@@ -49,13 +49,6 @@ def test_columns_weigh_alike_in_their_average_and_variances_add_up():
     assert both["stderr"] == pytest.approx(rows["B", "clean"]["stderr"] / 2)
 
 
-def test_noise_that_changes_nothing_leaves_a_score_of_100_without_error():
-    one = found(0.8, 0.5)
-    same = {task: dict.fromkeys(("clean", *KINDS), kinds["clean"]) for task, kinds in one.items()}
-    for row in under_noise.score_rows("m", same, CHANCE):
-        assert (row["value"], row["low"], row["high"], row["delta"]) == pytest.approx((100, 100, 100, 0))
-
-
 def test_a_model_at_chance_has_no_score():
     assert not under_noise.score_rows("m", found(0.1, 0.1), CHANCE)
 
@@ -86,7 +79,7 @@ def test_claims_are_judged_and_deltas_compared_item_by_item():
     assert verdicts["Stage 1 - teacher, antspeak", "average"] == "not shown"
     assert verdicts["Stage 2 - Stage 1, noise average", "A"] == verdicts["Stage 2 - Stage 1, Delta", "A"] == "shown"
     (row,) = [row for row in rows if (row["what"], row["task"]) == ("Stage 2 - Stage 1, Delta", "A")]
-    cost = [np.mean(one["A"]["clean"]) - np.mean(under_noise.noise_average(one)["A"]) for one in (weak, robust)]
+    cost = [np.mean(one["A"]["clean"]) - np.mean(under_noise.of("noise average", one)["A"]) for one in (weak, robust)]
     assert row["value"] == pytest.approx(100 * (cost[0] - cost[1])) and row["n"] == 200
 
 

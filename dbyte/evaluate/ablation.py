@@ -11,18 +11,10 @@ from pathlib import Path
 
 from dbyte.distill.runs import Run
 from dbyte.distill.variants import Variant, run_variant
+from dbyte.evaluate import stats
 from dbyte.evaluate.harness import ColumnResult, correct_by_column
-from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.stats import (
-    AVERAGE,
-    Interval,
-    accuracy_over_seeds,
-    difference,
-    interval_row,
-    mean_over_seeds,
-    retention,
-    verdict,
-)
+from dbyte.evaluate.measure import Measurer, column_rows
+from dbyte.evaluate.stats import AVERAGE, Interval
 from dbyte.model.student import ByteStudent
 from dbyte.presets import Scale
 
@@ -52,12 +44,14 @@ def accuracy_rows(measured: Measured, **more: object) -> list[dict]:
     rows = []
     for name, by_seed in measured.items():
         for task, first in by_seed[0].items():
-            found = accuracy_over_seeds([columns[task].correct for columns in by_seed])
-            rows.append(_row(name, task, found, first.n, len(by_seed)) | {"chance": 100 * first.chance} | more)
-        nothing = [{task: [0.0] * result.n for task, result in columns.items()} for columns in by_seed]
-        found = difference([correct_by_column(columns) for columns in by_seed], nothing)
+            found = stats.accuracy_over_seeds([columns[task].correct for columns in by_seed])
+            rows.append(_row(found, first.n, by_seed, model=name, task=task) | {"chance": 100 * first.chance} | more)
+        correct = _correct(by_seed)
+        nothing = [{task: [0.0] * len(marks) for task, marks in columns.items()} for columns in correct]
         chance = sum(result.chance for result in by_seed[0].values()) / len(by_seed[0])
-        rows.append(_row(name, AVERAGE, found, _items(by_seed[0]), len(by_seed)) | {"chance": 100 * chance} | more)
+        found = stats.difference(correct, nothing)
+        rows.append(_row(found, stats.items_in(correct[0]), by_seed, model=name, task=AVERAGE)
+                    | {"chance": 100 * chance} | more)
     return rows
 
 
@@ -67,18 +61,32 @@ def dynamics_rows(measurer: Measurer, trained: Trained, reading: str) -> list[di
     items = measurer.scale.ablation.items
     for name, by_seed in trained.items():
         for kept in zip(*map(_kept_models, by_seed), strict=True):
-            columns = [measurer.columns(folder, reading, items=items) for _, folder in kept]
+            columns = [measurer.columns(folder, reading, items=items) for _, folder, _ in kept]
             rows += accuracy_rows({name: columns}, train_bytes=kept[0][0])
     return rows
 
 
-def _kept_models(runs: Sequence[Run]) -> list[tuple[int, Path]]:
-    """Bytes since the first step began, and folder, of each model that a student left on its way, the last included."""
+def curriculum_rows(measurer: Measurer, runs: Sequence[Run], teacher: Path) -> list[dict]:
+    """Figure 2's rows: accuracy after each kept model of steps 1.1 and 1.2, against bytes from the start of Stage 1.
+
+    Along the teacher's boundaries, since the router learns in step 1.3 only.
+    """
+    items = measurer.scale.dynamics_items
+    rows = column_rows("teacher", measurer.columns(teacher, "token", items=items), step="0", train_bytes=0)
+    for seen, folder, step in _kept_models(runs[:2]):
+        found = measurer.columns(folder, "stage1/tokenizer", items=items)
+        rows += column_rows("student", found, step=step, train_bytes=seen)
+    return rows
+
+
+def _kept_models(runs: Sequence[Run]) -> list[tuple[int, Path, str]]:
+    """Bytes since the first step began, folder and step of each model that a student left on its way, the last too."""
     kept = []
     seen = 0
     for run in runs:
         size = run.facts()["train_bytes"]
-        kept += [(seen + done, folder) for done, folder in [*run.snapshots(), (size, run.model_folder)]]
+        step = run.facts()["step"].split()[0]
+        kept += [(seen + done, folder, step) for done, folder in [*run.snapshots(), (size, run.model_folder)]]
         seen += size
     return kept
 
@@ -89,17 +97,16 @@ def variant_difference_rows(measured: Measured, first: str, others: Sequence[str
     others: names, None: all. The verdict is on "`first` is ahead".
     """
     rows = []
+    ours = _correct(measured[first])
     for other in others if others is not None else [name for name in measured if name != first]:
-        one, two = ([correct_by_column(columns) for columns in measured[name]] for name in (first, other))
-        for task in (*one[0], AVERAGE):
-            chosen = list(one[0]) if task == AVERAGE else [task]
-            sides = ([{name: columns[name] for name in chosen} for columns in side] for side in (one, two))
-            found = difference(*sides)
-            n = sum(len(one[0][name]) for name in chosen)
-            rows.append(_row("", task, found, n, len(one))
-                        | {"what": f"{first} - {other}", "low": found.low, "high": found.high,
-                           "verdict": verdict(found.low, found.high)})
-    return [{key: value for key, value in row.items() if key != "model"} for row in rows]
+        theirs = _correct(measured[other])
+        for task in (*ours[0], AVERAGE):
+            one, two = ([stats.of_task(columns, task) for columns in side] for side in (ours, theirs))
+            found = stats.difference(one, two)
+            rows.append(_row(found, stats.items_in(one[0]), one, task=task) | {
+                "what": f"{first} - {other}", "low": found.low, "high": found.high,
+                "verdict": stats.verdict(found.low, found.high)})
+    return rows
 
 
 def best_of(measured: Measured, names: Sequence[str]) -> str:
@@ -115,9 +122,9 @@ def retention_rows(measured: Measured, baselines: Mapping[str, Mapping[str, Colu
     """Tidy rows in percent: each variant's average over that of its baseline, a token model, on the same items."""
     rows = []
     for name, by_seed in measured.items():
-        found = retention([correct_by_column(columns) for columns in by_seed],
-                                correct_by_column(baselines[name]))
-        rows.append(_row(name, AVERAGE, found, _items(by_seed[0]), len(by_seed))
+        correct = _correct(by_seed)
+        found = stats.retention(correct, correct_by_column(baselines[name]))
+        rows.append(_row(found, stats.items_in(correct[0]), by_seed, model=name, task=AVERAGE)
                     | {"low": found.low, "high": found.high})
     return rows
 
@@ -131,12 +138,11 @@ def bits_rows(measurer: Measurer, trained: Trained, reading: str) -> list[dict]:
     for name, by_seed in trained.items():
         for corpus, _ in measurer.scale.corpora:
             found = [measurer.bits(runs[-1].model_folder, reading, corpus) for runs in by_seed]
-            over_seeds = mean_over_seeds([one["value"] for one in found])
-            row = _row(name, "", over_seeds, found[0]["n"], len(found)) | {"corpus": corpus}
+            row = _row(stats.mean_over_seeds([one["value"] for one in found]), found[0]["n"], by_seed, model=name)
             # Every seed reads the same pieces, so that their error does not shrink with seeds.
             of_pieces = sum(one["stderr"] for one in found) / len(found)
             row["stderr"] = math.hypot(of_pieces, 0.0 if math.isnan(row["stderr"]) else row["stderr"])
-            rows.append({key: value for key, value in row.items() if key != "task"})
+            rows.append(row | {"corpus": corpus})
     return rows
 
 
@@ -146,8 +152,8 @@ def boundary_rows(measurer: Measurer, trained: Trained) -> list[dict]:
     for name, by_seed in trained.items():
         for corpus, _ in measurer.scale.corpora:
             found = [measurer.boundaries(runs[-1].model_folder, corpus) for runs in by_seed]
-            row = _row(name, "", mean_over_seeds([100 * one.f1 for one in found]), found[0].n, len(found))
-            rows.append({key: value for key, value in row.items() if key != "task"} | {"corpus": corpus})
+            rows.append(_row(stats.mean_over_seeds([100 * one.f1 for one in found]), found[0].n, by_seed, model=name)
+                        | {"corpus": corpus})
     return rows
 
 
@@ -158,8 +164,8 @@ def loss_rows(trained: Trained, *, step: int = -1) -> list[dict]:
     """
     rows = []
     for name, by_seed in trained.items():
-        last = [_mean_of_last_tenth(runs[step]) for runs in by_seed]
-        rows.append(_row(name, "loss", mean_over_seeds(last), len(last), len(last)))
+        logs = [_log(runs[step]) for runs in by_seed]
+        rows.append(_loss_row(name, [log[-max(len(log) // 10, 1) :] for log in logs]))
     return rows
 
 
@@ -171,10 +177,9 @@ def curve_rows(trained: Trained, *, step: int = 0) -> list[dict]:
         count = min(map(len, logs))
         parts = min(count, 10)
         for part in range(parts):
-            chosen = range(part * count // parts, (part + 1) * count // parts)
-            values = [sum(log[i]["loss"] for i in chosen) / len(chosen) for log in logs]
-            rows.append(_row(name, "loss", mean_over_seeds(values), len(values), len(values))
-                        | {"train_bytes": logs[0][chosen[-1]]["bytes"]})
+            chosen = slice(part * count // parts, (part + 1) * count // parts)
+            rows.append(_loss_row(name, [log[chosen] for log in logs])
+                        | {"train_bytes": logs[0][chosen.stop - 1]["bytes"]})
     return rows
 
 
@@ -184,20 +189,20 @@ def sizes(trained: Trained) -> dict[str, int]:
                       .encoder.parameters()) for name, by_seed in trained.items()}
 
 
-def _row(model: str, task: str, found: Interval, n: int, count: int) -> dict:
-    row = interval_row(found, n)
-    return {"model": model, "task": task, "value": row["value"], "stderr": row["stderr"], "n": n, "seeds": count}
+def _row(found: Interval, n: int, by_seed: Sequence, **keys: str) -> dict:
+    row = stats.interval_row(found, n)
+    return keys | {"value": row["value"], "stderr": row["stderr"], "n": n, "seeds": len(by_seed)}
 
 
-def _items(columns: Mapping[str, ColumnResult]) -> int:
-    return sum(result.n for result in columns.values())
+def _correct(by_seed: Sequence[Mapping[str, ColumnResult]]) -> list[dict[str, tuple[int, ...]]]:
+    return [correct_by_column(columns) for columns in by_seed]
 
 
 def _log(run: Run) -> list[dict]:
     return [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
 
 
-def _mean_of_last_tenth(run: Run) -> float:
-    log = _log(run)
-    last = log[-max(len(log) // 10, 1) :]
-    return sum(line["loss"] for line in last) / len(last)
+def _loss_row(name: str, logs: Sequence[Sequence[dict]]) -> dict:
+    """The mean loss of each seed's lines of a log, averaged over seeds."""
+    losses = [sum(line["loss"] for line in lines) / len(lines) for lines in logs]
+    return _row(stats.mean_over_seeds(losses), len(logs), logs, model=name, task="loss")

@@ -83,7 +83,7 @@ def student_nats(scorer: Scorer, pieces: list[Document], *, boundaries: str) -> 
 
 
 def folded_nats(scorer: Scorer, pieces: list[Document]) -> list[float]:
-    """Stage 2's sum over both flags of each byte, in nats: no probability, shown next to the joint score only."""
+    """Stage 2's sum over both flags of each byte, in nats (see dbyte.evaluate.score)."""
     return [-score.folded_nats for score in scorer.score([Request(text_of(piece), 0) for piece in pieces])]
 
 

@@ -20,6 +20,7 @@ Shape letters: B rows, L bytes, P pieces, K kinds, N lengths.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.evaluate.boundaries import Agreement, decisions, outcomes
-from dbyte.evaluate.stats import Z95, Estimate, ratio_difference, ratio_of_sums, verdict
+from dbyte.evaluate.stats import Z95, Estimate, verdict
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Rows
@@ -38,30 +39,19 @@ KINDS = ("before a space", "other white space", "non-ASCII", "digits", "punctuat
 BEFORE_SPACE, OTHER_WHITE, NON_ASCII, DIGITS, PUNCTUATION, IN_WORD = range(len(KINDS))
 SPACE, WHITE = 0x20, b" \t\n\r\v\f"  # line breaks are no spaces here: tokenizers join them to what stands before
 WHO = ("router", "teacher")
+Ratio = tuple[Sequence[float], Sequence[float]]  # what is over the bar, and under it, in each piece of text
 CONSISTENT = 95.0  # percent of the places before a space at which "consistently" begins: our reading, none is given
-SPACE_MEASURES = ("router cuts", "teacher cuts", "router - teacher", "recall beyond elsewhere", "false cuts",
-                  "false cuts beyond chance")  # of `space_rows`
-CLAIMS = {"router cuts": CONSISTENT, "router - teacher": 0.0, "recall beyond elsewhere": 0.0,
-          "false cuts beyond chance": 0.0}  # what `space_rows` judges: the value lies above this
+# Of `space_rows`: what is judged is that the value lies above this; nan: it is not judged.
+SPACE_MEASURES = {"router cuts": CONSISTENT, "teacher cuts": math.nan, "router - teacher": 0.0,
+                  "recall beyond elsewhere": 0.0, "false cuts": math.nan,
+                  "false cuts beyond chance": 0.0}
+PASSAGE = 120  # characters of a text that is shown byte by byte
 FEWEST = 20  # positions counted: with fewer neither error nor interval is given, and nothing is shown
 
 
-def _byte_classes() -> Tensor:
-    """The kind of a position by one of its two bytes, where the other does not decide it: int64 [256]."""
-    classes = torch.full((256,), PUNCTUATION)
-    for byte in range(256):
-        if byte in WHITE:
-            classes[byte] = OTHER_WHITE
-        elif byte >= 128:
-            classes[byte] = NON_ASCII
-        elif chr(byte).isdigit():
-            classes[byte] = DIGITS
-        elif chr(byte).isalpha():
-            classes[byte] = IN_WORD
-    return classes
-
-
-BYTE_CLASSES = _byte_classes()
+BYTE_CLASSES = torch.tensor([
+    OTHER_WHITE if byte in WHITE else NON_ASCII if byte >= 128 else DIGITS if chr(byte).isdigit() else
+    IN_WORD if chr(byte).isalpha() else PUNCTUATION for byte in range(256)])  # where the other byte does not decide
 
 
 def kinds(byte_ids_BL: Tensor) -> Tensor:
@@ -84,10 +74,13 @@ class Tally:
     counts_PK4: np.ndarray
     lengths_PN: dict[str, np.ndarray]
 
+    def pieces(self, kind: int | None = None) -> np.ndarray:
+        """The counts of each piece, int64 [P, 4], at one kind of position, or at all (None)."""
+        return self.counts_PK4.sum(1) if kind is None else self.counts_PK4[:, kind]
+
     def of(self, kind: int | None = None) -> Agreement:
         """The agreement at one kind of position, or at all (None)."""
-        counts_PK4 = self.counts_PK4 if kind is None else self.counts_PK4[:, [kind]]
-        return Agreement(*map(int, counts_PK4.sum((0, 1))))
+        return Agreement(*self.pieces(kind).sum(0).tolist())
 
 
 def tally(student: ByteStudent, rows: Rows) -> Tally:
@@ -101,32 +94,44 @@ def tally(student: ByteStudent, rows: Rows) -> Tally:
         # every piece begins with BOS, and BOS occurs nowhere else
         piece_BL = (batch.byte_ids_BL == BOS).flatten().cumsum(0).view_as(batch.byte_ids_BL) - 1
         pieces = int(piece_BL.max()) + 1
-        place_BL = piece_BL * len(KINDS) + kinds(batch.byte_ids_BL)
-        counts.append(torch.stack([_count(place_BL[mask_BL & routed_BL], pieces, len(KINDS))
-                                   for mask_BL in outcomes(cut_BL, batch.boundary_BL)], dim=-1))
+        kind_BL = kinds(batch.byte_ids_BL)
+        counted = [mask_BL & routed_BL for mask_BL in outcomes(cut_BL, batch.boundary_BL)]
+        counts.append(torch.stack([_count(piece_BL[mask_BL], kind_BL[mask_BL], pieces, len(KINDS))
+                                   for mask_BL in counted], dim=-1))
         for who, ends_BL in zip(WHO, (cut_BL & batch.mask_BL, batch.boundary_BL), strict=True):
-            owner, length = _chunks(ends_BL, batch.byte_ids_BL, piece_BL)
-            lengths[who].append(_count(owner * (rows.row_bytes + 1) + length, pieces, rows.row_bytes + 1))
-    return Tally(torch.cat(counts).numpy(), {who: _trimmed(torch.cat(found)) for who, found in lengths.items()})
+            ends = ends_BL.flatten().nonzero()[:, 0]
+            length = torch.diff(ends, prepend=torch.tensor([-1]))
+            # BOS ends whatever is before it (padding too), so a text's first chunk starts after it
+            text = batch.byte_ids_BL.flatten()[ends] < BOS
+            lengths[who].append(_count(piece_BL.flatten()[ends][text], length[text], pieces, rows.row_bytes + 1))
+    found = {who: torch.cat(counted) for who, counted in lengths.items()}
+    return Tally(torch.cat(counts).numpy(), {who: lengths_PN[:, : int(lengths_PN.sum(0).nonzero().max()) + 1].numpy()
+                                             for who, lengths_PN in found.items()})
 
 
-def _count(places: Tensor, pieces: int, width: int) -> Tensor:
-    """How often each of piece * width + column occurs: int64 [P, width]."""
-    return torch.bincount(places, minlength=pieces * width).view(pieces, width)
+def _count(piece: Tensor, column: Tensor, pieces: int, columns: int) -> Tensor:
+    """How often each column occurs in each piece: int64 [P, columns]."""
+    return torch.bincount(piece * columns + column, minlength=pieces * columns).view(pieces, columns)
 
 
-def _chunks(ends_BL: Tensor, byte_ids_BL: Tensor, piece_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """The piece and the length in bytes of every chunk of text, from where chunks end."""
-    ends = ends_BL.flatten().nonzero()[:, 0]
-    lengths = torch.diff(ends, prepend=torch.tensor([-1]))
-    # BOS ends whatever is before it (padding too), so a text's first chunk starts after it
-    text = byte_ids_BL.flatten()[ends] < BOS
-    return piece_BL.flatten()[ends][text], lengths[text]
+def ratio_of_sums(*ratios: Ratio) -> Estimate:
+    """The sum of one list [P] by the sum of another, or of two such ratios the first minus the second.
 
-
-def _trimmed(lengths_PN: Tensor) -> np.ndarray:
-    """Without the lengths that no chunk has at the end."""
-    return lengths_PN[:, : int(lengths_PN.sum(0).nonzero().max()) + 1].numpy()
+    The error is over P independent pieces of text: what is counted in one comes together, so its parts are no items of
+    their own, and errors of two ratios over the same pieces may cancel. First order (linearised); nan for one piece,
+    which says nothing on how pieces differ. ValueError for a sum of 0 under the bar.
+    """
+    value = 0.0
+    pull_P = 0.0  # how far each piece pulls it from where the others would leave it
+    for sign, (over_P, under_P) in zip((1, -1), ratios, strict=False):
+        under = np.sum(under_P)
+        if not under:
+            raise ValueError("a ratio of sums needs something under the bar, found the sum 0")
+        ratio = np.sum(over_P) / under
+        value += sign * ratio
+        pull_P += sign * (np.asarray(over_P) - ratio * np.asarray(under_P)) / under
+    n = len(pull_P)
+    return Estimate(float(value), float(np.sqrt(n / (n - 1) * (pull_P**2).sum())) if n > 1 else math.nan, n)
 
 
 def kind_rows(found: Tally, **where: str) -> list[dict]:
@@ -137,10 +142,10 @@ def kind_rows(found: Tally, **where: str) -> list[dict]:
     """
     rows = []
     for index, kind in enumerate((*KINDS, "all")):
-        picked_PK4 = found.counts_PK4[:, [index]] if kind != "all" else found.counts_PK4
-        agreement = found.of(None if kind == "all" else index)
-        hits_P, false_P, missed_P, _ = picked_PK4.sum(1).T
-        if agreement.n == 0 or agreement.hits + agreement.false_cuts + agreement.missed_cuts == 0:
+        index = None if kind == "all" else index
+        hits_P, false_P, missed_P, _ = found.pieces(index).T
+        agreement = found.of(index)
+        if agreement.hits + agreement.false_cuts + agreement.missed_cuts == 0:
             continue
         rows.append(where | {"kind": kind, "n": agreement.n}
                     | _rate("value", "stderr", 2 * hits_P, 2 * hits_P + false_P + missed_P, n=agreement.n)
@@ -152,8 +157,10 @@ def kind_rows(found: Tally, **where: str) -> list[dict]:
 
 
 def _rate(name: str, error: str, over_P: np.ndarray, under_P: np.ndarray, *, n: int) -> dict[str, float]:
-    """A share in percent and its error by their names, missing where nothing stands under the bar."""
-    rate = ratio_of_sums(over_P, under_P) if under_P.sum() else Estimate(math.nan, math.nan, 0)
+    """A share in percent and its error by their names, nan where nothing stands under the bar."""
+    if not under_P.sum():
+        return {name: math.nan, error: math.nan}
+    rate = ratio_of_sums((over_P, under_P))
     return {name: 100 * rate.value, error: 100 * rate.stderr if n >= FEWEST else math.nan}
 
 
@@ -168,46 +175,40 @@ def space_rows(found: Tally, **where: str) -> list[dict]:
     false cuts beyond chance    that, minus the share there of all positions without a boundary of the teacher, which
                                 is what random false boundaries would have: errors drawn to spaces are above 0
 
-    CLAIMS says which are judged; the first row's claim is the paper's "consistently". What has no position to be
-    counted at is left out: shares of false boundaries where there are none, and chance where the teacher has a boundary
-    before every space.
+    SPACE_MEASURES says which are judged; the first row's claim is the paper's "consistently". What has no position to
+    be counted at is left out: shares of false boundaries where there are none, and chance where the teacher has a
+    boundary before every space.
     """
-    here_P4 = found.counts_PK4[:, BEFORE_SPACE]
-    everywhere_P4 = found.counts_PK4.sum(1)
+    here_P4 = found.pieces(BEFORE_SPACE)
+    everywhere_P4 = found.pieces()
     hits_P, false_P, missed_P, all_P = here_P4.T
-    every_false_P = everywhere_P4[:, 1]
+    recalls = [(part_P4[:, 0], part_P4[:, 0] + part_P4[:, 2]) for part_P4 in (here_P4, everywhere_P4 - here_P4)]
+    # where the teacher has no boundary: only there one can be false
+    uncut_P, every_uncut_P = (part_P4[:, 3] - part_P4[:, 0] - part_P4[:, 2] for part_P4 in (here_P4, everywhere_P4))
+    falsely = (false_P, everywhere_P4[:, 1])
+    measures = {
+        "router cuts": [(hits_P + false_P, all_P)], "teacher cuts": [(hits_P + missed_P, all_P)],
+        "router - teacher": [(false_P - missed_P, all_P)], "recall beyond elsewhere": recalls, "false cuts": [falsely],
+        "false cuts beyond chance": [falsely, (uncut_P, every_uncut_P)] if uncut_P.sum() else []}
     rows = []
-    if all_P.sum():
-        rows += [("router cuts", ratio_of_sums(hits_P + false_P, all_P), all_P),
-                 ("teacher cuts", ratio_of_sums(hits_P + missed_P, all_P), all_P),
-                 ("router - teacher", ratio_of_sums(false_P - missed_P, all_P), all_P)]
-    here, elsewhere = ((part_P4[:, 0], part_P4[:, 0] + part_P4[:, 2]) for part_P4 in (here_P4, everywhere_P4 - here_P4))
-    if here[1].sum() and elsewhere[1].sum():
-        rows.append(("recall beyond elsewhere", ratio_difference(here, elsewhere), here[1] + elsewhere[1]))
-    if every_false_P.sum():
-        rows.append(("false cuts", ratio_of_sums(false_P, every_false_P), every_false_P))
-    if every_false_P.sum() and _uncut(here_P4).sum():
-        beyond = ratio_difference((false_P, every_false_P), (_uncut(here_P4), _uncut(everywhere_P4)))
-        rows.append(("false cuts beyond chance", beyond, every_false_P))
-    return [where | _judged(what, estimate, int(n_P.sum()), unit=100, threshold=CLAIMS.get(what))
-            for what, estimate, n_P in rows]
+    for what, ratios in measures.items():
+        if ratios and all(under_P.sum() for _, under_P in ratios):
+            counted = ratios if ratios is recalls else ratios[:1]
+            n = int(sum(under_P.sum() for _, under_P in counted))
+            rows.append(where | _judged(what, ratios, n, unit=100, threshold=SPACE_MEASURES[what]))
+    return rows
 
 
-def _uncut(counts_P4: np.ndarray) -> np.ndarray:
-    """How many positions of each piece have no boundary of the teacher: only there a boundary can be false."""
-    hits_P, _, missed_P, all_P = counts_P4.T
-    return all_P - hits_P - missed_P
-
-
-def _judged(what: str, estimate: Estimate, n: int, *, unit: float, threshold: float | None) -> dict:
-    """A tidy row in `unit`s, with the verdict on "above the threshold" where there is one."""
-    value = unit * estimate.value
-    stderr = unit * estimate.stderr
+def _judged(what: str, ratios: list[Ratio], n: int, *, unit: float, threshold: float) -> dict:
+    """A tidy row in `unit`s, with the verdict on "above the threshold" if there is one."""
+    found = ratio_of_sums(*ratios)
+    value = unit * found.value
+    stderr = unit * found.stderr
     # a normal interval needs events: one false boundary alone would have an error of nearly 0, one piece has none
     half = math.inf if math.isnan(stderr) or n < FEWEST else Z95 * stderr
-    said = "" if threshold is None else verdict(value - half, value + half, threshold=threshold)
+    said = "" if math.isnan(threshold) else verdict(value - half, value + half, threshold=threshold)
     return {"what": what, "value": value, "stderr": stderr, "n": n, "low": value - half, "high": value + half,
-            "threshold": math.nan if threshold is None else threshold, "verdict": said}
+            "threshold": threshold, "verdict": said}
 
 
 def mean_rows(found: Tally, **where: str) -> list[dict]:
@@ -215,13 +216,12 @@ def mean_rows(found: Tally, **where: str) -> list[dict]:
 
     The difference is judged: a router that finds too few segments has longer chunks than its teacher, above 0.
     """
-    sums = {who: (lengths_PN @ np.arange(lengths_PN.shape[1]), lengths_PN.sum(1))
-            for who, lengths_PN in found.lengths_PN.items()}
-    rows = [where | _judged(who, ratio_of_sums(bytes_P, chunks_P), int(chunks_P.sum()), unit=1, threshold=None)
-            for who, (bytes_P, chunks_P) in sums.items()]
-    gap = ratio_difference(sums["router"], sums["teacher"])
-    n = int(sums["teacher"][1].sum())
-    return [*rows, where | _judged("router - teacher", gap, n, unit=1, threshold=0.0)]
+    router, teacher = ((lengths_PN @ np.arange(lengths_PN.shape[1]), lengths_PN.sum(1))
+                       for lengths_PN in (found.lengths_PN[who] for who in WHO))
+    rows = [("router", [router], router, math.nan), ("teacher", [teacher], teacher, math.nan),
+            ("router - teacher", [router, teacher], teacher, 0.0)]
+    return [where | _judged(what, ratios, int(chunks_P.sum()), unit=1, threshold=threshold)
+            for what, ratios, (_, chunks_P), threshold in rows]
 
 
 def length_rows(found: Tally, **where: str) -> list[dict]:
@@ -230,7 +230,20 @@ def length_rows(found: Tally, **where: str) -> list[dict]:
     for who, lengths_PN in found.lengths_PN.items():
         chunks_P = lengths_PN.sum(1)
         for length in np.flatnonzero(lengths_PN.sum(0)):
-            share = ratio_of_sums(lengths_PN[:, length], chunks_P)
+            share = ratio_of_sums((lengths_PN[:, length], chunks_P))
             rows.append(where | {"who": who, "length": int(length), "value": 100 * share.value,
                                  "stderr": 100 * share.stderr, "n": int(chunks_P.sum())})
     return rows
+
+
+def passage_of(documents: Sequence[str]) -> str:
+    """The first PASSAGE characters of the first document, or of the line that is the first to leave ASCII, if any is.
+
+    Inside characters of several bytes a router can set boundaries that no token model has, and such characters are
+    rare. A word that the limit would split is left out.
+    """
+    text = next((text for text in documents if not text.isascii()), documents[0])
+    if not text.isascii():
+        first = next(place for place, character in enumerate(text) if not character.isascii())
+        text = text[text.rfind("\n", 0, first) + 1:].strip()
+    return text[:PASSAGE] if len(text) <= PASSAGE else text[:PASSAGE + 1].rsplit(maxsplit=1)[0]

@@ -14,6 +14,7 @@ model should not mind.
 Shape letters: B rows, L bytes.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,10 @@ import torch
 from dbyte.decode.generate import begin, evaluating, generate
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import pad_bytes
+from dbyte.evaluate import stats
 from dbyte.evaluate.score import Request
 from dbyte.evaluate.score_own_boundaries import walk
+from dbyte.evaluate.stats import Columns, Interval
 from dbyte.kernels.fast import fast_products
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
@@ -104,18 +107,39 @@ def _binned(text: str, wrong: list[list[bool]], new_bytes: int) -> list[Deviatio
     return found
 
 
+def deviation_rows(model: str, corpus: str, found: list[Deviation]) -> list[dict]:
+    """Deviations from the router's boundaries as tidy rows, in percent of the bytes first..last after their prompts."""
+    return [{"model": model, "corpus": corpus, "text": one.text, "first": one.first, "value": 100 * one.share,
+             "stderr": 100 * one.stderr, "n": one.decided, "last": one.last, "deviating": one.deviating}
+            for one in found]
+
+
+def claim_rows(one: Columns, other: Columns, *, generated: str) -> list[dict]:
+    """Tidy rows of one - other by column, in points: what, value, stderr, n, low, high, and the verdict on "above 0".
+
+    The last row holds the column `generated` against the mean of the others: what is lost there and not elsewhere.
+    """
+    found = {name: stats.difference(stats.of_task(one, name), stats.of_task(other, name)) for name in one}
+    sizes = {name: len(answers) for name, answers in one.items()}
+    # (a - b) - (c - d) = (a + d) - (c + b): items of different columns are independent, so the variances add up
+    ahead = found[generated]
+    rest = stats.difference(*({name: side[name] for name in one if name != generated} for side in (one, other)))
+    half = (((ahead.high - ahead.low) / 2) ** 2 + ((rest.high - rest.low) / 2) ** 2) ** 0.5
+    gap = ahead.value - rest.value
+    beyond = f"{generated} beyond the others"
+    found[beyond] = Interval(gap, gap - half, gap + half)
+    sizes[beyond] = stats.items_in(one)
+    return [{"what": what} | stats.interval_row(interval, sizes[what])
+            | {"verdict": stats.verdict(interval.low, interval.high)} for what, interval in found.items()]
+
+
 # -- prompts that end inside a word ------------------------------------------------------------------------------------
 
 
 def word_splits(text: bytes) -> list[tuple[bytes, bytes]]:
     """(the text so far, the rest of the word) for each byte inside a word of ASCII letters."""
-    letter = [bytes([byte]).isalpha() for byte in text]
-    found = []
-    for split in range(1, len(text)):
-        if letter[split - 1] and letter[split]:
-            end = next((i for i in range(split, len(text)) if not letter[i]), len(text))
-            found.append((text[:split], text[split:end]))
-    return found
+    return [(text[:split], text[split : word.end()]) for word in re.finditer(rb"[A-Za-z]+", text)
+            for split in range(word.start() + 1, word.end())]
 
 
 def finished(student: ByteStudent, documents: Iterable[bytes], *, stage: int, rows: int = 64) -> list[int]:
@@ -131,3 +155,9 @@ def finished(student: ByteStudent, documents: Iterable[bytes], *, stage: int, ro
         for place, text in zip(places, texts, strict=True):
             right[place] = int(text.startswith(splits[place][1]))
     return right
+
+
+def finished_row(model: str, corpus: str, right: list[int]) -> dict:
+    """The share of words finished as a tidy row, in percent."""
+    share = stats.proportion(right)
+    return {"model": model, "corpus": corpus, "value": 100 * share.value, "stderr": 100 * share.stderr, "n": share.n}

@@ -5,25 +5,26 @@ reseeds torch, numpy and random of the process, asks git, and inspects the machi
 Errors are computed by `dbyte.evaluate.stats` from the per-item results, which are kept for paired comparison.
 """
 
-import contextlib
+import copy
 import functools
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import lm_eval.api.task
+import lm_eval.evaluator
+import torch
+from lm_eval.api.model import LM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dbyte.evaluate.stats import proportion
 from dbyte.kernels.fast import fast_products
-from dbyte.tasks import minibench
 from dbyte.tasks.column import HarnessTask, items_hash
-
-if TYPE_CHECKING:
-    import torch
-    from lm_eval.api.model import LM
-    from lm_eval.models.huggingface import HFLM
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
 
 FEWSHOT_SEED = 1234  # the harness's own default, which it sets only around the evaluator
 
@@ -41,38 +42,24 @@ class ColumnResult:
     correct: tuple[int, ...]
     items_hash: str
 
-    def as_json(self) -> dict:
-        """The fields as a dict of JSON types."""
-        return {**asdict(self), "correct": list(self.correct)}
 
-
-def evaluate(
-    lm: "LM", *, columns: Sequence[str] = tuple(minibench.COLUMNS), limit: int | None = None, seed: int = 0
-) -> dict[str, ColumnResult]:
-    """Score any lm_eval LM on MiniBench columns; the results by column name, in the order asked for.
-
-    `limit` is the number of items a column (None: each column's default), `seed` draws the items. ValueError for an
-    unknown or repeated column, a limit below 1, or an `lm` that is not an lm_eval LM.
-    """
-    return evaluate_tasks(lm, minibench.mini_tasks(columns, limit, seed=seed))
-
-
-def evaluate_tasks(lm: "LM", tasks: Sequence[HarnessTask]) -> dict[str, ColumnResult]:
+def evaluate_tasks(lm: LM, tasks: Sequence[HarnessTask]) -> dict[str, ColumnResult]:
     """Score any lm_eval LM on tasks, MiniBench's or real ones; the results by task name, in the order asked for.
 
     ValueError for no tasks, two of one name, or an `lm` that is not an lm_eval LM; ConnectionError where a task's items
     are on the hub and it cannot be reached.
     """
-    _check(lm, [task.name for task in tasks])
-    import lm_eval.evaluator
-    from lm_eval.tasks import TaskManager
-
-    with _contained():
+    names = [task.name for task in tasks]
+    if not isinstance(lm, LM):
+        raise ValueError(f"expected an lm_eval LM, found {type(lm).__name__}: wrap a teacher with teacher_lm(...)")
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"columns must be different names and at least one, found {names}")
+    with _quiet():
         try:
             loaded = TaskManager(include_defaults=False).load([task.config for task in tasks])
         except ConnectionError as error:
-            raise ConnectionError(f"the items of {', '.join(task.name for task in tasks)} are on the hub, which cannot "
-                                  f"be reached ({error}): give a folder with local files (--data DIR)") from error
+            raise ConnectionError(f"the items of {', '.join(names)} are on the hub, which cannot be reached ({error}): "
+                                  "give a folder with local files (--data DIR)") from error
         for task in loaded["tasks"].values():
             task.set_fewshot_seed(FEWSHOT_SEED)
         first = {task.name: list(range(min(task.limit, len(loaded["tasks"][task.name].eval_docs))))
@@ -87,12 +74,9 @@ def correct_by_column(results: dict[str, ColumnResult]) -> dict[str, tuple[int, 
 
 
 def teacher_lm(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerFast",
-    *,
-    batch_size: int = 32,
-    device: "str | torch.device" = "cpu",
-) -> "HFLM":
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, batch_size: int = 32,
+    device: str | torch.device = "cpu",
+) -> "TeacherLM":
     """The harness's own Hugging Face adapter around a causal LM in memory, which it moves to `device`.
 
     Every text starts with the BOS token as in training (EOS where the tokenizer has none). The
@@ -102,62 +86,35 @@ def teacher_lm(
     bos = tokenizer.bos_token or tokenizer.eos_token
     if bos is None:
         raise ValueError("teacher_lm needs a tokenizer with a BOS or EOS token, found neither: set tokenizer.bos_token")
-    return _teacher_class()(
-        pretrained=model.to(device).eval(),
-        tokenizer=_with_prefix(tokenizer, bos),
-        backend="causal",
-        batch_size=batch_size,
-        add_bos_token=True,
-        prefix_token_id=tokenizer.convert_tokens_to_ids(bos),
-    )
-
-
-@functools.cache
-def _teacher_class() -> type:
-    """The adapter class, made on first use because lm_eval is slow to import."""
-    with _contained():
-        from lm_eval.models.huggingface import HFLM
-
-    class TeacherLM(HFLM):
-        """HFLM, without its progress bars and without a second BOS in rolling likelihoods."""
-
-        def __init__(self, **options) -> None:
-            with _contained():  # it warns that a model in memory is not distributed
-                super().__init__(**options)
-
-        def loglikelihood(self, requests, disable_tqdm=True):
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-        def generate_until(self, requests, disable_tqdm=True):
-            with fast_products():
-                return super().generate_until(requests, disable_tqdm=True)
-
-        def loglikelihood_rolling(self, requests, disable_tqdm=True):
-            # HFLM encodes with BOS and then prepends its prefix token: the BOS itself would be scored after a BOS.
-            self.add_bos_token = False
-            try:
-                return super().loglikelihood_rolling(requests, disable_tqdm=True)
-            finally:
-                self.add_bos_token = True
-
-        def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None):
-            with fast_products():
-                return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
-
-    return TeacherLM
-
-
-def _with_prefix(tokenizer: "PreTrainedTokenizerFast", bos: str) -> "PreTrainedTokenizerFast":
-    """A copy of the tokenizer whose one special token is `bos`, at the start of every text."""
-    import copy
-
-    from tokenizers.processors import TemplateProcessing
-
+    number = tokenizer.convert_tokens_to_ids(bos)
     prefixed = copy.deepcopy(tokenizer)
-    prefixed.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos} $A", special_tokens=[(bos, tokenizer.convert_tokens_to_ids(bos))]
-    )
-    return prefixed
+    prefixed.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
+    with _quiet():  # it warns that a model in memory is not distributed
+        return TeacherLM(pretrained=model.to(device).eval(), tokenizer=prefixed, backend="causal",
+                         batch_size=batch_size, add_bos_token=True, prefix_token_id=number)
+
+
+class TeacherLM(HFLM):
+    """The harness's adapter without its progress bars and without a second BOS in rolling likelihoods."""
+
+    def loglikelihood(self, requests, disable_tqdm=True):
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def generate_until(self, requests, disable_tqdm=True):
+        with fast_products():
+            return super().generate_until(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests, disable_tqdm=True):
+        # HFLM encodes with BOS and then prepends its prefix token: the BOS itself would be scored after a BOS.
+        self.add_bos_token = False
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm=True)
+        finally:
+            self.add_bos_token = True
+
+    def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None):
+        with fast_products():
+            return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
 
 def _result(task: HarnessTask, samples: list[dict]) -> ColumnResult:
@@ -171,20 +128,9 @@ def _result(task: HarnessTask, samples: list[dict]) -> ColumnResult:
     )
 
 
-def _check(lm: "LM", columns: Sequence[str]) -> None:
-    from lm_eval.api.model import LM
-
-    if not isinstance(lm, LM):
-        raise ValueError(f"evaluate needs an lm_eval LM, got {type(lm).__name__}: wrap a teacher with teacher_lm(...)")
-    if not columns or len(set(columns)) != len(columns):
-        raise ValueError(f"columns must be different names and at least one, got {list(columns)}")
-
-
-@contextlib.contextmanager
-def _contained() -> Iterator[None]:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Without the harness's log lines, progress bar and draws from the global `random`; its errors still show."""
-    import lm_eval.api.task
-
     logger = logging.getLogger("lm_eval")
     level = logger.level
     bar = lm_eval.api.task.tqdm

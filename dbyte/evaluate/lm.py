@@ -24,12 +24,14 @@ with plain torch within rounding, so where two symbols nearly tie, a text that i
 
 import warnings
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from os.path import commonprefix
 from pathlib import Path
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.models.utils import chunks, normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
 from transformers import AutoConfig, AutoTokenizer
 
@@ -42,9 +44,9 @@ from dbyte.model.student import ByteStudent
 from dbyte.native import engine_for
 from dbyte.text.spans import Aligned, TokenBytes
 
-GENERATED_TOKENS = 256  # the harness's default
-BYTES_A_TOKEN = 4
-CHOICES = ((1, "router"), (1, "tokenizer"), (2, "router"), (2, "own"))  # of stage and boundaries
+BYTES_A_TOKEN = 4  # of a limit that is given in tokens
+READINGS = {"stage1/tokenizer": (1, "tokenizer"), "stage1/router": (1, "router"), "stage2/router": (2, "router"),
+            "stage2/own": (2, "own")}  # stage and boundaries by the names that notebooks and addresses have
 
 
 # -- texts that do not fit --------------------------------------------------------------------------------------------
@@ -60,13 +62,6 @@ class Truncated:
     texts: int = 0
     cut_texts: int = 0
     cut_bytes: int = 0
-
-    def count(self, before: Request, after: Request) -> None:
-        """Count one text."""
-        lost = len(before.text) - len(after.text)
-        self.texts += 1
-        self.cut_texts += lost > 0
-        self.cut_bytes += lost
 
     def __str__(self) -> str:
         return (f"{self.cut_texts} of {self.texts} texts had more chunks than the core has positions: "
@@ -119,7 +114,7 @@ class StudentLM(LM):
         batch_bytes: int = 16384, beam: int = 0, compiled: bool | None = None,
     ):
         super().__init__()
-        if (stage, boundaries) not in CHOICES:
+        if (stage, boundaries) not in READINGS.values():
             raise ValueError(f"expected stage 1 with boundaries 'router' or 'tokenizer', or stage 2 with 'router' or "
                              f"'own'; found stage {stage!r} with {boundaries!r}")
         if beam < 0 or (beam and (stage, boundaries) != (2, "router")):
@@ -174,76 +169,69 @@ class StudentLM(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score (context, continuation) pairs: (nats, would greedy decoding write it)."""
-        asked = [self._fitting(request) for request in self._requests([request.args for request in requests])]
-        scores = self.scorer.score(asked)
-        nats = [score.nats for score in scores]
-        if self.beam and asked:
-            nats = beam_scores(self.scorer, asked, width=self.beam)
-        return [(value, score.greedy) for value, score in zip(nats, scores, strict=True)]
+        return self._scores([self._fitting(request)
+                             for request in self._requests([request.args for request in requests])])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Score texts given BOS, in nats; a text longer than the limit is scored in pieces, each given BOS."""
         pieces = [self._pieces(request.args[0]) for request in requests]
-        asked = [piece for some in pieces for piece in some]
-        if self.beam and asked:
-            nats = beam_scores(self.scorer, asked, width=self.beam)
-        else:
-            nats = [score.nats for score in self.scorer.score(asked)]
-        scores = iter(nats)
-        return [sum(next(scores) for _ in some) for some in pieces]
+        scores = iter(self._scores([piece for some in pieces for piece in some]))
+        return [sum(next(scores)[0] for _ in some) for some in pieces]
 
-    @torch.no_grad()
+    def _scores(self, asked: list[Request]) -> list[tuple[float, bool]]:
+        scores = self.scorer.score(asked)
+        nats = beam_scores(self.scorer, asked, width=self.beam) if self.beam else [score.nats for score in scores]
+        return [(value, score.greedy) for value, score in zip(nats, scores, strict=True)]
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue contexts until one of `until`, greedily unless told otherwise.
+        """Continue contexts until one of `until`, greedily unless told otherwise; at most `rows` of them at a time.
 
         The limit is `max_gen_bytes`, else `max_gen_toks` (the harness's default: 256) times BYTES_A_TOKEN.
         """
         texts: list[str] = [""] * len(requests)
         order = sorted(range(len(requests)), key=lambda k: (repr(requests[k].args[1]), len(requests[k].args[0])))
-        for places in self._alike(order, requests):
-            options = requests[places[0]].args[1]
-            written = self._write([requests[place].args[0] for place in places], options)
-            for place, text in zip(places, written, strict=True):
-                texts[place] = text
+        for _, alike in groupby(order, key=lambda k: repr(requests[k].args[1])):
+            for places in chunks(alike, self.rows):
+                written = self._write([requests[place].args[0] for place in places], requests[places[0]].args[1])
+                for place, text in zip(places, written, strict=True):
+                    texts[place] = text
         return texts
 
     def _write(self, contexts: list[str], options: dict) -> list[str]:
         """Continue contexts that share their generation options."""
-        limit = options.get("max_gen_bytes", options.get("max_gen_toks", GENERATED_TOKENS) * BYTES_A_TOKEN)
-        until = options.get("until", [])
-        prompts = self._prompts(contexts, limit // BYTES_A_TOKEN)
+        options = normalize_gen_kwargs(options)
+        limit = options.get("max_gen_bytes", options["max_gen_toks"] * BYTES_A_TOKEN)
+        room = min(limit // BYTES_A_TOKEN, self.student.core.config.max_position_embeddings // 2)
+        prompts = []
+        ends = []
+        for text, token_ends in self._encoded(contexts):
+            if text:
+                kept = self._fitting(Request(text, len(text) - 1, token_ends), room=room)
+                text, token_ends = kept.text, kept.token_ends
+            prompts.append(text)
+            ends.append(token_ends)
         return generate(
-            self.student, [prompt.text for prompt in prompts], stage=self.stage, max_new_bytes=limit,
-            prompt_ends=None if self.boundaries != "tokenizer" else [list(prompt.token_ends) for prompt in prompts],
-            stop=[until] if isinstance(until, str) else list(until), valid_utf8=False, engine=self.engine,
-            temperature=options.get("temperature", 0.0) if options.get("do_sample") else 0.0)
-
-    def _alike(self, order: list[int], requests: list[Instance]) -> list[list[int]]:
-        """Places in groups of at most `rows` that share their generation options."""
-        groups: list[list[int]] = []
-        for place in order:
-            if not groups or len(groups[-1]) == self.rows or requests[groups[-1][0]].args[1] != requests[place].args[1]:
-                groups.append([])
-            groups[-1].append(place)
-        return groups
+            self.student, prompts, stage=self.stage, max_new_bytes=limit, stop=options["until"], valid_utf8=False,
+            prompt_ends=ends if self.boundaries == "tokenizer" else None, engine=self.engine,
+            temperature=options.get("temperature", 0.0))
 
     # -- from strings to bytes ----------------------------------------------------------------------------------------
 
     def _fitting(self, request: Request, *, room: int = 0) -> Request:
         """The request as it fits, counted."""
-        after = truncate(self.scorer, request, room=room)
-        self.truncated.count(request, after)
-        return after
+        fitting = truncate(self.scorer, request, room=room)
+        lost = len(request.text) - len(fitting.text)
+        self.truncated.texts += 1
+        self.truncated.cut_texts += lost > 0
+        self.truncated.cut_bytes += lost
+        return fitting
 
-    def _prompts(self, contexts: list[str], room: int) -> list["Request | _EmptyPrompt"]:
-        """Prompts as bytes, truncated to leave room for so many chunks, at most half of the core's positions."""
-        room = min(room, self.student.core.config.max_position_embeddings // 2)
-        texts = [self.token_bytes.normalise(context).encode() for context in contexts]
-        ends = [None] * len(texts)
-        if self.boundaries == "tokenizer":
-            ends = [self._ends(aligned) for aligned in self.token_bytes.align_batch(contexts)]
-        return [self._fitting(Request(text, len(text) - 1, given), room=room) if text else _EmptyPrompt()
-                for text, given in zip(texts, ends, strict=True)]
+    def _encoded(self, texts: list[str]) -> list[tuple[bytes, tuple[int, ...] | None]]:
+        """The bytes of each text and, with the tokenizer's boundaries, where its tokens end."""
+        if self.boundaries != "tokenizer":
+            return [(self.token_bytes.normalise(text).encode(), None) for text in texts]
+        return [(bytes(aligned.byte_ids.tolist()), self._ends(aligned))
+                for aligned in self.token_bytes.align_batch(texts)]
 
     def _ends(self, aligned: Aligned) -> tuple[int, ...]:
         """Where each token ends, in bytes from the text's start."""
@@ -252,25 +240,19 @@ class StudentLM(LM):
     def _requests(self, pairs: list[tuple[str, str]]) -> list[Request]:
         """(context, continuation) pairs as requests; ValueError for an empty continuation."""
         split = [_moved(context, continuation) for context, continuation in pairs]
-        texts = [self.token_bytes.normalise(context + continuation) for context, continuation in split]
-        if self.boundaries != "tokenizer":
-            return [Request(text.encode(), self._start(context, text))
-                    for (context, _), text in zip(split, texts, strict=True)]
-        contexts = list(dict.fromkeys(context for context, _ in split))  # the choices of an item have one
-        tokens_before = {context: len(aligned.token_ids) for context, aligned in
-                         zip(contexts, self.token_bytes.align_batch(contexts), strict=True)}
-        return [self._along_tokens(text, aligned, tokens_before[context]) for text, aligned, (context, _) in
-                zip(texts, self.token_bytes.align_batch(texts), split, strict=True)]
-
-    def _start(self, context: str, text: str) -> int:
-        """Where the continuation starts, in bytes; a character that the two make together belongs to it."""
-        return len(commonprefix([self.token_bytes.normalise(context), text]).encode())
-
-    def _along_tokens(self, text: str, aligned: Aligned, tokens_before: int) -> Request:
-        ends = self._ends(aligned)
-        # context and continuation may join to fewer tokens than the context alone has
-        before = min(tokens_before, len(ends) - 1)
-        return Request(text.encode(), ends[before - 1] if before else 0, ends)
+        once = list(dict.fromkeys(context for context, _ in split))  # the choices of an item have one context
+        contexts = dict(zip(once, self._encoded(once), strict=True))
+        texts = self._encoded([context + continuation for context, continuation in split])
+        requests = []
+        for (context, _), (text, ends) in zip(split, texts, strict=True):
+            alone, alone_ends = contexts[context]
+            if ends is None:  # a character that the two make together belongs to the continuation
+                start = len(commonprefix([alone.decode(), text.decode()]).encode())
+            else:  # context and continuation may join to fewer tokens than the context alone has
+                before = min(len(alone_ends), len(ends) - 1)
+                start = ends[before - 1] if before else 0
+            requests.append(Request(text, start, ends))
+        return requests
 
     def _pieces(self, text: str) -> list[Request]:
         """A text as requests of at most as many bytes as the core has positions, each up to a token's end."""
@@ -286,13 +268,6 @@ class StudentLM(LM):
             pieces.append(Request(raw[start : inside[-1]], 0, given))
             start = inside[-1]
         return pieces
-
-
-class _EmptyPrompt:
-    """The empty prompt, which is no request: there is nothing to score in it."""
-
-    text = b""
-    token_ends = ()
 
 
 def _moved(context: str, continuation: str) -> tuple[str, str]:

@@ -19,29 +19,27 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from lm_eval.api.model import LM
 from transformers import AutoTokenizer
 
 from dbyte.atomic import atomic_write
 from dbyte.distill.data import heldout_corpus
-from dbyte.distill.runs import Run, content_hash, model_hash
+from dbyte.distill.runs import content_hash, model_hash
 from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, agreement, byte_rows
-from dbyte.evaluate.boundary_kinds import Tally, tally
+from dbyte.evaluate.boundary_kinds import Tally, passage_of, tally
 from dbyte.evaluate.exposure import Deviation, deviations, finished
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
-from dbyte.evaluate.lm import StudentLM
-from dbyte.evaluate.noisy_lm import Noise, noisy
-from dbyte.evaluate.score import Scorer
-from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
-from dbyte.evaluate.stats import proportion
+from dbyte.evaluate.lm import READINGS, StudentLM
+from dbyte.evaluate.noisy_lm import Noise, NoisyLM
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
-from dbyte.native import engine_for
 from dbyte.native.library import find_compiler
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.tasks import minibench
 from dbyte.tasks.column import Column, HarnessTask, items_hash
+from dbyte.text.corpus import Corpus
 from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
@@ -50,27 +48,13 @@ MEASURING = 1  # raise it when all measurements change, so that nothing old is t
 OWN_BOUNDARIES = 2  # raise it when scores along the decoder's own boundaries change; 1 had no entry in the key
 PROMPT_BYTES = 64  # of a document, before a decoder continues
 SPLIT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
-PASSAGE = 120  # characters of a text that is shown byte by byte
 CLEAN = "clean"  # text as it is
 TEXTS = (CLEAN, *KINDS)  # and with each of the perturbations
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How a model is read: 0 for a token model, else a student's stage, and the boundaries (see lm.py)."""
-
-    stage: int
-    boundaries: str
-
-
-READINGS = {"token": Reading(0, "tokenizer"), "stage1/tokenizer": Reading(1, "tokenizer"),
-            "stage1/router": Reading(1, "router"), "stage2/router": Reading(2, "router"),
-            "stage2/own": Reading(2, "own")}  # by the names that notebooks and addresses have
-
-
-@dataclass(frozen=True)
 class Measurer:
-    """Measures models at one scale and seed; ValueError for a reading that is none of READINGS."""
+    """Measures models at one scale and seed; ValueError for an unknown reading."""
 
     scale: Scale
     seed: int
@@ -95,9 +79,9 @@ class Measurer:
         key = {"column": column.name, "items": items_hash(column.items(n)), "task": asked}
         if "generation_kwargs" not in asked:
             key |= _scored(reading)
-        found = self._known(key | ({"noise": asdict(noise)} if noise else {}), folder, reading,
-                            lambda: self._answers(folder, reading, task, noise))
-        found.pop("seconds")
+        if noise:
+            key["noise"] = asdict(noise)
+        found = self._known(key, folder, reading, lambda: self._answers(folder, reading, task, noise))
         return ColumnResult(**found | {"correct": tuple(found["correct"])})
 
     def bits(self, folder: Path, reading: str, corpus: str) -> dict:
@@ -105,41 +89,39 @@ class Measurer:
 
         At Stage 2 `folded` is the sum over flags in bits per byte: no probability, shown next to the score only.
         """
-        texts = heldout_corpus(self.scale, corpus, seed=self.seed)
+        texts = self._heldout(corpus)
         key = {"bits": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes} | _scored(reading)
         return self._known(key, folder, reading, lambda: self._bits(folder, reading, list(texts.documents)))
 
     def boundaries(self, folder: Path, corpus: str) -> Agreement:
         """Agreement of a student's router with its teacher's tokens on a corpus's held-out documents."""
-        texts = heldout_corpus(self.scale, corpus, seed=self.seed)
+        texts = self._heldout(corpus)
         key = {"boundaries": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
-        found = self._known(
-            key, folder, "stage1/router", lambda: asdict(self._agreement(folder, list(texts.documents))))
-        found.pop("seconds")
-        return Agreement(**found)
+        return Agreement(**self._known(key, folder, "stage1/router", lambda: asdict(
+            agreement(*self._rows(folder, texts.documents, row_bytes=self.scale.row_bytes)))))
 
     def tally(self, folder: Path, corpus: str, noise: str = CLEAN) -> Tally:
         """What a student's router and its teacher's tokenizer do in a corpus's held-out documents, with noise or not.
 
         Of a text with noise the truth is the teacher's tokens of that very text. noise: one of TEXTS.
         """
-        texts = [_noisy(text, noise, seed=self.seed)
-                 for text in heldout_corpus(self.scale, corpus, seed=self.seed).documents]
+        texts = [self._noisy(text, noise) for text in self._heldout(corpus).documents]
         key = {"tally": corpus, "noise": noise, "text": content_hash(texts), "row_bytes": self.scale.row_bytes}
-        found = self._known(key, folder, "stage1/router", lambda: self._tally(folder, texts))
-        return Tally(np.array(found["counts_PK4"]), {who: np.array(lengths_PN)
-                                                     for who, lengths_PN in found["lengths_PN"].items()})
+        found = self._known(key, folder, "stage1/router", lambda: asdict(
+            tally(*self._rows(folder, texts, row_bytes=self.scale.row_bytes))))
+        return Tally(np.array(found["counts_PK4"]),
+                     {who: np.array(lengths_PN) for who, lengths_PN in found["lengths_PN"].items()})
 
     def passage(self, folder: Path, corpus: str, noise: str = CLEAN) -> list[dict]:
         """The beginning of a held-out document byte by byte, as `byte_rows`, with the keys corpus and text."""
-        text = _noisy(_passage(heldout_corpus(self.scale, corpus, seed=self.seed).documents), noise, seed=self.seed)
+        text = self._noisy(passage_of(self._heldout(corpus).documents), noise)
         found = self._known({"passage": text}, folder, "stage1/router", lambda: {"rows": byte_rows(
-            _student(folder, self.scale.device), _packed(folder, [text], row_bytes=None))})
+            *self._rows(folder, [text], row_bytes=None))})
         return [{"corpus": corpus, "text": noise} | row for row in found["rows"]]
 
     def deviations(self, folder: Path, corpus: str) -> list[Deviation]:
         """How far a Stage-2 student's own boundaries deviate from its router's, after prompts of held-out text."""
-        texts = heldout_corpus(self.scale, corpus, seed=self.seed)
+        texts = self._heldout(corpus)
         sizes = {"rows": self.scale.items, "prompt_bytes": PROMPT_BYTES, "new_bytes": self.scale.row_bytes // 2}
         key = {"deviations": corpus, "text": texts.content_hash, "seed": self.seed} | sizes
         found = self._known(key, folder, "stage2/own", lambda: {"bins": [asdict(one) for one in deviations(
@@ -148,73 +130,73 @@ class Measurer:
 
     def finished_words(self, folder: Path, reading: str, corpus: str) -> list[int]:
         """1 for each place inside a word of held-out text where the rest of the word is written, 0 for the others."""
-        texts = heldout_corpus(self.scale, corpus, seed=self.seed)
+        texts = self._heldout(corpus)
         documents = [text.encode()[:SPLIT_BYTES] for text in texts.documents[: max(self.scale.items // 25, 1)]]
         key = {"finished words": corpus, "text": texts.content_hash, "documents": len(documents), "bytes": SPLIT_BYTES}
         return self._known(key, folder, reading, lambda: {"right": finished(
-            _student(folder, self.scale.device), documents, stage=READINGS[reading].stage)})["right"]
+            _student(folder, self.scale.device), documents, stage=READINGS[reading][0])})["right"]
+
+    # -- what is measured, and remembered -----------------------------------------------------------------------------
 
     def _answers(self, folder: Path, reading: str, task: HarnessTask, noise: Noise | None) -> dict:
-        lm = _lm(folder, reading, self.scale.device)
-        return evaluate_tasks(noisy(lm, noise) if noise else lm, [task])[task.name].as_json()
+        lm = self._lm(folder, reading)
+        return asdict(evaluate_tasks(NoisyLM(lm, noise) if noise else lm, [task])[task.name])
 
     def _bits(self, folder: Path, reading: str, texts: list[str]) -> dict:
-        token_bytes = _token_bytes(folder)
-        pieces = heldout_pieces(texts, token_bytes, row_bytes=self.scale.row_bytes)
+        pieces = heldout_pieces(texts, _token_bytes(folder), row_bytes=self.scale.row_bytes)
         if reading == "token":
             nats = teacher_nats(load_teacher(folder, device=self.scale.device)[0], pieces)
             return asdict(bits_per_byte(nats, pieces))
-        how = READINGS[reading]
-        student = _student(folder, self.scale.device)
-        engine = engine_for(student)
-        if how.boundaries == "own":
-            scorer = OwnBoundariesScorer(student, engine=engine)
-        else:
-            scorer = Scorer(student, stage=how.stage, engine=engine)
-        found = asdict(bits_per_byte(student_nats(scorer, pieces, boundaries=how.boundaries), pieces))
-        if reading != "stage2/router":
-            return found
-        return found | {"folded": bits_per_byte(folded_nats(scorer, pieces), pieces).value}
+        lm = self._lm(folder, reading)
+        found = asdict(bits_per_byte(student_nats(lm.scorer, pieces, boundaries=lm.boundaries), pieces))
+        if reading == "stage2/router":
+            found["folded"] = bits_per_byte(folded_nats(lm.scorer, pieces), pieces).value
+        return found
 
-    def _agreement(self, folder: Path, texts: list[str]) -> Agreement:
-        return agreement(_student(folder, self.scale.device), _packed(folder, texts, row_bytes=self.scale.row_bytes))
+    def _lm(self, folder: Path, reading: str) -> LM:
+        """The harness's view of a model under a reading."""
+        if reading == "token":
+            return teacher_lm(*load_teacher(folder, device=self.scale.device), device=self.scale.device)
+        stage, boundaries = READINGS[reading]
+        return StudentLM(_student(folder, self.scale.device), _token_bytes(folder), stage=stage, boundaries=boundaries)
 
-    def _tally(self, folder: Path, texts: list[str]) -> dict:
-        found = tally(_student(folder, self.scale.device), _packed(folder, texts, row_bytes=self.scale.row_bytes))
-        return {"counts_PK4": found.counts_PK4.tolist(),
-                "lengths_PN": {who: lengths_PN.tolist() for who, lengths_PN in found.lengths_PN.items()}}
+    def _rows(self, folder: Path, texts: Sequence[str], *, row_bytes: int | None) -> tuple[ByteStudent, Rows]:
+        """A student, and the texts along its teacher's tokens in rows of so many bytes; None: of the longest text."""
+        token_bytes = _token_bytes(folder)
+        documents = [document(aligned, token_bytes) for aligned in token_bytes.align_batch(texts)]
+        rows = pack(documents, row_bytes=row_bytes or max(map(len, documents)))
+        return _student(folder, self.scale.device), rows
+
+    def _heldout(self, corpus: str) -> Corpus:
+        return heldout_corpus(self.scale, corpus, seed=self.seed)
+
+    def _noisy(self, text: str, noise: str) -> str:
+        return text if noise == CLEAN else perturb(text, noise, self.seed)
 
     def _known(self, key: dict, folder: Path, reading: str, compute: Callable[[], dict]) -> dict:
-        """What was measured under this key, or what `compute` measures now; with the seconds that it took."""
-        if reading not in READINGS:
-            raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
+        """What was measured under this key, or what `compute` measures now; the file also says how long it took."""
+        if reading not in ("token", *READINGS):
+            raise ValueError(f"unknown reading {reading!r}: choose one of token, {', '.join(READINGS)}")
         full = {"measuring": MEASURING, "model": model_hash(folder), "reading": reading} | key
         path = RUNS / "measured" / f"{content_hash(full)[:16]}.json"
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["key"] == full:
-                return kept["found"]
-        except (OSError, ValueError, KeyError):
-            pass  # never measured, or the file is damaged: measuring writes it again
-        started = time.monotonic()
-        found = compute()
-        found["seconds"] = time.monotonic() - started
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps({"key": full, "found": found}))
-        return json.loads(path.read_text(encoding="utf-8"))["found"]
+        except (OSError, ValueError):
+            kept = {}  # never measured, or the file is damaged: measuring writes it again
+        if kept.get("key") != full:
+            started = time.monotonic()
+            found = compute()
+            found["seconds"] = time.monotonic() - started
+            text = json.dumps({"key": full, "found": found}, default=np.ndarray.tolist)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(path, text)
+            kept = json.loads(text)  # what is measured now looks as it will when it is read
+        return {name: value for name, value in kept["found"].items() if name != "seconds"}
 
 
 def _scored(reading: str) -> dict:
     """What the key of scores has beyond their reading: nothing, but for own boundaries."""
     return {"own boundaries": OWN_BOUNDARIES} if reading == "stage2/own" else {}
-
-
-def _lm(folder: Path, reading: str, device: str):
-    """The harness's view of a model under a reading."""
-    if reading == "token":
-        return teacher_lm(*load_teacher(folder, device=device), device=device)
-    how = READINGS[reading]
-    return StudentLM(_student(folder, device), _token_bytes(folder), stage=how.stage, boundaries=how.boundaries)
 
 
 @lru_cache(maxsize=1)
@@ -227,32 +209,6 @@ def _token_bytes(folder: Path) -> TokenBytes:
     return TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(folder))
 
 
-def _packed(folder: Path, texts: list[str], *, row_bytes: int | None) -> Rows:
-    """The texts along the teacher's tokens in rows of so many bytes; None: as many as the longest text needs."""
-    token_bytes = _token_bytes(folder)
-    documents = [document(aligned, token_bytes) for aligned in token_bytes.align_batch(texts)]
-    return pack(documents, row_bytes=row_bytes or max(map(len, documents)))
-
-
-def _noisy(text: str, noise: str, *, seed: int) -> str:
-    return text if noise == CLEAN else perturb(text, noise, seed)
-
-
-def _passage(documents: Sequence[str]) -> str:
-    """The first PASSAGE characters of the first document, or of the line that is the first to leave ASCII, if any is.
-
-    Inside characters of several bytes a router can set boundaries that no token model has, and such characters are
-    rare. A word that the limit would split is left out.
-    """
-    text = documents[0]
-    for other in documents:
-        if not other.isascii():
-            first = next(place for place, character in enumerate(other) if not character.isascii())
-            text = other[other.rfind("\n", 0, first) + 1:].strip()
-            break
-    return text[:PASSAGE] if len(text) <= PASSAGE else text[:PASSAGE + 1].rsplit(maxsplit=1)[0]
-
-
 def column_rows(model: str, results: dict[str, ColumnResult], **more) -> list[dict]:
     """MiniBench results as tidy rows in percent: model, task, value, stderr, n, chance and what `more` adds."""
     return [{"model": model, "task": name, "value": 100 * r.accuracy, "stderr": 100 * r.stderr, "n": r.n,
@@ -263,36 +219,6 @@ def bits_row(model: str, corpus: str, found: dict) -> dict:
     """A bits-per-byte measurement as a tidy row."""
     return {"model": model, "corpus": corpus, "value": found["value"], "stderr": found["stderr"], "n": found["n"],
             "text_bytes": found["text_bytes"], "folded": found.get("folded", math.nan)}
-
-
-def finished_row(model: str, corpus: str, right: list[int]) -> dict:
-    """The share of words finished as a tidy row, in percent."""
-    share = proportion(right)
-    return {"model": model, "corpus": corpus, "value": 100 * share.value, "stderr": 100 * share.stderr, "n": share.n}
-
-
-def deviation_rows(model: str, corpus: str, found: list[Deviation]) -> list[dict]:
-    """Deviations from the router's boundaries as tidy rows, in percent of the bytes first..last after their prompts."""
-    return [{"model": model, "corpus": corpus, "text": one.text, "first": one.first, "value": 100 * one.share,
-             "stderr": 100 * one.stderr, "n": one.decided, "last": one.last, "deviating": one.deviating}
-            for one in found]
-
-
-def curriculum_rows(measurer: Measurer, runs: list[Run], teacher: Path) -> list[dict]:
-    """Figure 2's rows: accuracy after each kept model of steps 1.1 and 1.2, against bytes from the start of Stage 1.
-
-    Along the teacher's boundaries, since the router learns in step 1.3 only.
-    """
-    items = measurer.scale.dynamics_items
-    rows = column_rows("teacher", measurer.columns(teacher, "token", items=items), step="0", train_bytes=0)
-    seen = 0
-    for run in runs[:2]:
-        step = run.facts()["step"].split()[0]
-        for size, folder in [*run.snapshots(), (run.facts()["train_bytes"], run.model_folder)]:
-            found = measurer.columns(folder, "stage1/tokenizer", items=items)
-            rows += column_rows("student", found, step=step, train_bytes=seen + size)
-        seen += run.facts()["train_bytes"]
-    return rows
 
 
 def boundary_row(corpus: str, found: Agreement) -> dict:

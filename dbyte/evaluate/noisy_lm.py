@@ -8,13 +8,12 @@ of the unperturbed choices.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 
 from dbyte.text.perturb import KINDS, perturb
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-    from lm_eval.api.model import LM
 
 PLACES = ("prompt", "completion", "both")
 
@@ -43,25 +42,27 @@ class Noise:
         return text if self.place == "prompt" else text[: len(text) - len(bare)] + perturb(bare, self.kind, self.seed)
 
 
-def noisy(lm: "LM", noise: Noise) -> "LM":
-    """An lm_eval LM that answers each request as `lm` answers the perturbed one."""
-    from lm_eval.api.model import LM
+class NoisyLM(LM):
+    """Answers each request as `lm` answers the perturbed one."""
 
-    class Noisy(LM):
-        def loglikelihood(self, requests: "list[Instance]") -> list[tuple[float, bool]]:
-            return lm.loglikelihood([_Request(noise.prompt(r.args[0]), noise.completion(r.args[1])) for r in requests])
+    def __init__(self, lm: LM, noise: Noise):
+        super().__init__()
+        self.lm = lm
+        self.noise = noise
 
-        def loglikelihood_rolling(self, requests: "list[Instance]") -> list[float]:
-            return lm.loglikelihood_rolling([_Request(noise.completion(r.args[0])) for r in requests])
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        noise = self.noise
+        return self.lm.loglikelihood([_asked(noise.prompt(prompt), noise.completion(completion))
+                                      for prompt, completion in (request.args for request in requests)])
 
-        def generate_until(self, requests: "list[Instance]") -> list[str]:
-            return lm.generate_until([_Request(noise.prompt(r.args[0]), r.args[1]) for r in requests])
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        return self.lm.loglikelihood_rolling([_asked(self.noise.completion(request.args[0])) for request in requests])
 
-    return Noisy()
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        return self.lm.generate_until([_asked(self.noise.prompt(prompt), options)
+                                       for prompt, options in (request.args for request in requests)])
 
 
-class _Request:
+def _asked(*args) -> SimpleNamespace:
     """What an adapter reads of a request: its arguments."""
-
-    def __init__(self, *args):
-        self.args = args
+    return SimpleNamespace(args=args)

@@ -1,4 +1,4 @@
-"""Robustness to character noise: Eq. 5 and Delta (the paper's appendix A.1), and the mean over places of the noise.
+"""Robustness to character noise: Eq. 5 and Delta (the paper's appendix A.1).
 
 As in BLT (arXiv 2412.09871, section 6.1), a perturbation is applied to the prompt, to the completion, and to both, as
 three separate tasks whose accuracies are averaged (`noisy_lm.py`).
@@ -8,9 +8,6 @@ which it is not; the equation is what is computed here.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 
 def robustness_score(clean: float, perturbed: float, *, chance: float = 0.25) -> float:
@@ -29,14 +26,3 @@ def robustness_score(clean: float, perturbed: float, *, chance: float = 0.25) ->
 def delta(clean: float, perturbed: float) -> float:
     """The accuracy that noise costs, in the unit of the two."""
     return clean - perturbed
-
-
-def over_places(correct: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """The mean [N] over places of the noise (place -> 0 or 1 for each of the same N items), between 0 and 1.
-
-    ValueError for no items, or places with different numbers of them.
-    """
-    sizes = {place: len(items) for place, items in correct.items()}
-    if len(set(sizes.values())) != 1 or not min(sizes.values()):
-        raise ValueError(f"the places need the same items, at least one; found {sizes}")
-    return np.mean([np.asarray(items, dtype=float) for items in correct.values()], axis=0)

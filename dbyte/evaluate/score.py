@@ -14,8 +14,7 @@ could add up to more than one. The sum over both flags of each byte ("folded") i
 sees the next byte. It is returned next to the joint score, never in its place. `score_beam.py` tightens the bound, and
 `score_own_boundaries.py` scores along the boundaries that the decoder itself decides.
 
-Requests that begin alike are read once (`shared_prefix.py`). What no score depends on is not computed: the bytes of the
-last token where tokens are given, the decoder's last block where no byte is scored, heads before the continuation.
+Requests that begin alike are read once (`shared_prefix.py`). What no score depends on is not computed.
 
 Shape letters: N texts, R rows to read (a text may be in several), L bytes of the longest text with BOS, V vocabulary;
 T nodes of the tree of bytes, K nodes of the tree of chunks, E core width, S tokens that are scored, P bytes that are
@@ -138,15 +137,9 @@ class Scorer:
             for places in batch_by_prefix([request.text for request in alike], batch_bytes=self.batch_bytes):
                 batch = [alike[place] for place in places]
                 with fast_products():
-                    scores.update(zip(batch, self._score(batch), strict=True))
+                    found = self._score_tokens(batch) if self.stage == 1 else self._score_bytes(batch)
+                scores |= zip(batch, found, strict=True)
         return [scores[request] for request in requests]
-
-    def _score(self, batch: list[Request]) -> list[Score]:
-        if self.stage == 2:
-            return self._score_bytes(batch)
-        if batch[0].token_ends is None:
-            return self._score_routed_tokens(batch)
-        return self._score_given_tokens(batch)
 
     def read(self, batch: Sequence[Request]) -> SharedTexts:
         """The texts of requests, ready to be read by the student."""
@@ -159,33 +152,26 @@ class Scorer:
             return list(request.token_ends)
         with fast_products():
             flag_L = self.read([request]).flags()[0]
-        if self.stage == 1:
-            return self._token_ends(request, flag_L)
-        return [end for end in np.flatnonzero(flag_L).tolist() if end > 0]
+        return self._token_ends(request, flag_L) if self.stage == 1 else np.flatnonzero(flag_L)[1:].tolist()
 
     # -- Stage 1 ------------------------------------------------------------------------------------------------------
 
-    def _score_given_tokens(self, batch: list[Request]) -> list[Score]:
-        """Along given tokens. The last token is predicted from what is before it, so its bytes are not read."""
-        ends = [list(request.token_ends) for request in batch]
-        read = [request.text[: places[-2] if len(places) > 1 else 0]
-                for request, places in zip(batch, ends, strict=True)]
-        texts = SharedTexts(read, engine=self.engine)
-        chunks = _chunks(texts, ends)
-        return self._token_scores(batch, ends, texts.run_core(texts.encoded_TD, chunks), chunks)
-
-    def _score_routed_tokens(self, batch: list[Request]) -> list[Score]:
-        """Along the router's boundaries, for which the encoder reads the whole text."""
-        texts = self.read(batch)
-        ends = [self._token_ends(request, flag_L) for request, flag_L in zip(batch, texts.flags(), strict=True)]
-        chunks = _chunks(texts, ends)
+    def _score_tokens(self, batch: list[Request]) -> list[Score]:
+        """Along given tokens, or along the router's boundaries, for which the encoder reads the whole text."""
+        if batch[0].token_ends is None:
+            texts = self.read(batch)
+            ends = [self._token_ends(request, flag_L) for request, flag_L in zip(batch, texts.flags(), strict=True)]
+        else:  # the last token is predicted from what is before it, so its bytes are not read
+            ends = [list(request.token_ends) for request in batch]
+            texts = SharedTexts([request.text[: places[-2] if len(places) > 1 else 0]
+                                 for request, places in zip(batch, ends, strict=True)], engine=self.engine)
+        chunks = Tree.of([texts.node_NL[row, [0, *places[:-1]]].tolist() for row, places in enumerate(ends)])
         return self._token_scores(batch, ends, texts.run_core(texts.encoded_TD, chunks), chunks)
 
     def _token_ends(self, request: Request, flag_L: np.ndarray) -> list[int]:
         """Where tokens end along the router's boundaries; the last bytes of the context and of the text end one."""
         text = request.text
-        routed = np.flatnonzero(flag_L).tolist()
-        boundaries = sorted({end for end in [*routed, request.start, len(text)] if 0 < end <= len(text)})
+        boundaries = sorted({*np.flatnonzero(flag_L).tolist(), request.start, len(text)} - {0})
         ends = []
         for start, end in zip([0, *boundaries], boundaries, strict=False):
             for piece in self.vocabulary.split(text[start:end]):
@@ -288,8 +274,3 @@ def flag_log_probs(
     both_RL2[asked_RL] = both_P2[place_P]
     right_RL[asked_RL] = right_P[place_P]
     return both_RL2, right_RL
-
-
-def _chunks(texts: SharedTexts, ends: list[list[int]]) -> Tree:
-    """The chunks that end at these bytes of the texts, after that of BOS; without the last, which nothing follows."""
-    return Tree.of([texts.node_NL[row, [0, *places[:-1]]].tolist() for row, places in enumerate(ends)])

@@ -15,7 +15,6 @@ Shape letters: N texts, R paths to score, L bytes of the longest text with BOS.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,50 +25,39 @@ from dbyte.kernels.fast import fast_products
 
 ROUNDS = 2
 Path = tuple[bool, ...]  # the free flags of a request, in order
+Paths = dict[Path, tuple[float, list[float]]]  # log-probability, and what flipping each flag would change at that byte
 
 
-@dataclass(frozen=True)
-class PathScore:
-    """A path that was scored: its log-probability, and what flipping each of its flags would change at that byte."""
-
-    nats: float
-    gains: list[float]
-
-
-def beam_scores(scorer: Scorer, requests: Sequence[Request], *, width: int, rounds: int = ROUNDS) -> list[float]:
-    """The log of the summed probabilities of at most 1 + rounds * width paths for each request, in nats.
+def beam_scores(scorer: Scorer, requests: Sequence[Request], *, width: int) -> list[float]:
+    """The log of the summed probabilities of at most 1 + ROUNDS * width paths for each request, in nats.
 
     Raises:
-        ValueError: for a width or number of rounds below 1, or a scorer of Stage 1, whose score has no flags.
+        ValueError: for a width below 1, or a scorer of Stage 1, whose score has no flags.
     """
-    if scorer.stage != 2 or width < 1 or rounds < 1:
-        raise ValueError(f"a beam over flags takes Stage 2, a width and rounds of at least 1; found Stage "
-                         f"{scorer.stage}, width {width}, rounds {rounds}")
+    if scorer.stage != 2 or width < 1:
+        raise ValueError(f"a beam over flags takes Stage 2 and a width of at least 1; found Stage {scorer.stage}, "
+                         f"width {width}")
     scores = [0.0] * len(requests)
     for places in batch_by_prefix([request.text for request in requests], batch_bytes=scorer.batch_bytes // width):
         batch = [requests[place] for place in places]
         with fast_products():
-            found = _search(scorer.read(batch), batch, width, rounds)
+            found = _search(scorer.read(batch), batch, width)
         for place, paths in zip(places, found, strict=True):
-            scores[place] = float(np.logaddexp.reduce([path.nats for path in paths.values()]))
+            scores[place] = float(np.logaddexp.reduce([nats for nats, _ in paths.values()]))
     return scores
 
 
 @torch.inference_mode()
-def _search(
-    texts: SharedTexts, batch: Sequence[Request], width: int, rounds: int
-) -> list[dict[Path, PathScore]]:
+def _search(texts: SharedTexts, batch: Sequence[Request], width: int) -> list[Paths]:
     """All paths that are scored for each request, the router's first."""
     flag_NL = texts.flags()
-    paths: list[dict[Path, PathScore]] = [{} for _ in batch]
+    found: list[Paths] = [{} for _ in batch]
     fresh = [(row, tuple(flag_NL[row, _free(request)].tolist())) for row, request in enumerate(batch)]
-    for _ in range(rounds + 1):
-        if not fresh:  # every path was found
-            break
-        for (row, path), score in zip(fresh, _scored(texts, batch, flag_NL, fresh), strict=True):
-            paths[row][path] = score
-        fresh = [(row, path) for row, known in enumerate(paths) for path in _likeliest_new(known, width)]
-    return paths
+    for _ in range(ROUNDS + 1):
+        if fresh:  # else every path was found
+            _score(texts, batch, flag_NL, fresh, found)
+        fresh = [(row, path) for row, paths in enumerate(found) for path in _likeliest_new(paths, width)]
+    return found
 
 
 def _free(request: Request) -> slice:
@@ -77,37 +65,35 @@ def _free(request: Request) -> slice:
     return slice(max(request.start, 1), len(request.text))
 
 
-def _scored(
-    texts: SharedTexts, batch: Sequence[Request], flag_NL: np.ndarray, fresh: list[tuple[int, Path]]
-) -> list[PathScore]:
-    """Score each (number of the request, path) along its own chunks."""
+def _score(
+    texts: SharedTexts, batch: Sequence[Request], flag_NL: np.ndarray, fresh: list[tuple[int, Path]],
+    found: list[Paths],
+) -> None:
+    """Score each (number of the request, path) along its own chunks, and put it into `found`."""
     row_R = np.array([row for row, _ in fresh], dtype=np.int64)
     flag_RL = flag_NL[row_R]
-    for number, (row, path) in enumerate(fresh):
-        flag_RL[number, _free(batch[row])] = path
+    for flag_L, (row, path) in zip(flag_RL, fresh, strict=True):
+        flag_L[_free(batch[row])] = path
     scored_NL, last_NL = scored_places(texts, batch)
     both_RL2, _ = flag_log_probs(texts, row_R, flag_RL, (scored_NL | last_NL)[row_R])
-    return [_path_score(both_L2, flag_L, batch[row])
-            for row, both_L2, flag_L in zip(row_R.tolist(), both_RL2, flag_RL, strict=True)]
+    joint_RL = np.where(flag_RL, both_RL2[..., 1], both_RL2[..., 0])
+    other_RL = np.where(flag_RL, both_RL2[..., 0], both_RL2[..., 1])
+    folded_RL = np.logaddexp(joint_RL, other_RL)
+    for (row, path), joint_L, other_L, folded_L in zip(fresh, joint_RL, other_RL, folded_RL, strict=True):
+        request = batch[row]
+        last = len(request.text)
+        nats = joint_L[request.start + 1 : last].sum() + folded_L[last]
+        if request.start:  # the context's last byte is given, its flag is not
+            nats += joint_L[request.start] - folded_L[request.start]
+        found[row][path] = float(nats), (other_L - joint_L)[_free(request)].tolist()
 
 
-def _path_score(both_L2: np.ndarray, flag_L: np.ndarray, request: Request) -> PathScore:
-    joint_L = np.where(flag_L, both_L2[:, 1], both_L2[:, 0])
-    other_L = np.where(flag_L, both_L2[:, 0], both_L2[:, 1])
-    folded_L = np.logaddexp(joint_L, other_L)
-    last = len(request.text)
-    nats = joint_L[request.start + 1 : last].sum() + folded_L[last]
-    if request.start:  # the context's last byte is given, its flag is not
-        nats += joint_L[request.start] - folded_L[request.start]
-    return PathScore(float(nats), (other_L - joint_L)[_free(request)].tolist())
-
-
-def _likeliest_new(paths: dict[Path, PathScore], width: int) -> list[Path]:
+def _likeliest_new(paths: Paths, width: int) -> list[Path]:
     """The likeliest paths one flip away from those scored, judged by the probabilities at the flipped byte alone."""
     guesses: dict[Path, float] = {}
-    for path, score in paths.items():
-        for place, gain in enumerate(score.gains):
+    for path, (nats, gains) in paths.items():
+        for place, gain in enumerate(gains):
             flipped = (*path[:place], not path[place], *path[place + 1 :])
             if flipped not in paths:
-                guesses[flipped] = max(guesses.get(flipped, -math.inf), score.nats + gain)
+                guesses[flipped] = max(guesses.get(flipped, -math.inf), nats + gain)
     return sorted(guesses, key=guesses.get, reverse=True)[:width]

@@ -34,10 +34,7 @@ ROUNDS = 12  # then few texts are left, whose boundaries change again and again
 
 @dataclass(frozen=True)
 class ByteScores:
-    """What a student says of the L bytes of a continuation.
-
-    nats_L: log-probability of each byte. right_L: whether it is the likeliest one. ended_L: whether a chunk ends there.
-    """
+    """Of each byte of a continuation: its log-probability, whether it is the likeliest, whether a chunk ends there."""
 
     nats_L: tuple[float, ...]
     right_L: tuple[bool, ...]
@@ -47,6 +44,7 @@ class ByteScores:
 # -- one byte at a time -----------------------------------------------------------------------------------------------
 
 
+@torch.inference_mode()
 def walk(
     student: ByteStudent, requests: Sequence[Request], *, rows: int = ROWS, engine: Engine | None = None
 ) -> list[ByteScores]:
@@ -55,25 +53,23 @@ def walk(
     engine: computes the student's steps; None: torch.
     """
     engine = engine or Engine(student)
-    found: list[ByteScores | None] = [None] * len(requests)
+    found: dict[int, ByteScores] = {}
     order = sorted(range(len(requests)), key=lambda k: requests[k].text)
     for first in range(0, len(order), rows):
         places = order[first : first + rows]
-        batch = [requests[place] for place in places]
-        for place, scores in zip(places, _walk(batch, engine), strict=True):
-            found[place] = scores
-    return found
+        found |= zip(places, _walk([requests[place] for place in places], engine), strict=True)
+    return [found[place] for place in range(len(requests))]
 
 
-@torch.inference_mode()
 def _walk(requests: list[Request], engine: Engine) -> list[ByteScores]:
-    contexts = list(dict.fromkeys(request.text[: request.start] for request in requests))
+    given = [request.text[: request.start] for request in requests]
     rests = [request.text[request.start :] for request in requests]
+    contexts = list(dict.fromkeys(given))
     longest = max(map(len, rests))
     stream = ByteStream(engine.student, contexts, new_bytes=longest, engine=engine)
-    stream.take([contexts.index(request.text[: request.start]) for request in requests])
+    stream.take([contexts.index(context) for context in given])
     rows = list(range(len(requests)))
-    said = [([], [], []) for _ in requests]
+    said = [[] for _ in requests]  # for each byte: nats, whether it is the likeliest, whether a chunk ends
     for step in range(longest):
         unfinished = [place for place, row in enumerate(rows) if step < len(rests[row])]
         if len(unfinished) < len(rows):
@@ -83,11 +79,9 @@ def _walk(requests: list[Request], engine: Engine) -> list[ByteScores]:
         nats_B = byte_log_probs(stream.logits_BX).gather(1, byte_B[:, None])[:, 0]
         right_B = stream.logits_BX.argmax(-1) % BYTES == byte_B
         stream.read(byte_B)
-        columns = (column_B.tolist() for column_B in (nats_B, right_B, stream.ended_B))
-        for row, *values in zip(rows, *columns, strict=True):
-            for kind, value in zip(said[row], values, strict=True):
-                kind.append(value)
-    return [ByteScores(*map(tuple, kinds)) for kinds in said]
+        for row, *values in zip(rows, nats_B.tolist(), right_B.tolist(), stream.ended_B.tolist(), strict=True):
+            said[row].append(values)
+    return [ByteScores(*zip(*bytes_L, strict=True)) for bytes_L in said]
 
 
 def byte_log_probs(logits_BX: Tensor) -> Tensor:
@@ -139,17 +133,15 @@ class OwnBoundariesScorer:
     def __init__(self, student: ByteStudent, *, batch_bytes: int = 16384, engine: Engine | None = None):
         """batch_bytes: about how many bytes are read at a time. engine: computes the student's parts; None: torch."""
         self.student = student.eval()
-        self.stage = 2
         self.batch_bytes = batch_bytes
         self.engine = engine or Engine(student)
 
     @torch.inference_mode()
     def chunk_ends(self, request: Request) -> list[int]:
         """Where chunks of a text may end: the router's boundaries in the context, then every byte that is scored."""
-        texts = SharedTexts([request.text[: request.start]], engine=self.engine)
         with fast_products():
-            routed = [end for end in np.flatnonzero(texts.flags()[0]).tolist() if end > 0]
-        return routed + list(range(request.start + 1, len(request.text) + 1))
+            flag_L = SharedTexts([request.text[: request.start]], engine=self.engine).flags()[0]
+        return np.flatnonzero(flag_L)[1:].tolist() + list(range(request.start + 1, len(request.text) + 1))
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Score each request; equal requests are scored once.
@@ -164,20 +156,16 @@ class OwnBoundariesScorer:
         for request in requests:
             check_text_bytes(request.text[: request.start])
         unique = list(dict.fromkeys(requests))
-        scores = {} if self.student.second_head is not None else self._settled(unique)
-        left = [request for request in unique if request not in scores]
+        scores: dict[Request, Score | None] = dict.fromkeys(unique)
+        if self.student.second_head is None:
+            for places in batch_by_prefix([request.text for request in unique], batch_bytes=self.batch_bytes):
+                batch = [unique[place] for place in places]
+                with fast_products():
+                    texts = SharedTexts([request.text for request in batch], engine=self.engine)
+                    scores |= zip(batch, settle(texts, batch), strict=True)
+        left = [request for request, score in scores.items() if score is None]
         longest = max((len(request.text) for request in left), default=1)
         rows = min(max(self.batch_bytes // longest, ROWS), MOST_ROWS)
         for request, walked in zip(left, walk(self.student, left, rows=rows, engine=self.engine), strict=True):
             scores[request] = Score(sum(walked.nats_L), all(walked.right_L))
         return [scores[request] for request in requests]
-
-    def _settled(self, requests: list[Request]) -> dict[Request, Score]:
-        scores: dict[Request, Score] = {}
-        for places in batch_by_prefix([request.text for request in requests], batch_bytes=self.batch_bytes):
-            batch = [requests[place] for place in places]
-            texts = SharedTexts([request.text for request in batch], engine=self.engine)
-            with fast_products():
-                found = settle(texts, batch)
-            scores.update((request, score) for request, score in zip(batch, found, strict=True) if score is not None)
-        return scores

@@ -10,21 +10,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from dbyte.decode.engine import Engine
 from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
-from dbyte.decode.stream import pad_bytes
 from dbyte.kernels.fast import fast_products
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
 from dbyte.tasks.world.world import world_documents
-from dbyte.text.spans import BOS, EOS, TokenBytes
+from dbyte.text.spans import EOS, TokenBytes
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,6 @@ def student_writes(
         writer.symbols.floor_SX[:, no_text or slice(EOS, None, BYTES)] = float("-inf")
         writer.run()
         return Wrote(sum(map(len, writer.written)), writer.core_rows, reading)
-
-    return call
-
-
-def student_reads(student: ByteStudent, texts: Sequence[bytes]) -> Callable[[], object]:
-    """A call of the parallel forward over texts of one length, byte heads included."""
-    ids_BL = pad_bytes([bytes([BOS]) + text for text in texts], device=student.device)
-
-    @torch.inference_mode()
-    def call() -> object:
-        with fast_products():
-            return student(ids_BL, token_logits=False)
 
     return call
 
@@ -100,7 +87,8 @@ def rates(calls: dict[str, Callable[[], Wrote]], *, rounds: int) -> dict[str, tu
             wrote = call()
             if turn:
                 found[name].append(wrote.text_bytes / (time.perf_counter() - started))
-    return {name: (median(values), _half_spread(values)) for name, values in found.items()}
+    return {name: (float(np.median(values)), float(np.subtract(*np.quantile(values, (0.75, 0.25)))) / 2)
+            for name, values in found.items()}
 
 
 def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, rounds: int = 3) -> list[dict]:
@@ -119,16 +107,9 @@ def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, ro
         prompts = [text[row * size : (row + 1) * size] for row in range(rows)]
         calls = {"teacher": teacher_writes(model, table, prompts, size)}
         for way, compiled in ways.items():
-            engine = engine_for(first, compiled)
-            calls[f"Stage 1{way}"] = student_writes(first, prompts, size, stage=1, engine=engine)
-            for name, student in students.items():
+            for name, student, stage in [("Stage 1", first, 1), *((name, one, 2) for name, one in students.items())]:
                 engine = engine_for(student, compiled)
-                calls[f"{name}{way}"] = student_writes(student, prompts, size, stage=2, engine=engine)
+                calls[f"{name}{way}"] = student_writes(student, prompts, size, stage=stage, engine=engine)
         found += [{"decoder": name, "rows": rows, "value": rate, "stderr": spread, "n": rounds}
                   for name, (rate, spread) in rates(calls, rounds=rounds).items()]
     return found
-
-
-def _half_spread(values: list[float]) -> float:
-    low, high = torch.tensor(values).quantile(torch.tensor([0.25, 0.75])).tolist()
-    return (high - low) / 2

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dbyte.evaluate import stats
 from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.noisy_lm import PLACES, Noise
-from dbyte.evaluate.robustness import delta, over_places
-from dbyte.evaluate.stats import AVERAGE, Columns, difference_rows, interval_row, kept_above_chance, mean_of_items
+from dbyte.evaluate.robustness import delta
+from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.presets import Scale
 from dbyte.tasks import minibench, prose
 from dbyte.tasks.column import Column
@@ -29,10 +30,11 @@ TAUGHT = (PAPERS, "PIQA", "ARC-E")
 Answers = dict[str, dict[str, np.ndarray]]  # task -> "clean" or perturbation -> [N] between 0 and 1
 
 
-def columns(scale: Scale) -> dict[str, Column]:
-    """The columns that are asked at a scale, by name."""
+def columns(scale: Scale, *, only: Sequence[str] | None = None) -> dict[str, Column]:
+    """The columns that are asked at a scale, by name; only: these alone."""
     taught = minibench.taught_by(name for name, _ in scale.corpora)
-    return {name: taught[name] for name in TAUGHT if name in taught} | {prose.NAME: prose_column()}
+    asked = {name: taught[name] for name in TAUGHT if name in taught} | {prose.NAME: prose_column()}
+    return {name: column for name, column in asked.items() if only is None or name in only}
 
 
 @cache
@@ -44,7 +46,7 @@ def prose_column() -> Column:
 
 def chances(scale: Scale, *, only: Sequence[str] | None = None) -> dict[str, float]:
     """What guessing scores on each column, and on their average; only: these columns."""
-    each = {name: column.chance for name, column in columns(scale).items() if only is None or name in only}
+    each = {name: column.chance for name, column in columns(scale, only=only).items()}
     return each | {AVERAGE: float(np.mean(list(each.values())))}
 
 
@@ -52,12 +54,16 @@ def answers(
     measurer: Measurer, folder: Path, reading: str, *, items: int, only: Sequence[str] | None = None
 ) -> Answers:
     """What a model answers to the first `items` of each column (`only` these), clean and under each perturbation."""
-    def correct(column: Column, noise: Noise | None = None) -> tuple[int, ...]:
-        return measurer.column(folder, reading, column, items=items, noise=noise).correct
+    def correct(column: Column, noise: Noise | None = None) -> np.ndarray:
+        return np.asarray(measurer.column(folder, reading, column, items=items, noise=noise).correct, dtype=float)
 
-    return {name: {CLEAN: np.asarray(correct(column), dtype=float)} | {
-        kind: over_places({place: correct(column, Noise(kind, place, measurer.seed)) for place in PLACES})
-        for kind in KINDS} for name, column in columns(measurer.scale).items() if only is None or name in only}
+    found: Answers = {}
+    for name, column in columns(measurer.scale, only=only).items():
+        found[name] = {CLEAN: correct(column)}
+        for kind in KINDS:
+            places = [correct(column, Noise(kind, place, measurer.seed)) for place in PLACES]
+            found[name][kind] = np.mean(places, axis=0)
+    return found
 
 
 def first(found: Answers, items: int) -> Answers:
@@ -66,13 +72,10 @@ def first(found: Answers, items: int) -> Answers:
 
 
 def of(kind: str, found: Answers) -> Columns:
-    """The answers to one perturbation or to clean text, by task."""
+    """The answers to one perturbation or to clean text, by task; NOISE_AVERAGE: each item's mean over all five."""
+    if kind == NOISE_AVERAGE:
+        return {task: np.mean([kinds[each] for each in KINDS], axis=0) for task, kinds in found.items()}
     return {task: kinds[kind] for task, kinds in found.items()}
-
-
-def noise_average(found: Answers) -> Columns:
-    """Each item's mean over the five perturbations, by task."""
-    return {task: np.mean([kinds[kind] for kind in KINDS], axis=0) for task, kinds in found.items()}
 
 
 # -- rows of results --------------------------------------------------------------------------------------------------
@@ -83,11 +86,10 @@ def noise_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dic
 
     Columns weigh alike in their average, and their items are independent, so variances add up.
     """
-    every = {task: kinds | {NOISE_AVERAGE: noise_average(found)[task]} for task, kinds in found.items()}
     rows = []
-    for task in (*every, AVERAGE):
+    for task in (*found, AVERAGE):
         for kind in (CLEAN, *KINDS, NOISE_AVERAGE):
-            means = [mean_of_items(each) for each in _tasks(of(kind, every), task).values()]
+            means = [stats.mean_of_items(each) for each in stats.of_task(of(kind, found), task).values()]
             rows.append({"model": model, "task": task, "kind": kind,
                          "value": 100 * float(np.mean([mean.value for mean in means])),
                          "stderr": 100 * float(np.sqrt(sum(mean.stderr**2 for mean in means))) / len(means),
@@ -101,48 +103,36 @@ def score_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dic
     A task on which the model is not above chance has no score and no row.
     """
     rows = []
-    noisy = noise_average(found)
-    clean = of(CLEAN, found)
     for task in (*found, AVERAGE):
-        one = _tasks(noisy, task)
-        other = _tasks(clean, task)
-        score = kept_above_chance(one, other, chance=chance[task])
-        if np.isnan(score.value):
-            continue
-        lost = delta(*(float(np.mean([each.mean() for each in side.values()])) for side in (other, one)))
-        rows.append({"model": model, "task": task} | interval_row(score, _items(one)) | {"delta": 100 * lost})
+        noisy, clean = (stats.of_task(of(kind, found), task) for kind in (NOISE_AVERAGE, CLEAN))
+        score = stats.kept_above_chance(noisy, clean, chance=chance[task])
+        if not np.isnan(score.value):
+            lost = delta(*(float(np.mean([each.mean() for each in side.values()])) for side in (clean, noisy)))
+            row = stats.interval_row(score, stats.items_in(noisy))
+            rows.append({"model": model, "task": task} | row | {"delta": 100 * lost})
     return rows
 
 
-def cost_difference_rows(what: str, one: Answers, other: Answers, *, direction: str = "above") -> list[dict]:
-    """Delta of one minus Delta of other in points, as `difference_rows`.
-
-    (a - b) - (c - d) is twice (a + d) / 2 - (c + b) / 2, and those halves lie in [0, 1] as the bootstrap takes them.
-    """
-    ours = _halves(one, other)
-    theirs = _halves(other, one)
-    return _doubled(difference_rows(what, ours, theirs, direction=direction))
+# -- the claims of appendix A -----------------------------------------------------------------------------------------
 
 
 def robustness_claims(teacher: Answers, stage1: Answers, stage2: Answers, *, within: float) -> list[dict]:
     """The claims of appendix A.1; `within`: the points that "about as robust as its teacher" allows."""
-    noisy = [noise_average(found) for found in (teacher, stage1, stage2)]
     return [
-        *difference_rows("Stage 1 - teacher, noise average", noisy[1], noisy[0], threshold=-within),
-        *difference_rows("Stage 1 - teacher, antspeak", of("antspeak", stage1), of("antspeak", teacher)),
-        *difference_rows("Stage 1 - teacher, drop", of("drop", stage1), of("drop", teacher)),
-        *difference_rows("Stage 2 - Stage 1, noise average", noisy[2], noisy[1], direction="below"),
-        *cost_difference_rows("Stage 2 - Stage 1, Delta", stage2, stage1),
+        *_rows("Stage 1 - teacher, noise average", NOISE_AVERAGE, stage1, teacher, threshold=-within),
+        *_rows("Stage 1 - teacher, antspeak", "antspeak", stage1, teacher),
+        *_rows("Stage 1 - teacher, drop", "drop", stage1, teacher),
+        *_rows("Stage 2 - Stage 1, noise average", NOISE_AVERAGE, stage2, stage1, direction="below"),
+        *_cost_rows("Stage 2 - Stage 1, Delta", stage2, stage1),
     ]
 
 
 def boundary_claims(control: Answers, trimmed: Answers, penalised: Answers) -> list[dict]:
     """The claims of appendix A.2, each variant against as many more bytes of the plain step 1.3."""
     return [
-        *difference_rows("Trim Data - control, noise average", noise_average(trimmed), noise_average(control)),
-        *cost_difference_rows("Whitespace Penalty - control, Delta", penalised, control, direction="below"),
-        *difference_rows("Whitespace Penalty - control, clean", of(CLEAN, penalised), of(CLEAN, control),
-                         direction="below"),
+        *_rows("Trim Data - control, noise average", NOISE_AVERAGE, trimmed, control),
+        *_cost_rows("Whitespace Penalty - control, Delta", penalised, control, direction="below"),
+        *_rows("Whitespace Penalty - control, clean", CLEAN, penalised, control, direction="below"),
     ]
 
 
@@ -153,34 +143,31 @@ def tuning_claims(before: dict[str, Answers], after: dict[str, Answers]) -> list
     """
     rows = []
     for model in before:
-        rows += difference_rows(f"{model}, tuned - before, noise average", noise_average(after[model]),
-                                noise_average(before[model]))
+        rows += _rows(f"{model}, tuned - before, noise average", NOISE_AVERAGE, after[model], before[model])
     for kind in (NOISE_AVERAGE, "antspeak", CLEAN):
-        ours = _mean(kind, after["stage1"], before["teacher"])
-        theirs = _mean(kind, before["stage1"], after["teacher"])
-        rows += _doubled(difference_rows(f"stage1 - teacher, gain when tuned, {kind}", ours, theirs))
+        rows += _change_rows(f"stage1 - teacher, gain when tuned, {kind}",
+                             (of(kind, after["stage1"]), of(kind, before["stage1"])),
+                             (of(kind, after["teacher"]), of(kind, before["teacher"])))
     return rows
 
 
-def _mean(kind: str, one: Answers, other: Answers) -> Columns:
-    """The mean of two models' answers to one perturbation, to clean text, or to all noise."""
-    first, second = (noise_average(found) if kind == NOISE_AVERAGE else of(kind, found) for found in (one, other))
-    return {task: (first[task] + second[task]) / 2 for task in first}
+def _rows(what: str, kind: str, one: Answers, other: Answers, **claim) -> list[dict]:
+    """`difference_rows` of the answers to one perturbation."""
+    return stats.difference_rows(what, of(kind, one), of(kind, other), **claim)
 
 
-def _doubled(rows: list[dict]) -> list[dict]:
-    return [row | {name: 2 * row[name] for name in ("value", "stderr", "low", "high")} for row in rows]
+def _cost_rows(what: str, one: Answers, other: Answers, **claim) -> list[dict]:
+    """Delta of one minus Delta of other in points."""
+    sides = [(of(CLEAN, found), of(NOISE_AVERAGE, found)) for found in (one, other)]
+    return _change_rows(what, *sides, **claim)
 
 
-def _halves(one: Answers, other: Answers) -> Columns:
-    clean = of(CLEAN, one)
-    noisy = noise_average(other)
-    return {task: (clean[task] + noisy[task]) / 2 for task in one}
+def _change_rows(what: str, one: tuple[Columns, Columns], other: tuple[Columns, Columns], **claim) -> list[dict]:
+    """(a - b) - (c - d) in points as `difference_rows`, for one = (a, b) and other = (c, d).
 
-
-def _tasks(side: Columns, task: str) -> Columns:
-    return side if task == AVERAGE else {task: side[task]}
-
-
-def _items(side: Columns) -> int:
-    return sum(map(len, side.values()))
+    That is twice (a + d) / 2 - (c + b) / 2, and those halves lie in [0, 1] as the bootstrap takes them.
+    """
+    ours, theirs = ({task: (first[task] + second[task]) / 2 for task in first}
+                    for first, second in ((one[0], other[1]), (other[0], one[1])))
+    return [row | {name: 2 * row[name] for name in ("value", "stderr", "low", "high")}
+            for row in stats.difference_rows(what, ours, theirs, **claim)]

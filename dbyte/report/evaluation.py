@@ -18,69 +18,60 @@ from dbyte.atomic import atomic_write
 from dbyte.device import check_device
 from dbyte.evaluate.harness import ColumnResult, correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.lm import StudentLM, load_lm
-from dbyte.evaluate.stats import Interval, difference, paired_difference, retention
+from dbyte.evaluate.stats import AVERAGE, Interval, difference, of_task, retention
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
 from dbyte.report.provenance import environment
 from dbyte.report.tables import markdown
 from dbyte.tasks import suite
-from dbyte.tasks.column import HarnessTask
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was asked, and the results of student and teacher by task (empty for the one that was not asked)."""
+    """What was asked, and the results by task of "student" and "teacher", or of the one that was asked."""
 
     asked: dict
-    student: dict[str, ColumnResult]
-    teacher: dict[str, ColumnResult]
+    results: dict[str, dict[str, ColumnResult]]
     facts: dict
 
     def table(self) -> str:
         """The results as a GitHub table: accuracies in percent with errors, differences with intervals."""
-        rows = [self._row(name) for name in (self.student or self.teacher)]
-        lines = [markdown(pd.DataFrame(rows)), *self.facts["notes"]]
-        if self.student and self.teacher:
-            lines.insert(1, f"All tasks alike: student - teacher {_shown(self.compared())} points, retention "
-                            f"{_shown(self.kept()) if self.kept() else 'not defined: the teacher has nothing right'} "
-                            "percent (95 % intervals, paired bootstrap over items)")
-        return "\n".join(lines)
+        rows = []
+        for task, one in next(iter(self.results.values())).items():
+            row = {"task": task, "metric": one.metric, "n": one.n, "chance": f"{100 * one.chance:.1f}"}
+            for who, results in self.results.items():
+                row[who] = f"{100 * results[task].accuracy:.1f} ± {100 * results[task].stderr:.1f}"
+            if len(self.results) == 2:
+                row["student - teacher"] = _shown(self.compared(task))
+            rows.append(row)
+        lines = [markdown(pd.DataFrame(rows))]
+        if len(self.results) == 2:
+            kept = self.kept()
+            lines.append(f"All tasks alike: student - teacher {_shown(self.compared())} points, retention "
+                         f"{_shown(kept) if kept else 'not defined: the teacher has nothing right'} "
+                         "percent (95 % intervals, paired bootstrap over items)")
+        return "\n".join([*lines, *self.facts["notes"]])
 
-    def _row(self, name: str) -> dict:
-        one = (self.student or self.teacher)[name]
-        row = {"task": name, "metric": one.metric, "n": one.n, "chance": f"{100 * one.chance:.1f}"}
-        for who, results in (("student", self.student), ("teacher", self.teacher)):
-            if results:
-                row[who] = f"{100 * results[name].accuracy:.1f} ± {100 * results[name].stderr:.1f}"
-        if self.student and self.teacher:
-            row["student - teacher"] = _shown(self.compared(name))
-        return row
-
-    def compared(self, name: str | None = None) -> Interval:
-        """Student minus teacher in points, on a task or on the average of all (None), with its paired interval."""
-        student = correct_by_column(self.student)
-        teacher = correct_by_column(self.teacher)
-        if name is None:
-            return difference(student, teacher, seed=self.asked["seed"])
-        return paired_difference(student[name], teacher[name], seed=self.asked["seed"])
+    def compared(self, task: str = AVERAGE) -> Interval:
+        """Student minus teacher in points, on a task or on the average of all, with its paired interval."""
+        student, teacher = (of_task(correct_by_column(self.results[who]), task) for who in ("student", "teacher"))
+        return difference(student, teacher, seed=self.asked["seed"])
 
     def kept(self) -> Interval | None:
         """Student over teacher in percent, on the average of all tasks; None where the teacher has nothing right."""
-        if not any(any(result.correct) for result in self.teacher.values()):
-            return None
-        return retention(correct_by_column(self.student), correct_by_column(self.teacher), seed=self.asked["seed"])
+        student, teacher = (correct_by_column(self.results[who]) for who in ("student", "teacher"))
+        return retention(student, teacher, seed=self.asked["seed"]) if any(map(any, teacher.values())) else None
 
     def as_json(self) -> dict:
         """All of it as JSON types."""
         found = {"asked": self.asked, "facts": self.facts}
-        for who, results in (("student", self.student), ("teacher", self.teacher)):
-            if results:
-                found[who] = {name: result.as_json() for name, result in results.items()}
-        if self.student and self.teacher:
+        for who, results in self.results.items():
+            found[who] = {task: asdict(result) for task, result in results.items()}
+        if len(self.results) == 2:
             kept = self.kept()
-            found["difference"] = {name: asdict(self.compared(name)) for name in self.student}
+            found["difference"] = {task: asdict(self.compared(task)) for task in self.results["student"]}
             found["average difference"] = asdict(self.compared())
-            found["retention"] = None if kept is None else asdict(kept)
+            found["retention"] = kept and asdict(kept)
         return found
 
     def write(self, path: Path | None = None) -> Path:
@@ -104,16 +95,24 @@ def evaluated(
     asked = {"model": model, "teacher": teacher, "tasks": list(tasks), "data": data and str(data), "stage": stage,
              "boundaries": boundaries, "beam": beam, "limit": limit, "seed": seed}
     chosen = suite.tasks(tasks, limit=limit, seed=seed, data=data)
-    student_lm = model and load_lm(model, stage=stage, boundaries=boundaries, beam=beam, rows=rows, device=device)
-    taught_lm = teacher and teacher_lm(*load_teacher(_teacher(teacher), device=device), device=device)
-    student, seconds = _timed(student_lm, chosen)
-    taught, teacher_seconds = _timed(taught_lm, chosen)
-    items = sum(result.n for result in (student or taught).values())
-    facts = {"items": items, "seconds": {"student": seconds, "teacher": teacher_seconds},
-             "environment": environment(device), "notes": _notes(student_lm, items, seconds, teacher_seconds)}
-    if student_lm:
-        facts["read"] = student_lm.get_model_info()
-    return Evaluated(asked, student, taught, facts)
+    lms = {}
+    if model:
+        lms["student"] = load_lm(model, stage=stage, boundaries=boundaries, beam=beam, rows=rows, device=device)
+    if teacher:
+        lms["teacher"] = teacher_lm(*load_teacher(_teacher(teacher), device=device), device=device)
+    results = {}
+    seconds = dict.fromkeys(("student", "teacher"))
+    for who, lm in lms.items():
+        started = time.monotonic()
+        results[who] = evaluate_tasks(lm, chosen)
+        seconds[who] = time.monotonic() - started
+    items = sum(result.n for result in next(iter(results.values())).values())
+    notes = [f"{who}: {items} items in {seconds[who]:.0f} s, {items / seconds[who]:.1f} a second" for who in lms]
+    facts = {"items": items, "seconds": seconds, "environment": environment(device), "notes": notes}
+    if model:
+        notes.append(_how(lms["student"]))
+        facts["read"] = lms["student"].get_model_info()
+    return Evaluated(asked, results, facts)
 
 
 def _teacher(name: str) -> str:
@@ -124,23 +123,12 @@ def _teacher(name: str) -> str:
     return name
 
 
-def _timed(lm, chosen: list[HarnessTask]) -> tuple[dict[str, ColumnResult], float | None]:
-    if not lm:
-        return {}, None
-    started = time.monotonic()
-    return evaluate_tasks(lm, chosen), time.monotonic() - started
-
-
-def _notes(lm: StudentLM | None, items: int, seconds: float | None, teacher_seconds: float | None) -> list[str]:
-    """What a reader of the table must know."""
-    notes = [f"{who}: {items} items in {took:.0f} s, {items / took:.1f} a second"
-             for who, took in (("student", seconds), ("teacher", teacher_seconds)) if took]
-    if lm:
-        score = ("log P(tokens)" if lm.stage == 1 else
-                 "log p(bytes)" if lm.boundaries == "own" else
-                 f"the bound of a beam of {lm.beam} over flags" if lm.beam else "the joint score, a bound")
-        notes.append(f"student: Stage {lm.stage}, {lm.boundaries}'s boundaries, scored by {score}; {lm.truncated}")
-    return notes
+def _how(lm: StudentLM) -> str:
+    """What a reader of the table must know of the student's scores."""
+    score = ("log P(tokens)" if lm.stage == 1 else
+             "log p(bytes)" if lm.boundaries == "own" else
+             f"the bound of a beam of {lm.beam} over flags" if lm.beam else "the joint score, a bound")
+    return f"student: Stage {lm.stage}, {lm.boundaries}'s boundaries, scored by {score}; {lm.truncated}"
 
 
 def _shown(interval: Interval) -> str:
