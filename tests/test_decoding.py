@@ -12,7 +12,7 @@ from dbyte.decode.generate import begin, generate, generate_stream
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import ByteStream
 from dbyte.decode.writer import Writer
-from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_nats, teacher_nats
+from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_scores, teacher_nats
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.model.student import BYTES
 from dbyte.text.spans import BOS, EOS
@@ -391,8 +391,8 @@ def test_stage_1_scores_with_an_oracle_encoder_are_the_teachers(any_teacher, tok
     student = make_student(any_teacher, tokenizer)
     pieces = heldout_pieces(["The cat lives in the house of Mira.", "naïve 😀 1 + 2"], token_bytes, row_bytes=200)
     Oracle(student, any_teacher, token_bytes, monkeypatch)
-    found = student_nats(Scorer(student, stage=1), pieces, boundaries="tokenizer")
-    assert found == pytest.approx(teacher_nats(any_teacher, pieces), rel=1e-5)
+    found = student_scores(Scorer(student, stage=1), pieces, boundaries="tokenizer")
+    assert [-score.nats for score in found] == pytest.approx(teacher_nats(any_teacher, pieces), rel=1e-5)
 
 
 def test_teacher_nats_are_the_models_own(any_teacher, token_bytes):

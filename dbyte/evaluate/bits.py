@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from dbyte.evaluate.score import Request, Scorer
+from dbyte.evaluate.score import Request, Score, Scorer
 from dbyte.kernels.fast import fast_products
 from dbyte.model.core import run_core
 from dbyte.text.packing import Document, cut, document
@@ -72,19 +72,13 @@ def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int 
     return nats
 
 
-def student_nats(scorer: Scorer, pieces: list[Document], *, boundaries: str) -> list[float]:
-    """Negative log-probability of each piece's text under a student, from BOS, in nats.
+def student_scores(scorer: Scorer, pieces: list[Document], *, boundaries: str) -> list[Score]:
+    """The score of each piece's text under a student, from BOS.
 
     boundaries: "tokenizer" for the teacher's tokens, else those that the scorer decides (see dbyte.evaluate.score).
     """
-    requests = [Request(text_of(piece), 0, token_ends(piece) if boundaries == "tokenizer" else None)
-                for piece in pieces]
-    return [-score.nats for score in scorer.score(requests)]
-
-
-def folded_nats(scorer: Scorer, pieces: list[Document]) -> list[float]:
-    """Stage 2's sum over both flags of each byte, in nats (see dbyte.evaluate.score)."""
-    return [-score.folded_nats for score in scorer.score([Request(text_of(piece), 0) for piece in pieces])]
+    return scorer.score([Request(text_of(piece), 0, token_ends(piece) if boundaries == "tokenizer" else None)
+                         for piece in pieces])
 
 
 def bits_per_byte(nats: list[float], pieces: list[Document]) -> Bits:

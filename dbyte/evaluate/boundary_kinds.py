@@ -147,21 +147,16 @@ def kind_rows(found: Tally, **where: str) -> list[dict]:
         agreement = found.of(index)
         if agreement.hits + agreement.false_cuts + agreement.missed_cuts == 0:
             continue
-        rows.append(where | {"kind": kind, "n": agreement.n}
-                    | _rate("value", "stderr", 2 * hits_P, 2 * hits_P + false_P + missed_P, n=agreement.n)
-                    | _rate("precision", "precision_stderr", hits_P, hits_P + false_P, n=agreement.n)
-                    | _rate("recall", "recall_stderr", hits_P, hits_P + missed_P, n=agreement.n)
-                    | {"hits": agreement.hits, "false_cuts": agreement.false_cuts,
-                       "missed_cuts": agreement.missed_cuts})
+        row = where | {"kind": kind, "n": agreement.n}
+        for name, error, under_P in (("value", "stderr", 2 * hits_P + false_P + missed_P),
+                                     ("precision", "precision_stderr", hits_P + false_P),
+                                     ("recall", "recall_stderr", hits_P + missed_P)):
+            over_P = 2 * hits_P if name == "value" else hits_P
+            rate = ratio_of_sums((over_P, under_P)) if under_P.sum() else Estimate(math.nan, math.nan, 0)
+            row |= {name: 100 * rate.value, error: 100 * rate.stderr if agreement.n >= FEWEST else math.nan}
+        rows.append(row | {"hits": agreement.hits, "false_cuts": agreement.false_cuts,
+                           "missed_cuts": agreement.missed_cuts})
     return rows
-
-
-def _rate(name: str, error: str, over_P: np.ndarray, under_P: np.ndarray, *, n: int) -> dict[str, float]:
-    """A share in percent and its error by their names, nan where nothing stands under the bar."""
-    if not under_P.sum():
-        return {name: math.nan, error: math.nan}
-    rate = ratio_of_sums((over_P, under_P))
-    return {name: 100 * rate.value, error: 100 * rate.stderr if n >= FEWEST else math.nan}
 
 
 def space_rows(found: Tally, **where: str) -> list[dict]:

@@ -5,9 +5,6 @@ joint score, the sum of log p(byte, flag), a lower bound of log p(text), or with
 `score_beam.py`. Along the decoder's own boundaries (`score_own_boundaries.py`, the only score of MBP) the sum of
 log p(byte) is exact.
 
-Boundaries: "router", the student's router's; at Stage 1 also "tokenizer", the teacher's tokens; at Stage 2 also "own",
-what the decoder decides while it writes.
-
 Where the context ends: as in the harness's own Hugging Face adapter, its trailing white space moves to the
 continuation. With the tokenizer's boundaries context and continuation are encoded as one text, so that scores compare
 token by token with the teacher's. Along the router's boundaries the context ends a chunk at Stage 1; at Stage 2 whether
@@ -239,7 +236,12 @@ class StudentLM(LM):
 
     def _requests(self, pairs: list[tuple[str, str]]) -> list[Request]:
         """(context, continuation) pairs as requests; ValueError for an empty continuation."""
-        split = [_moved(context, continuation) for context, continuation in pairs]
+        split = []
+        for context, continuation in pairs:
+            if not continuation:
+                raise ValueError(f"nothing to score: the continuation of {context[-40:]!r} is empty: give some text")
+            bare = context.rstrip()
+            split.append((bare, context[len(bare):] + continuation))
         once = list(dict.fromkeys(context for context, _ in split))  # the choices of an item have one context
         contexts = dict(zip(once, self._encoded(once), strict=True))
         texts = self._encoded([context + continuation for context, continuation in split])
@@ -268,14 +270,6 @@ class StudentLM(LM):
             pieces.append(Request(raw[start : inside[-1]], 0, given))
             start = inside[-1]
         return pieces
-
-
-def _moved(context: str, continuation: str) -> tuple[str, str]:
-    """The pair with the context's trailing white space moved to the continuation."""
-    if not continuation:
-        raise ValueError(f"nothing to score: the continuation of {context[-40:]!r} is empty: give some text")
-    bare = context.rstrip()
-    return bare, context[len(bare):] + continuation
 
 
 def load_lm(

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 from dbyte.atomic import atomic_write
 from dbyte.distill.data import heldout_corpus
 from dbyte.distill.runs import content_hash, model_hash
-from dbyte.evaluate.bits import bits_per_byte, folded_nats, heldout_pieces, student_nats, teacher_nats
+from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_scores, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, passage_of, tally
 from dbyte.evaluate.exposure import Deviation, deviations, finished
@@ -148,9 +148,10 @@ class Measurer:
             nats = teacher_nats(load_teacher(folder, device=self.scale.device)[0], pieces)
             return asdict(bits_per_byte(nats, pieces))
         lm = self._lm(folder, reading)
-        found = asdict(bits_per_byte(student_nats(lm.scorer, pieces, boundaries=lm.boundaries), pieces))
+        scores = student_scores(lm.scorer, pieces, boundaries=lm.boundaries)
+        found = asdict(bits_per_byte([-score.nats for score in scores], pieces))
         if reading == "stage2/router":
-            found["folded"] = bits_per_byte(folded_nats(lm.scorer, pieces), pieces).value
+            found["folded"] = bits_per_byte([-score.folded_nats for score in scores], pieces).value
         return found
 
     def _lm(self, folder: Path, reading: str) -> LM:

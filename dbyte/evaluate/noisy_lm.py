@@ -51,8 +51,7 @@ class NoisyLM(LM):
         self.noise = noise
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        noise = self.noise
-        return self.lm.loglikelihood([_asked(noise.prompt(prompt), noise.completion(completion))
+        return self.lm.loglikelihood([_asked(self.noise.prompt(prompt), self.noise.completion(completion))
                                       for prompt, completion in (request.args for request in requests)])
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
