@@ -330,12 +330,13 @@ class ByteStudent(PreTrainedModel):
             token_bytes = TokenBytes.from_tokenizer(tokenizer)
             config.bos_token_id = token_bytes.bos_token_id
             config.eos_token_id = token_bytes.eos_token_id
-            config.token_table_bytes = len(token_bytes.flat)
+            texts = b"".join(token_bytes.token_bytes)
+            config.token_table_bytes = len(texts)
         student = cls(config)
         if tokenizer is not None:
-            student.token_table.copy_(torch.tensor(token_bytes.flat))
-            student.token_offset.fill_(len(token_bytes.flat))
-            student.token_offset[: len(token_bytes) + 1] = torch.tensor(token_bytes.offsets)
+            student.token_table.copy_(torch.tensor(list(texts)))
+            student.token_offset.fill_(len(texts))
+            student.token_offset[: len(token_bytes) + 1] = torch.tensor([0, *token_bytes.lengths.cumsum()])
         for weight in student.parameters():  # not .to(dtype), which would also round the rotary frequencies
             weight.data = weight.data.to(teacher.dtype)
         student.core.load_state_dict({name: weight for name, weight in teacher.model.state_dict().items()
