@@ -17,3 +17,11 @@ def atomic_write(path: Path, data: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def up_to_date(path: Path, wanted: str, *, write: bool) -> bool:
+    """Return whether the file at `path` holds `wanted`; with `write` it is made to, if it does not."""
+    agrees = path.is_file() and path.read_text(encoding="utf-8") == wanted
+    if write and not agrees:
+        atomic_write(path, wanted)
+    return agrees or write

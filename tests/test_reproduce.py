@@ -25,7 +25,7 @@ from dbyte.notebook.pairing import (
     with_outputs,
     write_notebook,
 )
-from dbyte.notebook.reproduce import GRACE, TIMES, plan, remember, remembered, reproduce, startable, threads_each
+from dbyte.notebook.reproduce import GRACE, TIMES, plan, remember, remembered, reproduce, threads_each
 from dbyte.report.results import read_results
 from dbyte.text import files
 
@@ -192,15 +192,6 @@ def test_a_chosen_number_of_threads_wins_if_it_is_one(monkeypatch, chosen, used)
     monkeypatch.setenv("OMP_NUM_THREADS", chosen)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert threads_each(2) == used
-
-
-def test_what_is_not_planned_is_not_waited_for(tmp_path):
-    for name, declared in (("00_a", "[]"), ("01_b", "[]"), ("02_c", "['00', '01']"), ("03_d", "['02']")):
-        script(tmp_path, name, declared=declared)
-    one, two = plan(find_scripts(tmp_path, only="02,03"), given={}, where_known={}, out=tmp_path)
-    assert startable([one, two], ["02", "03"]) is one
-    assert startable([two], ["02", "03"]) is None
-    assert startable([one], ["01", "02"]) is None and startable([], []) is None
 
 
 def wait_until(true):

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import re
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -79,25 +80,25 @@ def read_script(script: Path) -> NotebookNode:
     import jupytext
 
     source = jupytext.read(script, fmt="py:percent")
-    make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
-    cells = [make[cell.cell_type](cell.source, metadata={"tags": list(tags(cell))} if tags(cell) else {})
-             for cell in source.cells]
-    return nbformat.v4.new_notebook(
-        cells=_with_stable_ids(cells), metadata={"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
+    for cell in source.cells:
+        cell.metadata = {"tags": list(tags(cell))} if tags(cell) else {}
+    metadata = {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    return nbformat.v4.new_notebook(cells=_with_stable_ids(source.cells), metadata=metadata)
 
 
 def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNode:
-    """Return `source` with the outputs that `executed` has for the same cells; a cell that changed keeps none."""
-    # JupyterLab may have given other ids. from_dict copies, so the caller's notebook stays as it is.
-    ran = _with_stable_ids([cell for cell in nbformat.from_dict(executed).cells if INJECTED not in tags(cell)])
-    outputs = {cell.id: cell for cell in ran if cell.cell_type == "code"}
-    result = nbformat.from_dict(source)
-    code = [cell for cell in result.cells if cell.cell_type == "code"]
-    for count, cell in enumerate(code, start=1):
-        same = outputs.get(cell.id)
-        if same is not None and same.execution_count is not None:
+    """Return `source` with the outputs that `executed` has for the same cells; a cell that changed keeps none.
+
+    jupytext's own combination would keep the outputs of a changed cell, too.
+    """
+    # JupyterLab may have given other ids. deepcopy, so the caller's notebooks stay as they are.
+    ran = _with_stable_ids([cell for cell in deepcopy(executed.cells) if INJECTED not in tags(cell)])
+    outputs = {cell.id: cell.outputs for cell in ran if cell.get("execution_count") is not None}
+    result = deepcopy(source)
+    for count, cell in enumerate((cell for cell in result.cells if cell.cell_type == "code"), start=1):
+        if cell.id in outputs:
             # Standard error names this machine's temporary files; only the executed notebook keeps it.
-            cell.outputs = [nbformat.from_dict(output) for output in same.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in outputs[cell.id] if output.get("name") != "stderr"]
             cell.execution_count = count
             for output in cell.outputs:
                 if "execution_count" in output:

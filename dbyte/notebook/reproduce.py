@@ -11,9 +11,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -35,11 +36,12 @@ KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1",  # kernel `python3` is this interprete
           "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the kernel does not warn about its debugger
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Planned:
-    """A notebook that is ready to run.
+    """A notebook that is ready to run, and while it runs its process.
 
-    needs: numbers of the notebooks that it builds on. parameters: what replaces its defaults. executed: where it goes.
+    executed: where it goes. needs: numbers of the notebooks that it builds on. parameters: what replaces its defaults.
+    process, began, seconds: of its run, which ends with `process.returncode`.
     """
 
     script: Path
@@ -47,6 +49,9 @@ class Planned:
     executed: Path
     needs: frozenset[str]
     parameters: Mapping[str, object]
+    process: subprocess.Popen | None = None
+    began: float = 0.0
+    seconds: float = 0.0
 
     @property
     def name(self) -> str:
@@ -56,25 +61,9 @@ class Planned:
     def number(self) -> str:
         return self.name[:2]
 
-    @property
-    def partial(self) -> Path:
-        """The notebook while it runs."""
-        return self.executed.with_suffix(".partial.ipynb")
-
-    @property
-    def failed(self) -> Path:
-        """What ran of it, if it failed."""
-        return self.executed.with_suffix(".failed.ipynb")
-
-
-@dataclass
-class Running:
-    """A notebook in its process, and once it has ended, the seconds that it took."""
-
-    planned: Planned
-    process: subprocess.Popen
-    began: float
-    seconds: float = 0.0
+    def unfinished(self, how: str) -> Path:
+        """Where the notebook is while it is `partial`, or stays if it `failed`."""
+        return self.executed.with_suffix(f".{how}.ipynb")
 
 
 def plan(scripts: Sequence[Path], *, given: Mapping[str, object], where_known: Mapping[str, object], out: Path
@@ -111,40 +100,40 @@ def threads_each(jobs: int) -> int:
     return max(cores // jobs, 1)
 
 
-def start(one: Planned, *, jobs: int) -> Running:
+def start(one: Planned, *, jobs: int) -> None:
     """Start a notebook in a process of its own, on its share of the cores."""
     print(f"[{one.name}] start, {len(one.notebook.cells)} cells", flush=True)
-    one.executed.parent.mkdir(parents=True, exist_ok=True)
-    one.failed.unlink(missing_ok=True)
-    write_notebook(one.partial, one.notebook)
-    command = [sys.executable, "-m", "dbyte.notebook.execution", one.partial.absolute(), json.dumps(one.parameters)]
+    partial = one.unfinished("partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    one.unfinished("failed").unlink(missing_ok=True)
+    write_notebook(partial, one.notebook)
     environment = os.environ | KERNEL
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(threads_each(jobs))
+    one.began = time.monotonic()
     # Ctrl-C on a terminal reaches this process only; the others end as their standard input does.
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
-    return Running(one, process, time.monotonic())
+    one.process = subprocess.Popen(
+        [sys.executable, "-m", "dbyte.notebook.execution", partial.absolute(), json.dumps(one.parameters)],
+        stdin=subprocess.PIPE, env=environment, start_new_session=True)
 
 
-def startable(waiting: Sequence[Planned], unfinished: Collection[str]) -> Planned | None:
-    """Return the first that needs none of the `unfinished` numbers; what is not planned is not waited for."""
-    return next((one for one in waiting if one.needs.isdisjoint(unfinished)), None)
-
-
-def run_in_order(planned: Sequence[Planned], *, jobs: int) -> Iterator[Running]:
+def run_in_order(planned: Sequence[Planned], *, jobs: int) -> Iterator[Planned]:
     """Run up to `jobs` notebooks at a time, in order of need, and yield each as it ends; after a failure none starts.
 
-    Closed early, as by Ctrl-C, it stops those that run and their kernels.
+    What is not planned is not waited for. Closed early, as by Ctrl-C, it stops those that run and their kernels.
     """
-    waiting = list(planned)
-    unfinished = {one.number for one in planned}
+    numbers = {one.number: one for one in planned}
+    order = TopologicalSorter({one.number: one.needs & set(numbers) for one in planned})
+    order.prepare()
+    ready = []
     running = []
     failed = False
     try:
         while True:
-            while not failed and len(running) < jobs and (one := startable(waiting, unfinished)):
-                waiting.remove(one)
-                running.append(start(one, jobs=jobs))
+            ready = sorted([*ready, *order.get_ready()])
+            while ready and not failed and len(running) < jobs:
+                running.append(numbers[ready.pop(0)])
+                start(running[-1], jobs=jobs)
             if not running:
                 return
             time.sleep(0.1)
@@ -153,27 +142,22 @@ def run_in_order(planned: Sequence[Planned], *, jobs: int) -> Iterator[Running]:
                 ended.seconds = time.monotonic() - ended.began
                 ended.process.stdin.close()
                 if ended.process.returncode == 0:
-                    os.replace(ended.planned.partial, ended.planned.executed)
-                    unfinished.remove(ended.planned.number)
+                    os.replace(ended.unfinished("partial"), ended.executed)
+                    order.done(ended.number)
                 else:
-                    os.replace(ended.planned.partial, ended.planned.failed)
+                    os.replace(ended.unfinished("partial"), ended.unfinished("failed"))
                     failed = True
                 yield ended
     finally:
-        stop(running)
-
-
-def stop(running: Sequence[Running]) -> None:
-    """End the notebooks that still run, and wait until they have ended."""
-    for one in running:
-        one.process.stdin.close()
-    for one in running:
-        try:
-            one.process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-            one.process.wait()
-        one.planned.partial.unlink(missing_ok=True)
+        for one in running:
+            one.process.stdin.close()
+        for one in running:
+            try:
+                one.process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                one.process.kill()
+                one.process.wait()
+            one.unfinished("partial").unlink(missing_ok=True)
 
 
 def remembered(scale: str, *, results: Path, device: str) -> dict[str, dict[str, object]]:
@@ -254,20 +238,23 @@ def reproduce(
     jobs = min(jobs, len(planned))
     announce(planned, scale=scale, results=results, jobs=jobs, device=chosen.device)
     began = time.monotonic()
-    done = []
+    left = list(planned)
     failed = []
     with closing(run_in_order(planned, jobs=jobs)) as ended:
         for one in ended:
+            left.remove(one)
             say_end(one)
-            (failed if one.process.returncode else done).append(one.planned)
-            if one.process.returncode == 0 and jobs == 1:  # on cores of its own, so its time says what it costs
-                remember(one.planned.name, one.seconds, scale=scale, seed=seed, results=results, device=chosen.device)
-            if one.process.returncode == 0 and scale == COMMITTED_SCALE:
-                write_pair(one.planned)
+            if one.process.returncode:
+                failed.append(one.name)
+                continue
+            if jobs == 1:  # on cores of its own, so its time says what it costs
+                remember(one.name, one.seconds, scale=scale, seed=seed, results=results, device=chosen.device)
+            if scale == COMMITTED_SCALE:
+                paired = with_outputs(one.notebook, executed=read_notebook(one.executed))
+                write_notebook(one.script.with_suffix(".ipynb"), paired)
     if failed:
-        names = ", ".join(one.name for one in failed)
-        left = ", ".join(one.name for one in planned if one not in [*done, *failed])
-        print(f"failed: {names}" + f"; not started: {left}" * bool(left), flush=True)
+        print(f"failed: {', '.join(failed)}" + f"; not started: {', '.join(one.name for one in left)}" * bool(left),
+              flush=True)
         return 1
     report(scale, write=True, results=results)
     print(f"done in {(time.monotonic() - began) / 60:.1f} min: results in {shown(results / scale)}/, "
@@ -276,18 +263,12 @@ def reproduce(
     return 0
 
 
-def say_end(one: Running) -> None:
+def say_end(one: Planned) -> None:
     """Print how a notebook ended; its own process has printed what failed in it."""
     status = one.process.returncode
     if status == 0:
-        print(f"[{one.planned.name}] done in {one.seconds:.1f} s: {shown(one.planned.executed)}", flush=True)
+        print(f"[{one.name}] done in {one.seconds:.1f} s: {shown(one.executed)}", flush=True)
         return
     killed = " (killed, most often for want of memory)" if status < 0 else ""
-    print(f"[{one.planned.name}] FAILED after {one.seconds:.1f} s, status {status}{killed}\n"
-          f"The notebook so far: {shown(one.planned.failed)}", flush=True)
-
-
-def write_pair(one: Planned) -> None:
-    """Write the .ipynb next to the script with the outputs of the run."""
-    paired = with_outputs(one.notebook, executed=read_notebook(one.executed))
-    write_notebook(one.script.with_suffix(".ipynb"), paired)
+    print(f"[{one.name}] FAILED after {one.seconds:.1f} s, status {status}{killed}\n"
+          f"The notebook so far: {shown(one.unfinished('failed'))}", flush=True)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from dbyte.atomic import atomic_write
+from dbyte.atomic import up_to_date
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
 from dbyte.report import audit, claims
 from dbyte.report.judging import UNMEASURED
 from dbyte.report.published import SOURCE
 from dbyte.report.results import read_results
-from dbyte.report.tables import main_table, markdown
+from dbyte.report.tables import estimates, in_cells, main_table, markdown
 
 CAPTIONS = {
     "claims": "The claims at a glance.",
@@ -112,11 +112,9 @@ def bits_and_boundaries(scale: str, results: Path) -> Iterator[Block]:
     if bits is not None:
         if stage2_bits is not None:
             bits = pd.concat([bits, stage2_bits[stage2_bits["model"] == "stage2"]])
-        bits = bits.assign(shown=[f"{row.value:.4f} ± {row.stderr:.4f}" for row in bits.itertuples()])
         yield Text("Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a "
                    "bound:")
-        yield Numbers(bits.pivot(index="model", columns="corpus", values="shown").reset_index()
-                      .rename_axis(columns=None))
+        yield Numbers(estimates(bits, rows=["model"], columns="corpus", order=sorted(set(bits["corpus"])), digits=4))
     if edges is not None:
         f1 = ", ".join(f"{row.corpus} {row.value:.2f} ± {row.stderr:.2f}" for row in edges.itertuples())
         yield Text(f"The router's boundaries against the tokenizer's on held-out text, F1 in percent: {f1}.")
@@ -243,14 +241,12 @@ def _inline(text: str) -> str:
 
 
 def _table(frame: pd.DataFrame, digits: int) -> str:
-    def cell(value: object, number: bool) -> str:
-        text = ("" if value != value else f"{value:.{digits}f}") if isinstance(value, float) else str(value)
-        return f'<td class="number">{text}</td>' if number else f"<td>{html.escape(text)}</td>"
-
-    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
-    head = "".join(f"<th>{html.escape(str(column))}</th>" for column in frame)
-    rows = "\n".join("<tr>" + "".join(map(cell, row, numeric)) + "</tr>" for row in frame.itertuples(index=False))
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    head, numeric, rows = in_cells(frame, digits)
+    opening = ['<td class="number">' if number else "<td>" for number in numeric]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    lines = ["".join(f"{tag}{html.escape(text)}</td>" for tag, text in zip(opening, row, strict=True)) for row in rows]
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def report_path(scale: str, *, results: Path = RESULTS) -> Path:
@@ -265,10 +261,7 @@ def report(scale: str, *, write: bool, results: Path = RESULTS, figures: Path = 
     title = f"dbyte at scale {scale}"
     parts = list(blocks(scale, results=results, figures=figures, notebooks=notebooks))
     wanted = {path: as_markdown(title, parts, folder=path.parent), path.with_suffix(".html"): as_html(title, parts)}
-    stale = [file for file, text in wanted.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
-    for file in stale if write else ():
-        atomic_write(file, wanted[file])
-    return write or not stale
+    return all([up_to_date(file, text, write=write) for file, text in wanted.items()])
 
 
 # -- the README --------------------------------------------------------------------------------------------------------
@@ -299,8 +292,4 @@ def with_numbers(text: str, part: str) -> str:
 
 def readme(*, write: bool, path: Path = ROOT / "README.md") -> bool:
     """Return whether README.md agrees with the results; with `write` it is written first."""
-    text = path.read_text(encoding="utf-8")
-    wanted = with_numbers(text, readme_numbers())
-    if write and wanted != text:
-        atomic_write(path, wanted)
-    return wanted == text or write
+    return up_to_date(path, with_numbers(path.read_text(encoding="utf-8"), readme_numbers()), write=write)

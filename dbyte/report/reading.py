@@ -7,7 +7,7 @@ docs/reading.toml has the path as a list `sitting` (title, about, and a list `fi
 import tomllib
 from pathlib import Path
 
-from dbyte.atomic import atomic_write
+from dbyte.atomic import up_to_date
 from dbyte.paths import ROOT
 
 LIBRARY = ROOT / "dbyte"
@@ -61,8 +61,4 @@ def page(data: dict) -> str:
 
 def reading(*, write: bool, path: Path = PAGE) -> bool:
     """Return whether docs/reading.md agrees with the code; with `write` it is made to."""
-    wanted = page(load())
-    agrees = path.is_file() and path.read_text(encoding="utf-8") == wanted
-    if write and not agrees:
-        atomic_write(path, wanted)
-    return agrees or write
+    return up_to_date(path, page(load()), write=write)
