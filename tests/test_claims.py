@@ -45,7 +45,7 @@ def test_a_difference_is_judged_by_its_own_interval(tmp_path, notebooks, low, hi
     assert (found.measured.low, found.measured.high, found.measured.n, found.measured.seeds) == (low, high, 7, (3, 4))
 
 
-def test_a_threshold_may_stand_beside_the_number(tmp_path, notebooks):
+def test_a_threshold_may_come_with_the_number(tmp_path, notebooks):
     rows = [difference("LMB", 90, 94) | {"threshold": 95}, difference("PIQA", 96, 98) | {"threshold": 95}]
     write(tmp_path, "x", rows, ["what", "task"])
     for task, expected in (("LMB", "opposite"), ("PIQA", "shown")):
@@ -128,12 +128,28 @@ def test_every_claim_is_there_once():
         assert claim.notebook[:2] not in numbers or (NOTEBOOKS / f"{claim.notebook}.py").exists(), claim.notebook
 
 
-def test_cuts_are_counted_on_the_corpora_of_the_scale(tmp_path):
+def test_boundaries_are_counted_on_the_corpora_of_the_scale(tmp_path):
     rows = [{"corpus": name, "value": 99.0, "stderr": 0.1, "n": 9} for name, _ in presets.scale("gpu").corpora]
     write_results("boundaries_stage1", rows, scale="gpu", keys=["corpus"], seeds=[0], config_hash="x", wall_seconds=0,
                   folder=tmp_path)
     found = claims.judged(scale="gpu", folder=tmp_path).set_index("id")
     assert found.at["router is accurate", "verdict"] == "shown"
+
+
+@pytest.mark.parametrize(("message", "change"), [
+    ("has no abve", {"abve": 0.0}), ("needs `above` or `below`", {"above": None}), ("needs `above`", {"below": 1.0}),
+    ("'total'", {"row": None}), ("'file'", {"file": None})])
+def test_an_entry_that_is_no_claim_is_refused_by_its_id(message, change):
+    criterion = {"file": "x", "row": {"task": "LMB"}, "above": 0.0} | change
+    entry = CLAIM | {"criteria": [{key: value for key, value in criterion.items() if value is not None}]}
+    with pytest.raises(ValueError, match=f"claim 'one' in claims.toml.*{message}"):
+        claims.read_claim(entry, ["world"])
+
+
+def test_an_entry_with_an_unknown_field_or_table_is_refused():
+    for change in ({"notebok": "01"}, {"paper": {"table": "table1", "line": "x"}}, {"paper": {"quoted": "nothing"}}):
+        with pytest.raises(ValueError, match="claim 'one' in claims.toml"):
+            claims.read_claim(CLAIM | change, [])
 
 
 def test_nothing_measured_gives_a_whole_table_of_gaps(tmp_path):
