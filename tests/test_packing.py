@@ -112,10 +112,6 @@ def test_no_piece_has_more_tokens_than_the_core_has_positions(documents, positio
     assert text_bytes(rows) == sum(len(each) - 2 for each in documents)
 
 
-def test_a_bound_that_nothing_reaches_changes_nothing(documents, rows):
-    assert pack(documents, row_bytes=ROW_BYTES, positions=ROW_BYTES).hash == rows.hash
-
-
 def test_padding_is_a_silent_tail(rows):
     padded = rows.document < 0
     assert padded.any() and (np.diff(padded.astype(int), axis=1) >= 0).all(), "padding is a tail"
@@ -153,15 +149,6 @@ def test_packing_is_deterministic_and_the_hash_sees_everything(rows, documents):
         arrays[name][0] = np.roll(arrays[name][0], 1)
         assert Rows(**arrays).hash != rows.hash, name
     assert pack(documents[::-1], row_bytes=ROW_BYTES).hash != rows.hash
-
-
-def test_a_cut_leaves_no_document_without_text():
-    each = made(b"abcdef" * 7, [*range(3, 43, 3)])
-    for row_bytes in range(8, 24):
-        parts = [part.byte_ids.tobytes() for part in cut(each, row_bytes=row_bytes)]
-        texts = [part.strip(bytes([BOS, EOS])) for part in parts]
-        assert all(texts)
-        assert sum(map(len, texts)) == 42 and all(len(text) % 3 == 0 for text in texts)
 
 
 def test_a_token_fits_with_bos_and_eos_or_without_eos():

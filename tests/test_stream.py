@@ -160,13 +160,6 @@ def test_the_state_is_that_of_the_batch_handed_out_and_small(corpus, feed_of):
     assert fresh.state() == state and same(fresh.batch(1), feed.batch(1))
 
 
-def test_a_feed_that_was_closed_continues(corpus, feed_of):
-    feed, whole = feed_of(corpus), feed_of(corpus)
-    for update in range(6):
-        assert same(feed.batch(update), whole.batch(update))
-        feed.close()
-
-
 def test_resuming_parquet_reads_from_the_row_group_of_its_group(tmp_path, token_bytes, monkeypatch):
     decoded = []
 

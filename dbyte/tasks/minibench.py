@@ -4,7 +4,7 @@ A benchmark of the paper (arXiv 2602.01007, Table 1) needs a teacher with billio
 same kind of question about a world that a teacher of a million parameters can learn. Every item is held out: its
 question, event or sum occurs in no training text of the world (tests/test_minibench.py, tests/test_world.py).
 
-A column is a function that makes one row and a Column that says how rows are drawn (`_sampled` from a pool, or
+A column is a function that makes one row, and a line that says how rows are drawn (`_sampled` from a pool, or
 `_distinct`) and asked. To add one, write both and name the column in EVERY.
 """
 
@@ -19,18 +19,27 @@ from dbyte.tasks.world.world import NAMES, PLACES, TOOLS, WORLD, shuffled
 QUESTION = "Question: {{question}}\nAnswer:"
 
 
-def _sampled(rng: Random, n: int, *, pool: Sequence, row: Callable[..., dict]) -> list[dict]:
-    """row(rng, member) of n members of a pool, none of them twice."""
-    return [row(rng, *member) for member in rng.sample(pool, len(pool))[:n]]
+def _sampled(name: str, row: Callable[..., dict], pool: Sequence[tuple], chance: float, harness: dict, *,
+             metric: str = "acc") -> Column:
+    """A column of row(rng, *member) for the members of a pool, none of them twice."""
+    def draw(rng: Random, n: int) -> list[dict]:
+        return [row(rng, *member) for member in rng.sample(pool, len(pool))[:n]]
+
+    return Column(name=name, metric=metric, chance=chance, default=min(500, len(pool)), available=len(pool), draw=draw,
+                  harness=harness)
 
 
-def _distinct(rng: Random, n: int, *, key: str, row: Callable[[Random], dict]) -> list[dict]:
-    """n rows row(rng) that differ under `key`, in the order of drawing, so that a smaller n is a prefix."""
-    rows: dict[str, dict] = {}
-    while len(rows) < n:
-        drawn = row(rng)
-        rows.setdefault(drawn[key], drawn)
-    return list(rows.values())
+def _distinct(name: str, row: Callable[[Random], dict], key: str, chance: float, harness: dict, *,
+              metric: str = "acc", available: int = 5000) -> Column:
+    """A column of rows row(rng) that differ under `key`, in the order of drawing, so that a smaller n is a prefix."""
+    def draw(rng: Random, n: int) -> list[dict]:
+        rows: dict[str, dict] = {}
+        while len(rows) < n:
+            drawn = row(rng)
+            rows.setdefault(drawn[key], drawn)
+        return list(rows.values())
+
+    return Column(name=name, metric=metric, chance=chance, default=500, available=available, draw=draw, harness=harness)
 
 
 def _multiple_choice(text: str, choices: str | list[str]) -> dict:
@@ -49,14 +58,11 @@ def _lmb(rng: Random) -> dict:
     return {"text": " ".join([*told, rng.choice(recall[0])]).removesuffix(".")}
 
 
-LMB = Column(
-    name="LMB", metric="acc", chance=0.0, default=500, available=5000, draw=partial(_distinct, key="text", row=_lmb),
-    harness={
-        "output_type": "loglikelihood",
-        "doc_to_text": "{{text.rsplit(' ', 1)[0]}}",
-        "doc_to_target": "{{' ' + text.rsplit(' ', 1)[1]}}",
-    },
-)
+LMB = _distinct("LMB", _lmb, "text", 0.0, {
+    "output_type": "loglikelihood",
+    "doc_to_text": "{{text.rsplit(' ', 1)[0]}}",
+    "doc_to_target": "{{' ' + text.rsplit(' ', 1)[1]}}",
+})
 
 
 def _hellas(rng: Random, name: str, script: scripts.Script, done: int) -> dict:
@@ -78,10 +84,7 @@ def _hellas(rng: Random, name: str, script: scripts.Script, done: int) -> dict:
 
 
 HELLAS_POOL = [(name, script, done) for name, script in scripts.PAIRS[True] for done in range(len(scripts.ORDER))]
-HELLAS = Column(
-    name="HellaS", metric="acc", chance=0.25, default=500, available=len(HELLAS_POOL),
-    draw=partial(_sampled, pool=HELLAS_POOL, row=_hellas), harness=_multiple_choice("{{context}}", "{{endings}}"),
-)
+HELLAS = _sampled("HellaS", _hellas, HELLAS_POOL, 0.25, _multiple_choice("{{context}}", "{{endings}}"))
 
 
 def _piqa(rng: Random, goal: str, tool: world.Tool) -> dict:
@@ -97,12 +100,8 @@ def _piqa(rng: Random, goal: str, tool: world.Tool) -> dict:
     return {"goal": world.use_question(goal), "sol1": solutions[0], "sol2": solutions[1], "label": label}
 
 
-PIQA_POOL = WORLD.goals[True]
-PIQA = Column(
-    name="PIQA", metric="acc", chance=0.5, default=len(PIQA_POOL), available=len(PIQA_POOL),
-    draw=partial(_sampled, pool=PIQA_POOL, row=_piqa),
-    harness=_multiple_choice("Question: {{goal}}\nAnswer:", "{{[sol1, sol2]}}"),
-)
+PIQA = _sampled("PIQA", _piqa, WORLD.goals[True], 0.5,
+                _multiple_choice("Question: {{goal}}\nAnswer:", "{{[sol1, sol2]}}"))
 
 
 def _arc_e(rng: Random, name: str, attribute: world.Attribute, form: str) -> dict:
@@ -118,10 +117,7 @@ def _arc_e(rng: Random, name: str, attribute: world.Attribute, form: str) -> dic
 
 
 ARC_E_POOL = [(name, attribute, form) for name, attribute in WORLD.questions[True] for form in attribute.questions]
-ARC_E = Column(
-    name="ARC-E", metric="acc", chance=0.25, default=len(ARC_E_POOL), available=len(ARC_E_POOL),
-    draw=partial(_sampled, pool=ARC_E_POOL, row=_arc_e), harness=_multiple_choice(QUESTION, "{{choices}}"),
-)
+ARC_E = _sampled("ARC-E", _arc_e, ARC_E_POOL, 0.25, _multiple_choice(QUESTION, "{{choices}}"))
 
 
 def _arc_c(rng: Random) -> dict:
@@ -138,11 +134,8 @@ def _arc_c(rng: Random) -> dict:
     return {"passage": chains.told(rng, pair), "question": chains.question(pair[0]), "choices": choices, "label": label}
 
 
-ARC_C = Column(
-    name="ARC-C", metric="acc", chance=0.25, default=500, available=5000,
-    draw=partial(_distinct, key="passage", row=_arc_c),
-    harness=_multiple_choice("{{passage}}\nQuestion: {{question}}\nAnswer:", "{{choices}}"),
-)
+ARC_C = _distinct("ARC-C", _arc_c, "passage", 0.25,
+                  _multiple_choice("{{passage}}\nQuestion: {{question}}\nAnswer:", "{{choices}}"))
 
 
 def _wino(rng: Random) -> dict:
@@ -163,17 +156,13 @@ def _wino(rng: Random) -> dict:
     return {"sentence": sentence, "option1": names[0], "option2": names[1], "answer": str(label + 1)}
 
 
-WINO = Column(
-    name="WINO", metric="acc", chance=0.5, default=500, available=4000,
-    draw=partial(_distinct, key="sentence", row=_wino),
-    # With several contexts and one continuation the harness expects the label as the text, and the text as the target.
-    harness={
-        "output_type": "multiple_choice",
-        "doc_to_text": lambda row: int(row["answer"]) - 1,
-        "doc_to_choice": lambda row: [row["sentence"].split("_")[0] + row[name] for name in ("option1", "option2")],
-        "doc_to_target": lambda row: row["sentence"].split("_ ")[1],
-    },
-)
+# With several contexts and one continuation the harness expects the label as the text, and the text as the target.
+WINO = _distinct("WINO", _wino, "sentence", 0.5, {
+    "output_type": "multiple_choice",
+    "doc_to_text": lambda row: int(row["answer"]) - 1,
+    "doc_to_choice": lambda row: [row["sentence"].split("_")[0] + row[name] for name in ("option1", "option2")],
+    "doc_to_target": lambda row: row["sentence"].split("_ ")[1],
+}, available=4000)
 
 
 def _obqa(rng: Random, fact: tuple[kinds.Kind, str, int], form: str) -> dict:
@@ -192,10 +181,7 @@ def _obqa(rng: Random, fact: tuple[kinds.Kind, str, int], form: str) -> dict:
 
 OBQA_FORMS = ("{statement}", "Question: {question}\nAnswer:", "Everybody knows this. {statement}")
 OBQA_POOL = [(fact, form) for fact in kinds.FACTS[True] for form in OBQA_FORMS]
-OBQA = Column(
-    name="OBQA", metric="acc", chance=0.25, default=min(500, len(OBQA_POOL)), available=len(OBQA_POOL),
-    draw=partial(_sampled, pool=OBQA_POOL, row=_obqa), harness=_multiple_choice("{{question_stem}}", "{{choices}}"),
-)
+OBQA = _sampled("OBQA", _obqa, OBQA_POOL, 0.25, _multiple_choice("{{question_stem}}", "{{choices}}"))
 
 
 def _mmlu(rng: Random) -> dict:
@@ -219,10 +205,7 @@ def _mmlu(rng: Random) -> dict:
     return {"subject": subject, "prompt": before + letters.asked(question, choices), "label": label}
 
 
-MMLU = Column(
-    name="MMLU", metric="acc", chance=0.25, default=500, available=5000,
-    draw=partial(_distinct, key="prompt", row=_mmlu), harness=_multiple_choice("{{prompt}}", list(letters.LETTERS)),
-)
+MMLU = _distinct("MMLU", _mmlu, "prompt", 0.25, _multiple_choice("{{prompt}}", list(letters.LETTERS)))
 
 
 def _gsm8k(rng: Random, problem: world.Sum) -> dict:
@@ -235,22 +218,15 @@ def _gsm8k(rng: Random, problem: world.Sum) -> dict:
     return {"question": world.sum_question(rng, problem, name=rng.choice(NAMES)), "answer": problem.answer()}
 
 
-GSM8K_POOL = [(problem,) for problem in WORLD.sums[True]]
-GSM8K = Column(
-    name="GSM8K", metric="exact_match", chance=0.0, default=min(500, len(GSM8K_POOL)), available=len(GSM8K_POOL),
-    draw=partial(_sampled, pool=GSM8K_POOL, row=_gsm8k),
-    harness={
-        "output_type": "generate_until",
-        "doc_to_text": QUESTION,
-        "doc_to_target": "{{answer.split('#### ')[1]}}",
-        # 64 is room for the longest answer even where a model counts bytes instead of tokens.
-        "generation_kwargs": {"until": ["\n\n", "\nQuestion"], "do_sample": False, "max_gen_toks": 64},
-        "filter_list": [{
-            "name": "strict-match",
-            "filter": [{"function": "regex", "regex_pattern": r"#### (\-?[0-9]+)"}, {"function": "take_first"}],
-        }],
-    },
-)
+GSM8K = _sampled("GSM8K", _gsm8k, [(problem,) for problem in WORLD.sums[True]], 0.0, {
+    "output_type": "generate_until",
+    "doc_to_text": QUESTION,
+    "doc_to_target": "{{answer.split('#### ')[1]}}",
+    # 64 is room for the longest answer even where a model counts bytes instead of tokens.
+    "generation_kwargs": {"until": ["\n\n", "\nQuestion"], "do_sample": False, "max_gen_toks": 64},
+    "filter_list": [{"name": "strict-match", "filter": [
+        {"function": "regex", "regex_pattern": r"#### (\-?[0-9]+)"}, {"function": "take_first"}]}],
+}, metric="exact_match")
 
 
 def _spell(rng: Random) -> dict:
@@ -271,18 +247,14 @@ def _written(name: str, row: Callable[[Random], dict], *, chance: float = 0.0) -
     Examples: "Question: Spell the word bimolu.\nAnswer:" -> " b i m o l u"; "Question: Exchange b and m in
     bimolu.\nAnswer:" -> " mibolu". The paper has no such column; spelling is what models of bytes are for.
     """
-    return Column(
-        name=name, metric="exact_match", chance=chance, default=500, available=5000,
-        draw=partial(_distinct, key="question", row=row),
-        harness={
-            "output_type": "generate_until",
-            "doc_to_text": QUESTION,
-            "doc_to_target": "{{answer}}",
-            "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 24},
-            "filter_list": [{"name": "stripped", "filter": [
-                {"function": "regex", "regex_pattern": r"^\s*(.*?)\s*$"}, {"function": "take_first"}]}],
-        },
-    )
+    return _distinct(name, row, "question", chance, {
+        "output_type": "generate_until",
+        "doc_to_text": QUESTION,
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 24},
+        "filter_list": [{"name": "stripped", "filter": [
+            {"function": "regex", "regex_pattern": r"^\s*(.*?)\s*$"}, {"function": "take_first"}]}],
+    }, metric="exact_match")
 
 
 SPELL = _written("SPELL", _spell)
