@@ -14,6 +14,7 @@ H-Net's tables, and the paper's levels agree with it; the others have acc. MMLU 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os.path import commonprefix
 from pathlib import Path
 
@@ -114,14 +115,14 @@ def piqa_with_labels(given: Items, labels: list[str]) -> Items:
             for row, label in zip(given, labels, strict=True)]
 
 
-def arc_queries(given: Items) -> Items:
-    """llm-foundry's query / choices / gold, whose query begins with "Question: "."""
-    return [{"question": row["query"].removeprefix("Question: ")} | _lettered(row) for row in given]
-
-
-def openbookqa_queries(given: Items) -> Items:
-    """llm-foundry's query / choices / gold."""
-    return [{"question_stem": row["query"]} | _lettered(row) for row in given]
+def queries(given: Items, *, field: str) -> Items:
+    """llm-foundry's query / choices / gold; ARC's query begins with "Question: "."""
+    rows = []
+    for row in given:
+        letters = list(LETTERS[: len(row["choices"])])
+        rows.append({field: row["query"].removeprefix("Question: "), "answerKey": letters[row["gold"]],
+                     "choices": {"text": row["choices"], "label": letters}})
+    return rows
 
 
 def winogrande_contexts(given: Items) -> Items:
@@ -136,11 +137,6 @@ def winogrande_contexts(given: Items) -> Items:
         rows.append({"sentence": f"{shared}_ {row['continuation']}", "option1": first, "option2": second,
                      "answer": str(row["gold"] + 1)})
     return rows
-
-
-def _lettered(row: dict) -> dict:
-    choices = row["choices"]
-    return {"choices": {"text": choices, "label": list(LETTERS[: len(choices)])}, "answerKey": LETTERS[row["gold"]]}
 
 
 def _hub(file: str, *names: str) -> Layout:
@@ -165,14 +161,14 @@ BENCHMARKS = {benchmark.name: benchmark for benchmark in (
         Layout(("piqa/dev.jsonl", "piqa/dev-labels.lst"), piqa_with_labels),
         _hub("piqa/validation", "goal", "sol1", "sol2", "label"))),
     Benchmark("ARC-E", "arc/arc_easy.yaml", "acc", 0.25, (
-        _foundry("arc/arc_easy", arc_queries), _hub("arc_easy/test", *ARC))),
+        _foundry("arc/arc_easy", partial(queries, field="question")), _hub("arc_easy/test", *ARC))),
     Benchmark("ARC-C", "arc/arc_challenge.yaml", "acc_norm", 0.25, (
-        _foundry("arc/arc_challenge", arc_queries), _hub("arc_challenge/test", *ARC))),
+        _foundry("arc/arc_challenge", partial(queries, field="question")), _hub("arc_challenge/test", *ARC))),
     Benchmark("WINO", "winogrande/default.yaml", "acc", 0.5, (
         _foundry("winogrande/winogrande", winogrande_contexts),
         _hub("winogrande/validation", "sentence", "option1", "option2", "answer"))),
     Benchmark("OBQA", "openbookqa/openbookqa.yaml", "acc_norm", 0.25, (
-        _foundry("openbookqa/openbook_qa", openbookqa_queries),
+        _foundry("openbookqa/openbook_qa", partial(queries, field="question_stem")),
         _hub("openbookqa/test", "question_stem", "choices", "answerKey"))),
     Benchmark("MMLU", "mmlu/default/_default_template_yaml", "acc", 0.25, (
         _hub("mmlu/test", "question", "subject", "choices", "answer"),), by_subject=True),

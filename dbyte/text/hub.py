@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 COLUMN = "text"
 READ = 16  # records read at once
 DECODED = 256  # records of a parquet file decoded at once
-PARSED = 1 << 20  # bytes of a JSON file parsed at once
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -51,10 +50,9 @@ def streamed(place: str, *, revision: str | None = None) -> "IterableDataset":
         from datasets import load_dataset_builder
 
         builder = load_dataset_builder(name, config, revision=None if Path(name).is_dir() else revision or own_revision)
-        # By default a whole row group of parquet or 10 MB of JSON are decoded: too much for many open shards.
-        for option, size in (("batch_size", DECODED), ("chunksize", PARSED)):
-            if hasattr(builder.config, option):
-                setattr(builder.config, option, size)
+        # By default parquet is decoded in whole row groups: too much for many open shards, an error for an empty one.
+        if hasattr(builder.config, "batch_size"):
+            builder.config.batch_size = DECODED
         # Tables: other columns never become Python objects.
         return builder.as_streaming_dataset(split="train").with_format("arrow")
 

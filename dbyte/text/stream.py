@@ -4,14 +4,9 @@
 
 A stream is divided into a fixed number of lanes, each an endless sequence of rows. The number of lanes belongs to the
 data, not to the machine: whoever reads a lane gets the same rows, so a batch does not depend on how many processes
-share it. How the documents of a source are divided among lanes:
-
-    hub      shards k, k + lanes, .. of the dataset belong to lane k, in a seeded order that changes with every pass
-    world    documents are drawn a few at a time from (seed, lane, number), so any of them can be made directly
-    others   documents k, k + lanes, .. belong to lane k, in a seeded order that changes with every pass
-
-In a pass over a finite corpus every document comes to exactly one lane. Lanes do not wait for each other: one with less
-text begins its next pass earlier.
+share it. In a pass over a finite corpus every document comes to exactly one lane: each lane has every lanes-th shard
+(of a hub dataset) or document, in a seeded order that changes with every pass. Lanes do not wait for each other: one
+with less text begins its next pass earlier.
 
 Resuming is exact. A lane packs groups, the documents of about GROUP_ROWS rows at a time. Its state, plain JSON, is
 where its sources stood when the group began and how many rows of the group were handed out. A resumed lane packs this
@@ -144,11 +139,11 @@ class Lane:
 
     def _begin_pass(self, index: int) -> None:
         name = self.sources[index].name
-        number = self._positions[index]["pass"]
         if not self._found[index]:
             raise ValueError(f"a pass over corpus {name!r} gave lane {self.lane} of {self.lanes} no training document: "
                              "use a larger corpus, or fewer lanes")
         self._found[index] = False
+        number = self._positions[index]["pass"]
         if (name, number) not in self.announced:
             self.announced.add((name, number))
             print(f"corpus {name!r} has come to its end in lane {self.lane} of {self.lanes}: pass {number + 1} begins, "
