@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.kernels import fast, triton
-from dbyte.model.convolution import convolve
+from dbyte.model.convolution import convolve_silu
 from dbyte.model.ssd import ssd
 
 BACKENDS = ("torch", "fast", "triton")
@@ -27,11 +27,6 @@ PACKAGES = ("mamba_ssm", "causal_conv1d")
 def split_linear(hidden_BLD: Tensor, weight_OD: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
     """The product with a weight, in parts of these sizes."""
     return F.linear(hidden_BLD, weight_OD).split(sizes, dim=-1)
-
-
-def convolve_silu(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None) -> Tensor:
-    """SiLU of the depthwise causal convolution inside each document: [B, L, X]."""
-    return F.silu(convolve(hidden_BLX, weight_XW, bias_X, document_BL))
 
 
 def scan(
@@ -44,10 +39,11 @@ def scan(
 
 
 def gated_linear(hidden_BLI: Tensor, gate_BLI: Tensor, norm_I: Tensor, weight_DI: Tensor, *, eps: float) -> Tensor:
-    """RMSNorm(hidden * silu(gate)), fp32 at least inside, then the product with a weight: [B, L, D] in gate's dtype."""
+    """RMSNorm(hidden * silu(gate)) with the weight norm_I, fp32 at least, then a product: [B, L, D]."""
     wide = torch.promote_types(gate_BLI.dtype, torch.float32)
     gated_BLI = hidden_BLI.to(wide) * F.silu(gate_BLI.to(wide))
-    return F.linear(F.rms_norm(gated_BLI, norm_I.shape, norm_I.to(wide), eps).to(gate_BLI.dtype), weight_DI)
+    normed_BLI = F.rms_norm(gated_BLI, norm_I.shape, norm_I.to(wide), eps)
+    return F.linear(normed_BLI.to(gate_BLI.dtype), weight_DI)
 
 
 @dataclass(frozen=True)

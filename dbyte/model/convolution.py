@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def convolve(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None = None) -> Tensor:
-    """Return [B, L, X]: byte i sees bytes i - W + 1 .. i of its own document, the last tap being its own.
+def convolve_silu(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None) -> Tensor:
+    """SiLU of the convolution, [B, L, X]: byte i sees bytes i - W + 1 .. i of its own document, the last tap being its own.
 
     document_BL: int, contiguous per document; None: one document a row. Half precision is added up in fp32.
     """
@@ -24,4 +24,4 @@ def convolve(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL:
             same_BL = F.pad(document_BL, (back, 0))[:, :L] == document_BL
             tap_BLX = torch.where(same_BL[..., None], tap_BLX, 0)
         out_BLX = out_BLX + tap_BLX
-    return out_BLX.to(hidden_BLX.dtype)
+    return F.silu(out_BLX.to(hidden_BLX.dtype))

@@ -178,9 +178,9 @@ class ByteStudent(PreTrainedModel):
         config = copy.deepcopy(self.config)
         config.decoding = decoding
         student = ByteStudent(config).to(self.device, self.dtype)
-        heads = ("byte_head.", "second_head.")
-        student.load_state_dict({name: weight for name, weight in self.state_dict().items()
-                                 if not name.startswith(heads)}, strict=False)
+        kept = {name: weight for name, weight in self.state_dict().items()
+                if not name.startswith(("byte_head.", "second_head."))}
+        student.load_state_dict(kept, strict=False)
         return student
 
     def use_backend(self, backend: str) -> "ByteStudent":
@@ -199,13 +199,9 @@ class ByteStudent(PreTrainedModel):
 
     def route(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
         """Return boundary_prob_BL; BOS and EOS are chunks of their own by the alignment contract, not by learning."""
-        special_BL = is_special(byte_ids_BL)
+        read = byte_ids_BL if self.config.router == "split" else encoded_BLD
         before_eos_BL = F.pad(byte_ids_BL[:, 1:] == EOS, (0, 1))
-        if self.config.router == "split":
-            prob_BL = self.router(byte_ids_BL, document_BL)
-        else:
-            prob_BL = self.router(encoded_BLD, document_BL)
-        return prob_BL.masked_fill(special_BL | before_eos_BL, 1.0)
+        return self.router(read, document_BL).masked_fill(is_special(byte_ids_BL) | before_eos_BL, 1.0)
 
     def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks) -> Tensor:
         """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings."""
