@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def convolve_silu(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None) -> Tensor:
-    """SiLU of the convolution, [B, L, X]: byte i sees bytes i - W + 1 .. i of its own document, the last tap being its own.
+    """SiLU of the convolution, [B, L, X]: byte i sees bytes i - W + 1 .. i of its document, the last tap being its own.
 
     document_BL: int, contiguous per document; None: one document a row. Half precision is added up in fp32.
     """
