@@ -92,10 +92,10 @@ def nothing_is_read(monkeypatch):
     for module in (curriculum, variants):
         for name in fakes.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, fakes[name])
-    for name in ("training_rows", "TokenBytes"):
+    for name in ("training_rows", "transformed_rows", "TokenBytes", "teacher_run", "read_teacher"):
         monkeypatch.setattr(teacher, name, fakes[name])
     monkeypatch.setattr(teacher, "_tokenizer", lambda *_, **__: None)
-    monkeypatch.setattr(teacher, "model_hash", lambda folder: f"model of {folder.parent.name}")
+    monkeypatch.setattr(teacher, "model_hash", lambda folder: f"model of {folder.parent.name or folder}")
     monkeypatch.setattr(Run, "is_complete", lambda self: True)
     monkeypatch.setattr(Run, "status", lambda self: "complete")
 

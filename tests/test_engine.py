@@ -20,8 +20,8 @@ from dbyte.distill.loader import Feed
 from dbyte.distill.processes import Launch, Processes
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import check_sharding, stage1, stage2
-from dbyte.distill.trainer import Trainee, share_frozen, train, train_on
-from dbyte.model.checkpointing import checkpoint_activations, sharding_units
+from dbyte.distill.trainer import Trainee, train, train_on
+from dbyte.model.checkpointing import checkpoint_activations, halve, sharding_units, share_frozen
 from dbyte.model.mamba2 import Mamba2
 from dbyte.presets import scale
 
@@ -117,7 +117,7 @@ def test_what_runs_through_the_blocks_stays_wide_under_autocast(feed):
 def test_a_teacher_in_half_precision_keeps_its_rotary_frequencies():
     teacher = make_teacher()
     frequencies = teacher.model.rotary_emb.inv_freq.clone()
-    trainer.halve(teacher)
+    halve(teacher)
     assert {weight.dtype for weight in teacher.parameters()} == {torch.bfloat16}
     assert teacher.model.rotary_emb.inv_freq.dtype == torch.float32
     assert torch.equal(teacher.model.rotary_emb.inv_freq, frequencies)

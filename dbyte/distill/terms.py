@@ -98,10 +98,6 @@ def _term(where: Callable[[Batch], Tensor], **reads: object) -> Callable[[Callab
     return lambda loss: Term(loss, where, **reads)
 
 
-def _tokens(batch: Batch) -> Tensor:
-    return batch.token_mask_BM
-
-
 def _predicted_tokens(batch: Batch) -> Tensor:
     return losses.has_next(batch.token_document_BM)
 
@@ -110,7 +106,7 @@ def _routed_bytes(batch: Batch) -> Tensor:
     return losses.routed(batch.byte_ids_BL, batch.document_BL)
 
 
-@_term(_tokens, reads_teacher="embeddings")
+@_term(lambda batch: batch.token_mask_BM, reads_teacher="embeddings")
 def align(forward: Forward, mask_BM: Tensor) -> Loss:
     """Eq. 2, at the teacher's boundaries."""
     with torch.no_grad():
@@ -118,7 +114,7 @@ def align(forward: Forward, mask_BM: Tensor) -> Loss:
     return losses.align(forward.chunk_embeddings(), embedding_BME, mask_BM)
 
 
-@_term(_tokens, reads_teacher="embeddings")
+@_term(lambda batch: batch.token_mask_BM, reads_teacher="embeddings")
 def align_mean(forward: Forward, mask_BM: Tensor) -> Loss:
     """Eq. 2 with the mean over E in place of the sum, as in the authors' code."""
     total, count = align.loss(forward, mask_BM)

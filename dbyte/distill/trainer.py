@@ -29,7 +29,7 @@ from dbyte.distill.steps import Step, check_sharding
 from dbyte.kernels.fast import fast_products
 from dbyte.memory import keep_freed_memory
 from dbyte.model.backends import training_backend
-from dbyte.model.checkpointing import checkpoint_activations, sharding_units
+from dbyte.model.checkpointing import checkpoint_activations, halve, sharding_units, share_frozen
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Batch
 
@@ -196,31 +196,3 @@ def _announce(step: Step, model: nn.Module, updates: int, first: int, backend: s
     mixer = f"; Mamba2 by {backend}" if isinstance(model, ByteStudent) else ""
     print(f"{step.name}: {updates} updates{resumed}; trains {', '.join(groups)} ({trained:,} parameters); "
           f"frozen: {', '.join(frozen) or 'nothing'}{mixer}", flush=True)
-
-
-# -- the teacher next to a student ------------------------------------------------------------------------------------
-
-
-def halve(teacher: nn.Module) -> None:
-    """Turn weights to bf16, but not buffers: rotary frequencies do not survive fewer bits."""
-    for weight in teacher.parameters():
-        weight.data = weight.data.bfloat16()
-
-
-def share_frozen(student: nn.Module, teacher: PreTrainedModel) -> int:
-    """Let frozen weights of the student that equal the teacher's use the teacher's memory; returns the bytes saved.
-
-    The token head never trains, and the core is the teacher's until step 1.2. Equal means in dtype too: with a bf16
-    teacher the student keeps fp32 weights of its own, which FSDP2 can shard.
-    """
-    own = dict(teacher.named_parameters()) | {"lm_head.weight": teacher.get_output_embeddings().weight}
-    saved = 0
-    for name, weight in student.named_parameters():
-        twin = own.get("lm_head.weight" if name == "token_head.weight" else name.replace("core.", "model.", 1))
-        if weight.requires_grad or twin is None or weight.data_ptr() == twin.data_ptr():
-            continue
-        same_kind = (weight.shape, weight.dtype, weight.device) == (twin.shape, twin.dtype, twin.device)
-        if same_kind and torch.equal(weight, twin):
-            weight.data = twin.data
-            saved += weight.numel() * weight.element_size()
-    return saved

@@ -1,9 +1,14 @@
-"""The blocks of a model as units: computed again in backward instead of kept, and gathered one by one by FSDP2."""
+"""What training keeps in memory: blocks computed again in backward or gathered by FSDP2, and frozen weights once.
+
+The blocks of a model are the units of both.
+"""
 
 from functools import partial
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from dbyte.kernels.fast import fast_products
 from dbyte.model.blocks import Block
@@ -24,3 +29,28 @@ def checkpoint_activations(model: nn.Module, on: bool) -> None:
             # the same products in both runs, whether or not the caller has entered `fast_products`
             unit.forward = partial(checkpoint, unit.forward, use_reentrant=False,
                                    context_fn=lambda: (fast_products(), fast_products()))
+
+
+def halve(teacher: nn.Module) -> None:
+    """Turn weights to bf16, but not buffers: rotary frequencies do not survive fewer bits."""
+    for weight in teacher.parameters():
+        weight.data = weight.data.bfloat16()
+
+
+def share_frozen(student: nn.Module, teacher: PreTrainedModel) -> int:
+    """Let frozen weights of the student that equal the teacher's use the teacher's memory; returns the bytes saved.
+
+    The token head never trains, and the core is the teacher's until step 1.2. Equal means in dtype too: with a bf16
+    teacher the student keeps fp32 weights of its own, which FSDP2 can shard.
+    """
+    own = dict(teacher.named_parameters()) | {"lm_head.weight": teacher.get_output_embeddings().weight}
+    saved = 0
+    for name, weight in student.named_parameters():
+        twin = own.get("lm_head.weight" if name == "token_head.weight" else name.replace("core.", "model.", 1))
+        if weight.requires_grad or twin is None or weight.data_ptr() == twin.data_ptr():
+            continue
+        same_kind = (weight.shape, weight.dtype, weight.device) == (twin.shape, twin.dtype, twin.device)
+        if same_kind and torch.equal(weight, twin):
+            weight.data = twin.data
+            saved += weight.numel() * weight.element_size()
+    return saved
