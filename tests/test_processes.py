@@ -83,14 +83,19 @@ def of_one_process(rows, tmp_path_factory):
 
 
 @pytest.mark.parametrize("step, sharding", [
-    ("1.2", "ddp"), ("2.2", "fsdp2"), exhaustive("1.2", "fsdp2"), exhaustive("1.3", "ddp"),
-    exhaustive("2.1", "fsdp2"), exhaustive("2.2", "ddp")])
+    ("1.2", "fsdp2"), exhaustive("1.2", "ddp"), exhaustive("1.3", "ddp"), exhaustive("2.1", "fsdp2"),
+    exhaustive("2.2", "ddp")])
 def test_two_processes_train_as_one(folder, of_one_process, step, sharding):
+    """Also their snapshots are complete."""
     root = folder("together")
     launch(root, 2, step, sharding)
     assert_same(of_one_process(step), result(root, step))
-    student = ByteStudent.from_pretrained(Run({"step": step}, root=root).model_folder)
-    assert type(student) is ByteStudent
+    run = Run({"step": step}, root=root)
+    assert type(ByteStudent.from_pretrained(run.model_folder)) is ByteStudent
+    for _, snapshot in run.snapshots():
+        kept = load_file(snapshot / "model.safetensors")
+        assert {name: weight.shape for name, weight in kept.items()} == {
+            name: weight.shape for name, weight in result(root, step)[1].items()}
 
 
 @pytest.mark.parametrize("before, after", [
@@ -104,6 +109,7 @@ def test_a_checkpoint_resumes_in_another_number_of_processes(folder, of_one_proc
     assert_same(of_one_process("1.2"), result(root, "1.2"))
 
 
+@pytest.mark.exhaustive
 def test_a_stream_resumes_in_another_number_of_processes(tokenizer, tmp_path):
     roots = [tmp_path / name for name in ("alone", "moved")]
     for root in roots:
@@ -121,15 +127,7 @@ def test_a_stream_resumes_in_another_number_of_processes(tokenizer, tmp_path):
     assert_same(result(roots[0], "1.2"), result(roots[1], "1.2"))
 
 
-def test_snapshots_of_sharded_models_are_complete(folder):
-    root = folder("together")
-    launch(root, 2, "1.1", "fsdp2")
-    (_, snapshot), = Run({"step": "1.1"}, root=root).snapshots()
-    final = load_file(Run({"step": "1.1"}, root=root).model_folder / "model.safetensors")
-    assert {name: w.shape for name, w in load_file(snapshot / "model.safetensors").items()} == {
-        name: w.shape for name, w in final.items()}
-
-
+@pytest.mark.exhaustive
 def test_another_number_of_processes_than_asked_for_is_refused(folder):
     found = launch(folder("two"), 2, "1.2", "ddp", expected=3, check=False)
     assert found.returncode != 0 and "3 processes were asked for, but 2 met" in found.stderr

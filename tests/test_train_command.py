@@ -114,6 +114,7 @@ def test_two_launched_processes_end_with_the_run_of_one(launcher, teacher_folder
         torch.testing.assert_close(launched[key], weight, rtol=2e-2, atol=2e-2, msg=key)
 
 
+@pytest.mark.exhaustive
 def test_the_launcher_that_starts_one_process_for_two_is_found_out(teacher_folder, tmp_path):
     found = command(tmp_path, teacher_folder, "--processes", "2", launcher=(*ACCELERATE, "--cpu"))
     assert found.returncode != 0 and "2 processes were asked for, but 1 met" in found.stderr + found.stdout

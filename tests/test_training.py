@@ -19,7 +19,6 @@ from dbyte.distill.loader import Feed
 from dbyte.distill.runs import Run, atomic_dir, verify
 from dbyte.distill.steps import Group, Step, stage1, stage2
 from dbyte.distill.trainer import train
-from dbyte.model.student import ByteStudent
 
 HERE = Path(__file__).resolve().parent
 BUDGET = 6 * 2 * 160  # six updates of two rows
@@ -191,14 +190,6 @@ def test_the_schedule_rises_falls_and_ends_at_the_floor():
     assert scales[19] == 1.0 and scales[0] == pytest.approx(0.05) and max(scales) == 1.0
     assert scales[:20] == sorted(scales[:20]) and scales[20:] == sorted(scales[20:], reverse=True)
     assert step.lr_scale(100, 100) == pytest.approx(0.1)
-
-
-def test_snapshots_are_kept_and_load(student, teacher, feed, tmp_path):
-    step = replace(STEPS[0], snapshots=2)
-    run = Run({}, root=tmp_path)
-    train(run, step, feed, model=student, teacher=teacher)
-    assert [size for size, _ in run.snapshots()] == [640, 1280] and step.snapshot_updates(6) == {2, 4}
-    assert isinstance(ByteStudent.from_pretrained(run.snapshots()[0][1]), ByteStudent)
 
 
 def test_weight_decay_spares_norms_biases_and_the_mambas_own(student):

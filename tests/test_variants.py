@@ -4,7 +4,6 @@ import dataclasses
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from test_curriculum import TOY
@@ -28,7 +27,6 @@ from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent
 from dbyte.paths import ROOT
 from dbyte.presets import SCALES, Ablation, Teachers
-from dbyte.report import ablations
 
 TINY = dataclasses.replace(
     TOY, ablation=Ablation(step_bytes=6_000, batch_rows=1, items=4, seeds=2),
@@ -154,25 +152,6 @@ def test_accuracy_on_the_way_ends_where_the_table_stands(trained):
         assert last == [row for row in table if row["model"] == name]
 
 
-def test_a_figure_of_accuracy_has_a_line_a_variant_and_a_panel_a_task(trained):
-    kept = ablation.train(TINY, with_snapshots(alignments(TINY)[:2]), seed=0)
-    rows = pd.DataFrame(ablation.dynamics_rows(Measurer(TINY, 0), kept, "stage1/tokenizer"))
-    figure = ablations.curves_figure(rows, list(kept), teacher=pd.DataFrame({"task": ["LMB"], "value": [50.0]}))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [*dict.fromkeys(rows["task"])]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(kept)
-    for axes in figure.axes:
-        drawn = [bars.lines[0].get_ydata() for bars in axes.containers]
-        of_task = rows[rows["task"] == axes.get_title(loc="left")]
-        wanted = [of_task[of_task["model"] == name]["value"] for name in kept]
-        assert all(np.array_equal(one, other) for one, other in zip(drawn, wanted, strict=True))
-
-
-def test_loss_curves_end_where_the_training_ends(trained):
-    for row in (rows := ablation.curve_rows(trained, step=-1)):
-        assert row["train_bytes"] <= 2 * TINY.ablation.step_bytes + TINY.row_bytes * TINY.batch_rows
-    assert {row["model"] for row in rows} == set(trained)
-
-
 def test_the_best_row_is_the_one_with_the_highest_average_over_seeds():
     def of(*shares):
         return [{"A": ColumnResult("A", "acc", right / 10, 0.0, 10, 0.5, (1,) * right + (0,) * (10 - right), "")}
@@ -183,18 +162,3 @@ def test_the_best_row_is_the_one_with_the_highest_average_over_seeds():
     (found,) = (row["value"] for row in ablation.variant_difference_rows(measured, "sequence", ["joint 2"])
                 if row["task"] == "average")
     assert found == pytest.approx(35)
-
-
-def test_the_sweep_changes_one_weight_at_a_time():
-    weights = variants.JOINT_WEIGHTS
-    assert weights[0] == (1, 1, 1) and len(set(weights)) == len(weights) <= 6
-    assert all(sum(weight != 1 for weight in row) == 1 for row in weights[1:])
-    joint = [row.steps[0] for row in orders(TINY) if row.name.startswith("joint")]
-    assert len({step.objective.name for step in joint}) == len(weights)
-    assert len({(step.groups, step.train_bytes) for step in joint}) == 1, "rows of the sweep differ in weights alone"
-
-
-def test_a_table_keeps_the_order_of_its_rows(trained):
-    measured = ablation.measure(Measurer(TINY, 0), trained, "stage1/tokenizer")
-    shown = ablations.table(pd.DataFrame(ablation.accuracy_rows(measured)), list(trained)[::-1])
-    assert list(shown["variant"]) == list(trained)[::-1] and list(shown)[-1] == "average"

@@ -3,12 +3,10 @@
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 from conftest import TEXTS
@@ -24,30 +22,6 @@ from dbyte.distill.trainer import train
 UPDATES = 6
 BUDGET = UPDATES * 2 * 160  # updates of two rows
 STEP = stage1(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET)[0]
-HERE = Path(__file__).resolve().parent
-HOLDER = """
-import sys, time
-from pathlib import Path
-
-from conftest import make_student, make_teacher
-from dbyte.distill import trainer
-from dbyte.distill.loader import Feed
-from dbyte.distill.runs import Run
-from dbyte.text.packing import Rows
-from test_waiting import STEP
-
-root, update = Path(sys.argv[1]), trainer.train_on
-
-def slow(*arguments, **options):
-    (root / "began").touch()
-    while not (root / "go").exists():
-        time.sleep(0.01)
-    return update(*arguments, **options)
-
-trainer.train_on = slow
-trainer.train(Run({"what": "both"}, root=root), STEP, Feed(Rows.load(root / "rows.safetensors"), 2, 0),
-              model=make_student(make_teacher()), teacher=make_teacher())
-"""
 
 
 def later(action, *arguments):
@@ -56,25 +30,21 @@ def later(action, *arguments):
 
 
 @pytest.mark.parametrize("end", ["finished", "killed"])
-def test_two_processes_that_need_one_training_train_once(end, student, teacher, rows, tmp_path, monkeypatch, capsys):
-    """The second waits; if the first was killed, it trains in its place."""
-    rows.save(tmp_path / "rows.safetensors")
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], env=environment)
+def test_two_that_need_one_training_train_once(end, student, teacher, rows, tmp_path, monkeypatch, capsys):
+    """The second waits, and trains if the first was killed. A lock is of an open file: one process can stand for two."""
     run, made, update = Run({"what": "both"}, root=tmp_path), [], trainer.train_on
     monkeypatch.setattr(trainer, "train_on", lambda *a, **k: made.append(None) or update(*a, **k))
-    try:
-        until = time.monotonic() + 100
-        while not (tmp_path / "began").exists():
-            assert holder.poll() is None and time.monotonic() < until
-            time.sleep(0.01)
-        later(*((tmp_path / "go").touch,) if end == "finished" else (holder.kill,))
-        train(run, STEP, Feed(rows, 2, seed=0), model=student, teacher=teacher)
-    finally:
-        holder.kill()
-        holder.wait()
-    assert run.is_complete() and len(run.metrics()) == UPDATES
-    assert len(made) == (0 if end == "finished" else UPDATES)
+    held = ExitStack()
+    held.enter_context(run.locked())
+
+    def stop():
+        if end == "finished":
+            run.complete(lambda folder: (folder / "weights").write_text("trained"), facts={})
+        held.close()
+
+    later(stop)
+    train(run, STEP, Feed(rows, 2, seed=0), model=student, teacher=teacher)
+    assert run.is_complete() and len(made) == (0 if end == "finished" else UPDATES)
     assert capsys.readouterr().out.count(f"{run.hash[:16]}: another process works on it, waiting") == 1
 
 

@@ -17,7 +17,7 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.runs import Run
 
 LINES = 200  # about how many lines a run's metrics.jsonl has
-PRINTED = 20  # about how many of them are printed where nobody watches
+PRINTED = 10  # about how many of them are printed where nobody watches
 
 
 class ProgressLog:
