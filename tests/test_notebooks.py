@@ -16,7 +16,7 @@ EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "04_abla
             "14_curriculum_order", "15_ablation_byte_sft", "99_claims"}
 LINES = 15
 SHELL = {"subprocess", "pip", "os.system", "get_ipython"}
-RECORDER = {"write_results", "read_results", "time", "environment_report"}  # only `results.begin` gives these
+RECORDER = {"write_results", "read_results", "time", "environment"}  # only `results.begin` gives these
 
 each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 

@@ -86,24 +86,17 @@ def test_makefile_installs_torch_first_and_at_the_pin():
     assert first < shown.index("-c constraints.txt -e '.[dev]'") < shown.index("-m pytest")
 
 
-def test_import_is_light_and_needs_no_network():
-    program = ("import socket, sys\n"
-               "def refuse(*_): raise OSError('no network here')\n"
-               "socket.socket.connect = socket.getaddrinfo = refuse\n"
-               "import dbyte\n"
-               f"print(sorted(set({HEAVY!r}) & set(sys.modules)))")
-    answer = run(sys.executable, "-c", program, cwd=ROOT)
+@pytest.mark.parametrize(("program", "says"), [
+    ("import dbyte", ""),
+    ("from dbyte.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass", "reproduce")])
+def test_import_and_help_are_light_and_need_no_network(program, says):
+    begin = ("import socket, sys\n"
+             "def refuse(*_): raise OSError('no network here')\n"
+             "socket.socket.connect = socket.getaddrinfo = refuse\n")
+    end = f"\nprint(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    answer = run(sys.executable, "-c", begin + program + end, cwd=ROOT)
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.strip().endswith("[]"), f"import dbyte loads {answer.stdout}"
-
-
-def test_the_command_line_answers_without_loading_anything_heavy():
-    program = ("import sys\nfrom dbyte.__main__ import main\n"
-               "try: main(['--help'])\n"
-               f"except SystemExit: print(sorted(set({HEAVY!r}) & set(sys.modules)))")
-    answer = run(sys.executable, "-c", program, cwd=ROOT)
-    assert answer.returncode == 0, answer.stderr
-    assert "reproduce" in answer.stdout and answer.stdout.strip().endswith("[]")
+    assert says in answer.stdout and answer.stdout.strip().endswith("[]"), f"it loads {answer.stdout}"
 
 
 def imported(path):

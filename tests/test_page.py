@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from dbyte import paths
-from dbyte.__main__ import main
 from dbyte.report import claims, figures, page
 from dbyte.report.figures import save, write_png
 from dbyte.report.results import read_results, write_results
@@ -112,11 +111,6 @@ def test_cells_are_escaped_and_numbers_stand_to_the_right():
     assert "<td>a &lt; b &amp; `c`</td>" in text and '<td class="number">1.2</td>' in text
     assert '<td class="number">3</td>' in text and '<td class="number"></td>' in text
     assert "<p>a &lt; b, <code>x &amp; y</code></p>" in text
-
-
-def test_the_command_names_the_scales_where_one_is_unknown(capsys):
-    assert main(["report", "--scale", "tiny"]) == 2
-    assert "smoke" in capsys.readouterr().err
 
 
 def test_every_claim_is_on_the_figure_on_its_own_side():

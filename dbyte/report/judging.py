@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from dbyte.evaluate.stats import Estimate, verdict
+from dbyte.evaluate.stats import Z95, Estimate, verdict
 from dbyte.paths import NOTEBOOKS
 from dbyte.report import tables
 from dbyte.report.results import read_results
 
-Z95 = 1.96
 ORDER = ("opposite", "not shown", "shown")  # of several criteria, the first of these that occurs decides
 UNMEASURED = "not yet measured"
 VERDICTS = ("shown", "not shown", "opposite", UNMEASURED)
