@@ -34,7 +34,8 @@ def generate(student, prompts, *, compiled: bool = False, **options) -> "list[st
     `dbyte.decode.generate.generate` explains.
 
     Raises:
-        FileNotFoundError: if compiled is True and there is no C++ compiler.
+        FileNotFoundError: if compiled is True and there is no C++ compiler. ValueError: if compiled is True and the
+            student is not in fp32 on a CPU.
         ValueError: for prompts or options that cannot be used.
     """
     from dbyte.decode.generate import generate
@@ -50,7 +51,8 @@ def generate_stream(student, prompt, *, compiled: bool = False, **options) -> "I
     options: those of `generate`, which `dbyte.decode.generate.generate_stream` lists.
 
     Raises:
-        FileNotFoundError: if compiled is True and there is no C++ compiler.
+        FileNotFoundError: if compiled is True and there is no C++ compiler. ValueError: if compiled is True and the
+            student is not in fp32 on a CPU.
         ValueError: for a prompt or options that cannot be used, before the first piece.
     """
     from dbyte.decode.generate import generate_stream

@@ -22,7 +22,6 @@ PROMPTS = [b"", b"x", b"The cat sat", TEXT.encode()]
 JBP = {name: sizes for name, sizes in VARIANTS.items() if name != "mbp"}
 MBP = {"mbp": VARIANTS["mbp"]} | {f"mbp, {name}": sizes | VARIANTS["mbp"] for name, sizes in JBP.items()
                                   if name != "paper"}
-DECODERS = [(1, "paper"), (1, "window"), *((2, name) for name in JBP | MBP)]
 SOME = [(1, "paper"), (2, "paper"), (2, "authors"), (2, "window"), (2, "mbp, split")]
 SAMPLED = dict(temperature=0.9, top_k=40, top_p=0.95, seed=5)
 
@@ -119,18 +118,16 @@ def test_a_prompt_that_ends_at_any_byte_leaves_the_state_of_the_parallel_forward
 # -- batched is alone, and both are the plain loop --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage, variant", DECODERS)
-@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.exhaustive), SAMPLED],
-                         ids=["greedy", "sampled"])
-def test_a_batch_writes_what_each_prompt_writes_alone(teacher, tokenizer, stage, variant, options):
+@pytest.mark.parametrize("stage, variant", SOME)
+def test_a_batch_writes_what_each_prompt_writes_alone(teacher, tokenizer, stage, variant):
     student = student_of(variant, teacher, tokenizer)
-    options = dict(max_new_bytes=24, stage=stage, as_bytes=True, stop=["t", "\n"]) | options
+    options = dict(max_new_bytes=24, stage=stage, as_bytes=True, stop=["t", "\n"]) | SAMPLED
     together = generate(student, PROMPTS, **options)
     alone = [generate(student, [p], **options)[0] for p in PROMPTS]
     assert together == alone and all(len(text) <= 24 for text in together) and any(together)
 
 
-@pytest.mark.parametrize("variant", ["paper", "split", "mbp", "mbp, split"])
+@pytest.mark.parametrize("variant", ["paper", "mbp, split"])
 def test_bytes_are_those_of_a_loop_over_the_parallel_forward(teacher, tokenizer, variant):
     student = student_of(variant, teacher, tokenizer)
     for prompt in (b"", b"The cat"):
@@ -167,8 +164,9 @@ def test_tokens_are_those_of_a_loop_over_the_parallel_forward(student):
 @pytest.mark.parametrize("variant", ["paper", "mbp"])
 def test_the_boundaries_that_a_writer_reports_are_those_that_it_wrote_along(teacher, tokenizer, variant):
     student = student_of(variant, teacher, tokenizer)
-    writer = begin(student, PROMPTS, max_new_bytes=20, sampling=Sampling(1.0), valid_utf8=False).run()
-    for prompt, new, ended in zip(PROMPTS, writer.written, writer.ended, strict=True):
+    prompts = PROMPTS[:3]
+    writer = begin(student, prompts, max_new_bytes=9, sampling=Sampling(1.0), valid_utf8=False).run()
+    for prompt, new, ended in zip(prompts, writer.written, writer.ended, strict=True):
         assert len(new) - 1 <= len(ended) <= len(new)
         ids, boundary = with_last(student, prompt)
         for byte, ends in zip(new, ended, strict=False):
@@ -179,7 +177,7 @@ def test_the_boundaries_that_a_writer_reports_are_those_that_it_wrote_along(teac
                 assert ends == bool(looked_ahead(student, ids, best(out.second_logits[0, -1], BOS)))
         if student.second_head is None:  # the flag is drawn: along another one the next symbol would not be what it is
             assert 0 < sum(ended) < len(ended) or len(ended) < 5
-            stream = ByteStream(student, [prompt], new_bytes=20)
+            stream = ByteStream(student, [prompt], new_bytes=9)
             for byte, ends in zip(new, ended, strict=False):
                 stream.step(torch.tensor([byte]), torch.tensor([ends]))
             torch.testing.assert_close(stream.logits_BX[0], student(ids, boundary).byte_logits[0, -1], rtol=1e-4,
@@ -189,18 +187,15 @@ def test_the_boundaries_that_a_writer_reports_are_those_that_it_wrote_along(teac
 # -- text -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.exhaustive), dict(temperature=2.0)],
-                         ids=["greedy", "sampled"])
-def test_text_is_utf8_and_a_lower_limit_gives_its_beginning(decoder, options):
+def test_text_is_utf8_and_a_lower_limit_gives_its_beginning(decoder):
     student, stage = decoder
     longest = None
-    for limit in (40, *range(1, 14)):
-        writer = begin(student, PROMPTS, max_new_bytes=limit, sampling=Sampling(**options), stage=stage)
+    for limit in (40, *range(1, 14, 2)):
+        writer = begin(student, PROMPTS, max_new_bytes=limit, sampling=Sampling(2.0), stage=stage)
         texts = [bytes(text).decode() for text in writer.run().written]  # strict
         longest = longest or texts
         for text, long in zip(texts, longest, strict=True):  # no more is lost than a character that the limit cuts
-            assert len(text.encode()) >= min(limit - 3, len(long.encode()))
-        assert all(long.startswith(text) for long, text in zip(longest, texts, strict=True))
+            assert len(text.encode()) >= min(limit - 3, len(long.encode())) and long.startswith(text)
     assert any(not text.isascii() for text in longest)
 
 
@@ -219,7 +214,7 @@ def test_a_character_that_the_prompt_broke_off_is_completed_and_comes_back_whole
     prompt = "caf\u00e9 😀".encode()
     for cut in (1, 2, 3):
         broken = prompt[-4:][: 4 - cut]
-        for limit in range(1, 9):
+        for limit in (1, 2, 3, 5):
             options = dict(max_new_bytes=limit, temperature=2.0, stage=stage)
             (text,) = generate(student, [prompt[:-cut]], **options)
             (raw,) = generate(student, [prompt[:-cut]], as_bytes=True, valid_utf8=True, **options)
@@ -227,36 +222,25 @@ def test_a_character_that_the_prompt_broke_off_is_completed_and_comes_back_whole
             assert "".join(generate_stream(student, prompt[:-cut], **options)) == text
 
 
-@pytest.mark.parametrize("options", [{}, pytest.param(dict(temperature=1.5, seed=2), marks=pytest.mark.exhaustive)],
-                         ids=["greedy", "sampled"])
-def test_pieces_are_whole_and_join_to_what_generate_returns(decoder, options):
+def test_pieces_are_whole_and_join_to_what_generate_returns(decoder):
     student, stage = decoder
-    for prompt in PROMPTS:
-        options = dict(max_new_bytes=50, stage=stage, **options) if "stage" not in options else options
+    options = dict(max_new_bytes=30, stage=stage, temperature=1.5)
+    for prompt in PROMPTS[2:]:
         (whole,) = generate(student, [prompt], **options)
         stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
-        for stops in ([], [stop] if stop else [], [whole[-1:] + "never", "zz"]):
+        for stops in ([stop], [whole[-1:] + "never", "zz"]):
             (text,) = generate(student, [prompt], stop=stops, **options)
-            assert text == (whole[: whole.index(stop)] if stops == [stop] else text)
+            assert text == (whole[: whole.index(stop)] if stops == [stop] else whole)
             pieces = list(generate_stream(student, prompt, stop=stops, **options))
             assert "".join(pieces) == text and all(pieces)
-            assert b"".join(generate_stream(student, prompt, as_bytes=True, valid_utf8=True, stop=stops, **options)
-                            ) == text.encode()
+            raw = generate_stream(student, prompt, as_bytes=True, valid_utf8=True, stop=stops, **options)
+            assert b"".join(raw) == text.encode()
 
 
 def test_text_that_is_no_utf8_is_shown_as_generate_returns_it(student):
-    options = dict(max_new_bytes=80, temperature=2.0, valid_utf8=False)
-    assert ["".join(generate_stream(student, p, **options)) for p in PROMPTS] == generate(student, PROMPTS, **options)
-
-
-def test_sampling_is_seeded_and_stops_cut(student):
-    one, two, other = (generate(student, ["a"], max_new_bytes=30, temperature=1.0, seed=s)[0] for s in (1, 1, 2))
-    assert one == two != other
-    stop = one[3:5]
-    cut = generate(student, ["a"], max_new_bytes=30, temperature=1.0, seed=1, stop=["never", stop])[0]
-    assert cut == one[: one.index(stop)]
-    apart = generate(student, ["a", "a"], max_new_bytes=30, temperature=1.0, seed=1)
-    assert apart[0] == one != apart[1]
+    options = dict(max_new_bytes=40, temperature=2.0, valid_utf8=False)
+    prompts = PROMPTS[2:]
+    assert ["".join(generate_stream(student, p, **options)) for p in prompts] == generate(student, prompts, **options)
 
 
 def test_eos_ends_a_text_and_is_no_part_of_it(decoder):
@@ -304,7 +288,7 @@ def test_a_saved_writer_resumes_as_if_it_had_never_stopped(teacher, tokenizer, s
     options = dict(sampling=Sampling(0.8, seed=4), limit=30, valid_utf8=False)
     whole = Writer(ByteStream(student, PROMPTS, new_bytes=30, stage=stage), PROMPTS, **options).run().written
     inside = 0
-    for saved_after in (0, 3, 4, 100):  # inside tokens too, and when all is written
+    for saved_after in (3, 4, 100):  # inside tokens too, and when all is written
         writer = Writer(ByteStream(student, PROMPTS, new_bytes=30, stage=stage), PROMPTS, **options)
         for _ in range(saved_after):
             writer.advance()

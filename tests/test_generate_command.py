@@ -56,12 +56,6 @@ def shell(*arguments, **options):
                           env=ENVIRONMENT, timeout=120, **options)
 
 
-def test_it_writes_what_generate_returns_a_prompt_a_line(folder, loaded, capfdbinary):
-    assert main(["generate", str(folder), "The cat", "naïve", "--max-new-bytes", "30"]) == 0
-    expected = generate(loaded, ["The cat", "naïve"], max_new_bytes=30)
-    assert capfdbinary.readouterr().out == "".join(text + "\n" for text in expected).encode()
-
-
 def test_options_reach_the_draw(folder, loaded, capfdbinary, tmp_path):
     path = tmp_path / "prompt"
     path.write_bytes("The cat 😀".encode()[:-2])

@@ -1,7 +1,4 @@
-"""Compiled code computes what torch computes, a row to the bit as alone; engines are chosen at the edges; refusals."""
-
-import ast
-from pathlib import Path
+"""Compiled code computes what torch computes, a row to the bit as alone; choice and refusals."""
 
 import pytest
 import torch
@@ -17,9 +14,6 @@ from dbyte.model.blocks import SwiGLU
 from dbyte.native import engine_for, library
 from dbyte.native.engine import NativeCoreCache, NativeEngine, NativeMap, NativeStack
 
-SOURCES = Path(dbyte.__file__).parent
-EDGES = ("__init__.py", "commands/generate.py", "native/__init__.py", "evaluate/lm.py", "evaluate/measure.py",
-         "evaluate/speed.py")
 PROMPTS = [b"", b"x", b"The cat sat", "Where does Mira live? 😀 café".encode()]
 STUDENTS = VARIANTS | {"mbp, split": VARIANTS["mbp"] | VARIANTS["split"],
                        "mbp, authors": VARIANTS["mbp"] | VARIANTS["authors"]}
@@ -73,12 +67,11 @@ def test_compiled_steps_are_torchs_while_rows_leave(variant):
 
 
 @needs_compiler
-@pytest.mark.parametrize("stage, variant", [(1, "paper"), (2, "paper"), (2, "authors"), (2, "mbp"), (2, "mbp, split")])
-@pytest.mark.parametrize("options", [{}, dict(temperature=0.9, top_k=40, top_p=0.95, seed=5)],
-                         ids=["greedy", "sampled"])
-def test_texts_are_the_same_compiled_or_not_together_or_alone(tokenizer, stage, variant, options):
+@pytest.mark.parametrize("stage, variant", [(1, "paper"), (2, "paper"), (2, "authors"), (2, "mbp, split")])
+def test_texts_are_the_same_compiled_or_not_together_or_alone(tokenizer, stage, variant):
     student = make_student(make_teacher(), tokenizer, **STUDENTS[variant])
-    options = dict(max_new_bytes=24, stage=stage, as_bytes=True, stop=["t", "\n"]) | options
+    options = dict(max_new_bytes=24, stage=stage, as_bytes=True, stop=["t", "\n"], temperature=0.9,
+                   top_k=40, top_p=0.95)
     together = dbyte.generate(student, PROMPTS, compiled=True, **options)
     assert together == dbyte.generate(student, PROMPTS, **options) and any(together)
     assert together == [dbyte.generate(student, [prompt], compiled=True, **options)[0] for prompt in PROMPTS]
@@ -243,6 +236,8 @@ def test_an_engine_is_native_where_it_can_be_unless_told_otherwise():
     assert engine_for(student).compiled and engine_for(student, True).compiled
     assert type(engine_for(student, False)) is Engine
     assert type(engine_for(student.double())) is Engine, "the C++ takes fp32"
+    with pytest.raises(ValueError, match="fp32 on a CPU"):
+        engine_for(student, True)
 
 
 @needs_compiler
@@ -269,28 +264,3 @@ def test_without_a_compiler_the_remedy_is_told(monkeypatch):
         dbyte.generate_stream(student, "a", max_new_bytes=4, compiled=True)
     assert type(engine_for(student)) is Engine
     assert dbyte.generate(student, ["a"], max_new_bytes=4) is not None
-
-
-# -- one seam ---------------------------------------------------------------------------------------------------------
-
-
-def parsed():
-    for path in sorted(SOURCES.rglob("*.py")):
-        yield path.relative_to(SOURCES).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
-
-
-def test_no_room_below_names_native():
-    for name, tree in parsed():
-        if name.startswith(("model/", "distill/", "text/", "tasks/", "kernels/", "decode/")):
-            imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-            imported += [f"{node.module}.{alias.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-                         for alias in node.names]
-            assert not [one for one in imported if one.startswith("dbyte.native")], name
-
-
-def test_only_the_edges_are_asked_for_compiled_code():
-    for name, tree in parsed():
-        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Lambda)]
-        asked = [argument.arg for node in functions
-                 for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-        assert name in EDGES or "compiled" not in asked, name

@@ -38,7 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rows < 1:
         raise ValueError(f"--rows must be at least 1, found {arguments.rows}")
     prompts = _prompts(arguments)
-    student = load_student(arguments.folder, device=arguments.device)
+    if not (Path(arguments.folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{arguments.folder} holds no student (looked for config.json): name a folder that "
+                                "`python -m dbyte train` printed, or one that save_pretrained wrote")
+    from dbyte.device import check_device
+    from dbyte.model.student import ByteStudent
+
+    check_device(arguments.device)
+    student = ByteStudent.from_pretrained(Path(arguments.folder)).eval().to(arguments.device)
     try:
         if prompts is None:
             return _converse(student, arguments)
@@ -48,19 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
         _end_line()
         return INTERRUPTED
     return 0
-
-
-def load_student(folder: str, *, device: str):
-    """Load a student from a local folder; FileNotFoundError or ValueError say what was expected and found."""
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no student (looked for config.json): name a folder that `python -m "
-                                "dbyte train` printed, or one that save_pretrained wrote")
-    from dbyte.device import check_device
-    from dbyte.model.student import ByteStudent
-
-    check_device(device)
-    return ByteStudent.from_pretrained(path).eval().to(device)
 
 
 def _prompts(arguments: argparse.Namespace) -> list[bytes] | None:

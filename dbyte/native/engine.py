@@ -7,7 +7,7 @@ Shape letters: R or B rows, L bytes of the longest row, D width in, O width out,
 states that are kept, X numbers of a state or channels, S slots, G key-value heads, W head width, N state size.
 """
 
-from ctypes import byref, c_void_p
+from ctypes import byref, c_int, c_void_p
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from dbyte.model.blocks import Stack, State, SwiGLU
 from dbyte.model.core import check_positions
 from dbyte.model.mamba2 import Mamba2, Mamba2State
 from dbyte.native import library
-from dbyte.native.library import TILE, PackedWeights, Scratch, as_ints, cached_pack, is_cpu_fp32, num_threads
+from dbyte.native.library import TILE, PackedWeights, Scratch, cached_pack, is_cpu_fp32, num_threads
 from dbyte.text.prefix_tree import Tree
 
 NOWHERE, EMPTY = -1, -2  # of a node in native.cpp: from the node before it, or not kept; from no state at all
@@ -221,16 +221,6 @@ class NativeCore:
             self.sin_SW.data_ptr())
         self.per_thread = config.num_attention_heads * (slots + width) + config.hidden_size
 
-    def step(self, hidden_RE: Tensor, keys: Tensor, values: Tensor, rows: list[int], slots: list[int]) -> Tensor:
-        """Append one position to each of these rows; keys and values: [layers, B, S, G, W], written at `slots`."""
-        hidden_RE = hidden_RE.clone(memory_format=torch.contiguous_format)
-        assert keys.is_contiguous() and values.is_contiguous() and keys.shape[2] == self.core.slots
-        threads = num_threads(len(rows))
-        scratch = Scratch.of(-(-len(rows) // threads) * self.packed.per_row + self.per_thread, threads)
-        library.library().core_step(byref(self.core), hidden_RE.data_ptr(), len(rows), as_ints(rows), as_ints(slots),
-                                    keys.data_ptr(), values.data_ptr(), keys.stride(0), byref(scratch))
-        return hidden_RE
-
     def read(self, hidden_TE: Tensor, tree: Tree) -> Tensor:
         """Run every node of trees, which are at most as deep as there are slots, after its ancestors: [T, E]."""
         hidden_TE = hidden_TE.clone(memory_format=torch.contiguous_format)
@@ -252,7 +242,15 @@ class NativeCoreCache(CoreCache):
         self.native = NativeCore(core, slots=slots)
 
     def _run(self, input_RE: Tensor, rows: list[int], slots: list[int]) -> Tensor:
-        return self.native.step(input_RE, self.keys, self.values, rows, slots)
+        hidden_RE = input_RE.clone(memory_format=torch.contiguous_format)
+        assert self.keys.is_contiguous() and self.values.is_contiguous()
+        threads = num_threads(len(rows))
+        scratch = Scratch.of(-(-len(rows) // threads) * self.native.packed.per_row + self.native.per_thread, threads)
+        integers = c_int * len(rows)
+        library.library().core_step(
+            byref(self.native.core), hidden_RE.data_ptr(), len(rows), integers(*rows), integers(*slots),
+            self.keys.data_ptr(), self.values.data_ptr(), self.keys.stride(0), byref(scratch))
+        return hidden_RE
 
 
 class _PackedCore:

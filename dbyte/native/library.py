@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ctypes import POINTER, Structure, c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
@@ -200,8 +200,3 @@ def split_trees(roots: np.ndarray) -> tuple[ctypes.Array, int]:
     even = np.linspace(0, roots[-1], min(num_threads(int(roots[-1])), len(roots) - 1) + 1)
     bounds = np.unique(roots[np.searchsorted(roots, even)]).tolist()
     return (c_long * len(bounds))(*bounds), len(bounds) - 1
-
-
-def as_ints(values: Sequence[int]) -> ctypes.Array:
-    """The values as an array of C's int."""
-    return (c_int * len(values))(*values)
