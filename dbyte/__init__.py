@@ -29,13 +29,12 @@ def generate(student, prompts, *, compiled: bool = False, **options) -> "list[st
     """Continue each prompt (str, or UTF-8 bytes) with a student; returns texts, or bytes with as_bytes=True.
 
     compiled: run the student's steps by compiled code: quicker bytes after a start of a few seconds, and the same
-    function within rounding. It takes a C++ compiler.
+    function within rounding. It takes a C++ compiler, and a student in fp32 on a CPU.
     options: max_new_bytes, temperature, top_k, top_p, seed, stop, stage and more, which
     `dbyte.decode.generate.generate` explains.
 
     Raises:
-        FileNotFoundError: if compiled is True and there is no C++ compiler. ValueError: if compiled is True and the
-            student is not in fp32 on a CPU.
+        FileNotFoundError: if compiled is True and there is no C++ compiler.
         ValueError: for prompts or options that cannot be used.
     """
     from dbyte.decode.generate import generate
@@ -47,12 +46,11 @@ def generate(student, prompts, *, compiled: bool = False, **options) -> "list[st
 def generate_stream(student, prompt, *, compiled: bool = False, **options) -> "Iterator[str] | Iterator[bytes]":
     """Continue one prompt and yield the text piece by piece; the pieces joined are what `generate` returns.
 
-    compiled: run the student's steps by compiled code, which takes a C++ compiler.
+    compiled: run the student's steps by compiled code, which takes a C++ compiler and a student in fp32 on a CPU.
     options: those of `generate`, which `dbyte.decode.generate.generate_stream` lists.
 
     Raises:
-        FileNotFoundError: if compiled is True and there is no C++ compiler. ValueError: if compiled is True and the
-            student is not in fp32 on a CPU.
+        FileNotFoundError: if compiled is True and there is no C++ compiler.
         ValueError: for a prompt or options that cannot be used, before the first piece.
     """
     from dbyte.decode.generate import generate_stream
