@@ -31,7 +31,7 @@ def later(action, *arguments):
 
 @pytest.mark.parametrize("end", ["finished", "killed"])
 def test_two_that_need_one_training_train_once(end, student, teacher, rows, tmp_path, monkeypatch, capsys):
-    """The second waits, and trains if the first was killed. A lock is of an open file: one process can stand for two."""
+    """The second waits, and trains if the first was killed. A lock is of an open file: one process can be two."""
     run, made, update = Run({"what": "both"}, root=tmp_path), [], trainer.train_on
     monkeypatch.setattr(trainer, "train_on", lambda *a, **k: made.append(None) or update(*a, **k))
     held = ExitStack()
