@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from dbyte.distill import losses, objectives, trainer
-from dbyte.distill.curriculum import EmbeddingsOnly, curriculum, run_steps
+from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.loader import Feed
 from dbyte.distill.processes import Launch, Processes
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import check_sharding, stage1, stage2
 from dbyte.distill.trainer import Trainee, train, train_on
-from dbyte.model.checkpointing import checkpoint_activations, halve, sharding_units, share_frozen
+from dbyte.model.checkpointing import EmbeddingsOnly, checkpoint_activations, halve, sharding_units, share_frozen
 from dbyte.model.mamba2 import Mamba2
 from dbyte.presets import scale
 

@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dbyte.distill.data import training_rows, transformed_rows
@@ -19,6 +18,7 @@ from dbyte.distill.runs import Run, model_hash
 from dbyte.distill.steps import Step, check_sharding, stage1, stage2
 from dbyte.distill.teacher import plan_teacher, teacher_run
 from dbyte.distill.trainer import train
+from dbyte.model.checkpointing import EmbeddingsOnly
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher, read_teacher
 from dbyte.presets import Scale
@@ -163,14 +163,3 @@ def new_student(
     student = ByteStudent.from_teacher(teacher, config=StudentConfig(**scale.student), tokenizer=tokenizer)
     student.config.dtype = torch.float32
     return student.float()
-
-
-class EmbeddingsOnly(nn.Module):
-    """What step 1.1 needs of a teacher: its targets are a look-up in this table, so nothing else goes to the device."""
-
-    def __init__(self, teacher: PreTrainedModel):
-        super().__init__()
-        self.embedding = teacher.get_input_embeddings()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.embedding

@@ -134,10 +134,9 @@ def unused(root: Path, results: Path) -> list[Entry]:
 def descendants(entry: Entry, root: Path) -> list[Entry]:
     """The run and all that continue it, children last."""
     found = [entry]
-    names = {entry.name}
-    while more := [other for other in entries(root) if other.parent in names and other.name not in names]:
-        found += more
-        names |= {other.name for other in more}
+    everything = entries(root)
+    for parent in found:
+        found += [other for other in everything if other.parent == parent.name]
     return found
 
 

@@ -54,3 +54,14 @@ def share_frozen(student: nn.Module, teacher: PreTrainedModel) -> int:
             weight.data = twin.data
             saved += weight.numel() * weight.element_size()
     return saved
+
+
+class EmbeddingsOnly(nn.Module):
+    """What step 1.1 needs of a teacher: its targets are a look-up in this table, so nothing else goes to the device."""
+
+    def __init__(self, teacher: PreTrainedModel):
+        super().__init__()
+        self.embedding = teacher.get_input_embeddings()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding
