@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
 
-from dbyte.tasks.column import Column, HarnessTask
+from dbyte.tasks.column import Column, HarnessTask, multiple_choice
 from dbyte.tasks.world import chains, full, kinds, letters, reasons, scripts, spelling, world
 from dbyte.tasks.world.world import NAMES, PLACES, TOOLS, WORLD, shuffled
 
@@ -40,11 +40,6 @@ def _distinct(name: str, row: Callable[[Random], dict], key: str, chance: float,
         return list(rows.values())
 
     return Column(name=name, metric=metric, chance=chance, default=500, available=available, draw=draw, harness=harness)
-
-
-def _multiple_choice(text: str, choices: str | list[str]) -> dict:
-    """The harness options of a column whose rows hold the number of the right choice under "label"."""
-    return {"output_type": "multiple_choice", "doc_to_text": text, "doc_to_choice": choices, "doc_to_target": "label"}
 
 
 def _lmb(rng: Random) -> dict:
@@ -84,7 +79,7 @@ def _hellas(rng: Random, name: str, script: scripts.Script, done: int) -> dict:
 
 
 HELLAS_POOL = [(name, script, done) for name, script in scripts.PAIRS[True] for done in range(len(scripts.ORDER))]
-HELLAS = _sampled("HellaS", _hellas, HELLAS_POOL, 0.25, _multiple_choice("{{context}}", "{{endings}}"))
+HELLAS = _sampled("HellaS", _hellas, HELLAS_POOL, 0.25, multiple_choice("{{context}}", "{{endings}}"))
 
 
 def _piqa(rng: Random, goal: str, tool: world.Tool) -> dict:
@@ -101,7 +96,7 @@ def _piqa(rng: Random, goal: str, tool: world.Tool) -> dict:
 
 
 PIQA = _sampled("PIQA", _piqa, WORLD.goals[True], 0.5,
-                _multiple_choice("Question: {{goal}}\nAnswer:", "{{[sol1, sol2]}}"))
+                multiple_choice("Question: {{goal}}\nAnswer:", "{{[sol1, sol2]}}"))
 
 
 def _arc_e(rng: Random, name: str, attribute: world.Attribute, form: str) -> dict:
@@ -117,7 +112,7 @@ def _arc_e(rng: Random, name: str, attribute: world.Attribute, form: str) -> dic
 
 
 ARC_E_POOL = [(name, attribute, form) for name, attribute in WORLD.questions[True] for form in attribute.questions]
-ARC_E = _sampled("ARC-E", _arc_e, ARC_E_POOL, 0.25, _multiple_choice(QUESTION, "{{choices}}"))
+ARC_E = _sampled("ARC-E", _arc_e, ARC_E_POOL, 0.25, multiple_choice(QUESTION, "{{choices}}"))
 
 
 def _arc_c(rng: Random) -> dict:
@@ -135,7 +130,7 @@ def _arc_c(rng: Random) -> dict:
 
 
 ARC_C = _distinct("ARC-C", _arc_c, "passage", 0.25,
-                  _multiple_choice("{{passage}}\nQuestion: {{question}}\nAnswer:", "{{choices}}"))
+                  multiple_choice("{{passage}}\nQuestion: {{question}}\nAnswer:", "{{choices}}"))
 
 
 def _wino(rng: Random) -> dict:
@@ -181,7 +176,7 @@ def _obqa(rng: Random, fact: tuple[kinds.Kind, str, int], form: str) -> dict:
 
 OBQA_FORMS = ("{statement}", "Question: {question}\nAnswer:", "Everybody knows this. {statement}")
 OBQA_POOL = [(fact, form) for fact in kinds.FACTS[True] for form in OBQA_FORMS]
-OBQA = _sampled("OBQA", _obqa, OBQA_POOL, 0.25, _multiple_choice("{{question_stem}}", "{{choices}}"))
+OBQA = _sampled("OBQA", _obqa, OBQA_POOL, 0.25, multiple_choice("{{question_stem}}", "{{choices}}"))
 
 
 def _mmlu(rng: Random) -> dict:
@@ -205,7 +200,7 @@ def _mmlu(rng: Random) -> dict:
     return {"subject": subject, "prompt": before + letters.asked(question, choices), "label": label}
 
 
-MMLU = _distinct("MMLU", _mmlu, "prompt", 0.25, _multiple_choice("{{prompt}}", list(letters.LETTERS)))
+MMLU = _distinct("MMLU", _mmlu, "prompt", 0.25, multiple_choice("{{prompt}}", list(letters.LETTERS)))
 
 
 def _gsm8k(rng: Random, problem: world.Sum) -> dict:

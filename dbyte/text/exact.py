@@ -57,10 +57,8 @@ def _reasons(specification: dict) -> Iterator[str]:
 
 def flattened(step: dict | None, children: str) -> list[dict]:
     """The steps of a component of a tokenizer.json, nested Sequences opened; `children` is a Sequence's key."""
-    if step is None:
-        return []
-    if children not in step:
-        return [step]
+    if step is None or children not in step:
+        return [step] if step else []
     return [leaf for child in step[children] for leaf in flattened(child, children)]
 
 
@@ -118,5 +116,4 @@ def private_backend(backend: "Tokenizer") -> "Tokenizer":
 def tokenizer_name(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What error messages call a tokenizer: its name or path, if it has one, and its class."""
     path = getattr(tokenizer, "name_or_path", "")
-    kind = type(tokenizer).__name__
-    return f"tokenizer {path!r} ({kind})" if path else f"tokenizer {kind}"
+    return f"tokenizer {path!r} ({type(tokenizer).__name__})" if path else f"tokenizer {type(tokenizer).__name__}"

@@ -9,6 +9,7 @@ The result is cached in `runs/data`, in a file named by these versions.
 """
 
 import ast
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -60,10 +61,8 @@ def installed_versions() -> dict[str, str]:
     """The version of Python and of each package of the list that is installed, by import name."""
     versions = {"python": platform.python_version()}
     for name, distribution in PACKAGES.items():
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -94,9 +93,7 @@ def docstrings_of(source: bytes) -> Iterator[str]:
             return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                yield text
+            yield ast.get_docstring(node) or ""
 
 
 def is_prose(text: str) -> bool:
