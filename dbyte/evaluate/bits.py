@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from dbyte.evaluate.score import Request, Score, Scorer
@@ -35,8 +36,7 @@ def heldout_pieces(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int)
     pieces = [piece for aligned in token_bytes.align_batch(texts)
               for piece in cut(document(aligned, token_bytes), row_bytes=row_bytes) if text_of(piece)]
     if not pieces:
-        raise ValueError("there is no held-out text to measure bits per byte on: give at least one document that is "
-                         "not empty")
+        raise ValueError("there is no held-out text to measure bits per byte on: give at least one document with text")
     return pieces
 
 
@@ -60,9 +60,9 @@ def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int 
         places = order[start : start + rows]
         tokens = [torch.as_tensor(pieces[place].token_ids[: 1 + len(token_ends(pieces[place]))].astype(np.int64))
                   for place in places]
-        ids_BM = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(teacher.device)
-        mask_BM = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True).bool()
-        document_BM = torch.zeros_like(ids_BM).masked_fill(~mask_BM.to(ids_BM.device), -1)
+        ids_BM = pad_sequence(tokens, batch_first=True).to(teacher.device)
+        document_BM = pad_sequence([torch.zeros_like(ids_M) for ids_M in tokens], batch_first=True, padding_value=-1)
+        document_BM = document_BM.to(teacher.device)
         with fast_products():
             hidden_BME = run_core(teacher.model, teacher.get_input_embeddings()(ids_BM), document_BM)
             logits_BMV = teacher.get_output_embeddings()(hidden_BME)[:, :-1].float()

@@ -15,8 +15,7 @@ end of a chunk and never inside a character. What remains begins a document of i
 another beginning then and may chunk the text otherwise, so truncation is repeated until the text fits. The continuation
 is never truncated. `truncated` counts; `lm_eval` reports it among its results. A rolling text is scored in pieces.
 
-The order of requests and the size of batches change no score beyond rounding. Compiled code (`dbyte.native`) agrees
-with plain torch within rounding, so where two symbols nearly tie, a text that is written greedily may differ.
+The order of requests, the size of batches and compiled code (`dbyte.native`) change no score beyond rounding.
 """
 
 import warnings
@@ -51,10 +50,7 @@ READINGS = {"stage1/tokenizer": (1, "tokenizer"), "stage1/router": (1, "router")
 
 @dataclass
 class Truncated:
-    """How many texts were read, how many of them lost the beginning of their context, and how many bytes that was.
-
-    The harness writes these names into its results.
-    """
+    """How many texts were read, how many lost the beginning of their context, and how many bytes that was."""
 
     texts: int = 0
     cut_texts: int = 0

@@ -45,7 +45,8 @@ from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 
 MEASURING = 1  # raise it when all measurements change, so that nothing old is taken for new
-OWN_BOUNDARIES = 2  # raise it when scores along the decoder's own boundaries change; 1 had no entry in the key
+# What the key of scores has beyond their reading; raised when scores along the decoder's own boundaries change.
+SCORED = {"stage2/own": {"own boundaries": 2}}
 PROMPT_BYTES = 64  # of a document, before a decoder continues
 SPLIT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
 CLEAN = "clean"  # text as it is
@@ -78,7 +79,7 @@ class Measurer:
             asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
         key = {"column": column.name, "items": items_hash(column.items(n)), "task": asked}
         if "generation_kwargs" not in asked:
-            key |= _scored(reading)
+            key |= SCORED.get(reading, {})
         if noise:
             key["noise"] = asdict(noise)
         found = self._known(key, folder, reading, lambda: self._answers(folder, reading, task, noise))
@@ -90,7 +91,8 @@ class Measurer:
         At Stage 2 `folded` is the sum over flags in bits per byte: no probability, shown next to the score only.
         """
         texts = self._heldout(corpus)
-        key = {"bits": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes} | _scored(reading)
+        key = {"bits": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
+        key |= SCORED.get(reading, {})
         return self._known(key, folder, reading, lambda: self._bits(folder, reading, list(texts.documents)))
 
     def boundaries(self, folder: Path, corpus: str) -> Agreement:
@@ -193,11 +195,6 @@ class Measurer:
             atomic_write(path, text)
             kept = json.loads(text)  # what is measured now looks as it will when it is read
         return {name: value for name, value in kept["found"].items() if name != "seconds"}
-
-
-def _scored(reading: str) -> dict:
-    """What the key of scores has beyond their reading: nothing, but for own boundaries."""
-    return {"own boundaries": OWN_BOUNDARIES} if reading == "stage2/own" else {}
 
 
 @lru_cache(maxsize=1)

@@ -142,9 +142,6 @@ def kept_above_chance(noisy: Columns, clean: Columns, *, chance: float) -> Inter
     return _compared(noisy, clean, kept, seed=0)
 
 
-# -- claims -----------------------------------------------------------------------------------------------------------
-
-
 def verdict(low: float, high: float, *, threshold: float = 0.0, direction: str = "above") -> str:
     """What an interval says on the claim "the value is above (or below) the threshold".
 
