@@ -4,10 +4,12 @@ A stream that was loaded continues to the bit as if it had never stopped.
 """
 
 import hashlib
-from io import BytesIO
+import json
 from pathlib import Path
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 
 from dbyte.atomic import atomic_write
 from dbyte.decode.engine import Engine
@@ -24,12 +26,10 @@ def save_stream(stream: ByteStream, path: str | Path, *, notes: dict) -> None:
     *tensors, keys, values = (getattr(holder, name) for holder, name, _ in stream.parts())
     used = max(cache.length)
     tensors += [keys[:, :, :used], values[:, :, :used]]
-    held = {"student": weights_hash(stream.student), "stage": stream.stage, "slots": cache.slots,
-            "byte_slots": stream.byte_slots, "length": cache.length, "notes": notes,
-            "tensors": [tensor.clone() for tensor in tensors]}  # a part would be saved with all that it is a part of
-    buffer = BytesIO()
-    torch.save(held, buffer)
-    atomic_write(Path(path), buffer.getvalue())
+    facts = {"student": weights_hash(stream.student), "stage": stream.stage, "slots": cache.slots,
+             "byte_slots": stream.byte_slots, "length": cache.length, "tensors": len(tensors), "notes": notes}
+    named = {str(place): tensor.cpu().contiguous().clone() for place, tensor in enumerate(tensors)}
+    atomic_write(Path(path), safetensors.torch.save(named, {"facts": json.dumps(facts, default=_hex)}))
 
 
 @torch.inference_mode()
@@ -40,19 +40,19 @@ def load_stream(student: ByteStudent, path: str | Path, *, engine: Engine | None
     Raises:
         FileNotFoundError: if there is no such file. ValueError: if it is no stream, or another student's.
     """
-    file = BytesIO(Path(path).read_bytes())
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no stream {path}: name a file that Writer.save wrote")
     try:
-        with torch.serialization.safe_globals([bytes]):  # of which torch knows those that are not empty
-            held = torch.load(file, map_location=student.device, weights_only=True)
-        written_by = held["student"]
-    except Exception as error:  # a damaged file meets torch anywhere
+        with safe_open(path, "pt", device=str(student.device)) as file:
+            held = json.loads(file.metadata()["facts"], object_hook=_bytes)
+            *tensors, keys, values = (file.get_tensor(str(place)) for place in range(held["tensors"]))
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no stream, or damaged ({error}): name a file that Writer.save wrote") from error
-    if written_by != weights_hash(student):
+    if held["student"] != weights_hash(student):
         raise ValueError(f"the stream in {path} was written by another student: load it with the student that "
                          "wrote it, or read the prompt again")
     stream = ByteStream.empty(Engine(student) if engine is None else engine, len(held["length"]), stage=held["stage"],
                               slots=held["slots"], byte_slots=held["byte_slots"])
-    *tensors, keys, values = held["tensors"]
     for (holder, name, _), tensor in zip(stream.parts()[:-2], tensors, strict=True):
         setattr(holder, name, tensor)
     used = keys.shape[2]
@@ -60,6 +60,16 @@ def load_stream(student: ByteStudent, path: str | Path, *, engine: Engine | None
     stream.core_cache.values[:, :, :used] = values
     stream.core_cache.length = held["length"]
     return stream, held["notes"]
+
+
+def _hex(value: bytes | bytearray) -> dict[str, str]:
+    """Bytes as JSON can hold them."""
+    return {"hex": bytes(value).hex()}
+
+
+def _bytes(value: dict) -> dict | bytes:
+    """What `_hex` made, as bytes again."""
+    return bytes.fromhex(value["hex"]) if value.keys() == {"hex"} else value
 
 
 def weights_hash(student: ByteStudent) -> str:
