@@ -105,35 +105,33 @@ from dbyte.distill.runs import Run
 from dbyte.text.packing import Rows
 from test_training import STEPS
 
-root, update = pathlib.Path(sys.argv[1]), trainer.train_on
+update = trainer.train_on
 
 def slow(*arguments, **options):
-    time.sleep(float(sys.argv[2]))
+    time.sleep(float(sys.argv[1]))
     return update(*arguments, **options)
 
 trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE, trainer.train_on = 0.0, float("inf"), slow
-trainer.train(Run({}, root=root), STEPS[0], Feed(Rows.load(root / "rows.safetensors"), 2, 0),
-              model=conftest.make_student(conftest.make_teacher()), teacher=conftest.make_teacher())
+for root in map(pathlib.Path, sys.argv[2:]):
+    trainer.train(Run({}, root=root), STEPS[0], Feed(Rows.load(root / "rows.safetensors"), 2, 0),
+                  model=conftest.make_student(conftest.make_teacher()), teacher=conftest.make_teacher())
 """
 
 
 def test_a_run_that_is_killed_at_any_moment_resumes(rows, tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
-    runs = []
-    for name in ("killed", "straight"):
-        root = tmp_path / name
+    roots = [tmp_path / name for name in ("killed", "straight")]
+    for root in roots:
         root.mkdir()
         rows.save(root / "rows.safetensors")
-        runs.append(Run({}, root=root))
-        command = [sys.executable, "-c", KILLED, str(root)]
-        if name == "killed":
-            process = subprocess.Popen([*command, "0.2"], env=environment)
-            while not runs[-1].checkpoint_folder.exists() and process.poll() is None:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            assert not runs[-1].is_complete()
-        subprocess.run([*command, "0"], env=environment, check=True)
+    runs = [Run({}, root=root) for root in roots]
+    process = subprocess.Popen([sys.executable, "-c", KILLED, "0.2", str(roots[0])], env=environment)
+    while not runs[0].checkpoint_folder.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert runs[0].status() == "resumable"
+    subprocess.run([sys.executable, "-c", KILLED, "0", *map(str, roots)], env=environment, check=True)
     assert_same_run(*runs)
 
 
