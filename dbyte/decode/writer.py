@@ -110,6 +110,7 @@ class Writer:
                      valid_utf8=notes["valid_utf8"], drawn=notes["drawn"])
         for name in SAVED:
             setattr(writer, name, notes[name])
+        writer.written = [bytearray(text) for text in notes["written"]]
         return writer
 
     # -- drawing ------------------------------------------------------------------------------------------------------
