@@ -87,6 +87,18 @@ def test_a_long_context_is_truncated_from_the_left_and_counted(student, token_by
     assert f"1 of 2 texts had more chunks than the core has positions: {lost} bytes" in str(lm.truncated)
 
 
+@pytest.mark.parametrize("size", range(12, 20))
+def test_a_truncated_context_leaves_room_for_the_chunks_that_a_beam_adds(student, token_bytes, monkeypatch, size):
+    lm = StudentLM(student, token_bytes, stage=2, beam=8)
+    with monkeypatch.context() as few:
+        few.setattr(student.core.config, "max_position_embeddings", size)
+        ((nats, _),) = lm.loglikelihood([Ask("Zürich naïve. " * 6, " end")])
+        (whole,) = lm._requests([("Zürich naïve. " * 6, " end")])
+        kept = truncate(lm.scorer, whole, room=score_beam.ROUNDS)
+    assert len(kept.text) < len(whole.text)
+    assert nats == pytest.approx(beam_scores(lm.scorer, [kept], width=8)[0], abs=1e-4)
+
+
 def test_a_long_prompt_leaves_room_for_the_answer(student, token_bytes):
     lm = StudentLM(student, token_bytes, stage=1, boundaries="tokenizer")
     options = {"until": [], "max_gen_toks": 10}

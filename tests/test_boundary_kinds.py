@@ -1,5 +1,6 @@
 """Boundaries by kind, at spaces, by chunk length; Figure 3: each byte has its place, each number its counts."""
 
+import dataclasses
 import math
 from html.parser import HTMLParser
 
@@ -41,12 +42,10 @@ def test_the_kind_is_the_first_that_fits(text, expected):
 def test_each_routed_byte_has_one_kind_and_counts_add_up_to_the_agreement(student, rows):
     found, whole, batch = bk.tally(student, rows), agreement(student, rows), rows.batch(range(len(rows)))
     assert whole.hits and whole.false_cuts and whole.missed_cuts, "a student that is always right would prove nothing"
-    assert found.of() == whole and found.of().n == int(routed(batch.byte_ids_BL, batch.document_BL).sum())
-    by_kind = [found.of(kind) for kind in range(len(bk.KINDS))]
-    for name in ("hits", "false_cuts", "missed_cuts", "n"):
-        assert sum(getattr(one, name) for one in by_kind) == getattr(whole, name)
+    assert tuple(found.pieces().sum(0)) == dataclasses.astuple(whole)
+    assert whole.n == int(routed(batch.byte_ids_BL, batch.document_BL).sum())
     assert len(found.counts_PK4) == (batch.byte_ids_BL == BOS).sum(), "one line a piece"
-    assert all(one.n for one in by_kind), "the texts of the tests have every kind"
+    assert found.counts_PK4.sum(0)[:, 3].all(), "the texts of the tests have every kind"
 
 
 def test_chunks_cover_the_text_once_and_the_teachers_are_its_tokens(student, token_bytes):
@@ -147,7 +146,7 @@ def test_the_truth_of_perturbed_text_is_its_own_tokens(measured, tmp_path, token
     found = measurer.tally(tmp_path, "world", noise)
     tokens = sum(len(token_bytes.align(text).token_ids) for text in texts)
     assert found.lengths_PN["teacher"].sum() == tokens
-    assert found.of().hits + found.of().missed_cuts == tokens - len(texts), "the last byte's cut is not decided"
+    assert found.pieces().sum(0)[[0, 2]].sum() == tokens - len(texts), "the last byte's cut is not decided"
     again = measurer.tally(tmp_path, "world", noise)
     assert np.array_equal(again.counts_PK4, found.counts_PK4), "as kept"
     kept = {file.name for file in (tmp_path / "measured").iterdir()}

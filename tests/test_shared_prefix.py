@@ -167,6 +167,15 @@ def test_any_core_and_given_tokens_score_as_separate_texts(family, compiled, tok
     check(student, 1, along + REQUESTS, compiled=compiled)
 
 
+def test_equal_requests_are_read_once_and_all_answered(student):
+    seen = []
+    student.byte_embedding.register_forward_hook(lambda module, given, out: seen.append(given[0].numel()))
+    once = Scorer(student, stage=2, batch_bytes=1).score([Request(CONTEXT, 4), Request(b"ab", 1)])
+    read = sum(seen)
+    again = Scorer(student, stage=2, batch_bytes=1).score([Request(CONTEXT, 4), Request(b"ab", 1)] * 3)
+    assert again == once * 3 and sum(seen) == 2 * read
+
+
 def test_a_shared_context_is_encoded_once(student, monkeypatch):
     seen = []
     student.byte_embedding.register_forward_hook(lambda module, given, out: seen.append(given[0].numel()))

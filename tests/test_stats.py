@@ -143,6 +143,16 @@ def test_errors_over_seeds_by_hand():
     assert np.isnan(stats.mean_over_seeds([1.0]).low)
 
 
+def test_one_seed_has_the_error_of_its_items_and_more_seeds_are_never_narrower():
+    first, second = ([{"A": outcomes(seed, 200, p)} for seed in range(3)] for p in (0.5, 0.7))
+    one, plain = stats.difference(first[:1], second[:1]), stats.difference(first[0], second[0])
+    assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(plain))
+    over_seeds = stats.difference(first, second)
+    items = stats.difference(*({"A": np.mean([one["A"] for one in side], axis=0)} for side in (first, second)))
+    assert over_seeds.value == pytest.approx(items.value)
+    assert over_seeds.high - over_seeds.low > items.high - items.low
+
+
 def test_what_students_keep_of_one_teacher_by_hand():
     teacher = {"A": [1, 1, 1, 0], "B": [1, 1, 0, 0]}  # 62.5 % on average
     found = stats.retention([{"A": [1, 1, 0, 0], "B": [1, 0, 0, 0]}] * 2, teacher)

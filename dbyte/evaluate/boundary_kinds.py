@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dbyte.evaluate.boundaries import Agreement, decisions, outcomes
+from dbyte.evaluate.boundaries import decisions, outcomes
 from dbyte.evaluate.stats import Z95, Estimate, verdict
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
@@ -77,10 +77,6 @@ class Tally:
     def pieces(self, kind: int | None = None) -> np.ndarray:
         """The counts of each piece, int64 [P, 4], at one kind of position, or at all (None)."""
         return self.counts_PK4.sum(1) if kind is None else self.counts_PK4[:, kind]
-
-    def of(self, kind: int | None = None) -> Agreement:
-        """The agreement at one kind of position, or at all (None)."""
-        return Agreement(*self.pieces(kind).sum(0).tolist())
 
 
 def tally(student: ByteStudent, rows: Rows) -> Tally:
@@ -142,20 +138,19 @@ def kind_rows(found: Tally, **where: str) -> list[dict]:
     """
     rows = []
     for index, kind in enumerate((*KINDS, "all")):
-        index = None if kind == "all" else index
-        hits_P, false_P, missed_P, _ = found.pieces(index).T
-        agreement = found.of(index)
-        if agreement.hits + agreement.false_cuts + agreement.missed_cuts == 0:
+        counts_P4 = found.pieces(None if kind == "all" else index)
+        hits_P, false_P, missed_P, _ = counts_P4.T
+        hits, false_cuts, missed_cuts, n = counts_P4.sum(0).tolist()
+        if hits + false_cuts + missed_cuts == 0:
             continue
-        row = where | {"kind": kind, "n": agreement.n}
+        row = where | {"kind": kind, "n": n}
         for name, error, under_P in (("value", "stderr", 2 * hits_P + false_P + missed_P),
                                      ("precision", "precision_stderr", hits_P + false_P),
                                      ("recall", "recall_stderr", hits_P + missed_P)):
             over_P = 2 * hits_P if name == "value" else hits_P
             rate = ratio_of_sums((over_P, under_P)) if under_P.sum() else Estimate(math.nan, math.nan, 0)
-            row |= {name: 100 * rate.value, error: 100 * rate.stderr if agreement.n >= FEWEST else math.nan}
-        rows.append(row | {"hits": agreement.hits, "false_cuts": agreement.false_cuts,
-                           "missed_cuts": agreement.missed_cuts})
+            row |= {name: 100 * rate.value, error: 100 * rate.stderr if n >= FEWEST else math.nan}
+        rows.append(row | {"hits": hits, "false_cuts": false_cuts, "missed_cuts": missed_cuts})
     return rows
 
 

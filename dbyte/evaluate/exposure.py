@@ -49,15 +49,6 @@ class Deviation:
     deviating: int
     squares: float
 
-    @property
-    def share(self) -> float:
-        return self.deviating / max(self.decided, 1)
-
-    @property
-    def stderr(self) -> float:
-        """Of a ratio of sums over independent rows."""
-        return self.squares**0.5 / max(self.decided, 1)
-
 
 def deviations(
     student: ByteStudent, documents: Iterable[bytes], *, rows: int, prompt_bytes: int, new_bytes: int, seed: int
@@ -108,10 +99,13 @@ def _binned(text: str, wrong: list[list[bool]], new_bytes: int) -> list[Deviatio
 
 
 def deviation_rows(model: str, corpus: str, found: list[Deviation]) -> list[dict]:
-    """Deviations from the router's boundaries as tidy rows, in percent of the bytes first..last after their prompts."""
-    return [{"model": model, "corpus": corpus, "text": one.text, "first": one.first, "value": 100 * one.share,
-             "stderr": 100 * one.stderr, "n": one.decided, "last": one.last, "deviating": one.deviating}
-            for one in found]
+    """Deviations from the router's boundaries as tidy rows, in percent of the bytes first..last after their prompts.
+
+    A bin is a ratio of sums over independent rows, with the error of one.
+    """
+    return [{"model": model, "corpus": corpus, "text": one.text, "first": one.first,
+             "value": 100 * (one.deviating / one.decided), "stderr": 100 * (one.squares**0.5 / one.decided),
+             "n": one.decided, "last": one.last, "deviating": one.deviating} for one in found]
 
 
 def claim_rows(one: Columns, other: Columns, *, generated: str) -> list[dict]:

@@ -34,7 +34,7 @@ from transformers import AutoConfig, AutoTokenizer
 from dbyte.decode.generate import generate
 from dbyte.device import check_device
 from dbyte.evaluate.score import Request, Scorer
-from dbyte.evaluate.score_beam import beam_scores
+from dbyte.evaluate.score_beam import ROUNDS, beam_scores
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.model.student import ByteStudent
 from dbyte.native import engine_for
@@ -61,8 +61,8 @@ class Truncated:
                 f"{self.cut_bytes} bytes of their contexts were cut from the left")
 
 
-def truncate(scorer: Scorer | OwnBoundariesScorer, request: Request, *, room: int = 0) -> Request:
-    """The request with as much of its context as fits, leaving `room` positions for what is written after it.
+def truncate(scorer: Scorer, request: Request, *, room: int = 0) -> Request:
+    """The request with as much of its context as fits, leaving `room` positions free.
 
     Raises:
         ValueError: if the continuation alone has more chunks than there are positions.
@@ -77,7 +77,7 @@ def truncate(scorer: Scorer | OwnBoundariesScorer, request: Request, *, room: in
             first += 1
         if first > request.start:
             raise ValueError(f"{request.text[request.start:][:40]!r} .. has more chunks than the core has positions "
-                             f"({positions} next to BOS and {room} for text to be written): score it in shorter pieces")
+                             f"({positions} next to BOS and {room} kept free): score it in shorter pieces")
         given = request.token_ends
         if given is not None:
             given = tuple(end - first for end in given if end > first)
@@ -162,7 +162,8 @@ class StudentLM(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score (context, continuation) pairs: (nats, would greedy decoding write it)."""
-        return self._scores([self._fitting(request)
+        room = ROUNDS if self.beam else 0  # each round of a beam may add a chunk
+        return self._scores([self._fitting(request, room=room)
                              for request in self._requests([request.args for request in requests])])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:

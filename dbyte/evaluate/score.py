@@ -109,6 +109,8 @@ def batch_by_prefix(texts: Sequence[bytes], *, batch_bytes: int) -> list[list[in
 class Scorer:
     """Scores requests with one student along given tokens or the router's boundaries; batches change no result."""
 
+    needs_jbp = True  # at Stage 2
+
     def __init__(
         self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384, engine: Engine | None = None
     ):
@@ -117,7 +119,7 @@ class Scorer:
         Raises:
             ValueError: for Stage 2 of a student that has no joint head.
         """
-        if stage == 2:
+        if stage == 2 and self.needs_jbp:
             student.check_jbp("scores along the router's boundaries")
         self.student = student.eval()
         self.stage = stage

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from dbyte.decode.engine import Engine
 from dbyte.decode.stream import ByteStream, check_text_bytes
-from dbyte.evaluate.score import Request, Score, batch_by_prefix, flag_log_probs, scored_places
+from dbyte.evaluate.score import Request, Score, Scorer, flag_log_probs, scored_places
 from dbyte.evaluate.shared_prefix import SharedTexts
-from dbyte.kernels.fast import fast_products
 from dbyte.model.student import BYTES, ByteStudent, is_special
 
 ROWS, MOST_ROWS = 64, 256
@@ -127,21 +126,18 @@ def settle(texts: SharedTexts, batch: Sequence[Request], *, rounds: int = ROUNDS
     return scores
 
 
-class OwnBoundariesScorer:
+class OwnBoundariesScorer(Scorer):
     """Scores requests at Stage 2 along the decoder's own boundaries: JBP by the fixed point, MBP by `walk`."""
 
-    def __init__(self, student: ByteStudent, *, batch_bytes: int = 16384, engine: Engine | None = None):
-        """batch_bytes: about how many bytes are read at a time. engine: computes the student's parts; None: torch."""
-        self.student = student.eval()
-        self.batch_bytes = batch_bytes
-        self.engine = engine or Engine(student)
+    needs_jbp = False
 
-    @torch.inference_mode()
+    def __init__(self, student: ByteStudent, *, batch_bytes: int = 16384, engine: Engine | None = None):
+        super().__init__(student, stage=2, batch_bytes=batch_bytes, engine=engine)
+
     def chunk_ends(self, request: Request) -> list[int]:
         """Where chunks of a text may end: the router's boundaries in the context, then every byte that is scored."""
-        with fast_products():
-            flag_L = SharedTexts([request.text[: request.start]], engine=self.engine).flags()[0]
-        return np.flatnonzero(flag_L)[1:].tolist() + list(range(request.start + 1, len(request.text) + 1))
+        ends = super().chunk_ends(Request(request.text[: request.start], 0)) if request.start else []
+        return ends + list(range(request.start + 1, len(request.text) + 1))
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Score each request; equal requests are scored once.
@@ -158,14 +154,13 @@ class OwnBoundariesScorer:
         unique = list(dict.fromkeys(requests))
         scores: dict[Request, Score | None] = dict.fromkeys(unique)
         if self.student.second_head is None:
-            for places in batch_by_prefix([request.text for request in unique], batch_bytes=self.batch_bytes):
-                batch = [unique[place] for place in places]
-                with fast_products():
-                    texts = SharedTexts([request.text for request in batch], engine=self.engine)
-                    scores |= zip(batch, settle(texts, batch), strict=True)
+            scores = dict(zip(unique, super().score(unique), strict=True))
         left = [request for request, score in scores.items() if score is None]
         longest = max((len(request.text) for request in left), default=1)
         rows = min(max(self.batch_bytes // longest, ROWS), MOST_ROWS)
         for request, walked in zip(left, walk(self.student, left, rows=rows, engine=self.engine), strict=True):
             scores[request] = Score(sum(walked.nats_L), all(walked.right_L))
         return [scores[request] for request in requests]
+
+    def _score_bytes(self, batch: list[Request]) -> list[Score | None]:
+        return settle(self.read(batch), batch)

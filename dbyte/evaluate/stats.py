@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest, norm
 from scipy.stats import t as student_t
 
 Columns = Mapping[str, Sequence[float]]  # column name -> per-item correctness, 0 or 1
@@ -74,11 +75,8 @@ def mean_of_items(answers: Sequence[float]) -> Estimate:
 def wilson(correct: Sequence[float]) -> Interval:
     """The share of ones in `correct` [N] with Wilson's score interval, which is not empty at 0 or 1."""
     p = proportion(correct).value
-    n = len(correct)
-    z = Z95
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return Interval(p, float(min(p, centre - half)), float(max(p, centre + half)))
+    found = binomtest(int(np.sum(correct)), len(correct)).proportion_ci(2 * float(norm.cdf(Z95)) - 1, method="wilson")
+    return Interval(p, float(found.low), float(found.high))
 
 
 def accuracy_over_seeds(correct_S: Sequence[Sequence[float]]) -> Interval:

@@ -6,6 +6,7 @@ part of the answer. `benchmarks/plan_check.py` compares the time model with meas
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig
@@ -147,7 +148,7 @@ def plan_text(setting: Setting, *, compared: tuple[str, ...] = ()) -> str:
         millions_table("part", {one.step.name: one.flops for one in planned}),
         "## Time", time_table(setting, planned),
         "## GB of memory on one GPU", memory_table(setting, planned),
-        "## Assumptions", "\n".join(f"- {line}" for line in assumptions(setting, rows))])
+        "## Assumptions", assumptions(setting, rows)])
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -196,35 +197,15 @@ def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
     return _table(("", *(one.step.name for one in planned)), lines)
 
 
-def assumptions(setting: Setting, rows: RowShape) -> list[str]:
-    """What the numbers rest on, a sentence or two each."""
+def assumptions(setting: Setting, rows: RowShape) -> str:
+    """What the numbers rest on, a line each: assumptions.md with the numbers of this plan."""
+    text = Path(__file__).with_name("assumptions.md").read_text(encoding="utf-8")
     source = (f"the paper's {PAPER_BYTES / GIGA:g}B bytes of about {PAPER_TOKENS / GIGA:g}B tokens"
               if setting.bytes_per_token == PAPER_BYTES / PAPER_TOKENS else "as given")
     again = "and run forward twice" if setting.checkpointing else "and would run forward twice; it is off here"
     products = ("products run in bf16 by autocast, whose copies of the weights in the graph live through forward under "
                 "any sharding; the teacher is bf16" if setting.half() else "so is the rest")
-    return [
-        f"Time: bytes x FLOPs per byte / ({setting.gpus} x {setting.device.flops_per_second / TERA:,.4g} TFLOP/s x "
-        f"utilisation {setting.utilisation:g}). What is no matrix product, attention or convolution, communication and "
-        "waiting for data are all part of the utilisation, which is a few percent where a model is so small that a GPU "
-        "waits for calls (docs/log.md). The teacher's own training and evaluation are not planned.",
-        f"Bytes per token: {setting.bytes_per_token:.3f} ({source}), in both stages: the router sets as many "
-        f"boundaries as the tokenizer. A row of {rows.row_bytes:,} bytes has {rows.chunks:,} chunks.",
-        "Attention: one document fills a row. Queries run in blocks, each with all keys up to its end: "
-        f"{rows.pairs / rows.chunks:,.0f} keys a query on average, masked ones included. Shorter documents cost less.",
-        "Backward: twice the forward pass for what trains, once for what is frozen but passes a gradient through, "
-        "nothing for what runs without a graph; attention computes its scores again.",
-        f"Checkpointing: the blocks of encoder, core and decoder would keep their inputs only, {again}.",
-        "States: weights, gradients and moments are fp32, weights also where a step freezes them, as in the trainer; "
-        f"{products}.",
-        "Teacher: complete on every GPU in step 1.2, only its table of embeddings in step 1.1, and in no later step.",
-        "Sharding: none and ddp hold everything on every GPU, ddp a second copy of the gradients in its buckets; fsdp2 "
-        f"shards weights, gradients and moments, and gathers {GATHERED} units as large as its largest at a time, the "
-        "gradients of one, and throughout what is in no unit (embedding, projections, heads) with its gradients.",
-        f"Logits: step 1.2 takes its positions in slices of {ROWS_AT_ONCE:,}, with {LOGIT_COPIES} fp32 tensors of that "
-        "many rows over the vocabulary at the peak.",
-        f"Activations: what autograd keeps, with Mamba2's backend {setting.backend}. The {setting.scale.batch_rows} "
-        "rows of an update run as micro-batches of what fits, whose gradients are summed and, under fsdp2, sharded "
-        f"one by one. A step fits if one row does, in {USABLE:.0%} of the memory; the rest is for the allocator, CUDA "
-        "and short-lived tensors.",
-    ]
+    return text.rstrip().format(
+        setting=setting, rate=setting.device.flops_per_second / TERA, source=source, rows=rows,
+        keys=rows.pairs / rows.chunks, again=again, products=products, gathered=GATHERED, slice=ROWS_AT_ONCE,
+        logits=LOGIT_COPIES, usable=USABLE)
