@@ -1,21 +1,18 @@
-"""`readme`: check or write the README's numbers and docs/reading.md."""
+"""`readme`: check or write the README's numbers."""
 
 import argparse
 
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "readme", help="check that the README's numbers are those of results/small and docs/reading.md has today's "
-        "lines, or write both")
+        "readme", help="check that the README's numbers are those of results/small, or write them")
     command.add_argument("--write", action="store_true", help="write what differs")
     command.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     from dbyte.report.page import readme
-    from dbyte.report.reading import reading
 
-    checked = {"README.md": readme(write=arguments.write), "docs/reading.md": reading(write=arguments.write)}
-    for name, agrees in checked.items():
-        print(f"{name} is up to date" if agrees else f"{name} differs: run `python -m dbyte readme --write`")
-    return 0 if all(checked.values()) else 1
+    agrees = readme(write=arguments.write)
+    print("README.md is up to date" if agrees else "README.md differs: run `python -m dbyte readme --write`")
+    return 0 if agrees else 1

@@ -1,9 +1,13 @@
-"""The reading path, docs/reading.md: the library in an evening, written from docs/reading.toml with today's lines.
+"""Check that docs/reading.md, the library in an evening, agrees with docs/reading.toml and today's lines; or write it.
+
+    python docs/reading.py [--write]
 
 docs/reading.toml has the path as a list `sitting` (title, about, and a list `file` of path, adds, source) and a table
 `skip`: what files of the path import and a reader may skip, a file or a folder with its slash -> why.
 """
 
+import argparse
+import sys
 import tomllib
 from pathlib import Path
 
@@ -41,7 +45,7 @@ def page(data: dict) -> str:
     path = files(data["sitting"])
     parts = [
         "# The library in an evening",
-        "<!-- written from docs/reading.toml by `python -m dbyte readme --write` -->",
+        "<!-- written from docs/reading.toml by `python docs/reading.py --write` -->",
         f"{len(path)} files, {count_lines(path):,} lines of the library's {count_lines(library()):,}, in an order in "
         "which they explain one another. Sections, equations, tables and figures are those of the "
         "[paper](https://arxiv.org/abs/2602.01007). The letters at the end of a tensor's name are its shape: "
@@ -62,3 +66,11 @@ def page(data: dict) -> str:
 def reading(*, write: bool, path: Path = PAGE) -> bool:
     """Return whether docs/reading.md agrees with the code; with `write` it is made to."""
     return up_to_date(path, page(load()), write=write)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--write", action="store_true", help="write the page where it differs")
+    agrees = reading(write=parser.parse_args().write)
+    print(f"docs/reading.md {'is up to date' if agrees else 'differs: run `python docs/reading.py --write`'}")
+    sys.exit(0 if agrees else 1)
