@@ -1,14 +1,14 @@
-"""The scales: one dial from a laptop's minutes to the paper's eight GPUs. Every number of a run is here.
+"""The scales: one dial from a laptop's minutes to the paper's eight GPUs. Every number of a run is in scales/*.toml.
 
-`smoke` shows that everything runs, `small` measures what can be judged on two CPU cores, `gpu` trains a larger teacher
-on the user's own text in minutes on one GPU, `hub` takes a published teacher to one GPU, and `paper` is Tables 12 and
-13. Plain data: importing this needs neither torch nor transformers.
+Each file there is one scale; here is what that consists of. Importing this needs neither torch nor transformers.
 """
 
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+
+from dbyte.scale_file import read_all
 
 FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models whose core reads plain embeddings
 
@@ -19,9 +19,7 @@ class TeacherShape:
 
     kv_heads: heads of keys and values (grouped-query attention), 0: as many as heads. positions: the most tokens that
     it reads; with as many as the bytes of a row, no row can have too many, wherever its boundaries are.
-    tokenizer_corpora: the corpora of the scale that the tokenizer is trained on, () for all; the teacher itself is
-    trained on all. A thousand tokens spent on the world alone keep its words whole and split prose into short pieces,
-    whose ends one byte of look-ahead can tell more often: see `benchmarks/lookahead_bound.py`.
+    tokenizer_corpora: the corpora of the scale that the tokenizer is trained on, () for all; the teacher reads all.
     """
 
     vocabulary: int
@@ -58,8 +56,7 @@ class TeacherShape:
 class Teachers:
     """What Table 10 compares, each as in `Scale.teacher`.
 
-    own: the one whose core the student has. larger: of own's family and tokenizer. other: of another family, with
-    another tokenizer.
+    own: whose core the student has. larger: of the same family and tokenizer. other: of another family and tokenizer.
     """
 
     own: TeacherShape | str
@@ -81,6 +78,10 @@ class Ablation:
     seeds: int
     heldout_bytes: int = 20_000
 
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise ValueError(f"an ablation needs at least one seed, found {self.seeds}")
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -91,10 +92,10 @@ class Scale:
     row_bytes, batch_rows: bytes per row, rows per update. student: StudentConfig's arguments.
     stage1, stage2: arguments of the functions of that name in distill/steps.py. precision: "fp32", or "bf16" autocast.
     streamed: read the corpora while training, instead of packing them all before. rows_at_once: rows of a micro-batch
-    in each process unless told otherwise, None: all.
-    items: MiniBench items per column; dynamics_items: items per column for the many models of Figure 2. ablation: what
-    the many students of the ablations get. teachers: those of Table 10. continues: the scale whose teacher this one's
-    continues, with its tokenizer, None: it starts from new weights.
+    in each process unless told otherwise, None: all. items: MiniBench items per column; dynamics_items: items per
+    column for the many models of Figure 2. ablation: what the many students of the ablations get. teachers: those of
+    Table 10. continues: the scale whose teacher this one's continues, with its tokenizer, None: it starts from new
+    weights. Raises ValueError for rows or bytes below 1, or an unknown precision.
     """
 
     name: str
@@ -116,10 +117,16 @@ class Scale:
     continues: "Scale | None" = None
     precision: str = "fp32"
 
+    def __post_init__(self):
+        if self.batch_rows < 1 or self.row_bytes < 1:
+            raise ValueError(f"batch_rows must be at least 1, row_bytes too; found {self.batch_rows}, {self.row_bytes}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, found {self.precision!r}")
+        if wrong := {name: amount for name, amount in self.corpora if amount < 1}:
+            raise ValueError(f"a corpus needs a positive number of bytes, found {wrong}")
 
-KB, MB, GB = 10**3, 10**6, 10**9
+
 DEVICE = "DBYTE_DEVICE"  # the variable that names the device in place of the scale's
-
 TEACHERS = {  # hub names of the teachers that the paper and its readers use, each at the revision meant here
     "meta-llama/Llama-3.2-1B": "4e20de362430cd3b72f300e6b0f18e50e7166e08",
     "meta-llama/Llama-3.2-3B": "13afe5124825b4f3751f836b40dafda64c1ed062",
@@ -128,118 +135,25 @@ TEACHERS = {  # hub names of the teachers that the paper and its readers use, ea
     "allenai/OLMo-2-0425-1B": "a1847dff35000b4271fa70afc5db10fd29fedbdf",
 }
 
-FINEWEB = "hub:HuggingFaceFW/fineweb@9bb295ddab0e05d785b879661af7260fed5140fc"
-PAPER_SIZES = dict(byte_width=1536, encoder_layers=4, decoder_layers=4, ffn_width=8192, state_size=128, chunk_size=256)
-
-SMOKE_TEACHER = TeacherShape(
-    vocabulary=1024, width=64, layers=2, heads=2, ffn_width=192, train_bytes=1200 * KB, rate=5e-3,
-    tokenizer_corpora=("world",))
-SMALL_TEACHER = TeacherShape(
-    vocabulary=1024, width=128, layers=4, heads=4, ffn_width=352, train_bytes=14 * MB, rate=5e-3,
-    tokenizer_corpora=("world",))
-OWN_TEXT = "file:text"  # a folder in the working directory or the project's root that the user fills
-GPU_TEACHER = TeacherShape(
-    vocabulary=8192, width=640, layers=9, heads=10, ffn_width=1792, train_bytes=42 * MB, rate=2e-3, initial_std=0.02,
-    positions=4096)
-OTHER_FAMILY = dict(family="qwen3", vocabulary=2048, tokenizer_corpora=())  # its tokenizer reads prose too
-
-SCALES = {
-    "smoke": Scale(
-        name="smoke",
-        teacher=SMOKE_TEACHER,
-        corpora=(("world", 700 * KB), ("pydocs", 300 * KB)), heldout_bytes=20 * KB, row_bytes=1024, batch_rows=8,
-        student=dict(byte_width=64, encoder_layers=2, decoder_layers=1, ffn_width=128, state_size=32, head_width=32,
-                     router_ffn_width=128),
-        stage1=dict(align_bytes=300 * KB, distill_bytes=200 * KB, boundary_bytes=100 * KB, align_rate=4e-3,
-                    encoder_rate=2e-3, core_rate=5e-4, align_muon=0.03, encoder_muon=0.003, boundary_muon=0.05,
-                    boundary_floor=0.0, boundary_loss=True, snapshots=1),
-        stage2=dict(head_bytes=150 * KB, full_bytes=150 * KB, head_rate=4e-3, outer_rate=1e-3, core_rate=3e-4,
-                    boundary_loss=True),
-        items=24, dynamics_items=24, ablation=Ablation(40 * KB, 2, 12, 2),
-        teachers=Teachers(SMOKE_TEACHER, replace(SMOKE_TEACHER, width=96, layers=3, heads=3, ffn_width=288),
-                          replace(SMOKE_TEACHER, kv_heads=1, **OTHER_FAMILY)),
-    ),
-    "small": Scale(
-        name="small",
-        teacher=SMALL_TEACHER,
-        corpora=(("world", 8 * MB), ("pydocs", 5 * MB)), heldout_bytes=100 * KB, row_bytes=1024, batch_rows=8,
-        student=dict(byte_width=128, encoder_layers=2, decoder_layers=2, ffn_width=256, state_size=32, head_width=64,
-                     router_ffn_width=512),
-        stage1=dict(align_bytes=4 * MB, distill_bytes=3 * MB, boundary_bytes=6 * MB, align_rate=4e-3, encoder_rate=5e-4,
-                    core_rate=2e-4, align_muon=0.03, encoder_muon=0.003, boundary_muon=0.05, boundary_floor=0.0,
-                    boundary_loss=True, snapshots=3),
-        stage2=dict(head_bytes=2 * MB, full_bytes=3 * MB, head_rate=3e-3, outer_rate=1e-3, core_rate=2e-4,
-                    boundary_loss=True),
-        items=500, dynamics_items=200, ablation=Ablation(600 * KB, 2, 200, 3),
-        teachers=Teachers(SMALL_TEACHER, replace(SMALL_TEACHER, width=192, layers=6, heads=6, ffn_width=528),
-                          replace(SMALL_TEACHER, kv_heads=2, **OTHER_FAMILY)),
-    ),
-    "gpu": Scale(
-        name="gpu",
-        teacher=GPU_TEACHER,
-        corpora=(("world_full", 12 * MB), (OWN_TEXT, 15 * MB)), heldout_bytes=150 * KB, row_bytes=4096, batch_rows=16,
-        student=dict(byte_width=512, encoder_layers=3, decoder_layers=3, ffn_width=1024, state_size=64, head_width=64,
-                     chunk_size=128, router_ffn_width=512),
-        stage1=dict(align_bytes=12 * MB, distill_bytes=12 * MB, boundary_bytes=6 * MB, align_rate=2e-3,
-                    encoder_rate=5e-4, core_rate=1e-4, align_muon=0.02, encoder_muon=0.003, boundary_muon=0.02,
-                    boundary_floor=0.0, boundary_loss=True, snapshots=1),
-        stage2=dict(head_bytes=6 * MB, full_bytes=14 * MB, head_rate=2e-3, outer_rate=5e-4, core_rate=1e-4,
-                    boundary_loss=True),
-        items=250, dynamics_items=50, ablation=Ablation(4 * MB, 8, 200, 3),
-        teachers=Teachers(GPU_TEACHER, replace(GPU_TEACHER, width=768, layers=12, heads=12, ffn_width=2048),
-                          replace(GPU_TEACHER, kv_heads=5, family="qwen3", vocabulary=16384)),
-        device="cuda", precision="bf16",
-    ),
-    "hub": Scale(
-        name="hub", teacher="allenai/OLMo-2-0425-1B",
-        corpora=((FINEWEB, 6 * GB),), heldout_bytes=2 * MB, row_bytes=8192, batch_rows=32,
-        student=PAPER_SIZES,
-        stage1=dict(align_bytes=1 * GB, distill_bytes=1 * GB, boundary_bytes=300 * MB, snapshots=3),
-        stage2=dict(head_bytes=1 * GB, full_bytes=2 * GB), items=1000, dynamics_items=500,
-        ablation=Ablation(500 * MB, 32, 500, 3, 500 * KB),
-        teachers=Teachers("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B", "allenai/OLMo-2-0425-1B"),
-        device="cuda", streamed=True, rows_at_once=1, precision="bf16",
-    ),
-    "paper": Scale(
-        name="paper", teacher="meta-llama/Llama-3.2-3B",
-        corpora=((FINEWEB, 125 * GB),), heldout_bytes=10 * MB, row_bytes=8192, batch_rows=256,
-        student=PAPER_SIZES,
-        stage1=dict(align_bytes=10 * GB, distill_bytes=10 * GB, boundary_bytes=10 * GB, encoder_rate=2e-5, snapshots=8),
-        stage2=dict(head_bytes=10 * GB, full_bytes=85 * GB), items=1000, dynamics_items=1000,
-        ablation=Ablation(10 * GB, 256, 1000, 1, 2 * MB),
-        teachers=Teachers("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B", "Qwen/Qwen3-0.6B"),
-        device="cuda", streamed=True, rows_at_once=1, precision="bf16",
-    ),
-}
-
-LOOKING_BACK = dict(  # a teacher for all columns: queries and keys normed, small weights, low rates (docs/log.md)
-    family="qwen3", initial_std=0.02, rate=1e-3, muon_rate=0.01, tokenizer_corpora=("world_full",))
-WHOLE_WORLD = {  # that teacher's lessons at a scale, (corpora, bytes read): to repeat, to look up, and then the world
-    "smoke": (
-        ((("echoes", 100 * KB), ("world_full", 500 * KB)), 200 * KB),
-        ((("lookups", 100 * KB), ("world_full", 500 * KB)), 100 * KB),
-        ((("world_full", 700 * KB), ("pydocs", 100 * KB)), 1000 * KB),
-    ),
-    "small": (
-        ((("echoes", 18 * MB), ("world_full", 500 * KB)), 18 * MB),
-        ((("lookups", 8 * MB), ("world_full", 500 * KB)), 8 * MB),
-        ((("world_full", 20 * MB), ("pydocs", 1500 * KB)), 22 * MB),
-    ),
-}
+_FILES = read_all(Scale, TeacherShape)
+SCALES = {scale.name: scale for scale, _ in _FILES}
+WHOLE_WORLD = {scale.name: whole for scale, whole in _FILES if whole}  # a teacher for all columns, and its lessons
+SMALL_TEACHER = SCALES["small"].teacher
+PAPER_SIZES = SCALES["paper"].student
 
 
 def whole_world(scale: Scale) -> Scale:
     """The scale with a corpus that teaches all columns of MiniBench, and a teacher that learns to look back first.
 
-    A scale without lessons here is returned as it is: its teacher comes from elsewhere, or (`gpu`) its own text has the
-    whole world next to other text.
+    A scale without lessons in its file, or with a teacher from elsewhere, is returned as it is.
     """
     if isinstance(scale.teacher, str) or scale.name not in WHOLE_WORLD:
         return scale
     whole = None
-    for corpora, train_bytes in WHOLE_WORLD[scale.name]:
-        teacher = replace(scale.teacher, train_bytes=train_bytes, **LOOKING_BACK)
-        whole = replace(scale, corpora=corpora, teacher=teacher, continues=whole)
+    world = WHOLE_WORLD[scale.name]
+    for lesson in world["lessons"]:
+        teacher = replace(scale.teacher, train_bytes=lesson.train_bytes, **world["teacher"])
+        whole = replace(scale, corpora=lesson.corpora, teacher=teacher, continues=whole)
     return whole
 
 
@@ -253,20 +167,13 @@ def changed(
     a field as it is. Raises ValueError for a number that is not positive or an unknown precision.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    for name in ("batch_rows", "row_bytes"):
-        if given.get(name, 1) < 1:
-            raise ValueError(f"{name} must be at least 1, found {given[name]}")
-    if given.get("precision", "fp32") not in ("fp32", "bf16"):
-        raise ValueError(f"precision must be fp32 or bf16, found {given['precision']!r}")
+    if teacher:
+        given["teacher"] = teacher
     if corpora:
-        if wrong := {name: amount for name, amount in corpora.items() if amount < 1}:
-            raise ValueError(f"a corpus needs a positive number of bytes, found {wrong}")
         given["corpora"] = tuple(corpora.items())
     if ablation_seeds is not None:
-        if ablation_seeds < 1:
-            raise ValueError(f"an ablation needs at least one seed, found {ablation_seeds}")
         given["ablation"] = replace(scale.ablation, seeds=ablation_seeds)
-    return replace(scale, **given, **({"teacher": teacher} if teacher else {}))
+    return replace(scale, **given)
 
 
 def scale(name: str) -> Scale:

@@ -11,7 +11,7 @@ import pytest
 
 from dbyte.paths import ROOT
 
-GROUND = ("presets", "paths", "version", "atomic", "device", "memory")
+GROUND = ("presets", "scale_file", "paths", "version", "atomic", "device", "memory")
 # From the bottom to the top. A module imports lower floors and its own folder; folders of one floor do not see each
 # other. The face is what `import dbyte` and `python -m dbyte` load.
 FLOORS = (GROUND, ("kernels", "tasks"), ("text",), ("model",), ("distill",), ("decode",), ("native",), ("evaluate",),

@@ -1,15 +1,32 @@
 """The scales: known by name, complete, and at `paper` the published values, read from the published tables."""
 
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 from transformers import AutoModelForCausalLM
 
 from dbyte.distill.curriculum import curriculum
+from dbyte.distill.steps import stage1, stage2
 from dbyte.distill.teacher import teacher_config
+from dbyte.model.student import StudentConfig
 from dbyte.model.teacher import check_family
-from dbyte.presets import DEVICE, FAMILIES, SCALES, SMALL_TEACHER, TEACHERS, scale, whole_world
+from dbyte.paths import ROOT
+from dbyte.presets import (
+    DEVICE,
+    FAMILIES,
+    PAPER_SIZES,
+    SCALES,
+    SMALL_TEACHER,
+    TEACHERS,
+    WHOLE_WORLD,
+    Scale,
+    TeacherShape,
+    scale,
+    whole_world,
+)
 from dbyte.report.published import published
+from dbyte.scale_file import STAGE1, STAGE2, STUDENT, read
 from dbyte.tasks.minibench import EVERY, taught_by
 
 
@@ -27,6 +44,45 @@ def test_the_device_of_every_scale_can_be_named_from_outside(device, monkeypatch
     monkeypatch.setenv(DEVICE, "gpu")
     with pytest.raises(ValueError, match=r"\$DBYTE_DEVICE must be cpu, cuda or cuda:N, found 'gpu'"):
         scale("small")
+
+
+def test_a_file_is_a_scale_of_its_name(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_bytes((ROOT / "dbyte" / "scales" / "small.toml").read_bytes())
+    found, lessons = read(file, Scale, TeacherShape)
+    assert found == replace(SCALES["small"], name="mine") and lessons == WHOLE_WORLD["small"]
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("row_bytes =", "rowbytes =", r"mine.toml has an unknown key rowbytes: choose from .*row_bytes"),
+    ("align_bytes =", "algn_bytes =", "stage1 has an unknown key algn_bytes: choose from align_bytes, distill_bytes"),
+    ("byte_width =", "width =", "student has an unknown key width: choose from byte_width"),
+    ("muon_rate = 0.01", "muon = 0.01", "whole_world: teacher has an unknown key muon: choose from .*muon_rate"),
+    ("rate = 5e-3", "rate = 5", "teacher: rate must be float, found 5"),
+    ("seeds = 3", "seeds = 3.0", "ablation: seeds must be int, found 3.0"),
+    ("boundary_loss = true", "boundary_loss = 1", "stage1: boundary_loss must be bool, found 1"),
+    ('[["world", 8_000_000]', '[["world", 8e6]', "corpora must be int, found 8000000.0"),
+    ('[["world", 8_000_000]', '[["world"]', r"corpora must be .*found \['world'\]"),
+    ("[teachers.own]", "", "Teachers.* missing .*'own'"),
+    ("row_bytes = 1024", "row_bytes = 0", "mine.toml: .*row_bytes"),
+    ("kv_heads = 2", "kv_heads = 3", "mine.toml: teachers: other: .*kv_heads that divide"),
+])
+def test_a_file_with_a_wrong_key_type_or_value_is_refused_by_name(old, new, message, tmp_path):
+    text = (ROOT / "dbyte" / "scales" / "small.toml").read_text(encoding="utf-8")
+    assert old in text
+    file = tmp_path / "mine.toml"
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read(file, Scale, TeacherShape)
+
+
+def test_the_keys_of_a_file_are_the_arguments_of_what_they_go_to():
+    for keys, function in ((STAGE1, stage1), (STAGE2, stage2)):
+        parameters = {name: one.annotation for name, one in signature(function).parameters.items()}
+        parameters.pop("decoding", None)  # given by the curriculum
+        assert keys == parameters
+    assert STUDENT.items() <= StudentConfig.__annotations__.items()
+    assert SCALES["hub"].student == PAPER_SIZES
 
 
 @pytest.mark.parametrize("name", SCALES)
