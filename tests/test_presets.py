@@ -60,6 +60,7 @@ def test_a_file_is_a_scale_of_its_name(tmp_path):
     ("muon_rate = 0.01", "muon = 0.01", "whole_world: teacher has an unknown key muon: choose from .*muon_rate"),
     ("rate = 5e-3", "rate = 5", "teacher: rate must be float, found 5"),
     ("seeds = 3", "seeds = 3.0", "ablation: seeds must be int, found 3.0"),
+    ("snapshots = 3", "snapshots = true", "stage1: snapshots must be int, found True"),
     ("boundary_loss = true", "boundary_loss = 1", "stage1: boundary_loss must be bool, found 1"),
     ('[["world", 8_000_000]', '[["world", 8e6]', "corpora must be int, found 8000000.0"),
     ('[["world", 8_000_000]', '[["world"]', r"corpora must be .*found \['world'\]"),
