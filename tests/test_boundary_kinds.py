@@ -42,7 +42,7 @@ def test_the_kind_is_the_first_that_fits(text, expected):
 def test_each_routed_byte_has_one_kind_and_counts_add_up_to_the_agreement(student, rows):
     found, whole, batch = bk.tally(student, rows), agreement(student, rows), rows.batch(range(len(rows)))
     assert whole.hits and whole.false_cuts and whole.missed_cuts, "a student that is always right would prove nothing"
-    assert tuple(found.pieces().sum(0)) == dataclasses.astuple(whole)
+    assert tuple(found.counts_PK4.sum((0, 1))) == dataclasses.astuple(whole)
     assert whole.n == int(routed(batch.byte_ids_BL, batch.document_BL).sum())
     assert len(found.counts_PK4) == (batch.byte_ids_BL == BOS).sum(), "one line a piece"
     assert found.counts_PK4.sum(0)[:, 3].all(), "the texts of the tests have every kind"
@@ -146,7 +146,7 @@ def test_the_truth_of_perturbed_text_is_its_own_tokens(measured, tmp_path, token
     found = measurer.tally(tmp_path, "world", noise)
     tokens = sum(len(token_bytes.align(text).token_ids) for text in texts)
     assert found.lengths_PN["teacher"].sum() == tokens
-    assert found.pieces().sum(0)[[0, 2]].sum() == tokens - len(texts), "the last byte's cut is not decided"
+    assert found.counts_PK4.sum((0, 1))[[0, 2]].sum() == tokens - len(texts), "the last byte's cut is not decided"
     again = measurer.tally(tmp_path, "world", noise)
     assert np.array_equal(again.counts_PK4, found.counts_PK4), "as kept"
     kept = {file.name for file in (tmp_path / "measured").iterdir()}

@@ -17,6 +17,7 @@ from dbyte.plan.flops import RowShape, step_pass
 from dbyte.plan.footprint import ROWS_AT_ONCE, Activations, footprint
 
 TOLERANCE = 0.08
+MOMENTS, COPIES = "moments of the optimiser", "bf16 copies, gathered units, buckets"
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +72,19 @@ def test_states_by_hand():
     every = sum(weight.numel() for weight in student.parameters())
     encoder = sum(weight.numel() for part in (student.byte_embedding, student.encoder, student.encoder_projection)
                   for weight in part.parameters())
-    align, distill = (sized(student, 1000, step, gpus=4, sharding="fsdp2") for step in STEPS[:2])
-    assert (align.weights, align.gradients, align.moments) == (every, encoder, 2 * encoder)  # 4 bytes over 4 GPUs
+    align, distill = (sized(student, 1000, step, gpus=4, sharding="fsdp2").kinds for step in STEPS[:2])
+    # 4 bytes over 4 GPUs
+    assert (align["weights"], align["gradients"], align[MOMENTS]) == (every, encoder, 2 * encoder)
     core = student.config.core_config
-    assert align.teacher == 2 * core.vocab_size * core.hidden_size and distill.teacher == 2000
-    assert align.logits == 0 and distill.logits == 5 * 4 * ROWS_AT_ONCE * core.vocab_size
-    assert all(sized(student, 1000, step).teacher == 0 for step in STEPS[2:])
-    alone, ddp = (sized(student, 1000, STEPS[0], gpus=4, sharding=how) for how in ("none", "ddp"))
-    assert alone.weights == ddp.weights == 4 * every
-    assert ddp.copies - alone.copies == 4 * encoder  # the buckets
-    muon = sized(student, 1000, stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1, align_muon=0.1)[0])
-    assert muon.gradients < muon.moments < alone.moments
+    assert align["teacher"] == 2 * core.vocab_size * core.hidden_size and distill["teacher"] == 2000
+    assert align["logits of one slice"] == 0
+    assert distill["logits of one slice"] == 5 * 4 * ROWS_AT_ONCE * core.vocab_size
+    assert all(sized(student, 1000, step).kinds["teacher"] == 0 for step in STEPS[2:])
+    alone, ddp = (sized(student, 1000, STEPS[0], gpus=4, sharding=how).kinds for how in ("none", "ddp"))
+    assert alone["weights"] == ddp["weights"] == 4 * every
+    assert ddp[COPIES] - alone[COPIES] == 4 * encoder  # the buckets
+    muon = sized(student, 1000, stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1, align_muon=0.1)[0]).kinds
+    assert muon["gradients"] < muon[MOMENTS] < alone[MOMENTS]
 
 
 @pytest.fixture
@@ -118,7 +121,7 @@ def test_what_fsdp2_holds_whole_is_what_a_run_of_it_holds(step, batch, group):
         unit.register_full_backward_hook(look)
     train_on(batch, step, 1.0, trainee, step.optimisers(student))
     # Gradients of the root that are made after the last unit's (the embedding's) are seen by no hook of a unit.
-    assert max(weights) + max(gradients) + sum(missed.values()) == model.copies / 4 - largest
+    assert max(weights) + max(gradients) + sum(missed.values()) == model.kinds[COPIES] / 4 - largest
 
 
 def test_checkpointing_and_kernels_keep_less_and_rows_fill_the_memory():

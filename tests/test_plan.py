@@ -64,7 +64,7 @@ def test_hours_are_bytes_times_flops_over_what_the_gpus_reach(paper):
 def test_memory_is_shared_out_or_not(paper):
     fsdp, ddp, alone = (plan_steps(setting)[2][4].memory for setting in (
         paper, replace(paper, sharding="ddp"), replace(paper, gpus=1)))
-    assert fsdp.weights == ddp.weights / 8 and alone.weights == ddp.weights
+    assert fsdp.kinds["weights"] == ddp.kinds["weights"] / 8 and alone.kinds["weights"] == ddp.kinds["weights"]
     assert fsdp.rows_that_fit(80e9) >= 1 and ddp.rows_that_fit(80e9) == 0
 
 

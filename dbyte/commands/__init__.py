@@ -1,8 +1,8 @@
-"""The command line, a module a command: `declare` adds its arguments, `run` takes them and returns the exit status.
+"""The command line: `declare` of a module adds commands and their arguments, `run` returns the exit status.
 
 Heavy imports belong into `run`, so that `--help` answers at once.
 """
 
-from dbyte.commands import evaluate, generate, notebooks, plan, readme, report, reproduce, runs, train
+from dbyte.commands import checks, evaluate, generate, plan, reproduce, runs, train
 
-COMMANDS = (reproduce, train, generate, evaluate, runs, plan, notebooks, readme, report)
+COMMANDS = (reproduce, train, generate, evaluate, runs, plan, checks)

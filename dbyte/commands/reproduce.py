@@ -15,7 +15,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--ablation-seeds", type=int, metavar="N",
                          help="students a row of an ablation, with seeds from --seed on (default: the scale's number)")
     command.add_argument("--out", type=Path, help="folder of the executed notebooks (default runs/notebooks/SCALE)")
-    command.add_argument("--jobs", metavar="N", default="1",
+    command.add_argument("--jobs", type=int, metavar="N", default=1,
                          help="notebooks at a time (default 1): each starts once those it builds on are done, on its "
                               "share of the cores or $OMP_NUM_THREADS threads; measure speeds with 1")
     command.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
@@ -31,13 +31,6 @@ def literal(text: str) -> object:
         return text
 
 
-def at_least_one(text: str) -> int:
-    """Return the number of jobs; ValueError for anything but a whole number from 1 up."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"--jobs must be a whole number of at least 1, found {text!r}")
-    return int(text)
-
-
 def run(arguments: argparse.Namespace) -> int:
     from dbyte.device import check_device
     from dbyte.notebook.reproduce import reproduce
@@ -48,4 +41,4 @@ def run(arguments: argparse.Namespace) -> int:
         os.environ[DEVICE] = arguments.device  # where every notebook's kernel finds it
     extra = {name: literal(value) for name, value in arguments.parameter}
     return reproduce(arguments.scale, only=arguments.only, out=arguments.out, seed=arguments.seed,
-                     jobs=at_least_one(arguments.jobs), ablation_seeds=arguments.ablation_seeds, extra=extra)
+                     jobs=arguments.jobs, ablation_seeds=arguments.ablation_seeds, extra=extra)

@@ -74,10 +74,6 @@ class Tally:
     counts_PK4: np.ndarray
     lengths_PN: dict[str, np.ndarray]
 
-    def pieces(self, kind: int | None = None) -> np.ndarray:
-        """The counts of each piece, int64 [P, 4], at one kind of position, or at all (None)."""
-        return self.counts_PK4.sum(1) if kind is None else self.counts_PK4[:, kind]
-
 
 def tally(student: ByteStudent, rows: Rows) -> Tally:
     """Count over all rows, piece by piece."""
@@ -137,17 +133,18 @@ def kind_rows(found: Tally, **where: str) -> list[dict]:
     no error. An error of 0 (nothing wrong in any piece) says little where n is small.
     """
     rows = []
-    for index, kind in enumerate((*KINDS, "all")):
-        counts_P4 = found.pieces(None if kind == "all" else index)
+    counts = [*found.counts_PK4.swapaxes(0, 1), found.counts_PK4.sum(1)]
+    for kind, counts_P4 in zip((*KINDS, "all"), counts, strict=True):
         hits_P, false_P, missed_P, _ = counts_P4.T
         hits, false_cuts, missed_cuts, n = counts_P4.sum(0).tolist()
         if hits + false_cuts + missed_cuts == 0:
             continue
         row = where | {"kind": kind, "n": n}
-        for name, error, under_P in (("value", "stderr", 2 * hits_P + false_P + missed_P),
-                                     ("precision", "precision_stderr", hits_P + false_P),
-                                     ("recall", "recall_stderr", hits_P + missed_P)):
-            over_P = 2 * hits_P if name == "value" else hits_P
+        for name, error, over_P, under_P in (
+            ("value", "stderr", 2 * hits_P, 2 * hits_P + false_P + missed_P),
+            ("precision", "precision_stderr", hits_P, hits_P + false_P),
+            ("recall", "recall_stderr", hits_P, hits_P + missed_P),
+        ):
             rate = ratio_of_sums((over_P, under_P)) if under_P.sum() else Estimate(math.nan, math.nan, 0)
             row |= {name: 100 * rate.value, error: 100 * rate.stderr if n >= FEWEST else math.nan}
         rows.append(row | {"hits": hits, "false_cuts": false_cuts, "missed_cuts": missed_cuts})
@@ -169,8 +166,8 @@ def space_rows(found: Tally, **where: str) -> list[dict]:
     be counted at is left out: shares of false boundaries where there are none, and chance where the teacher has a
     boundary before every space.
     """
-    here_P4 = found.pieces(BEFORE_SPACE)
-    everywhere_P4 = found.pieces()
+    here_P4 = found.counts_PK4[:, BEFORE_SPACE]
+    everywhere_P4 = found.counts_PK4.sum(1)
     hits_P, false_P, missed_P, all_P = here_P4.T
     recalls = [(part_P4[:, 0], part_P4[:, 0] + part_P4[:, 2]) for part_P4 in (here_P4, everywhere_P4 - here_P4)]
     # where the teacher has no boundary: only there one can be false

@@ -227,7 +227,7 @@ def reproduce(
     from dbyte.text.corpus import check_files
 
     if jobs < 1:
-        raise ValueError(f"jobs must be a whole number of at least 1, found {jobs}")
+        raise ValueError(f"--jobs must be a whole number of at least 1, found {jobs}")
     given = {"scale": scale, "seed": seed, **(extra or {})}
     where_known = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
     chosen = presets.changed(presets.scale(scale), **where_known)

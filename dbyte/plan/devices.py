@@ -1,12 +1,8 @@
 """What a GPU can do, from its maker's data sheet: the denominators of every plan.
 
-    h100      NVIDIA H100 Tensor Core GPU datasheet (SXM5): 989 TFLOP/s bf16 dense, 80 GB HBM3, 3.35 TB/s
-    h200      NVIDIA H200 Tensor Core GPU datasheet (SXM): 989 TFLOP/s bf16 dense, 141 GB HBM3e, 4.8 TB/s
-    a100      NVIDIA A100 80GB datasheet (SXM4): 312 TFLOP/s bf16 dense, 80 GB HBM2e, 2.039 TB/s
-    rtx4090   NVIDIA Ada GPU architecture whitepaper: 165.2 TFLOP/s bf16 dense with fp32 sums, 24 GB, 1.008 TB/s
-
-Data sheets print bf16 with sparsity as the larger number; these are the dense ones. A CPU has no such sheet: its rate
-is measured (`benchmarks/steps.py`) and given.
+Memory is HBM3 of an H100, HBM3e of an H200, HBM2e of an A100. Data sheets print bf16 with sparsity as the larger
+number; these are the dense ones, with fp32 sums on an RTX 4090. A CPU has no such sheet: its rate is measured
+(`benchmarks/steps.py`) and given.
 """
 
 from dataclasses import dataclass, replace
@@ -30,10 +26,10 @@ class Device:
 
 
 DEVICES = {
-    "h100": Device("h100", 989 * TERA, 80 * GIGA, ", 80 GB, 3.35 TB/s"),
-    "h200": Device("h200", 989 * TERA, 141 * GIGA, ", 141 GB, 4.8 TB/s"),
-    "a100": Device("a100", 312 * TERA, 80 * GIGA, ", 80 GB, 2.039 TB/s"),
-    "rtx4090": Device("rtx4090", 165.2 * TERA, 24 * GIGA, ", 24 GB, 1.008 TB/s"),
+    "h100": Device("h100", 989 * TERA, 80 * GIGA, ", 80 GB, 3.35 TB/s"),  # NVIDIA H100 datasheet (SXM5)
+    "h200": Device("h200", 989 * TERA, 141 * GIGA, ", 141 GB, 4.8 TB/s"),  # NVIDIA H200 datasheet (SXM)
+    "a100": Device("a100", 312 * TERA, 80 * GIGA, ", 80 GB, 2.039 TB/s"),  # NVIDIA A100 80GB datasheet (SXM4)
+    "rtx4090": Device("rtx4090", 165.2 * TERA, 24 * GIGA, ", 24 GB, 1.008 TB/s"),  # NVIDIA Ada architecture whitepaper
 }
 
 

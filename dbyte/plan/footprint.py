@@ -127,20 +127,15 @@ class Activations:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of one GPU in one step: what is always there, and what each row adds."""
+    """Bytes of one GPU in one step: what is always there, by kind, and what each row adds."""
 
-    weights: float
-    gradients: float
-    moments: float
-    copies: float
-    teacher: float
-    logits: float
+    kinds: dict[str, float]
     row: float
 
     @property
     def fixed(self) -> float:
         """Bytes without any row."""
-        return self.weights + self.gradients + self.moments + self.copies + self.teacher + self.logits
+        return sum(self.kinds.values())
 
     def rows_that_fit(self, memory_bytes: float) -> int:
         """The most rows at a time that USABLE of a memory holds; 0: not one."""
@@ -161,14 +156,15 @@ def footprint(
     shards = gpus if sharding == "fsdp2" else 1
     gathered = {"none": 0, "ddp": trained, "fsdp2": _whole_under_fsdp2(student, how)}[sharding]
     teacher = {"whole": teacher_parameters, "": 0, "embeddings": core.vocab_size * core.hidden_size}
-    return Footprint(
-        weights=FP32 * _numbers([student]) / shards,
-        gradients=FP32 * trained / shards,
-        moments=FP32 * moments / shards,
-        copies=BF16 * in_graph * activations.half + FP32 * gathered,
-        teacher=activations.narrow * teacher[step.objective.reads_teacher],
-        logits=LOGIT_COPIES * FP32 * ROWS_AT_ONCE * core.vocab_size * how.keeps("token_head"),
-        row=activations.row_bytes(step))
+    kinds = {
+        "weights": FP32 * _numbers([student]) / shards,
+        "gradients": FP32 * trained / shards,
+        "moments of the optimiser": FP32 * moments / shards,
+        "bf16 copies, gathered units, buckets": BF16 * in_graph * activations.half + FP32 * gathered,
+        "teacher": activations.narrow * teacher[step.objective.reads_teacher],
+        "logits of one slice": LOGIT_COPIES * FP32 * ROWS_AT_ONCE * core.vocab_size * how.keeps("token_head"),
+    }
+    return Footprint(kinds, activations.row_bytes(step))
 
 
 def _whole_under_fsdp2(student: ByteStudent, how: Pass) -> int:

@@ -184,10 +184,9 @@ def time_table(setting: Setting, planned: list[StepPlan]) -> str:
 
 def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
     """A kind of memory a row, a step a column, and how many rows at a time fit."""
-    kinds = {"weights": "weights", "gradients": "gradients", "moments": "moments of the optimiser",
-             "copies": "bf16 copies, gathered units, buckets", "teacher": "teacher", "logits": "logits of one slice",
-             "fixed": "all of these", "row": "activations of one row"}
-    lines = [(text, *(f"{getattr(one.memory, kind) / GIGA:,.3g}" for one in planned)) for kind, text in kinds.items()]
+    each = [one.memory.kinds | {"all of these": one.memory.fixed, "activations of one row": one.memory.row}
+            for one in planned]
+    lines = [(kind, *(f"{kinds[kind] / GIGA:,.3g}" for kinds in each)) for kind in each[0]]
     memory = setting.device.memory_bytes
     if memory is not None:
         rows = -(-setting.scale.batch_rows // setting.gpus)

@@ -1,0 +1,54 @@
+"""`notebooks`, `readme`, `report`: check that what is committed agrees with what it is made from, or write it again."""
+
+import argparse
+
+
+def declare(commands: argparse._SubParsersAction) -> None:
+    for run, text, kept in (
+        (notebooks, "check that each .ipynb agrees with its script, or write it again",
+         "; unchanged cells keep their outputs"),
+        (readme, "check that the README's numbers are those of results/small, or write them", ""),
+        (report, "check that a scale's one-page report agrees with its results and figures, or write it", ""),
+    ):
+        command = commands.add_parser(run.__name__, help=text)
+        command.add_argument("--write", action="store_true", help=f"write what differs{kept}")
+        command.set_defaults(run=run)
+        if run is report:
+            command.add_argument("--scale", default="small", help="which results (default small, the committed ones)")
+
+
+def notebooks(arguments: argparse.Namespace) -> int:
+    from dbyte.notebook.pairing import differences, find_scripts, read_notebook, read_script, sync
+    from dbyte.paths import NOTEBOOKS
+
+    status = 0
+    for script in find_scripts(NOTEBOOKS):
+        paired = script.with_suffix(".ipynb")
+        if arguments.write:
+            print(f"{paired.name}: {'written' if sync(script) else 'agrees'}")
+            continue
+        found = differences(read_script(script), read_notebook(paired)) if paired.exists() else ["it is missing"]
+        print("\n".join(f"{paired.name}: {line}" for line in found) or f"{paired.name}: agrees")
+        status |= bool(found)
+    return status
+
+
+def readme(arguments: argparse.Namespace) -> int:
+    from dbyte.report import page
+
+    agrees = page.readme(write=arguments.write)
+    print("README.md is up to date" if agrees else "README.md differs: run `python -m dbyte readme --write`")
+    return 0 if agrees else 1
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from dbyte import presets
+    from dbyte.notebook.reproduce import shown
+    from dbyte.report import page
+
+    presets.scale(arguments.scale)
+    agrees = page.report(arguments.scale, write=arguments.write)
+    path = shown(page.report_path(arguments.scale))
+    print(f"{path} and .html agree with the results" if agrees
+          else f"{path} or .html differs: run `python -m dbyte report --scale {arguments.scale} --write`")
+    return 0 if agrees else 1
