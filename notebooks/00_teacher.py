@@ -24,6 +24,7 @@ scale = "smoke"
 seed = 0
 
 # %%
+import pandas as pd
 from IPython.display import Image
 
 from dbyte import presets
@@ -129,8 +130,8 @@ bounds = {"ARC-E": 95, "LMB": 80, "GSM8K": 90}
 targets = []
 for task, bound in bounds.items():
     row = accuracy.set_index("task").loc[task]
-    targets.append(tables.Target(f"teacher, {task}, accuracy %", row.value, int(row.n), row.stderr, at_least=bound))
-tables.Table(tables.targets_table(targets))
+    targets.append(tables.target(f"teacher, {task}, accuracy %", row.value, int(row.n), row.stderr, at_least=bound))
+tables.Table(pd.DataFrame(targets))
 
 # %% [markdown]
 # ## What is not shown here

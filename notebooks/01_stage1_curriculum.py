@@ -23,6 +23,7 @@ scale = "smoke"
 seed = 0
 
 # %%
+import pandas as pd
 from IPython.display import Image
 
 from dbyte import losses, presets
@@ -270,15 +271,16 @@ n = sum(column.n for column in found["teacher"].values())
 targets = []
 for model in list(models)[1:]:
     kept = retention(correct[model], correct["teacher"])
-    targets.append(tables.Target.of_interval(f"retention %, {model}", kept, n, at_least=97))
+    error = (kept.high - kept.low) / 4  # a 95 % interval is four standard errors wide
+    targets.append(tables.target(f"retention %, {model}", kept.value, n, error, at_least=97))
 for row in boundaries.itertuples():
-    targets.append(tables.Target(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97))
+    targets.append(tables.target(f"boundary F1 %, {row.corpus}", row.value, row.n, row.stderr, at_least=97))
 by_model = bits.pivot(index="corpus", columns="model", values=["value", "n"])
 for name, row in by_model.iterrows():
     more = 100 * (row["value", "stage1/tokenizer"] / row["value", "teacher"] - 1)
     what = f"bits per byte over the teacher's, % more, {name}, tokenizer's boundaries"
-    targets.append(tables.Target(what, more, int(row["n", "teacher"]), at_most=3))
-tables.Table(tables.targets_table(targets))
+    targets.append(tables.target(what, more, int(row["n", "teacher"]), at_most=3))
+tables.Table(pd.DataFrame(targets))
 
 # %% [markdown]
 # ## What could not be reproduced

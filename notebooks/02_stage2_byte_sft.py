@@ -25,6 +25,7 @@ seed = 0
 # %%
 import math
 
+import pandas as pd
 from IPython.display import Image
 
 import dbyte
@@ -225,10 +226,12 @@ n = sum(column.n for column in found["teacher"].values())
 targets = []
 for model, bound in {"stage1": 97, "stage2": 90}.items():
     kept = retention(correct[model], correct["teacher"])
-    targets.append(tables.Target.of_interval(f"retention %, {model}", kept, n, at_least=bound))
+    error = (kept.high - kept.low) / 4  # a 95 % interval is four standard errors wide
+    targets.append(tables.target(f"retention %, {model}", kept.value, n, error, at_least=bound))
 lost = difference(correct["stage1"], correct["stage2"])
-targets.append(tables.Target.of_interval("Stage 1 above Stage 2, points of average accuracy", lost, n, at_least=0))
-tables.Table(tables.targets_table(targets))
+error = (lost.high - lost.low) / 4
+targets.append(tables.target("Stage 1 above Stage 2, points of average accuracy", lost.value, n, error, at_least=0))
+tables.Table(pd.DataFrame(targets))
 
 # %% [markdown]
 # ## What could not be reproduced

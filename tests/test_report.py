@@ -16,7 +16,6 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.runs import Run
 from dbyte.evaluate import under_noise
-from dbyte.evaluate.stats import retention
 from dbyte.report import diagrams, figures, tables
 from dbyte.report.published import published
 from dbyte.report.published import tables as published_tables
@@ -155,12 +154,10 @@ def test_main_table_has_the_teacher_first_and_its_own_columns(tmp_path):
 @pytest.mark.parametrize(("ours", "stderr", "bounds", "verdict"), [
     (98.0, 0.2, {"at_least": 97.0}, "holds"), (98.0, 0.9, {"at_least": 97.0}, "holds (within error)"),
     (96.0, 0.2, {"at_least": 97.0}, "fails"), (1.0, 0.1, {"at_most": 0.5}, "fails"),
-    (0.4, math.nan, {"at_most": 0.5}, "holds"), (5.0, 1.0, {}, "reported"),
+    (0.4, math.nan, {"at_most": 0.5}, "holds"),
 ])
 def test_verdicts(ours, stderr, bounds, verdict):
-    claim = tables.Target("it works", ours, 10, stderr=stderr, **bounds)
-    assert claim.verdict == verdict
-    assert tables.targets_table([claim]).at[0, "verdict"] == verdict
+    assert tables.target("it works", ours, 10, stderr, **bounds)["verdict"] == verdict
 
 
 def drawn(folder):
@@ -224,15 +221,6 @@ def test_the_pipeline_shows_what_each_step_of_the_scale_trains(scale, routers):
         parts = {part for group in step.groups for part in group.parts}
         expected = sum(bool(parts & set(modules)) for modules in diagrams.PARTS.values())
         assert sum(abs(box.get_x() - index * diagrams.PITCH) < 0.1 for box in trained) == expected, step.name
-
-
-def test_a_claim_takes_its_number_and_error_from_the_interval():
-    columns = {"A": [1] * 90 + [0] * 10}
-    kept = retention({"A": [1] * 45 + [0] * 55}, columns)
-    claim = tables.Target.of_interval("retention %", kept, 100, at_least=97)
-    assert (claim.ours, claim.verdict) == (pytest.approx(50), "fails")
-    assert claim.stderr == pytest.approx((kept.high - kept.low) / 4) and 3 < claim.stderr < 8
-    assert tables.Target.of_interval("retention %", retention(columns, columns), 100, at_least=97).verdict == "holds"
 
 
 def test_chunks_and_characters_cover_every_byte_once():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dbyte.evaluate.stats import Estimate, Interval
+from dbyte.evaluate.stats import Estimate
 from dbyte.report.published import published
 
 BENCHMARKS = ("LMB", "HellaS", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "MMLU", "GSM8K")
@@ -117,54 +117,19 @@ def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame
     return pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis("model").reset_index()
 
 
-@dataclass(frozen=True)
-class Target:
-    """A measured number and what a notebook expects of it: to reach `at_least` or stay under `at_most`.
+def target(what: str, ours: float, n: int, stderr: float = math.nan, *, at_least: float | None = None,
+           at_most: float | None = None) -> dict[str, object]:
+    """Return a row on a measured number and what a notebook expects of it: claim, ours, bound, n, error, verdict.
 
-    n: the items it is taken over. stderr: its standard error (nan: not sampled). Without a bound it is only reported.
-    Raises ValueError for two bounds or n < 1.
+    n: the items it is taken over. stderr: its standard error (nan: not sampled). Exactly one of the bounds is given.
+    verdict: `holds` or `fails`, with `(within error)` where the bound is closer than two standard errors.
     """
-
-    what: str
-    ours: float
-    n: int
-    stderr: float = math.nan
-    at_least: float | None = None
-    at_most: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.at_least is not None and self.at_most is not None:
-            raise ValueError(f"target {self.what!r} has two bounds: state it as two targets")
-        if self.n < 1:
-            raise ValueError(f"target {self.what!r} needs n >= 1, found {self.n}")
-
-    @classmethod
-    def of_interval(cls, what: str, interval: Interval, n: int, **bound: float) -> "Target":
-        """Return the target of an estimate with its 95 % interval, a quarter of which is the standard error."""
-        return cls(what, interval.value, n, (interval.high - interval.low) / 4, **bound)
-
-    @property
-    def verdict(self) -> str:
-        """`holds`, `fails`, either with `(within error)` where the bound is closer than two standard errors."""
-        if self.at_least is None and self.at_most is None:
-            return "reported"
-        margin = self.ours - self.at_least if self.at_most is None else self.at_most - self.ours
-        error = 0.0 if math.isnan(self.stderr) else self.stderr
-        return ("holds" if margin >= 0 else "fails") + (" (within error)" if abs(margin) < SIGMA * error else "")
-
-    @property
-    def bound(self) -> str:
-        """The bound as text, empty where there is none."""
-        bounds = {">=": self.at_least, "<=": self.at_most}
-        return "".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
-
-
-def targets_table(targets: Sequence[Target]) -> pd.DataFrame:
-    """Return the targets as a table of text: claim, ours, bound, n, error, verdict."""
-    return pd.DataFrame([{
-        "claim": target.what, "ours": f"{target.ours:.4g}", "bound": target.bound, "n": target.n,
-        "error": "" if math.isnan(target.stderr) else f"{target.stderr:.4g}", "verdict": target.verdict,
-    } for target in targets])
+    sign, bound = ("<=", at_most) if at_least is None else (">=", at_least)
+    holds = ours <= bound if at_least is None else ours >= bound
+    near = not math.isnan(stderr) and abs(ours - bound) < SIGMA * stderr
+    return {"claim": what, "ours": f"{ours:.4g}", "bound": f"{sign} {bound:g}", "n": n,
+            "error": "" if math.isnan(stderr) else f"{stderr:.4g}",
+            "verdict": ("holds" if holds else "fails") + (" (within error)" if near else "")}
 
 
 def in_points(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
