@@ -54,7 +54,7 @@ def test_ctrl_c_ends_the_waiting(tmp_path):
     try:
         with run.locked():
             later(os.kill, os.getpid(), signal.SIGINT)
-            with pytest.raises(KeyboardInterrupt), run.locked(wait=True):
+            with pytest.raises(KeyboardInterrupt), run.locked():
                 pass
     finally:
         signal.signal(signal.SIGINT, before)
@@ -71,7 +71,7 @@ def test_a_run_that_was_pruned_while_another_waited_is_made_again_and_held(tmp_p
         lock.close()
 
     later(prune)
-    with run.locked(wait=True):
+    with run.locked():
         assert run_list.is_held(run.folder) and (run.folder / "config.json").exists()
 
 

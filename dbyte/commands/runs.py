@@ -24,18 +24,19 @@ def run(arguments: argparse.Namespace) -> int:
     from dbyte.distill import run_list
     from dbyte.paths import RUNS
 
+    if arguments.what == "prune":
+        return prune(arguments)
+    name = getattr(arguments, "name", None)
+    chosen = run_list.entries(RUNS) if name is None else [run_list.find(name, RUNS)]
+    wrong = []
     if arguments.what == "list":
-        print(run_list.listing(run_list.entries(RUNS)))
-        return 0
-    if arguments.what == "show":
-        print(run_list.description(run_list.find(arguments.name, RUNS), RUNS))
-        return 0
-    if arguments.what == "verify":
-        chosen = [run_list.find(arguments.name, RUNS)] if arguments.name else run_list.entries(RUNS)
+        print(run_list.listing(chosen))
+    elif arguments.what == "show":
+        print(run_list.description(chosen[0], RUNS))
+    else:
         wrong = [line for entry in chosen for line in run_list.problems(entry)]
-        print("\n".join(wrong) or f"{len(chosen)} run{'s' * (len(chosen) != 1)}: every file is as it was written")
-        return 1 if wrong else 0
-    return prune(arguments)
+        print("\n".join(wrong) or f"{len(chosen)} runs: every file is as it was written")
+    return 1 if wrong else 0
 
 
 def prune(arguments: argparse.Namespace) -> int:
@@ -49,8 +50,8 @@ def prune(arguments: argparse.Namespace) -> int:
     folders = [path for path in run_list.leftovers(RUNS) if path.parent not in children_first] + list(children_first)
     for folder in folders:
         print(f"{run_list.folder_bytes(folder) / 1e6:10.1f} MB  {folder}")
-    if not arguments.yes:
+    if arguments.yes:
+        print(f"{run_list.remove(folders) / 1e6:.1f} MB freed")
+    else:
         print(f"{len(folders)} folders; nothing was removed: say --yes to remove them")
-        return 0
-    print(f"{run_list.remove(folders) / 1e6:.1f} MB freed")
     return 0

@@ -24,15 +24,12 @@ class ProgressLog:
     """The log of one run, from update `first` on; `seconds` are those of the run, earlier sittings included."""
 
     def __init__(self, run: Run, name: str, updates: int, first: int, *, tensorboard: bool = False):
-        self.board = None
-        if tensorboard:
-            self.board = summary_writer()(str(run.folder / "tensorboard"), purge_step=first)
+        self.board = summary_writer()(run.folder / "tensorboard", purge_step=first) if tensorboard else None
         kept = run.metrics_path.read_text(errors="replace").splitlines() if run.metrics_path.exists() else []
         before = [line for line in kept if _is_before(line, first)]
         atomic_write(run.metrics_path, "".join(line + "\n" for line in before))
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
         self.every = max(updates // LINES, 1)
-        self.updates = updates
         self.name = name
         watched = watched_stream()
         self.bar = tqdm(total=updates, initial=first, desc=name, unit="update", mininterval=1, file=watched,
@@ -43,7 +40,7 @@ class ProgressLog:
     ) -> None:
         """Log one update, if it is one of about LINES, or the last; rates: the learning rate of each group."""
         self.bar.update()
-        if update % self.every and update + 1 < self.updates:
+        if update % self.every and update + 1 < self.bar.total:
             return
         self.file.write(json.dumps({"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rates": rates,
                                     "seconds": round(seconds, 3)}) + "\n")
@@ -52,11 +49,11 @@ class ProgressLog:
             for name, number in numbers.items():
                 self.board.add_scalar(name, number, update)
         speed = f"{train_bytes / max(seconds, 1e-9):,.0f} bytes/s"
-        state = f"loss {loss:.4g}, rates {', '.join(f'{rate:.1e}' for rate in rates)}"
-        self.bar.set_postfix_str(f"{speed}, {state}", refresh=False)
+        state = f"loss {loss:.4g}, rates {', '.join(f'{rate:.1e}' for rate in rates)}, {speed}"
+        self.bar.set_postfix_str(state, refresh=False)
         if self.bar.disable and (update // self.every) % (LINES // PRINTED) == 0:
-            left = seconds / (update + 1) * (self.updates - update - 1)
-            print(f"  {self.name}: {update + 1}/{self.updates}, {state}, {speed}, {left:.0f} s left", flush=True)
+            left = seconds / (update + 1) * (self.bar.total - update - 1)
+            print(f"  {self.name}: {update + 1}/{self.bar.total}, {state}, {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         """Flush to disk."""

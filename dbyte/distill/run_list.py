@@ -5,6 +5,7 @@ Nothing here trains or loads a model; a folder that another process holds is nev
 
 import fcntl
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterable
@@ -13,16 +14,14 @@ from pathlib import Path
 
 from dbyte.distill.runs import SCHEMA, content_hash, model_hash, read_json, verify
 
-LEFTOVERS = ("*.tmp", "*.old")
-
 
 @dataclass(frozen=True)
 class Entry:
-    """One run folder on disk; `config` is None if config.json cannot be read, `facts` if the run is not finished."""
+    """One run folder on disk; `config` is empty if config.json cannot be read, `facts` if the run is not finished."""
 
     folder: Path
-    config: dict | None
-    facts: dict | None
+    config: dict
+    facts: dict
 
     @property
     def name(self) -> str:
@@ -32,19 +31,18 @@ class Entry:
     @property
     def step(self) -> str:
         """The step's name, `?` if it is not known."""
-        return (self.config or {}).get("step", {}).get("name", "?")
+        return self.config.get("step", {}).get("name", "?")
 
     @property
-    def parent(self) -> str | None:
-        """The name of the run that this one continues."""
-        parent = (self.config or {}).get("parent")
-        return parent[:16] if parent else None
+    def parent(self) -> str:
+        """The name of the run that this one continues, or nothing."""
+        return (self.config.get("parent") or "")[:16]
 
     def state(self) -> str:
         """`complete`, `running` (a process holds it), `resumable` (it has a checkpoint), `begun` or `foreign`."""
-        if self.config is None or content_hash(self.config)[:16] != self.name:
+        if content_hash(self.config)[:16] != self.name:
             return "foreign"
-        if self.facts is not None:
+        if self.facts:
             return "complete"
         if is_held(self.folder):
             return "running"
@@ -90,8 +88,8 @@ def lineage(entry: Entry, root: Path) -> list[Entry]:
     line = [entry]
     while line[0].parent in everything:
         line.insert(0, everything[line[0].parent])
-    teacher = (entry.config or {}).get("teacher")
-    trained = [other for other in everything.values() if isinstance(teacher, str) and other.facts is not None
+    teacher = entry.config.get("teacher")
+    trained = [other for other in everything.values() if isinstance(teacher, str) and other.facts
                and other.step.startswith("0 ") and model_hash(other.folder / "model") == teacher]
     return trained + line
 
@@ -99,14 +97,13 @@ def lineage(entry: Entry, root: Path) -> list[Entry]:
 def problems(entry: Entry) -> list[str]:
     """What is wrong with a run's files, by name; empty if all are as they were written."""
     wrong = []
-    if entry.config is None:
-        wrong.append(f"{entry.folder / 'config.json'} cannot be read")
-    elif content_hash(entry.config)[:16] != entry.name:
-        wrong.append(f"{entry.folder / 'config.json'} does not describe this run")
+    if entry.state() == "foreign":
+        wrong.append(f"{entry.folder / 'config.json'} cannot be read or does not describe this run")
     elif entry.config.get("schema") != SCHEMA:
         wrong.append(f"{entry.folder} has layout {entry.config.get('schema')}, this version reads {SCHEMA}")
-    sealed = [entry.folder / "model"] if entry.facts is not None else []
-    sealed += [path for path in (entry.folder / "checkpoint", *entry.folder.glob("snapshots/*")) if path.exists()]
+    sealed = [path for path in (entry.folder / "checkpoint", *entry.folder.glob("snapshots/*")) if path.exists()]
+    if entry.facts:
+        sealed.append(entry.folder / "model")
     return wrong + [found for folder in sealed if (found := verify(folder))]
 
 
@@ -114,19 +111,19 @@ def leftovers(root: Path) -> list[Path]:
     """What killed processes left: temporary and replaced folders of runs that nobody holds."""
     found = [*root.glob("*.removed.tmp"), *root.glob("data/*.tmp")]
     for entry in entries(root):
-        if is_held(entry.folder):
-            continue
-        for pattern in LEFTOVERS:
-            found += [*entry.folder.glob(pattern), *entry.folder.glob("snapshots/" + pattern)]
+        inside = [*entry.folder.glob("*"), *entry.folder.glob("snapshots/*")]
+        left = [path for path in inside if path.is_dir() and path.suffix in (".tmp", ".old")]
         only_checkpoint = entry.folder / "checkpoint.old"
-        if only_checkpoint in found and verify(entry.folder / "checkpoint"):
-            found.remove(only_checkpoint)
+        if only_checkpoint in left and verify(entry.folder / "checkpoint"):
+            left.remove(only_checkpoint)
+        if not is_held(entry.folder):
+            found += left
     return sorted(found)
 
 
 def unused(root: Path, results: Path) -> list[Entry]:
     """Runs that no file in results/ names and that no such run came from, but for runs that a process holds."""
-    cited = {_json(path).get("config_hash") for path in results.glob("*/*.json") if _json(path)}
+    cited = {_json(path).get("config_hash") for path in results.glob("*/*.json")}
     needed = {relative.name for entry in entries(root) if entry.name in cited for relative in lineage(entry, root)}
     return [entry for entry in entries(root) if entry.name not in needed and not is_held(entry.folder)]
 
@@ -161,30 +158,23 @@ def listing(found: list[Entry]) -> str:
     """One line a run: name, state, step, megabytes trained on, minutes, megabytes on disk, parent."""
     import pandas as pd
 
-    rows = []
-    for entry in found:
-        facts = entry.facts or {}
-        rows.append({
-            "run": entry.name, "state": entry.state(), "step": entry.step,
-            "trained MB": f"{facts['train_bytes'] / 1e6:.1f}" if "train_bytes" in facts else "",
-            "minutes": f"{facts['seconds'] / 60:.1f}" if "seconds" in facts else "",
-            "disk MB": f"{folder_bytes(entry.folder) / 1e6:.1f}", "from": entry.parent or ""})
-    return pd.DataFrame(rows).to_string(index=False) if rows else "no runs"
+    rows = [(entry.name, entry.state(), entry.step, entry.facts.get("train_bytes", math.nan) / 1e6,
+             entry.facts.get("seconds", math.nan) / 60, folder_bytes(entry.folder) / 1e6, entry.parent)
+            for entry in found]
+    table = pd.DataFrame(rows, columns=["run", "state", "step", "trained MB", "minutes", "disk MB", "from"])
+    return table.to_string(index=False, na_rep="", float_format="{:.1f}".format) if rows else "no runs"
 
 
 def description(entry: Entry, root: Path) -> str:
-    """Lineage, result, last logged update and settings of one run."""
-    line = " -> ".join(f"{other.name} ({other.step})" for other in lineage(entry, root))
+    """The table of a run's lineage, then its last logged update, result and settings as JSON."""
     metrics = entry.folder / "metrics.jsonl"
-    logged = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    return "\n".join([f"{entry.folder}: {entry.state()}, {folder_bytes(entry.folder) / 1e6:.1f} MB", f"lineage: {line}",
-                      f"finished: {json.dumps(entry.facts) if entry.facts else 'not yet'}",
-                      f"last logged update: {logged[-1] if logged else 'none'}",
-                      "settings: " + json.dumps(entry.config, indent=1, sort_keys=True)])
+    last = metrics.read_text(encoding="utf-8").splitlines()[-1:] if metrics.exists() else []
+    rest = json.dumps({"result": entry.facts, "settings": entry.config}, indent=1, sort_keys=True)
+    return "\n".join([listing(lineage(entry, root)), *last, rest])
 
 
-def _json(path: Path) -> dict | None:
+def _json(path: Path) -> dict:
     try:
         return read_json(path)
     except (OSError, ValueError):
-        return None
+        return {}

@@ -14,11 +14,12 @@ are safetensors, the rest is JSON.
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -90,22 +91,14 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file; another process that holds it is waited for, which is said once.
-
-    A process that only looks whether it is held gives it back at once, so LOOK_SECONDS are waited in any case.
-    Raises:
-        BlockingIOError: if another process holds it and `wait` is not set.
-    """
-    until = time.monotonic() + LOOK_SECONDS
-    told = False
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file; another process that holds it is waited for, which is said once, after LOOK_SECONDS."""
+    say_at = time.monotonic() + LOOK_SECONDS
     while (file := _take(path)) is None:
-        if time.monotonic() > until and not wait:
-            raise BlockingIOError(f"another process works on {path.parent}: wait for it, or stop it")
-        if time.monotonic() > until and not told:
+        if time.monotonic() > say_at:
             # On standard output: of a notebook's prints, only those are seen while it runs.
             print(f"{path.parent.name}: another process works on it, waiting", flush=True)
-            told = True
+            say_at = math.inf
         time.sleep(WAIT_SECONDS)
     with file:
         yield
@@ -188,22 +181,20 @@ class Run:
 
     def sound_checkpoint(self) -> Path | None:
         """The checkpoint folder if it is undamaged; a damaged one is named and ignored."""
-        return next(self._sound([self.checkpoint_folder, self.checkpoint_folder.with_name("checkpoint.old")]), None)
+        both = [self.checkpoint_folder, self.checkpoint_folder.with_name("checkpoint.old")]
+        return next(filter(self._is_sound, both), None)
 
-    def _sound(self, folders: Iterable[Path]) -> Iterator[Path]:
-        """Those of the folders that exist and are undamaged; a damaged one is named."""
-        for folder in folders:
-            if folder.exists():
-                wrong = verify(folder)
-                if wrong is None:
-                    yield folder
-                else:
-                    print(f"run {self.hash[:16]}: {wrong}; {folder.name} is not used", file=sys.stderr)
+    def _is_sound(self, folder: Path) -> bool:
+        """True if the folder exists and is undamaged; a damaged one is named."""
+        wrong = verify(folder) if folder.exists() else None
+        if wrong:
+            print(f"run {self.hash[:16]}: {wrong}; {folder.name} is not used", file=sys.stderr)
+        return folder.exists() and not wrong
 
     @contextmanager
-    def locked(self, *, wait: bool = False) -> Iterator[None]:
-        """Hold the run for this process; `wait` and what raises: see `file_lock`."""
-        with file_lock(self.folder / "lock", wait=wait):
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process, after another one that holds it."""
+        with file_lock(self.folder / "lock"):
             for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
                 shutil.rmtree(left, ignore_errors=True)
             write_json(self.folder / "config.json", self.config)
@@ -228,4 +219,4 @@ class Run:
     def snapshots(self) -> list[tuple[int, Path]]:
         """Bytes trained and folder of each undamaged model kept on the way, ascending."""
         folders = [folder for folder in (self.folder / "snapshots").glob("*") if folder.name.isdigit()]
-        return sorted((int(folder.name), folder) for folder in self._sound(folders))
+        return sorted((int(folder.name), folder) for folder in folders if self._is_sound(folder))

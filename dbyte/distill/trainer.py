@@ -88,7 +88,7 @@ def train(
     check_sharding((step,), processes.sharding)
     backend = training_backend(launch.backend, device=device, precision=precision)
     keep_freed_memory()
-    with run.locked(wait=True) if processes.is_first else nullcontext():
+    with run.locked() if processes.is_first else nullcontext():
         processes.wait()
         if processes.of_first(run.is_complete):  # another process finished it in the meantime
             return
