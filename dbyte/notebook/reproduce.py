@@ -243,10 +243,13 @@ def reproduce(
     with closing(run_in_order(planned, jobs=jobs)) as ended:
         for one in ended:
             left.remove(one)
-            say_end(one)
-            if one.process.returncode:
+            if status := one.process.returncode:  # its own process has printed what failed in it
+                killed = " (killed, most often for want of memory)" if status < 0 else ""
+                print(f"[{one.name}] FAILED after {one.seconds:.1f} s, status {status}{killed}\n"
+                      f"The notebook so far: {shown(one.unfinished('failed'))}", flush=True)
                 failed.append(one.name)
                 continue
+            print(f"[{one.name}] done in {one.seconds:.1f} s: {shown(one.executed)}", flush=True)
             if jobs == 1:  # on cores of its own, so its time says what it costs
                 remember(one.name, one.seconds, scale=scale, seed=seed, results=results, device=chosen.device)
             if scale == COMMITTED_SCALE:
@@ -261,14 +264,3 @@ def reproduce(
           f"figures in {shown(FIGURES / scale)}/, report in {shown(report_path(scale, results=results))} and .html",
           flush=True)
     return 0
-
-
-def say_end(one: Planned) -> None:
-    """Print how a notebook ended; its own process has printed what failed in it."""
-    status = one.process.returncode
-    if status == 0:
-        print(f"[{one.name}] done in {one.seconds:.1f} s: {shown(one.executed)}", flush=True)
-        return
-    killed = " (killed, most often for want of memory)" if status < 0 else ""
-    print(f"[{one.name}] FAILED after {one.seconds:.1f} s, status {status}{killed}\n"
-          f"The notebook so far: {shown(one.unfinished('failed'))}", flush=True)

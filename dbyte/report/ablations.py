@@ -45,20 +45,18 @@ def accuracy_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.Dat
     rows: variant as model, task, value, stderr, chance. teacher: task and value.
     """
     level = teacher.set_index("task")["value"]
+    places = range(len(order))
     figure, grid = _task_panels(rows, size=(2.2, 1.0 + 0.28 * len(order)), sharey=True,
                                 label="accuracy (%), two standard errors; line: teacher, dots: chance")
     for task, axes in grid.items():
         part = rows[rows["task"] == task].set_index("model").reindex(order)
-        places = range(len(order))
         axes.barh(places, part["value"], xerr=SIGMA * part["stderr"].fillna(0), height=0.6, color=COLOURS[0],
                   alpha=0.55, error_kw=BARS)
         if task in level:
             axes.axvline(level[task], color="#000000", linewidth=1)
         axes.axvline(part["chance"].iloc[0], color=GREY, linestyle=":", linewidth=1)
-        axes.set_title(task)
-        axes.set_xlim(0, 104)
+        axes.set(title=task, xlim=(0, 104), ylim=(len(order) - 0.4, -0.6))
         axes.set_yticks(places, order)
-        axes.set_ylim(len(order) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
     return figure
 
@@ -77,9 +75,7 @@ def loss_figure(curves: pd.DataFrame, order: Sequence[str], *, label: str) -> Fi
         band = SIGMA * part["stderr"].fillna(0)
         axes.plot(x, y, color=colour, marker=marker, markersize=4, label=name)
         axes.fill_between(x, (y - band).clip(lower=y / 2), y + band, color=colour, alpha=0.15, linewidth=0)
-    axes.set_yscale("log")
-    axes.set_xlabel("training bytes (MB)")
-    axes.set_ylabel(label)
+    axes.set(yscale="log", xlabel="training bytes (MB)", ylabel=label)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
@@ -102,9 +98,7 @@ def curves_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataF
         if task in level:
             axes.axhline(level[task], color="#000000", linewidth=1)
         axes.axhline(of_task["chance"].iloc[0], color=GREY, linestyle=":", linewidth=1)
-        axes.set_title(task)
-        axes.set_ylim(0, 104)
-        axes.set_xlim(left=0)
+        axes.set(title=task, ylim=(0, 104), xlim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(3))
     figure.axes[0].set_ylabel("accuracy (%)")
     return legend_above(figure)

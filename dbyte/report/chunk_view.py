@@ -26,7 +26,7 @@ ROUTER = "boundary of the router alone"
 TEACHER = "boundary of the teacher alone"
 NOBODY = "no boundary"
 WHO = {(True, True): BOTH, (True, False): ROUTER, (False, True): TEACHER, (False, False): NOBODY}
-BOUNDARY_LOOKS = {BOTH: ("#000000", "-"), ROUTER: ("#d55e00", "-"), TEACHER: ("#0072b2", (0, (2, 1)))}
+BOUNDARY_LOOKS = {BOTH: ("#000000", "-", 1.2), ROUTER: ("#d55e00", "-", 2.2), TEACHER: ("#0072b2", (0, (2, 1)), 2.2)}
 SPLIT_COLOUR = "#a0006d"
 BAR_COLOURS = {True: "#444444", False: "#b5b5b5"}  # from the threshold on, and below it
 
@@ -48,6 +48,11 @@ class Byte:
     @property
     def router(self) -> bool:
         return self.prob >= THRESHOLD
+
+    @property
+    def colour(self) -> str:
+        """The colour of its chunk; two chunks in a row differ in it."""
+        return CHUNK_COLOURS[self.chunk % len(CHUNK_COLOURS)]
 
     @property
     def who(self) -> str:
@@ -115,8 +120,10 @@ def page(rows: pd.DataFrame) -> str:
     """
     parts = ["<div class='dbyte-chunks'>", f"<style>\n{STYLE_SHEET}</style>", f"<p>{escape(KEY)}</p>"]
     for title, text in _texts(rows).items():
-        chunks = groupby(text, key=lambda character: character.bytes[0].chunk)
-        cells = "".join(_chunk(number, list(chunk)) for number, chunk in chunks)
+        # The colour is set in the element, because JupyterLab drops the style sheet of a notebook that its reader does
+        # not trust yet, as in a fresh clone. Nothing separates elements, since a blank would show as a gap.
+        cells = "".join(f"<span style='background-color:{colour}'>{''.join(map(_cell, chunk))}</span>"
+                        for colour, chunk in groupby(text, key=lambda character: character.bytes[0].colour))
         parts += [f"<h4>{escape(title)}</h4>", f"<p>{escape(tallied(text))}</p>", f"<div>{cells}</div>"]
     return "\n".join([*parts, "</div>"])
 
@@ -126,16 +133,6 @@ def _texts(rows: pd.DataFrame) -> dict[str, list[Character]]:
     names = sorted(rows["text"].unique(), key=lambda name: (name != "clean", name))
     chosen = {name: rows[rows["text"] == name] for name in names}
     return {f"{part['corpus'].iloc[0]}, {name}": read(part) for name, part in chosen.items()}
-
-
-def _chunk(number: int, text: Sequence[Character]) -> str:
-    """Return the characters that begin in a chunk, in its colour.
-
-    The colour is set in the element, because JupyterLab drops the style sheet of a notebook that its reader does not
-    trust yet, as in a fresh clone. Nothing separates elements, since a blank would show as a gap.
-    """
-    return (f"<span style='background-color:{CHUNK_COLOURS[number % len(CHUNK_COLOURS)]}'>"
-            f"{''.join(map(_cell, text))}</span>")
 
 
 def _cell(character: Character) -> str:
@@ -214,24 +211,22 @@ def _byte(axes: Axes, byte: Byte, x: float, y: float) -> None:
     letters = y - STRIP - LETTERS
     bars = letters - BARS
     axes.add_patch(Rectangle((x, y - STRIP), 1, STRIP, facecolor=("#555555", "#bbbbbb")[byte.token % 2], linewidth=0))
-    axes.add_patch(Rectangle((x, letters), 1, LETTERS, facecolor=CHUNK_COLOURS[byte.chunk % len(CHUNK_COLOURS)],
-                             linewidth=0))
+    axes.add_patch(Rectangle((x, letters), 1, LETTERS, facecolor=byte.colour, linewidth=0))
     axes.add_patch(Rectangle((x + 0.15, bars), 0.7, BARS * byte.prob * 0.94, linewidth=0,
                              facecolor=BAR_COLOURS[byte.router]))
     if byte.who in BOUNDARY_LOOKS:
-        colour, style = BOUNDARY_LOOKS[byte.who]
-        alone = byte.router != byte.teacher
-        axes.plot([x + 1, x + 1], [bars if alone else letters, y], color=colour, linestyle=style, zorder=3,
-                  linewidth=2.2 if alone else 1.2, solid_capstyle="butt")
+        colour, style, width = BOUNDARY_LOOKS[byte.who]
+        axes.plot([x + 1, x + 1], [letters if byte.who == BOTH else bars, y], color=colour, linestyle=style, zorder=3,
+                  linewidth=width, solid_capstyle="butt")
 
 
 def _key(axes: Axes, per_line: int) -> None:
     """Explain, above the texts, what is what."""
     axes.text(0, -0.8, "strip above: the teacher's tokens · background: the router's chunks · bars: probability that a "
               "chunk ends at the byte, line at 0.5", fontsize=7.5, va="center")
-    for index, (label, (colour, style)) in enumerate(BOUNDARY_LOOKS.items()):
+    for index, (label, (colour, style, width)) in enumerate(BOUNDARY_LOOKS.items()):
         x = index * 0.26 * per_line
-        axes.plot([x + 0.5, x + 0.5], [-2.9, -1.7], color=colour, linestyle=style, linewidth=2.2 if index else 1.2)
+        axes.plot([x + 0.5, x + 0.5], [-2.9, -1.7], color=colour, linestyle=style, linewidth=width)
         axes.text(x + 1.2, -2.3, label, fontsize=7.5, va="center", color=colour)
     x = 0.78 * per_line
     axes.add_patch(Rectangle((x, -2.9), 2, 1.2, fill=False, edgecolor=SPLIT_COLOUR, linestyle=":", linewidth=1.4))

@@ -123,9 +123,7 @@ def _dynamics_panel(axes: Axes, rows: pd.DataFrame, *, task: str, label_steps: b
     for step, end in ends.items() if label_steps else ():
         axes.annotate(f"Step {step}", ((starts[step] + end) / 2, 0.03), xycoords=("data", "axes fraction"),
                       ha="center", color=STEP_COLOURS[step], fontsize=9, fontweight="bold")
-    axes.set_title(task)
-    axes.set_ylim(0, 109)
-    axes.set_xlim(left=0)
+    axes.set(title=task, ylim=(0, 109), xlim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -171,8 +169,7 @@ def exposure_figure(exposure: pd.DataFrame) -> Figure:
             axes.errorbar((part["first"] + part["last"]) / 2, part["value"], yerr=SIGMA * part["stderr"], color=colour,
                           marker=marker, markersize=4, label=f"{model}, {text}",
                           linestyle="-" if text == "written" else ":", **BARS)
-        axes.set_title(corpus)
-        axes.set_ylim(bottom=0)
+        axes.set(title=corpus, ylim=(0, None))
     return legend_above(figure)
 
 
@@ -222,9 +219,8 @@ def _dots(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str], *, key: str)
             axes.errorbar(part["value"], heights, xerr=SIGMA * part["stderr"].fillna(0), fmt=marker, color=colour,
                           markersize=5, linestyle="none", label=LABELS[model], **BARS)
     axes.set_yticks(range(len(names)), list(names.values()))
-    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(0, 104)
+    axes.set(xlim=(0, 104), ylim=(len(names) - 0.5, -0.5))
 
 
 def paper_rows(table01: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -307,8 +303,7 @@ def claims_figure(found: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(rows)), [f"{claim.id}   {claim.where.split(';')[0]}" for claim in rows.itertuples()],
                     fontsize=8)
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-0.7, len(rows) - 0.3)
-    axes.set_xlim(-EDGE, EDGE)
+    axes.set(xlim=(-EDGE, EDGE), ylim=(-0.7, len(rows) - 0.3))
     axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{tick:+d}" if tick else "0" for tick in TICKS])
