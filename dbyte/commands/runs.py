@@ -46,8 +46,8 @@ def prune(arguments: argparse.Namespace) -> int:
     chosen = run_list.unused(RUNS, RESULTS) if arguments.unused else []
     for name in arguments.names:
         chosen = run_list.descendants(run_list.find(name, RUNS), RUNS) + chosen
-    children_first = dict.fromkeys(entry.folder for entry in reversed(chosen))
-    folders = [path for path in run_list.leftovers(RUNS) if path.parent not in children_first] + list(children_first)
+    children_first = [entry.folder for entry in reversed(chosen)]
+    folders = list(dict.fromkeys(run_list.leftovers(RUNS) + children_first))
     for folder in folders:
         print(f"{run_list.folder_bytes(folder) / 1e6:10.1f} MB  {folder}")
     if arguments.yes:

@@ -84,10 +84,9 @@ def plan(scale: "Scale", steps: "tuple[Step, ...]", *, seed: int) -> str:
     from dbyte.distill.teacher import plan_teacher
 
     planned = plan_teacher(scale, seed=seed) + (plan_steps(scale, steps, seed=seed) if steps else ())
-    table = pd.DataFrame({
-        "step": [one.step.name for one in planned], "run": [one.address or "after the teacher" for one in planned],
-        "from": [one.parent or "" for one in planned], "MB": [one.step.train_bytes / 1e6 for one in planned],
-        "status": [one.status for one in planned]})
+    rows = [(one.step.name, one.address or "after the teacher", one.parent or "", one.step.train_bytes / 1e6,
+             one.status) for one in planned]
+    table = pd.DataFrame(rows, columns=["step", "run", "from", "MB", "status"])
     new = table[table["status"] != "complete"]
     return (f"{table.to_string(index=False, float_format='{:,.2f}'.format)}\n"
             f"{len(new)} of {len(table)} runs would be trained, on {new['MB'].sum():,.2f} MB")

@@ -78,19 +78,19 @@ class State:
 
     def save_snapshot(self, train_bytes: int) -> None:
         """Keep a copy of the model, named by the bytes it was trained on."""
-        weights = self._full_weights()
+        write = self._model_writer()
         if self.processes.is_first:
             with atomic_dir(self.run.folder / "snapshots" / str(train_bytes)) as folder:
-                self._save_model(folder, weights)
+                write(folder)
 
     def finish(self, step: Step) -> None:
         """Save the model and complete the run."""
         self.model.eval()
         feed = self.feed
-        weights = self._full_weights()
+        write = self._model_writer()
         feed_state = self._feed_state()
         if self.processes.is_first:
-            self.run.complete(lambda folder: self._save_model(folder, weights), facts={
+            self.run.complete(write, facts={
                 "step": step.name, "updates": self.update,
                 "train_bytes": self.update * feed.batch_rows * feed.row_bytes, "seconds": round(self.seconds, 1),
                 "processes": self.processes.count,
@@ -139,10 +139,12 @@ class State:
         """The states of all processes' lanes in one."""
         return {lane: state for each in self.processes.gathered(self.feed.state()) for lane, state in each.items()}
 
-    def _full_weights(self) -> dict[str, Tensor] | None:
-        """What `save_pretrained` cannot find by itself: full weights where they are sharded."""
-        return self._gathered(self.model.state_dict()) if self.processes.sharding == "fsdp2" else None
+    def _model_writer(self) -> Callable[[Path], None]:
+        """What writes the model into a folder; `save_pretrained` cannot gather weights that are sharded by itself."""
+        weights = self._gathered(self.model.state_dict()) if self.processes.sharding == "fsdp2" else None
 
-    def _save_model(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
-        self.model.save_pretrained(folder, state_dict=weights)
-        self.save_extra(folder)
+        def write(folder: Path) -> None:
+            self.model.save_pretrained(folder, state_dict=weights)
+            self.save_extra(folder)
+
+        return write

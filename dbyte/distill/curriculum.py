@@ -147,7 +147,7 @@ def execute(scale: Scale, planned: tuple[PlannedRun, ...], *, seed: int, launch:
             feed = _stream(scale, TokenBytes.from_tokenizer(tokenizer), teacher.config.max_position_embeddings,
                            seed=seed)
             feed.restore(facts.get("feed", {}), 0)
-        train(one.run, one.step, feed, model=model, teacher=read, device=launch.device_for(scale.device),
+        train(one.run, one.step, feed, model=model, teacher=read, device=scale.device,
               precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
     return [one.run for one in planned]
 

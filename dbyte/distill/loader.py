@@ -68,7 +68,7 @@ class Feed:
             if self.grouped:
                 tokens_R = (self.rows.token_ids >= 0).sum(1)
                 size = WINDOW * self.batch_rows
-                windows = [order[start : start + size] for start in range(0, len(order), size)]
+                windows = np.split(order, range(size, len(order), size))
                 order = np.concatenate([self._by_tokens(w[np.argsort(tokens_R[w], kind="stable")], rng)
                                         for w in windows])
             self._orders[number] = order
@@ -193,14 +193,13 @@ class StreamFeed:
     def _begin(self, part: int, parts: int) -> None:
         if parts < 1 or self.lanes % parts or not 0 <= part < parts:
             raise ValueError(f"{self.lanes} lanes have no part {part} of {parts}: parts must divide the lanes")
-        mine = []
         announced: set[int] = set()
-        for lane in range(part, self.lanes, parts):
-            mine.append(Lane(self._sources, [amount for _, amount in self.corpora], lane=lane, lanes=self.lanes,
-                             token_bytes=self.token_bytes, row_bytes=self.row_bytes, seed=self.seed,
-                             announced=announced, positions=self.positions))
-            if lane in self._states:
-                mine[-1].restore(self._states[lane])
+        mine = [Lane(self._sources, [amount for _, amount in self.corpora], lane=lane, lanes=self.lanes,
+                     token_bytes=self.token_bytes, row_bytes=self.row_bytes, seed=self.seed, announced=announced,
+                     positions=self.positions) for lane in range(part, self.lanes, parts)]
+        for lane in mine:
+            if lane.lane in self._states:
+                lane.restore(self._states[lane.lane])
         self._part = (part, parts)
         self._ahead = made_ahead(_batches(mine, self.batch_rows // self.lanes), depth=DEPTH)
 

@@ -106,10 +106,6 @@ class Launch:
     tensorboard: bool = False
     backend: str | None = None
 
-    def device_for(self, device: str) -> str:
-        """The device to train on: the scale's, or that of this process where several train."""
-        return self.processes.device if self.processes.count > 1 else device
-
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor in full in this process; every process must ask for it."""

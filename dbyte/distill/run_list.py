@@ -59,10 +59,8 @@ def is_held(folder: Path) -> bool:
     try:
         with (folder / "lock").open() as file:  # shared, so that two that look do not block each other
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+    except (BlockingIOError, FileNotFoundError) as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 

@@ -75,9 +75,8 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
     if not launch.processes.of_first(planned.run.is_complete):
         tokenizer = _tokenizer(scale, continued=planned.teacher, seed=seed)
         model = _first_model(scale.teacher, tokenizer, continued=planned.teacher, seed=seed)
-        train(planned.run, planned.step, Feed(planned.rows, scale.batch_rows, seed), model=model,
-              device=launch.device_for(scale.device), precision=scale.precision, launch=launch,
-              save_extra=tokenizer.save_pretrained)
+        train(planned.run, planned.step, Feed(planned.rows, scale.batch_rows, seed), model=model, device=scale.device,
+              precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
     return planned.run.model_folder
 
 

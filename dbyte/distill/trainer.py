@@ -76,6 +76,7 @@ def train(
 
     Args:
         teacher: what the step's objective reads; it is moved to the device. None if it reads nothing.
+        device: where to train; one of several processes trains on its own.
         precision: "fp32", or "bf16": autocast, with fp32 weights, losses, norms and SSD states.
         save_extra: writes what else belongs into a model folder (the tokenizer of a teacher).
     Raises:
@@ -86,6 +87,8 @@ def train(
     launch = launch or Launch()
     processes = launch.processes
     check_sharding((step,), processes.sharding)
+    if processes.count > 1:
+        device = processes.device
     backend = training_backend(launch.backend, device=device, precision=precision)
     keep_freed_memory()
     with run.locked() if processes.is_first else nullcontext():
