@@ -178,20 +178,14 @@ def pipeline_figure(steps: Sequence[Step]) -> Figure:
                                            arrowstyle="-|>", mutation_scale=11, color="#555555", linewidth=1.2))
         for stage, label in ((1, "Stage 1: bytes in, tokens out"), (2, "Stage 2: bytes in, bytes out")):
             if stage in stages:
-                _stage_line(axes, 1 + stages.index(stage), stages.index(stage) + stages.count(stage), label)
+                left = (1 + stages.index(stage)) * PITCH
+                right = (stages.index(stage) + stages.count(stage)) * PITCH + WIDTH
+                axes.plot([left, right], [top + 1.05, top + 1.05], color="#555555", linewidth=1.4)
+                axes.text((left + right) / 2, top + 1.05 + 0.07, label, ha="center", va="bottom", fontsize=11)
         _key(axes)
         axes.set(xlim=(-0.15, PITCH * len(steps) + WIDTH + 0.15), ylim=(-1.05, top + 1.55))
         axes.axis("off")
     return figure
-
-
-def _stage_line(axes: Axes, first: int, last: int, label: str) -> None:
-    """Draw a line over the columns `first` to `last`, with what the stage is written on it."""
-    left = first * PITCH
-    right = last * PITCH + WIDTH
-    height = len(PARTS) * RISE + 1.05
-    axes.plot([left, right], [height, height], color="#555555", linewidth=1.4)
-    axes.text((left + right) / 2, height + 0.07, label, ha="center", va="bottom", fontsize=11)
 
 
 def _key(axes: Axes) -> None:
