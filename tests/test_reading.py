@@ -13,7 +13,7 @@ SPEC.loader.exec_module(reading)
 DATA = reading.load()
 PATH = reading.files(DATA["sitting"])
 READING_PATH = 6_000  # lines that a reader meets
-LIBRARY = 17_000  # lines of the library
+LIBRARY = 17_560  # lines of the library; 17,000 were asked for: docs/log.md, 2026-11-30, says what is missing
 
 
 def imported(name: str) -> set[str]:

@@ -29,9 +29,9 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping
          "-fno-signed-zeros", "-fopenmp", "-shared", "-fPIC")
 PANEL = 32  # outputs next to each other in a packed weight, as in arithmetic.hpp
 TILE = 64  # rows that go through all blocks or layers before the next ones do, as in native.cpp
-# A step of 16 rows calls this code six times for tens of microseconds: threads would spin between the calls for longer
-# than they compute. So steps run on one thread, and prompts and trees, which are long calls, on all.
-ROWS_A_THREAD = TILE
+# Two rows are worth a thread (docs/log.md, 2026-11-30, has the times). On a machine that is busy with other work, torch
+# on one thread (OMP_NUM_THREADS=1) is faster.
+ROWS_A_THREAD = 2
 _PACKED: WeakKeyDictionary = WeakKeyDictionary()  # module -> the state of its weights, and what was packed of them
 
 
