@@ -1,4 +1,4 @@
-"""The scales: one dial from a laptop's minutes to the paper's eight GPUs. Every number of a run is in scales/*.toml.
+"""The scales: one dial from a laptop's minutes to the paper's eight GPUs. The numbers of a run are in scales/*.toml.
 
 Each file there is one scale; here is what that consists of. Importing this needs neither torch nor transformers.
 """
