@@ -112,7 +112,7 @@ def _certain_bytes(writer: Writer, row: int) -> int:
                 certain = min(certain, len(text) - size)
     if writer.valid_utf8:
         certain -= len(broken_character(writer.broken[row] + text[:certain]))
-    return certain
+    return max(certain, 0)
 
 
 def begin(
