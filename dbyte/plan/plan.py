@@ -81,6 +81,8 @@ class Setting:
             raise ValueError(f"sharding 'none' is one GPU, found --gpus {self.gpus}: choose ddp or fsdp2")
         if self.backend not in BACKENDS:
             raise ValueError(f"unknown backend {self.backend!r}: choose one of {', '.join(BACKENDS)}")
+        if self.backend == "fast" and self.half():
+            raise ValueError("backend 'fast' takes fp32 on a CPU: plan for --device cpu, or take 'torch' or 'triton'")
 
     def shards(self) -> str:
         """The sharding in effect."""
