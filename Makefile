@@ -7,6 +7,8 @@
 SCALE ?= smoke
 ONLY ?=
 SEED ?= 0
+# Small models gain little from two threads: at smoke two notebooks run at a time, a thread each.
+JOBS ?= $(if $(filter smoke,$(SCALE)),2,1)
 PYTHON ?= python3
 TORCH_INDEX ?=
 PROCESSES ?= 2
@@ -21,7 +23,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make reproduce [SCALE=smoke|small|gpu|hub|paper] [ONLY=01,02] [SEED=0]   run the notebooks: results/, figures/"
+	@echo "make reproduce [SCALE=smoke|small|gpu|hub|paper] [ONLY=01,02] [SEED=0] [JOBS=1]   run the notebooks: results/, figures/"
 	@echo "make test        run the tests but the slow ones"
 	@echo "make test-all    run all tests, those marked \`exhaustive\` too"
 	@echo "make lint        check the style"
@@ -47,7 +49,7 @@ $(STAMP): pyproject.toml constraints.txt
 setup: $(STAMP)
 
 reproduce: $(STAMP)
-	$(BIN)/python -m dbyte reproduce --scale $(SCALE) --seed $(SEED) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m dbyte reproduce --scale $(SCALE) --seed $(SEED) --jobs $(JOBS) $(if $(ONLY),--only $(ONLY))
 
 # Two processes of one thread each are faster than one of two threads: most tensors of the tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile

@@ -93,7 +93,7 @@ def test_the_command_prints_the_plan(capsys):
     ("--gpus 0", "--gpus 0"), ("--utilisation 1.5", "found 1.5"), ("--device tpu", "h100, h200, a100, rtx4090, cpu"),
     ("--device cpu", "--flops-per-second"), ("--flops-per-second 0", "positive"), ("--teacher gpt2", "Llama-3.2"),
     ("--sharding none", "one GPU"), ("--sharding zero3", "none, ddp, fsdp2"), ("--bytes-per-token 0.5", "0.5"),
-    ("--backend cuda", "torch, fast, triton"),
+    ("--backend cuda", "torch, fast, triton"), ("--device h100 --backend fast", "'torch' or 'triton'"),
 ])
 def test_wrong_input_is_refused_by_name(arguments, message, capsys):
     assert main(["plan", *arguments.split()]) == 2

@@ -146,6 +146,9 @@ def execute(scale: Scale, planned: tuple[PlannedRun, ...], *, seed: int, launch:
         else:
             feed = _stream(scale, TokenBytes.from_tokenizer(tokenizer), teacher.config.max_position_embeddings,
                            seed=seed)
+            if feed.describe() != one.run.config["data"]:
+                raise ValueError(f"step {one.step.name}: the text of {scale.corpora} is no longer the one of the plan "
+                                 "(a branch on the hub moved): start again, or name a commit (hub:NAME@COMMIT)")
             feed.restore(facts.get("feed", {}), 0)
         train(one.run, one.step, feed, model=model, teacher=read, device=scale.device,
               precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
