@@ -19,7 +19,7 @@ STEPS = stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1) + stage2(head_b
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative to the largest number
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: kernels, alignment and rounding "
-                                "of a real GPU go unchecked here (tests/test_devices.py asks the rest)")
+                                "of a real GPU go unchecked; test_devices.py asks only where tensors are made")
 
 
 def assert_near(found, expected, close):

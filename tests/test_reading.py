@@ -13,7 +13,8 @@ SPEC.loader.exec_module(reading)
 DATA = reading.load()
 PATH = reading.files(DATA["sitting"])
 READING_PATH = 6_000  # lines that a reader meets
-LIBRARY = 17_560  # lines of the library; 17,000 were asked for: docs/log.md, 2026-11-30, says what is missing
+LIBRARY = 17_000  # lines of the library, as asked for
+REACHED = 17_511  # it is not there yet, and must not grow meanwhile
 
 
 def imported(name: str) -> set[str]:
@@ -44,6 +45,11 @@ def test_an_entry_says_what_it_adds_and_nothing_that_the_page_would_not_show():
 
 def test_the_path_and_the_library_are_short():
     assert reading.count_lines(PATH) <= READING_PATH
+    assert reading.count_lines(reading.library()) <= REACHED
+
+
+@pytest.mark.xfail(strict=True, reason="the library is longer than the 17,000 lines asked for: docs/log.md, 2026-11-30")
+def test_the_library_is_thin():
     assert reading.count_lines(reading.library()) <= LIBRARY
 
 
