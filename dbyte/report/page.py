@@ -1,4 +1,4 @@
-"""The report of a scale on one page: as markdown, and as one HTML file with its figures; and the README's numbers.
+"""The report of a scale on one page: markdown, the same as one HTML file with its figures; and the README's numbers.
 
 Everything is read from results/ and figures/, and the paper's numbers from published/, so the same results give the
 same bytes. What was not measured is left out or said to be missing. The committed scale's report is in results/,
@@ -8,13 +8,14 @@ another's in results/<scale>/.
 import base64
 import html
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
 from functools import partial
 from importlib.resources import files
 from os.path import relpath
 from pathlib import Path
 
+import mistune
 import pandas as pd
 
 from dbyte.atomic import up_to_date
@@ -23,7 +24,7 @@ from dbyte.report import audit, claims
 from dbyte.report.judging import UNMEASURED
 from dbyte.report.published import SOURCE
 from dbyte.report.results import read_results
-from dbyte.report.tables import estimates, in_cells, main_table, markdown
+from dbyte.report.tables import estimates, main_table, markdown
 
 CAPTIONS = {
     "claims": "The claims at a glance.",
@@ -51,88 +52,67 @@ BEGIN = "<!-- generated from results/small by `python -m dbyte readme --write` -
 END = "<!-- end of the generated part -->"
 
 
-@dataclass(frozen=True)
-class Heading:
-    text: str
-
-
-@dataclass(frozen=True)
-class Text:
-    text: str
-
-
-@dataclass(frozen=True)
-class Numbers:
-    frame: pd.DataFrame
-    digits: int = 2
-
-
-@dataclass(frozen=True)
-class Picture:
-    path: Path
-    caption: str
-
-
-Block = Heading | Text | Numbers | Picture
-
-
 def blocks(scale: str, *, results: Path = RESULTS, figures: Path = FIGURES,
-           notebooks: Path = NOTEBOOKS) -> Iterator[Block]:
-    """The report's parts in order."""
+           notebooks: Path = NOTEBOOKS) -> Iterator[str]:
+    """Yield the report's parts in order as markdown: a heading, a paragraph, a table or a picture each."""
     found = claims.judged(scale=scale, folder=results, notebooks=notebooks)
-    yield Text(f"What the notebooks measured at scale `{scale}`, next to {SOURCE}. Generated from `results/` and "
-               "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
+    yield (f"What the notebooks measured at scale `{scale}`, next to {SOURCE}. Generated from `results/` and "
+           "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
     yield from headline(scale, results)
     yield from bits_and_boundaries(scale, results)
-    yield from pictures(figures / scale, results / scale)
+    yield from pictures(figures / scale, results / scale, page=report_path(scale, results=results).parent)
     yield from judged_claims(found)
     yield from slips()
     yield from costs(scale, results)
 
 
-def headline(scale: str, results: Path) -> Iterator[Block]:
+def headline(scale: str, results: Path) -> Iterator[str]:
     """Teacher, Stage 1 and Stage 2."""
-    yield Heading("What is kept")
+    yield "## What is kept"
     frame = _read("main", scale, results)
     if frame is None:
-        yield Text("Not measured yet: notebook 02 has not run at this scale.")
+        yield "Not measured yet: notebook 02 has not run at this scale."
         return
     seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
-    yield Text(f"Held-out items a column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}.")
-    yield Numbers(main_table(frame))
+    yield f"Held-out items a column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}."
+    yield markdown(main_table(frame))
     for name, words in MORE_TABLES.items():
         if (frame := _read(name, scale, results)) is not None:
-            yield Text(words)
-            yield Numbers(main_table(frame))
+            yield words
+            yield markdown(main_table(frame))
 
 
-def bits_and_boundaries(scale: str, results: Path) -> Iterator[Block]:
+def bits_and_boundaries(scale: str, results: Path) -> Iterator[str]:
     """Bits per byte of teacher and student, and how well the router's boundaries agree with the teacher's tokens."""
     bits, stage2_bits, edges = (_read(name, scale, results) for name in ("bits_stage1", "bits", "boundaries_stage1"))
     if bits is not None:
         if stage2_bits is not None:
             bits = pd.concat([bits, stage2_bits[stage2_bits["model"] == "stage2"]])
-        yield Text("Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a "
-                   "bound:")
-        yield Numbers(estimates(bits, rows=["model"], columns="corpus", order=sorted(set(bits["corpus"])), digits=4))
+        yield ("Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a "
+               "bound:")
+        yield markdown(estimates(bits, rows=["model"], columns="corpus", order=sorted(set(bits["corpus"])), digits=4))
     if edges is not None:
         f1 = ", ".join(f"{row.corpus} {row.value:.2f} ± {row.stderr:.2f}" for row in edges.itertuples())
-        yield Text(f"The router's boundaries against the tokenizer's on held-out text, F1 in percent: {f1}.")
+        yield f"The router's boundaries against the tokenizer's on held-out text, F1 in percent: {f1}."
 
 
-def pictures(folder: Path, results: Path) -> Iterator[Block]:
-    """The figures drawn from results, in the order of CAPTIONS; one that is older than its results says so."""
+def pictures(folder: Path, results: Path, *, page: Path) -> Iterator[str]:
+    """The figures drawn from results, in the order of CAPTIONS; one that is older than its results says so.
+
+    page: the folder of the report, from where the pictures are linked.
+    """
     names = sorted((path.stem for path in folder.glob("*.json") if path.with_suffix(".png").is_file()),
                    key=lambda name: (list(CAPTIONS).index(name) if name in CAPTIONS else len(CAPTIONS), name))
     if names:
-        yield Heading("Figures")
+        yield "## Figures"
     for name in names:
         reads = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["reads"]
         drawn = ", ".join(f"`{Path(file).name}`" for file in reads) or "no results yet"
         title = CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
         changed = any(_changed(results / Path(file).name, was) for file, was in reads.items())
         older = " These have changed since: run its notebook again." if changed else ""
-        yield Picture(folder / f"{name}.png", f"{title} Drawn from {drawn}.{older}")
+        yield f"![{title.removesuffix('.')}]({Path(relpath(folder / f'{name}.png', page)).as_posix()})"
+        yield f"{title} Drawn from {drawn}.{older}"
 
 
 def _changed(file: Path, sha256: str) -> bool:
@@ -141,45 +121,45 @@ def _changed(file: Path, sha256: str) -> bool:
     return not sidecar.is_file() or json.loads(sidecar.read_text(encoding="utf-8"))["sha256"] != sha256
 
 
-def judged_claims(found: pd.DataFrame) -> Iterator[Block]:
+def judged_claims(found: pd.DataFrame) -> Iterator[str]:
     """The paper's claims: those with a verdict as a table, the others as one."""
-    yield Heading("The paper's claims")
-    yield Text(f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or its opposite, where the whole "
-               "interval is on one side of what it asks; minutes are those of its notebook at its longest.")
+    yield "## The paper's claims"
+    yield (f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or its opposite, where the whole "
+           "interval is on one side of what it asks; minutes are those of its notebook at its longest.")
     measured = found[found["verdict"] != UNMEASURED]
     if len(measured):
-        yield Numbers(claims.shown(measured))
+        yield markdown(claims.shown(measured))
     if len(measured) < len(found):
-        yield Text("Not yet measured:")
-        yield Numbers(claims.missing(found))
+        yield "Not yet measured:"
+        yield markdown(claims.missing(found))
 
 
-def slips() -> Iterator[Block]:
+def slips() -> Iterator[str]:
     """Where the paper's own numbers do not fit together."""
     found = audit.audit()
     tally = found["verdict"].value_counts()
-    yield Heading("The paper's arithmetic")
-    yield Text(f"Of {len(found)} numbers that follow from others or are printed twice, {tally['agrees']} agree within "
-               f"rounding, {tally['not derivable']} cannot be derived and {tally['slip']} do not fit:")
-    yield Numbers(found[found["verdict"] == "slip"].drop(columns="verdict"), digits=3)
+    yield "## The paper's arithmetic"
+    yield (f"Of {len(found)} numbers that follow from others or are printed twice, {tally['agrees']} agree within "
+           f"rounding, {tally['not derivable']} cannot be derived and {tally['slip']} do not fit:")
+    yield markdown(found[found["verdict"] == "slip"].drop(columns="verdict"), digits=3)
 
 
-def costs(scale: str, results: Path) -> Iterator[Block]:
+def costs(scale: str, results: Path) -> Iterator[str]:
     """How long it took, and on what."""
-    yield Heading("Cost")
+    yield "## Cost"
     times = _read("notebook_times", scale, results)
     main = _read("main", scale, results)
     if times is not None:
-        yield Text(f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, each at its longest: with "
-                   "nothing trained before, where it ever ran so.")
-        yield Numbers(pd.DataFrame({"notebook": times["notebook"], "minutes": times["value"] / 60,
-                                    "commit": times["commit"].str[:12]}), digits=1)
+        yield (f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, each at its longest: with "
+               "nothing trained before, where it ever ran so.")
+        yield markdown(pd.DataFrame({"notebook": times["notebook"], "minutes": times["value"] / 60,
+                                     "commit": times["commit"].str[:12]}), digits=1)
     if main is not None:
         facts = main.attrs["provenance"]
         packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-        yield Text(f"Measured on {facts['device']}, {facts['platform']}, with {packages}.")
+        yield f"Measured on {facts['device']}, {facts['platform']}, with {packages}."
     if times is None and main is None:
-        yield Text("Nothing has been timed at this scale.")
+        yield "Nothing has been timed at this scale."
 
 
 def _read(name: str, scale: str, results: Path) -> pd.DataFrame | None:
@@ -189,64 +169,16 @@ def _read(name: str, scale: str, results: Path) -> pd.DataFrame | None:
         return None
 
 
-# -- the two forms ----------------------------------------------------------------------------------------------------
+def as_html(title: str, text: str, *, folder: Path) -> str:
+    """Return the markdown `text` as one HTML file that needs no other; its pictures are linked from `folder`."""
+    def inside(link: re.Match) -> str:
+        data = base64.b64encode((folder / link[1]).read_bytes()).decode("ascii")
+        return f'src="data:image/png;base64,{data}"'
 
-
-def as_markdown(title: str, parts: Sequence[Block], *, folder: Path) -> str:
-    """The parts as GitHub shows them; pictures are linked from `folder`."""
-    def shown(part: Block) -> str:
-        match part:
-            case Heading(text):
-                return f"## {text}"
-            case Text(text):
-                return text
-            case Numbers(frame, digits):
-                return markdown(frame, digits=digits)
-            case Picture(path, caption):
-                return f"![{_first_sentence(caption)}]({Path(relpath(path, folder)).as_posix()})\n\n{caption}"
-
-    return "\n\n".join([f"# {title}", *map(shown, parts)]) + "\n"
-
-
-def as_html(title: str, parts: Sequence[Block]) -> str:
-    """The parts as one file that needs no other."""
-    def shown(part: Block) -> str:
-        match part:
-            case Heading(text):
-                return f"<h2>{_inline(text)}</h2>"
-            case Text(text):
-                return f"<p>{_inline(text)}</p>"
-            case Numbers(frame, digits):
-                return _table(frame, digits)
-            case Picture(path, caption):
-                data = base64.b64encode(path.read_bytes()).decode("ascii")
-                alt = html.escape(_first_sentence(caption))
-                return (f'<figure><img alt="{alt}" src="data:image/png;base64,{data}">'
-                        f"<figcaption>{_inline(caption)}</figcaption></figure>")
-
-    body = "\n".join([f"<h1>{_inline(title)}</h1>", *map(shown, parts)])
+    body = re.sub(r'src="([^"]+)"', inside, mistune.create_markdown(plugins=["table"])(text))
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{html.escape(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n")
-
-
-def _first_sentence(caption: str) -> str:
-    return caption.split(". ")[0]
-
-
-def _inline(text: str) -> str:
-    """Escaped, with `code` as such."""
-    pieces = html.escape(text, quote=False).split("`")
-    return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
-
-
-def _table(frame: pd.DataFrame, digits: int) -> str:
-    head, numeric, rows = in_cells(frame, digits)
-    opening = ['<td class="number">' if number else "<td>" for number in numeric]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = ["".join(f"{tag}{html.escape(text)}</td>" for tag, text in zip(opening, row, strict=True)) for row in rows]
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+            f"<title>{html.escape(title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n{body}</body>\n</html>\n")
 
 
 def report_path(scale: str, *, results: Path = RESULTS) -> Path:
@@ -259,8 +191,9 @@ def report(scale: str, *, write: bool, results: Path = RESULTS, figures: Path = 
     """Return whether both files of a scale's report agree with its results; with `write` they are written first."""
     path = report_path(scale, results=results)
     title = f"dbyte at scale {scale}"
-    parts = list(blocks(scale, results=results, figures=figures, notebooks=notebooks))
-    wanted = {path: as_markdown(title, parts, folder=path.parent), path.with_suffix(".html"): as_html(title, parts)}
+    parts = blocks(scale, results=results, figures=figures, notebooks=notebooks)
+    text = "\n\n".join([f"# {title}", *parts]) + "\n"
+    wanted = {path: text, path.with_suffix(".html"): as_html(title, text, folder=path.parent)}
     return all([up_to_date(file, text, write=write) for file, text in wanted.items()])
 
 

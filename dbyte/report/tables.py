@@ -207,21 +207,16 @@ def robustness_with_paper(
     return pd.DataFrame({"metric": metrics} | table)
 
 
-def in_cells(frame: pd.DataFrame, digits: int) -> tuple[list[str], list[bool], list[list[str]]]:
-    """Return head, which columns are numbers, and rows as text: floats to `digits` decimals, missing ones empty."""
-    def cell(value: object) -> str:
-        return ("" if math.isnan(value) else f"{value:.{digits}f}") if isinstance(value, float) else str(value)
-
-    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
-    return list(map(str, frame)), numeric, [list(map(cell, row)) for row in frame.itertuples(index=False)]
-
-
 def markdown(frame: pd.DataFrame, *, digits: int = 2) -> str:
     """Return the frame as a GitHub table, floats to `digits` decimals, missing ones empty, numbers to the right."""
-    head, numeric, rows = in_cells(frame, digits)
-    lines = [" | ".join(text.replace("|", "\\|") for text in row) for row in (head, *rows)]
-    rule = "|" + "|".join("---:" if right else "---" for right in numeric) + "|"
-    return "\n".join([f"| {lines[0]} |", rule, *(f"| {line} |" for line in lines[1:])])
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.{digits}f}"
+        return str(value).replace("|", "\\|")
+
+    rule = "|".join("---:" if pd.api.types.is_numeric_dtype(frame[column]) else "---" for column in frame)
+    head, *rows = [" | ".join(map(cell, row)) for row in (frame, *frame.itertuples(index=False))]
+    return "\n".join([f"| {head} |", f"|{rule}|", *(f"| {row} |" for row in rows)])
 
 
 @dataclass(frozen=True)
