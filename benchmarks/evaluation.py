@@ -66,7 +66,7 @@ class Timed:
     def ask(self, column: str, items: int, *, count: bool = True) -> int:
         """Answer a column; how many items it has."""
         self.inside, started = 0.0, self.clock()
-        answered = evaluate_tasks(self.lm, minibench.mini_tasks([column], items))[column].n
+        answered = evaluate_tasks(self.lm, [minibench.EVERY[column].as_task(items)])[column].n
         if count:
             self.calls.setdefault(column, []).append(self.inside)
             self.wholes.setdefault(column, []).append(self.clock() - started)

@@ -38,6 +38,10 @@ MADE_UP = {
 }
 
 
+def paper_tasks(names=BENCHMARKS, limit=None, *, data=None):
+    return [BENCHMARKS[name].as_task(limit, data=data) for name in names]
+
+
 class Recording(LM):
     """Keeps what was asked and answered."""
 
@@ -123,7 +127,7 @@ def test_a_student_with_an_oracle_encoder_scores_as_its_teacher(pair, name, monk
 @real
 def test_every_local_benchmark_is_read_completely():
     sizes = {"LMB": 5153, "PIQA": 1838, "ARC-E": 2376, "ARC-C": 1172, "WINO": 1267, "OBQA": 500, "GSM8K": 1319}
-    for task in benchmarks.paper_tasks(list(sizes), data=SHARED):
+    for task in paper_tasks(list(sizes), data=SHARED):
         assert len(task.config["custom_dataset"]()["test"]) == sizes[task.name]
     first, second, _ = BENCHMARKS["LMB"].layouts
     assert first.read(SHARED) == second.read(SHARED), "both files of LAMBADA say the same"
@@ -149,7 +153,7 @@ def test_the_right_answer_is_the_one_that_the_file_says(name, file):
     foot = "" if name == "OBQA" else "\nAnswer:"
     right = {f"{row['context_options'][row['gold']]} {row['continuation']}" if name == "WINO" else
              f"{row['query']}{foot} {row['choices'][row['gold']]}" for row in rows}
-    result = evaluate_tasks(Knowing(right), benchmarks.paper_tasks([name], 100, data=SHARED))[name]
+    result = evaluate_tasks(Knowing(right), paper_tasks([name], 100, data=SHARED))[name]
     assert result.accuracy > 0.98 and result.n == 100
 
 
@@ -158,14 +162,14 @@ def test_a_winogrande_sentence_becomes_the_two_texts_that_the_file_has():
     layout, _ = BENCHMARKS["WINO"].layouts
     given = [json.loads(line) for line in (SHARED / layout.files[0]).read_text().splitlines()]
     lm = Recording(Silent())
-    evaluate_tasks(lm, benchmarks.paper_tasks(["WINO"], 40, data=SHARED))
+    evaluate_tasks(lm, paper_tasks(["WINO"], 40, data=SHARED))
     asked = [args for args, _ in lm.seen]
     assert asked == [(context, f" {row['continuation']}") for row in given[:40] for context in row["context_options"]]
 
 
 def test_prompts_are_the_harness_own(made_up):
     lm = Recording(Silent())
-    found = evaluate_tasks(lm, benchmarks.paper_tasks(["HellaS", "MMLU", "CSQA", "SIQA"], data=made_up))
+    found = evaluate_tasks(lm, paper_tasks(["HellaS", "MMLU", "CSQA", "SIQA"], data=made_up))
     prompts = [args for args, _ in lm.seen]
     assert prompts[:4] == [("Baking: A man bakes. He", f" {end}") for end in ("sleeps.", "eats it.", "runs. off.",
                                                                              "swims.")]
@@ -189,9 +193,9 @@ def test_mmlu_names_each_subject_as_the_harness_does():
 
 
 def test_the_hub_is_asked_where_no_folder_is_given():
-    assert all(task.config["dataset_path"] and "custom_dataset" not in task.config for task in benchmarks.paper_tasks())
+    assert all(task.config["dataset_path"] and "custom_dataset" not in task.config for task in paper_tasks())
     with pytest.raises(ConnectionError, match="--data"):
-        evaluate_tasks(Silent(), benchmarks.paper_tasks(["PIQA"], 2))
+        evaluate_tasks(Silent(), paper_tasks(["PIQA"], 2))
 
 
 def test_missing_items_are_listed_all_at_once(made_up):
@@ -257,7 +261,7 @@ def test_cutes_worked_examples_are_right():
 
 @real
 def test_cute_is_read_completely_and_its_answers_do_not_stand_in_the_worked_examples():
-    tasks = cute.cute_tasks(data=SHARED)
+    tasks = [cute.cute_task(name, data=SHARED) for name in cute.CUTE_COLUMNS]
     assert len(tasks) == 21
     for task in tasks:
         rows = task.config["custom_dataset"]()["test"]

@@ -11,6 +11,7 @@ from dbyte.decode.core_cache import CoreCache
 from dbyte.decode.generate import begin, generate, generate_stream
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import ByteStream
+from dbyte.decode.stream_file import save_stream
 from dbyte.decode.writer import Writer
 from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_scores, teacher_nats
 from dbyte.evaluate.score import Request, Scorer
@@ -302,6 +303,9 @@ def test_a_saved_writer_resumes_as_if_it_had_never_stopped(teacher, tokenizer, s
         (tmp_path / "damaged").write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged"):
             Writer.load(student, tmp_path / "damaged")
+    save_stream(again.stream, tmp_path / "no writer", notes={"before": []})
+    with pytest.raises(ValueError, match="no writer, it lacks written, .*Writer.save"):
+        Writer.load(student, tmp_path / "no writer")
     other = make_student(teacher, tokenizer, byte_width=24)
     with pytest.raises(ValueError, match="another student"):
         Writer.load(other, tmp_path / "stream")

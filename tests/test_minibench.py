@@ -15,7 +15,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dbyte.evaluate.harness import correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.stats import retention
-from dbyte.tasks import minibench
 from dbyte.tasks.column import items_hash
 from dbyte.tasks.minibench import COLUMNS, EVERY, MINI_CUTE, items, taught_by
 from dbyte.tasks.world import kinds, letters, reasons, scripts
@@ -30,6 +29,10 @@ HASHES = {
     "contains_char": "4e17956fb6d7", "ins_char": "112cf28d466d", "del_char": "e42e5019aef0", "sub_char": "d3747d5a94af",
     "swap_char": "806dc0b83445",
 }
+
+
+def mini_tasks(columns, limit):
+    return [EVERY[name].as_task(limit) for name in columns]
 
 
 def answered(column):
@@ -202,7 +205,7 @@ def test_labels_are_evenly_spread_and_length_does_not_tell():
 
 
 def test_the_harness_gives_full_marks_to_the_answers_and_none_to_the_rest():
-    right, wrong = (evaluate_tasks(Knowing(flag), minibench.mini_tasks(tuple(EVERY), 15)) for flag in (True, False))
+    right, wrong = (evaluate_tasks(Knowing(flag), mini_tasks(EVERY, 15)) for flag in (True, False))
     assert list(right) == list(EVERY)
     for column in EVERY:
         assert (right[column].accuracy, wrong[column].accuracy, right[column].n) == (1.0, 0.0, 15)
@@ -220,7 +223,7 @@ def test_evaluation_needs_no_network_and_leaves_the_process_as_it_was(model, tok
     states = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()
     level = logging.getLogger("lm_eval").level
     capfd.readouterr()
-    tasks = minibench.mini_tasks(("PIQA", "LMB"), 8)
+    tasks = mini_tasks(("PIQA", "LMB"), 8)
     results = evaluate_tasks(lm, tasks)
     assert list(results) == ["PIQA", "LMB"] and results["PIQA"].n == 8
     assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
@@ -270,12 +273,12 @@ def test_the_teacher_generates_greedily_from_bos(model, tokenizer):
 
 
 @pytest.mark.parametrize("call, said", [
-    (lambda: minibench.mini_tasks(["ARC"]), "unknown MiniBench column"),
-    (lambda: minibench.mini_tasks(["LMB"], 0), "at least 1"),
+    (lambda: items("ARC"), "unknown MiniBench column"),
+    (lambda: mini_tasks(["LMB"], 0), "at least 1"),
     (lambda: items("PIQA", 10**6), "asked for"),
     (lambda: evaluate_tasks(Knowing(), []), "at least one"),
-    (lambda: evaluate_tasks(Knowing(), minibench.mini_tasks(("LMB",), 1) * 2), "different"),
-    (lambda: evaluate_tasks("a model", minibench.mini_tasks(("LMB",), 1)), "teacher_lm"),
+    (lambda: evaluate_tasks(Knowing(), mini_tasks(("LMB",), 1) * 2), "different"),
+    (lambda: evaluate_tasks("a model", mini_tasks(("LMB",), 1)), "teacher_lm"),
     (lambda: teacher_lm(None, byte_tokenizer()), "BOS"),
 ])
 def test_bad_input_is_named(call, said):

@@ -253,6 +253,20 @@ def test_what_the_cpp_does_not_know_stays_torchs():
     assert engine.map(student.byte_head.double()) is student.byte_head
 
 
+@needs_compiler
+def test_where_the_result_cannot_be_loaded_the_remedy_is_told(monkeypatch):
+    def refused(path):
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.setattr(library.ctypes, "CDLL", refused)
+    monkeypatch.setattr(library, "library", library.library.__wrapped__)
+    monkeypatch.setattr(library, "compiles", library.compiles.__wrapped__)
+    student = student_of("paper")
+    with pytest.raises(OSError, match="failed to map.*set TMPDIR"):
+        engine_for(student, True)
+    assert type(engine_for(student)) is Engine
+
+
 def test_without_a_compiler_the_remedy_is_told(monkeypatch):
     student = student_of("paper")
     monkeypatch.setattr(library, "library", library.library.__wrapped__)

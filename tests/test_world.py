@@ -11,9 +11,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from dbyte.tasks.world import chains, echoes, kinds, letters, reasons, spelling
+from dbyte.tasks.world import chains, kinds, letters, reasons, spelling
 from dbyte.tasks.world import world as w
-from dbyte.tasks.world.full import WORLDS
+from dbyte.tasks.world.full import ECHOED, WORLDS
 from dbyte.tasks.world.world import NAMES, PLACES, THINGS, WORLD, world_documents
 from dbyte.text.corpus import load_corpus
 from dbyte.text.stream import source_of
@@ -231,7 +231,7 @@ def test_lookups_are_right_and_echoes_say_the_same_pairs_three_times(full):
         orders += pairs[0] != pairs[1]
     assert orders > 0.9 * len(paragraphs)
     alone = "".join(load_corpus("echoes", max_bytes=100_000).documents)
-    assert re.fullmatch(r"(?:(?: \w+){12}\n+)+", alone) and set(alone.split()) == set(echoes.WORDS)
+    assert re.fullmatch(r"(?:(?: \w+){12}\n+)+", alone) and set(alone.split()) == set(ECHOED)
 
 
 def test_letters_asked_of_words_are_answered_right_and_no_word_is_held_out(full):

@@ -106,6 +106,9 @@ class Writer:
             FileNotFoundError: if there is no such file. ValueError: if it holds no writer, or another student's.
         """
         stream, notes = load_stream(student, path, engine=engine)
+        if missing := [name for name in (*SAVED, "sampling", "drawn") if name not in notes]:
+            raise ValueError(f"{path} holds a stream but no writer, it lacks {', '.join(missing)}: name a file that "
+                             "Writer.save wrote")
         writer = cls(stream, notes["before"], sampling=Sampling(**notes["sampling"]), limit=notes["limit"],
                      valid_utf8=notes["valid_utf8"], drawn=notes["drawn"])
         for name in SAVED:

@@ -15,7 +15,7 @@ def engine_for(student: ByteStudent, compiled: bool | None = None) -> Engine:
     compiled: True: C++. False: plain torch. None: C++ for a student in fp32 on a CPU where a compiler is available.
     Raises:
         ValueError: for True and a student that is not in fp32 on a CPU. FileNotFoundError: for True without a C++
-            compiler. RuntimeError: for True where it refuses the sources.
+            compiler. RuntimeError: for True where it refuses the sources. OSError: where the result cannot be loaded.
     """
     native = library.is_cpu_fp32(student)
     if compiled is None:

@@ -49,7 +49,7 @@ def compiles() -> bool:
     """Whether there is a compiler that takes the sources; the first call compiles them."""
     try:
         library()
-    except (FileNotFoundError, RuntimeError):
+    except (OSError, RuntimeError):  # OSError: none found, or its result cannot be loaded (a noexec temporary folder)
         return False
     return True
 
@@ -59,7 +59,8 @@ def library() -> ctypes.CDLL:
     """The compiled functions.
 
     Raises:
-        FileNotFoundError: where there is no C++ compiler. RuntimeError: where it refuses the sources.
+        FileNotFoundError: where there is no C++ compiler. RuntimeError: where it refuses the sources. OSError: where
+            what it made cannot be loaded, for example from a temporary folder that is mounted noexec.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -70,7 +71,11 @@ def library() -> ctypes.CDLL:
         done = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(path)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{compiler} refuses {SOURCE}: leave compiled out, or see why:\n{done.stderr}")
-        found = ctypes.CDLL(str(path))  # calls release Python's lock: other threads run meanwhile
+        try:
+            found = ctypes.CDLL(str(path))  # calls release Python's lock: other threads run meanwhile
+        except OSError as error:
+            raise OSError(f"compiled steps cannot be loaded ({error}): set TMPDIR to a folder from which programs may "
+                          "run, or leave compiled out") from error
     stack, core, scratch = POINTER(Stack), POINTER(Core), POINTER(Scratch)
     integers, bounds, memory = POINTER(c_int), POINTER(c_long), c_void_p
     signatures = {

@@ -97,29 +97,23 @@ CUTE_COLUMNS = (*QUESTIONS, *(f"{kind}_rand" for kind in MADE_UP))
 WHERE = "cute/data/{}.tsv"
 
 
-def cute_tasks(
-    names: Sequence[str] = CUTE_COLUMNS, limit: int | None = None, *, data: Path | None = None
-) -> list[HarnessTask]:
-    """The named columns, the first `limit` items of each, from the authors' files below the folder `data`.
+def cute_task(name: str, limit: int | None = None, *, data: Path | None) -> HarnessTask:
+    """A column's first `limit` items (None: all), from the authors' file below the folder `data`.
 
-    Raises ValueError for a limit below 1 or a damaged file, and FileNotFoundError that lists the missing files.
+    Raises ValueError for a limit below 1 or a damaged file, and FileNotFoundError for a missing one or no folder.
     """
-    missing = [WHERE.format(name) for name in names if data is None or not (data / WHERE.format(name)).is_file()]
-    if missing:
-        raise FileNotFoundError(f"CUTE's items are read from files: looked in {data} for {', '.join(missing)}; clone "
-                                "github.com/Leukas/CUTE to DIR/cute and give --data DIR")
-    tasks = []
-    for name in names:
-        question = QUESTIONS[name.removesuffix("_rand")]
-        rows = items(data / WHERE.format(name), question)[: at_least_one(limit)]
-        config = harness_config(name, lambda rows=rows: rows, {
-            "output_type": "generate_until",
-            "doc_to_text": "{{prompt}}",
-            "doc_to_target": "{{answer}}",
-            "generation_kwargs": {"until": ['"', "\n"], "do_sample": False, "max_gen_toks": 64},
-        }, metric="exact_match", ignore_case=question.ignore_case)
-        tasks.append(HarnessTask(name, "exact_match", question.chance, config))
-    return tasks
+    file = WHERE.format(name)
+    if data is None or not (data / file).is_file():
+        raise FileNotFoundError(f"{name}: looked in {data} for {file}")
+    question = QUESTIONS[name.removesuffix("_rand")]
+    rows = items(data / file, question)[: at_least_one(limit)]
+    config = harness_config(name, lambda: rows, {
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ['"', "\n"], "do_sample": False, "max_gen_toks": 64},
+    }, metric="exact_match", ignore_case=question.ignore_case)
+    return HarnessTask(name, "exact_match", question.chance, config)
 
 
 def items(path: Path, question: Question) -> list[dict]:

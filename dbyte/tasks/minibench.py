@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from random import Random
 
-from dbyte.tasks.column import Column, HarnessTask, multiple_choice
+from dbyte.tasks.column import Column, multiple_choice
 from dbyte.tasks.world import chains, full, kinds, letters, reasons, scripts, spelling, world
 from dbyte.tasks.world.world import NAMES, PLACES, TOOLS, WORLD, shuffled
 
@@ -270,15 +270,6 @@ def taught_by(corpora: Iterable[str]) -> dict[str, Column]:
 
 def items(column: str, n: int | None = None, *, seed: int = 0) -> list[dict]:
     """The first n rows of the named column; ValueError for an unknown column or an n that it does not have."""
-    return _column(column).items(n, seed=seed)
-
-
-def mini_tasks(columns: Sequence[str], limit: int | None = None, *, seed: int = 0) -> list[HarnessTask]:
-    """The named columns as the harness runs them; ValueError for an unknown column or a limit below 1."""
-    return [_column(name).as_task(limit, seed=seed) for name in columns]
-
-
-def _column(name: str) -> Column:
-    if name not in EVERY:
-        raise ValueError(f"unknown MiniBench column {name!r}: choose from {', '.join(EVERY)}")
-    return EVERY[name]
+    if column not in EVERY:
+        raise ValueError(f"unknown MiniBench column {column!r}: choose from {', '.join(EVERY)}")
+    return EVERY[column].items(n, seed=seed)

@@ -12,7 +12,7 @@ H-Net's tables, and the paper's levels agree with it; the others have acc. MMLU 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from os.path import commonprefix
@@ -73,7 +73,10 @@ class Benchmark:
     by_subject: bool = False
 
     def as_task(self, limit: int | None = None, *, data: Path | None = None) -> HarnessTask:
-        """The benchmark's first `limit` items (None: all); raises as `paper_tasks`."""
+        """The benchmark's first `limit` items (None: all), from the folder `data` or from the hub (None).
+
+        Raises ValueError for a damaged file or a limit below 1, and FileNotFoundError that lists the missing files.
+        """
         stock = _stock(self.stock)
         config = {"num_fewshot": 0} | stock | {"task": self.name}
         if self.by_subject:
@@ -89,15 +92,10 @@ class Benchmark:
     def _found(self, data: Path) -> dict[str, Layout]:
         """For each split the first layout whose files all exist; FileNotFoundError that lists what was looked for."""
         wanted = {"test": self.layouts} | ({"train": (self.shots,)} if self.shots else {})
-        found = {}
-        missing = []
-        for split, layouts in wanted.items():
-            complete = [layout for layout in layouts if all((data / file).is_file() for file in layout.files)]
-            if complete:
-                found[split] = complete[0]
-            else:
-                missing.append(" or ".join(" with ".join(layout.files) for layout in layouts))
-        if missing:
+        found = {split: layout for split, layouts in wanted.items() for layout in reversed(layouts)  # the first wins
+                 if all((data / file).is_file() for file in layout.files)}
+        if missing := [" or ".join(" with ".join(layout.files) for layout in layouts)
+                       for split, layouts in wanted.items() if split not in found]:
             raise FileNotFoundError(f"{self.name}: looked in {data} for {', and for '.join(missing)}")
         return found
 
@@ -179,26 +177,6 @@ BENCHMARKS = {benchmark.name: benchmark for benchmark in (
     Benchmark("SIQA", "siqa/siqa.yaml", "acc", 1 / 3, (
         _hub("siqa/validation", "context", "question", "answerA", "answerB", "answerC", "label"),)),
 )}
-
-
-def paper_tasks(
-    names: Sequence[str] = tuple(BENCHMARKS), limit: int | None = None, *, data: Path | None = None
-) -> list[HarnessTask]:
-    """The named benchmarks, with their first `limit` items each, from the folder `data` or from the hub (None).
-
-    Raises ValueError for a damaged file or a limit below 1, and FileNotFoundError that lists all missing files.
-    """
-    tasks = []
-    missing = []
-    for name in names:
-        try:
-            tasks.append(BENCHMARKS[name].as_task(limit, data=data))
-        except FileNotFoundError as error:
-            missing.append(str(error))
-    if missing:
-        raise FileNotFoundError("local items are missing; " + "; ".join(missing) + ". Leave such a column out, put "
-                                "its file there, or leave --data out to read from the hub")
-    return tasks
 
 
 def _stock(file: str) -> dict:

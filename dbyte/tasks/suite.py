@@ -13,15 +13,10 @@ from pathlib import Path
 
 from dbyte.tasks import minibench
 from dbyte.tasks.column import HarnessTask
-from dbyte.tasks.cute import CUTE_COLUMNS, cute_tasks
-from dbyte.tasks.paper import BENCHMARKS, paper_tasks
+from dbyte.tasks.cute import CUTE_COLUMNS, cute_task
+from dbyte.tasks.paper import BENCHMARKS
 
-COLUMNS: dict[str, Sequence[str]] = {
-    "mini": tuple(minibench.EVERY),
-    "paper": tuple(BENCHMARKS),
-    "cute": CUTE_COLUMNS,
-    "mini_cute": tuple(minibench.MINI_CUTE),
-}
+COLUMNS = {"mini": minibench.EVERY, "paper": BENCHMARKS, "cute": CUTE_COLUMNS, "mini_cute": minibench.MINI_CUTE}
 GROUPS = {group: (group, columns) for group, columns in COLUMNS.items()} | {  # what a group's name stands for
     "mini": ("mini", tuple(minibench.COLUMNS)), "mini_full": ("mini", COLUMNS["mini"])}
 
@@ -63,17 +58,25 @@ def tasks(
     paper come from the hub. Raises ValueError for an unknown name, a limit below 1 or a damaged file, and
     FileNotFoundError for missing items.
     """
-    wanted = named(names)
-    columns = {group: [column for each, column in wanted if each == group] for group in COLUMNS}
-    made = {
-        "mini": minibench.mini_tasks(columns["mini"], limit, seed=seed),
-        "mini_cute": [minibench.MINI_CUTE[name].as_task(limit, seed=seed) for name in columns["mini_cute"]],
-        "paper": paper_tasks(columns["paper"], limit, data=data),
-        "cute": cute_tasks(columns["cute"], limit, data=data),
-    }
     found = []
-    for group, column in wanted:
-        task = made[group][columns[group].index(column)]
+    missing = []
+    for group, column in named(names):
         name = f"{group}/{column}"
-        found.append(replace(task, name=name, config=task.config | {"task": name}))
+        try:
+            task = _task(group, column, limit, seed=seed, data=data)
+            found.append(replace(task, name=name, config=task.config | {"task": name}))
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError(f"items are missing; {'; '.join(missing)}. Leave such a column out, or put its file "
+                                "there (for cute: clone github.com/Leukas/CUTE to DIR/cute and give --data DIR); "
+                                "without --data those of paper are read from the hub")
     return found
+
+
+def _task(group: str, column: str, limit: int | None, *, seed: int, data: Path | None) -> HarnessTask:
+    if group == "paper":
+        return BENCHMARKS[column].as_task(limit, data=data)
+    if group == "cute":
+        return cute_task(column, limit, data=data)
+    return COLUMNS[group][column].as_task(limit, seed=seed)

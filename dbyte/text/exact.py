@@ -64,9 +64,9 @@ def flattened(step: dict | None, children: str) -> list[dict]:
 
 def byte_of_character() -> dict[str, int]:
     """The inverse of GPT-2's byte map: printable Latin-1 stands for itself, the other bytes for U+0100 and up."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 def byte_strings(tokenizer: "PreTrainedTokenizerBase", specification: dict) -> list[bytes]:

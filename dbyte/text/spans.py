@@ -102,11 +102,6 @@ class TokenBytes:
         return np.fromiter(map(len, self.token_bytes), dtype=np.int64, count=len(self.token_bytes))
 
     @cached_property
-    def special_ids(self) -> tuple[int, ...]:
-        """Ids that stand for no bytes: special tokens and unused ids."""
-        return tuple(np.flatnonzero(self.lengths == 0).tolist())
-
-    @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) of the table and of what BOS and EOS stand for."""
         digest = hashlib.sha256(f"token_bytes 1 {self.bos_token_id} {self.eos_token_id}".encode())
