@@ -66,7 +66,7 @@ def test_scores_and_texts_are_those_of_a_cpu(decoding, tokenizer):
     scores, texts = {}, {}
     for device in ("cpu", "cuda"):
         student = student.to(device)
-        scorers = [OwnBoundariesScorer(student)] + ([Scorer(student, stage=2)] if decoding == "jbp" else [])
+        scorers = [OwnBoundariesScorer(student, stage=2)] + ([Scorer(student, stage=2)] if decoding == "jbp" else [])
         scores[device] = [score.nats for scorer in scorers for score in scorer.score(requests)]
         texts[device] = dbyte.generate(student, ["The cat", "x", ""], max_new_bytes=24)
     assert scores["cuda"] == pytest.approx(scores["cpu"], abs=1e-3)

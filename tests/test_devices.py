@@ -43,7 +43,7 @@ def test_scoring_makes_every_tensor_where_the_model_is(decoding, tokenizer):
     """Its own boundaries are found by the steps that also write text."""
     student = asked_student(tokenizer, decoding)
     requests = [Request(text.encode(), 1) for text in TEXTS[:2]]
-    scorers = [Scorer(student, stage=1), OwnBoundariesScorer(student)]
+    scorers = [Scorer(student, stage=1), OwnBoundariesScorer(student, stage=2)]
     if decoding == "jbp":
         scorers.append(Scorer(student, stage=2))
     expected = [score.nats for scorer in scorers for score in scorer.score(requests)]

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dbyte.distill import losses, objectives, trainer
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.loader import Feed
-from dbyte.distill.processes import Launch, Processes
+from dbyte.distill.processes import ALONE, Launch, Processes
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import check_sharding, stage1, stage2
 from dbyte.distill.trainer import Trainee, train, train_on
@@ -42,7 +42,7 @@ def feed(rows):
     return Feed(rows, 4, seed=0)
 
 
-def gradients(step, feed, *, launch=None, recompute=False, **changes):
+def gradients(step, feed, *, launch=ALONE, recompute=False, **changes):
     """The loss of one update at rate zero, and the gradients it left behind."""
     teacher, student = make_teacher(), make_student(make_teacher(), **changes).train()
     optimisers = step.optimisers(student)

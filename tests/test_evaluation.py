@@ -7,7 +7,8 @@ from conftest import make_student
 from dbyte import presets
 from dbyte.distill.losses import routed
 from dbyte.evaluate import measure
-from dbyte.evaluate.boundaries import Agreement, agreement
+from dbyte.evaluate.boundaries import Agreement
+from dbyte.evaluate.boundary_kinds import tally
 from dbyte.evaluate.lm import StudentLM
 from dbyte.report.page import BEGIN, END, with_numbers
 from dbyte.tasks import minibench
@@ -75,7 +76,8 @@ def test_agreement_counts_only_what_the_router_decides(teacher, tokenizer, rows,
     student, batch = make_student(teacher, tokenizer), rows.batch(range(len(rows)))
     monkeypatch.setattr(student, "route", lambda encoded, ids, document: torch.ones_like(ids, dtype=torch.float32))
     counted = routed(batch.byte_ids_BL, batch.document_BL)
-    found = agreement(student, rows, batch_rows=2)
+    monkeypatch.setattr("dbyte.evaluate.boundaries.BATCH_ROWS", 2)
+    found = tally(student, rows).agreement()
     assert found.n == counted.sum() and found.hits == (batch.boundary_BL & counted).sum() and found.missed_cuts == 0
 
 

@@ -33,7 +33,7 @@ def writes_bytes(request, teacher, tokenizer):
 def test_scores_of_all_next_bytes_add_up_to_one(writes_bytes):
     for context in (b"", b"The cat", "caf\u00e9".encode()):
         requests = [Request(context + bytes([b]), len(context)) for b in range(256)]
-        scores = OwnBoundariesScorer(writes_bytes).score(requests)
+        scores = OwnBoundariesScorer(writes_bytes, stage=2).score(requests)
         assert sum(math.exp(score.nats) for score in scores) == pytest.approx(1.0, abs=1e-4)
 
 
@@ -57,9 +57,9 @@ def test_each_byte_is_scored_by_the_forward_along_the_boundaries_of_its_past(wri
 def test_given_token_ends_and_readings_that_do_not_exist_are_refused(teacher, tokenizer, token_bytes):
     student = make_student(teacher, tokenizer, decoding="mbp")
     with pytest.raises(ValueError, match="no token ends"):
-        OwnBoundariesScorer(student).score([Request(b"ab", 0, (1, 2))])
+        OwnBoundariesScorer(student, stage=2).score([Request(b"ab", 0, (1, 2))])
     with pytest.raises(ValueError, match="never occurs in UTF-8"):
-        OwnBoundariesScorer(student).score([Request(b"a\xffb", 2)])
+        OwnBoundariesScorer(student, stage=2).score([Request(b"a\xffb", 2)])
     with pytest.raises(ValueError, match="'own'"):
         StudentLM(student, token_bytes, stage=1, boundaries="own")
     with pytest.raises(ValueError, match="decoding='jbp'"):
@@ -140,7 +140,7 @@ def test_scores_are_those_of_each_text_read_alone_byte_by_byte_in_any_batch(writ
         assert [one.ended_L for one in found] == [one.ended_L for one in alone]
         assert [sum(one.nats_L) for one in found] == pytest.approx(walked, abs=1e-4)
     for batch_bytes in (100, 16384):
-        scores = OwnBoundariesScorer(writes_bytes, batch_bytes=batch_bytes, engine=engine).score(AT_ONCE)
+        scores = OwnBoundariesScorer(writes_bytes, stage=2, batch_bytes=batch_bytes, engine=engine).score(AT_ONCE)
         assert [score.nats for score in scores] == pytest.approx(walked, abs=1e-4)
         assert [score.greedy for score in scores] == [all(one.right_L) for one in alone]
 
@@ -155,7 +155,7 @@ def test_a_guess_of_more_chunks_than_the_core_has_positions_refuses_no_text(teac
                 (walked,) = walk(student, [request])
             except (ValueError, IndexError):
                 continue  # more chunks than positions
-            (score,) = OwnBoundariesScorer(student).score([request])
+            (score,) = OwnBoundariesScorer(student, stage=2).score([request])
             assert score.nats == pytest.approx(sum(walked.nats_L), abs=1e-4)
             compared.append(settle(Scorer(student, stage=2).read([request]), [request])[0] is None)
     assert True in compared and False in compared

@@ -117,14 +117,12 @@ class State:
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def _load_moments(self, saved: dict[str, Tensor]) -> None:
-        by_optimiser: list[dict[int, dict]] = [{} for _ in self.optimisers]
         for name, value in saved.items():
             place, index, field = name.split(".", 2)
-            weight = [w for g in self.optimisers[int(place)].param_groups for w in g["params"]][int(index)]
-            value = shard_like(value, weight) if value.shape == weight.shape else value
-            by_optimiser[int(place)].setdefault(int(index), {})[field] = value
-        for optimiser, moments in zip(self.optimisers, by_optimiser, strict=True):
-            optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+            optimiser = self.optimisers[int(place)]
+            weight = [w for g in optimiser.param_groups for w in g["params"]][int(index)]
+            value = value.to(weight.device)
+            optimiser.state[weight][field] = shard_like(value, weight) if value.shape == weight.shape else value
 
     def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Full tensors on the CPU of the first process, one by one: no GPU holds more than one of them in full."""

@@ -95,6 +95,11 @@ def plan_steps(
     for step in steps:
         rows_of_step = rows if step.text is None else transformed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
+        if rows_of_step is None:
+            feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows,
+                              seed=seed, lanes=math.gcd(scale.batch_rows, LANES), positions=positions)
+        else:
+            feed = Feed(rows_of_step, scale.batch_rows, seed, grouped=step.grouped)
         student = StudentConfig(**scale.student).to_dict()
         for version in ("transformers_version", "dbyte_version"):
             student.pop(version, None)
@@ -102,18 +107,12 @@ def plan_steps(
             student |= dict.fromkeys(STAGE2_ALONE, False)
         described = {
             "step": step.describe(), "student": student, "teacher": teacher_hash,
-            "data": rows_of_step.hash if rows_of_step else _stream(scale, token_bytes, positions, seed=seed).describe(),
-            "batch_rows": scale.batch_rows, "precision": scale.precision, "seed": seed}
+            "data": feed.describe(), "batch_rows": scale.batch_rows, "precision": scale.precision, "seed": seed}
         if predictions and step.objective.reads_teacher == "whole":
             described["predictions"] = model_hash(predictions)
         run = Run(described, parent=planned[-1].run if planned else None)
-        planned.append(PlannedRun(step, run, rows_of_step, folder, predictions))
+        planned.append(PlannedRun(step, run, feed, folder, predictions))
     return tuple(planned)
-
-
-def _stream(scale: Scale, token_bytes: TokenBytes, positions: int, *, seed: int) -> StreamFeed:
-    return StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows, seed=seed,
-                      lanes=math.gcd(scale.batch_rows, LANES), positions=positions)
 
 
 # -- its execution ----------------------------------------------------------------------------------------------------
@@ -140,17 +139,8 @@ def execute(scale: Scale, planned: tuple[PlannedRun, ...], *, seed: int, launch:
             model = model.with_decoding(one.step.decoding)
         settings = one.run.config["student"]
         model.config.update({"stage": one.step.stage} | {name: settings[name] for name in STAGE2_ALONE})
-        facts = parent.facts() if parent else {}  # a step reads on where the one before stopped
-        if one.rows is not None:
-            feed = Feed(one.rows, scale.batch_rows, seed, facts.get("next_row", 0), one.step.grouped)
-        else:
-            feed = _stream(scale, TokenBytes.from_tokenizer(tokenizer), teacher.config.max_position_embeddings,
-                           seed=seed)
-            if feed.describe() != one.run.config["data"]:
-                raise ValueError(f"step {one.step.name}: the text of {scale.corpora} is no longer the one of the plan "
-                                 "(a branch on the hub moved): start again, or name a commit (hub:NAME@COMMIT)")
-            feed.restore(facts.get("feed", {}), 0)
-        train(one.run, one.step, feed, model=model, teacher=read, device=scale.device,
+        one.feed.follow(parent.facts() if parent else {})
+        train(one.run, one.step, one.feed, model=model, teacher=read, device=scale.device,
               precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
     return [one.run for one in planned]
 

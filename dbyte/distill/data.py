@@ -8,7 +8,6 @@ Some steps train on transformed text (appendix A.2 and A.3):
 
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -44,8 +43,7 @@ def mixed_texts(corpora: list[Corpus], *, seed: int) -> list[str]:
 
 
 def packed_rows(
-    texts: list[str], token_bytes: TokenBytes, *, row_bytes: int, source: str, positions: int | None = None,
-    root: Path = RUNS,
+    texts: list[str], token_bytes: TokenBytes, *, row_bytes: int, source: str, positions: int | None = None
 ) -> Rows:
     """Align and pack texts into rows, or load them if they were packed before.
 
@@ -55,7 +53,7 @@ def packed_rows(
                  "tokenizer": token_bytes.backend.to_str() if token_bytes.backend else None, "row_bytes": row_bytes}
     if positions is not None and positions < row_bytes:
         described["positions"] = positions
-    path = root / "data" / f"rows-{content_hash(described)[:16]}.safetensors"
+    path = RUNS / "data" / f"rows-{content_hash(described)[:16]}.safetensors"
     if path.exists():
         try:
             return Rows.load(path)

@@ -27,7 +27,7 @@ DEPTH = 4  # batches read ahead
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Feed:
     """`batch_rows` rows an update out of rows in memory, starting `first_row` rows into the seeded order.
 
@@ -79,6 +79,14 @@ class Feed:
         full = len(sorted_rows) // self.batch_rows
         batches = sorted_rows[: full * self.batch_rows].reshape(full, self.batch_rows)
         return np.concatenate([batches[rng.permutation(full)].ravel(), sorted_rows[full * self.batch_rows :]])
+
+    def describe(self) -> str:
+        """The hash of the rows."""
+        return self.rows.hash
+
+    def follow(self, facts: dict) -> None:
+        """Begin where the run with these facts stopped; {}: at the beginning."""
+        self.first_row = facts.get("next_row", 0)
 
     def state(self) -> dict:
         """What a checkpoint must keep besides the update's number: nothing."""
@@ -142,6 +150,10 @@ class StreamFeed:
             raise
         self._update = update + 1
         return batch
+
+    def follow(self, facts: dict) -> None:
+        """Begin where the run with these facts stopped; {}: at the beginning."""
+        self.restore(facts.get("feed", {}), 0)
 
     def state(self) -> dict:
         """Where the lanes of this part stand after the last batch handed out, plain JSON: {"lane": state}."""

@@ -3,23 +3,23 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import Step
-from dbyte.text.packing import Rows
 
 
 @dataclass(frozen=True)
 class PlannedRun:
     """A step and the run that it becomes.
 
-    run: None if the address is not known yet, because the teacher is not trained. rows: what the step reads, None: a
-    stream. teacher: the student's, or the one that a teacher continues, as a folder or hub name. predictions: the model
-    whose predictions Eq. 3 takes, None: the teacher.
+    run: None if the address is not known yet, because the teacher is not trained; then there is no feed, either. feed:
+    the rows that the step reads. teacher: the student's, or the one that a teacher continues, as a folder or hub name.
+    predictions: the model whose predictions Eq. 3 takes, None: the teacher.
     """
 
     step: Step
     run: Run | None
-    rows: Rows | None = field(default=None, repr=False, compare=False)
+    feed: Feed | StreamFeed | None = field(default=None, repr=False, compare=False)
     teacher: Path | None = None
     predictions: Path | None = None
 

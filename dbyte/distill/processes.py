@@ -107,6 +107,8 @@ class Launch:
     backend: str | None = None
 
 
+ALONE = Launch()  # in one process
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor in full in this process; every process must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -20,7 +20,7 @@ from dbyte.distill import objectives
 from dbyte.distill.data import mixed_texts, training_corpora, training_rows, transformed_rows
 from dbyte.distill.loader import Feed
 from dbyte.distill.planned_run import PlannedRun
-from dbyte.distill.processes import Launch
+from dbyte.distill.processes import ALONE, Launch
 from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_hash, verify
 from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.trainer import train
@@ -59,7 +59,7 @@ def teacher_step(shape: TeacherShape) -> Step:
                 warmup=shape.warmup, floor=0.05, betas=shape.betas)
 
 
-def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Path:
+def teacher_run(scale: Scale, *, seed: int, launch: Launch = ALONE) -> Path:
     """Return the folder or hub name of the scale's teacher; one with a `TeacherShape` is trained first if need be.
 
     A scale that continues another trains that one's teacher further, with its tokenizer; ValueError if the two have
@@ -67,7 +67,6 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
     """
     if isinstance(scale.teacher, str):
         return Path(scale.teacher)
-    launch = launch or Launch()
     if scale.continues:
         teacher_run(scale.continues, seed=seed, launch=launch)
     with launch.processes.first_goes_first():
@@ -75,7 +74,7 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch | None = None) -> Pat
     if not launch.processes.of_first(planned.run.is_complete):
         tokenizer = _tokenizer(scale, continued=planned.teacher, seed=seed)
         model = _first_model(scale.teacher, tokenizer, continued=planned.teacher, seed=seed)
-        train(planned.run, planned.step, Feed(planned.rows, scale.batch_rows, seed), model=model, device=scale.device,
+        train(planned.run, planned.step, planned.feed, model=model, device=scale.device,
               precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
     return planned.run.model_folder
 
@@ -99,7 +98,7 @@ def plan_teacher(scale: Scale, *, seed: int) -> tuple[PlannedRun, ...]:
                  "batch_rows": scale.batch_rows, "positions": shape.positions, "precision": scale.precision}
     if continued:
         described["first"] = model_hash(continued)
-    return (*before, PlannedRun(step, Run(described), rows, teacher=continued))
+    return (*before, PlannedRun(step, Run(described), Feed(rows, scale.batch_rows, seed), teacher=continued))
 
 
 def tuned_teacher(scale: Scale, step: Step, *, seed: int) -> Run:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from dbyte.distill.checkpoint import State
 from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.objectives import Objective, mean
-from dbyte.distill.processes import Launch, full_tensor
+from dbyte.distill.processes import ALONE, Launch, full_tensor
 from dbyte.distill.progress import ProgressLog
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import Step, check_sharding
@@ -67,7 +67,7 @@ class Trainee(nn.Module):
 
 def train(
     run: Run, step: Step, feed: Feed | StreamFeed, *, model: PreTrainedModel, teacher: nn.Module | None = None,
-    device: str = "cpu", precision: str = "fp32", launch: Launch | None = None,
+    device: str = "cpu", precision: str = "fp32", launch: Launch = ALONE,
     save_extra: Callable[[Path], object] = lambda folder: None,
 ) -> None:
     """Train `model` by one step, resuming the run's checkpoint if there is one, and complete the run.
@@ -84,7 +84,6 @@ def train(
             not.
         ValueError: if the processes cannot share the rows of an update; of `check_sharding` and `training_backend`.
     """
-    launch = launch or Launch()
     processes = launch.processes
     check_sharding((step,), processes.sharding)
     if processes.count > 1:
@@ -153,14 +152,13 @@ def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backe
 
 def train_on(
     batch: Batch, step: Step, lr_scale: float, trainee: nn.Module, optimisers: list[torch.optim.Optimizer], *,
-    launch: Launch | None = None,
+    launch: Launch = ALONE,
 ) -> Update:
     """One update at `lr_scale` times the peak rates on this process's rows; nothing moves if it is not finite.
 
     Gradients of micro-batches and processes add up to those of one large batch: each term is divided by its count over
     all of them, which is known before.
     """
-    launch = launch or Launch()
     processes = launch.processes
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
     for group in groups:

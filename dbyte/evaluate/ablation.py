@@ -4,7 +4,6 @@ them.
 One teacher serves all seeds: what varies between seeds is the student's first weights and the order of what it reads.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -164,7 +163,7 @@ def loss_rows(trained: Trained, *, step: int = -1) -> list[dict]:
     """
     rows = []
     for name, by_seed in trained.items():
-        logs = [_log(runs[step]) for runs in by_seed]
+        logs = [runs[step].metrics() for runs in by_seed]
         rows.append(_loss_row(name, [log[-max(len(log) // 10, 1) :] for log in logs]))
     return rows
 
@@ -173,7 +172,7 @@ def curve_rows(trained: Trained, *, step: int = 0) -> list[dict]:
     """The logged loss of one step against its bytes, averaged over seeds, a tenth of the log a row."""
     rows = []
     for name, by_seed in trained.items():
-        logs = [_log(runs[step]) for runs in by_seed]
+        logs = [runs[step].metrics() for runs in by_seed]
         count = min(map(len, logs))
         parts = min(count, 10)
         for part in range(parts):
@@ -196,10 +195,6 @@ def _row(found: Interval, n: int, by_seed: Sequence, **keys: str) -> dict:
 
 def _correct(by_seed: Sequence[Mapping[str, ColumnResult]]) -> list[dict[str, tuple[int, ...]]]:
     return [correct_by_column(columns) for columns in by_seed]
-
-
-def _log(run: Run) -> list[dict]:
-    return [json.loads(line) for line in run.metrics_path.read_text(encoding="utf-8").splitlines()]
 
 
 def _loss_row(name: str, logs: Sequence[Sequence[dict]]) -> dict:

@@ -11,10 +11,11 @@ import torch
 
 from dbyte.distill.losses import routed
 from dbyte.kernels.fast import fast_products
-from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Batch, Rows
 from dbyte.text.spans import BOS
+
+BATCH_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -50,30 +51,14 @@ class Agreement:
 
 
 @torch.no_grad()
-def decisions(
-    student: ByteStudent, rows: Rows, *, batch_rows: int = 16
-) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
+def decisions(student: ByteStudent, rows: Rows) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
     """Yield all rows, batch by batch: (batch, boundary_prob_BL in [0, 1], routed_BL True where the router decides)."""
-    for start in range(0, len(rows), batch_rows):
-        batch = rows.batch(range(start, min(start + batch_rows, len(rows)))).to(student.device)
+    for start in range(0, len(rows), BATCH_ROWS):
+        batch = rows.batch(range(start, min(start + BATCH_ROWS, len(rows)))).to(student.device)
         with fast_products():
             encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
             prob_BL = student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
         yield batch, prob_BL, routed(batch.byte_ids_BL, batch.document_BL)
-
-
-def outcomes(cut_BL: torch.Tensor, true_BL: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Masks of what `Agreement` counts, in its order: hits, false boundaries, missed boundaries, all."""
-    return cut_BL & true_BL, cut_BL & ~true_BL, ~cut_BL & true_BL, torch.ones_like(cut_BL)
-
-
-def agreement(student: ByteStudent, rows: Rows, *, batch_rows: int = 16) -> Agreement:
-    """Compare the router's boundaries with the teacher's over all rows."""
-    counts = torch.zeros(4, dtype=torch.long)
-    for batch, prob_BL, routed_BL in decisions(student, rows, batch_rows=batch_rows):
-        masks = outcomes(prob_BL >= THRESHOLD, batch.boundary_BL)
-        counts += torch.stack([(mask_BL & routed_BL).sum() for mask_BL in masks]).cpu()
-    return Agreement(*counts.tolist())
 
 
 def byte_rows(student: ByteStudent, row: Rows, **where: str) -> list[dict]:

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dbyte.evaluate.boundaries import decisions, outcomes
+from dbyte.evaluate.boundaries import Agreement, decisions
 from dbyte.evaluate.stats import Z95, Estimate, verdict
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
@@ -74,6 +74,10 @@ class Tally:
     counts_PK4: np.ndarray
     lengths_PN: dict[str, np.ndarray]
 
+    def agreement(self) -> Agreement:
+        """The counts over all pieces and kinds."""
+        return Agreement(*self.counts_PK4.sum((0, 1)).tolist())
+
 
 def tally(student: ByteStudent, rows: Rows) -> Tally:
     """Count over all rows, piece by piece."""
@@ -87,9 +91,10 @@ def tally(student: ByteStudent, rows: Rows) -> Tally:
         piece_BL = (batch.byte_ids_BL == BOS).flatten().cumsum(0).view_as(batch.byte_ids_BL) - 1
         pieces = int(piece_BL.max()) + 1
         kind_BL = kinds(batch.byte_ids_BL)
-        counted = [mask_BL & routed_BL for mask_BL in outcomes(cut_BL, batch.boundary_BL)]
-        counts.append(torch.stack([_count(piece_BL[mask_BL], kind_BL[mask_BL], pieces, len(KINDS))
-                                   for mask_BL in counted], dim=-1))
+        true_BL = batch.boundary_BL
+        counted = (cut_BL & true_BL, cut_BL & ~true_BL, ~cut_BL & true_BL, torch.ones_like(cut_BL))
+        counts.append(torch.stack([_count(piece_BL[mask_BL & routed_BL], kind_BL[mask_BL & routed_BL], pieces,
+                                          len(KINDS)) for mask_BL in counted], dim=-1))
         for who, ends_BL in zip(WHO, (cut_BL & batch.mask_BL, batch.boundary_BL), strict=True):
             ends = ends_BL.flatten().nonzero()[:, 0]
             length = torch.diff(ends, prepend=torch.tensor([-1]))

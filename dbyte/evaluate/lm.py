@@ -120,10 +120,8 @@ class StudentLM(LM):
         self.rows = rows
         self.beam = beam
         self.engine = engine_for(student, compiled)
-        if boundaries == "own":
-            self.scorer = OwnBoundariesScorer(student, batch_bytes=batch_bytes, engine=self.engine)
-        else:
-            self.scorer = Scorer(student, stage=stage, batch_bytes=batch_bytes, engine=self.engine)
+        kind = OwnBoundariesScorer if boundaries == "own" else Scorer
+        self.scorer = kind(student, stage=stage, batch_bytes=batch_bytes, engine=self.engine)
         self.truncated = Truncated()
 
     # -- what `lm_eval --model dbyte` calls ---------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.data import heldout_corpus
 from dbyte.distill.runs import content_hash, model_hash
 from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_scores, teacher_nats
-from dbyte.evaluate.boundaries import Agreement, agreement, byte_rows
+from dbyte.evaluate.boundaries import Agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, passage_of, tally
 from dbyte.evaluate.exposure import Deviation, deviations, finished
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
@@ -100,7 +100,7 @@ class Measurer:
         texts = self._heldout(corpus)
         key = {"boundaries": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
         return Agreement(**self._known(key, folder, "stage1/router", lambda: asdict(
-            agreement(*self._rows(folder, texts.documents, row_bytes=self.scale.row_bytes)))))
+            tally(*self._rows(folder, texts.documents, row_bytes=self.scale.row_bytes)).agreement())))
 
     def tally(self, folder: Path, corpus: str, noise: str = CLEAN) -> Tally:
         """What a student's router and its teacher's tokenizer do in a corpus's held-out documents, with noise or not.

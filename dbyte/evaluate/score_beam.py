@@ -31,12 +31,8 @@ Paths = dict[Path, tuple[float, list[float]]]  # log-probability, and what flipp
 def beam_scores(scorer: Scorer, requests: Sequence[Request], *, width: int) -> list[float]:
     """The log of the summed probabilities of at most 1 + ROUNDS * width paths for each request, in nats.
 
-    Raises:
-        ValueError: for a width below 1, or a scorer of Stage 1, whose score has no flags.
+    scorer: of Stage 2, along the router's boundaries. width: at least 1.
     """
-    if scorer.stage != 2 or width < 1:
-        raise ValueError(f"a beam over flags takes Stage 2 and a width of at least 1; found Stage {scorer.stage}, "
-                         f"width {width}")
     scores = [0.0] * len(requests)
     for places in batch_by_prefix([request.text for request in requests], batch_bytes=scorer.batch_bytes // width):
         batch = [requests[place] for place in places]

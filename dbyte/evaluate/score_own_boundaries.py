@@ -131,9 +131,6 @@ class OwnBoundariesScorer(Scorer):
 
     needs_jbp = False
 
-    def __init__(self, student: ByteStudent, *, batch_bytes: int = 16384, engine: Engine | None = None):
-        super().__init__(student, stage=2, batch_bytes=batch_bytes, engine=engine)
-
     def chunk_ends(self, request: Request) -> list[int]:
         """Where chunks of a text may end: the router's boundaries in the context, then every byte that is scored."""
         ends = super().chunk_ends(Request(request.text[: request.start], 0)) if request.start else []
