@@ -105,7 +105,7 @@ def test_a_run_uses_this_interpreter_and_the_given_parameters_from_the_root(tmp_
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["00_first.ipynb"]
     log = capfd.readouterr().out
     assert "cell 0: A title" in log and "[00_first] done in" in log and "out/00_first.ipynb" in log
-    assert f"| {sys.executable} smoke 7" in log, "what a notebook prints shows while it runs"
+    assert f"[00] {sys.executable} smoke 7" in log, "what a notebook prints shows while it runs"
     times = read_results(TIMES, scale="smoke", folder=tmp_path / "results")
     assert list(times["notebook"]) == ["00_first"] and times.at[0, "value"] > 0
     assert not (tmp_path / "00_first.ipynb").exists(), "smoke writes nothing next to the scripts"
@@ -182,7 +182,7 @@ def test_after_a_failure_nothing_starts_and_what_runs_is_finished(tmp_path, capf
     script(tmp_path, "02_never")
     assert run(tmp_path, jobs=2) == 1
     log = capfd.readouterr().out
-    assert "[00]   AssertionError: wrong seed" in log and "failed: 00_bad; not started: 02_never" in log
+    assert "[00] AssertionError: wrong seed" in log and "failed: 00_bad; not started: 02_never" in log
     assert events(log)[2:] == [("00_bad", "FAILED"), ("01_long", "done")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00_bad.failed.ipynb", "01_long.ipynb"]
 

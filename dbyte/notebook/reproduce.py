@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -41,7 +42,7 @@ class Planned:
     """A notebook that is ready to run, and while it runs its process.
 
     executed: where it goes. needs: numbers of the notebooks that it builds on. parameters: what replaces its defaults.
-    process, began, seconds: of its run, which ends with `process.returncode`.
+    process, relay, began, seconds: of its run, which ends with `process.returncode`; `relay` prints what it says.
     """
 
     script: Path
@@ -50,6 +51,7 @@ class Planned:
     needs: frozenset[str]
     parameters: Mapping[str, object]
     process: subprocess.Popen | None = None
+    relay: threading.Thread | None = None
     began: float = 0.0
     seconds: float = 0.0
 
@@ -114,7 +116,16 @@ def start(one: Planned, *, jobs: int) -> None:
     # Ctrl-C on a terminal reaches this process only; the others end as their standard input does.
     one.process = subprocess.Popen(
         [sys.executable, "-m", "dbyte.notebook.execution", partial.absolute(), json.dumps(one.parameters)],
-        stdin=subprocess.PIPE, env=environment, start_new_session=True)
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+        errors="replace", env=environment, start_new_session=True)
+    one.relay = threading.Thread(target=relay, args=(one,), daemon=True)
+    one.relay.start()
+
+
+def relay(one: Planned) -> None:
+    """Print each line that a notebook says after its number, so that several notebooks can share a terminal."""
+    for line in one.process.stdout:
+        print(f"[{one.number}] {line}", end="", flush=True)
 
 
 def run_in_order(planned: Sequence[Planned], *, jobs: int) -> Iterator[Planned]:
@@ -141,6 +152,7 @@ def run_in_order(planned: Sequence[Planned], *, jobs: int) -> Iterator[Planned]:
                 running.remove(ended)
                 ended.seconds = time.monotonic() - ended.began
                 ended.process.stdin.close()
+                ended.relay.join()
                 if ended.process.returncode == 0:
                     os.replace(ended.unfinished("partial"), ended.executed)
                     order.done(ended.number)

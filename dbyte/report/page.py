@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from importlib.resources import files
-from os.path import relpath
+from os.path import normpath, relpath
 from pathlib import Path
 
 import mistune
@@ -172,7 +172,7 @@ def _read(name: str, scale: str, results: Path) -> pd.DataFrame | None:
 def as_html(title: str, text: str, *, folder: Path) -> str:
     """Return the markdown `text` as one HTML file that needs no other; its pictures are linked from `folder`."""
     def inside(link: re.Match) -> str:
-        data = base64.b64encode((folder / link[1]).read_bytes()).decode("ascii")
+        data = base64.b64encode(Path(normpath(folder / link[1])).read_bytes()).decode("ascii")
         return f'src="data:image/png;base64,{data}"'
 
     body = re.sub(r'src="([^"]+)"', inside, mistune.create_markdown(plugins=["table"])(text))
