@@ -24,7 +24,7 @@ scale = "smoke"
 seed = 0
 
 # %%
-from IPython.display import HTML, Image, display
+from IPython.display import Image, display
 
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
@@ -57,16 +57,6 @@ with record("boundary_passages", keys=["corpus", "text", "place"], of=router) as
         for text in TEXTS:
             rows += measurer.passage(router.model_folder, name, text)
 passages = record.read("boundary_passages")
-
-# %% [markdown]
-# In JupyterLab, point at a character: its bytes, the probability of a boundary after each, and who sets one there.
-
-# %%
-for name in names:
-    display(HTML(chunk_view.page(passages[passages.corpus == name])))
-
-# %% [markdown]
-# The same as pictures:
 
 # %%
 for name in names:

@@ -1,15 +1,11 @@
 """Figure 3: text in the colours of the router's chunks, with probabilities, and the teacher's boundaries.
 
-The same rows (`boundaries.byte_rows` with the keys corpus and text) twice. `page` is HTML without a script; of every
-byte under the pointer it says what it is, how probable a boundary after it is, and who puts one there. `figure` is a
-picture, for readers of a committed notebook. A character is shown whole, above the probabilities of all its bytes.
+The picture is drawn from the rows of `boundaries.byte_rows` with the keys corpus and text, which hold every probability
+as a number. A character is shown whole, above the probabilities of all its bytes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
-from itertools import groupby
 
 import pandas as pd
 from matplotlib import rc_context
@@ -33,7 +29,7 @@ BAR_COLOURS = {True: "#444444", False: "#b5b5b5"}  # from the threshold on, and 
 
 @dataclass(frozen=True)
 class Byte:
-    """A byte of a text: its value, the router's probability, who puts a boundary after it, whether the router decides.
+    """A byte of a text: its value, the router's probability, whether the teacher puts a boundary after it.
 
     chunk, token: how many chunks of the router's and tokens end before it.
     """
@@ -41,7 +37,6 @@ class Byte:
     value: int
     prob: float
     teacher: bool
-    decided: bool
     chunk: int
     token: int
 
@@ -59,12 +54,6 @@ class Byte:
         """Who puts a boundary after it, in words."""
         return WHO[self.router, self.teacher]
 
-    @property
-    def title(self) -> str:
-        """What a reader wants to know of it, in a line."""
-        said = f"p = {self.prob:.2f}" if self.decided else "fixed by the format"
-        return f"byte {self.value:02x}, {said}: {self.who}"
-
 
 @dataclass(frozen=True)
 class Character:
@@ -81,7 +70,7 @@ class Character:
 
 
 def read(rows: pd.DataFrame) -> list[Character]:
-    """Return the characters of one text from its rows: place, byte, value, teacher, decided.
+    """Return the characters of one text from its rows: place, byte, value, teacher.
 
     Raises ValueError where the places are not 0, 1, 2 .., as with two texts at once.
     """
@@ -90,7 +79,7 @@ def read(rows: pd.DataFrame) -> list[Character]:
         raise ValueError("the rows must be all bytes of one text: choose one corpus and one text")
     chunk = (rows["value"] >= THRESHOLD).cumsum().shift(fill_value=0)
     token = rows["teacher"].astype(bool).cumsum().shift(fill_value=0)
-    each = [Byte(row.byte, row.value, bool(row.teacher), bool(row.decided), row.chunk, row.token)
+    each = [Byte(row.byte, row.value, bool(row.teacher), row.chunk, row.token)
             for row in rows.assign(chunk=chunk, token=token).itertuples()]
     text = bytes(byte.value for byte in each)
     return [Character(text[start:start + size].decode(errors="replace"), label, tuple(each[start:start + size]))
@@ -105,49 +94,11 @@ def tallied(text: Sequence[Character]) -> str:
             f"boundaries of one alone: router {alone[0]}, teacher {alone[1]}")
 
 
-STYLE_SHEET = (files("dbyte.report") / "chunk_view.css").read_text(encoding="utf-8")
-CLASSES = {BOTH: "both", ROUTER: "router", TEACHER: "teacher", NOBODY: ""}
-KEY = ("Background: the router's chunks. Strip above: the teacher's tokens. Bars below: the probability that a chunk "
-       "ends at the byte, dark from 0.5 on. Line after a character: a boundary, black of both, orange of the "
-       "router alone, dashed blue of the teacher alone. Dotted frame: a boundary inside a character. Point at a "
-       "character for its bytes. (Until the notebook is trusted or run, JupyterLab shows only colours and bytes.)")
-
-
-def page(rows: pd.DataFrame) -> str:
-    """Return the texts of one corpus as a piece of HTML that needs no other file, clean text first.
-
-    rows: corpus, text, place, byte, value (probability), teacher, decided.
-    """
-    parts = ["<div class='dbyte-chunks'>", f"<style>\n{STYLE_SHEET}</style>", f"<p>{escape(KEY)}</p>"]
-    for title, text in _texts(rows).items():
-        # The colour is set in the element, because JupyterLab drops the style sheet of a notebook that its reader does
-        # not trust yet, as in a fresh clone. Nothing separates elements, since a blank would show as a gap.
-        cells = "".join(f"<span style='background-color:{colour}'>{''.join(map(_cell, chunk))}</span>"
-                        for colour, chunk in groupby(text, key=lambda character: character.bytes[0].colour))
-        parts += [f"<h4>{escape(title)}</h4>", f"<p>{escape(tallied(text))}</p>", f"<div>{cells}</div>"]
-    return "\n".join([*parts, "</div>"])
-
-
 def _texts(rows: pd.DataFrame) -> dict[str, list[Character]]:
     """Return title -> text, clean text first."""
     names = sorted(rows["text"].unique(), key=lambda name: (name != "clean", name))
     chosen = {name: rows[rows["text"] == name] for name in names}
     return {f"{part['corpus'].iloc[0]}, {name}": read(part) for name, part in chosen.items()}
-
-
-def _cell(character: Character) -> str:
-    """Return a character with a bar a byte below it; only the element of class `t` holds text of the corpus."""
-    last = character.bytes[-1]
-    classes = ["c", "odd" if character.bytes[0].token % 2 else "",
-               CLASSES[last.who], "split" if character.split else ""]
-    title = "\n".join([repr(character.text), *(byte.title for byte in character.bytes)])
-    sign = VISIBLE.get(character.text)
-    blank = f" blank' data-sign='{sign}" if sign else ""
-    bars = "".join(f"<i{' class=cut' if byte.router else ''} style='height:{100 * byte.prob:.0f}%'></i>"
-                   for byte in character.bytes)
-    return (f"<span class='{' '.join(filter(None, classes))}' title='{escape(title)}'>"
-            f"<span class='t{blank}'>{escape(character.text)}</span><span class='bars'>{bars}</span></span>"
-            + ("<br>" if character.text == "\n" else ""))
 
 
 STRIP, LETTERS, BARS = 0.5, 1.5, 1.4  # heights: of the teacher's strip, of characters, of probabilities,
@@ -157,7 +108,7 @@ LINE, KEY_HEIGHT = 4.2, 3.8  # from line to line, and of the key
 def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
     """Return the texts of one corpus as a picture, `per_line` bytes a line, clean text first.
 
-    rows: corpus, text, place, byte, value (probability), teacher, decided.
+    rows: corpus, text, place, byte, value (probability), teacher.
     """
     texts = _texts(rows)
     lines = {title: -(-sum(len(character.bytes) for character in text) // per_line) for title, text in texts.items()}

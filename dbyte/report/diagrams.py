@@ -36,16 +36,10 @@ def characters(text: bytes) -> list[tuple[int, int, str]]:
     """Return (first byte, number of bytes, label) of every character; a byte outside UTF-8 gets the label `·`."""
     found = []
     start = 0
-    while start < len(text):
-        for size in (1, 2, 3, 4):
-            try:
-                character = text[start:start + size].decode("utf-8")
-                break
-            except UnicodeDecodeError:
-                continue
-        else:
-            size, character = 1, "·"
-        found.append((start, min(size, len(text) - start), _label(character)))
+    for character in text.decode("utf-8", errors="surrogateescape"):
+        size = len(character.encode("utf-8", errors="surrogateescape"))
+        outside = "\udc80" <= character <= "\udcff"
+        found.append((start, size, "·" if outside else _label(character)))
         start += size
     return found
 
