@@ -5,6 +5,7 @@
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu     (the small CPU build: PyPI's Linux build carries CUDA)
 
 SCALE ?= smoke
+SCALES := $(basename $(notdir $(wildcard dbyte/scales/*.toml)))
 ONLY ?=
 SEED ?= 0
 # Small models gain little from two threads: at smoke two notebooks run at a time, a thread each.
@@ -23,13 +24,14 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make reproduce [SCALE=smoke|small|gpu|hub|paper] [ONLY=01,02] [SEED=0] [JOBS=1]   run the notebooks: results/, figures/"
+	@echo "make reproduce [SCALE=$(SCALE)] [ONLY=01,02] [SEED=0] [JOBS=1]   run the notebooks: results/, figures/"
 	@echo "make test        run the tests but the slow ones"
 	@echo "make test-all    run all tests, those marked \`exhaustive\` too"
 	@echo "make lint        check the style"
 	@echo "make notebooks   write the .ipynb next to each percent script; unchanged cells keep their outputs"
 	@echo "make setup       only make the virtual environment $(VENV)"
 	@echo "make clean       remove $(VENV) and caches; runs/ (trained models), results/ and figures/ stay"
+	@echo "Scales: $(SCALES)"
 	@echo "Variables: PYTHON=$(PYTHON)  TORCH_INDEX=<index of another torch build>  PROCESSES=$(PROCESSES) of the tests"
 
 # Written last, removed first: a setup that was interrupted is made again from nothing, one that is outdated is updated.

@@ -2,11 +2,13 @@
 
 import argparse
 
+from dbyte.presets import SCALES
+
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "plan", help="parameters, FLOPs, hours and memory of a scale's curriculum, without a download")
-    command.add_argument("--scale", default="paper", help="smoke, small, gpu, hub or paper (the default)")
+    command.add_argument("--scale", default="paper", help=f"{', '.join(SCALES)} (default paper)")
     command.add_argument("--teacher", action="append",
                          help="a published teacher in place of the scale's; of further ones, the parameters")
     command.add_argument("--gpus", type=int, default=8)

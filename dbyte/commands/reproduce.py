@@ -5,10 +5,13 @@ import ast
 import os
 from pathlib import Path
 
+from dbyte.presets import SCALES
+
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("reproduce", help="run the notebooks: results, tables and figures at one scale")
-    command.add_argument("--scale", default="smoke", help="smoke (minutes, CPU), small (hours, CPU), gpu, hub or paper")
+    command.add_argument("--scale", default="smoke",
+                         help=f"{', '.join(SCALES)} (default smoke, minutes on a CPU; small takes hours)")
     command.add_argument("--device", help="cpu or cuda instead of the scale's (or of $DBYTE_DEVICE)")
     command.add_argument("--only", metavar="NN[,NN]", help="some notebooks, such as 01 or 01,02")
     command.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from dbyte.presets import SCALES
+
 if TYPE_CHECKING:
     from dbyte.distill.steps import Step
     from dbyte.presets import Scale
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("train", help="train teacher and student, in one process or many (torchrun, "
                                                 "accelerate launch); what is complete is not trained again")
-    command.add_argument("--scale", default="smoke", help="smoke, small, gpu, hub or paper (default smoke)")
+    command.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
     command.add_argument("--through", default="2.2", metavar="STEP", help="the last step: teacher, 1.1 .. 2.2")
     command.add_argument("--teacher", help="a folder or hub name instead of the scale's teacher")
     command.add_argument("--corpus", action="append", default=[], metavar="NAME=BYTES",

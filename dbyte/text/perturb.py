@@ -8,20 +8,21 @@ BLT (arXiv 2412.09871, section 6.1) names them in a line each; where that line c
     repeat       each character is written 2, 3 or 4 times (equally likely) with probability 0.2
     uppercase    upper case
 
-A character is a code point with the marks that belong to it (accents, variation selectors, skin tones, what a joiner
-ties on), so no accent is ever torn off. Case is Unicode's: a letter without case stays, "ß" becomes "SS". A text
-that is not empty stays so: where every character is drawn to be dropped, the first is kept.
+A character is Unicode's extended grapheme cluster (UAX 29): a code point with the marks that belong to it, so no accent
+is ever torn off. A line end of two code points stays two characters. Case is Unicode's: a letter without case stays,
+"ß" becomes "SS". A text that is not empty stays so: where every character is drawn to be dropped, the first is kept.
 
 The draws belong to (perturbation, seed, text): the same text is perturbed alike wherever it stands, two texts are not.
 """
 
-import unicodedata
 from random import Random
+
+import regex
 
 KINDS = ("antspeak", "drop", "random_case", "repeat", "uppercase")
 DROP_RATE, UPPER_RATE, REPEAT_RATE = 0.1, 0.5, 0.2
 REPEATS = (2, 3, 4)
-JOINER = "\u200d"
+CHARACTER = regex.compile(r"\r|\X")
 
 
 def perturb(text: str, kind: str, seed: int = 0) -> str:
@@ -38,7 +39,7 @@ def perturb(text: str, kind: str, seed: int = 0) -> str:
         raise ValueError(f"perturb takes a str, found {type(text).__name__}: decode bytes first")
     if kind == "uppercase":
         return text.upper()
-    units = characters(text)
+    units = CHARACTER.findall(text)
     if kind == "antspeak":
         return " ".join(units).upper()
     rng = Random(f"{kind} {seed} {text}".encode(errors="surrogatepass"))
@@ -47,18 +48,3 @@ def perturb(text: str, kind: str, seed: int = 0) -> str:
     if kind == "random_case":
         return "".join(unit.upper() if rng.random() < UPPER_RATE else unit.lower() for unit in units)
     return "".join(unit * rng.choice(REPEATS) if rng.random() < REPEAT_RATE else unit for unit in units)
-
-
-def characters(text: str) -> list[str]:
-    """The characters of a text, each with the marks that belong to it; joined they are the text."""
-    units: list[str] = []
-    for point in text:
-        if units and (_is_mark(point) or units[-1].endswith(JOINER)):
-            units[-1] += point
-        else:
-            units.append(point)
-    return units
-
-
-def _is_mark(point: str) -> bool:
-    return point == JOINER or unicodedata.category(point).startswith("M") or "\U0001f3fb" <= point <= "\U0001f3ff"
