@@ -213,6 +213,8 @@ def test_missing_items_are_listed_all_at_once(made_up):
     ("spell", {"cute/data/spell.tsv": "input1\tlabel\n"}, "no items"),
     ("paper/PIQA", {"piqa/dev.jsonl": '{"goal": "a", "sol1": "b", "sol2": "c"}\n', "piqa/dev-labels.lst": "0\n1\n"},
      "1 items but 2 labels"),
+    ("paper/PIQA", {"piqa/dev.jsonl": '{"goal": "a", "sol1": "b", "sol2": "c"}\n', "piqa/dev-labels.lst": "maybe\n"},
+     "'maybe'.*dev-labels.lst needs one label, 0 or 1"),
 ])
 def test_damaged_items_are_named(tmp_path, task, files, said):
     for file, content in files.items():

@@ -169,7 +169,8 @@ def test_every_row_is_seen_once_a_pass_in_seeded_order(rows):
     feed = Feed(rows, 1, seed=3)
     seen = [feed.batch(i).byte_ids_BL.tolist() for i in range(len(rows))]
     assert sorted(map(str, seen)) == sorted(str([row]) for row in rows.batch(range(len(rows))).byte_ids_BL.tolist())
-    again = Feed(rows, 1, seed=3, first_row=1)
+    again = Feed(rows, 1, seed=3)
+    again.follow({"next_row": 1})
     assert torch.equal(again.batch(0).byte_ids_BL, feed.batch(1).byte_ids_BL)
 
 

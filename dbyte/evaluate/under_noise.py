@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dbyte.evaluate import stats
-from dbyte.evaluate.measure import Measurer
+from dbyte.evaluate.measure import CLEAN, Measurer
 from dbyte.evaluate.noisy_lm import PLACES, Noise
 from dbyte.evaluate.robustness import delta
 from dbyte.evaluate.stats import AVERAGE, Columns
@@ -23,7 +23,6 @@ from dbyte.tasks.column import Column
 from dbyte.text.corpus import load_corpus
 from dbyte.text.perturb import KINDS
 
-CLEAN = "clean"
 NOISE_AVERAGE = "noise average"
 PAPERS = "HellaS"  # the column of Tables 6 to 8, which `world_full` teaches; `world` teaches the others
 TAUGHT = (PAPERS, "PIQA", "ARC-E")

@@ -107,8 +107,9 @@ def lambada_pairs(given: Items) -> Items:
 
 def piqa_with_labels(given: Items, labels: list[str]) -> Items:
     """The authors' rows and their file of labels, a line an item."""
-    if len(given) != len(labels):
-        raise ValueError(f"piqa has {len(given)} items but {len(labels)} labels: the two files do not belong together")
+    if len(given) != len(labels) or {*labels} - {"0", "1"}:
+        raise ValueError(f"piqa has {len(given)} items but {len(labels)} labels, among them {sorted({*labels})[:3]}: "
+                         "dev-labels.lst needs one label, 0 or 1, for each item of dev.jsonl")
     return [{field: row[field] for field in ("goal", "sol1", "sol2")} | {"label": int(label)}
             for row, label in zip(given, labels, strict=True)]
 
