@@ -18,19 +18,9 @@ from dbyte.model.student import ByteStudent
 
 
 def generate(
-    student: ByteStudent,
-    prompts: Sequence[str | bytes],
-    *,
-    max_new_bytes: int = 256,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-    seed: int = 0,
-    stop: Sequence[str] = (),
-    stage: int | None = None,
-    as_bytes: bool = False,
-    valid_utf8: bool | None = None,
-    prompt_ends: list[list[int]] | None = None,
+    student: ByteStudent, prompts: Sequence[str | bytes], *, max_new_bytes: int = 256, temperature: float = 0.0,
+    top_k: int | None = None, top_p: float = 1.0, seed: int = 0, stop: Sequence[str] = (), stage: int | None = None,
+    as_bytes: bool = False, valid_utf8: bool | None = None, prompt_ends: list[list[int]] | None = None,
     engine: Engine | None = None,
 ) -> list[str] | list[bytes]:
     """Continue each prompt until EOS, a stop string (left out of the result) or `max_new_bytes`.

@@ -142,10 +142,10 @@ class TokenBytes:
 
     def _align_some(self, texts: Sequence[str]) -> Iterator[Aligned]:
         # Normalised before encoding: added tokens split the text first, and normalising the pieces alone could differ
-        # where a combining mark follows an added token. A piece of normalised text is normalised already.
+        # where a combining mark follows an added token. To normalise once more changes nothing.
         normalised = [self.normalise(text) for text in texts]
         targets = [text.encode() for text in normalised]
-        encodings = self._encoder.encode_batch_fast(normalised, add_special_tokens=False)
+        encodings = self.backend.encode_batch_fast(normalised, add_special_tokens=False)
         ids = [encoding.ids for encoding in encodings]
         for text_ids, target in zip(ids, targets, strict=True):
             self._check(text_ids, target)
@@ -168,17 +168,6 @@ class TokenBytes:
             raise ValueError(f"{self.name} is not byte-exact for this text: from byte {at} its tokens join to "
                              f"{joined[at : at + 16]!r}, the text has {target[at : at + 16]!r}; use a teacher with "
                              "another tokenizer, or drop the text")
-
-    @cached_property
-    def _encoder(self) -> "Tokenizer":
-        """The backend for text that is normalised: without its normaliser, where added tokens do not need it."""
-        backend = self.backend
-        added = [token.content for token in backend.get_added_tokens_decoder().values()]
-        if backend.normalizer is None or any(self.normalise(content) != content for content in added):
-            return backend
-        encoder = private_backend(backend)
-        encoder.normalizer = None
-        return encoder
 
     def decode(self, token_ids: Iterable[int]) -> bytes:
         """The bytes that a sequence of token ids stands for; ValueError for an id outside the table."""

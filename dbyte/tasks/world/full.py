@@ -13,20 +13,10 @@ from functools import partial
 from random import Random
 
 from dbyte.tasks.world import chains, kinds, letters, reasons, scripts, spelling
-from dbyte.tasks.world.world import (
-    ATTRIBUTES,
-    COLOURS,
-    NAMES,
-    PARAGRAPHS,
-    PLACES,
-    THINGS,
-    WRITERS,
-    documents,
-    world_documents,
-)
+from dbyte.tasks.world import world as w
 
 NAME = "world_full"
-ECHOED = tuple(sorted({*NAMES, *PLACES, *THINGS, *COLOURS, *(value for each in ATTRIBUTES for value in each.values)}))
+ECHOED = tuple(sorted({*w.NAMES, *w.PLACES, *w.THINGS, *w.COLOURS, *(v for each in w.ATTRIBUTES for v in each.values)}))
 PAIRS, TIMES = 6, 3
 
 
@@ -37,19 +27,19 @@ def echoes(rng: Random, cast: Sequence[str]) -> str:
     return "\n".join("".join(f" {a} {b}" for a, b in rng.sample(pairs, PAIRS)) for _ in range(TIMES))
 
 
-FULL = PARAGRAPHS | {
+FULL = w.PARAGRAPHS | {
     "scripts": 1, "chains": 6, "reasons": 6, "kinds": 3, "kind_questions": 2, "letter_lists": 6, "letter_questions": 14,
     "spelling": 4, "echoes": 3}
 LOOKUPS = {"echoes": 2, "again": 4, "asks": 4, "letter_lists": 3, "letter_questions": 1}
-EVERY_WRITER = dict(WRITERS) | {
+EVERY_WRITER = dict(w.WRITERS) | {
     "scripts": scripts.paragraph, "chains": chains.paragraph, "reasons": reasons.paragraph, "kinds": kinds.paragraph,
     "kind_questions": kinds.question_paragraph, "letter_lists": letters.list_paragraph,
     "letter_questions": letters.question_paragraph, "spelling": spelling.paragraph, "echoes": echoes,
     "again": letters.again_paragraph, "asks": letters.ask_paragraph}
 
 WORLDS: Mapping[str, Callable[..., Iterator[str]]] = {  # corpus name -> documents(seed=, max_bytes=)
-    "world": world_documents,
-    NAME: partial(documents, "full world documents", FULL, EVERY_WRITER),
-    "echoes": partial(documents, "echoes", {"echoes": 1}, EVERY_WRITER),
-    "lookups": partial(documents, "lookup documents", LOOKUPS, EVERY_WRITER),
+    "world": w.world_documents,
+    NAME: partial(w.documents, "full world documents", FULL, EVERY_WRITER),
+    "echoes": partial(w.documents, "echoes", {"echoes": 1}, EVERY_WRITER),
+    "lookups": partial(w.documents, "lookup documents", LOOKUPS, EVERY_WRITER),
 }
