@@ -35,7 +35,7 @@ from dbyte.evaluate.stats import retention
 from dbyte.model.chunking import find_chunks
 from dbyte.model.core import run_core
 from dbyte.paths import FIGURES
-from dbyte.report import diagrams, figures, miniature, results, tables
+from dbyte.report import ablations, diagrams, figures, miniature, results, tables
 
 # %%
 chosen = presets.scale(scale)
@@ -191,14 +191,17 @@ for run in runs:
 # ## Training dynamics (Figure 2)
 #
 # Accuracy against bytes through steps 1.1 and 1.2, along the teacher's boundaries, on fewer items than the final table.
-# Bands are two standard errors.
+# A step continues from the last model of the one before.
 
 # %%
 measurer = Measurer(chosen, seed)
 with record("dynamics", keys=["model", "task", "train_bytes"], of=runs[1]) as rows:
     rows += curriculum_rows(measurer, runs, teacher)
 dynamics = record.read("dynamics")
-Image(figures.save(figures.dynamics_figure(dynamics), "dynamics", frames=[dynamics]))
+of_teacher = dynamics[dynamics.model == "teacher"]
+steps = dynamics[dynamics.model == "student"].assign(model="step " + dynamics.step)
+picture = ablations.curves_figure(steps, ["step 1.1", "step 1.2"], teacher=of_teacher)
+Image(figures.save(picture, "dynamics", frames=[dynamics]))
 
 # %% [markdown]
 # The paper says that alignment alone recovers surface-level tasks. Retention after step 1.1 and after step 1.2, as the

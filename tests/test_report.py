@@ -16,7 +16,7 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.runs import Run
 from dbyte.evaluate import under_noise
-from dbyte.report import diagrams, figures, tables
+from dbyte.report import ablations, diagrams, figures, tables
 from dbyte.report.published import published
 from dbyte.report.published import tables as published_tables
 from dbyte.report.results import Recorder, read_results, write_results
@@ -123,14 +123,13 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
 
 
 def test_drop_and_retention_by_hand():
-    teacher, student = {"a": 80.0, "b": 60.0, "c": 50.0}, {"a": 70.0, "b": 65.0, "d": 1.0}
-    assert tables.average_drop(teacher, student).value == pytest.approx((10 - 5) / 2)
-    assert tables.retention_of_means(teacher, student).value == pytest.approx(100 * 135 / 140)
-    error = {"a": 3.0, "b": 4.0, "c": 0.0, "d": 0.0}
-    zero = dict.fromkeys(error, 0.0)
-    assert tables.average_drop(teacher, student, teacher_stderr=error, student_stderr=zero).stderr == pytest.approx(2.5)
-    measured = tables.retention_of_means(teacher, student, teacher_stderr=zero, student_stderr=error)
-    assert measured.stderr == pytest.approx(100 * 5 / 140)
+    teacher = pd.DataFrame({"value": [80.0, 60.0, 50.0], "stderr": [3.0, 4.0, 0.0]}, index=list("abc"))
+    student = pd.DataFrame({"value": [65.0, 70.0, 1.0], "stderr": [4.0, 3.0, 0.0]}, index=list("bad"))
+    drop = tables.average_drop(teacher, student.assign(stderr=0.0))
+    assert drop.value == pytest.approx((10 - 5) / 2) and drop.stderr == pytest.approx(2.5) and drop.n == 2
+    kept = tables.retention_of_means(teacher.assign(stderr=0.0), student)
+    assert kept.value == pytest.approx(100 * 135 / 140) and kept.stderr == pytest.approx(100 * 5 / 140)
+    assert math.isnan(tables.average_drop(teacher.assign(stderr=math.nan), student).stderr)
     assert tables.retention_of_means(teacher, teacher).value == 100
 
 
@@ -166,7 +165,7 @@ def drawn(folder):
     main, dynamics = (read_results(name, scale="smoke", folder=folder) for name in ("main", "dynamics"))
     paper = figures.paper_rows(published("table01_main"))
     return [
-        figures.save(figures.dynamics_figure(dynamics), "dynamics", frames=[dynamics], folder=folder / "figures"),
+        figures.save(figure_2(dynamics), "dynamics", frames=[dynamics], folder=folder / "figures"),
         figures.save(figures.retention_figure(main, paper=paper), "retention", frames=[main],
                      published=["table01_main"], folder=folder / "figures"),
         figures.write_png(diagrams.pipeline_figure(curriculum(presets.scale("paper"))), folder / "pipeline.png"),
@@ -197,16 +196,16 @@ def test_a_figure_refuses_numbers_without_origin_or_of_two_scales(tmp_path):
         figures.save(figure, "x", frames=[pd.DataFrame(MAIN)], folder=tmp_path)
 
 
-def test_figure_2_shows_every_point_at_its_megabytes(tmp_path):
-    figure = figures.dynamics_figure(pd.DataFrame(DYNAMICS))
-    (axes,) = figure.axes
-    points = {(float(x), float(y)) for line in axes.lines if line.get_marker() == "o"
-              for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
-    assert points == {(0.0, 1.0), (1.0, 60.0), (2.0, 78.0)}
-    (second,) = [line for line in axes.lines if line.get_color() == figures.STEP_COLOURS["1.2"]]
-    assert list(second.get_xdata()) == [1.0, 2.0], "step 1.2 continues where 1.1 ended"
-    (divider,) = [line for line in axes.lines if line.get_linestyle() == "--"]
-    assert set(divider.get_xdata()) == {1.0}
+def figure_2(dynamics):
+    steps = dynamics[dynamics.model == "student"].assign(model="step " + dynamics.step, chance=25.0)
+    return ablations.curves_figure(steps, ["step 1.1", "step 1.2"], teacher=dynamics[dynamics.model == "teacher"])
+
+
+def test_figure_2_shows_every_point_at_its_megabytes_next_to_the_teacher():
+    (axes,) = figure_2(pd.DataFrame(DYNAMICS)).axes
+    lines = {bars.get_label(): bars.lines[0].get_xydata().tolist() for bars in axes.containers}
+    assert lines == {"step 1.1": [[0.0, 1.0], [1.0, 60.0]], "step 1.2": [[2.0, 78.0]]}
+    assert [80.0, 80.0] in [list(line.get_ydata()) for line in axes.lines], "the teacher's line"
 
 
 @pytest.mark.parametrize(("scale", "routers"), [("paper", 1), ("small", 4)])
@@ -331,11 +330,11 @@ def test_verdicts_keep_their_order_and_claim():
 
 
 @pytest.mark.parametrize(("message", "asked"), [
-    ("teacher's accuracy for LMB", lambda: figures.dynamics_figure(pd.DataFrame(DYNAMICS[1:]))),
     ("missing stage2", lambda: figures.robustness_figure(ACCURACY[ACCURACY.model != "stage2"])),
     ("Stage 1, then of Stage 2", lambda: diagrams.pipeline_figure(curriculum(presets.scale("paper"))[::-1])),
     ("empty", lambda: diagrams.alignment_figure([("nothing", [])])),
-    ("share no column", lambda: tables.average_drop({"a": 1.0}, {"b": 1.0})),
+    ("share no column", lambda: tables.average_drop(pd.DataFrame({"value": 1.0, "stderr": 1.0}, index=["a"]),
+                                                    pd.DataFrame({"value": 1.0, "stderr": 1.0}, index=["b"]))),
     ("a model 'teacher'", lambda: tables.main_table(pd.DataFrame(MAIN[2:]))),
     ("table01_main", lambda: published("table1")),
 ])

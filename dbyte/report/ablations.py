@@ -1,4 +1,4 @@
-"""Ablations: a table with a row a variant, accuracies with errors next to the teacher's, loss curves.
+"""Ablations: a table with a row a variant, accuracies with errors next to the teacher's, curves against bytes.
 
 All from results alone, in the style of figures.py; variants keep the order in which they were defined.
 """
@@ -31,11 +31,15 @@ def differences(rows: pd.DataFrame, task: str = "average") -> pd.DataFrame:
 
 
 def _task_panels(rows: pd.DataFrame, *, size: tuple[float, float], label: str, **shared) -> tuple:
-    """Return a figure and its axes by task, the average last; `size` leaves out the width of its panels."""
-    tasks = [task for task in wide(rows.drop_duplicates(["model", "task"])) if task != "average"] + ["average"]
+    """Return a figure and its axes by task, an average last; `size` leaves out the width of its panels."""
+    tasks = sorted(wide(rows.drop_duplicates(["model", "task"])), key="average".__eq__)
+    columns = min(len(tasks), 5)
+    lines = -(-len(tasks) // columns)
     width, height = size
-    figure, grid = panels(1, len(tasks), size=(width + 1.9 * len(tasks), height), labels=(label, ""), **shared)
-    return figure, dict(zip(tasks, grid[0], strict=True))
+    figure, grid = panels(lines, columns, size=(width + 1.9 * columns, height * lines), labels=(label, ""), **shared)
+    for axes in grid.flat[len(tasks):]:
+        axes.remove()
+    return figure, dict(zip(tasks, grid.flat, strict=False))
 
 
 @rc_context(STYLE)
@@ -83,6 +87,8 @@ def loss_figure(curves: pd.DataFrame, order: Sequence[str], *, label: str) -> Fi
 @rc_context(STYLE)
 def curves_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataFrame) -> Figure:
     """Return a panel a task: accuracy against megabytes, a line a variant; the teacher as a line, chance dotted.
+
+    With the steps of Stage 1 as variants it is Figure 2.
 
     rows: variant as model, task, train_bytes, value, stderr, chance. teacher: task and value.
     """

@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from dbyte.atomic import atomic_write
 from dbyte.paths import FIGURES
@@ -36,7 +36,6 @@ LABELS = {"teacher": "teacher", "stage1": "Stage 1", "stage2": "Stage 2"}
 DECODINGS = {"JBP": ("#d55e00", "s"), "MBP": ("#cc79a7", "^")}
 WHO = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
 VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
-STEP_COLOURS = {"1.1": "#009e73", "1.2": "#0072b2"}
 SIGMA = 2.0  # half-width of an error band or bar, in standard errors
 BARS = {"elinewidth": 1, "capsize": 2}  # of errors
 MB = 1e6
@@ -97,59 +96,6 @@ def legend_above(figure: Figure) -> Figure:
     """Draw one legend for all panels, above them, with the names of the first, and return the figure."""
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
-    return figure
-
-
-def _dynamics_panel(axes: Axes, rows: pd.DataFrame, *, task: str, label_steps: bool) -> None:
-    teacher = rows[rows["model"] == "teacher"]
-    student = rows[rows["model"] != "teacher"]
-    axes.axhline(float(teacher["value"].iloc[0]), color=LOOKS["teacher"][0], linewidth=0.9)
-    axes.annotate("teacher", (0, float(teacher["value"].iloc[0])), xycoords=("axes fraction", "data"), xytext=(4, 3),
-                  fontsize=8, textcoords="offset points")
-    ends = {}
-    before = student.iloc[:0]
-    for step, part in student.sort_values("train_bytes").groupby("step"):
-        part = pd.concat([before, part])  # a step continues from the last model of the one before
-        before = part.iloc[-1:]
-        x = part["train_bytes"] / MB
-        band = SIGMA * part["stderr"].fillna(0)
-        axes.fill_between(x, part["value"] - band, part["value"] + band, color=STEP_COLOURS[step], alpha=0.18,
-                          linewidth=0)
-        axes.plot(x, part["value"], color=STEP_COLOURS[step], marker="o", markersize=3)
-        ends[step] = float(x.max())
-    if {"1.1", "1.2"} <= ends.keys():
-        axes.axvline(ends["1.1"], color=GREY, linestyle="--", linewidth=1)
-    starts = {"1.1": 0.0, "1.2": ends.get("1.1", 0.0)}
-    for step, end in ends.items() if label_steps else ():
-        axes.annotate(f"Step {step}", ((starts[step] + end) / 2, 0.03), xycoords=("data", "axes fraction"),
-                      ha="center", color=STEP_COLOURS[step], fontsize=9, fontweight="bold")
-    axes.set(title=task, ylim=(0, 109), xlim=(0, None))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-
-
-@rc_context(STYLE)
-def dynamics_figure(dynamics: pd.DataFrame) -> Figure:
-    """Return Figure 2: accuracy against training bytes through steps 1.1 and 1.2, a panel a task, the teacher a line.
-
-    dynamics: rows with model ("teacher" or "student"), step ("1.1", "1.2"; anything for the teacher), train_bytes (from
-    the start of Stage 1), task, value (percent), stderr, n. Raises ValueError where a task has no teacher row or a step
-    is unknown.
-    """
-    is_teacher = dynamics["model"] == "teacher"
-    if unknown := sorted(set(dynamics[~is_teacher]["step"]) - set(STEP_COLOURS)):
-        raise ValueError(f"Figure 2 shows the steps {', '.join(STEP_COLOURS)}, found {', '.join(unknown)}")
-    tasks = _tasks(dynamics)
-    if lost := sorted(set(tasks) - set(dynamics[is_teacher]["task"])):
-        raise ValueError(f"Figure 2 needs the teacher's accuracy for {', '.join(lost)}")
-    columns = min(4, len(tasks))
-    lines = -(-len(tasks) // columns)
-    figure, grid = panels(lines, columns, size=(1.0 + 2.6 * columns, 0.5 + 2.4 * lines), sharex=True, sharey=True,
-                          labels=("training bytes of Stage 1 (MB)", "accuracy (%)"))
-    for axes in grid.flat[len(tasks):]:
-        axes.remove()
-    for index, (axes, task) in enumerate(zip(grid.flat, tasks, strict=False)):
-        _dynamics_panel(axes, dynamics[dynamics["task"] == task], task=task, label_steps=index == 0)
-        axes.xaxis.set_tick_params(labelbottom=index + columns >= len(tasks))
     return figure
 
 

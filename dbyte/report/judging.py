@@ -95,8 +95,7 @@ def share(one: Row, other: Row) -> Measure:
     """One row over another of its file, in percent, with its first-order error."""
     def measure(read: Read) -> Measured:
         top = one.of(read)
-        bottom = other.of(read)
-        found = _defined({"": bottom.value}, {"": top.value}, {"": bottom.stderr}, {"": top.stderr})
+        found = _retained(*(pd.DataFrame([row], index=[""]) for row in (other.of(read), top)))
         return _around(found.value, found.stderr, int(top.n), _seeds(read(one.file)), one.file)
     return measure
 
@@ -107,18 +106,16 @@ def kept(file: str, model: str, *, teacher: str = "teacher") -> Measure:
         frame = read(file)
         if lost := sorted({model, teacher} - set(frame["model"])):
             raise NotMeasured(f"{frame.attrs['file']} has no row with {_words({'model': lost[0]})}")
-        values = tables.wide(frame)
-        errors = tables.wide(frame, values="stderr")
-        found = _defined(values.loc[teacher], values.loc[model], errors.loc[teacher], errors.loc[model])
-        return _around(found.value, found.stderr, int(frame[frame["model"] == model]["n"].sum()), _seeds(frame), file)
+        of_teacher, of_model = (frame[frame["model"] == name].set_index("task") for name in (teacher, model))
+        found = _retained(of_teacher, of_model)
+        return _around(found.value, found.stderr, int(of_model["n"].sum()), _seeds(frame), file)
     return measure
 
 
-def _defined(teacher: Mapping[str, float], student: Mapping[str, float], teacher_stderr: Mapping[str, float],
-             student_stderr: Mapping[str, float]) -> Estimate:
+def _retained(teacher: pd.DataFrame, student: pd.DataFrame) -> Estimate:
     """The student's share of its teacher in percent; NotMeasured where the teacher has nothing."""
     try:
-        return tables.retention_of_means(teacher, student, teacher_stderr=teacher_stderr, student_stderr=student_stderr)
+        return tables.retention_of_means(teacher, student)
     except ValueError as error:
         raise NotMeasured(str(error)) from error
 

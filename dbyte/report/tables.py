@@ -25,48 +25,39 @@ def with_error(value: float, stderr: float, *, digits: int = 1) -> str:
     return f"{value:.{digits}f}" + ("" if math.isnan(stderr) else f" ± {stderr:.{digits}f}")
 
 
-def _common(teacher: Mapping[str, float], student: Mapping[str, float]) -> list[str]:
-    # keys(): iterating a pandas Series gives its values.
-    common = [name for name in teacher.keys()
-              if not (math.isnan(teacher[name]) or math.isnan(student.get(name, math.nan)))]
-    if not common:
-        raise ValueError(f"teacher and student share no column: {list(teacher.keys())} and {list(student.keys())}")
-    return common
+def _paired(teacher: pd.DataFrame, student: pd.DataFrame) -> pd.DataFrame:
+    """Return value and stderr of both on the columns that both have; raises ValueError where they share none."""
+    both = teacher[["value", "stderr"]].join(student[["value", "stderr"]], how="inner", suffixes=("", "_student"))
+    if both.empty:
+        raise ValueError(f"teacher and student share no column: {list(teacher.index)} and {list(student.index)}")
+    return both
 
 
-def _square_sum(stderr: Mapping[str, float] | None, columns: Sequence[str]) -> float:
-    return math.nan if stderr is None else sum(stderr[name] ** 2 for name in columns)
+def average_drop(teacher: pd.DataFrame, student: pd.DataFrame) -> Estimate:
+    """Return the mean of teacher - student over the columns that both have, n columns.
 
-
-def average_drop(teacher: Mapping[str, float], student: Mapping[str, float], *,
-                 teacher_stderr: Mapping[str, float] | None = None,
-                 student_stderr: Mapping[str, float] | None = None) -> Estimate:
-    """Return the mean of teacher - student over the columns that both have (nan: a missing column), n columns.
-
-    The standard error treats the two as independent. On the same items they are not, which makes it too wide, never too
-    narrow, where they agree. Raises ValueError where they share no column.
+    teacher, student: value and stderr by column. The standard error treats the two as independent. On the same items
+    they are not, which makes it too wide, never too narrow, where they agree. Raises ValueError where they share no
+    column.
     """
-    columns = _common(teacher, student)
-    drop = sum(teacher[name] - student[name] for name in columns) / len(columns)
-    variance = _square_sum(teacher_stderr, columns) + _square_sum(student_stderr, columns)
-    return Estimate(drop, math.sqrt(variance) / len(columns), len(columns))
+    both = _paired(teacher, student)
+    variance = (both["stderr"] ** 2 + both["stderr_student"] ** 2).sum(skipna=False)
+    return Estimate((both["value"] - both["value_student"]).mean(), math.sqrt(variance) / len(both), len(both))
 
 
-def retention_of_means(teacher: Mapping[str, float], student: Mapping[str, float], *,
-                       teacher_stderr: Mapping[str, float] | None = None,
-                       student_stderr: Mapping[str, float] | None = None) -> Estimate:
+def retention_of_means(teacher: pd.DataFrame, student: pd.DataFrame) -> Estimate:
     """Return 100 * mean(student) / mean(teacher) over the columns that both have, with its first-order standard error.
 
-    For numbers without their items, as printed ones; `stats.retention` resamples items. Raises ValueError where they
-    share no column or the teacher's mean is 0.
+    For numbers without their items; `stats.retention` resamples items. teacher, student: value and stderr by column.
+    Raises ValueError where they share no column or the teacher's mean is 0.
     """
-    columns = _common(teacher, student)
-    teacher_sum = sum(teacher[name] for name in columns)
-    if teacher_sum == 0:
+    both = _paired(teacher, student)
+    of_teacher = both["value"].sum()
+    if of_teacher == 0:
         raise ValueError("the teacher scores 0 on every column: nothing can be retained")
-    ratio = sum(student[name] for name in columns) / teacher_sum
-    variance = _square_sum(student_stderr, columns) + ratio**2 * _square_sum(teacher_stderr, columns)
-    return Estimate(100 * ratio, 100 * math.sqrt(variance) / teacher_sum, len(columns))
+    ratio = both["value_student"].sum() / of_teacher
+    variance = (both["stderr_student"] ** 2 + (ratio * both["stderr"]) ** 2).sum(skipna=False)
+    return Estimate(100 * ratio, 100 * math.sqrt(variance) / of_teacher, len(both))
 
 
 def wide(frame: pd.DataFrame, *, rows: str = "model", columns: str = "task", values: str = "value") -> pd.DataFrame:
@@ -97,24 +88,17 @@ def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame
 
     frame: tidy results with the keys model and task, accuracies in percent. Raises ValueError without a teacher row.
     """
-    values = wide(frame)
-    errors = wide(frame, values="stderr")
-    if teacher not in values.index:
-        raise ValueError(f"expected a model {teacher!r} to compare with, found {sorted(values.index)}")
-    table = {}
-    for model in sorted(values.index, key=lambda name: (name != teacher, name)):
-        row = {task: with_error(values.at[model, task], errors.at[model, task]) for task in values}
-        table[model] = row
-        if model == teacher:
-            continue
-        pair = (values.loc[teacher], values.loc[model])
-        of_pair = {"teacher_stderr": errors.loc[teacher], "student_stderr": errors.loc[model]}
-        drop = average_drop(*pair, **of_pair)
-        row["average drop"] = with_error(drop.value, drop.stderr)
-        if values.loc[teacher].any():  # where the teacher has nothing right, the cell stays empty
-            kept = retention_of_means(*pair, **of_pair)
-            row["retention %"] = with_error(kept.value, kept.stderr)
-    return pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis("model").reset_index()
+    models = {name: rows.set_index("task") for name, rows in frame.groupby("model")}
+    if teacher not in models:
+        raise ValueError(f"expected a model {teacher!r} to compare with, found {sorted(models)}")
+    table = estimates(frame, rows=["model"], columns="task", order=list(wide(frame))).set_index("model")
+    for model in table.index.drop(teacher):
+        drop = average_drop(models[teacher], models[model])
+        table.loc[model, "average drop"] = with_error(drop.value, drop.stderr)
+        if models[teacher]["value"].any():  # where the teacher has nothing right, the cell stays empty
+            kept = retention_of_means(models[teacher], models[model])
+            table.loc[model, "retention %"] = with_error(kept.value, kept.stderr)
+    return table.loc[[teacher, *sorted(table.index.drop(teacher))]].fillna("").reset_index()
 
 
 def target(what: str, ours: float, n: int, stderr: float = math.nan, *, at_least: float | None = None,
