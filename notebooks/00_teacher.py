@@ -84,8 +84,7 @@ token_bytes = TokenBytes.from_tokenizer(tokenizer)
 examples = {"words and digits": "Where does Anna live? 3 + 4 = 7.", "accents": "naïve café", "emoji and CJK": "😀 字節"}
 pictures = []
 for title, text in examples.items():
-    aligned = token_bytes.align(text)
-    pictures.append((title, diagrams.chunks(aligned.byte_ids, aligned.boundary)))
+    pictures.append((title, [token_bytes.token_bytes[token_id] for token_id in token_bytes.align(text).token_ids]))
 Image(figures.write_png(diagrams.alignment_figure(pictures), FIGURES / scale / "alignment.png"))
 
 # %%

@@ -1,6 +1,7 @@
 """The claims: verdicts come from intervals in results, what is missing says so, and every row it names can exist."""
 
 import math
+from functools import partial
 
 import pytest
 
@@ -8,8 +9,8 @@ from dbyte import presets
 from dbyte.evaluate.stats import verdict
 from dbyte.paths import NOTEBOOKS, RESULTS
 from dbyte.report import claims, judging
-from dbyte.report.judging import Claim, Criterion, Row, judge, reader
-from dbyte.report.results import write_results
+from dbyte.report.judging import Claim, Criterion, Row, judge
+from dbyte.report.results import read_results, write_results
 
 CLAIM = dict(id="one", where="here", says="it is so", notebook="01_one")
 
@@ -31,7 +32,7 @@ def difference(task, low, high, what="a - b"):
 
 
 def read(folder):
-    return reader("smoke", folder)
+    return partial(read_results, scale="smoke", folder=folder)
 
 
 @pytest.mark.parametrize(("low", "high", "direction", "expected"), [

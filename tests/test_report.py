@@ -222,11 +222,8 @@ def test_the_pipeline_shows_what_each_step_of_the_scale_trains(scale, routers):
         assert sum(abs(box.get_x() - index * diagrams.PITCH) < 0.1 for box in trained) == expected, step.name
 
 
-def test_chunks_and_characters_cover_every_byte_once():
+def test_characters_cover_every_byte_once():
     text = "naïve 🦖 日本\n".encode() + b"\xff"
-    boundary = [index % 3 == 0 for index in range(len(text))]
-    assert b"".join(diagrams.chunks(text, boundary)) == text
-    assert len(diagrams.chunks(text, boundary)) == sum(boundary) + (not boundary[-1])
     spans = diagrams.characters(text)
     assert [start for start, _, _ in spans] == [0] + [start + size for start, size, _ in spans][:-1]
     assert sum(size for _, size, _ in spans) == len(text) and spans[-1][2] == "·"

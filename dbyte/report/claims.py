@@ -6,6 +6,7 @@ yet measured.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -14,8 +15,9 @@ import pandas as pd
 from dbyte import presets
 from dbyte.paths import NOTEBOOKS, RESULTS
 from dbyte.report import judging
-from dbyte.report.judging import UNMEASURED, Claim, Criterion, Measure, Row
+from dbyte.report.judging import UNMEASURED, Claim, Criterion, Measure, Read, Row
 from dbyte.report.published import entries, lines, quoted
+from dbyte.report.results import read_results
 from dbyte.report.tables import BENCHMARKS
 
 FIELDS = {"file", "row", "kept", "share", "total", "each_corpus", "part", "above", "below"}  # of a criterion
@@ -47,11 +49,11 @@ def printed(source: Mapping) -> float:
         return source.get("factor", 1) * float(quoted().set_index("id").at[source["quoted"], "printed"])
     table = lines(source["table"])
     column = source.get("column")
-    if "largest" in source:
-        return max(float(table[name][column]) for name in source["largest"])
     line = table[source["line"]]
     if "over" in source:
         return 100 * float(line[column]) / float(table[source["over"]][column])
+    if "minus" not in source:
+        return float(line[column])
     columns = [column] if column else [name for name in BENCHMARKS if name in line]
     ahead = fmean(float(line[name]) - float(table[source["minus"]][name]) for name in columns)
     return ahead - printed(source | {"beyond": None} | source["beyond"]) if source.get("beyond") else ahead
@@ -94,8 +96,8 @@ def judged(*, scale: str, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -
 
     Numbers that do not exist are nan. `minutes` is what the claim's notebook took at its longest.
     """
-    read = judging.reader(scale, folder)
-    minutes = _minutes(scale, folder)
+    read = partial(read_results, scale=scale, folder=folder)
+    minutes = _minutes(read)
     rows = []
     for claim in every_claim(scale):
         found = judging.judge(claim, read, notebooks=notebooks)
@@ -111,9 +113,9 @@ def judged(*, scale: str, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -
     return pd.DataFrame(rows)
 
 
-def _minutes(scale: str, folder: Path) -> dict[str, float]:
+def _minutes(read: Read) -> dict[str, float]:
     try:
-        times = judging.reader(scale, folder)("notebook_times")
+        times = read("notebook_times")
     except FileNotFoundError:
         return {}
     return dict(zip(times["notebook"], times["value"] / 60, strict=True))

@@ -17,21 +17,6 @@ CHUNK_COLOURS = ("#a9d6f2", "#f7efa0", "#ecc3d9", "#c2e6cf")  # pale enough for 
 VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥"}
 
 
-def chunks(byte_ids: Sequence[int], boundary: Sequence[bool]) -> list[bytes]:
-    """Return the bytes of each chunk: a new one starts after each True, and bytes after the last True are one more.
-
-    byte_ids: 0..255, length L; boundary: length L, True at a chunk's last byte. Tensors and arrays are welcome.
-    """
-    found = []
-    current = bytearray()
-    for byte, last in zip(byte_ids, boundary, strict=True):
-        current.append(int(byte))
-        if last:
-            found.append(bytes(current))
-            current.clear()
-    return found + ([bytes(current)] if current else [])
-
-
 def characters(text: bytes) -> list[tuple[int, int, str]]:
     """Return (first byte, number of bytes, label) of every character; a byte outside UTF-8 gets the label `·`."""
     found = []
@@ -75,7 +60,7 @@ def _strip(axes: Axes, pieces: Sequence[bytes], *, top: float, per_line: int) ->
 def alignment_figure(examples: Sequence[tuple[str, Sequence[bytes]]], *, per_line: int = 44) -> Figure:
     """Return texts as bytes in the colours of their chunks: characters above, hex below, a bar at each boundary.
 
-    examples: (title, the bytes of each chunk), as `chunks` makes them. Raises ValueError for an empty text.
+    examples: (title, the bytes of each chunk). Raises ValueError for an empty text.
     """
     if empty := [title for title, pieces in examples if not b"".join(pieces)]:
         raise ValueError(f"nothing to draw for {', '.join(empty)}: the text is empty")

@@ -19,7 +19,6 @@ import pandas as pd
 from dbyte.evaluate.stats import Z95, Estimate, verdict
 from dbyte.paths import NOTEBOOKS
 from dbyte.report import tables
-from dbyte.report.results import read_results
 
 ORDER = ("opposite", "not shown", "shown")  # of several criteria, the first of these that occurs decides
 UNMEASURED = "not yet measured"
@@ -205,8 +204,3 @@ def judge(claim: Claim, read: Read, *, notebooks: Path = NOTEBOOKS) -> Finding:
     decide = max if claim.some else min
     criterion, measured = decide(found, key=lambda pair: ORDER.index(pair[0].verdict(pair[1])))
     return Finding(criterion.verdict(measured), criterion, measured)
-
-
-def reader(scale: str, folder: Path) -> Read:
-    """A `Read` of one scale."""
-    return lambda name: read_results(name, scale=scale, folder=folder)
