@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from dbyte.atomic import atomic_write
 from dbyte.paths import FIGURES
 from dbyte.report.judging import UNMEASURED
-from dbyte.report.tables import BENCHMARKS, NOISE
+from dbyte.report.tables import BENCHMARKS, NOISE, wide
 
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -39,12 +39,6 @@ VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "oppo
 SIGMA = 2.0  # half-width of an error band or bar, in standard errors
 BARS = {"elinewidth": 1, "capsize": 2}  # of errors
 MB = 1e6
-
-
-def _tasks(frame: pd.DataFrame) -> list[str]:
-    """Return the task names, the paper's columns first and in its order."""
-    present = set(frame["task"])
-    return [name for name in BENCHMARKS if name in present] + sorted(present - set(BENCHMARKS))
 
 
 def save(figure: Figure, name: str, *, frames: Sequence[pd.DataFrame], published: Sequence[str] = (),
@@ -189,7 +183,7 @@ def retention_figure(main: pd.DataFrame, *, paper: Mapping[str, pd.DataFrame]) -
         raise ValueError(f"expected the models {', '.join(LOOKS)}, found {', '.join(sorted(set(main['model'])))}")
     parts = {f"this run, {main.attrs['provenance']['scale']}" if "provenance" in main.attrs else "this run": rows}
     parts |= {f"paper, {name}": part for name, part in paper.items()}
-    tasks = _tasks(pd.concat(parts.values()))
+    tasks = list(wide(pd.concat(parts.values()).drop_duplicates(["model", "task"])))
     figure, grid = panels(1, len(parts), size=(1.0 + 2.6 * len(parts), 1.2 + 0.42 * len(tasks)), sharey=True,
                           labels=("accuracy (%)", ""))
     for axes, (title, part) in zip(grid.flat, parts.items(), strict=True):
