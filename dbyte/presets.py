@@ -138,7 +138,6 @@ TEACHERS = {  # hub names of the teachers that the paper and its readers use, ea
 _FILES = read_all(Scale, TeacherShape)
 SCALES = {scale.name: scale for scale, _ in _FILES}
 WHOLE_WORLD = {scale.name: whole for scale, whole in _FILES if whole}  # a teacher for all columns, and its lessons
-SMALL_TEACHER = SCALES["small"].teacher
 PAPER_SIZES = SCALES["paper"].student
 
 

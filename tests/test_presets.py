@@ -17,7 +17,6 @@ from dbyte.presets import (
     FAMILIES,
     PAPER_SIZES,
     SCALES,
-    SMALL_TEACHER,
     TEACHERS,
     WHOLE_WORLD,
     Scale,
@@ -120,7 +119,7 @@ def test_a_teacher_of_the_whole_world_learns_to_look_back_with_its_own_tokenizer
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shape_of_any_family_is_a_teacher_of_its_sizes(family):
-    shape = replace(SMALL_TEACHER, family=family, kv_heads=2, layers=1)
+    shape = replace(SCALES["small"].teacher, family=family, kv_heads=2, layers=1)
     model = AutoModelForCausalLM.from_config(teacher_config(shape))
     check_family(model)
     attention = model.model.layers[0].self_attn
@@ -132,7 +131,7 @@ def test_a_shape_of_any_family_is_a_teacher_of_its_sizes(family):
 @pytest.mark.parametrize("wrong", [dict(family="gpt2"), dict(kv_heads=3)])
 def test_a_teacher_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match="kv_heads that divide its heads"):
-        replace(SMALL_TEACHER, **wrong)
+        replace(SCALES["small"].teacher, **wrong)
 
 
 def table13() -> dict:

@@ -64,7 +64,8 @@ class Sampler:
         self.generators = []
         seen = Counter()
         for prompt, skipped in zip(prompts, self.drawn, strict=True):
-            generator = torch.Generator().manual_seed(row_seed(sampling.seed, prompt, seen[prompt]))
+            digest = hashlib.sha256(f"{sampling.seed} {seen[prompt]} ".encode() + prompt).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
             torch.rand(skipped, generator=generator, dtype=torch.double)
             self.generators.append(generator)
             seen[prompt] += 1
@@ -83,9 +84,3 @@ class Sampler:
         """The row's next number in [0, 1)."""
         self.drawn[row] += 1
         return torch.rand(1, generator=self.generators[row], dtype=torch.double).item()
-
-
-def row_seed(seed: int, prompt: bytes, repetition: int) -> int:
-    """The seed of a row, in 0..2^63 - 1."""
-    digest = hashlib.sha256(f"{seed} {repetition} ".encode() + prompt).digest()
-    return int.from_bytes(digest[:8]) >> 1

@@ -140,7 +140,10 @@ class ByteStream:
         encoded_BLD, states = engine.prefill(student.encoder, student.byte_embedding(ids_BL), length_B,
                                              slots=byte_slots)
         prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL))
-        boundary_BL = prob_BL >= THRESHOLD if prompt_ends is None else _given(ids_BL, prompt_ends)
+        boundary_BL = prob_BL >= THRESHOLD
+        for row, ends in enumerate(prompt_ends or ()):  # byte i of a prompt is byte i + 1 of its row
+            boundary_BL[row] = False
+            boundary_BL[row, [0, *ends]] = True
         # the router needs the next byte, so the flag of a prompt's last byte is decided below
         boundary_BL &= torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1
         chunks = boundary_BL.sum(1).tolist()
@@ -217,10 +220,6 @@ class ByteStream:
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def is_full(self, row: int) -> bool:
-        """Whether a row has as many chunks as there is room for."""
-        return self.core_cache.length[row] >= self.core_cache.slots
-
     @torch.inference_mode()
     def take(self, rows: list[int]) -> None:
         """Continue with these rows, in this order; a row that is named several times continues as several."""
@@ -242,14 +241,6 @@ class ByteStream:
             states += self.look_ahead.split_states
         parts += [(state, name, 0) for state in states for name in vars(state)]
         return [*parts, (self.core_cache, "keys", 1), (self.core_cache, "values", 1)]
-
-
-def _given(ids_BL: Tensor, prompt_ends: list[list[int]]) -> Tensor:
-    """Boundaries from given chunk ends: byte i of a prompt is byte i + 1 of its row, BOS is a chunk of its own."""
-    boundary_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
-    for row, ends in enumerate(prompt_ends):
-        boundary_BL[row, [0, *ends]] = True
-    return boundary_BL
 
 
 def pad_bytes(texts: list[bytes], *, device: torch.device | str) -> Tensor:

@@ -178,19 +178,15 @@ class Writer:
             del text[min(ends):]
             return True
         if len(text) < self.limit:
-            if not self.stream.is_full(place):
+            cache = self.stream.core_cache
+            if cache.length[place] < cache.slots:
                 return False
-            warnings.warn(f"text {row} ends after {len(text)} bytes: its document has {self.stream.core_cache.slots} "
-                          "chunks, and there is room for no more", stacklevel=2)
-        if self.valid_utf8:
-            self._drop_broken(row)
+            warnings.warn(f"text {row} ends after {len(text)} bytes: its document has {cache.slots} chunks, and there "
+                          "is room for no more", stacklevel=2)
+        if self.valid_utf8:  # a character that the limit cuts off goes; of one that began in the prompt no byte is left
+            broken = broken_character(self.broken[row] + text)
+            del text[max(len(text) - len(broken), 0):]
         return True
-
-    def _drop_broken(self, row: int) -> None:
-        """Drop a character that the limit cuts off; of one that began in the prompt no byte is left."""
-        text = self.broken[row] + self.written[row]
-        keep = len(text) - len(broken_character(text)) - len(self.broken[row])
-        del self.written[row][max(keep, 0):]
 
     def is_open(self, row: int) -> bool:
         """Whether a text (by its number) is still being written."""

@@ -19,10 +19,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 from dbyte.tasks.world.full import WORLDS
 from dbyte.text.files import file_documents, readable_files
-from dbyte.text.hub import hub_documents
+from dbyte.text.hub import streamed, texts_of
 from dbyte.text.pydocs import load_pydocs
 
 CHOICES = "world, world_full, echoes, lookups, pydocs, file:PATH, hub:NAME"
@@ -75,7 +76,8 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
         if max_bytes is None:
             raise ValueError(f"corpus {name!r} is too large to read to its end: say how much to read, e.g. "
                              "max_bytes=16_000_000")
-        stream = hub_documents(place) if scheme == "hub" else WORLDS[name](seed=seed, max_bytes=sys.maxsize)
+        stream = (chain.from_iterable(texts_of(streamed(place), place)) if scheme == "hub"
+                  else WORLDS[name](seed=seed, max_bytes=sys.maxsize))
         texts = tuple(in_order(up_to(of_split(stream, split), max_bytes=max_bytes, name=name), seed=seed))
     elif name == "pydocs" or (scheme == "file" and place):
         stream = load_pydocs() if name == "pydocs" else file_documents(place)

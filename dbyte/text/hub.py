@@ -20,12 +20,6 @@ DECODED = 256  # records of a parquet file decoded at once
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def hub_documents(place: str) -> Iterator[str]:
-    """The texts of a dataset, in order; raises as `streamed` and `texts_of`."""
-    for texts in texts_of(streamed(place), place):
-        yield from texts
-
-
 def parse_place(place: str) -> tuple[str, str | None, str | None]:
     """(name, config, revision); an existing folder is a name, whatever characters its path holds."""
     folder = Path(place).expanduser()
