@@ -77,7 +77,10 @@ class Miniature:
         rows = []
         for number, text in enumerate(SENTENCES, start=1):
             rows += byte_rows(self.student, self.packed(text), corpus="sentence", text=str(number))
-        return drawn(chunk_view.figure(pd.DataFrame(rows), per_line=70))
+        buffer = BytesIO()
+        figure = chunk_view.figure(pd.DataFrame(rows), per_line=70)
+        figure.savefig(buffer, format="png", bbox_inches="tight", dpi=110, metadata={"Software": None})
+        return Image(buffer.getvalue())
 
 
 def _fit(step: Step, model: PreTrainedModel, teacher: PreTrainedModel | None, batch) -> list[float]:
@@ -111,13 +114,6 @@ def shape(name: str, tensor: Tensor, meaning: str) -> None:
 def source(function: Callable) -> Markdown:
     """The source of a function of the library, as it stands."""
     return Markdown(f"```python\n{inspect.getsource(function)}```")
-
-
-def drawn(figure) -> Image:
-    """A figure as a picture inside the page, without a file."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", dpi=110, metadata={"Software": None})
-    return Image(buffer.getvalue())
 
 
 def glyph(symbol: int) -> str:
