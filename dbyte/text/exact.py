@@ -46,10 +46,6 @@ def _reasons(specification: dict) -> Iterator[str]:
     normalisers = [step["type"] for step in flattened(specification["normalizer"], "normalizers")]
     if lossy := [kind for kind in normalisers if kind not in CANONICAL_NORMALISERS]:
         yield f"its normaliser changes the text ({', '.join(lossy)})"
-    present = {byte for token, byte in byte_of_character().items() if token in model["vocab"]}
-    if missing := [f"0x{byte:02X}" for byte in UTF8_BYTES if byte not in present]:
-        yield (f"its vocabulary lacks {len(missing)} of the {len(UTF8_BYTES)} bytes of UTF-8 "
-               f"({', '.join(missing[:4])}, ...)")
     for token in specification["added_tokens"]:
         if not token["special"] and (token["lstrip"] or token["rstrip"]):  # special ones never match in text
             yield f"its added token {token['content']!r} swallows the spaces next to it (lstrip or rstrip)"

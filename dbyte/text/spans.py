@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dbyte.text.exact import byte_strings, document_tokens, private_backend, tokenizer_name, why_not_exact
+from dbyte.text.exact import (
+    UTF8_BYTES,
+    byte_strings,
+    document_tokens,
+    private_backend,
+    tokenizer_name,
+    why_not_exact,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -102,6 +109,20 @@ class TokenBytes:
         return np.fromiter(map(len, self.token_bytes), dtype=np.int64, count=len(self.token_bytes))
 
     @cached_property
+    def missing_bytes(self) -> bytes:
+        """The bytes of UTF-8 that the tokenizer has no token for: no text with one of them can be aligned."""
+        alone = {token for token in self.token_bytes if len(token) == 1}
+        return bytes(byte for byte in UTF8_BYTES if bytes([byte]) not in alone)
+
+    def check_bytes(self, data: bytes) -> None:
+        """Raise ValueError that names the first byte of `data` that the tokenizer has no token for, and its place."""
+        kept = data.translate(None, delete=self.missing_bytes)
+        if len(kept) != len(data):
+            at = len(os.path.commonprefix([kept, data]))
+            raise ValueError(f"the text holds the byte 0x{data[at]:02X} at byte {at}, which {self.name} has no token "
+                             "for: remove it from the text")
+
+    @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) of the table and of what BOS and EOS stand for."""
         digest = hashlib.sha256(f"token_bytes 1 {self.bos_token_id} {self.eos_token_id}".encode())
@@ -164,6 +185,7 @@ class TokenBytes:
         """Raise ValueError where the bytes of tokens are not those of their text."""
         joined = b"".join(map(self.token_bytes.__getitem__, token_ids))
         if joined != target:
+            self.check_bytes(target)
             at = len(os.path.commonprefix([joined, target]))
             raise ValueError(f"{self.name} is not byte-exact for this text: from byte {at} its tokens join to "
                              f"{joined[at : at + 16]!r}, the text has {target[at : at + 16]!r}; use a teacher with "
