@@ -126,8 +126,9 @@ def execute(scale: Scale, planned: tuple[PlannedRun, ...], *, seed: int, launch:
         if launch.processes.of_first(one.run.is_complete):
             continue
         if teacher is None:
-            teacher, tokenizer = load_teacher(one.teacher)
-            other = load_teacher(one.predictions)[0] if one.predictions else teacher
+            dtype = "auto" if scale.precision == "bf16" else torch.float32
+            teacher, tokenizer = load_teacher(one.teacher, dtype=dtype)
+            other = load_teacher(one.predictions, dtype=dtype)[0] if one.predictions else teacher
         read = {"whole": other, "embeddings": EmbeddingsOnly(teacher), "": None}[one.step.objective.reads_teacher]
         for unread in {teacher, other} - {read}:
             unread.cpu()

@@ -59,7 +59,7 @@ def packed_rows(
             return Rows.load(path)
         except ValueError as error:
             print(f"{error}; the rows are packed again", flush=True)
-    rows = pack(_documents(texts, token_bytes), row_bytes=row_bytes, positions=positions)
+    rows = pack(_documents(token_bytes.spelled(texts), token_bytes), row_bytes=row_bytes, positions=positions)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows.save(path)
     return rows

@@ -10,7 +10,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -25,7 +24,7 @@ from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_h
 from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.trainer import train
 from dbyte.model.packed_attention import PACKED
-from dbyte.model.teacher import load_model, read_teacher
+from dbyte.model.teacher import load_model, load_tokenizer, read_teacher
 from dbyte.paths import RUNS
 from dbyte.presets import Scale, TeacherShape
 from dbyte.text.spans import TokenBytes
@@ -135,7 +134,7 @@ def _first_model(
 def _tokenizer(scale: Scale, *, continued: Path | None, seed: int) -> PreTrainedTokenizerFast:
     """The tokenizer of the teacher that is continued; else a new one, trained once for its corpora and cached."""
     if continued:
-        return AutoTokenizer.from_pretrained(continued)
+        return load_tokenizer(continued)
     shape = scale.teacher
     chosen = shape.tokenizer_corpora or tuple(name for name, _ in scale.corpora)
     corpora = [corpus for corpus in training_corpora(scale, seed=seed) if corpus.name in chosen]
@@ -146,7 +145,7 @@ def _tokenizer(scale: Scale, *, continued: Path | None, seed: int) -> PreTrained
         if not folder.exists() or verify(folder):
             with atomic_dir(folder) as temporary:
                 train_tokenizer(mixed_texts(corpora, seed=seed), vocabulary=shape.vocabulary).save_pretrained(temporary)
-    return AutoTokenizer.from_pretrained(folder)
+    return load_tokenizer(folder)
 
 
 def teacher_config(

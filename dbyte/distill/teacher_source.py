@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dbyte.distill.runs import atomic_dir
 from dbyte.model.gguf_file import gguf_model, gguf_tokenizer, read_gguf
 from dbyte.model.teacher import load_teacher
-from dbyte.text.spans import TokenBytes
+from dbyte.text.spans import TokenBytes, listed
 
 SAMPLE = ("The capital of France is Paris. In 2023, 1,024 people (or \"more\") visited it;\n\tdef f(x): return x + 1  # "
           "déjà vu, Straße, 東京, привет, 🙂\n")
@@ -66,7 +66,7 @@ class Brought:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         missing = self.table.missing_bytes
         exact = "every text" if not missing else (
-            f"every text but one with {', '.join(f'0x{byte:02X}' for byte in missing)} (it has no token for them)")
+            f"every text but one with {listed(missing)} (it has no token for them)")
         chat = "yes" if (self.folder / "chat_template.jinja").is_file() else "no"
         return "\n".join((
             f"folder        {self.folder}",
@@ -108,7 +108,7 @@ def bring_teacher(name: str, folder: Path, *, hub: bool = False, dtype: str = "a
             found, found_tokenizer = load_teacher(temporary)
             if TokenBytes.from_tokenizer(found_tokenizer).content_hash != table.content_hash:
                 raise ValueError(f"the tokenizer of {name} does not survive being saved: its tokens changed")
-            got_ML = _next_token(found.float(), table)
+            got_ML = _next_token(found, table)
             divergence = (want_ML.exp() * (want_ML - got_ML)).sum(-1).mean().item()
             if not divergence < MOST_DIFFERENCE:
                 raise ValueError(f"what was written differs from {name} by {divergence:.3g} nats a token, more than "
@@ -138,7 +138,7 @@ def _source(name: str, *, hub: bool) -> Iterator[tuple[PreTrainedModel, PreTrain
             file = read_gguf(Path(name))
             yield gguf_model(file), gguf_tokenizer(file), f"{file.quantisation} (GGUF)"
         else:
-            model, tokenizer = load_teacher(wheel.hub if wheel else name)
+            model, tokenizer = load_teacher(wheel.hub if wheel else name, dtype="auto")
             yield model, tokenizer, str(model.dtype).removeprefix("torch.")
 
 

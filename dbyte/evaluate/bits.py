@@ -33,7 +33,7 @@ class Bits:
 
 def heldout_pieces(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int) -> list[Document]:
     """The pieces of documents that a row of `row_bytes` can hold; ValueError if there is no text."""
-    pieces = [piece for aligned in token_bytes.align_batch(texts)
+    pieces = [piece for aligned in token_bytes.align_batch(token_bytes.spelled(texts))
               for piece in cut(document(aligned, token_bytes), row_bytes=row_bytes) if text_of(piece)]
     if not pieces:
         raise ValueError("there is no held-out text to measure bits per byte on: give at least one document with text")

@@ -29,7 +29,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import chunks, normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from dbyte.decode.generate import generate
 from dbyte.device import check_device
@@ -37,6 +37,7 @@ from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_beam import ROUNDS, beam_scores
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.model.student import ByteStudent
+from dbyte.model.teacher import load_tokenizer
 from dbyte.native import engine_for
 from dbyte.text.spans import Aligned, TokenBytes
 
@@ -296,7 +297,7 @@ def load_lm(
                          f"folder of step {'1.3' if stage == 1 else '2.2'}, or leave the stage out")
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer (looked for tokenizer.json): save the teacher's there")
-    token_bytes = TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(folder))
+    token_bytes = TokenBytes.from_tokenizer(load_tokenizer(folder))
     stage = student.config.stage
     if boundaries is None:
         boundaries = "own" if stage == 2 and student.second_head is not None else "router"

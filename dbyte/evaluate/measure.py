@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from lm_eval.api.model import LM
-from transformers import AutoTokenizer
 
 from dbyte.atomic import atomic_write
 from dbyte.distill.data import heldout_corpus
@@ -33,7 +32,7 @@ from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
 from dbyte.evaluate.lm import READINGS, StudentLM
 from dbyte.evaluate.noisy_lm import Noise, NoisyLM
 from dbyte.model.student import ByteStudent
-from dbyte.model.teacher import load_teacher
+from dbyte.model.teacher import load_teacher, load_tokenizer
 from dbyte.native.library import find_compiler
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
@@ -166,7 +165,8 @@ class Measurer:
     def _rows(self, folder: Path, texts: Sequence[str], *, row_bytes: int | None) -> tuple[ByteStudent, Rows]:
         """A student, and the texts along its teacher's tokens in rows of so many bytes; None: of the longest text."""
         token_bytes = _token_bytes(folder)
-        documents = [document(aligned, token_bytes) for aligned in token_bytes.align_batch(texts)]
+        aligned = token_bytes.align_batch(token_bytes.spelled(texts))
+        documents = [document(each, token_bytes) for each in aligned]
         rows = pack(documents, row_bytes=row_bytes or max(map(len, documents)))
         return _student(folder, self.scale.device), rows
 
@@ -204,7 +204,7 @@ def _student(folder: Path, device: str) -> ByteStudent:
 
 @lru_cache(maxsize=4)
 def _token_bytes(folder: Path) -> TokenBytes:
-    return TokenBytes.from_tokenizer(AutoTokenizer.from_pretrained(folder))
+    return TokenBytes.from_tokenizer(load_tokenizer(folder))
 
 
 def column_rows(model: str, results: dict[str, ColumnResult], **more) -> list[dict]:

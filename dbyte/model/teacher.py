@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -15,6 +16,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from dbyte.model.packed_attention import PACKED
@@ -24,14 +26,19 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights", "a tokenizer"
 FILES = {CONFIG: ("config.json",), WEIGHTS: ("*.safetensors",), TOKENIZER: ("tokenizer.json", "vocab.json")}
 
 
-def load_teacher(name: Path | str, *, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_teacher(
+    name: Path | str, *, device: str = "cpu", dtype: torch.dtype | str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load (model in eval mode, tokenizer) of a teacher folder or hub name.
+
+    dtype: of the weights; None: float32 on a CPU, where half precision is slow and rounds what it adds up, and as they
+    are on a GPU; "auto": as they are.
 
     Raises:
         FileNotFoundError: if a folder lacks config, weights or tokenizer, or a hub name cannot be fetched.
         ValueError: if the model is of another family, or its weights are damaged or not whole.
     """
-    model = load_model(name, device=device)
+    model = load_model(name, device=device, dtype=dtype)
     return model, read_teacher(name)[1]
 
 
@@ -44,14 +51,30 @@ def read_teacher(name: Path | str) -> tuple[PreTrainedConfig, PreTrainedTokenize
     revision = TEACHERS.get(str(name))
     with _reading(name, needed=(CONFIG, WEIGHTS, TOKENIZER)):
         config = AutoConfig.from_pretrained(str(name), revision=revision)
-        return config, AutoTokenizer.from_pretrained(str(name), revision=revision)
+        return config, load_tokenizer(name, revision=revision)
 
 
-def load_model(name: Path | str, *, device: str = "cpu") -> PreTrainedModel:
-    """Load a teacher's model alone, in eval mode; raises as `load_teacher`."""
+def load_tokenizer(name: Path | str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer as its tokenizer.json says, whatever class its config names.
+
+    AutoTokenizer builds some classes anew from vocabulary and merges, by rules of the class: OLMo 2 names GPT-2's, and
+    would split numbers as GPT-2 does.
+    """
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(name), revision=revision)
+    except (ValueError, OSError):  # no tokenizer.json: AutoTokenizer says what is missing
+        return AutoTokenizer.from_pretrained(str(name), revision=revision)
+
+
+def load_model(
+    name: Path | str, *, device: str = "cpu", dtype: torch.dtype | str | None = None
+) -> PreTrainedModel:
+    """Load a teacher's model alone, in eval mode; dtype and errors are those of `load_teacher`."""
+    if dtype is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
     with _reading(name, needed=(CONFIG, WEIGHTS)):
         model, info = AutoModelForCausalLM.from_pretrained(
-            str(name), revision=TEACHERS.get(str(name)), dtype="auto", attn_implementation=PACKED,
+            str(name), revision=TEACHERS.get(str(name)), dtype=dtype, attn_implementation=PACKED,
             output_loading_info=True)
     check_family(model)
     if info["missing_keys"]:
@@ -95,7 +118,11 @@ def has_tokenizer(name: Path | str) -> bool:
 
 
 def check_family(model: PreTrainedModel) -> None:
-    """Raise ValueError unless the model is a causal language model of one of FAMILIES."""
+    """Raise ValueError unless the model is a causal language model of one of FAMILIES, with full attention."""
     if model.config.model_type not in FAMILIES or model.get_output_embeddings() is None:
         raise ValueError(f"{type(model).__name__} ({model.config.model_type}) is no teacher: expected a causal "
                          f"language model with its head, of the families {', '.join(FAMILIES)}")
+    if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
+        raise ValueError(f"{type(model).__name__} has layers with a sliding window of {model.config.sliding_window} "
+                         "tokens, and the core here attends to everything before: use a teacher with full attention, or "
+                         "set use_sliding_window to false if no text is longer than the window")

@@ -16,6 +16,7 @@ Shapes: L bytes, M tokens, V vocabulary.
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 
 BOS, EOS = 254, 255  # bytes that UTF-8 never uses
 TEXTS_PER_CALL = 256
+
+
+def listed(data: bytes) -> str:
+    """Bytes as a reader knows them, the first nine of them: "0x04, 0xF1"."""
+    return ", ".join(f"0x{byte:02X}" for byte in data[:9]) + (f" and {len(data) - 9} more" if len(data) > 9 else "")
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,9 @@ class TokenBytes:
         # aligned as it may be written out: alone, inside a word, between spaces.
         added = [token["content"] for token in specification["added_tokens"]]
         table.align_batch([form.format(content) for content in added for form in ("{}", "a{}b", " {0} \n{0}")])
+        if table.missing_bytes:
+            warnings.warn(f"{name} has no token for {listed(table.missing_bytes)}: a text with such a byte is refused, "
+                          "and left out of training", stacklevel=2)
         return table
 
     def __len__(self) -> int:
@@ -114,13 +123,17 @@ class TokenBytes:
         alone = {token for token in self.token_bytes if len(token) == 1}
         return bytes(byte for byte in UTF8_BYTES if bytes([byte]) not in alone)
 
-    def check_bytes(self, data: bytes) -> None:
-        """Raise ValueError that names the first byte of `data` that the tokenizer has no token for, and its place."""
-        kept = data.translate(None, delete=self.missing_bytes)
-        if len(kept) != len(data):
-            at = len(os.path.commonprefix([kept, data]))
-            raise ValueError(f"the text holds the byte 0x{data[at]:02X} at byte {at}, which {self.name} has no token "
-                             "for: remove it from the text")
+    def can_spell(self, text: str) -> bool:
+        """Whether the tokenizer has a token for every byte of a text."""
+        return not self.missing_bytes or not any(byte in self.missing_bytes for byte in set(text.encode()))
+
+    def spelled(self, texts: Sequence[str]) -> list[str]:
+        """The training texts that the tokenizer can spell; those that it cannot are left out, which is said."""
+        kept = [text for text in texts if self.can_spell(text)]
+        if len(kept) != len(texts):
+            print(f"{len(texts) - len(kept)} of {len(texts)} documents hold a byte that {self.name} has no token for "
+                  f"({listed(self.missing_bytes)}); they are left out", flush=True)
+        return kept
 
     @cached_property
     def content_hash(self) -> str:
@@ -132,7 +145,7 @@ class TokenBytes:
         return digest.hexdigest()
 
     def normalise(self, text: str) -> str:
-        """The target text: `text` after the tokenizer's own normaliser; ValueError for a lone surrogate."""
+        """The target text: `text` after the tokenizer's own normaliser; ValueError for what no token can spell."""
         if not isinstance(text, str):
             raise ValueError(f"expected a str, found {type(text).__name__}; decode bytes as UTF-8 first")
         try:
@@ -141,6 +154,10 @@ class TokenBytes:
             raise ValueError(f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character "
                              f"{error.start}, which UTF-8 cannot encode; clean it, e.g. with "
                              'text.encode("utf-8", "replace").decode()') from error
+        if not self.can_spell(text):
+            at, byte = next(each for each in enumerate(text.encode()) if each[1] in self.missing_bytes)
+            raise ValueError(f"the text holds the byte 0x{byte:02X} at byte {at}, which {self.name} has no token for: "
+                             "remove it from the text")
         if self.backend is None:
             raise ValueError("this table has no tokenizer, so it can decode but not align or normalise; build it with "
                              "TokenBytes.from_tokenizer(tokenizer)")
@@ -185,7 +202,6 @@ class TokenBytes:
         """Raise ValueError where the bytes of tokens are not those of their text."""
         joined = b"".join(map(self.token_bytes.__getitem__, token_ids))
         if joined != target:
-            self.check_bytes(target)
             at = len(os.path.commonprefix([joined, target]))
             raise ValueError(f"{self.name} is not byte-exact for this text: from byte {at} its tokens join to "
                              f"{joined[at : at + 16]!r}, the text has {target[at : at + 16]!r}; use a teacher with "

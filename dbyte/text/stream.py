@@ -119,7 +119,7 @@ class Lane:
             for text in of_split(self._documents(rows * self.row_bytes), "train"):
                 self._found[self._source] = True
                 texts.append(text)
-        aligned = self.token_bytes.align_batch(texts)
+        aligned = self.token_bytes.align_batch(self.token_bytes.spelled(texts))
         return pack((document(each, self.token_bytes) for each in aligned), row_bytes=self.row_bytes,
                     positions=self.positions)
 
