@@ -205,7 +205,6 @@ REFUSED = {
     "sentence_piece": (sentence_piece, "0 ByteLevel steps"),
     "prefix space": (lambda: altered(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)),
                      "add_prefix_space"),
-    "alphabet": (without_alphabet, "lacks .* bytes of UTF-8"),
     "nfkc": (lambda: altered(normalizer=normalizers.NFKC()), "NFKC"),
     "accents": (lambda: altered(normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])),
                 r"\(StripAccents\)"),
@@ -215,6 +214,19 @@ REFUSED = {
     "dropout": (lambda: fast(byte_level_bpe(pattern=None, dropout=0.1)), "dropout"),
     "greedy token": (with_greedy_token, "'<mask>' swallows"),
 }
+
+
+def test_a_tokenizer_that_lacks_bytes_is_accepted_and_only_text_with_them_is_refused(capsys):
+    with pytest.warns(UserWarning, match="has no token for 0x00, 0x01, .* and .* more: a text with such a byte"):
+        table = TokenBytes.from_tokenizer(without_alphabet())
+    text = SCRIPTS["english"]
+    assert ord("~") in table.missing_bytes and not set(text.encode()) & set(table.missing_bytes)
+    assert table.decode(table.align(text).token_ids) == text.encode()
+    for call in (table.align, table.normalise):
+        with pytest.raises(ValueError, match=f"holds the byte 0x7E at byte {len(text)}, which tokenizer 'culprit'"):
+            call(text + "~")
+    assert table.spelled([text, "a~", text]) == [text, text]
+    assert "1 of 3 documents hold a byte that tokenizer 'culprit'" in capsys.readouterr().out
 
 
 def test_a_tokenizer_that_cannot_be_exact_is_refused_by_name():

@@ -1,5 +1,8 @@
 """The student as a whole: oracle encoder, causality, isolation, padding, saving, and what it refuses."""
 
+import copy
+import json
+
 import pytest
 import torch
 from conftest import VARIANTS, make_student, make_teacher
@@ -9,6 +12,7 @@ from dbyte import __version__
 from dbyte.model import backends
 from dbyte.model.chunking import find_chunks
 from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.teacher import load_teacher, load_tokenizer
 from dbyte.text.spans import BOS, EOS
 
 
@@ -183,3 +187,52 @@ def test_a_backend_that_cannot_run_is_refused_with_the_remedy(student, monkeypat
     with pytest.raises(ValueError, match="torch, fast, triton"):
         student.use_backend("cuda")
     assert all(getattr(module, "backend", "fast") == "fast" for module in student.modules())
+
+
+def test_a_tokenizer_may_have_ids_without_text_beyond_the_embeddings_and_no_others(tokenizer):
+    teacher = make_teacher()
+    longer = copy.deepcopy(tokenizer)
+    longer.add_special_tokens({"pad_token": "<pad>"})
+    assert len(longer) == teacher.config.vocab_size + 1
+    plain = ByteStudent.from_teacher(teacher, tokenizer=tokenizer)
+    padded = ByteStudent.from_teacher(teacher, tokenizer=longer)
+    assert padded.token_texts() == plain.token_texts()
+    longer.add_tokens(["Oslo"])
+    with pytest.raises(ValueError, match="302 tokens with text among those beyond the teacher's 300 embeddings"):
+        ByteStudent.from_teacher(teacher, tokenizer=longer)
+
+
+def test_a_sliding_window_is_refused_by_name():
+    teacher = make_teacher("qwen3")
+    teacher.config.layer_types = ["full_attention", "sliding_attention"]
+    teacher.config.sliding_window = 8
+    with pytest.raises(ValueError, match="layers with a sliding window of 8 tokens"):
+        ByteStudent.from_teacher(teacher)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_teacher_is_read_in_fp32_on_a_cpu(dtype, tokenizer, tmp_path):
+    make_teacher().to(dtype).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = load_teacher(tmp_path)
+    assert model.dtype == torch.float32
+    assert load_teacher(tmp_path, dtype="auto")[0].dtype == dtype
+
+
+def test_a_tokenizer_is_read_as_its_file_says_whatever_class_is_named_next_to_it(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
+    for text in ("in 2023", "a\r\n\r\nb", "I'LL  x"):
+        assert load_tokenizer(tmp_path).tokenize(text) == tokenizer.tokenize(text)
+
+
+def test_a_student_and_a_teacher_are_told_apart_by_name(tokenizer, tmp_path):
+    teacher = make_teacher()
+    for name, model in (("teacher", teacher), ("student", ByteStudent.from_teacher(teacher))):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match="student holds a byte-level student, not a teacher"):
+        load_teacher(tmp_path / "student")
+    with pytest.raises(ValueError, match="teacher holds a llama model, not a byte-level student"):
+        ByteStudent.from_pretrained(tmp_path / "teacher")

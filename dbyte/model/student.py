@@ -27,7 +27,7 @@ from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_co
 from dbyte.model.core import run_core
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
-from dbyte.model.teacher import check_family, has_tokenizer, load_model, read_teacher
+from dbyte.model.teacher import check_family, has_tokenizer, load_model, model_kind, read_teacher
 from dbyte.presets import PAPER_SIZES
 from dbyte.text.spans import BOS, EOS, TokenBytes
 from dbyte.version import __version__
@@ -326,13 +326,18 @@ class ByteStudent(PreTrainedModel):
             token_bytes = TokenBytes.from_tokenizer(tokenizer)
             config.bos_token_id = token_bytes.bos_token_id
             config.eos_token_id = token_bytes.eos_token_id
+            rows = teacher.config.vocab_size
+            if any(token_bytes.token_bytes[rows:]):
+                raise ValueError(f"{token_bytes.name} has {len(token_bytes)} tokens with text among those beyond the "
+                                 f"teacher's {rows} embeddings: use the tokenizer that the teacher was trained with")
             texts = b"".join(token_bytes.token_bytes)
             config.token_table_bytes = len(texts)
         student = cls(config)
         if tokenizer is not None:
             student.token_table.copy_(torch.tensor(list(texts)))
             student.token_offset.fill_(len(texts))
-            student.token_offset[: len(token_bytes) + 1] = torch.tensor([0, *token_bytes.lengths.cumsum()])
+            ends = [0, *token_bytes.lengths.cumsum()][: rows + 1]  # ids without bytes may lie beyond the embeddings
+            student.token_offset[: len(ends)] = torch.tensor(ends)
         for weight in student.parameters():  # not .to(dtype), which would also round the rotary frequencies
             weight.data = weight.data.to(teacher.dtype)
         student.core.load_state_dict({name: weight for name, weight in teacher.model.state_dict().items()
@@ -343,7 +348,10 @@ class ByteStudent(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options) -> "ByteStudent":
-        """Load a student as transformers does; ValueError naming the weights that a folder lacks."""
+        """Load a student as transformers does; ValueError for another kind of model, or that names missing weights."""
+        if (kind := model_kind(folder)) != cls.config_class.model_type:
+            raise ValueError(f"{folder} holds a {kind} model, not a byte-level student: name the folder of a student, "
+                             "as `python -m dbyte train` prints it")
         wants_info = options.pop("output_loading_info", False)
         student, info = super().from_pretrained(folder, output_loading_info=True, **options)
         if info["missing_keys"]:

@@ -93,6 +93,9 @@ def _reading(name: Path | str, *, needed: tuple[str, ...]) -> Iterator[None]:
                                     "save the model and its tokenizer there with save_pretrained, or name another "
                                     "folder")
     try:
+        if model_kind(name) == "dbyte":
+            raise ValueError(f"{name} holds a byte-level student, not a teacher: name a causal language model of the "
+                             f"families {', '.join(FAMILIES)} (ByteStudent.from_pretrained reads the student)")
         yield
     except SafetensorError as error:
         raise ValueError(f"the weights in {name} are damaged ({error}): save or download them again") from error
@@ -112,6 +115,11 @@ def _has(name: Path | str, what: str) -> bool:
     return not folder.exists() or any(match for pattern in FILES[what] for match in folder.glob(pattern))
 
 
+def model_kind(name: Path | str) -> str | None:
+    """The `model_type` in the config.json of a folder or hub name, without building anything; None if it says none."""
+    return PreTrainedConfig.get_config_dict(str(name), revision=TEACHERS.get(str(name)))[0].get("model_type")
+
+
 def has_tokenizer(name: Path | str) -> bool:
     """False for a local folder that holds a model alone."""
     return _has(name, TOKENIZER)
@@ -124,5 +132,5 @@ def check_family(model: PreTrainedModel) -> None:
                          f"language model with its head, of the families {', '.join(FAMILIES)}")
     if "sliding_attention" in (getattr(model.config, "layer_types", None) or ()):
         raise ValueError(f"{type(model).__name__} has layers with a sliding window of {model.config.sliding_window} "
-                         "tokens, and the core here attends to everything before: use a teacher with full attention, or "
-                         "set use_sliding_window to false if no text is longer than the window")
+                         "tokens, and the core here attends to everything before: use a teacher with full attention, "
+                         "or set use_sliding_window to false if no text is longer than the window")

@@ -103,7 +103,8 @@ class TokenBytes:
         # That special tokens are plain text is the one thing that the specification alone cannot promise. So each is
         # aligned as it may be written out: alone, inside a word, between spaces.
         added = [token["content"] for token in specification["added_tokens"]]
-        table.align_batch([form.format(content) for content in added for form in ("{}", "a{}b", " {0} \n{0}")])
+        forms = [form.format(content) for content in added for form in ("{}", "a{}b", " {0} \n{0}")]
+        table.align_batch(list(filter(table.can_spell, forms)))
         if table.missing_bytes:
             warnings.warn(f"{name} has no token for {listed(table.missing_bytes)}: a text with such a byte is refused, "
                           "and left out of training", stacklevel=2)
