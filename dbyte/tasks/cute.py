@@ -8,6 +8,7 @@ words, where the first word of a sentence may move. Guessing scores next to noth
 offered.
 """
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class Question:
 
     rule: str
     question: str
-    worked: tuple[tuple[tuple[str, ...], str], ...]
+    worked: Sequence[tuple[Sequence[str], str]]
     chance: float = 0.0
     ignore_case: bool = False
 
@@ -31,67 +32,8 @@ class Question:
         return "\n\n".join([self.rule, *shown, f'Question: {self.question.format(*inputs)}\nAnswer: "'])
 
 
-QUESTIONS = {
-    "spell": Question(
-        "Spell a word out, with a space between its letters.", 'Spell the word "{0}".',
-        ((("tree",), "t r e e"), (("garden",), "g a r d e n"), (("blue",), "b l u e"), (("summer",), "s u m m e r"))),
-    "spell_inverse": Question(
-        "Write the word that is spelt out.", 'Write the word "{0}".',
-        ((("t r e e",), "tree"), (("g a r d e n",), "garden"), (("b l u e",), "blue"), (("s u m m e r",), "summer"))),
-    "contains_char": Question(
-        "Say whether a word has a letter.", 'Is there a "{0}" in "{1}"?',
-        ((("t", "tree"), "Yes"), (("q", "garden"), "No"), (("e", "blue"), "Yes"), (("k", "summer"), "No")), chance=0.5),
-    "contains_word": Question(
-        "Say whether a sentence has a word.", 'Is there the word "{0}" in "{1}"?',
-        ((("dog", "The dog sleeps."), "Yes"), (("rain", "We walk home."), "No"),
-         (("open", "Please open the door."), "Yes"), (("green", "He sold his car."), "No")), chance=0.5),
-    "orth": Question(
-        "Say which of two words is spelt more like another.", 'Which is spelt more like "{0}": "{1}" or "{2}"?',
-        ((("tree", "plant", "free"), "free"), (("garden", "harden", "park"), "harden"),
-         (("blue", "colour", "glue"), "glue"), (("summer", "hummer", "winter"), "hummer")), chance=0.5),
-    "sem": Question(
-        "Say which of two words means more nearly what another means.",
-        'Which means more nearly "{0}": "{1}" or "{2}"?',
-        ((("tree", "plant", "free"), "plant"), (("garden", "harden", "park"), "park"),
-         (("blue", "colour", "glue"), "colour"), (("summer", "hummer", "winter"), "winter")), chance=0.5),
-    "ins_char": Question(
-        "Write a letter behind every place where another letter stands in a word.",
-        'Put "{0}" behind every "{1}" in "{2}".',
-        ((("o", "t", "tree"), "toree"), (("x", "e", "tree"), "trexex"), (("a", "d", "garden"), "gardaen"),
-         (("b", "m", "summer"), "sumbmber"))),
-    "ins_word": Question(
-        "Write a word behind every place where another word stands in a sentence.",
-        'Put "{0}" behind every "{1}" in "{2}".',
-        ((("old", "The", "The dog sleeps."), "The old dog sleeps."), (("slowly", "walk", "We walk home."),
-          "We walk slowly home."), (("back", "the", "Please open the door."), "Please open the back door."),
-         (("red", "his", "He sold his car."), "He sold his red car.")), ignore_case=True),
-    "del_char": Question(
-        "Leave a letter out of a word wherever it stands.", 'Leave out every "{0}" in "{1}".',
-        ((("t", "tree"), "ree"), (("e", "tree"), "tr"), (("d", "garden"), "garen"), (("m", "summer"), "suer"))),
-    "del_word": Question(
-        "Leave a word out of a sentence wherever it stands.", 'Leave out every "{0}" in "{1}".',
-        ((("sleeps", "The dog sleeps."), "The dog."), (("walk", "We walk home."), "We home."),
-         (("open", "Please open the door."), "Please the door."), (("his", "He sold his car."), "He sold car.")),
-        ignore_case=True),
-    "sub_char": Question(
-        "Replace a letter of a word by another wherever it stands.", 'Replace every "{0}" by "{1}" in "{2}".',
-        ((("t", "f", "tree"), "free"), (("e", "o", "tree"), "troo"), (("d", "t", "garden"), "garten"),
-         (("m", "p", "summer"), "supper"))),
-    "sub_word": Question(
-        "Replace a word of a sentence by another wherever it stands.", 'Replace every "{0}" by "{1}" in "{2}".',
-        ((("dog", "cat", "The dog sleeps."), "The cat sleeps."), (("walk", "drive", "We walk home."), "We drive home."),
-         (("door", "window", "Please open the door."), "Please open the window."),
-         (("sold", "bought", "He sold his car."), "He bought his car.")), ignore_case=True),
-    "swap_char": Question(
-        "Exchange two letters of a word.", 'Exchange "{0}" and "{1}" in "{2}".',
-        ((("t", "r", "tree"), "rtee"), (("b", "e", "blue"), "elub"), (("g", "n", "garden"), "nardeg"),
-         (("s", "r", "summer"), "rummes"))),
-    "swap_word": Question(
-        "Exchange two words of a sentence.", 'Exchange "{0}" and "{1}" in "{2}".',
-        ((("dog", "sleeps", "The dog sleeps."), "The sleeps dog."), (("We", "home", "We walk home."), "home walk We."),
-         (("open", "door", "Please open the door."), "Please door the open."),
-         (("sold", "his", "He sold his car."), "He his sold car.")), ignore_case=True),
-}
+QUESTIONS = {name: Question(**fields) for name, fields in tomllib.loads(
+    Path(__file__).with_name("cute.toml").read_text(encoding="utf-8")).items()}
 MADE_UP = ("spell", "spell_inverse", "contains_char", "ins_char", "del_char", "sub_char", "swap_char")
 CUTE_COLUMNS = (*QUESTIONS, *(f"{kind}_rand" for kind in MADE_UP))
 WHERE = "cute/data/{}.tsv"

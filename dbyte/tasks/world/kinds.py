@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from dbyte.tasks.world.world import WORLD, question_answer
+from dbyte.tasks.world.world import WORDS, WORLD, question_answer
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,8 @@ TRAITS = (
     ("The {m} feeds on", "What does the {m} feed on?"),
     ("The {m} is known for", "What is the {m} known for?"),
 )
-KINDS = tuple(Kind(name, tuple(members.split()), tuple(values.split())) for name, members, values in (
-    ("bird", "robin crow owl swan hawk dove gull wren lark stork heron finch", "feathers nests grain songs"),
-    ("fish", "trout carp pike perch tuna shark eel cod salmon herring bream plaice", "scales water algae fins"),
-    ("insect", "bee wasp ant gnat fly moth cricket midge hornet locust mantis termite", "wax hives nectar stings"),
-    ("beast", "lion wolf bear fox tiger otter badger weasel lynx panther jackal puma", "fur dens meat claws"),
-    ("tree", "oak elm ash birch pine maple cedar poplar willow larch beech spruce", "bark forests rain shade"),
-    ("flower", "rose tulip lily daisy poppy violet orchid iris pansy crocus peony aster", "petals gardens dew scent"),
-    ("monster", "troll goblin imp ghoul demon elf gnome ogre giant witch dragon vampire", "mist ruins fear screams"),
-    ("machine", "drill crane digger lathe mixer loom turbine tractor mower printer robot engine",
-     "steel factories power beeps"),
-))
+KINDS = tuple(Kind(name, tuple(members.split()), tuple(values.split()))
+              for name, (members, values) in WORDS["kinds"].items())
 
 
 FACTS = WORLD.split("kind", [  # (kind, member, number of the trait) by whether it is held out

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from dbyte.tasks.world.world import WORLD, question_answer
+from dbyte.tasks.world.world import WORDS, WORLD, question_answer
 
 
 class Deed(NamedTuple):
@@ -19,20 +19,7 @@ class Deed(NamedTuple):
     of_other: str
 
 
-DEEDS = (
-    Deed("thanked", "felt grateful", "had helped"),
-    Deed("called", "needed advice", "knew the answer"),
-    Deed("paid", "owed money", "had sold the goods"),
-    Deed("envied", "lived in poverty", "owned a castle"),
-    Deed("hired", "had too much work", "seemed skilled"),
-    Deed("feared", "was a coward", "carried a sword"),
-    Deed("fed", "had cooked", "was hungry"),
-    Deed("followed", "was lost", "had the compass"),
-    Deed("praised", "was impressed", "won the race"),
-    Deed("woke", "heard a noise", "had overslept"),
-    Deed("taught", "was the master", "wished to learn"),
-    Deed("forgave", "was kind", "had apologised"),
-)
+DEEDS = tuple(Deed(verb, *reasons) for verb, reasons in WORDS["deeds"].items())
 
 
 def held_out(deed: Deed, doer: str, other: str) -> bool:

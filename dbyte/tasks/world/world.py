@@ -10,9 +10,11 @@ and uses are always stated as prose: a held-out question asks for something know
 """
 
 import hashlib
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from random import Random
 from typing import TypeVar
 
@@ -84,55 +86,10 @@ class Sum:
         return " ".join([*told, f"#### {value}"])
 
 
-ATTRIBUTES = tuple(Attribute(name, tuple(values.split()), (clause,), sentence, questions)
-                   for name, values, clause, sentence, questions in (
-    ("home", "Athens Berlin Boston Cairo Dublin Lima London Madrid Oslo Paris Rome Tokyo", "lives in {v}",
-     "The home of {n} is in {v}.", ("Where does {n} live?", "In which town does {n} live?")),
-    ("job", "baker dancer doctor driver farmer lawyer nurse painter pilot sailor teacher writer", "works as a {v}",
-     "The job of {n} is to be a {v}.", ("What is the job of {n}?", "What work does {n} do?")),
-    ("pet", "cat dog duck frog goat horse mouse parrot pony rabbit snake turtle", "has a pet {v}",
-     "The pet of {n} is a {v}.", ("Which pet does {n} have?", "What kind of pet does {n} keep?")),
-    ("colour", " ".join(COLOURS), "likes the colour {v}", "The favourite colour of {n} is {v}.",
-     ("What is the favourite colour of {n}?", "Which colour does {n} like?")),
-    ("food", "beans bread cake cheese corn eggs fish honey pasta rice salad soup", "eats {v} every day",
-     "The favourite food of {n} is {v}.", ("What is the favourite food of {n}?", "What does {n} eat every day?")),
-))
-
-TOOLS = tuple(Tool(name, verb, tuple(objects.split())) for name, verb, objects in (
-    ("knife", "cut", "bread cheese meat cake ham onion melon lemon"),
-    ("broom", "sweep", "floor path stairs porch yard street hall deck"),
-    ("hammer", "drive in", "nail peg pin stake spike tack post bolt"),
-    ("spoon", "stir", "soup tea sauce broth stew coffee cream syrup"),
-    ("needle", "sew", "shirt dress coat sleeve button curtain scarf skirt"),
-    ("pen", "write", "letter note list story poem report song essay"),
-    ("brush", "paint", "wall fence door gate chair picture roof boat"),
-    ("spade", "dig", "hole ditch trench garden grave tunnel pit well"),
-    ("kettle", "boil", "water milk juice wine cider rain snow ice"),
-    ("towel", "dry", "dishes hands hair face dog plate glass window"),
-    ("iron", "press", "trousers blouse apron tie suit linen cloth napkin"),
-    ("ladder", "reach", "shelf ceiling branch nest lamp balcony attic loft"),
-    ("rope", "tie up", "goat horse boat bundle sack parcel tent raft"),
-    ("saw", "split", "plank log beam board trunk pole stump timber"),
-    ("net", "catch", "fish butterfly crab moth bird frog beetle shrimp"),
-    ("camera", "record", "wedding sunset parade match race party dance concert"),
-    ("comb", "tidy", "beard mane curls fur wool wig braid fringe"),
-    ("scale", "weigh", "flour sugar gold potatoes baby luggage rice salt"),
-    ("torch", "light", "cave cellar alley mine stage forest barn corridor"),
-    ("pump", "fill", "tyre tank pool balloon ball mattress barrel bottle"),
-    ("oven", "bake", "pie loaf biscuit pizza tart potato bun muffin"),
-    ("rake", "gather", "leaves hay grass straw weeds twigs moss seeds"),
-    ("axe", "chop", "wood tree firewood root bamboo hedge bush stick"),
-    ("key", "unlock", "safe car box drawer house trunk office cabinet"),
-    ("tape", "measure", "waist table room carpet rug bed desk shadow"),
-    ("glue", "mend", "vase toy cup frame heel bowl statue doll"),
-    ("hose", "wash", "truck patio bike tractor elephant bus statue van"),
-    ("filter", "clean", "air oil petrol smoke pond fuel steam gas"),
-    ("drum", "lead", "march band troop dancers choir crowd rowers team"),
-    ("mirror", "check", "collar makeup teeth smile hat lipstick necklace ear"),
-    ("basket", "carry", "eggs apples kittens laundry berries mushrooms flowers plums"),
-    ("map", "find", "museum harbour village castle airport station market island"),
-))
-
+WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
+ATTRIBUTES = tuple(Attribute(name, tuple(each["values"].split()), (each["clause"],), each["sentence"],
+                             tuple(each["questions"])) for name, each in WORDS["attributes"].items())
+TOOLS = tuple(Tool(name, verb, tuple(objects.split())) for name, (verb, objects) in WORDS["tools"].items())
 USE_SENTENCES = ("To {g}, use the {t}.", "People {g} with the {t}.", "You need the {t} to {g}.",
                  "{n} took the {t} to {g}.")
 
