@@ -1,16 +1,26 @@
 """The scales: one dial from a laptop's minutes to the paper's eight GPUs. The numbers of a run are in scales/*.toml.
 
-Each file there is one scale; here is what that consists of. Importing this needs neither torch nor transformers.
+Each file there is one scale, and so is a file of the user's; here is what that consists of. Importing this needs
+neither torch nor transformers.
 """
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
-from dbyte.scale_file import read_all
+from dbyte.paths import ROOT
+from dbyte.scale_file import BUILT_IN, STEP_BYTES, read, read_all
 
 FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models whose core reads plain embeddings
+
+
+def _at_least(least: int, table: object, names: str) -> None:
+    """ValueError for a field of the table, among these names with spaces between them, that is below `least`."""
+    for name in names.split():
+        if getattr(table, name) < least:
+            raise ValueError(f"{name} must be at least {least}, found {getattr(table, name)}")
 
 
 @dataclass(frozen=True)
@@ -19,7 +29,8 @@ class TeacherShape:
 
     kv_heads: heads of keys and values (grouped-query attention), 0: as many as heads. positions: the most tokens that
     it reads; with as many as the bytes of a row, no row can have too many, wherever its boundaries are.
-    tokenizer_corpora: the corpora of the scale that the tokenizer is trained on, () for all; the teacher reads all.
+    tokenizer_corpora: the corpora of the scale that the tokenizer is trained on, () or none of them for all; the
+    teacher reads all. Raises ValueError for sizes that no such model has.
     """
 
     vocabulary: int
@@ -39,6 +50,10 @@ class TeacherShape:
     positions: int = 1024
 
     def __post_init__(self):
+        _at_least(1, self, "width layers heads ffn_width train_bytes positions")
+        _at_least(258, self, "vocabulary")  # 256 bytes, BOS and EOS
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width must be an even multiple of heads, found {self.width} and {self.heads}")
         if self.family not in FAMILIES or self.heads % (self.kv_heads or self.heads):
             raise ValueError(f"a teacher needs a family of {', '.join(FAMILIES)} and kv_heads that divide its heads; "
                              f"found {self.family!r}, {self.kv_heads} of {self.heads}")
@@ -79,8 +94,7 @@ class Ablation:
     heldout_bytes: int = 20_000
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"an ablation needs at least one seed, found {self.seeds}")
+        _at_least(1, self, "step_bytes batch_rows items seeds heldout_bytes")
 
 
 @dataclass(frozen=True)
@@ -94,8 +108,9 @@ class Scale:
     streamed: read the corpora while training, instead of packing them all before. rows_at_once: rows of a micro-batch
     in each process unless told otherwise, None: all. items: MiniBench items per column; dynamics_items: items per
     column for the many models of Figure 2. ablation: what the many students of the ablations get. teachers: those of
-    Table 10. continues: the scale whose teacher this one's continues, with its tokenizer, None: it starts from new
-    weights. Raises ValueError for rows or bytes below 1, or an unknown precision.
+    Table 10, None: it names no others. continues: the scale whose teacher this one's continues, with its tokenizer,
+    None: it starts from new weights. whole_world: what `whole_world` changes, None: nothing. Raises ValueError for rows
+    or bytes below 1, steps without bytes, or an unknown precision.
     """
 
     name: str
@@ -110,20 +125,34 @@ class Scale:
     items: int
     dynamics_items: int
     ablation: Ablation
-    teachers: Teachers
+    teachers: Teachers | None = None
     device: str = "cpu"
     streamed: bool = False
     rows_at_once: int | None = None
     continues: "Scale | None" = None
     precision: str = "fp32"
+    whole_world: Mapping[str, object] | None = None
 
     def __post_init__(self):
-        if self.batch_rows < 1 or self.row_bytes < 1:
-            raise ValueError(f"batch_rows must be at least 1, row_bytes too; found {self.batch_rows}, {self.row_bytes}")
+        _at_least(1, self, "heldout_bytes row_bytes batch_rows items dynamics_items")
+        if self.rows_at_once is not None:
+            _at_least(1, self, "rows_at_once")
+        for table, names in STEP_BYTES.items():
+            if missing := [name for name in names if name not in getattr(self, table)]:
+                raise ValueError(f"{table} lacks {', '.join(missing)}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, found {self.precision!r}")
         if wrong := {name: amount for name, amount in self.corpora if amount < 1}:
-            raise ValueError(f"a corpus needs a positive number of bytes, found {wrong}")
+            raise ValueError(f"corpora: a corpus needs a positive number of bytes, found {wrong}")
+        if not self.corpora:
+            raise ValueError("corpora must name at least one corpus")
+
+    def other_teachers(self) -> Teachers:
+        """`teachers`; ValueError if the scale names none."""
+        if self.teachers is None:
+            raise ValueError(f"scale {self.name} names no other teachers, which Table 10 compares: give its file a "
+                             "table [teachers] with own, larger and other")
+        return self.teachers
 
 
 DEVICE = "DBYTE_DEVICE"  # the variable that names the device in place of the scale's
@@ -135,9 +164,7 @@ TEACHERS = {  # hub names of the teachers that the paper and its readers use, ea
     "allenai/OLMo-2-0425-1B": "a1847dff35000b4271fa70afc5db10fd29fedbdf",
 }
 
-_FILES = read_all(Scale, TeacherShape)
-SCALES = {scale.name: scale for scale, _ in _FILES}
-WHOLE_WORLD = {scale.name: whole for scale, whole in _FILES if whole}  # a teacher for all columns, and its lessons
+SCALES = {one.name: one for one in read_all(Scale, TeacherShape)}
 PAPER_SIZES = SCALES["paper"].student
 
 
@@ -146,12 +173,11 @@ def whole_world(scale: Scale) -> Scale:
 
     A scale without lessons in its file, or with a teacher from elsewhere, is returned as it is.
     """
-    if isinstance(scale.teacher, str) or scale.name not in WHOLE_WORLD:
+    if isinstance(scale.teacher, str) or not scale.whole_world:
         return scale
     whole = None
-    world = WHOLE_WORLD[scale.name]
-    for lesson in world["lessons"]:
-        teacher = replace(scale.teacher, train_bytes=lesson.train_bytes, **world["teacher"])
+    for lesson in scale.whole_world["lessons"]:
+        teacher = replace(scale.teacher, train_bytes=lesson.train_bytes, **scale.whole_world["teacher"])
         whole = replace(scale, corpora=lesson.corpora, teacher=teacher, continues=whole)
     return whole
 
@@ -175,15 +201,46 @@ def changed(
     return replace(scale, **given)
 
 
-def scale(name: str) -> Scale:
+def scale(name: str, settings: Sequence[str] = ()) -> Scale:
     """Look a scale up, on the device that $DBYTE_DEVICE names (cpu, cuda or cuda:N) or, without it, on its own.
 
-    Raises ValueError naming the choices if there is no scale of that name, or for another word in $DBYTE_DEVICE.
+    name: of a built-in scale, or the path of a file NAME.toml that says one, or what differs from the built-in scale in
+    its line `base = "small"`. A relative path starts at the working directory or the project's root. settings: changes
+    such as "stage1.align_bytes=20e6"; a scale with settings is named after them too, so that its results are its own.
+
+    Raises ValueError for an unknown name or field, which tells the choices, for a value of another type or an
+    impossible size, for a file with a built-in scale's name, and for another word in $DBYTE_DEVICE; FileNotFoundError
+    for a missing file.
     """
-    if name not in SCALES:
-        raise ValueError(f"unknown scale {name!r}: choose one of {', '.join(SCALES)}")
+    if name in SCALES and not settings:
+        found = SCALES[name]
+    else:
+        found = read(BUILT_IN.joinpath(f"{name}.toml") if name in SCALES else _file(name), Scale, TeacherShape,
+                     tuple(settings))
+    if found.name not in SCALES and isinstance(found.teacher, str):
+        found = replace(found, teacher=str(_place(found.teacher) or found.teacher))
     if not (device := os.environ.get(DEVICE)):
-        return SCALES[name]
+        return found
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ValueError(f"${DEVICE} must be cpu, cuda or cuda:N, found {device!r}: set another or unset it")
-    return replace(SCALES[name], device=device)
+    return replace(found, device=device)
+
+
+def _place(path: str) -> Path | None:
+    """The absolute path of what lies there, seen from the working directory or else from the root; None: nothing."""
+    places = (Path(path).expanduser(), ROOT / path)
+    return next((place.resolve() for place in places if place.exists()), None)
+
+
+def _file(name: str) -> Path:
+    """The user's file of a scale."""
+    if not name.endswith(".toml"):
+        raise ValueError(f"unknown scale {name!r}: choose one of {', '.join(SCALES)}, or a file such as my_run.toml")
+    path = _place(name)
+    if path is None or not path.is_file():
+        raise FileNotFoundError(f"no file {name!r} (working directory {Path.cwd()}, root {ROOT}): "
+                                "`python -m dbyte scales show small` prints one to begin with")
+    if path.stem in SCALES or not re.fullmatch(r"\w[\w.-]*", path.stem):
+        raise ValueError(f"{path.name} would write to results/{path.stem}: rename the file, to a name of letters, "
+                         f"digits, '.', '_' and '-' that is no built-in scale's ({', '.join(SCALES)})")
+    return path

@@ -1,15 +1,21 @@
-"""What a file of scales/ may hold: the keys of its tables, the types of its values, and the refusal of all others.
+"""What the file of a scale may hold: the keys of its tables, the types of its values, and the refusal of all others.
 
-Types are exact: 1 is no float and 1.0 is no int, since the addresses of runs hash both, and differently.
+A file is one of scales/ or a user's, which may change a built-in scale: `base = "small"`. Types are exact, since the
+addresses of runs hash 1 and 1.0 differently: where a file says 20e6 for a whole number or 1 for a decimal one, that
+number of the right type is meant.
 """
 
+import hashlib
+import json
 import tomllib
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from types import UnionType
+from types import NoneType, UnionType
 from typing import get_args, get_origin, get_type_hints
 
+BUILT_IN = files("dbyte").joinpath("scales")
 # The tables [student], [stage1] and [stage2] are arguments of StudentConfig and of the functions in distill/steps.py.
 # Those need torch, so they are not imported here: tests/test_presets.py compares names and types.
 STUDENT = dict(
@@ -22,6 +28,9 @@ STAGE1 = dict(
     boundary_floor=float, snapshots=int)
 STAGE2 = dict(
     head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, boundary_loss=bool)
+# The steps' bytes, which have no default.
+STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "stage2": ("head_bytes", "full_bytes")}
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
 
 
 @dataclass(frozen=True)
@@ -32,65 +41,154 @@ class Lesson:
     train_bytes: int
 
 
-def read_all(scale: type, shape: type) -> list[tuple]:
-    """What `read` returns for each file of scales/, from the least training text to the most."""
-    found = [read(file, scale, shape) for file in files("dbyte").joinpath("scales").iterdir()
-             if file.name.endswith(".toml")]
-    return sorted(found, key=lambda pair: (sum(size for _, size in pair[0].corpora), pair[0].name))
+def read_all(scale: type, shape: type) -> list:
+    """The scale of each file of scales/, from the least training text to the most."""
+    found = [read(file, scale, shape) for file in BUILT_IN.iterdir() if file.name.endswith(".toml")]
+    return sorted(found, key=lambda one: (sum(size for _, size in one.corpora), one.name))
 
 
-def read(file: Traversable, scale: type, shape: type) -> tuple[object, dict | None]:
-    """Read a file NAME.toml: the scale NAME, and its table [whole_world] (None if there is none).
+def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] = ()) -> object:
+    """Read a file NAME.toml: the scale NAME, or NAME-xxxxxx with settings, of which the six digits are a hash.
 
     scale, shape: the classes `Scale` and `TeacherShape` of presets, which imports this module. A table in [teachers]
-    says what differs from the table [teacher]. Raises ValueError as `typed` does.
+    says what differs from the table [teacher]. settings: see `setting`. Raises ValueError as `typed` does, and for a
+    file that is no TOML or has another base than a built-in scale.
     """
     keys = get_type_hints(scale) | {"student": STUDENT, "stage1": STAGE1, "stage2": STAGE2}
     keys["whole_world"] = {"teacher": get_type_hints(shape), "lessons": tuple[Lesson, ...]}
     del keys["name"], keys["continues"]  # the file's name; made by `presets.whole_world`
-    table = tomllib.loads(file.read_text(encoding="utf-8"))
+    name, where, own = file.name.removesuffix(".toml"), file.name, _load(file)
+    base = own.pop("base", None)
+    table = typed(own, keys, where, whole=False)
+    if base is not None:
+        table = merged(_load(_built_in(base, where)), table)
+    if settings:
+        given = {}
+        for text in settings:
+            given = merged(given, typed(setting(text), keys, f"setting {text!r}", whole=False))
+        name += "-" + hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:6]
+        where += f" with {', '.join(settings)}"
+        table = merged(table, given)
     teacher, others = table.get("teacher"), table.get("teachers")
     if isinstance(teacher, dict) and isinstance(others, dict):
-        table["teachers"] = {name: teacher | one if isinstance(one, dict) else one for name, one in others.items()}
-    values = typed(table, keys, file.name)
-    whole = values.pop("whole_world", None)
-    return _made(scale, {"name": file.name.removesuffix(".toml"), **values}, file.name), whole
+        table["teachers"] = {key: teacher | one if isinstance(one, dict) else one for key, one in others.items()}
+    return _made(scale, {"name": name, **typed(table, keys, where)}, where)
 
 
-def typed(value: object, kind: object, where: str) -> object:
+def _load(file: Traversable) -> dict:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file.name} is no TOML: {error}") from None
+
+
+def _built_in(base: object, where: str) -> Traversable:
+    names = sorted(file.name.removesuffix(".toml") for file in BUILT_IN.iterdir() if file.name.endswith(".toml"))
+    if base not in names:
+        raise ValueError(f"{where}: base must be one of {', '.join(names)}, found {base!r}")
+    return BUILT_IN.joinpath(f"{base}.toml")
+
+
+def setting(text: str) -> dict:
+    """The tables of FIELD=VALUE, such as `stage1.align_bytes=20e6`: a key and a value of TOML, dots in the key.
+
+    A value that is no TOML is taken as a text: `teacher=/path/to/model`. Raises ValueError for anything else.
+    """
+    field, equals, value = text.partition("=")
+    for line in (text, f"{field}={json.dumps(value.strip(), ensure_ascii=False)}"):
+        try:
+            if equals:
+                return tomllib.loads(line)
+        except tomllib.TOMLDecodeError:
+            continue
+    raise ValueError(f"a setting is FIELD=VALUE, such as stage1.align_bytes=20e6 or teacher=/path, found {text!r}")
+
+
+def merged(base: dict, over: dict) -> dict:
+    """The tables of `base` with those of `over` in them; any other value replaces the one of `base`.
+
+    A teacher that is a text, over one of given sizes, takes away the other teachers that were told by those sizes.
+    """
+    if isinstance(over.get("teacher"), str) and isinstance(base.get("teacher"), dict):
+        base = {key: value for key, value in base.items() if key != "teachers"}
+    return base | {key: merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict)
+                   else value for key, value in over.items()}
+
+
+def as_toml(scale: object) -> str:
+    """The text of a file that `read` turns into this scale, if it has the scale's name."""
+    values = {key: value for key, value in asdict(scale).items()
+              if value is not None and key not in ("name", "continues")}
+    lines = [f"{key} = {_literal(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for key, table in values.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{key}]", *(f"{name} = {_literal(value)}" for name, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_literal(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    if type(value) is int:
+        return f"{value:_}"
+    return json.dumps(value, ensure_ascii=False)  # a text, decimal number or truth value is written as in JSON
+
+
+def typed(value: object, kind: object, where: str, *, whole: bool = True) -> object:
     """Turn a value of a file into `kind`, which is a type, a union of types, or a dict from keys to kinds.
 
-    A table becomes a dataclass, or a dict if `kind` is one; an array becomes a tuple; any other value stays. where: the
-    file and the key, for messages. Raises ValueError for an unknown key, a missing one, another type, or a value that
-    the dataclass refuses.
+    A table becomes a dataclass, or a dict if `kind` is one; an array becomes a tuple, a number one of the type that is
+    meant; any other value stays. where: the file and the key, for messages. whole: False leaves all tables dicts, which
+    may lack keys. Raises ValueError for an unknown key, a missing one, another type, or a value that the dataclass
+    refuses.
     """
     for choice in get_args(kind) if isinstance(kind, UnionType) else (kind,):
         if type(value) is choice:
             return value
-        if isinstance(value, list) and get_origin(choice) is tuple:
+        if choice is float and type(value) is int or choice is int and type(value) is float and value.is_integer():
+            return choice(value)
+        if isinstance(value, list | tuple) and get_origin(choice) is tuple:
             kinds = get_args(choice)
             if kinds[-1] is ...:
                 kinds = kinds[:1] * len(value)
             if len(kinds) == len(value):
-                return tuple(typed(one, expected, where) for one, expected in zip(value, kinds, strict=True))
+                return tuple(typed(one, expected, where, whole=whole)
+                             for one, expected in zip(value, kinds, strict=True))
         if isinstance(value, dict) and isinstance(choice, dict):
-            return _table(value, choice, where)
+            return _table(value, choice, where, whole)
         if isinstance(value, dict) and is_dataclass(choice):
-            return _made(choice, _table(value, get_type_hints(choice), where), where)
-    name = "a table" if isinstance(kind, dict) or is_dataclass(kind) else getattr(kind, "__name__", kind)
-    raise ValueError(f"{where} must be {name}, found {value!r}")
+            table = _table(value, get_type_hints(choice), where, whole)
+            return _made(choice, table, where) if whole else table
+    raise ValueError(f"{where} must be {_words(kind)}, found {value!r}")
 
 
-def _table(table: dict, known: dict, where: str) -> dict:
+def _words(kind: object) -> str:
+    """What a value of a kind is called in a message."""
+    if isinstance(kind, UnionType):
+        return " or ".join(_words(one) for one in get_args(kind) if one is not NoneType)
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return (f"an array of {_words(kinds[0])}" if kinds[-1] is ...
+                else f"[{', '.join(map(_words, kinds))}]")
+    return WORDS.get(kind, "a table") if isinstance(kind, type) else "a table"
+
+
+def _table(table: dict, known: dict, where: str, whole: bool) -> dict:
     """A table's values as the kinds of `known`; ValueError for a key that is not in it."""
-    if unknown := [name for name in table if name not in known]:
-        raise ValueError(f"{where} has an unknown key {', '.join(unknown)}: choose from {', '.join(known)}")
-    return {name: typed(value, known[name], f"{where}: {name}") for name, value in table.items()}
+    for name in table:
+        if name not in known:
+            near = "".join(f", did you mean {one}?" for one in get_close_matches(name, known, n=1))
+            raise ValueError(f"{where} has an unknown key {name}{near}: choose from {', '.join(known)}")
+    return {name: typed(value, known[name], f"{where}: {name}", whole=whole) for name, value in table.items()}
 
 
 def _made(kind: type, values: dict, where: str) -> object:
     """A dataclass of these values; ValueError that names the file if a field is missing or a value is refused."""
+    if missing := [each.name for each in fields(kind) if each.default is MISSING and each.name not in values]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
     try:
         return kind(**values)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{where}: {error}") from None

@@ -38,7 +38,7 @@ from dbyte.text.spans import TokenBytes
 
 # %%
 chosen = presets.scale(scale)
-record = results.begin(scale, seeds=[seed], device=chosen.device)
+record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## The corpora
@@ -85,7 +85,7 @@ examples = {"words and digits": "Where does Anna live? 3 + 4 = 7.", "accents": "
 pictures = []
 for title, text in examples.items():
     pictures.append((title, [token_bytes.token_bytes[token_id] for token_id in token_bytes.align(text).token_ids]))
-Image(figures.write_png(diagrams.alignment_figure(pictures), FIGURES / scale / "alignment.png"))
+Image(figures.write_png(diagrams.alignment_figure(pictures), FIGURES / chosen.name / "alignment.png"))
 
 # %%
 texts = [text for corpus in corpora for text in corpus.documents]

@@ -39,7 +39,7 @@ from dbyte.report import ablations, diagrams, figures, miniature, results, table
 
 # %%
 chosen = presets.scale(scale)
-record = results.begin(scale, seeds=[seed], device=chosen.device)
+record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## Reading: two sentences become bytes, chunks and tokens
@@ -176,7 +176,7 @@ for k in range(1, 7):
 
 # %%
 picture = diagrams.pipeline_figure(curriculum(chosen))
-Image(figures.write_png(picture, FIGURES / scale / "pipeline.png"))
+Image(figures.write_png(picture, FIGURES / chosen.name / "pipeline.png"))
 
 # %% [markdown]
 # Each line says what a step trained on. Runs that are complete are loaded.

@@ -41,7 +41,7 @@ from dbyte.report.published import published
 
 # %%
 chosen = presets.scale(scale)
-record = results.begin(scale, seeds=[seed], device=chosen.device)
+record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## Reading: chunks become bytes again

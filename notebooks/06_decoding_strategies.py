@@ -40,7 +40,7 @@ from dbyte.text.spans import BOS
 
 # %%
 chosen = presets.scale(scale)
-record = results.begin(scale, seeds=[seed], device=chosen.device)
+record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## Reading: two bytes, written one by one

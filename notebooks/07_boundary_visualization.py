@@ -34,7 +34,7 @@ from dbyte.report import chunk_view, figures, results, tables
 
 # %%
 chosen = presets.scale(scale)
-record = results.begin(scale, seeds=[seed], device=chosen.device)
+record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## The student

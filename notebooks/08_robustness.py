@@ -38,7 +38,7 @@ from dbyte.report import figures, results, tables
 
 # %%
 chosen = presets.scale(scale)
-record = results.begin(scale, seeds=[seed], device=chosen.device)
+record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## Teacher, Stage 1, Stage 2

@@ -40,9 +40,9 @@ from dbyte.report import ablations, figures, results, tables
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
 seeds = [seed + k for k in range(chosen.ablation.seeds)]
 items = chosen.ablation.items
-record = results.begin(scale, seeds=seeds, device=chosen.device)
+record = results.begin(chosen.name, seeds=seeds, device=chosen.device)
 print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {items} items a column at most")
-for name, teacher in vars(chosen.teachers).items():
+for name, teacher in vars(chosen.other_teachers()).items():
     print(f"{name:8s}", teacher)
 
 # %% [markdown]

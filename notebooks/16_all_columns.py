@@ -41,7 +41,7 @@ from dbyte.tasks.world.letters import SUBJECTS
 
 # %%
 chosen = presets.whole_world(presets.scale(scale))
-record = results.begin(scale, seeds=[seed], device=chosen.device)
+record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 print(chosen.corpora)
 
 # %%

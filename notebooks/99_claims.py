@@ -30,7 +30,7 @@ from dbyte.report.judging import UNMEASURED
 
 # %%
 chosen = presets.scale(scale)
-record = results.begin(scale, seeds=[seed], device=chosen.device)
+record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 
 # %% [markdown]
 # ## The claims at a glance
@@ -39,11 +39,11 @@ record = results.begin(scale, seeds=[seed], device=chosen.device)
 # lies on the paper's side of what it asks, `opposite` where all of it lies on the other side, else `not shown`.
 
 # %%
-found = claims.judged(scale=scale)
+found = claims.judged(scale=chosen)
 measured = found[found["verdict"] != UNMEASURED]
 print(f"{len(found)} claims: {claims.counts(found)}")
 frames = [record.read(name) for name in sorted(set(measured["file"]))]
-Image(figures.save(figures.claims_figure(found), "claims", frames=frames, scale=scale))
+Image(figures.save(figures.claims_figure(found), "claims", frames=frames, scale=chosen.name))
 
 # %% [markdown]
 # ## Those that were measured

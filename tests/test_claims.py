@@ -118,7 +118,7 @@ def test_the_share_that_a_model_keeps_by_hand(tmp_path):
 
 
 def test_every_claim_is_there_once():
-    ledger = claims.every_claim("small")
+    ledger = claims.every_claim(presets.scale("small"))
     assert 30 <= len(ledger) and len({claim.id for claim in ledger}) == len(ledger)
     places = " ".join(claim.where for claim in ledger)
     assert all(place in places for place in (
@@ -133,7 +133,7 @@ def test_boundaries_are_counted_on_the_corpora_of_the_scale(tmp_path):
     rows = [{"corpus": name, "value": 99.0, "stderr": 0.1, "n": 9} for name, _ in presets.scale("gpu").corpora]
     write_results("boundaries_stage1", rows, scale="gpu", keys=["corpus"], seeds=[0], config_hash="x", wall_seconds=0,
                   folder=tmp_path)
-    found = claims.judged(scale="gpu", folder=tmp_path).set_index("id")
+    found = claims.judged(scale=presets.scale("gpu"), folder=tmp_path).set_index("id")
     assert found.at["router is accurate", "verdict"] == "shown"
 
 
@@ -154,13 +154,13 @@ def test_an_entry_with_an_unknown_field_or_table_is_refused():
 
 
 def test_nothing_measured_gives_a_whole_table_of_gaps(tmp_path):
-    found = claims.judged(scale="smoke", folder=tmp_path)
+    found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path)
     assert set(found["verdict"]) == {judging.UNMEASURED} and (found["why"] != "").all()
-    assert found["value"].isna().all() and len(claims.shown(found)) == len(claims.every_claim("smoke"))
+    assert found["value"].isna().all() and len(claims.shown(found)) == len(claims.every_claim(presets.scale("smoke")))
 
 
 def test_at_small_every_claim_whose_notebook_ran_has_the_verdict_of_its_interval():
-    found = claims.judged(scale="small")
+    found = claims.judged(scale=presets.scale("small"))
     measured = found[found["verdict"] != judging.UNMEASURED]
     ran = {path.stem for path in NOTEBOOKS.glob("*.py")} & {"01_stage1_curriculum", "02_stage2_byte_sft",
                                                            "06_decoding_strategies"}

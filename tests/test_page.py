@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from dbyte import paths
+from dbyte import paths, presets
 from dbyte.report import claims, figures, page
 from dbyte.report.figures import save, write_png
 from dbyte.report.results import read_results, write_results
@@ -21,7 +21,7 @@ MAIN = [{"model": model, "task": task, "value": level - drop, "stderr": 1.5, "n"
 def folders(tmp_path):
     write_results("main", MAIN, scale="small", keys=["model", "task"], seeds=[0], config_hash="a", wall_seconds=1.0,
                   folder=tmp_path / "results")
-    figure = figures.claims_figure(claims.judged(scale="small", folder=tmp_path / "results"))
+    figure = figures.claims_figure(claims.judged(scale=presets.scale("small"), folder=tmp_path / "results"))
     frames = [read_results("main", scale="small", folder=tmp_path / "results")]
     save(figure, "claims", frames=frames, folder=tmp_path / "figures")
     write_png(figure, tmp_path / "figures" / "small" / "without_source.png")
@@ -49,19 +49,19 @@ class Balanced(HTMLParser):
 
 
 def test_the_committed_scale_reports_in_results_and_writes_the_same_again(folders):
-    assert not page.report("small", write=False, **folders)
-    assert page.report("small", write=True, **folders)
+    assert not page.report(presets.scale("small"), write=False, **folders)
+    assert page.report(presets.scale("small"), write=True, **folders)
     path = folders["results"] / "REPORT.md"
     assert path == page.report_path("small", results=folders["results"])
     first = [file.read_bytes() for file in (path, path.with_suffix(".html"))]
-    assert page.report("small", write=False, **folders)
+    assert page.report(presets.scale("small"), write=False, **folders)
     assert [file.read_bytes() for file in (path, path.with_suffix(".html"))] == first
     path.write_text(path.read_text().replace("teacher", "pupil"))
-    assert not page.report("small", write=False, **folders), "an edit by hand is seen"
+    assert not page.report(presets.scale("small"), write=False, **folders), "an edit by hand is seen"
 
 
 def test_markdown_links_what_is_there_and_shows_the_measured_rows(folders):
-    page.report("small", write=True, **folders)
+    page.report(presets.scale("small"), write=True, **folders)
     path = folders["results"] / "REPORT.md"
     text = path.read_text()
     links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
@@ -73,23 +73,23 @@ def test_markdown_links_what_is_there_and_shows_the_measured_rows(folders):
 
 def test_a_figure_that_is_older_than_its_results_says_so(folders):
     path = folders["results"] / "REPORT.md"
-    page.report("small", write=True, **folders)
+    page.report(presets.scale("small"), write=True, **folders)
     assert "Drawn from `main.csv`." in path.read_text() and "have changed since" not in path.read_text()
     write_results("main", [row | {"n": 300} for row in MAIN], scale="small", keys=["model", "task"], seeds=[0],
                   config_hash="a", wall_seconds=1.0, folder=folders["results"])
-    page.report("small", write=True, **folders)
+    page.report(presets.scale("small"), write=True, **folders)
     assert "Drawn from `main.csv`. These have changed since" in path.read_text()
 
 
 def test_a_figure_without_results_names_its_scale(tmp_path):
-    figure = figures.claims_figure(claims.judged(scale="smoke", folder=tmp_path))
+    figure = figures.claims_figure(claims.judged(scale=presets.scale("smoke"), folder=tmp_path))
     assert save(figure, "claims", frames=[], scale="smoke", folder=tmp_path).parent.name == "smoke"
     with pytest.raises(ValueError, match="must be drawn from"):
         save(figure, "claims", frames=[], folder=tmp_path)
 
 
 def test_html_is_one_balanced_file_with_the_figures_inside(folders):
-    page.report("small", write=True, **folders)
+    page.report(presets.scale("small"), write=True, **folders)
     text = (folders["results"] / "REPORT.html").read_text()
     parser = Balanced()
     parser.feed(text)
@@ -100,7 +100,7 @@ def test_html_is_one_balanced_file_with_the_figures_inside(folders):
 
 def test_a_scale_where_nothing_ran_has_a_report_that_says_so(tmp_path):
     folders = dict(results=tmp_path / "results", figures=tmp_path / "figures")
-    assert page.report("smoke", write=True, **folders)
+    assert page.report(presets.scale("smoke"), write=True, **folders)
     text = (tmp_path / "results" / "smoke" / "REPORT.md").read_text()
     assert "Not measured yet" in text and "0 shown" in text and "![" not in text
     assert not (tmp_path / "results" / "REPORT.md").exists(), "smoke must not touch the committed report"

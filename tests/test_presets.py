@@ -1,14 +1,18 @@
 """The scales: known by name, complete, and at `paper` the published values, read from the published tables."""
 
+import re
 from dataclasses import replace
 from inspect import signature
 
 import pytest
 from transformers import AutoModelForCausalLM
 
-from dbyte.distill.curriculum import curriculum
+from dbyte import presets
+from dbyte.__main__ import main
+from dbyte.distill.curriculum import check_sizes, curriculum
 from dbyte.distill.steps import stage1, stage2
 from dbyte.distill.teacher import teacher_config
+from dbyte.distill.variants import teachers
 from dbyte.model.student import StudentConfig
 from dbyte.model.teacher import check_family
 from dbyte.paths import ROOT
@@ -18,14 +22,11 @@ from dbyte.presets import (
     PAPER_SIZES,
     SCALES,
     TEACHERS,
-    WHOLE_WORLD,
-    Scale,
-    TeacherShape,
     scale,
     whole_world,
 )
 from dbyte.report.published import published
-from dbyte.scale_file import STAGE1, STAGE2, STUDENT, read
+from dbyte.scale_file import STAGE1, STAGE2, STUDENT, as_toml
 from dbyte.tasks.minibench import EVERY, taught_by
 
 
@@ -45,35 +46,153 @@ def test_the_device_of_every_scale_can_be_named_from_outside(device, monkeypatch
         scale("small")
 
 
-def test_a_file_is_a_scale_of_its_name(tmp_path):
-    file = tmp_path / "mine.toml"
-    file.write_bytes((ROOT / "dbyte" / "scales" / "small.toml").read_bytes())
-    found, lessons = read(file, Scale, TeacherShape)
-    assert found == replace(SCALES["small"], name="mine") and lessons == WHOLE_WORLD["small"]
+@pytest.fixture
+def mine(tmp_path):
+    """Writes mine.toml and returns the scale that it is."""
+    def written(text, *settings):
+        (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+        return scale(str(tmp_path / "mine.toml"), settings)
+
+    return written
+
+
+def text_of(name):
+    return (ROOT / "dbyte" / "scales" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_file_is_a_scale_of_its_name(name, mine):
+    same = replace(SCALES[name], name="mine")
+    assert mine(text_of(name)) == same and mine(f'base = "{name}"') == same
+    assert repr(mine(as_toml(same))) == repr(same), "1 and 1.0 are equal, and two addresses"
 
 
 @pytest.mark.parametrize("old, new, message", [
-    ("row_bytes =", "rowbytes =", r"mine.toml has an unknown key rowbytes: choose from .*row_bytes"),
-    ("align_bytes =", "algn_bytes =", "stage1 has an unknown key algn_bytes: choose from align_bytes, distill_bytes"),
-    ("byte_width =", "width =", "student has an unknown key width: choose from byte_width"),
-    ("muon_rate = 0.01", "muon = 0.01", "whole_world: teacher has an unknown key muon: choose from .*muon_rate"),
-    ("rate = 5e-3", "rate = 5", "teacher: rate must be float, found 5"),
-    ("seeds = 3", "seeds = 3.0", "ablation: seeds must be int, found 3.0"),
-    ("snapshots = 3", "snapshots = true", "stage1: snapshots must be int, found True"),
-    ("boundary_loss = true", "boundary_loss = 1", "stage1: boundary_loss must be bool, found 1"),
-    ('[["world", 8_000_000]', '[["world", 8e6]', "corpora must be int, found 8000000.0"),
-    ('[["world", 8_000_000]', '[["world"]', r"corpora must be .*found \['world'\]"),
-    ("[teachers.own]", "", "Teachers.* missing .*'own'"),
-    ("row_bytes = 1024", "row_bytes = 0", "mine.toml: .*row_bytes"),
+    ("row_bytes =", "rowbytes =", r"mine.toml has an unknown key rowbytes, did you mean row_bytes\?: choose from t"),
+    ("align_bytes =", "algn_bytes =",
+     r"mine.toml: stage1 has an unknown key algn_bytes, did you mean align_bytes\?: choose from align_bytes, dist"),
+    ("byte_width =", "x =", "student has an unknown key x: choose from byte_width"),
+    ("muon_rate = 0.01", "muon = 0.01", "whole_world: teacher has an unknown key muon, .*: choose from .*muon_rate"),
+    ("rate = 5e-3", 'rate = "5"', "mine.toml: teacher: rate must be a number, found '5'"),
+    ("seeds = 3", "seeds = 3.5", "mine.toml: ablation: seeds must be a whole number, found 3.5"),
+    ("snapshots = 3", "snapshots = true", "stage1: snapshots must be a whole number, found True"),
+    ("rate = 5e-3", "rate = true", "teacher: rate must be a number, found True"),
+    ("boundary_loss = true", "boundary_loss = 1", "stage1: boundary_loss must be true or false, found 1"),
+    ('[["world", 8_000_000]', '[["world"]',
+     r"corpora must be \[a text in quotes, a whole number\], found \['world'\]"),
+    ('[["world", 8_000_000]', '[["world", 0]', "mine.toml: corpora: a corpus needs a positive .*'world': 0"),
+    ("heldout_bytes = 100_000", "heldout_bytes = [1]", "mine.toml: heldout_bytes must be a whole number, found .1."),
+    ("[teachers.own]", "", "mine.toml: teachers lacks own"),
+    ("align_bytes = 4_000_000", "", "mine.toml: stage1 lacks align_bytes"),
+    ("row_bytes = 1024", "row_bytes = 0", "mine.toml: row_bytes must be at least 1, found 0"),
+    ("vocabulary = 1024", "vocabulary = 99", "mine.toml: teacher: vocabulary must be at least 258, found 99"),
+    ("width = 128", "width = 100", "mine.toml: teacher: width must be an even multiple of heads"),
     ("kv_heads = 2", "kv_heads = 3", "mine.toml: teachers: other: .*kv_heads that divide"),
+    ("row_bytes = 1024", "row_bytes 1024", "mine.toml is no TOML: .*line 6"),
+    ("row_bytes = 1024", 'base = "medium"', "mine.toml: base must be one of gpu, hub, paper, small, smoke, found 'med"),
 ])
-def test_a_file_with_a_wrong_key_type_or_value_is_refused_by_name(old, new, message, tmp_path):
-    text = (ROOT / "dbyte" / "scales" / "small.toml").read_text(encoding="utf-8")
-    assert old in text
-    file = tmp_path / "mine.toml"
-    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+def test_a_file_with_a_wrong_key_type_or_value_is_refused_by_name(old, new, message, mine):
+    assert old in text_of("small")
     with pytest.raises(ValueError, match=message):
-        read(file, Scale, TeacherShape)
+        mine(text_of("small").replace(old, new, 1))
+
+
+def test_a_file_changes_its_base_field_by_field(mine):
+    found = mine('base = "small"\ncorpora = [["pydocs", 2e6]]\n[teacher]\nlayers = 3.0\nrate = 1\n'
+                 "[stage1]\nalign_bytes = 20e6\n[teachers.larger]\nwidth = 240\n[student]\nsmoothing = true\n")
+    small = SCALES["small"]
+    shape = replace(small.teacher, layers=3, rate=1.0)
+    wanted = replace(
+        small, name="mine", corpora=(("pydocs", 2_000_000),), teacher=shape,
+        student={**small.student, "smoothing": True}, stage1={**small.stage1, "align_bytes": 20_000_000},
+        teachers=replace(small.teachers, own=shape, larger=replace(small.teachers.larger, width=240, rate=1.0),
+                         other=replace(small.teachers.other, layers=3, rate=1.0)))
+    assert repr(found.teacher) == repr(shape) and found == wanted
+    assert type(found.corpora[0][1]) is type(found.stage1["align_bytes"]) is int
+    assert whole_world(found).teacher.layers == 3 and whole_world(found).continues.continues.teacher.rate == 1e-3
+
+
+def test_a_setting_changes_one_field_and_the_name(mine):
+    found = scale("small", ["stage1.align_bytes=20e6", "teacher.vocabulary = 300"])
+    small = SCALES["small"]
+    assert found.stage1 == {**small.stage1, "align_bytes": 20_000_000}
+    assert found.teacher == replace(small.teacher, vocabulary=300)
+    assert re.fullmatch(r"small-[0-9a-f]{6}", found.name)
+    assert scale("small", ["teacher.vocabulary=3_00", "stage1.align_bytes=2e7"]) == found, "one meaning, one name"
+    assert scale("small", ["teacher.vocabulary=301"]).name != scale("small", ["teacher.vocabulary=300"]).name
+    assert mine('base = "small"', "items=7").name.startswith("mine-") and mine('base = "small"', "items=7").items == 7
+    assert scale("small", ["items=7", "items=8"]).items == 8, "the last one counts"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("stage1.algn_bytes=1", "setting 'stage1.algn_bytes=1': stage1 has an unknown key algn_bytes, did you mean align"),
+    ("bases=1", "setting 'bases=1' has an unknown key bases: choose from teacher, corpora"),
+    ("stage1.align_bytes=lots", "stage1: align_bytes must be a whole number, found 'lots'"),
+    ("stage1=5", "setting 'stage1=5': stage1 must be a table, found 5"),
+    ("stage1.align_bytes", "a setting is FIELD=VALUE, such as .*found 'stage1.align_bytes'"), ("=5", "a setting is"),
+    ("a b=5", "a setting is"), ("items=0", "small.toml with items=0: items must be at least 1, found 0"),
+])
+def test_a_setting_of_no_field_or_type_is_refused_by_name(text, message):
+    with pytest.raises(ValueError, match=message):
+        scale("small", [text])
+
+
+def test_a_teacher_from_elsewhere_takes_the_teachers_away_that_were_told_by_its_sizes(mine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    found = scale("small", ["teacher=model"])
+    assert found.teacher == str(tmp_path / "model") and found.teachers is None and whole_world(found) == found
+    with pytest.raises(ValueError, match=f"scale {found.name} names no other teachers.*own, larger and other"):
+        teachers(found)
+    assert scale("hub", ["teacher=no/folder"]).teachers == SCALES["hub"].teachers
+    assert scale("hub", ["teacher=no/folder"]).teacher == "no/folder"
+    named = mine('base = "small"\nteacher = "model"\nteachers = {own = "model", larger = "b", other = "c"}')
+    assert teachers(named)[1].predictions == "b"
+    for text, lacks in (('base = "hub"\nteacher = {width = 64}', "teacher lacks vocabulary, layers, heads"),
+                        ('base = "small"\nteacher = "a"\nteachers.larger = "b"', "teachers lacks own, other")):
+        with pytest.raises(ValueError, match=f"mine.toml: {lacks}"):
+            mine(text)
+
+
+def test_a_file_is_found_from_the_root_too_and_never_has_a_built_in_name(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    for name in ("mine", "small", "a b"):
+        (tmp_path / f"{name}.toml").write_text('base = "smoke"\nitems = 7\n', encoding="utf-8")
+    monkeypatch.setattr(presets, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert scale("mine.toml") == scale("../mine.toml") == replace(SCALES["smoke"], name="mine", items=7)
+    with pytest.raises(FileNotFoundError, match="no file 'other.toml'.*scales show small"):
+        scale("other.toml")
+    with pytest.raises(ValueError, match="choose one of smoke.*or a file such as my_run.toml"):
+        scale("mine")
+    for name in ("small.toml", "a b.toml"):
+        with pytest.raises(ValueError, match=f"{name} would write to results/.*rename"):
+            scale(name)
+
+
+def test_sizes_that_only_a_model_or_a_step_can_judge_are_told_with_their_table():
+    for text, message in (("student.head_width=7", "student: .* must be a multiple of head_width = 7"),
+                          ("student.router=none", "student: router must be one of .*'none'"),
+                          ("stage1.align_bytes=0", "stage1: step '1.1 align' needs a positive byte budget"),
+                          ("stage2.head_rate=-1", "stage2: step '2.1 head' .* positive rates")):
+        with pytest.raises(ValueError, match=message):
+            check_sizes(scale("small", [text]))
+    for one in SCALES.values():
+        check_sizes(one)
+
+
+def test_the_command_lists_the_scales_and_prints_a_file_to_begin_with(mine, tmp_path, capsys):
+    assert main(["scales"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(SCALES)
+    assert "world 8, pydocs 5" in lines[2] and lines[2].split()[-6:] == ["4", "3", "6", "2", "3", "cpu"]
+    assert main(["scales", "show", "small"]) == 0
+    assert mine(capsys.readouterr().out) == replace(SCALES["small"], name="mine")
+    assert main(["scales", "show", str(tmp_path / "mine.toml"), "--set", "items=7"]) == 0
+    assert mine(capsys.readouterr().out) == replace(SCALES["small"], name="mine", items=7)
+    assert main(["scales", "show", "medium"]) == 2
+    assert main(["train", "--scale", "small", "--set", "itms=7"]) == 2
+    assert "did you mean items?" in capsys.readouterr().err
 
 
 def test_the_keys_of_a_file_are_the_arguments_of_what_they_go_to():
@@ -111,7 +230,7 @@ def test_a_teacher_of_the_whole_world_learns_to_look_back_with_its_own_tokenizer
         return
     before = [whole.continues.continues, whole.continues]
     for earlier, corpus in zip(before, ("echoes", "lookups"), strict=True):
-        assert replace(earlier.teacher, train_bytes=0) == replace(whole.teacher, train_bytes=0), "one model goes on"
+        assert replace(earlier.teacher, train_bytes=1) == replace(whole.teacher, train_bytes=1), "one model goes on"
         assert set(earlier.teacher.tokenizer_corpora) <= dict(earlier.corpora).keys() & dict(whole.corpora).keys()
         assert dict(earlier.corpora)[corpus] >= earlier.teacher.train_bytes / 2
     assert before[0].continues is None

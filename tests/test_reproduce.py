@@ -263,7 +263,7 @@ def test_seeds_of_ablations_go_to_the_notebooks_that_have_them(tmp_path):
                                     "# %%\nprint(scale, seed, ablation_seeds)\n")
     first, second = plan(find_scripts(tmp_path), given={"seed": 1}, where_known={"ablation_seeds": 2}, out=tmp_path)
     assert first.parameters == {"seed": 1} and second.parameters == {"seed": 1, "ablation_seeds": 2}
-    for seeds, only, message in ((0, None, "at least one seed, found 0"),
+    for seeds, only, message in ((0, None, "seeds must be at least 1, found 0"),
                                  (1, "00", "none of these notebooks has a parameter 'ablation_seeds'")):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, ablation_seeds=seeds, only=only)

@@ -2,6 +2,8 @@
 
 import argparse
 
+from dbyte.commands.scales import declare_scale
+
 
 def declare(commands: argparse._SubParsersAction) -> None:
     for run, text, kept in (
@@ -14,7 +16,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
         command.add_argument("--write", action="store_true", help=f"write what differs{kept}")
         command.set_defaults(run=run)
         if run is report:
-            command.add_argument("--scale", default="small", help="which results (default small, the committed ones)")
+            declare_scale(command, "small", note=", the committed results")
 
 
 def notebooks(arguments: argparse.Namespace) -> int:
@@ -46,9 +48,9 @@ def report(arguments: argparse.Namespace) -> int:
     from dbyte.notebook.reproduce import shown
     from dbyte.report import page
 
-    presets.scale(arguments.scale)
-    agrees = page.report(arguments.scale, write=arguments.write)
-    path = shown(page.report_path(arguments.scale))
+    chosen = presets.scale(arguments.scale, arguments.settings)
+    agrees = page.report(chosen, write=arguments.write)
+    path = shown(page.report_path(chosen.name))
     print(f"{path} and .html agree with the results" if agrees
-          else f"{path} or .html differs: run `python -m dbyte report --scale {arguments.scale} --write`")
+          else f"{path} or .html differs: say --write, too, as in `python -m dbyte report --scale SCALE --write`")
     return 0 if agrees else 1

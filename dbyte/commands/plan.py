@@ -2,13 +2,13 @@
 
 import argparse
 
-from dbyte.presets import SCALES
+from dbyte.commands.scales import declare_scale
 
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "plan", help="parameters, FLOPs, hours and memory of a scale's curriculum, without a download")
-    command.add_argument("--scale", default="paper", help=f"{', '.join(SCALES)} (default paper)")
+    declare_scale(command, "paper")
     command.add_argument("--teacher", action="append",
                          help="a published teacher in place of the scale's; of further ones, the parameters")
     command.add_argument("--gpus", type=int, default=8)
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dbyte.plan.plan import Setting, plan_text
     from dbyte.presets import scale
 
-    chosen = scale(arguments.scale)
+    chosen = scale(arguments.scale, arguments.settings)
     teachers = tuple(arguments.teacher or ())
     compared = teachers[1:] if teachers or chosen.name != "paper" else PAPER
     given = {name: getattr(arguments, name) for name in ("utilisation", "bytes_per_token")

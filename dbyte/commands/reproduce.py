@@ -5,13 +5,12 @@ import ast
 import os
 from pathlib import Path
 
-from dbyte.presets import SCALES
+from dbyte.commands.scales import declare_scale
 
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("reproduce", help="run the notebooks: results, tables and figures at one scale")
-    command.add_argument("--scale", default="smoke",
-                         help=f"{', '.join(SCALES)} (default smoke, minutes on a CPU; small takes hours)")
+    declare_scale(command, "smoke", note=", minutes on a CPU; small takes hours")
     command.add_argument("--device", help="cpu or cuda instead of the scale's (or of $DBYTE_DEVICE)")
     command.add_argument("--only", metavar="NN[,NN]", help="some notebooks, such as 01 or 01,02")
     command.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
@@ -43,5 +42,5 @@ def run(arguments: argparse.Namespace) -> int:
         check_device(arguments.device)
         os.environ[DEVICE] = arguments.device  # where every notebook's kernel finds it
     extra = {name: literal(value) for name, value in arguments.parameter}
-    return reproduce(arguments.scale, only=arguments.only, out=arguments.out, seed=arguments.seed,
+    return reproduce(arguments.scale, arguments.settings, only=arguments.only, out=arguments.out, seed=arguments.seed,
                      jobs=arguments.jobs, ablation_seeds=arguments.ablation_seeds, extra=extra)

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from dbyte.presets import SCALES
+from dbyte.commands.scales import declare_scale
 
 if TYPE_CHECKING:
     from dbyte.distill.steps import Step
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("train", help="train teacher and student, in one process or many (torchrun, "
                                                 "accelerate launch); what is complete is not trained again")
-    command.add_argument("--scale", default="smoke", help=f"{', '.join(SCALES)} (default smoke)")
+    declare_scale(command, "smoke")
     command.add_argument("--through", default="2.2", metavar="STEP", help="the last step: teacher, 1.1 .. 2.2")
     command.add_argument("--teacher", help="a folder or hub name instead of the scale's teacher")
     command.add_argument("--corpus", action="append", default=[], metavar="NAME=BYTES",
@@ -40,17 +40,18 @@ def declare(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dbyte import presets
 
-    scale = presets.changed(presets.scale(arguments.scale), teacher=arguments.teacher,
+    scale = presets.changed(presets.scale(arguments.scale, arguments.settings), teacher=arguments.teacher,
                             corpora=dict(map(corpus_amount, arguments.corpus)), device=arguments.device,
                             precision=arguments.precision, batch_rows=arguments.batch_rows,
                             row_bytes=arguments.row_bytes)
-    from dbyte.distill.curriculum import curriculum, run_steps
+    from dbyte.distill.curriculum import check_sizes, curriculum, run_steps
     from dbyte.distill.processes import Launch, join
     from dbyte.distill.progress import summary_writer
     from dbyte.distill.steps import check_sharding
     from dbyte.distill.teacher import teacher_run, teacher_step
     from dbyte.model.backends import training_backend
 
+    check_sizes(scale)
     steps = curriculum(scale)
     names = ["teacher", *(step.name[:3] for step in steps)]
     if arguments.through not in names:

@@ -33,6 +33,15 @@ def curriculum(scale: Scale, *, decoding: str | None = None) -> tuple[Step, ...]
     return stage1(**scale.stage1) + stage2(**scale.stage2, decoding=decoding)
 
 
+def check_sizes(scale: Scale) -> None:
+    """Raise ValueError that names the table of the scale whose sizes, rates or choices cannot be."""
+    for table, make in (("student", StudentConfig), ("stage1", stage1), ("stage2", stage2)):
+        try:
+            make(**getattr(scale, table))
+        except ValueError as error:
+            raise ValueError(f"scale {scale.name}: {table}: {error}") from None
+
+
 def run_steps(
     scale: Scale, steps: tuple[Step, ...], *, seed: int, teacher_seed: int | None = None, launch: Launch | None = None,
     predictions: Path | None = None,

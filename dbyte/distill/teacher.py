@@ -48,7 +48,7 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizer
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocabulary:
         raise ValueError(f"the text gave {tokenizer.get_vocab_size()} of {vocabulary} tokens: give more text, or ask "
-                         "for a smaller vocabulary")
+                         f"for a smaller vocabulary (--set teacher.vocabulary={tokenizer.get_vocab_size()})")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS_TOKEN, eos_token=EOS_TOKEN)
 
 
@@ -136,8 +136,8 @@ def _tokenizer(scale: Scale, *, continued: Path | None, seed: int) -> PreTrained
     if continued:
         return load_tokenizer(continued)
     shape = scale.teacher
-    chosen = shape.tokenizer_corpora or tuple(name for name, _ in scale.corpora)
-    corpora = [corpus for corpus in training_corpora(scale, seed=seed) if corpus.name in chosen]
+    corpora = training_corpora(scale, seed=seed)
+    corpora = [corpus for corpus in corpora if corpus.name in shape.tokenizer_corpora] or corpora
     key = content_hash(
         {"corpora": [c.content_hash for c in corpora], "vocabulary": shape.vocabulary, "pattern": PATTERN})
     folder = RUNS / "data" / f"tokenizer-{key[:16]}"

@@ -129,9 +129,10 @@ def teachers(scale: Scale) -> tuple[Variant, ...]:
     """Table 10: steps 1.1 to 1.3 by a teacher of the student's size and by a larger one; then by another family.
 
     The first two students have one core, one tokenizer and one step 1.1. The third has the core of its own teacher.
+    Raises ValueError for a scale that names no other teachers.
     """
     steps = sequence(scale)
-    chosen = scale.teachers
+    chosen = scale.other_teachers()
     return (
         Variant("own size", steps, teacher=chosen.own),
         Variant("larger", steps, teacher=chosen.own, predictions=chosen.larger),

@@ -4,6 +4,8 @@ Numbers are those of each model's config.json; `python -m dbyte plan` and the th
 built from them are random, or, on the meta device, absent.
 """
 
+from pathlib import Path
+
 from transformers import AutoConfig, PreTrainedConfig
 
 LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0,
@@ -33,7 +35,9 @@ PAPER = ("meta-llama/Llama-3.2-3B", "Qwen/Qwen3-4B", "allenai/OLMo-2-0425-1B")
 
 
 def core_config(name: str) -> PreTrainedConfig:
-    """The config of a published teacher; ValueError naming those that are known."""
+    """The config of a published teacher, or of the one in a folder; ValueError naming those that are known."""
+    if (Path(name) / "config.json").is_file():
+        return AutoConfig.from_pretrained(name)
     if name not in CORES:
         raise ValueError(f"the sizes of {name!r} are not kept here; known: {', '.join(CORES)}")
     sizes = dict(CORES[name])

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
+from dbyte.atomic import atomic_write
 from dbyte.notebook.pairing import (
     find_scripts,
     needs,
@@ -219,13 +220,14 @@ def announce(planned: Sequence[Planned], *, scale: str, results: Path, jobs: int
 
 
 def reproduce(
-    scale: str, *, only: str | None = None, out: Path | None = None, seed: int = 0, jobs: int = 1,
-    ablation_seeds: int | None = None, extra: Mapping[str, object] | None = None, notebooks: Path = NOTEBOOKS,
-    results: Path = RESULTS,
+    scale: str, settings: Sequence[str] = (), *, only: str | None = None, out: Path | None = None, seed: int = 0,
+    jobs: int = 1, ablation_seeds: int | None = None, extra: Mapping[str, object] | None = None,
+    notebooks: Path = NOTEBOOKS, results: Path = RESULTS,
 ) -> int:
     """Run the notebooks, write the report on all results, and return 0, or 1 if one fails, which is named.
 
-    scale: a preset's name. only: some notebooks, such as `01,02`. out: the folder of the executed notebooks, by default
+    scale, settings: as `presets.scale` takes them; a scale that is not built in is written to runs/scales/, where the
+    notebooks read it. only: some notebooks, such as `01,02`. out: the folder of the executed notebooks, by default
     runs/notebooks/<scale>. jobs: how many run at a time. ablation_seeds: students of each row of an ablation, in place
     of the scale's number. extra: more parameters than scale and seed.
 
@@ -235,18 +237,25 @@ def reproduce(
     """
     from dbyte import presets
     from dbyte.device import check_device
+    from dbyte.distill.curriculum import check_sizes
     from dbyte.report.page import report, report_path
+    from dbyte.scale_file import as_toml
     from dbyte.text.corpus import check_files
 
     if jobs < 1:
         raise ValueError(f"--jobs must be a whole number of at least 1, found {jobs}")
-    given = {"scale": scale, "seed": seed, **(extra or {})}
     where_known = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
-    chosen = presets.changed(presets.scale(scale), **where_known)
+    chosen = presets.changed(presets.scale(scale, settings), **where_known)
+    scale = chosen.name
+    file = None if scale in presets.SCALES else RUNS / "scales" / f"{scale}.toml"
+    given = {"scale": str(file or scale), "seed": seed, **(extra or {})}
+    check_sizes(chosen)
     check_device(chosen.device)
     check_files(name for name, _ in chosen.corpora)
     planned = plan(find_scripts(notebooks, only=only), given=given, where_known=where_known,
                    out=out or RUNS / "notebooks" / scale)
+    if file:
+        atomic_write(file, as_toml(chosen))
     jobs = min(jobs, len(planned))
     announce(planned, scale=scale, results=results, jobs=jobs, device=chosen.device)
     began = time.monotonic()
@@ -271,7 +280,7 @@ def reproduce(
         print(f"failed: {', '.join(failed)}" + f"; not started: {', '.join(one.name for one in left)}" * bool(left),
               flush=True)
         return 1
-    report(scale, write=True, results=results)
+    report(chosen, write=True, results=results)
     print(f"done in {(time.monotonic() - began) / 60:.1f} min: results in {shown(results / scale)}/, "
           f"figures in {shown(FIGURES / scale)}/, report in {shown(report_path(scale, results=results))} and .html",
           flush=True)

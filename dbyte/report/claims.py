@@ -12,8 +12,8 @@ from statistics import fmean
 
 import pandas as pd
 
-from dbyte import presets
 from dbyte.paths import NOTEBOOKS, RESULTS
+from dbyte.presets import Scale
 from dbyte.report import judging
 from dbyte.report.judging import UNMEASURED, Claim, Criterion, Measure, Read, Row
 from dbyte.report.published import entries, lines, quoted
@@ -23,12 +23,12 @@ from dbyte.report.tables import BENCHMARKS
 FIELDS = {"file", "row", "kept", "share", "total", "each_corpus", "part", "above", "below"}  # of a criterion
 
 
-def every_claim(scale: str) -> tuple[Claim, ...]:
+def every_claim(scale: Scale) -> tuple[Claim, ...]:
     """Return every claim in the order of the paper; boundaries are counted on held-out text of the scale's corpora.
 
     Raises ValueError that names the first entry of claims.toml that is not a claim.
     """
-    corpora = sorted(name for name, _ in presets.scale(scale).corpora)
+    corpora = sorted(name for name, _ in scale.corpora)
     return tuple(read_claim(entry, corpora) for entry in entries("claims", "claim"))
 
 
@@ -91,12 +91,12 @@ def _measure(entry: Mapping, corpus: Mapping[str, str]) -> Measure:
     return judging.total(*((term["weight"], one) for term, one in zip(entry["total"], rows, strict=True)))
 
 
-def judged(*, scale: str, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -> pd.DataFrame:
+def judged(*, scale: Scale, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -> pd.DataFrame:
     """One row a claim: what it says, the paper's number, ours with interval, n, seeds, what was asked, verdict, cost.
 
     Numbers that do not exist are nan. `minutes` is what the claim's notebook took at its longest.
     """
-    read = partial(read_results, scale=scale, folder=folder)
+    read = partial(read_results, scale=scale.name, folder=folder)
     minutes = _minutes(read)
     rows = []
     for claim in every_claim(scale):

@@ -20,6 +20,7 @@ import pandas as pd
 
 from dbyte.atomic import up_to_date
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
+from dbyte.presets import Scale
 from dbyte.report import audit, claims
 from dbyte.report.judging import UNMEASURED
 from dbyte.report.published import SOURCE
@@ -52,18 +53,19 @@ BEGIN = "<!-- generated from results/small by `python -m dbyte readme --write` -
 END = "<!-- end of the generated part -->"
 
 
-def blocks(scale: str, *, results: Path = RESULTS, figures: Path = FIGURES,
+def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
            notebooks: Path = NOTEBOOKS) -> Iterator[str]:
     """Yield the report's parts in order as markdown: a heading, a paragraph, a table or a picture each."""
     found = claims.judged(scale=scale, folder=results, notebooks=notebooks)
-    yield (f"What the notebooks measured at scale `{scale}`, next to {SOURCE}. Generated from `results/` and "
+    name = scale.name
+    yield (f"What the notebooks measured at scale `{name}`, next to {SOURCE}. Generated from `results/` and "
            "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
-    yield from headline(scale, results)
-    yield from bits_and_boundaries(scale, results)
-    yield from pictures(figures / scale, results / scale, page=report_path(scale, results=results).parent)
+    yield from headline(name, results)
+    yield from bits_and_boundaries(name, results)
+    yield from pictures(figures / name, results / name, page=report_path(name, results=results).parent)
     yield from judged_claims(found)
     yield from slips()
-    yield from costs(scale, results)
+    yield from costs(name, results)
 
 
 def headline(scale: str, results: Path) -> Iterator[str]:
@@ -186,11 +188,11 @@ def report_path(scale: str, *, results: Path = RESULTS) -> Path:
     return (results if scale == COMMITTED_SCALE else results / scale) / "REPORT.md"
 
 
-def report(scale: str, *, write: bool, results: Path = RESULTS, figures: Path = FIGURES,
+def report(scale: Scale, *, write: bool, results: Path = RESULTS, figures: Path = FIGURES,
            notebooks: Path = NOTEBOOKS) -> bool:
     """Return whether both files of a scale's report agree with its results; with `write` they are written first."""
-    path = report_path(scale, results=results)
-    title = f"dbyte at scale {scale}"
+    path = report_path(scale.name, results=results)
+    title = f"dbyte at scale {scale.name}"
     parts = blocks(scale, results=results, figures=figures, notebooks=notebooks)
     text = "\n\n".join([f"# {title}", *parts]) + "\n"
     wanted = {path: text, path.with_suffix(".html"): as_html(title, text, folder=path.parent)}
