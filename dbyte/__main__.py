@@ -1,12 +1,15 @@
 """The command line, `python -m dbyte COMMAND`: the parser, and how errors are reported."""
 
 import argparse
+import os
 import sys
 
 from dbyte.commands import COMMANDS
 from dbyte.memory import ask_for_huge_pages
 
 NOTEBOOK_PACKAGES = ("papermill", "jupytext", "nbformat", "nbclient", "ipykernel")
+SEEDS = 2**63
+READER_GONE = 141  # as a shell says of a program that ended by SIGPIPE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,12 +22,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that the generators of torch and numpy do not both take."""
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"--seed must be a whole number from 0 to {SEEDS - 1}, found {seed}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 for a failed run, 2 for input that cannot be used."""
     arguments = parser().parse_args(argv)
     ask_for_huge_pages()
     try:
-        return arguments.run(arguments)
+        check_seed(getattr(arguments, "seed", 0))
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
     except (ValueError, OSError, FloatingPointError) as error:
         if arguments.traceback:
             raise

@@ -191,7 +191,7 @@ def folders(tokenizer, tmp_path_factory):
     ("stage1", {"stage": 2}, ValueError, "Stage 1, asked for Stage 2"),
     ("stage2", {"stage": 1}, ValueError, "Stage 2, asked for Stage 1"),
     ("stage2", {"boundaries": "tokenizer"}, ValueError, "expected stage 1"),
-    ("teacher", {}, ValueError, "holds a llama model, not a student"),
+    ("teacher", {}, ValueError, "holds a llama model, not a byte-level student"),
     ("nowhere", {}, FileNotFoundError, "looked for config.json"),
 ])
 def test_a_folder_that_does_not_fit_is_refused(folders, name, arguments, error, said):
@@ -235,7 +235,7 @@ def test_the_command_compares_item_by_item_and_writes_json(folders, tmp_path, ca
     (["--model", "{}/stage2", "--data", "{}/none"], "is no folder"),
     (["--model", "{}/stage2", "--tasks", "paper", "--data", "{}"], "HellaS: looked in"),
     (["--teacher", "{}/stage2"], "no teacher"),
-    (["--model", "{}/teacher"], "not a student"),
+    (["--model", "{}/teacher"], "A teacher is evaluated by `evaluate --teacher`"),
 ])
 def test_the_command_names_what_cannot_be_used(folders, capsys, arguments, said):
     assert main(["evaluate", *[argument.replace("{}", str(folders)) for argument in arguments]]) == 2

@@ -13,8 +13,10 @@ import pytest
 import torch
 from conftest import make_student, make_teacher
 
+import dbyte
 from dbyte.__main__ import main
 from dbyte.decode.generate import generate
+from dbyte.distill.runs import Run
 from dbyte.native.library import find_compiler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,9 +61,9 @@ def shell(*arguments, **options):
 def test_options_reach_the_draw(folder, loaded, capfdbinary, tmp_path):
     path = tmp_path / "prompt"
     path.write_bytes("The cat 😀".encode()[:-2])
-    options = dict(max_new_bytes=25, temperature=0.9, top_k=20, top_p=0.8, seed=7, stage=1, stop=["e"])
+    options = dict(max_new_bytes=25, temperature=0.9, top_k=20, top_p=0.8, seed=7, stop=["e"])
     assert main(["generate", str(folder), "--file", str(path), "--max-new-bytes", "25", "--temperature", "0.9",
-                 "--top-k", "20", "--top-p", "0.8", "--seed", "7", "--stage", "1", "--stop", "e"]) == 0
+                 "--top-k", "20", "--top-p", "0.8", "--seed", "7", "--stage", "2", "--stop", "e"]) == 0
     (expected,) = generate(loaded, [path.read_bytes()], **options)
     assert capfdbinary.readouterr().out.decode() == expected + "\n"
 
@@ -96,7 +98,8 @@ def test_raw_bytes_and_a_prompt_from_standard_input(folder, loaded):
 @pytest.mark.parametrize("arguments, told", [
     (["--max-new-bytes", "0"], "max_new_bytes must be at least 1"), (["--top-p", "1.5"], "top_p must lie in (0, 1]"),
     (["--top-p", "0"], "top_p must lie in (0, 1]"), (["--top-k", "0"], "top_k must be at least 1"),
-    (["--temperature", "-1"], "temperature must be"), (["--stage", "3"], "stage must be"),
+    (["--temperature", "-1"], "temperature must be"), (["--stage", "3"], "of Stage 2, asked for Stage 3"),
+    (["--stage", "1"], "of Stage 2, asked for Stage 1"),
     (["--stop", ""], "stop must"), (["--rows", "0"], "--rows must"), (["--file", "no-such-file"], "no-such-file"),
     (["--device", "cuda:99"], "device 'cuda:99' was asked for, which is not here"),
 ])
@@ -112,6 +115,75 @@ def test_an_unknown_folder_and_bytes_that_are_no_text_are_told(folder, tmp_path,
         (tmp_path / "bad").write_bytes(content)
         assert main(["generate", str(folder), "--file", str(tmp_path / "bad")]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_stage_1_student_writes_no_bytes(tokenizer, tmp_path, capsys):
+    student = make_student(make_teacher(), tokenizer, stage=1)
+    student.save_pretrained(tmp_path)
+    assert main(["generate", str(tmp_path), "a", "--stage", "2"]) == 2
+    assert "holds a student of Stage 1, asked for Stage 2" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="this student is of Stage 1"):
+        generate(student, ["a"], stage=2)
+    assert main(["generate", str(tmp_path), "a", "--stage", "1", "--max-new-bytes", "9"]) == 0
+    assert capsys.readouterr().out == generate(student, ["a"], max_new_bytes=9)[0] + "\n"
+
+
+def test_the_folder_of_a_run_stands_for_its_model(loaded, tmp_path, capsys):
+    run = Run({}, root=tmp_path)
+    with run.locked():
+        run.metrics_path.touch()
+        assert main(["generate", str(run.folder), "a"]) == 2
+        assert "a run that is not finished" in capsys.readouterr().err
+        run.complete(loaded.save_pretrained, facts={})
+    assert main(["generate", str(run.folder), "The cat", "--max-new-bytes", "9"]) == 0
+    assert capsys.readouterr().out == generate(loaded, ["The cat"], max_new_bytes=9)[0] + "\n"
+
+
+def test_a_teacher_is_told_what_it_is_and_where_it_goes(tmp_path, capsys):
+    run = Run({}, root=tmp_path)
+    with run.locked():
+        run.complete(make_teacher().save_pretrained, facts={})
+    for folder in (run.folder, run.model_folder):
+        assert main(["generate", str(folder), "a"]) == 2
+        told = capsys.readouterr().err
+        assert f"{run.model_folder} holds a llama model" in told and "evaluate --teacher" in told
+
+
+@pytest.mark.parametrize("option", ["--lines", "--file"])
+def test_an_empty_source_of_prompts_is_told(option, folder, tmp_path, capsys):
+    (tmp_path / "empty").touch()
+    assert main(["generate", str(folder), option, str(tmp_path / "empty")]) == 2
+    assert "empty is empty" in capsys.readouterr().err
+    assert shell(folder, stdin=subprocess.DEVNULL).stderr.startswith(b"dbyte: error: standard input is empty")
+
+
+def test_prompts_and_stops_that_are_no_text_are_told(loaded):
+    for prompt, told in ((5, r"found int \(5\)"), (None, "found NoneType"), ("a\ud800", r"surrogate \(U\+D800\) .* 1")):
+        with pytest.raises(ValueError, match=told):
+            dbyte.generate(loaded, ["fine", prompt])
+    with pytest.raises(ValueError, match="stop must be a list of strings"):
+        dbyte.generate(loaded, ["a"], stop=[5])
+
+
+def test_a_byte_that_no_token_has_is_refused_by_name(tokenizer):
+    student = make_student(make_teacher(), tokenizer)
+    prompt = b"The cat\x04"
+    dbyte.generate(student, [prompt], max_new_bytes=1)
+    (place,) = [at for at, text in enumerate(student.token_texts()) if text == b"\x04"]
+    student.token_table[student.token_offset[place]] = ord("a")
+    for given in (prompt, prompt.decode()):
+        with pytest.raises(ValueError, match="the byte 0x04 at byte 7"):
+            dbyte.generate(student, ["fine", given])
+    assert dbyte.generate(student, ["The cat"], max_new_bytes=1)
+
+
+@pytest.mark.parametrize("arguments", [["generate", "{}", "x", "--max-new-bytes", "90000"], ["runs"]])
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(arguments, endless):
+    running = subprocess.Popen([sys.executable, "-m", "dbyte", *(each.format(endless) for each in arguments)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    running.stdout.close()
+    told = running.stderr.read()
+    assert running.wait(timeout=60) == 141 and b"roken" not in told and b"Error" not in told
 
 
 def until(handle, wanted, seconds=60.0):

@@ -52,6 +52,7 @@ def test_a_dry_run_trains_nothing(toy, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments, told", [
     (["--through", "3.1"], "--through must be one of teacher, 1.1"), (["--scale", "huge"], "unknown scale"),
     (["--corpus", "world"], "NAME=BYTES"), (["--corpus", "world=-1"], "positive number of bytes"),
+    (["--seed", "-1"], "--seed must be a whole number from 0"), (["--seed", str(2**63)], "9223372036854775807, found"),
     (["--batch-rows", "0"], "batch_rows must be at least 1"), (["--precision", "fp8"], "fp32 or bf16"),
     (["--sharding", "zero"], "unknown sharding"), (["--processes", "8"], "8 processes were asked for, but 1 met"),
     (["--backend", "slow"], "unknown backend 'slow'"), (["--device", "gpu"], "device 'gpu' was asked for"),

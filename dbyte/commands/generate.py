@@ -10,7 +10,7 @@ INTERRUPTED = 130
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "generate", help="continue text with a student; without a prompt, on a terminal, it asks for prompts")
-    command.add_argument("folder", metavar="FOLDER", help="of a student, as `train` names it")
+    command.add_argument("folder", metavar="FOLDER", help="of a student, as `train` names it, or of its run")
     command.add_argument("prompts", metavar="PROMPT", nargs="*", help="text to continue; - reads standard input")
     command.add_argument("--file", action="append", default=[], metavar="PATH",
                          help="read a prompt from a file, byte for byte (repeatable; - is standard input)")
@@ -38,14 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rows < 1:
         raise ValueError(f"--rows must be at least 1, found {arguments.rows}")
     prompts = _prompts(arguments)
-    if not (Path(arguments.folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{arguments.folder} holds no student (looked for config.json): name a folder that "
-                                "`python -m dbyte train` printed, or one that save_pretrained wrote")
+    from dbyte.decode.generate import load_student
     from dbyte.device import check_device
-    from dbyte.model.student import ByteStudent
+    from dbyte.distill.runs import model_folder
 
     check_device(arguments.device)
-    student = ByteStudent.from_pretrained(Path(arguments.folder)).eval().to(arguments.device)
+    student = load_student(model_folder(Path(arguments.folder)), stage=arguments.stage).to(arguments.device)
     try:
         if prompts is None:
             return _converse(student, arguments)
@@ -59,15 +57,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _prompts(arguments: argparse.Namespace) -> list[bytes] | None:
     """The prompts that were given; None: ask for them."""
-    given = [sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
+    given = [_read(prompt) if prompt == "-" else prompt.encode(errors="surrogateescape")
              for prompt in arguments.prompts]
-    for name in arguments.file:
-        given.append(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
+    given += [_read(name) for name in arguments.file]
     for name in arguments.lines:
-        given += Path(name).read_bytes().splitlines()
-    if not given and not arguments.lines and not sys.stdin.isatty():
-        given = [sys.stdin.buffer.read()]
+        given += _read(name).splitlines()
+    if not given and not sys.stdin.isatty():
+        given = [_read("-")]
     return given or None
+
+
+def _read(name: str) -> bytes:
+    """The bytes of a file, or of standard input for `-`; ValueError if there are none."""
+    data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    if not data:
+        raise ValueError(f"{'standard input' if name == '-' else name} is empty: there is nothing to continue (the "
+                         'PROMPT "" begins from nothing)')
+    return data
 
 
 def _converse(student, arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ the states and one step, `writer.py` the loop, `sampling.py` the draws, `utf8.py
 import codecs
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from dbyte.decode.engine import Engine
 from dbyte.decode.sampling import Sampling
@@ -15,6 +16,27 @@ from dbyte.decode.stream import ByteStream
 from dbyte.decode.utf8 import broken_character
 from dbyte.decode.writer import Writer
 from dbyte.model.student import ByteStudent
+from dbyte.text.exact import UTF8_BYTES
+from dbyte.text.spans import utf8
+
+
+def load_student(folder: Path, *, stage: int | None = None) -> ByteStudent:
+    """Load a student from its folder, in evaluation mode.
+
+    stage: None for the one that the student was trained to. The other one is refused, since what it needs was never
+    trained (Stage 2) or has changed since (Stage 1).
+    Raises:
+        FileNotFoundError: if the folder holds no model.
+        ValueError: if it holds another kind of model, or a student of another stage.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no student (looked for config.json): name a folder that `python -m "
+                                "dbyte train` printed, or one that save_pretrained wrote")
+    student = ByteStudent.from_pretrained(folder).eval()
+    if stage not in (None, student.config.stage):
+        raise ValueError(f"{folder} holds a student of Stage {student.config.stage}, asked for Stage {stage}: name the "
+                         "folder of step 1.3 (Stage 1) or 2.2 (Stage 2), or leave the stage out")
+    return student
 
 
 def generate(
@@ -37,9 +59,10 @@ def generate(
             (Stage 1 before its router has learned); None: along the router's boundaries.
         engine: computes the student's steps; None: plain torch.
     Raises:
-        ValueError: for reserved bytes 0xFE or 0xFF in a prompt or, with valid_utf8, no UTF-8; a prompt of more chunks
-            than the core has positions; a limit below 1; a temperature, top_k or top_p out of range; a stage other
-            than 1 or 2; stop strings that are empty or not in a list.
+        ValueError: for a prompt or stop string of another type; a lone surrogate; a byte of a prompt that the student's
+            tokens cannot spell, reserved bytes 0xFE or 0xFF or, with valid_utf8, no UTF-8; a prompt of more chunks than
+            the core has positions; a limit below 1; a temperature, top_k or top_p out of range; a stage other than 1 or
+            2, or 2 of a student of Stage 1; stop strings that are empty or not in a list.
     """
     if isinstance(prompts, str | bytes):
         raise ValueError(f"generate expects a list of prompts, found {type(prompts).__name__}: put it into a list")
@@ -115,14 +138,33 @@ def begin(
         raise ValueError(f"max_new_bytes must be at least 1, found {max_new_bytes}")
     if stage not in (None, 1, 2):
         raise ValueError(f"stage must be 1 (writes tokens), 2 (writes bytes) or None (as trained), found {stage!r}")
-    if isinstance(stop, str | bytes) or not all(stop):
+    if stage == 2 and student.config.stage == 1:
+        raise ValueError("this student is of Stage 1, its byte heads were never trained: write with stage=1, or use a "
+                         "student of Stage 2")
+    if isinstance(stop, str | bytes) or not all(text and isinstance(text, str) for text in stop):
         raise ValueError(f"stop must be a list of strings that are not empty, found {stop!r}")
-    encoded = [prompt.encode() if isinstance(prompt, str) else bytes(prompt) for prompt in prompts]
+    encoded = _encoded(student, prompts)
     with evaluating(student):
         stream = ByteStream(student, encoded, new_bytes=max_new_bytes, stage=stage or student.config.stage or 2,
                             prompt_ends=prompt_ends, engine=engine)
-    return Writer(stream, encoded, sampling=sampling, limit=max_new_bytes, stops=[text.encode() for text in stop],
+    return Writer(stream, encoded, sampling=sampling, limit=max_new_bytes, stops=[utf8(text) for text in stop],
                   valid_utf8=valid_utf8)
+
+
+def _encoded(student: ByteStudent, prompts: Sequence[str | bytes]) -> list[bytes]:
+    """The bytes of each prompt; ValueError for another type, a lone surrogate, or a byte that no token has."""
+    for prompt in prompts:
+        if not isinstance(prompt, str | bytes):
+            raise ValueError(f"a prompt must be str or bytes, found {type(prompt).__name__} ({prompt!r})")
+    encoded = [utf8(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    if student.config.token_table_bytes:
+        single = student.token_offset.diff() == 1
+        missing = set(UTF8_BYTES).difference(student.token_table[student.token_offset[:-1][single]].tolist())
+        for prompt in encoded:
+            for byte in missing.intersection(prompt):
+                raise ValueError(f"a prompt holds the byte 0x{byte:02X} at byte {prompt.index(byte)}, which the "
+                                 "student's tokens cannot spell: remove it from the prompt")
+    return encoded
 
 
 @contextmanager

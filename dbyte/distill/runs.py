@@ -64,6 +64,20 @@ def write_json(path: Path, value: object) -> None:
     atomic_write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
+def model_folder(folder: Path) -> Path:
+    """The model of a run, if this is the folder of a run; any other folder or hub name as it is.
+
+    Raises:
+        FileNotFoundError: if the run is not finished.
+    """
+    if (folder / "complete.json").is_file():
+        return folder / "model"
+    if (folder / "metrics.jsonl").is_file():
+        raise FileNotFoundError(f"{folder} is a run that is not finished, so it holds no model yet: the command that "
+                                "began it continues it")
+    return folder
+
+
 @contextmanager
 def atomic_dir(folder: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; on success seal it with checksums and rename it to `folder`, else remove it.

@@ -29,10 +29,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import chunks, normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
-from transformers import AutoConfig
 
-from dbyte.decode.generate import generate
+from dbyte.decode.generate import generate, load_student
 from dbyte.device import check_device
+from dbyte.distill.runs import model_folder
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_beam import ROUNDS, beam_scores
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
@@ -283,18 +283,8 @@ def load_lm(
             if arguments do not fit.
     """
     check_device(device)
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no student (looked for config.json): name a folder that `python -m "
-                                "dbyte train` printed, or one that save_pretrained wrote")
-    kind = AutoConfig.from_pretrained(folder).model_type
-    if kind != "dbyte":
-        raise ValueError(f"{folder} holds a {kind} model, not a student: give it as --teacher, or to the harness's own "
-                         "adapter (lm_eval --model hf)")
-    student = ByteStudent.from_pretrained(folder).eval().to(device)
-    if stage is not None and stage != student.config.stage:
-        raise ValueError(f"{folder} holds a student of Stage {student.config.stage}, asked for Stage {stage}: name the "
-                         f"folder of step {'1.3' if stage == 1 else '2.2'}, or leave the stage out")
+    folder = model_folder(Path(folder))
+    student = load_student(folder, stage=stage).to(device)
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer (looked for tokenizer.json): save the teacher's there")
     token_bytes = TokenBytes.from_tokenizer(load_tokenizer(folder))

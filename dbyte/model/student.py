@@ -351,7 +351,9 @@ class ByteStudent(PreTrainedModel):
         """Load a student as transformers does; ValueError for another kind of model, or that names missing weights."""
         if (kind := model_kind(folder)) != cls.config_class.model_type:
             raise ValueError(f"{folder} holds a {kind} model, not a byte-level student: name the folder of a student, "
-                             "as `python -m dbyte train` prints it")
+                             "as `python -m dbyte train` prints it. A teacher is evaluated by `evaluate --teacher` or "
+                             "the harness's own adapter (lm_eval --model hf), and a student made of it by `train "
+                             "--teacher`")
         wants_info = options.pop("output_loading_info", False)
         student, info = super().from_pretrained(folder, output_loading_info=True, **options)
         if info["missing_keys"]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from dbyte.atomic import atomic_write
 from dbyte.device import check_device
+from dbyte.distill.runs import model_folder
 from dbyte.evaluate.harness import ColumnResult, correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.lm import StudentLM, load_lm
 from dbyte.evaluate.stats import AVERAGE, Interval, difference, of_task, retention
@@ -99,7 +100,7 @@ def evaluated(
     if model:
         lms["student"] = load_lm(model, stage=stage, boundaries=boundaries, beam=beam, rows=rows, device=device)
     if teacher:
-        lms["teacher"] = teacher_lm(*load_teacher(_teacher(teacher), device=device), device=device)
+        lms["teacher"] = teacher_lm(*load_teacher(_teacher(model_folder(Path(teacher))), device=device), device=device)
     results = {}
     seconds = dict.fromkeys(("student", "teacher"))
     for who, lm in lms.items():
@@ -115,9 +116,9 @@ def evaluated(
     return Evaluated(asked, results, facts)
 
 
-def _teacher(name: str) -> str:
+def _teacher(name: Path) -> Path:
     """The name, unless that folder holds a student, which has no tokens to be compared with."""
-    config = Path(name) / "config.json"
+    config = name / "config.json"
     if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "dbyte":
         raise ValueError(f"{name} holds a student, which is no teacher: give it as --model")
     return name

@@ -48,6 +48,16 @@ def listed(data: bytes) -> str:
     return ", ".join(f"0x{byte:02X}" for byte in data[:9]) + (f" and {len(data) - 9} more" if len(data) > 9 else "")
 
 
+def utf8(text: str) -> bytes:
+    """The bytes of a text; ValueError that says where it holds a lone surrogate, which UTF-8 cannot encode."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character "
+                         f"{error.start}, which UTF-8 cannot encode; clean it, e.g. with "
+                         'text.encode("utf-8", "replace").decode()') from error
+
+
 @dataclass(frozen=True)
 class Aligned:
     """A text as tokens and as bytes.
@@ -149,14 +159,9 @@ class TokenBytes:
         """The target text: `text` after the tokenizer's own normaliser; ValueError for what no token can spell."""
         if not isinstance(text, str):
             raise ValueError(f"expected a str, found {type(text).__name__}; decode bytes as UTF-8 first")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character "
-                             f"{error.start}, which UTF-8 cannot encode; clean it, e.g. with "
-                             'text.encode("utf-8", "replace").decode()') from error
+        data = utf8(text)
         if not self.can_spell(text):
-            at, byte = next(each for each in enumerate(text.encode()) if each[1] in self.missing_bytes)
+            at, byte = next(each for each in enumerate(data) if each[1] in self.missing_bytes)
             raise ValueError(f"the text holds the byte 0x{byte:02X} at byte {at}, which {self.name} has no token for: "
                              "remove it from the text")
         if self.backend is None:
