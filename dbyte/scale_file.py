@@ -21,7 +21,7 @@ BUILT_IN = files("dbyte").joinpath("scales")
 STUDENT = dict(
     byte_width=int, encoder_layers=int, decoder_layers=int, ffn_width=int, state_size=int, conv_width=int, expand=int,
     head_width=int, chunk_size=int, encoder_mixer=str, encoder_window=int, router=str, router_ffn_width=int,
-    router_width=int, router_layers=int, smoothing=bool, confidence=bool)
+    router_width=int, router_layers=int, smoothing=bool, confidence=bool, suffix=bool)
 STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,

@@ -1,6 +1,7 @@
 """Shared by the tests: quiet libraries, no network, small teachers, and packed rows of odd text."""
 
 import os
+from functools import cache
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -30,9 +31,14 @@ TEXTS = ["The cat sat on the mat, and the dog slept in the house.\n", "naïve ca
          "x", "def f(a):\r\n\treturn a * 2\n", "Where does Mira live? Mira lives in Oslo. " * 3, "e\u0301\x00tail"]
 
 
+@cache
+def make_tokenizer():
+    return train_tokenizer(TEXTS * 2 + ["the cat lives in the house of Mira and sat on a mat. "] * 4, vocabulary=300)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
-    return train_tokenizer(TEXTS * 2 + ["the cat lives in the house of Mira and sat on a mat. "] * 4, vocabulary=300)
+    return make_tokenizer()
 
 
 @pytest.fixture(scope="session")
@@ -74,15 +80,20 @@ VARIANTS = {
     "attention": dict(encoder_mixer="attention"), "window": dict(encoder_mixer="attention", encoder_window=5),
     "convolution": dict(encoder_mixer="convolution", encoder_window=6),
     "split": dict(router="split", router_width=16, router_layers=1), "mbp": dict(decoding="mbp"),
+    "suffix": dict(suffix=True),
 }
 
 
 def make_student(teacher, tokenizer=None, **changes):
     """A small student whose new parts are far from zero, so that every path carries signal."""
     torch.manual_seed(1)
+    tokenizer = make_tokenizer() if changes.get("suffix") else tokenizer
     student = ByteStudent.from_teacher(teacher, config=StudentConfig(**(SIZES | changes)), tokenizer=tokenizer).eval()
     with torch.no_grad():
-        for weight in (student.residual.weight, student.null_E):
+        from_zero = [student.residual.weight, student.null_E]
+        if changes.get("suffix"):
+            from_zero += [student.encoder_projection.weight, student.encoder_projection.gate.weight]
+        for weight in from_zero:
             weight.normal_()
         for weight in student.router.parameters() if student.config.router == "integrated" else ():
             weight.normal_()

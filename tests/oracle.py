@@ -32,7 +32,7 @@ class Oracle(nn.Module):
     def ids(self, tokens):
         return self.embedding.weight.new_tensor([self.id_of[bytes(token)] for token in tokens]).long()
 
-    def chunk_embeddings(self, encoded_BLD, chunks):
+    def chunk_embeddings(self, encoded_BLD, chunks, byte_ids_BL):
         rows = []
         for ids, position, mask in zip(self.ids_BL.tolist(), chunks.position_BM, chunks.mask_BM, strict=True):
             ends = [end + 1 for end in position[mask].tolist()]

@@ -193,7 +193,7 @@ def test_stage_1_on_its_own_tokens_is_its_teacher_where_the_encoder_is_exact(tea
     """With the teacher's embeddings in place of the chunks' the two losses are one and the same."""
     batch = rows.batch([0, 1])
     exact = teacher.get_input_embeddings()(batch.token_ids_BM)
-    monkeypatch.setattr(student, "chunk_embeddings", lambda encoded_BLD, chunks: exact)
+    monkeypatch.setattr(student, "chunk_embeddings", lambda encoded_BLD, chunks, byte_ids_BL: exact)
     written, wrong = objectives.next_token.sums(student, None, batch)
     assert written.item() == pytest.approx(objectives.token.sums(teacher, None, batch)[0].item(), rel=1e-4)
     assert wrong == objectives.boundary.sums(student, None, batch)[0]

@@ -21,6 +21,7 @@ symbols or 256 bytes, K bytes.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.decode.confidence import OpeningConfidence
@@ -30,6 +31,7 @@ from dbyte.kernels.fast import fast_products
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent, is_special
+from dbyte.model.suffix import LONGEST
 from dbyte.text.spans import BOS, EOS
 
 
@@ -88,6 +90,8 @@ class ByteStream:
     def _encode(self, byte_B: Tensor) -> Tensor:
         if self.look_ahead is not None:
             self.look_ahead.take_in(byte_B)
+        if self.student.config.suffix:
+            self.tail_BW = torch.cat((self.tail_BW[:, 1:], byte_B[:, None]), dim=1)
         return self.encoder(self.student.byte_embedding(byte_B), self.encoder_states)
 
     def _take_in(self, byte_B: Tensor, encoded_BD: Tensor, ends_B: Tensor) -> None:
@@ -104,7 +108,11 @@ class ByteStream:
     def _run_core(self, encoded_BD: Tensor, closing: list[int]) -> None:
         """One core position for the rows whose chunk ends at this byte."""
         closing_R = torch.tensor(closing, device=encoded_BD.device)
-        core_RE = self.core_cache.step(self.to_core(encoded_BD[closing_R]), closing)
+        embedding_RE = self.to_core(encoded_BD[closing_R])
+        if self.student.config.suffix:
+            suffix_R = self.student.suffix_table.find(self.tail_BW[closing_R])[:, -1]
+            embedding_RE = embedding_RE + self.student.encoder_projection.of_suffix(encoded_BD[closing_R], suffix_R)
+        core_RE = self.core_cache.step(embedding_RE, closing)
         if self.opening is not None:
             weight_R1 = self.opening.value_B[closing_R, None].to(core_RE)
             core_RE = torch.lerp(self.core_BE[closing_R], core_RE, weight_R1)
@@ -155,6 +163,8 @@ class ByteStream:
         slots = min(max(chunks) + 1 + new_bytes, positions)  # at most a chunk a byte
         self._allocate(engine, len(texts), stage=stage, slots=slots, byte_slots=byte_slots)
         self.encoder_states = states
+        before_BW = F.pad(ids_BL, (LONGEST, 0), value=-1)
+        self.tail_BW = before_BW.gather(1, length_B[:, None] + torch.arange(LONGEST, device=ids_BL.device))
         if self.look_ahead is not None:
             self.look_ahead.prefill(ids_BL, length_B)
         self._read_chunks(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B - 1)
@@ -172,7 +182,7 @@ class ByteStream:
         mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None]
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
-        core_BME = self.core_cache.prefill(student.chunk_embeddings(encoded_BLD, chunks), chunks.document_BM)
+        core_BME = self.core_cache.prefill(student.chunk_embeddings(encoded_BLD, chunks, ids_BL), chunks.document_BM)
         if self.opening is not None:
             core_BME = smooth(core_BME, opening_confidence(prob_BL, chunks), chunks)
             self.opening.prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
@@ -195,6 +205,7 @@ class ByteStream:
         self.engine = engine
         self.stage = stage
         self.byte_slots = byte_slots
+        self.tail_BW = torch.full((rows, LONGEST), -1, device=student.device)  # the newest bytes, -1 where none was
         self.ended_B = torch.ones(rows, dtype=torch.bool, device=student.device)
         self.encoder = engine.stack_step(student.encoder)
         self.encoder_states = student.encoder.empty_state(rows, slots=byte_slots)
@@ -234,6 +245,8 @@ class ByteStream:
         The core's keys and values are the last two.
         """
         parts = [(self, name, 0) for name in ("core_BE", "up_BD", "logits_BX", "second_logits_BK", "ended_B")]
+        if self.student.config.suffix:
+            parts.append((self, "tail_BW", 0))
         states = [*self.encoder_states, *self.decoder_states]
         if self.opening is not None:
             parts += [(self.opening, name, 0) for name in ("encoded_BD", "byte_B", "closed_B", "value_B")]

@@ -112,6 +112,8 @@ def plan_steps(
         student = StudentConfig(**scale.student).to_dict()
         for version in ("transformers_version", "dbyte_version"):
             student.pop(version, None)
+        if not student["suffix"]:  # it came after the first runs, whose addresses stay
+            del student["suffix"]
         if step.stage != 2:  # off, so that students that differ in these alone share their Stage 1
             student |= dict.fromkeys(STAGE2_ALONE, False)
         described = {

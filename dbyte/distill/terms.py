@@ -61,7 +61,8 @@ class Forward:
     def decoded_BLD(self) -> Tensor:
         """The decoder's output for each byte, along the router's chunks."""
         chunks = self.router_chunks
-        core_BME = self.model.run_core(self.model.chunk_embeddings(self.encoded_BLD, chunks), chunks)
+        embedding_BME = self.model.chunk_embeddings(self.encoded_BLD, chunks, self.batch.byte_ids_BL)
+        core_BME = self.model.run_core(embedding_BME, chunks)
         return self.model.decode(core_BME, self.encoded_BLD, chunks, self.batch.document_BL, self.prob_BL)
 
     @cached_property
@@ -71,7 +72,7 @@ class Forward:
 
     def chunk_embeddings(self) -> Tensor:
         """What the core reads of each of the teacher's tokens: [B, M, E]."""
-        return self.model.chunk_embeddings(self.encoded_BLD, self.teacher_chunks)
+        return self.model.chunk_embeddings(self.encoded_BLD, self.teacher_chunks, self.batch.byte_ids_BL)
 
     def token_hidden(self) -> Tensor:
         """The core's output for each of the teacher's tokens: [B, M, E]."""

@@ -20,6 +20,7 @@ from dbyte.decode.engine import Engine
 from dbyte.model.chunking import CONFIDENCE_FLOOR
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.student import is_special
+from dbyte.model.suffix import LONGEST
 from dbyte.text.prefix_tree import Tree
 from dbyte.text.spans import BOS, EOS
 
@@ -72,7 +73,22 @@ class SharedTexts:
     def chunk_embeddings(self, encoded_TD: Tensor, chunks: Tree) -> Tensor:
         """What the core reads of chunks, whose symbols are the nodes that end them: [K, E]."""
         ends_K = torch.from_numpy(chunks.symbol_T).to(encoded_TD.device)
-        return self.student.encoder_projection(encoded_TD[ends_K]).to(encoded_TD.dtype)
+        embedding_KE = self.student.encoder_projection(encoded_TD[ends_K])
+        if self.student.config.suffix:
+            suffix_K = self.suffix_T[ends_K]
+            embedding_KE = embedding_KE + self.student.encoder_projection.of_suffix(encoded_TD[ends_K], suffix_K)
+        return embedding_KE.to(encoded_TD.dtype)
+
+    @cached_property
+    def suffix_T(self) -> Tensor:
+        """The longest token that ends at each node."""
+        window_TW = self.byte_T.new_full((len(self.tree), LONGEST), -1)
+        node_T = torch.arange(len(self.tree), device=self.byte_T.device)
+        parent_T = torch.from_numpy(self.tree.parent_T).to(self.byte_T.device)
+        for back in range(LONGEST):
+            window_TW[:, -1 - back] = self.byte_T[node_T].where(node_T >= 0, window_TW[:, -1 - back])
+            node_T = parent_T[node_T].where(node_T >= 0, node_T)
+        return self.student.suffix_table.find(window_TW)[:, -1]
 
     def run_core(self, encoded_TD: Tensor, chunks: Tree) -> Tensor:
         """The core's states [K, E] of chunks."""

@@ -12,6 +12,7 @@ K2 = 512 joint symbols (byte + 256 * a chunk ends there).
 
 import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_co
 from dbyte.model.core import run_core
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
+from dbyte.model.suffix import SuffixProjection, SuffixTable
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, model_kind, read_teacher
 from dbyte.presets import PAPER_SIZES
 from dbyte.text.spans import BOS, EOS, TokenBytes
@@ -45,9 +47,9 @@ class StudentConfig(PreTrainedConfig):
     encoder_mixer "attention" is Table 5's Transformer encoder, "convolution" a control that sees near bytes alone, both
     with as many parameters; encoder_window: how many bytes they see, 0: all (attention). router "integrated" reads the
     encoder (router_ffn_width 0: two linear maps), "split" has router_layers of router_width of its own (appendix B).
-    smoothing, confidence: see chunking.py. decoding "jbp" has one head over (byte, chunk ends), "mbp" two heads, over
-    the next byte and the one after it. stage is the stage that the student was last trained in: 1 writes tokens, 2
-    writes bytes.
+    smoothing, confidence: see chunking.py. suffix: a chunk's embedding starts from that of the longest token that ends
+    there, see suffix.py. decoding "jbp" has one head over (byte, chunk ends), "mbp" two heads, over the next byte and
+    the one after it. stage is the stage that the student was last trained in: 1 writes tokens, 2 writes bytes.
     core_config is the teacher's, filled in by `ByteStudent.from_teacher`. Raises ValueError where sizes do not fit.
     """
 
@@ -71,6 +73,7 @@ class StudentConfig(PreTrainedConfig):
     router_layers: int = 4
     smoothing: bool = False
     confidence: bool = False
+    suffix: bool = False
     decoding: str = "jbp"
     token_table_bytes: int = 0
     bos_token_id: int | None = None
@@ -153,7 +156,8 @@ class ByteStudent(PreTrainedModel):
         D = config.byte_width
         self.byte_embedding = nn.Embedding(BYTES, D)
         self.encoder = Stack(config.encoder_shape())
-        self.encoder_projection = nn.Linear(D, E, bias=False)
+        self.encoder_projection = (SuffixProjection(D, E, vocabulary=config.core_config.vocab_size) if config.suffix
+                                   else nn.Linear(D, E, bias=False))
         self.router = (Router(D, config.router_ffn_width) if config.router == "integrated" else
                        SplitRouter(config.router_shape()))
         self.core = AutoModel.from_config(config.core_config, attn_implementation=PACKED)
@@ -203,10 +207,24 @@ class ByteStudent(PreTrainedModel):
         before_eos_BL = F.pad(byte_ids_BL[:, 1:] == EOS, (0, 1))
         return self.router(read, document_BL).masked_fill(is_special(byte_ids_BL) | before_eos_BL, 1.0)
 
-    def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks) -> Tensor:
-        """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings."""
+    def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks, byte_ids_BL: Tensor | None = None) -> Tensor:
+        """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings.
+
+        byte_ids_BL: int64, the bytes; only a student with suffixes reads them.
+        """
+        encoded_BMD = chunk(encoded_BLD, chunks)
+        embedding_BME = self.encoder_projection(encoded_BMD)
+        if self.config.suffix:
+            suffix_BM = self.suffix_table.find(byte_ids_BL).gather(1, chunks.position_BM)
+            embedding_BME = embedding_BME + self.encoder_projection.of_suffix(encoded_BMD, suffix_BM)
         # what autocast halves is widened again: the core adds up many small changes
-        return self.encoder_projection(chunk(encoded_BLD, chunks)).to(encoded_BLD.dtype)
+        return embedding_BME.to(encoded_BLD.dtype)
+
+    @cached_property
+    def suffix_table(self) -> SuffixTable:
+        """The tokens as `suffix.py` finds them."""
+        return SuffixTable(self.token_texts(), bos_token_id=self.config.bos_token_id,
+                           eos_token_id=self.config.eos_token_id)
 
     def run_core(self, chunk_BME: Tensor, chunks: Chunks) -> Tensor:
         """Run the teacher's transformer over the chunks of each document: core_BME."""
@@ -261,7 +279,7 @@ class ByteStudent(PreTrainedModel):
         if boundary_BL is None:
             boundary_BL = (boundary_prob_BL >= THRESHOLD) & mask_BL
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
-        core_BME = self.run_core(self.chunk_embeddings(encoded_BLD, chunks), chunks)
+        core_BME = self.run_core(self.chunk_embeddings(encoded_BLD, chunks, byte_ids_BL), chunks)
         out = StudentOutput(boundary_prob=boundary_prob_BL, boundary=boundary_BL, chunk_mask=chunks.mask_BM)
         if token_logits:
             out.token_logits = self.token_head(core_BME)
@@ -332,6 +350,8 @@ class ByteStudent(PreTrainedModel):
                                  f"teacher's {rows} embeddings: use the tokenizer that the teacher was trained with")
             texts = b"".join(token_bytes.token_bytes)
             config.token_table_bytes = len(texts)
+        elif config.suffix:
+            raise ValueError("suffix = true needs the teacher's tokenizer, whose tokens are looked up: give it")
         student = cls(config)
         if tokenizer is not None:
             student.token_table.copy_(torch.tensor(list(texts)))
@@ -344,6 +364,8 @@ class ByteStudent(PreTrainedModel):
                                       if not name.startswith("embed_tokens.")})
         with torch.no_grad():
             student.token_head.weight.copy_(teacher.get_output_embeddings().weight)
+            if config.suffix:
+                student.encoder_projection.embedding_VE = teacher.get_input_embeddings().weight.detach().clone()
         return student
 
     @classmethod

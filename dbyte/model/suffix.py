@@ -1,0 +1,97 @@
+"""The longest token that ends at a byte, and the teacher's embedding of it: what a chunk is if nothing else is known.
+
+A chunk is nearly always a token, and the longest token of the vocabulary that the text so far ends with is nearly
+always that token, wherever the chunk began. So its embedding is most of what step 1.1 has to learn, and nothing has to
+be trained for it. The chunk's embedding is then
+
+    encoder_projection(encoded) + g * embedding[longest suffix],     g = sigmoid(gate . encoded)
+
+and Eq. 2 teaches the encoder the rest. It is causal and knows no boundaries. Source: Bolmo (arXiv 2512.15586, section
+3.1) adds such embeddings to those of bytes; here they skip the encoder, whose width they do not have. The paper (arXiv
+2602.01007) has none, so it is an option that is off.
+
+Shape letters: B rows, L bytes, W bytes that are looked back, D byte width, E core width, V tokens.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dbyte.text.spans import BOS, EOS
+
+LONGEST = 16  # bytes; of SmolLM2's 49,152 tokens 99.7 % are no longer
+FACTOR = 6364136223846793005  # of the rolling hash, modulo 2**64 (Knuth's)
+OPEN = 4.0  # the gate's first bias: sigmoid(4) = 0.98
+
+
+class SuffixProjection(nn.Linear):
+    """The projection of the encoder's states to the core's width, and the gated embedding that is added to it.
+
+    The embeddings are the teacher's; they are a buffer, so no step trains them. The projection starts at zero: training
+    starts from what the suffixes give.
+    """
+
+    def __init__(self, width: int, core_width: int, *, vocabulary: int):
+        super().__init__(width, core_width, bias=False)
+        nn.init.zeros_(self.weight)
+        self.gate = nn.Linear(width, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, OPEN)
+        self.register_buffer("embedding_VE", torch.zeros(vocabulary, core_width))
+
+    def of_suffix(self, encoded_XD: Tensor, suffix_X: Tensor) -> Tensor:
+        """What is added for chunks that end at bytes with these states and suffixes (int64): [X, E]."""
+        return self.gate(encoded_XD).sigmoid() * self.embedding_VE[suffix_X]
+
+
+class SuffixTable:
+    """The vocabulary by the hashes of its tokens, to find the longest one that ends at each byte."""
+
+    def __init__(self, token_texts: list[bytes], *, bos_token_id: int, eos_token_id: int):
+        """token_texts: the bytes of each token id, empty for special tokens. BOS and EOS are tokens of one byte."""
+        ids = {text: token_id for token_id, text in reversed(list(enumerate(token_texts))) if text}
+        ids |= {bytes([BOS]): bos_token_id, bytes([EOS]): eos_token_id}
+        self.none = bos_token_id
+        self.by_length = []
+        for length in range(1, LONGEST + 1):
+            known = [(_hash(text), token_id) for text, token_id in ids.items() if len(text) == length]
+            known.sort()
+            assert all(one[0] != two[0] for one, two in pairwise(known)), "two tokens have one hash"
+            self.by_length.append(tuple(torch.tensor(column, dtype=torch.long) for column in zip(*known, strict=True))
+                                  if known else None)
+
+    def find(self, byte_BL: Tensor) -> Tensor:
+        """The id of the longest token that ends at each byte (int64 [B, L]), BOS's where none does.
+
+        byte_BL: int64, each row from its beginning, or with the LONGEST - 1 bytes before those that are asked for; -1
+        where a row has no byte. A false find has a chance of V / 2**64.
+        """
+        found_BL = torch.full_like(byte_BL, self.none)
+        hash_BL = torch.zeros_like(byte_BL)
+        power = 1
+        for back, known in enumerate(self.by_length):
+            shifted_BL = F.pad(byte_BL, (back, 0), value=-1)[:, : byte_BL.shape[1]]
+            hash_BL = hash_BL + (shifted_BL + 1) * _signed(power)
+            power = power * FACTOR % 2**64
+            if known is None:
+                continue
+            key_K, id_K = (column.to(byte_BL.device) for column in known)
+            place_BL = torch.searchsorted(key_K, hash_BL).clamp(max=len(key_K) - 1)
+            whole_BL = F.pad(byte_BL >= 0, (back, 0))[:, : byte_BL.shape[1]]
+            found_BL = torch.where((key_K[place_BL] == hash_BL) & whole_BL, id_K[place_BL], found_BL)
+        return found_BL
+
+
+def _hash(text: bytes) -> int:
+    """The sum of (byte + 1) * FACTOR**k over the bytes, k = 0 for the last one: a signed integer of 64 bits."""
+    total = 0
+    for byte in text:
+        total = (total * FACTOR + byte + 1) % 2**64
+    return _signed(total)
+
+
+def _signed(number: int) -> int:
+    """A number modulo 2**64 as an int64 has it."""
+    return number - 2**64 if number >= 2**63 else number
