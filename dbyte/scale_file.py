@@ -22,6 +22,7 @@ STUDENT = dict(
     byte_width=int, encoder_layers=int, decoder_layers=int, ffn_width=int, state_size=int, conv_width=int, expand=int,
     head_width=int, chunk_size=int, encoder_mixer=str, encoder_window=int, router=str, router_ffn_width=int,
     router_width=int, router_layers=int, smoothing=bool, confidence=bool, suffix=bool)
+MAY_BE_ZERO = {"ffn_width", "encoder_window", "router_ffn_width"}  # of its sizes: without such a part
 STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,
@@ -179,7 +180,7 @@ def _table(table: dict, known: dict, where: str, whole: bool) -> dict:
     """A table's values as the kinds of `known`; ValueError for a key that is not in it."""
     for name in table:
         if name not in known:
-            near = "".join(f", did you mean {one}?" for one in get_close_matches(name, known, n=1))
+            near = "".join(f" (did you mean {one}?)" for one in get_close_matches(name, known, n=1))
             raise ValueError(f"{where} has an unknown key {name}{near}: choose from {', '.join(known)}")
     return {name: typed(value, known[name], f"{where}: {name}", whole=whole) for name, value in table.items()}
 

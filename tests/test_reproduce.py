@@ -12,8 +12,9 @@ import nbformat
 import pytest
 import torch
 
-from dbyte import paths
+from dbyte import paths, presets
 from dbyte.__main__ import main
+from dbyte.notebook import reproduce as reproduce_module
 from dbyte.notebook.pairing import (
     differences,
     find_scripts,
@@ -78,6 +79,21 @@ def outputs(path):
 
 def run(folder, scale="smoke", **kwargs):
     return reproduce(scale, out=folder / "out", notebooks=folder, results=folder / "results", **kwargs)
+
+
+def test_a_scale_of_the_users_is_handed_to_the_notebooks_as_a_file(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(reproduce_module, "RUNS", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text('base = "smoke"\nitems = 7\n', encoding="utf-8")
+    script(tmp_path, "00_first", PARAMETERS + "# %%\nfrom dbyte import presets\nfound = presets.scale(scale)\n"
+           "print(found.name, found.items, found.row_bytes, seed)\n")
+    assert run(tmp_path, scale="mine.toml", settings=["row_bytes=512"]) == 0
+    name = presets.scale("mine.toml", ["row_bytes=512"]).name
+    assert outputs(tmp_path / "out" / "00_first.ipynb").split() == [name, "7", "512", "0"] and name.startswith("mine-")
+    assert presets.scale(str(tmp_path / "runs" / "scales" / f"{name}.toml")).row_bytes == 512
+    assert (tmp_path / "results" / name / "REPORT.md").is_file() and not (tmp_path / "results" / "smoke").exists()
+    with pytest.raises(ValueError, match="scale mine-.*: student: .*head_width"):
+        run(tmp_path, scale="mine.toml", settings=["student.head_width=7"])
 
 
 def events(log):
