@@ -218,8 +218,7 @@ def scale(name: str, settings: Sequence[str] = ()) -> Scale:
     if name in SCALES and not settings:
         found = SCALES[name]
     else:
-        found = read(BUILT_IN.joinpath(f"{name}.toml") if name in SCALES else _file(name), Scale, TeacherShape,
-                     tuple(settings))
+        found = read(BUILT_IN[name] if name in BUILT_IN else _file(name), Scale, TeacherShape, tuple(settings))
     if found.name not in SCALES and isinstance(found.teacher, str):
         found = replace(found, teacher=str(_place(found.teacher) or found.teacher))
     if not (device := os.environ.get(DEVICE)):

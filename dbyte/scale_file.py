@@ -15,7 +15,8 @@ from importlib.resources.abc import Traversable
 from types import NoneType, UnionType
 from typing import get_args, get_origin, get_type_hints
 
-BUILT_IN = files("dbyte").joinpath("scales")
+BUILT_IN = {file.name.removesuffix(".toml"): file for file in files("dbyte").joinpath("scales").iterdir()
+            if file.name.endswith(".toml")}
 # The tables [student], [stage1] and [stage2] are arguments of StudentConfig and of the functions in distill/steps.py.
 # Those need torch, so they are not imported here: tests/test_presets.py compares names and types.
 STUDENT = dict(
@@ -44,7 +45,7 @@ class Lesson:
 
 def read_all(scale: type, shape: type) -> list:
     """The scale of each file of scales/, from the least training text to the most."""
-    found = [read(file, scale, shape) for file in BUILT_IN.iterdir() if file.name.endswith(".toml")]
+    found = [read(file, scale, shape) for file in BUILT_IN.values()]
     return sorted(found, key=lambda one: (sum(size for _, size in one.corpora), one.name))
 
 
@@ -62,7 +63,9 @@ def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] 
     base = own.pop("base", None)
     table = typed(own, keys, where, whole=False)
     if base is not None:
-        table = merged(_load(_built_in(base, where)), table)
+        if base not in sorted(BUILT_IN):
+            raise ValueError(f"{where}: base must be one of {', '.join(sorted(BUILT_IN))}, found {base!r}")
+        table = merged(_load(BUILT_IN[base]), table)
     if settings:
         given = {}
         for text in settings:
@@ -81,13 +84,6 @@ def _load(file: Traversable) -> dict:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file.name} is no TOML: {error}") from None
-
-
-def _built_in(base: object, where: str) -> Traversable:
-    names = sorted(file.name.removesuffix(".toml") for file in BUILT_IN.iterdir() if file.name.endswith(".toml"))
-    if base not in names:
-        raise ValueError(f"{where}: base must be one of {', '.join(names)}, found {base!r}")
-    return BUILT_IN.joinpath(f"{base}.toml")
 
 
 def setting(text: str) -> dict:
@@ -171,9 +167,8 @@ def _words(kind: object) -> str:
         return " or ".join(_words(one) for one in get_args(kind) if one is not NoneType)
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
-        return (f"an array of {_words(kinds[0])}" if kinds[-1] is ...
-                else f"[{', '.join(map(_words, kinds))}]")
-    return WORDS.get(kind, "a table") if isinstance(kind, type) else "a table"
+        return f"an array of {_words(kinds[0])}" if kinds[-1] is ... else f"[{', '.join(map(_words, kinds))}]"
+    return "a table" if isinstance(kind, dict) else WORDS.get(kind, "a table")
 
 
 def _table(table: dict, known: dict, where: str, whole: bool) -> dict:
