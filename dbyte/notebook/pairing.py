@@ -1,8 +1,9 @@
 """A notebook as two files: the percent script that people edit, and the .ipynb next to it that they read.
 
-The script is the source. The .ipynb is written from it and takes its outputs from a run. Nothing in it changes by
-itself: cell ids are hashes of the sources, counts run from 1, and it holds no times and no versions. Two files agree if
-their cells have the same types, sources and tags; dates do not matter.
+The script is the source. The .ipynb is written from it and takes its outputs from a run, with the cell by which
+papermill set that run's parameters: so it shows what its outputs were made with. Nothing in it changes by itself: cell
+ids are hashes of the sources, counts run from 1, and it holds no times. Two files agree if their cells, but for that
+one, have the same types, sources and tags; dates do not matter.
 """
 
 import ast
@@ -10,6 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -89,12 +91,16 @@ def read_script(script: Path) -> NotebookNode:
 def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNode:
     """Return `source` with the outputs that `executed` has for the same cells; a cell that changed keeps none.
 
-    jupytext's own combination would keep the outputs of a changed cell, too.
+    papermill's cell of parameters comes along. jupytext's own combination would keep a changed cell's outputs, too.
     """
     # JupyterLab may have given other ids. deepcopy, so the caller's notebooks stay as they are.
-    ran = _with_stable_ids([cell for cell in deepcopy(executed.cells) if INJECTED not in tags(cell)])
+    ran = _with_stable_ids(deepcopy(executed.cells))
     outputs = {cell.id: cell.outputs for cell in ran if cell.get("execution_count") is not None}
     result = deepcopy(source)
+    given = [nbformat.v4.new_code_cell(cell.source, metadata={"tags": [INJECTED]})
+             for cell in ran if INJECTED in tags(cell)]
+    result.cells = _with_stable_ids([each for cell in result.cells
+                                     for each in ([cell, *given] if "parameters" in tags(cell) else [cell])])
     for count, cell in enumerate((cell for cell in result.cells if cell.cell_type == "code"), start=1):
         if cell.id in outputs:
             # Standard error names this machine's temporary files; only the executed notebook keeps it.
@@ -107,11 +113,16 @@ def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNod
 
 
 def differences(script: NotebookNode, paired: NotebookNode) -> list[str]:
-    """Return how the two differ in cell types, tags and sources, one line a cell; empty where they agree."""
+    """Return how the two differ in cell types, tags and sources, one line a cell; empty where they agree.
+
+    The .ipynb may have one cell more: papermill's, right below that of the parameters.
+    """
     found = []
-    if len(script.cells) != len(paired.cells):
-        found.append(f"the script has {len(script.cells)} cells, the .ipynb {len(paired.cells)}")
-    for index, (one, other) in enumerate(zip(script.cells, paired.cells, strict=False)):
+    cells = [cell for above, cell in pairwise([*paired.cells[:1], *paired.cells])
+             if not ("parameters" in tags(above) and tags(cell) == (INJECTED,))]
+    if len(script.cells) != len(cells):
+        found.append(f"the script has {len(script.cells)} cells, the .ipynb {len(cells)}")
+    for index, (one, other) in enumerate(zip(script.cells, cells, strict=False)):
         left = (one.cell_type, tags(one), one.source.strip())
         right = (other.cell_type, tags(other), other.source.strip())
         if left != right:
