@@ -2,7 +2,7 @@
 
 Average drop: the mean over the columns that both models have of teacher - student, in percentage points. Retention: 100
 times the student's mean over the teacher's on those columns, in percent. Both are the summaries of the paper's Table 1,
-over the columns of that table alone.
+over the paper's columns alone.
 """
 
 import math
@@ -27,7 +27,7 @@ def with_error(value: float, stderr: float, *, digits: int = 1) -> str:
 
 
 def of_paper(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows whose task is a column of the paper's Table 1; all rows where none is, as of CUTE."""
+    """Return the rows whose task is one of the paper's columns; all rows where none is, as of CUTE."""
     kept = frame[frame["task"].isin(BENCHMARKS)]
     return frame if kept.empty else kept
 
