@@ -218,6 +218,7 @@ def robustness_figure(robustness: pd.DataFrame) -> Figure:
 
 
 LINEAR = 10  # points up to which the axis of the claims is linear
+NO_BREAK = "\N{NO-BREAK SPACE}"
 TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50)
 EDGE = 110  # beyond any difference of two percentages; where an interval has no end, it is drawn to here
 
@@ -230,10 +231,10 @@ def claims_figure(found: pd.DataFrame) -> Figure:
     point (of accuracy, of a score, or of a percentage), on an axis that is logarithmic beyond ten, which is shaded.
     """
     rows = found.iloc[::-1].reset_index(drop=True)
-    figure, ((axes,),) = panels(1, 1, size=(10.4, 1.4 + 0.29 * len(rows)), labels=("", ""))
+    figure, ((axes,),) = panels(1, 1, size=(11.4, 1.4 + 0.29 * len(rows)), labels=("", ""))
     axes.set_xscale("symlog", linthresh=LINEAR)
     for side in (-1, 1):
-        axes.axvspan(side * LINEAR, side * EDGE, color="#f0f0f0", linewidth=0)
+        axes.axvspan(side * LINEAR, side * EDGE, color="#f0f0f0", linewidth=0, zorder=0)
     axes.axvline(0, color="#000000", linewidth=1)
     for height, claim in enumerate(rows.itertuples()):
         if claim.verdict == UNMEASURED:
@@ -245,7 +246,7 @@ def claims_figure(found: pd.DataFrame) -> Figure:
         ends = sorted(min(max(sign * (end - claim.threshold), -EDGE), EDGE) for end in (claim.low, claim.high))
         axes.plot(ends, (height, height), color=colour, linewidth=1.8, solid_capstyle="butt")
         axes.plot(sign * (claim.value - claim.threshold), height, color=colour, marker=marker, markersize=6)
-    said = [fill(f"{claim.claim} [{claim.where}]", 72) for claim in rows.itertuples()]
+    said = [fill(f"{claim.claim} [{claim.where.replace(' ', NO_BREAK)}]", 90) for claim in rows.itertuples()]
     axes.set_yticks(range(len(rows)), said, fontsize=7)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(-EDGE, EDGE), ylim=(-0.7, len(rows) - 0.3))
