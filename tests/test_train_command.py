@@ -1,8 +1,10 @@
 """`python -m dbyte train`: from a folder and a corpus to runs, alone and launched; wrong input is told."""
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from test_curriculum import TOY
 
 from dbyte import presets
 from dbyte.__main__ import main, parser
+from dbyte.distill.curriculum import curriculum
 from dbyte.distill.run_list import entries
 from dbyte.distill.runs import Run
+from dbyte.distill.variants import Variant, run_variant
 from dbyte.model.teacher_sizes import CORES, core_config
 from dbyte.paths import ROOT
 
@@ -38,6 +42,24 @@ def test_it_trains_through_a_step_and_says_where(toy, capsys):
     assert [row[-1] for row in plan[:3]] == ["complete"] * 3
     assert [Path(line.split()[1]).parent.name for line in lines] == [row[2] for row in plan[:3]]
     assert [row[3] for row in plan[2:6]] == [row[2] for row in plan[1:5]], "each run continues the one before"
+
+
+def test_the_list_of_runs_tells_whose_they_are_and_which_is_the_student_of_a_scale(toy, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dbyte", "train"])
+    assert main(["train", "--scale", "toy", "--seed", "3"]) == 0
+    run = Path(capsys.readouterr().out.splitlines()[-1].split()[1]).parent
+    variant = Variant("head alone", curriculum(TOY)[:4])
+    monkeypatch.setenv("DBYTE_NOTEBOOK", "05_ablation")
+    other = run_variant(replace(TOY, stage2={**TOY.stage2, "head_bytes": 9_000}), replace(
+        variant, steps=(*variant.steps[:3], replace(variant.steps[3], train_bytes=9_000))), seed=3, teacher_seed=3)[-1]
+    assert main(["runs"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert re.search(r"complete +2\.2 full +toy +train +3 ", lines[run.name])
+    assert re.search(r"complete +2\.1 head +toy +05_ablation +head alone +3 ", lines[other.folder.name])
+    assert main(["runs", "show", "main", "--scale", "toy", "--seed", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[6].startswith(run.name), "after its teacher and the steps before it"
+    assert main(["runs", "show", "main", "--scale", "toy", "--seed", "99"]) == 2
+    assert "the student of scale toy, seed 99, is not trained" in capsys.readouterr().err
 
 
 def test_a_dry_run_trains_nothing(toy, tmp_path, monkeypatch, capsys):

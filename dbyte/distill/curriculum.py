@@ -14,7 +14,7 @@ from dbyte.distill.data import training_rows, transformed_rows
 from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import Launch
-from dbyte.distill.runs import Run, model_hash
+from dbyte.distill.runs import Run, model_hash, noted
 from dbyte.distill.steps import Step, check_sharding, stage1, stage2
 from dbyte.distill.teacher import plan_teacher, teacher_run
 from dbyte.distill.trainer import train
@@ -44,7 +44,7 @@ def check_sizes(scale: Scale) -> None:
 
 def run_steps(
     scale: Scale, steps: tuple[Step, ...], *, seed: int, teacher_seed: int | None = None, launch: Launch | None = None,
-    predictions: Path | None = None,
+    predictions: Path | None = None, variant: str = "",
 ) -> list[Run]:
     """Train a student through `steps`, reusing every run that is complete; returns one complete run per step.
 
@@ -55,7 +55,8 @@ def run_steps(
     teacher_seed = seed if teacher_seed is None else teacher_seed
     teacher_run(scale, seed=teacher_seed, launch=launch)
     with launch.processes.first_goes_first():
-        planned = plan_steps(scale, steps, seed=seed, teacher_seed=teacher_seed, predictions=predictions)
+        planned = plan_steps(scale, steps, seed=seed, teacher_seed=teacher_seed, predictions=predictions,
+                             variant=variant)
     return execute(scale, planned, seed=seed, launch=launch)
 
 
@@ -64,7 +65,7 @@ def run_steps(
 
 def plan_steps(
     scale: Scale, steps: tuple[Step, ...], *, seed: int, teacher_seed: int | None = None,
-    predictions: Path | None = None,
+    predictions: Path | None = None, variant: str = "",
 ) -> tuple[PlannedRun, ...]:
     """The run of each step, without training anything; texts that were never packed are packed, and kept.
 
@@ -73,6 +74,7 @@ def plan_steps(
         teacher_seed: of the teacher and of which documents are held out; None: seed, so that seeds share nothing.
         predictions: another model with the teacher's tokens, whose predictions Eq. 3 takes; core, head and embeddings
             stay the teacher's (Table 10).
+        variant: for the runs' notes, the row of an ablation that needs them.
     Raises:
         ValueError: if the tokens of `predictions` are others, or with the joint objective.
         FileNotFoundError: if the teacher cannot be read.
@@ -121,7 +123,7 @@ def plan_steps(
             "data": feed.describe(), "batch_rows": scale.batch_rows, "precision": scale.precision, "seed": seed}
         if predictions and step.objective.reads_teacher == "whole":
             described["predictions"] = model_hash(predictions)
-        run = Run(described, parent=planned[-1].run if planned else None)
+        run = Run(described, parent=planned[-1].run if planned else None, notes=noted(scale.name, variant))
         planned.append(PlannedRun(step, run, feed, folder, predictions))
     return tuple(planned)
 

@@ -17,11 +17,15 @@ from dbyte.distill.runs import SCHEMA, content_hash, folder_bytes, model_hash, r
 
 @dataclass(frozen=True)
 class Entry:
-    """One run folder on disk; `config` is empty if config.json cannot be read, `facts` if the run is not finished."""
+    """One run folder on disk; `config` is empty if config.json cannot be read, `facts` if the run is not finished.
+
+    notes: for whom it was trained, empty if that was not written down.
+    """
 
     folder: Path
     config: dict
     facts: dict
+    notes: dict
 
     @property
     def name(self) -> str:
@@ -61,7 +65,7 @@ def is_held(folder: Path) -> bool:
 
 def entries(root: Path) -> list[Entry]:
     """Every run folder below `root`, by step and name; folders of other kinds (data, measured) are skipped."""
-    found = [Entry(folder, _json(folder / "config.json"), _json(folder / "complete.json"))
+    found = [Entry(folder, *(_json(folder / f"{name}.json") for name in ("config", "complete", "notes")))
              for folder in root.glob("*") if folder.is_dir() and re.fullmatch("[0-9a-f]{16}", folder.name)]
     return sorted(found, key=lambda entry: (entry.step, entry.name))
 
@@ -148,13 +152,16 @@ def remove(folders: Iterable[Path]) -> int:
 
 
 def listing(found: list[Entry]) -> str:
-    """One line a run: name, state, step, megabytes trained on, minutes, megabytes on disk, parent."""
+    """One line a run: name, state, step, for whom, seed, megabytes trained on, minutes, megabytes on disk, parent."""
     import pandas as pd
 
-    rows = [(entry.name, entry.state(), entry.step, entry.facts.get("train_bytes", math.nan) / 1e6,
+    asked = ("scale", "asked by", "variant")
+    rows = [(entry.name, entry.state(), entry.step, *(entry.notes.get(name, "") for name in asked),
+             str(entry.config.get("seed", "")), entry.facts.get("train_bytes", math.nan) / 1e6,
              entry.facts.get("seconds", math.nan) / 60, folder_bytes(entry.folder) / 1e6, entry.parent)
             for entry in found]
-    table = pd.DataFrame(rows, columns=["run", "state", "step", "trained MB", "minutes", "disk MB", "from"])
+    columns = ["run", "state", "step", *asked, "seed", "trained MB", "minutes", "disk MB", "from"]
+    table = pd.DataFrame(rows, columns=columns)
     return table.to_string(index=False, na_rep="", float_format="{:.1f}".format) if rows else "no runs"
 
 

@@ -1,6 +1,7 @@
 """Runs on disk: addressed by their content, resumed exactly, and never half-written.
 
     runs/<hash>/config.json        what was run: step, parent, data, versions of the layout
+    runs/<hash>/notes.json         for whom it was trained: scale, notebook or command, variant
     runs/<hash>/metrics.jsonl      one line per logged update
     runs/<hash>/checkpoint/        the last resumable state, while the run is not complete
     runs/<hash>/snapshots/<bytes>/ models kept on the way
@@ -33,6 +34,7 @@ from dbyte.presets import TEACHERS
 SCHEMA = 3  # raise it when old runs must not be taken for new ones
 LOOK_SECONDS = 0.5  # far longer than a look at a lock takes
 WAIT_SECONDS = 0.05  # between two attempts to get a lock
+NOTEBOOK = "DBYTE_NOTEBOOK"  # the variable in which the runner tells a notebook's kernel its name
 
 
 def content_hash(value: object) -> str:
@@ -62,6 +64,12 @@ def read_json(path: Path) -> dict:
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
     atomic_write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def noted(scale: str, variant: str = "") -> dict[str, str]:
+    """The notes of a run that is about to be planned: no part of its address, since others may need it too."""
+    program = "train" if "train" in sys.argv[1:] else Path(sys.argv[0]).stem
+    return {"scale": scale, "asked by": os.environ.get(NOTEBOOK) or program, "variant": variant}
 
 
 def model_folder(folder: Path) -> Path:
@@ -161,9 +169,15 @@ def verify(folder: Path) -> str | None:
 
 
 class Run:
-    """One content-addressed run folder; making the object writes nothing."""
+    """One content-addressed run folder; making the object writes nothing.
 
-    def __init__(self, config: dict, *, parent: "Run | None" = None, root: Path = RUNS):
+    notes: what is written down when it is trained, next to the config that it is addressed by.
+    """
+
+    def __init__(
+        self, config: dict, *, parent: "Run | None" = None, root: Path = RUNS, notes: dict[str, str] | None = None
+    ):
+        self.notes = notes
         self.config = {"schema": SCHEMA, "parent": parent.hash if parent else None} | config
         self.hash = content_hash(self.config)
         self.parent = parent
@@ -218,6 +232,8 @@ class Run:
             for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
                 shutil.rmtree(left, ignore_errors=True)
             write_json(self.folder / "config.json", self.config)
+            if self.notes:
+                write_json(self.folder / "notes.json", self.notes)
             yield
 
     def complete(self, save_model: Callable[[Path], None], *, facts: dict, needed: int = 0) -> None:

@@ -20,7 +20,7 @@ from dbyte.distill.data import mixed_texts, training_corpora, training_rows, tra
 from dbyte.distill.loader import Feed
 from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import ALONE, Launch
-from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_hash, verify
+from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_hash, noted, verify
 from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.trainer import train
 from dbyte.model.packed_attention import PACKED
@@ -97,7 +97,8 @@ def plan_teacher(scale: Scale, *, seed: int) -> tuple[PlannedRun, ...]:
                  "batch_rows": scale.batch_rows, "positions": shape.positions, "precision": scale.precision}
     if continued:
         described["first"] = model_hash(continued)
-    return (*before, PlannedRun(step, Run(described), Feed(rows, scale.batch_rows, seed), teacher=continued))
+    run = Run(described, notes=noted(scale.name))
+    return (*before, PlannedRun(step, run, Feed(rows, scale.batch_rows, seed), teacher=continued))
 
 
 def tuned_teacher(scale: Scale, step: Step, *, seed: int) -> Run:
@@ -108,7 +109,7 @@ def tuned_teacher(scale: Scale, step: Step, *, seed: int) -> Run:
     rows = transformed_rows(scale, step.text, TokenBytes.from_tokenizer(tokenizer), seed=seed,
                             max_bytes=step.train_bytes, positions=config.max_position_embeddings)
     run = Run({"from": model_hash(folder), "step": step.describe(), "data": rows.hash, "seed": seed,
-               "batch_rows": scale.batch_rows, "precision": scale.precision})
+               "batch_rows": scale.batch_rows, "precision": scale.precision}, notes=noted(scale.name))
     if not run.is_complete():
         train(run, step, Feed(rows, scale.batch_rows, seed), model=load_model(folder), device=scale.device,
               precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)

@@ -43,7 +43,7 @@ def run_variant(
     teacher = folder(variant.teacher) if variant.teacher else teacher_run(scale, seed=teacher_seed)
     changed = replace(scale, student={**scale.student, **variant.student}, teacher=str(teacher),
                       batch_rows=batch_rows or scale.batch_rows)
-    return run_steps(changed, variant.steps, seed=seed, teacher_seed=teacher_seed,
+    return run_steps(changed, variant.steps, seed=seed, teacher_seed=teacher_seed, variant=variant.name,
                      predictions=folder(variant.predictions) if variant.predictions else None)
 
 

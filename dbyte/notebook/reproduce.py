@@ -21,6 +21,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from dbyte.atomic import atomic_write
+from dbyte.distill.runs import NOTEBOOK
 from dbyte.notebook.pairing import (
     find_scripts,
     needs,
@@ -110,7 +111,7 @@ def start(one: Planned, *, jobs: int) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     one.unfinished("failed").unlink(missing_ok=True)
     write_notebook(partial, one.notebook)
-    environment = os.environ | KERNEL
+    environment = os.environ | KERNEL | {NOTEBOOK: one.name}
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(threads_each(jobs))
     one.began = time.monotonic()
