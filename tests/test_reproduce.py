@@ -47,7 +47,8 @@ HEADER = """\
 """
 PARAMETERS = '# %% tags=["parameters"]\nscale = "smoke"\nseed = 0\n\n'
 READING = '# %%\nimport os, sys\nprint(sys.executable, scale, seed, os.getcwd())\n'
-THREADS = PARAMETERS + "# %%\nimport os\nprint(scale, seed, os.environ['OMP_NUM_THREADS'])\n"
+TOLD = "('OMP_NUM_THREADS', 'OMP_WAIT_POLICY', 'DBYTE_NOTEBOOK')"
+THREADS = PARAMETERS + f"# %%\nimport os\nprint(scale, seed, *map(os.environ.get, {TOLD}))\n"
 MEETING = """# %%
 import time
 from pathlib import Path
@@ -207,8 +208,8 @@ def test_needs_come_first_and_never_more_than_asked_for_run(tmp_path, capfd, mon
     assert [name for name, what in said if what == "start"][:2] == ["00_a", "02_c"], "in order of names"
     for name, needed in (("01_b", ["00_a"]), ("99_z", ["00_a", "01_b", "02_c"])):
         assert all(at[name, "start"] > at[other, "done"] for other in needed), name
-    assert outputs(tmp_path / "out" / "01_b.ipynb") == "small 0 3\n", "a kernel's share of six cores"
-    assert outputs(tmp_path / "01_b.ipynb") == "small 0 3\n", "the pair is written"
+    assert outputs(tmp_path / "out" / "01_b.ipynb") == "small 0 3 PASSIVE 01_b\n", "a kernel's share of six cores"
+    assert outputs(tmp_path / "01_b.ipynb") == "small 0 3 PASSIVE 01_b\n", "the pair is written"
     with pytest.raises(FileNotFoundError):
         read_results(TIMES, scale="small", folder=tmp_path / "results")  # minutes of shared cores are not kept
 
