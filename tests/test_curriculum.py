@@ -42,6 +42,14 @@ def test_runs_are_a_chain_and_are_reused(runs):
     assert [(run.folder / "complete.json").stat().st_mtime_ns for run in again] == before
 
 
+def test_the_run_of_a_teacher_stands_for_its_model(runs):
+    folder = teacher_run(TOY, seed=0)
+    by_folder, by_run = (dataclasses.replace(TOY, teacher=str(name)) for name in (folder, folder.parent))
+    assert teacher_run(by_run, seed=0) == folder
+    addresses = [[one.address for one in plan_steps(scale, curriculum(TOY), seed=0)] for scale in (by_folder, by_run)]
+    assert addresses[0] == addresses[1] and addresses[0][0] == runs[0].folder.name
+
+
 def test_mbp_is_another_tuple_on_the_same_stage_1_at_equal_bytes(runs):
     other = run_steps(TOY, curriculum(TOY, decoding="mbp"), seed=0)
     assert [one.hash == run.hash for one, run in zip(other, runs, strict=True)] == [True] * 3 + [False] * 2

@@ -20,7 +20,7 @@ from dbyte.distill.data import mixed_texts, training_corpora, training_rows, tra
 from dbyte.distill.loader import Feed
 from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import ALONE, Launch
-from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_hash, noted, verify
+from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_folder, model_hash, noted, verify
 from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.trainer import train
 from dbyte.model.packed_attention import PACKED
@@ -65,7 +65,7 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch = ALONE) -> Path:
     other sizes.
     """
     if isinstance(scale.teacher, str):
-        return Path(scale.teacher)
+        return model_folder(Path(scale.teacher))
     if scale.continues:
         teacher_run(scale.continues, seed=seed, launch=launch)
     with launch.processes.first_goes_first():

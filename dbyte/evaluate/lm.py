@@ -36,6 +36,7 @@ from lm_eval.utils import simple_parse_args_string
 from dbyte.decode.generate import generate, load_student
 from dbyte.decode.sampling import equal_before
 from dbyte.device import check_device
+from dbyte.distill.progress import told
 from dbyte.distill.runs import model_folder
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_beam import ROUNDS, beam_scores
@@ -254,7 +255,7 @@ class StudentLM(LM):
         repeats = equal_before([(request.args[0], kind) for request, kind in zip(requests, kinds, strict=True)])
         order = sorted(range(len(requests)), key=lambda k: (kinds[k], len(requests[k].args[0])))
         for _, alike in groupby(order, key=kinds.__getitem__):
-            for places in chunks(alike, self.rows):
+            for places in told(list(chunks(alike, self.rows)), "written batches"):
                 written = self._write([requests[place].args[0] for place in places],
                                       [repeats[place] for place in places], options[places[0]])
                 for place, text in zip(places, written, strict=True):
