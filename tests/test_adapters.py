@@ -331,7 +331,7 @@ def test_the_command_compares_item_by_item_and_writes_json(folders, tmp_path, ca
     (["--model", "{}/stage2", "--limit", "0"], "at least 1"),
     (["--model", "{}/stage2", "--data", "{}/none"], "is no folder"),
     (["--model", "{}/stage2", "--tasks", "paper", "--data", "{}"], "HellaS: looked in"),
-    (["--teacher", "{}/stage2"], "no teacher"),
+    (["--teacher", "{}/stage2"], "holds a byte-level student, not a teacher"),
     (["--model", "{}/teacher"], "A teacher is evaluated by `evaluate --teacher`"),
 ])
 def test_the_command_names_what_cannot_be_used(folders, capsys, arguments, said):

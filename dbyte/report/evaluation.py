@@ -100,7 +100,7 @@ def evaluated(
     if model:
         lms["student"] = load_lm(model, stage=stage, boundaries=boundaries, beam=beam, rows=rows, device=device)
     if teacher:
-        lms["teacher"] = teacher_lm(*load_teacher(_teacher(model_folder(Path(teacher))), device=device), device=device)
+        lms["teacher"] = teacher_lm(*load_teacher(model_folder(Path(teacher)), device=device), device=device)
     results = {}
     seconds = dict.fromkeys(("student", "teacher"))
     for who, lm in lms.items():
@@ -114,14 +114,6 @@ def evaluated(
         notes.append(_how(lms["student"]))
         facts["read"] = lms["student"].get_model_info()
     return Evaluated(asked, results, facts)
-
-
-def _teacher(name: Path) -> Path:
-    """The name, unless that folder holds a student, which has no tokens to be compared with."""
-    config = name / "config.json"
-    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "dbyte":
-        raise ValueError(f"{name} holds a student, which is no teacher: give it as --model")
-    return name
 
 
 def _how(lm: StudentLM) -> str:
