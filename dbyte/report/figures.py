@@ -30,9 +30,8 @@ GREY = "#7a7a7a"
 LOOKS = {"teacher": ("#000000", "D"), "stage1": ("#0072b2", "o"), "stage2": ("#d55e00", "s")}
 LABELS = {"teacher": "teacher", "stage1": "Stage 1", "stage2": "Stage 2"}
 DECODINGS = {"JBP": ("#d55e00", "s"), "MBP": ("#cc79a7", "^")}
-EXPOSURE = ("bytes after the prompt\n\n"
-            "JBP: a flag that comes with each byte sets the boundary. MBP: a guess of the next byte does.\n"
-            "given text: held-out bytes, so only boundaries are the decoder's. written text: its bytes are, too.")
+EXPOSURE = ("bytes after the prompt\n\nJBP: a flag that comes with each byte sets the boundary. MBP: a guess of the next "
+            "byte does.\ngiven text: held-out bytes, so only boundaries are the decoder's. written text: its bytes are, too.")
 WHO = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
 VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
 SIGMA = 2.0  # half-width of an error band or bar, in standard errors
