@@ -179,7 +179,8 @@ def test_a_byte_that_no_token_has_is_refused_by_name(tokenizer):
 @pytest.mark.parametrize("arguments", [["generate", "{}", "x", "--max-new-bytes", "90000"], ["runs"]])
 def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(arguments, endless):
     running = subprocess.Popen([sys.executable, "-m", "dbyte", *(each.format(endless) for each in arguments)],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=ENVIRONMENT | {"PYTHONUNBUFFERED": ""})  # so that output waits for the end
     running.stdout.close()
     told = running.stderr.read()
     assert running.wait(timeout=60) == 141 and b"roken" not in told and b"Error" not in told
