@@ -97,7 +97,8 @@ def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNod
     ran = _with_stable_ids(deepcopy(executed.cells))
     outputs = {cell.id: cell.outputs for cell in ran if cell.get("execution_count") is not None}
     result = deepcopy(source)
-    given = [nbformat.v4.new_code_cell(one.source, metadata={"tags": [INJECTED]}) for one in ran if INJECTED in tags(one)]
+    given = [nbformat.v4.new_code_cell(one.source, metadata=dict(tags=[INJECTED]))
+             for one in ran if INJECTED in tags(one)]
     result.cells = _with_stable_ids([each for cell in result.cells
                                      for each in ([cell, *given] if "parameters" in tags(cell) else [cell])])
     for count, cell in enumerate((cell for cell in result.cells if cell.cell_type == "code"), start=1):

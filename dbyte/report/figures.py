@@ -30,8 +30,9 @@ GREY = "#7a7a7a"
 LOOKS = {"teacher": ("#000000", "D"), "stage1": ("#0072b2", "o"), "stage2": ("#d55e00", "s")}
 LABELS = {"teacher": "teacher", "stage1": "Stage 1", "stage2": "Stage 2"}
 DECODINGS = {"JBP": ("#d55e00", "s"), "MBP": ("#cc79a7", "^")}
-EXPOSURE = ("bytes after the prompt\n\nJBP: a flag that comes with each byte sets the boundary. MBP: a guess of the next "
-            "byte does.\ngiven text: held-out bytes, so only boundaries are the decoder's. written text: its bytes are, too.")
+EXPOSURE = ("bytes after the prompt\n\n"
+            "JBP: a flag that comes with each byte sets the boundary. MBP: a guess of the next byte does.\n"
+            "given text: held-out bytes, so only boundaries are the decoder's. written text: its bytes are, too.")
 WHO = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
 VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
 SIGMA = 2.0  # half-width of an error band or bar, in standard errors
@@ -217,7 +218,6 @@ def robustness_figure(robustness: pd.DataFrame) -> Figure:
 
 
 LINEAR = 10  # points up to which the axis of the claims is linear
-NO_BREAK = "\N{NO-BREAK SPACE}"
 TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50)
 EDGE = 110  # beyond any difference of two percentages; where an interval has no end, it is drawn to here
 
@@ -245,7 +245,8 @@ def claims_figure(found: pd.DataFrame) -> Figure:
         ends = sorted(min(max(sign * (end - claim.threshold), -EDGE), EDGE) for end in (claim.low, claim.high))
         axes.plot(ends, (height, height), color=colour, linewidth=1.8, solid_capstyle="butt")
         axes.plot(sign * (claim.value - claim.threshold), height, color=colour, marker=marker, markersize=6)
-    said = [fill(f"{claim.claim} [{claim.where.replace(' ', NO_BREAK)}]", 90) for claim in rows.itertuples()]
+    places = rows["where"].str.replace(" ", "\N{NO-BREAK SPACE}")
+    said = [fill(f"{claim} [{place}]", 90) for claim, place in zip(rows["claim"], places, strict=True)]
     axes.set_yticks(range(len(rows)), said, fontsize=7)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(-EDGE, EDGE), ylim=(-0.7, len(rows) - 0.3))
