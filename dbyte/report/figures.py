@@ -151,9 +151,8 @@ def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) 
 
 def _dots(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str], *, key: str, missing: str = "") -> None:
     """Draw a line a name (value in the column `key` -> label), with dots of teacher and stages, or what is missing."""
-    for index, name in enumerate(names):
-        if name not in set(rows[key]):
-            axes.text(52, index, missing, color=GREY, fontsize=8, ha="center", va="center", backgroundcolor="white")
+    for index in [index for index, name in enumerate(names) if name not in set(rows[key])]:
+        axes.text(52, index, missing, color=GREY, fontsize=8, ha="center", va="center", backgroundcolor="white")
     for offset, (model, (colour, marker)) in zip((-0.22, 0.0, 0.22), LOOKS.items(), strict=True):
         part = rows[rows["model"] == model].set_index(key).reindex(list(names))
         if part["value"].notna().any():
