@@ -177,10 +177,11 @@ def test_a_byte_that_no_token_has_is_refused_by_name(tokenizer):
 
 
 @pytest.mark.parametrize("arguments", [["generate", "{}", "x", "--max-new-bytes", "90000"], ["runs"]])
-def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(arguments, endless):
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(arguments, endless, tmp_path):
+    # Output of a text is written at once; "no runs" waits in a buffer until the command ends.
     running = subprocess.Popen([sys.executable, "-m", "dbyte", *(each.format(endless) for each in arguments)],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               env=ENVIRONMENT | {"PYTHONUNBUFFERED": ""})  # so that output waits for the end
+                               env=ENVIRONMENT | {"PYTHONUNBUFFERED": "", "DBYTE_ROOT": str(tmp_path)})
     running.stdout.close()
     told = running.stderr.read()
     assert running.wait(timeout=60) == 141 and b"roken" not in told and b"Error" not in told
