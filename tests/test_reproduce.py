@@ -144,7 +144,8 @@ def test_the_committed_scale_writes_the_pair_and_writes_it_again_the_same(tmp_pa
     cells = read_notebook(paired).cells
     assert [list(cell.metadata.get("tags", [])) for cell in cells] == [[], ["parameters"], [INJECTED], [], []]
     assert cells[2].source == '# Parameters\nscale = "small"\nseed = 3\n', "the parameters of these very outputs"
-    assert [cell.get("execution_count") for cell in cells] == [None, 1, 2, 3, 4]
+    assert cells[2].cell_type == "raw", "shown, not run: papermill alone and Run All take the defaults"
+    assert [cell.get("execution_count") for cell in cells] == [None, 1, None, 2, 3]
     assert not differences(read_script(path), read_notebook(paired))
     text = first.decode()
     assert '"papermill"' not in text and str(tmp_path) not in text

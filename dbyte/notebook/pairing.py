@@ -91,13 +91,14 @@ def read_script(script: Path) -> NotebookNode:
 def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNode:
     """Return `source` with the outputs that `executed` has for the same cells; a cell that changed keeps none.
 
-    papermill's cell of parameters comes along. jupytext's own combination would keep a changed cell's outputs, too.
+    papermill's cell of parameters comes along as a raw cell, which is shown and not run: who opens the notebook runs its
+    own defaults. jupytext's own combination would keep a changed cell's outputs, too.
     """
     # JupyterLab may have given other ids. deepcopy, so the caller's notebooks stay as they are.
     ran = _with_stable_ids(deepcopy(executed.cells))
     outputs = {cell.id: cell.outputs for cell in ran if cell.get("execution_count") is not None}
     result = deepcopy(source)
-    given = [nbformat.v4.new_code_cell(one.source, metadata=dict(tags=[INJECTED]))
+    given = [nbformat.v4.new_raw_cell(one.source, metadata=dict(tags=[INJECTED]))
              for one in ran if INJECTED in tags(one)]
     result.cells = _with_stable_ids([each for cell in result.cells
                                      for each in ([cell, *given] if "parameters" in tags(cell) else [cell])])
