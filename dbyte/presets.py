@@ -109,8 +109,9 @@ class Scale:
     in each process unless told otherwise, None: all. items: MiniBench items per column; dynamics_items: items per
     column for the many models of Figure 2. ablation: what the many students of the ablations get. teachers: those of
     Table 10, None: it names no others. continues: the scale whose teacher this one's continues, with its tokenizer,
-    None: it starts from new weights. whole_world: what `whole_world` changes, None: nothing. Raises ValueError for rows
-    or bytes below 1, steps without bytes, or an unknown precision.
+    None: it starts from new weights. benchmarks: columns of the paper that are measured on real items, of which no
+    training text may hold one (contamination.py). whole_world: what `whole_world` changes, None: nothing. Raises
+    ValueError for rows or bytes below 1, steps without bytes, or an unknown precision.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Scale:
     continues: "Scale | None" = None
     precision: str = "fp32"
     whole_world: Mapping[str, object] | None = None
+    benchmarks: tuple[str, ...] = ()
 
     def __post_init__(self):
         _at_least(1, self, "heldout_bytes row_bytes batch_rows items dynamics_items")
@@ -155,6 +157,7 @@ class Scale:
         return self.teachers
 
 
+TEXT = "DBYTE_TEXT"  # the variable that names a folder of text, for a corpus file:$DBYTE_TEXT
 DEVICE = "DBYTE_DEVICE"  # the variable that names the device in place of the scale's
 TEACHERS = {  # hub names of the teachers that the paper and its readers use, each at the revision meant here
     "meta-llama/Llama-3.2-1B": "4e20de362430cd3b72f300e6b0f18e50e7166e08",
@@ -217,6 +220,7 @@ def scale(name: str, settings: Sequence[str] = ()) -> Scale:
     else:
         found = read(BUILT_IN.joinpath(f"{name}.toml") if name in SCALES else _file(name), Scale, TeacherShape,
                      tuple(settings))
+    found = replace(found, corpora=_present(found))
     if found.name not in SCALES and isinstance(found.teacher, str):
         found = replace(found, teacher=str(_place(found.teacher) or found.teacher))
     if not (device := os.environ.get(DEVICE)):
@@ -224,6 +228,15 @@ def scale(name: str, settings: Sequence[str] = ()) -> Scale:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ValueError(f"${DEVICE} must be cpu, cuda or cuda:N, found {device!r}: set another or unset it")
     return replace(found, device=device)
+
+
+def _present(scale: Scale) -> tuple[tuple[str, int], ...]:
+    """The scale's corpora but those in the folder $DBYTE_TEXT where that is not set; ValueError if none is left."""
+    present = tuple(each for each in scale.corpora if TEXT not in each[0] or os.environ.get(TEXT))
+    if not present:
+        raise ValueError(f"scale {scale.name} trains on text of your own: set ${TEXT} to a folder of "
+                         ".txt or .jsonl files")
+    return present
 
 
 def _place(path: str) -> Path | None:

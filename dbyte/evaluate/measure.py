@@ -29,6 +29,7 @@ from dbyte.evaluate.boundaries import Agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, passage_of, tally
 from dbyte.evaluate.exposure import Deviation, deviations, finished
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
+from dbyte.evaluate.likeness import Likeness, likeness
 from dbyte.evaluate.lm import READINGS, StudentLM
 from dbyte.evaluate.noisy_lm import Noise, NoisyLM
 from dbyte.model.student import ByteStudent
@@ -38,6 +39,7 @@ from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.tasks import minibench
 from dbyte.tasks.column import Column, HarnessTask, items_hash
+from dbyte.tasks.paper import BENCHMARKS, data_folder
 from dbyte.text.corpus import Corpus
 from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
@@ -83,6 +85,29 @@ class Measurer:
             key["noise"] = asdict(noise)
         found = self._known(key, folder, reading, lambda: self._answers(folder, reading, task, noise))
         return ColumnResult(**found | {"correct": tuple(found["correct"])})
+
+    def benchmark(
+        self, folder: Path, reading: str, name: str, *, items: int | None = None, noise: Noise | None = None
+    ) -> ColumnResult:
+        """A column of the paper on its first `items` real items (None: the scale's), from $DBYTE_DATA or the hub."""
+        limit = items or self.scale.items
+        data = data_folder()
+        task = BENCHMARKS[name].as_task(limit, data=data)
+        asked = {key: value for key, value in task.config.items() if not callable(value)}
+        key = {"benchmark": name, "items": items_hash(BENCHMARKS[name].rows(data)[:limit]), "task": asked}
+        key |= SCORED.get(reading, {})
+        if noise:
+            key["noise"] = asdict(noise)
+        found = self._known(key, folder, reading, lambda: self._answers(folder, reading, task, noise))
+        return ColumnResult(**found | {"correct": tuple(found["correct"])})
+
+    def likeness(self, folder: Path, teacher: Path, corpus: str) -> Likeness:
+        """How like its teacher a Stage-1 student is on a corpus's held-out documents."""
+        texts = self._heldout(corpus)
+        key = {"likeness": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes,
+               "teacher": model_hash(teacher)}
+        return Likeness(**self._known(key, folder, "stage1/tokenizer", lambda: asdict(self._likeness(
+            folder, teacher, texts.documents))))
 
     def bits(self, folder: Path, reading: str, corpus: str) -> dict:
         """Bits per byte on a corpus's held-out documents: value, stderr, n (pieces), text_bytes, nats_P (per piece).
@@ -154,6 +179,10 @@ class Measurer:
         if reading == "stage2/router":
             found["folded"] = bits_per_byte([-score.folded_nats for score in scores], pieces).value
         return found
+
+    def _likeness(self, folder: Path, teacher: Path, texts: Sequence[str]) -> Likeness:
+        student, rows = self._rows(folder, texts, row_bytes=self.scale.row_bytes)
+        return likeness(student, load_teacher(teacher, device=self.scale.device)[0], rows)
 
     def _lm(self, folder: Path, reading: str) -> LM:
         """The harness's view of a model under a reading."""
