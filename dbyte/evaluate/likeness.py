@@ -3,7 +3,6 @@
 Shape letters: B rows, M tokens, V vocabulary, S positions that predict a token.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 
 from dbyte.distill.losses import forward_kl, has_next
 from dbyte.distill.terms import Forward, language_model
+from dbyte.evaluate.boundary_kinds import ratio_of_sums
 from dbyte.kernels.fast import fast_products
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Rows
@@ -51,9 +51,9 @@ def likeness(student: ByteStudent, teacher: PreTrainedModel, rows: Rows) -> Like
             counts.append(int(mask_M.sum()))
             divergences.append(divergence)
             agreements.append(agreement)
-    divergence, divergence_stderr = _ratio(divergences, counts)
-    agreement, agreement_stderr = _ratio(agreements, counts)
-    return Likeness(divergence, divergence_stderr, agreement, agreement_stderr, sum(counts))
+    divergence = ratio_of_sums((divergences, counts))
+    agreement = ratio_of_sums((agreements, counts))
+    return Likeness(divergence.value, divergence.stderr, agreement.value, agreement.stderr, sum(counts))
 
 
 def _row(student_SV: torch.Tensor, teacher_SV: torch.Tensor) -> tuple[float, float]:
@@ -63,12 +63,3 @@ def _row(student_SV: torch.Tensor, teacher_SV: torch.Tensor) -> tuple[float, flo
         divergence += forward_kl(student.float().log_softmax(-1), teacher.float().log_softmax(-1))[0].item()
         agreement += (student.argmax(-1) == teacher.argmax(-1)).sum().item()
     return divergence, agreement
-
-
-def _ratio(sums: list[float], counts: list[int]) -> tuple[float, float]:
-    """The ratio of two sums over rows, and its standard error (nan for a single row)."""
-    value = sum(sums) / sum(counts)
-    if len(counts) < 2:
-        return value, math.nan
-    square = sum((total - value * count) ** 2 for total, count in zip(sums, counts, strict=True))
-    return value, math.sqrt(square * len(counts) / (len(counts) - 1)) / sum(counts)

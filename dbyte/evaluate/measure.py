@@ -61,11 +61,19 @@ class Measurer:
     scale: Scale
     seed: int
 
-    def columns(self, folder: Path, reading: str, *, items: int | None = None) -> dict[str, ColumnResult]:
-        """MiniBench accuracy by column, on `items` items each (default: the scale's), or all if a column has fewer."""
+    def columns(
+        self, folder: Path, reading: str, *, items: int | None = None, only: Sequence[str] | None = None
+    ) -> dict[str, ColumnResult]:
+        """Accuracy by column: of the scale's real benchmarks, or of MiniBench where it names none.
+
+        items: of each column (None: the scale's), or all if it has fewer. only: the names of some columns.
+        """
         limit = items or self.scale.items
         taught = minibench.taught_by(name for name, _ in self.scale.corpora)
-        return {name: self.column(folder, reading, column, items=limit) for name, column in taught.items()}
+        asked = [name for name in self.scale.benchmarks or taught if only is None or name in only]
+        if self.scale.benchmarks:
+            return {name: self.benchmark(folder, reading, name, items=limit) for name in asked}
+        return {name: self.column(folder, reading, taught[name], items=limit) for name in asked}
 
     def column(
         self, folder: Path, reading: str, column: Column, *, items: int, noise: Noise | None = None
@@ -119,9 +127,9 @@ class Measurer:
         key |= SCORED.get(reading, {})
         return self._known(key, folder, reading, lambda: self._bits(folder, reading, list(texts.documents)))
 
-    def boundaries(self, folder: Path, corpus: str) -> Agreement:
-        """Agreement of a student's router with its teacher's tokens on a corpus's held-out documents."""
-        texts = self._heldout(corpus)
+    def boundaries(self, folder: Path, corpus: str, texts: Corpus | None = None) -> Agreement:
+        """Agreement of a student's router with its teacher's tokens on a corpus's held-out documents, or on `texts`."""
+        texts = texts or self._heldout(corpus)
         key = {"boundaries": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
         return Agreement(**self._known(key, folder, "stage1/router", lambda: asdict(
             tally(*self._rows(folder, texts.documents, row_bytes=self.scale.row_bytes)).agreement())))
