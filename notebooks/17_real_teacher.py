@@ -118,6 +118,8 @@ tables.Table(tables.estimates(like, rows=["corpus", "measure"], columns="model",
 
 # %%
 bits = text[text.measure == real_teacher.BITS]
+bits = bits.sort_values(["corpus", "model"], key=lambda names: names.map({name: k for k, name in enumerate(models)}.get)
+                        if names.name == "model" else names)
 more = [tables.with_error(row.more, row.more_stderr, digits=2) for row in bits.itertuples()]
 tables.Table(bits.assign(more=more)[["corpus", "model", "value", "stderr", "n", "more"]].rename(
     columns={"value": "bits per byte", "n": "pieces", "more": "% over the teacher's"}), digits=4)
