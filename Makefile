@@ -31,7 +31,7 @@ help:
 	@echo "make notebooks   write the .ipynb next to each percent script; unchanged cells keep their outputs"
 	@echo "make setup       only make the virtual environment $(VENV)"
 	@echo "make clean       remove $(VENV) and caches; runs/ (trained models), results/ and figures/ stay"
-	@echo "Scales: $(SCALES)"
+	@echo "Scales: $(SCALES), or a file of your own: SCALE=my_run.toml"
 	@echo "Variables: PYTHON=$(PYTHON)  TORCH_INDEX=<index of another torch build>  PROCESSES=$(PROCESSES) of the tests"
 
 # Written last, removed first: a setup that was interrupted is made again from nothing, one that is outdated is updated.

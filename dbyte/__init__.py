@@ -1,12 +1,18 @@
 """dbyte turns token-trained language models into byte-level ones (arXiv 2602.01007).
 
 The public names load on first use, so that `import dbyte` is quick and needs neither a GPU nor a network.
+Import dbyte before torch: it asks OpenMP for threads that sleep while they wait, unless $OMP_WAIT_POLICY is set.
 """
 
+import os
 from collections.abc import Iterator
 from importlib import import_module
 
 from dbyte.version import __version__
+
+# torch's OpenMP reads this once, when torch is loaded. Threads that wait spin otherwise, and where another process is
+# busy they then take the core from the very thread that they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "Aligned": "dbyte.text.spans", "TokenBytes": "dbyte.text.spans",

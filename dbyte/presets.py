@@ -6,21 +6,21 @@ neither torch nor transformers.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from dbyte.paths import ROOT
-from dbyte.scale_file import BUILT_IN, STEP_BYTES, read, read_all
+from dbyte.scale_file import BUILT_IN, MAY_BE_ZERO, STEP_BYTES, STUDENT, present, read, read_all
 
 FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models whose core reads plain embeddings
 
 
-def _at_least(least: int, table: object, names: str) -> None:
-    """ValueError for a field of the table, among these names with spaces between them, that is below `least`."""
-    for name in names.split():
-        if getattr(table, name) < least:
-            raise ValueError(f"{name} must be at least {least}, found {getattr(table, name)}")
+def _at_least(least: int, values: Mapping[str, object], names: Iterable[str], table: str = "") -> None:
+    """ValueError for a value under one of these names that is below `least`; table: what the message begins with."""
+    for name in names:
+        if values.get(name) is not None and values[name] < least:
+            raise ValueError(f"{table}{name} must be at least {least}, found {values[name]}")
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class TeacherShape:
     positions: int = 1024
 
     def __post_init__(self):
-        _at_least(1, self, "width layers heads ffn_width train_bytes positions")
-        _at_least(258, self, "vocabulary")  # 256 bytes, BOS and EOS
+        _at_least(1, vars(self), ("width", "layers", "heads", "ffn_width", "train_bytes", "positions"))
+        _at_least(258, vars(self), ("vocabulary",))  # 256 bytes, BOS and EOS
         if self.width % (2 * self.heads):
             raise ValueError(f"width must be an even multiple of heads, found {self.width} and {self.heads}")
         if self.family not in FAMILIES or self.heads % (self.kv_heads or self.heads):
@@ -94,7 +94,7 @@ class Ablation:
     heldout_bytes: int = 20_000
 
     def __post_init__(self):
-        _at_least(1, self, "step_bytes batch_rows items seeds heldout_bytes")
+        _at_least(1, vars(self), ("step_bytes", "batch_rows", "items", "seeds", "heldout_bytes"))
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,13 @@ class Scale:
     benchmarks: tuple[str, ...] = ()
 
     def __post_init__(self):
-        _at_least(1, self, "heldout_bytes row_bytes batch_rows items dynamics_items")
-        if self.rows_at_once is not None:
-            _at_least(1, self, "rows_at_once")
+        _at_least(1, vars(self),
+                  ("heldout_bytes", "row_bytes", "batch_rows", "items", "dynamics_items", "rows_at_once"))
+        sizes = {name for name, kind in STUDENT.items() if kind is int}
+        _at_least(0, self.student, sizes & MAY_BE_ZERO, "student: ")
+        _at_least(1, self.student, sizes - MAY_BE_ZERO, "student: ")
         for table, names in STEP_BYTES.items():
+            _at_least(1, getattr(self, table), names, f"{table}: ")
             if missing := [name for name in names if name not in getattr(self, table)]:
                 raise ValueError(f"{table} lacks {', '.join(missing)}")
         if self.precision not in ("fp32", "bf16"):
@@ -157,7 +160,6 @@ class Scale:
         return self.teachers
 
 
-TEXT = "DBYTE_TEXT"  # the variable that names a folder of text, for a corpus file:$DBYTE_TEXT
 DEVICE = "DBYTE_DEVICE"  # the variable that names the device in place of the scale's
 TEACHERS = {  # hub names of the teachers that the paper and its readers use, each at the revision meant here
     "meta-llama/Llama-3.2-1B": "4e20de362430cd3b72f300e6b0f18e50e7166e08",
@@ -218,9 +220,8 @@ def scale(name: str, settings: Sequence[str] = ()) -> Scale:
     if name in SCALES and not settings:
         found = SCALES[name]
     else:
-        found = read(BUILT_IN.joinpath(f"{name}.toml") if name in SCALES else _file(name), Scale, TeacherShape,
-                     tuple(settings))
-    found = replace(found, corpora=_present(found))
+        found = read(BUILT_IN[name] if name in BUILT_IN else _file(name), Scale, TeacherShape, tuple(settings))
+    found = replace(found, corpora=present(found.corpora, found.name))
     if found.name not in SCALES and isinstance(found.teacher, str):
         found = replace(found, teacher=str(_place(found.teacher) or found.teacher))
     if not (device := os.environ.get(DEVICE)):
@@ -228,15 +229,6 @@ def scale(name: str, settings: Sequence[str] = ()) -> Scale:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ValueError(f"${DEVICE} must be cpu, cuda or cuda:N, found {device!r}: set another or unset it")
     return replace(found, device=device)
-
-
-def _present(scale: Scale) -> tuple[tuple[str, int], ...]:
-    """The scale's corpora but those in the folder $DBYTE_TEXT where that is not set; ValueError if none is left."""
-    present = tuple(each for each in scale.corpora if TEXT not in each[0] or os.environ.get(TEXT))
-    if not present:
-        raise ValueError(f"scale {scale.name} trains on text of your own: set ${TEXT} to a folder of "
-                         ".txt or .jsonl files")
-    return present
 
 
 def _place(path: str) -> Path | None:

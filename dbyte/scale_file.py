@@ -7,6 +7,7 @@ number of the right type is meant.
 
 import hashlib
 import json
+import os
 import tomllib
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -15,13 +16,15 @@ from importlib.resources.abc import Traversable
 from types import NoneType, UnionType
 from typing import get_args, get_origin, get_type_hints
 
-BUILT_IN = files("dbyte").joinpath("scales")
+BUILT_IN = {file.name.removesuffix(".toml"): file for file in files("dbyte").joinpath("scales").iterdir()
+            if file.name.endswith(".toml")}
 # The tables [student], [stage1] and [stage2] are arguments of StudentConfig and of the functions in distill/steps.py.
 # Those need torch, so they are not imported here: tests/test_presets.py compares names and types.
 STUDENT = dict(
     byte_width=int, encoder_layers=int, decoder_layers=int, ffn_width=int, state_size=int, conv_width=int, expand=int,
     head_width=int, chunk_size=int, encoder_mixer=str, encoder_window=int, router=str, router_ffn_width=int,
     router_width=int, router_layers=int, smoothing=bool, confidence=bool, suffix=bool)
+MAY_BE_ZERO = {"ffn_width", "encoder_window", "router_ffn_width"}  # of its sizes: without such a part
 STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,
@@ -30,6 +33,7 @@ STAGE2 = dict(
     head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, boundary_loss=bool)
 # The steps' bytes, which have no default.
 STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "stage2": ("head_bytes", "full_bytes")}
+TEXT = "DBYTE_TEXT"  # the variable that names a folder of text, for a corpus file:$DBYTE_TEXT
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
 
 
@@ -41,9 +45,17 @@ class Lesson:
     train_bytes: int
 
 
+def present(corpora: tuple[tuple[str, int], ...], scale: str) -> tuple[tuple[str, int], ...]:
+    """The corpora of a scale but those in the folder $DBYTE_TEXT where that is not set; ValueError if none is left."""
+    found = tuple(each for each in corpora if TEXT not in each[0] or os.environ.get(TEXT))
+    if not found:
+        raise ValueError(f"scale {scale} trains on text of your own: set ${TEXT} to a folder of .txt or .jsonl files")
+    return found
+
+
 def read_all(scale: type, shape: type) -> list:
     """The scale of each file of scales/, from the least training text to the most."""
-    found = [read(file, scale, shape) for file in BUILT_IN.iterdir() if file.name.endswith(".toml")]
+    found = [read(file, scale, shape) for file in BUILT_IN.values()]
     return sorted(found, key=lambda one: (sum(size for _, size in one.corpora), one.name))
 
 
@@ -61,7 +73,9 @@ def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] 
     base = own.pop("base", None)
     table = typed(own, keys, where, whole=False)
     if base is not None:
-        table = merged(_load(_built_in(base, where)), table)
+        if base not in sorted(BUILT_IN):
+            raise ValueError(f"{where}: base must be one of {', '.join(sorted(BUILT_IN))}, found {base!r}")
+        table = merged(_load(BUILT_IN[base]), table)
     if settings:
         given = {}
         for text in settings:
@@ -80,13 +94,6 @@ def _load(file: Traversable) -> dict:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file.name} is no TOML: {error}") from None
-
-
-def _built_in(base: object, where: str) -> Traversable:
-    names = sorted(file.name.removesuffix(".toml") for file in BUILT_IN.iterdir() if file.name.endswith(".toml"))
-    if base not in names:
-        raise ValueError(f"{where}: base must be one of {', '.join(names)}, found {base!r}")
-    return BUILT_IN.joinpath(f"{base}.toml")
 
 
 def setting(text: str) -> dict:
@@ -170,16 +177,15 @@ def _words(kind: object) -> str:
         return " or ".join(_words(one) for one in get_args(kind) if one is not NoneType)
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
-        return (f"an array of {_words(kinds[0])}" if kinds[-1] is ...
-                else f"[{', '.join(map(_words, kinds))}]")
-    return WORDS.get(kind, "a table") if isinstance(kind, type) else "a table"
+        return f"an array of {_words(kinds[0])}" if kinds[-1] is ... else f"[{', '.join(map(_words, kinds))}]"
+    return "a table" if isinstance(kind, dict) else WORDS.get(kind, "a table")
 
 
 def _table(table: dict, known: dict, where: str, whole: bool) -> dict:
     """A table's values as the kinds of `known`; ValueError for a key that is not in it."""
     for name in table:
         if name not in known:
-            near = "".join(f", did you mean {one}?" for one in get_close_matches(name, known, n=1))
+            near = "".join(f" (did you mean {one}?)" for one in get_close_matches(name, known, n=1))
             raise ValueError(f"{where} has an unknown key {name}{near}: choose from {', '.join(known)}")
     return {name: typed(value, known[name], f"{where}: {name}", whole=whole) for name, value in table.items()}
 

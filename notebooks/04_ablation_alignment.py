@@ -92,19 +92,6 @@ claim = differences[differences["what"] == "align, then distil - distil only"]
 tables.Table(claim[["task", "value", "low", "high", "n", "verdict"]], digits=1)
 
 # %% [markdown]
-# ## The loss of step 1.2 with and without step 1.1
-#
-# Eq. 3, the divergence from the teacher. The student that aligned first starts its step 1.2 where the other, which has
-# read as many bytes, has long been distilling.
-
-# %%
-with record("alignment_curves", keys=["model", "train_bytes"], of=sequence) as rows:
-    rows += ablation.curve_rows({name: trained[name] for name in order[:2]}, step=-1)
-curves = record.read("alignment_curves")
-picture = ablations.loss_figure(curves, order[:2], label="divergence from the teacher (Eq. 3)")
-Image(figures.save(picture, "alignment_loss", frames=[curves]))
-
-# %% [markdown]
 # ## Accuracy against bytes
 #
 # The same two rows, trained again with models kept on the way. Bytes count from the first that the student read: the
@@ -117,6 +104,20 @@ with record("alignment_dynamics", keys=["model", "task", "train_bytes"], of=sequ
 dynamics = record.read("alignment_dynamics")
 picture = ablations.curves_figure(dynamics, order[:2], teacher=level)
 Image(figures.save(picture, "alignment_dynamics", frames=[dynamics, level]))
+
+# %% [markdown]
+# ## The loss of step 1.2 with and without step 1.1
+#
+# Eq. 3, the divergence from the teacher, against the same bytes: those of step 1.1 count. The student that aligned
+# first starts its step 1.2 where the other, which has read as many bytes, has long been distilling.
+
+# %%
+with record("alignment_curves", keys=["model", "train_bytes"], of=sequence) as rows:
+    rows += ablation.curve_rows({name: trained[name] for name in order[:2]}, step=-1)
+curves = record.read("alignment_curves")
+counted = ablations.since_the_first_byte(curves, dynamics)
+picture = ablations.loss_figure(counted, order[:2], label="divergence from the teacher (Eq. 3)")
+Image(figures.save(picture, "alignment_loss", frames=[curves, dynamics]))
 
 # %% [markdown]
 # ## What could not be reproduced

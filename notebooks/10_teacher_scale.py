@@ -27,6 +27,7 @@ ablation_seeds = None  # as many as the scale has
 # %%
 from dataclasses import replace
 
+import pandas as pd
 from IPython.display import Image
 
 from dbyte import presets
@@ -94,11 +95,12 @@ found = record.read("teacher_scale")
 tables.Table(ablations.table(found, list(measured)))
 
 # %%
-picture = ablations.accuracy_figure(found, list(measured), teacher=own[own["model"] == order[0]])
+teacher_of_each = pd.concat([own, own.assign(model=own["model"] + ideal)])
+picture = ablations.accuracy_figure(found, list(measured), teacher=teacher_of_each)
 Image(figures.save(picture, "teacher_scale", frames=[found, own]))
 
 # %% [markdown]
-# The line is the teacher of the student's size. The paper's table, as printed:
+# The line across a bar is the teacher that its student learnt from. The paper's table, as printed:
 
 # %%
 tables.Table(tables.published("table10_teacher_scale"), digits=1)

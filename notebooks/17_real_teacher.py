@@ -2,6 +2,7 @@
 # jupyter:
 #   dbyte:
 #     needs: ['00', '01', '02']
+#     scale: real
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python

@@ -5,15 +5,21 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_student, make_teacher
+from lm_eval import evaluator
+from lm_eval.config.evaluate_config import EvaluatorConfig
+from lm_eval.tasks import TaskManager
 
+import dbyte
 from dbyte.__main__ import main
+from dbyte.distill.teacher import train_tokenizer
 from dbyte.evaluate import score_beam
-from dbyte.evaluate.lm import StudentLM, load_lm, truncate
+from dbyte.evaluate.lm import StudentLM, generation_options, load_lm, truncate
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_beam import beam_scores
 from dbyte.text.spans import BOS
@@ -111,6 +117,97 @@ def test_a_continuation_that_does_not_fit_is_refused(student, token_bytes):
     lm = StudentLM(student, token_bytes, stage=1, boundaries="tokenizer")
     with pytest.raises(ValueError, match="more chunks than the core has positions"):
         lm.loglikelihood([Ask("a", " 😀" * 200)])
+
+
+@pytest.mark.parametrize("stage, boundaries, beam", [(1, "tokenizer", 0), (1, "router", 0), (2, "router", 0),
+                                                     (2, "router", 2)])
+def test_a_rolling_text_is_scored_in_pieces_of_as_many_chunks_as_fit(student, token_bytes, stage, boundaries, beam):
+    """256 positions: more bytes than that in fewer chunks are one piece, and scored as one text."""
+    lm = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, beam=beam)
+    limit = 255 - (score_beam.ROUNDS if beam else 0)
+    words = "The cat sat on the mat, and the dog slept in the house. naïve 😀 "
+
+    def chunks_of(text):
+        ((raw, ends),) = lm._encoded([text])
+        return len(lm.scorer.chunk_ends(Request(raw, 0, ends)))
+
+    times = next(n for n in itertools.count(1) if chunks_of(words * (n + 1)) > limit)
+    assert len((words * times).encode()) > 255
+    found, = lm.loglikelihood_rolling([Ask(words * times)])
+    assert found == pytest.approx(lm.loglikelihood([Ask("", words * times)])[0][0], abs=1e-4)
+    pieces = lm._pieces(words * 120)  # more bytes than are read at a time
+    counts = [len(lm.scorer.chunk_ends(piece)) for piece in pieces]
+    assert b"".join(piece.text for piece in pieces).decode() == words * 120
+    assert all(piece.text.decode() for piece in pieces), "no character is split"
+    assert len(pieces) > 3 and max(counts) <= limit and min(counts[:-1]) > limit - 4
+
+
+# -- what is written --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def writes(student, token_bytes):
+    """What a Stage-2 student writes after a prompt with generation arguments, 24 bytes unless told otherwise."""
+    lm = StudentLM(student, token_bytes, stage=2)
+
+    def write(prompt="The cat", /, **options):
+        return lm.generate_until([Ask(prompt, {"until": [], "max_gen_bytes": 24} | options)])[0]
+
+    return write
+
+
+@pytest.mark.parametrize("word", ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"])
+def test_all_four_words_for_the_limit_mean_tokens(writes, word):
+    texts = [writes(**{"max_gen_bytes": None, word: value}) for value in (2, "2")]
+    assert texts == [writes(max_gen_bytes=8)] * 2 != [writes()] * 2
+    assert generation_options({word: 2})["max_new_bytes"] == 8
+    assert generation_options({"max_gen_toks": 2, word: 2, "max_tokens": None})["max_new_bytes"] == 8
+
+
+def test_sampling_arguments_and_the_seed_of_the_harness_reach_the_draws(writes, student):
+    def written(**options):
+        return dbyte.generate(student, ["The cat"], stage=2, max_new_bytes=24, valid_utf8=False, **options)[0]
+
+    torch.manual_seed(1234)  # as lm_eval --seed does
+    assert writes(temperature=1.0) == written(temperature=1.0, seed=1234) != writes()
+    assert writes(do_sample=True) == writes(temperature="1.0") == writes(temperature=1, seed=1234, num_beams=1)
+    torch.manual_seed(5)
+    assert writes(temperature=1.0) == written(temperature=1.0, seed=5) != written(temperature=1.0, seed=1234)
+    options = dict(temperature=1.5, top_k=60, top_p=0.5, seed=7)
+    assert writes(do_sample=True, **options) == written(**options)
+    assert len({written(**options), written(**options | {"top_k": None}), written(**options | {"top_p": 1.0})}) == 3
+    assert writes(do_sample=True, top_k=1) == writes(do_sample=False, temperature=0.8) == writes() == written()
+
+
+@pytest.mark.parametrize("options", [{"until": None}, {"until": [""]}, {"until": ""}, {"seed": None, "top_p": None}])
+def test_what_says_nothing_changes_nothing(writes, options):
+    assert writes(**options) == writes()
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"stop": ["x"]}, "do not know: stop=.*they know until"), ({"num_beams": 10}, "num_beams=10"),
+    ({"repetition_penalty": 1.2, "typical_p": 0.5}, "repetition_penalty=1.2, typical_p=0.5"),
+    ({"do_sample": "no"}, "do_sample='no'"), ({"until": 5}, "until must be .* found .5."),
+    ({"max_gen_toks": "many"}, "cannot be used: .*max_gen_toks='many'"), ({"temperature": "hot"}, "temperature='hot'"),
+    ({"max_gen_bytes": 0}, "at least 1"), ({"temperature": 1.0, "top_p": 2}, "top_p must"),
+    ({"temperature": -1}, "temperature must"), ({"top_k": 0, "temperature": 1}, "top_k must"),
+])
+def test_generation_arguments_that_cannot_be_used_are_named(writes, options, said):
+    with pytest.raises(ValueError, match=said):
+        writes(**options)
+
+
+@pytest.mark.parametrize("stage, boundaries", [(1, "tokenizer"), (2, "router")])
+def test_repeats_are_drawn_apart_whatever_the_batch_and_the_neighbours(student, token_bytes, stage, boundaries):
+    options = {"until": [], "max_gen_bytes": 12, "temperature": 1.0, "seed": 3}
+    eight = [Ask("The cat", options)] * 8
+    others = [Ask(text, options) for text in ("x", "The dog", "1 + 2 =")]
+    seen = []
+    for rows, asks in ((1, eight), (3, eight), (64, others[:2] + eight + others), (4, eight[:5] + others + eight[5:]),
+                       (2, [Ask("The cat", options | {"seed": 4}), *eight])):
+        lm = StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, rows=rows)
+        seen.append([text for text, ask in zip(lm.generate_until(asks), asks, strict=True) if ask is eight[0]])
+    assert all(texts == seen[0] for texts in seen) and len(set(seen[0])) == 8
 
 
 # -- the beam over flags ----------------------------------------------------------------------------------------------
@@ -240,6 +337,86 @@ def test_the_command_compares_item_by_item_and_writes_json(folders, tmp_path, ca
 def test_the_command_names_what_cannot_be_used(folders, capsys, arguments, said):
     assert main(["evaluate", *[argument.replace("{}", str(folders)) for argument in arguments]]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, more, rows", [
+    ({}, {}, 64), ({"rows": 16}, {"batch_size": 1}, 16), ({}, {"batch_size": 1}, 64), ({}, {"batch_size": "1"}, 1),
+    ({}, {"batch_size": "auto:4"}, 64), ({}, {"batch_size": "auto", "max_batch_size": 8}, 8),
+    ({"batch_size": 7}, {"batch_size": 1}, 7), ({"batch_size": 1}, {"batch_size": 1}, 1),
+    ({}, {"batch_size": 2, "max_batch_size": None}, 2), ({"device": "cpu"}, {"device": "cuda:99"}, 64),
+])
+def test_rows_are_those_that_somebody_asked_for(folders, arguments, more, rows):
+    assert {field.name: field.default for field in fields(EvaluatorConfig)}["batch_size"] == 1, "the harness's default"
+    lm = StudentLM.create_from_arg_obj({"pretrained": folders / "stage2"} | arguments, {"device": "cpu"} | more)
+    assert lm.rows == rows
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ("rows=2,batch_size=3", "rows=2 and batch_size=3 are one thing"), ("rows=0", "at least 1, found 0"),
+    ("batch_size=many", "rows='many'; they know pretrained=FOLDER, stage"), ("beam=two", "beam='two'"),
+    ("max_length=100,revision=main", "max_length=100, revision='main'; they know pretrained"),
+    ("add_bos_token=False", "add_bos_token=False"), ("dtype=bfloat16", "dtype must be auto .* found 'bfloat16'"),
+])
+def test_model_arguments_that_cannot_be_used_are_named(folders, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        StudentLM.create_from_arg_string(f"pretrained={folders / 'stage2'},{arguments}", {"batch_size": 1})
+
+
+def test_model_arguments_of_a_plain_meaning_are_followed(folders):
+    def scored(arguments):
+        lm = StudentLM.create_from_arg_string(f"pretrained={folders / 'stage2'}{arguments}", {"device": "cpu"})
+        return lm.loglikelihood([Ask("The cat", " sat")]), lm.generate_until([Ask("x", {"max_gen_toks": 2})])
+
+    plain = scored("")
+    assert plain == scored(",dtype=auto,add_bos_token=True,compiled=None") != scored(",boundaries=own")
+    with pytest.warns(UserWarning, match="no code in a student's folder is ever run"):
+        assert scored(",trust_remote_code=True") == plain
+
+
+def test_a_student_in_half_precision_is_scored_in_fp32_if_asked(student, tokenizer, token_bytes, tmp_path):
+    student.bfloat16().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    lms = [load_lm(tmp_path), load_lm(tmp_path, dtype="float32"), StudentLM(student.float(), token_bytes, stage=2)]
+    assert [lm.student.dtype for lm in lms] == [torch.bfloat16, torch.float32, torch.float32]
+    half, full, expected = (lm.loglikelihood([Ask("The cat", " sat")])[0][0] for lm in lms)
+    assert full == pytest.approx(expected, abs=1e-3) != pytest.approx(half, abs=1e-3)
+
+
+@pytest.mark.parametrize("vocabulary", [290, 280])
+def test_a_tokenizer_that_the_student_was_not_built_with_is_refused(folders, student, token_bytes, vocabulary):
+    other = train_tokenizer(["wholly other words of which nobody wrote before"] * 9, vocabulary=vocabulary)
+    with pytest.raises(ValueError, match="is not the one that the student was built with: token [0-9]+ is b'.*in the "):
+        StudentLM(student, dbyte.TokenBytes.from_tokenizer(other), stage=2)
+    student.save_pretrained(folders / "other")
+    other.save_pretrained(folders / "other")
+    with pytest.raises(ValueError, match=f"tokenizer '{folders / 'other'}'.* is not the one"):
+        load_lm(folders / "other")
+    padded = replace(token_bytes, token_bytes=(*token_bytes.token_bytes, b""))  # a padding token of the tokenizer alone
+    assert StudentLM(student, padded, stage=2).loglikelihood([Ask("The cat", " sat")])[0][0] < 0
+
+
+def test_the_harness_repeats_a_task_and_is_refused_a_chat(student, token_bytes):
+    import datasets
+
+    rows = [{"text": "The cat"}, {"text": "x"}]
+    task = {"task": "eight", "output_type": "generate_until", "test_split": "test", "doc_to_text": "{{text}}",
+            "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)}, "doc_to_target": "", "repeats": 8,
+            "generation_kwargs": {"until": [], "do_sample": True, "temperature": 1.0, "max_new_tokens": 3}}
+    lm = StudentLM(student, token_bytes, stage=2, rows=3)
+
+    def evaluate(**options):
+        tasks = TaskManager(include_defaults=False).load([task])
+        found = evaluator.evaluate(lm, tasks, bootstrap_iters=0, log_samples=True, **options)
+        return [sample["resps"][0] for sample in found["samples"]["eight"]]
+
+    torch.manual_seed(1)
+    found = evaluate()
+    for row, texts in zip(rows, found, strict=True):
+        assert texts == dbyte.generate(student, [row["text"]] * 8, stage=2, max_new_bytes=12, temperature=1.0, seed=1,
+                                       valid_utf8=False)
+        assert len(set(texts)) == 8
+    with pytest.raises(ValueError, match="no chat template yet: leave out --apply_chat_template"):
+        evaluate(apply_chat_template=True)
 
 
 TASK = """task: two_words

@@ -11,6 +11,7 @@ from dbyte.paths import NOTEBOOKS, RESULTS
 from dbyte.report import claims, judging
 from dbyte.report.judging import Claim, Criterion, Row, judge
 from dbyte.report.results import read_results, write_results
+from dbyte.report.tables import BENCHMARKS
 
 CLAIM = dict(id="one", where="here", says="it is so", notebook="01_one")
 
@@ -117,6 +118,42 @@ def test_the_share_that_a_model_keeps_by_hand(tmp_path):
         judging.kept("main", "s", teacher="t")(read(tmp_path))
 
 
+def test_averages_of_claims_are_over_the_columns_of_the_paper_alone(tmp_path):
+    rows = [{"model": model, "task": task, "value": value, "stderr": 3.0, "n": 5} for model, task, value in
+            (("teacher", "LMB", 80.0), ("teacher", "MMLU", 40.0), ("teacher", "SPELL", 99.0),
+             ("s", "LMB", 70.0), ("s", "MMLU", 44.0), ("s", "SPELL", 0.0))]
+    write(tmp_path, "all", rows, ["model", "task"])
+    assert judging.kept("all", "s")(read(tmp_path)).value == pytest.approx(95)
+    found = judging.ahead("all", "teacher", "s")(read(tmp_path))
+    assert found.value == pytest.approx(3) and found.n == 10
+    assert found.high - found.value == pytest.approx(1.96 * 3), "3 points of error on each of four numbers, over two"
+
+
+def test_what_table_1_says_is_asked_of_the_student_of_all_columns_and_of_the_main_one(tmp_path):
+    """The one of four columns loses nothing and the one of nine much: the verdict is not that of the four."""
+    four = [{"model": model, "task": task, "value": 100.0, "stderr": 0.1, "n": 500}
+            for model in ("teacher", "stage1", "stage2") for task in ("LMB", "PIQA", "ARC-E", "GSM8K")]
+    nine = [row | {"task": task, "value": 60.0 if row["model"] == "stage2" else 100.0} for row in four[::4]
+            for task in BENCHMARKS]
+    for name, rows in (("main", four), ("all_columns", nine)):
+        write(tmp_path, name, rows, ["model", "task"])
+    write(tmp_path, "main_difference", [difference("average", -0.1, 0.1, what) for what in
+                                        ("teacher - stage1", "teacher - stage2", "stage1 - stage2")], ["what", "task"])
+    found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id")
+    for name, value, expected in (("keeps most", 60, "shown"), ("keeps as much as printed", 60, "opposite"),
+                                  ("stage 1 drop", 0, "shown"), ("stage 2 drop", 40, "opposite")):
+        assert found.at[name, "value"] == pytest.approx(value) and found.at[name, "verdict"] == expected, name
+        assert found.at[name, "asked"].startswith("nine columns, ")
+    assert found.at["stage 2 costs", "verdict"] == "not shown" and "four" in found.at["stage 2 costs", "asked"]
+
+
+def test_a_claim_in_words_stands_alone():
+    """The figure shows it away from the claim before it: no "it", and nothing that only the claim before explains."""
+    for claim in claims.every_claim(presets.scale("small")):
+        words = claim.says.split()
+        assert len(words) >= 5 and words[0] not in {"it", "and", "that", "this", "they"}, claim.says
+
+
 def test_every_claim_is_there_once():
     ledger = claims.every_claim(presets.scale("small"))
     assert 30 <= len(ledger) and len({claim.id for claim in ledger}) == len(ledger)
@@ -162,7 +199,7 @@ def test_nothing_measured_gives_a_whole_table_of_gaps(tmp_path):
 def test_at_small_every_claim_whose_notebook_ran_has_the_verdict_of_its_interval():
     found = claims.judged(scale=presets.scale("small"))
     measured = found[found["verdict"] != judging.UNMEASURED]
-    ran = {path.stem for path in NOTEBOOKS.glob("*.py")} & {"01_stage1_curriculum", "02_stage2_byte_sft",
+    ran = {path.stem for path in NOTEBOOKS.glob("*.py")} & {"01_stage1_curriculum", "16_all_columns",
                                                            "06_decoding_strategies"}
     assert ran <= set(measured["notebook"]) and (RESULTS / "small").is_dir()
     for claim in measured.itertuples():

@@ -286,7 +286,7 @@ def test_the_core_runs_for_rows_that_closed_a_chunk_and_finished_rows_cost_nothi
 @pytest.mark.parametrize("stage, variant", SOME)
 def test_a_saved_writer_resumes_as_if_it_had_never_stopped(teacher, tokenizer, stage, variant, tmp_path):
     student = student_of(variant, teacher, tokenizer)
-    options = dict(sampling=Sampling(0.8, seed=4), limit=30, valid_utf8=False)
+    options = dict(sampling=Sampling(0.8, seed=4), limit=30, valid_utf8=False, repeats=range(len(PROMPTS)))
     whole = Writer(ByteStream(student, PROMPTS, new_bytes=30, stage=stage), PROMPTS, **options).run().written
     inside = 0
     for saved_after in (3, 4, 100):  # inside tokens too, and when all is written

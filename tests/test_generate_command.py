@@ -73,11 +73,10 @@ def test_prompts_of_a_file_are_written_together_in_their_order(folder, loaded, c
     (tmp_path / "prompts").write_bytes("\n".join(prompts[1:]).encode())
     options = dict(max_new_bytes=20, temperature=0.9, seed=3, stop=["e"])
     arguments = ["--max-new-bytes", "20", "--temperature", "0.9", "--seed", "3", "--stop", "e"]
+    expected = generate(loaded, prompts, **options)  # equal prompts of two batches are drawn apart too
     for rows in (3, 16):
         assert main(["generate", str(folder), prompts[0], "--lines", str(tmp_path / "prompts"), "--rows", str(rows),
                      *arguments]) == 0
-        expected = [text for first in range(0, 5, rows)
-                    for text in generate(loaded, prompts[first : first + rows], **options)]
         assert capfdbinary.readouterr().out.decode() == "".join(text + "\n" for text in expected)
 
 

@@ -132,8 +132,13 @@ def test_a_page_names_files_that_exist(page):
     assert not missing
 
 
-def test_import_dbyte_leaves_the_environment_as_it_was():
-    code = "import os; before = dict(os.environ); import dbyte; assert dict(os.environ) == before"
+@pytest.mark.parametrize("given, found", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_import_dbyte_makes_threads_wait_asleep_and_leaves_the_environment_else(given, found):
+    code = ("import os, sys; before = dict(os.environ); import dbyte; assert 'torch' not in sys.modules; "
+            f"assert dict(os.environ) == before | {{'OMP_WAIT_POLICY': '{found}'}}, os.environ; import torch; "
+            "print(torch.__config__.parallel_info())")
     bare = {"PYTHONPATH": str(ROOT)}  # what the process of the tests has set already would not be seen to change
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=bare, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=bare | given | {"OMP_DISPLAY_ENV": "true"},
+                          capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr, "what OpenMP itself has read"

@@ -7,7 +7,17 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from dbyte.notebook.pairing import NAME, differences, needs, parameters, read_notebook, read_script, tags
+from dbyte.notebook.pairing import (
+    INJECTED,
+    NAME,
+    differences,
+    home_scale,
+    needs,
+    parameters,
+    read_notebook,
+    read_script,
+    tags,
+)
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if NAME.fullmatch(path.stem))
@@ -125,4 +135,15 @@ def test_the_committed_outputs_are_whole_and_carry_no_times(script):
     assert not [output for cell in code_cells(notebook) for output in cell.outputs if output.output_type == "error"]
     assert "papermill" not in notebook.metadata
     assert not [key for cell in notebook.cells for key in cell.metadata if key != "tags"]
-    assert not [cell for cell in notebook.cells if "injected-parameters" in tags(cell)]
+
+
+@each
+def test_the_committed_outputs_stand_below_the_parameters_that_made_them_and_name_one_commit(script):
+    notebook = read_notebook(script.with_suffix(".ipynb"))
+    (given,) = [cell.source for cell in notebook.cells if tags(cell) == (INJECTED,)]
+    values = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(given).body}
+    assert values.keys() <= parameters(notebook, name=script.stem).keys() and values["scale"] == home_scale(script)
+    (printed,) = [output.text for cell in code_cells(notebook) for output in cell.outputs
+                  if "results.begin(" in cell.source]
+    assert printed.startswith(f"scale    {values['scale']}, seed {values['seed']}\n")
+    assert len(re.findall(r"^code +[0-9a-f]{40}(?:\+changes)?$", printed, flags=re.MULTILINE)) == 1

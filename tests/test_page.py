@@ -1,5 +1,6 @@
 """The one-page report: only what results and figures hold, the same bytes for the same results, one whole file."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -116,8 +117,8 @@ def test_cells_are_escaped_and_numbers_stand_to_the_right(tmp_path):
 
 
 def test_every_claim_is_on_the_figure_on_its_own_side():
-    rows = [dict(id=name, where="6.1; Table 3", notebook="04_x", verdict=verdict, value=value, low=value - 1,
-                 high=value + 1, threshold=2.0, direction=direction)
+    rows = [dict(id=name, claim=f"{name} is so", where="6.1; Table 3", notebook="04_x", verdict=verdict, value=value,
+                 low=value - 1, high=value + 1, threshold=2.0, direction=direction)
             for name, verdict, value, direction in (("a", "shown", 5.0, "above"), ("b", "shown", -3.0, "below"),
                                                     ("c", "opposite", 7.0, "below"),
                                                     ("d", "not yet measured", float("nan"), ""))]
@@ -126,3 +127,23 @@ def test_every_claim_is_on_the_figure_on_its_own_side():
     points = {int(line.get_ydata()[0]): float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
     assert points == {3: 3.0, 2: 5.0, 1: -5.0}, "right of zero is what is claimed, whatever the direction"
     assert [text.get_text() for text in axes.texts] == ["not yet measured (notebook 04)"]
+    assert axes.get_yticklabels()[0].get_text().replace("\N{NO-BREAK SPACE}", " ") == "d is so [6.1; Table 3]"
+    assert axes.get_xscale() == "symlog" and "linear to 10 points, logarithmic beyond: shaded" in axes.get_xlabel()
+    assert [(box.get_x(), box.get_x() + box.get_width()) for box in axes.patches] == [(-10, -110), (10, 110)]
+
+
+def test_every_committed_figure_has_a_caption():
+    drawn = {path.stem for path in (paths.FIGURES / paths.COMMITTED_SCALE).glob("*.json")}
+    assert drawn and drawn <= set(page.CAPTIONS)
+
+
+def test_the_report_says_which_commits_its_results_are_of(folders):
+    name = {"a" * 40: "`main`", "b" * 40 + "+changes": "x"}
+    for commit, file in name.items():
+        sidecar = folders["results"] / "small" / f"{file.strip('`')}.json"
+        sidecar.write_text(json.dumps({"commit": commit}))
+        said = list(page.commits(folders["results"] / "small"))
+        assert said[0] == ("The results are of one commit:" if file != "x" else
+                           "The results are of 2 commits, which one run of all notebooks would make one:")
+    assert said[1].split("\n")[2:] == ["| aaaaaaaaaaaa | main |", "| bbbbbbbbbbbb+changes | x |"]
+    assert not list(page.commits(folders["results"] / "none"))

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from dbyte import presets
 from dbyte.__main__ import main
+from dbyte.distill import teacher as teacher_module
 from dbyte.distill.curriculum import check_sizes, curriculum
 from dbyte.distill.steps import stage1, stage2
 from dbyte.distill.teacher import teacher_config
@@ -22,12 +23,12 @@ from dbyte.presets import (
     PAPER_SIZES,
     SCALES,
     TEACHERS,
-    TEXT,
+    changed,
     scale,
     whole_world,
 )
 from dbyte.report.published import published
-from dbyte.scale_file import STAGE1, STAGE2, STUDENT, as_toml
+from dbyte.scale_file import STAGE1, STAGE2, STUDENT, TEXT, as_toml
 from dbyte.tasks.minibench import EVERY, taught_by
 
 
@@ -71,11 +72,11 @@ def test_a_file_is_a_scale_of_its_name(name, mine, monkeypatch):
 
 
 @pytest.mark.parametrize("old, new, message", [
-    ("row_bytes =", "rowbytes =", r"mine.toml has an unknown key rowbytes, did you mean row_bytes\?: choose from t"),
+    ("row_bytes =", "rowbytes =", r"mine.toml has an unknown key rowbytes .did you mean row_bytes.*: choose from t"),
     ("align_bytes =", "algn_bytes =",
-     r"mine.toml: stage1 has an unknown key algn_bytes, did you mean align_bytes\?: choose from align_bytes, dist"),
+     r"mine.toml: stage1 has an unknown key algn_bytes .did you mean align_bytes.*: choose from align_bytes, dist"),
     ("byte_width =", "x =", "student has an unknown key x: choose from byte_width"),
-    ("muon_rate = 0.01", "muon = 0.01", "whole_world: teacher has an unknown key muon, .*: choose from .*muon_rate"),
+    ("muon_rate = 0.01", "muon = 0.01", "whole_world: teacher has an unknown key muon .*: choose from .*muon_rate"),
     ("rate = 5e-3", 'rate = "5"', "mine.toml: teacher: rate must be a number, found '5'"),
     ("seeds = 3", "seeds = 3.5", "mine.toml: ablation: seeds must be a whole number, found 3.5"),
     ("snapshots = 3", "snapshots = true", "stage1: snapshots must be a whole number, found True"),
@@ -90,6 +91,8 @@ def test_a_file_is_a_scale_of_its_name(name, mine, monkeypatch):
     ("row_bytes = 1024", "row_bytes = 0", "mine.toml: row_bytes must be at least 1, found 0"),
     ("vocabulary = 1024", "vocabulary = 99", "mine.toml: teacher: vocabulary must be at least 258, found 99"),
     ("width = 128", "width = 100", "mine.toml: teacher: width must be an even multiple of heads"),
+    ("byte_width = 128", "byte_width = -4", "mine.toml: student: byte_width must be at least 1, found -4"),
+    ("align_bytes = 4_000_000", "align_bytes = 0", "mine.toml: stage1: align_bytes must be at least 1, found 0"),
     ("kv_heads = 2", "kv_heads = 3", "mine.toml: teachers: other: .*kv_heads that divide"),
     ("row_bytes = 1024", "row_bytes 1024", "mine.toml is no TOML: .*line 6"),
     ("row_bytes = 1024", 'base = "medium"', "mine.toml: base must be one of gpu, hub, paper, real, small, smoke, fou"),
@@ -128,7 +131,7 @@ def test_a_setting_changes_one_field_and_the_name(mine):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("stage1.algn_bytes=1", "setting 'stage1.algn_bytes=1': stage1 has an unknown key algn_bytes, did you mean align"),
+    ("stage1.algn_bytes=1", "setting 'stage1.algn_bytes=1': stage1 has an unknown key algn_bytes .did you mean align"),
     ("bases=1", "setting 'bases=1' has an unknown key bases: choose from teacher, corpora"),
     ("stage1.align_bytes=lots", "stage1: align_bytes must be a whole number, found 'lots'"),
     ("stage1=5", "setting 'stage1=5': stage1 must be a table, found 5"),
@@ -176,7 +179,7 @@ def test_a_file_is_found_from_the_root_too_and_never_has_a_built_in_name(tmp_pat
 def test_sizes_that_only_a_model_or_a_step_can_judge_are_told_with_their_table():
     for text, message in (("student.head_width=7", "student: .* must be a multiple of head_width = 7"),
                           ("student.router=none", "student: router must be one of .*'none'"),
-                          ("stage1.align_bytes=0", "stage1: step '1.1 align' needs a positive byte budget"),
+                          ("stage1.align_rate=0", "stage1: step '1.1 align' needs .* positive rates"),
                           ("stage2.head_rate=-1", "stage2: step '2.1 head' .* positive rates")):
         with pytest.raises(ValueError, match=message):
             check_sizes(scale("small", [text]))
@@ -197,6 +200,19 @@ def test_the_command_lists_the_scales_and_prints_a_file_to_begin_with(mine, tmp_
     assert main(["scales", "show", "medium"]) == 2
     assert main(["train", "--scale", "small", "--set", "itms=7"]) == 2
     assert "did you mean items?" in capsys.readouterr().err
+
+
+def test_a_tokenizer_learns_from_the_corpora_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_module, "RUNS", tmp_path)
+    own = f"file:{tmp_path / 'own.txt'}"
+    (tmp_path / "own.txt").write_text("\n\n".join(f"{n} Quokkas, quokkas and quokkas." for n in range(400)))
+    found = changed(scale("smoke", ["teacher.vocabulary=270"]), corpora={own: 9_000})
+    assert "Qu" in "".join(teacher_module._tokenizer(found, continued=None, seed=0).tokenize("Quokkas")[:1])
+    both = changed(found, corpora={own: 9_000, "world": 9_000})
+    tokens = teacher_module._tokenizer(both, continued=None, seed=0).tokenize("Quokkas")
+    assert len(tokens) > 4, "the corpora that the scale names are there, so they alone are read"
+    with pytest.raises(ValueError, match=r"of 1024 tokens.*--set teacher.vocabulary=\d+\)"):
+        teacher_module._tokenizer(changed(scale("smoke"), corpora={own: 9_000}), continued=None, seed=0)
 
 
 def test_the_keys_of_a_file_are_the_arguments_of_what_they_go_to():

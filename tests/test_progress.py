@@ -3,14 +3,18 @@
 import io
 import re
 import sys
+import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 import nbformat
 import papermill
 import pytest
 
-from dbyte.distill.progress import ProgressLog, watched_stream
+from dbyte.distill import progress
+from dbyte.distill.progress import LINE_SECONDS, ProgressLog, told, watched_stream
 from dbyte.distill.runs import Run
+from dbyte.evaluate.score import Request, Scorer
 
 UPDATES = 400
 CELL = """
@@ -38,10 +42,10 @@ def run(tmp_path):
     return made
 
 
-def say(run):
-    log = ProgressLog(run, "1.1 align", UPDATES, 0)
-    for update in range(UPDATES):
-        log.write(update, loss=2.0, norm=1.0, rates=[0.001, 0.03], seconds=0.5 * (update + 1),
+def say(run, updates=UPDATES, seconds=0.5):
+    log = ProgressLog(run, "1.1 align", updates, 0)
+    for update in range(updates):
+        log.write(update, loss=2.0, norm=1.0, rates=[0.001, 0.03], seconds=seconds * (update + 1),
                   train_bytes=1000 * (update + 1))
     log.close()
 
@@ -51,8 +55,31 @@ def test_a_log_gets_a_line_now_and_then_with_all_that_is_asked_for(run, capsys):
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert 5 <= len(lines) <= 20 and "\r" not in out + err and err == ""
-    assert lines[4] == "  1.1 align: 161/400, loss 2, rates 1.0e-03, 3.0e-02, 2,000 bytes/s, 120 s left"
+    assert lines[4] == "  1.1 align: 117/400, loss 2, rates 1.0e-03, 3.0e-02, 2,000 bytes/s, 142 s left"
     assert len(run.metrics()) == 200 + 1 and run.metrics()[-1]["update"] == UPDATES - 1
+
+
+@pytest.mark.parametrize("updates, seconds, lines", [(18, 13.0, 18), (5, 40.0, 5), (20_000, 0.1, 135), (9, 0.1, 2)])
+def test_a_log_is_never_silent_for_long_however_long_an_update_takes(updates, seconds, lines, run, capsys):
+    say(run, updates, seconds)
+    told = [int(found) for found in re.findall(r"(\d+)/", capsys.readouterr().out.replace("bytes/", ""))]
+    assert told[0] == 1 and told[-1] == updates and len(told) == lines
+    assert max((b - a) * seconds for a, b in pairwise(told)) <= max(LINE_SECONDS, seconds)
+
+
+def test_a_long_job_is_told_and_a_short_one_is_not(monkeypatch, capsys):
+    assert list(told(range(5), "scored batches")) == list(range(5)) and capsys.readouterr().out == ""
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.1)
+    for _ in told(range(8), "scored batches"):
+        time.sleep(0.06)
+    lines = capsys.readouterr().out.splitlines()
+    assert 3 <= len(lines) <= 7 and re.fullmatch(r"  scored batches: [1-3]/8, 0 s left", lines[0])
+
+
+def test_scores_are_told(student, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    Scorer(student, stage=2, batch_bytes=4).score([Request(text, 0) for text in (b"one", b"two", b"three")])
+    assert "scored batches: 2/3" in capsys.readouterr().out
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(run, monkeypatch, capsys):

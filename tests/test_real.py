@@ -21,8 +21,8 @@ from dbyte.evaluate.likeness import likeness
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
-from dbyte.presets import TEXT
 from dbyte.report import real_teacher
+from dbyte.scale_file import TEXT
 from dbyte.tasks.paper import BENCHMARKS, data_folder
 from dbyte.text.contamination import WORDS_IN_A_ROW, runs_of_words, texts_in, without_items
 from dbyte.text.corpus import load_corpus

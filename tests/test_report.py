@@ -241,7 +241,11 @@ def test_exposure_is_drawn_bin_by_bin_and_summed_over_bytes():
     (axes,) = figure.axes
     drawn = {container.get_label(): [tuple(map(float, point)) for point in container.lines[0].get_xydata()]
              for container in axes.containers}
-    assert drawn == {"JBP, given": [(3.5, 2.0), (11.5, 4.0)], "JBP, written": [(3.5, 6.0)], "MBP, given": [(3.5, 10.0)]}
+    assert drawn == {"JBP, given text": [(3.5, 2.0), (11.5, 4.0)], "JBP, written text": [(3.5, 6.0)],
+                     "MBP, given text": [(3.5, 10.0)]}
+    below = figure.get_supxlabel()
+    for words in {part for label in drawn for part in label.split(", ")}:
+        assert f"{words}: " in below, "what the legend names is defined in the figure"
     shares = tables.agreement_table(frame).set_index("model")
     assert shares.loc["JBP", "given"] == pytest.approx(97.0) and shares.loc["JBP", "written"] == pytest.approx(94.0)
     assert shares.loc["MBP", "given"] == pytest.approx(90.0)
@@ -254,6 +258,73 @@ def test_differences_are_next_to_those_of_table_4():
     table04 = published("table04_decoding").set_index("decoding").GSM8K
     assert shown.paper.tolist() == [f"{table04.JBP - table04.MBP:+.1f}", ""]
     assert shown["95 % interval"].tolist() == ["+1.0 to +5.0"] * 2
+
+
+def test_averages_are_over_the_columns_of_the_paper_alone(tmp_path):
+    """SPELL is asked as well, but the paper has no such column; of CUTE the paper has none, so all count."""
+    rows = MAIN + [{"model": model, "task": "SPELL", "value": value, "stderr": 9.0, "n": 200}
+                   for model, value in (("teacher", 90.0), ("stage1", 10.0), ("stage2", 20.0))]
+    table, without = (tables.main_table(pd.DataFrame(each)).set_index("model") for each in (rows, MAIN))
+    assert table.at["stage1", "SPELL"] == "10.0 ± 9.0"
+    for summary in ("average drop", "retention %"):
+        assert list(table[summary]) == list(without[summary]) and without.at["stage2", summary]
+    letters = [row | {"task": "spell" if row["task"] == "LMB" else "contains"} for row in MAIN]
+    assert list(tables.main_table(pd.DataFrame(letters))["average drop"]) == list(without["average drop"])
+
+
+def test_the_main_table_has_the_student_of_all_columns_below_the_main_one():
+    four = pd.DataFrame(MAIN)
+    nine = four.assign(value=four["value"] - 30)
+    nine = pd.concat([nine, nine[nine["task"] == "LMB"].assign(task="MMLU", value=33.0)])
+    table = tables.both_students(four, nine).set_index("model")
+    assert list(table.index) == ["teacher", "stage1", "stage2"] + [f"{name}, all columns" for name in
+                                                                   ("teacher", "stage1", "stage2")]
+    assert list(table) == ["LMB", "ARC-E", "MMLU", "average drop", "retention %"]
+    assert list(table.loc["stage1"]) == ["79.0 ± 1.5", "89.0 ± 1.5", "", "1.0 ± 1.5", "98.8 ± 1.8"]
+    assert list(table.loc["stage1, all columns"])[:3] == ["49.0 ± 1.5", "59.0 ± 1.5", "33.0 ± 1.5"]
+    assert table.at["stage1, all columns", "average drop"].startswith("0.7"), "against its own teacher: (1 + 1 + 0) / 3"
+
+
+def test_a_task_without_numbers_says_so_where_its_dots_would_be():
+    figure = figures.retention_figure(pd.DataFrame(MAIN), paper=figures.paper_rows(published("table01_main")))
+    found = {axes.get_title(loc="left"): [(text.get_text(), labels[round(text.get_position()[1])])
+                                          for text in axes.texts]
+             for axes in figure.axes for labels in [[label.get_text() for label in axes.get_yticklabels()]]}
+    missing = ("HellaS", "PIQA", "ARC-C", "WINO", "OBQA", "MMLU")
+    assert found == {"this run": [("not measured", task) for task in missing], "paper, Llama-3.2-3B": [],
+                     "paper, Qwen3-4B": []}
+    more = pd.DataFrame([row | {"task": "GSM8K"} for row in MAIN if row["task"] == "LMB"])
+    paper = figures.retention_figure(more, paper=figures.paper_rows(published("table01_main"))).axes[1]
+    assert [text.get_text() for text in paper.texts] == ["not in the paper's table"]
+
+
+TEACHERS = pd.DataFrame([{"model": model, "task": task, "value": value} for model, values in
+                         (("own", (90.0, 70.0)), ("larger", (80.0, 100.0)))
+                         for task, value in zip(("LMB", "ARC-E"), values, strict=True)])
+
+
+@pytest.mark.parametrize(("teacher", "expected"), [
+    (TEACHERS, {"LMB": [90.0, 80.0], "ARC-E": [70.0, 100.0], "average": [80.0, 90.0]}),
+    (TEACHERS[TEACHERS["model"] == "own"], {"LMB": [90.0, 90.0], "ARC-E": [70.0, 70.0], "average": [80.0, 80.0]})])
+def test_each_bar_has_the_line_of_its_own_teacher_or_of_the_one_that_all_have(teacher, expected):
+    rows = pd.DataFrame([{"model": model, "task": task, "value": 50.0, "stderr": 1.0, "chance": 0.0}
+                         for model in ("own", "larger") for task in ("LMB", "ARC-E", "average")])
+    figure = ablations.accuracy_figure(rows, ["own", "larger"], teacher=teacher)
+    lines = {axes.get_title(loc="left"): axes.collections[-1].get_segments() for axes in figure.axes}
+    assert {task: [float(line[0][0]) for line in drawn] for task, drawn in lines.items()} == expected
+    for drawn in lines.values():  # the first bar is at height 0, the second at 1
+        assert [(float(line[0][1]), float(line[1][1])) for line in drawn] == [(-0.5, 0.5), (0.5, 1.5)]
+
+
+def test_a_loss_is_drawn_against_all_bytes_that_its_student_read():
+    curves = pd.DataFrame([{"model": model, "train_bytes": size, "value": 1.0, "stderr": 0.1} for model, size in
+                           (("two steps", 3), ("two steps", 6), ("one step", 6), ("one step", 12))])
+    dynamics = pd.DataFrame([{"model": model, "train_bytes": size} for model in ("two steps", "one step")
+                             for size in (4, 12)])
+    counted = ablations.since_the_first_byte(curves, dynamics)
+    assert list(counted["train_bytes"]) == [9, 12, 6, 12], "the first step of two had 6 bytes"
+    (axes,) = ablations.loss_figure(counted, ["two steps", "one step"], label="x").axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[9e-6, 12e-6], [6e-6, 12e-6]]
 
 
 def test_of_a_teacher_that_scores_nothing_no_share_is_printed():

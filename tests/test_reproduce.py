@@ -12,9 +12,11 @@ import nbformat
 import pytest
 import torch
 
-from dbyte import paths
+from dbyte import paths, presets
 from dbyte.__main__ import main
+from dbyte.notebook import reproduce as reproduce_module
 from dbyte.notebook.pairing import (
+    INJECTED,
     differences,
     find_scripts,
     needs,
@@ -26,6 +28,7 @@ from dbyte.notebook.pairing import (
     write_notebook,
 )
 from dbyte.notebook.reproduce import GRACE, TIMES, plan, remember, remembered, reproduce, threads_each
+from dbyte.report import provenance
 from dbyte.report.results import read_results
 from dbyte.text import files
 
@@ -80,6 +83,21 @@ def run(folder, scale="smoke", **kwargs):
     return reproduce(scale, out=folder / "out", notebooks=folder, results=folder / "results", **kwargs)
 
 
+def test_a_scale_of_the_users_is_handed_to_the_notebooks_as_a_file(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(reproduce_module, "RUNS", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text('base = "smoke"\nitems = 7\n', encoding="utf-8")
+    script(tmp_path, "00_first", PARAMETERS + "# %%\nfrom dbyte import presets\nfound = presets.scale(scale)\n"
+           "print(found.name, found.items, found.row_bytes, seed)\n")
+    assert run(tmp_path, scale="mine.toml", settings=["row_bytes=512"]) == 0
+    name = presets.scale("mine.toml", ["row_bytes=512"]).name
+    assert outputs(tmp_path / "out" / "00_first.ipynb").split() == [name, "7", "512", "0"] and name.startswith("mine-")
+    assert presets.scale(str(tmp_path / "runs" / "scales" / f"{name}.toml")).row_bytes == 512
+    assert (tmp_path / "results" / name / "REPORT.md").is_file() and not (tmp_path / "results" / "smoke").exists()
+    with pytest.raises(ValueError, match="scale mine-.*: student: .*head_width"):
+        run(tmp_path, scale="mine.toml", settings=["student.head_width=7"])
+
+
 def events(log):
     """(name, "start", "done" or "FAILED") in the order in which they were printed."""
     words = [line.split() for line in log.split("\n") if line.startswith("[") and "_" in line.split("]")[0]]
@@ -114,18 +132,37 @@ def test_a_run_uses_this_interpreter_and_the_given_parameters_from_the_root(tmp_
     assert not (tmp_path / "results" / "REPORT.md").exists(), "the committed report is not smoke's"
 
 
-def test_the_committed_scale_writes_the_pair_and_writes_it_again_the_same(tmp_path):
+def test_the_committed_scale_writes_the_pair_and_writes_it_again_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "commit", lambda: "a" * 40)
     path = script(tmp_path, "00_first", PARAMETERS + "# %%\nimport sys\nprint(scale, seed)\nprint(3, file=sys.stderr)\n"
                                                      "# %%\n{'a': 1}\n")
-    assert run(tmp_path, scale="small") == 0
+    assert run(tmp_path, scale="small", seed=3) == 0
     paired = path.with_suffix(".ipynb")
     first = paired.read_bytes()
-    assert outputs(paired) == "small 0\n", "this machine's warnings stay out"
+    assert outputs(paired) == "small 3\n", "this machine's warnings stay out"
+    cells = read_notebook(paired).cells
+    assert [list(cell.metadata.get("tags", [])) for cell in cells] == [[], ["parameters"], [INJECTED], [], []]
+    assert cells[2].source == '# Parameters\nscale = "small"\nseed = 3\n', "the parameters of these very outputs"
+    assert [cell.get("execution_count") for cell in cells] == [None, 1, 2, 3, 4]
     assert not differences(read_script(path), read_notebook(paired))
     text = first.decode()
-    assert "papermill" not in text and "injected" not in text and str(tmp_path) not in text
-    assert run(tmp_path, scale="small") == 0
+    assert '"papermill"' not in text and str(tmp_path) not in text
+    assert not sync(path) and run(tmp_path, scale="small", seed=3) == 0
     assert paired.read_bytes() == first
+
+
+@pytest.mark.parametrize("commits", [["a" * 40, "b" * 40], ["a" * 40 + "+changes"] * 2])
+def test_a_committed_notebook_is_of_one_commit_or_stays_as_it_was(tmp_path, monkeypatch, capfd, commits):
+    """Code that changes during the run, or that no commit holds, must not end under one commit's name."""
+    answers = iter(commits)
+    monkeypatch.setattr(provenance, "commit", lambda: next(answers, commits[-1]))
+    path = script(tmp_path, "00_first")
+    sync(path)
+    before = path.with_suffix(".ipynb").read_bytes()
+    assert run(tmp_path, scale="small") == 0
+    assert path.with_suffix(".ipynb").read_bytes() == before
+    assert "[00_first] the .ipynb next to the script stays as it was" in capfd.readouterr().out
+    assert outputs(tmp_path / "out" / "00_first.ipynb").split()[1] == "small", "the executed notebook is kept"
 
 
 @pytest.mark.parametrize(("body", "says"), [
@@ -154,6 +191,7 @@ def test_times_of_another_device_are_not_remembered(tmp_path):
 
 
 def test_needs_come_first_and_never_more_than_asked_for_run(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(provenance, "commit", lambda: "a" * 40)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     meeting(tmp_path, "00_a", "02_c")
@@ -353,6 +391,20 @@ def test_differences_sees_source_tags_type_and_a_lost_cell(tmp_path):
         assert not differences(notebook, other)
         change(other.cells)
         assert len(differences(notebook, other)) == 1
+
+
+@pytest.mark.parametrize(("places", "source", "lines"), [
+    ([2], "# Parameters\nscale = 'small'\n", []),
+    ([2, 3], "scale = 'small'\n", ["3 cells, the .ipynb 4", "cell 2"]),
+    ([3], "scale = 'small'\n", ["3 cells, the .ipynb 4"]),
+    ([1], "scale = 'small'\n", ["3 cells, the .ipynb 4", "cell 1", "cell 2"])])
+def test_one_cell_of_papermill_below_the_parameters_is_no_difference(tmp_path, places, source, lines):
+    notebook = read_script(script(tmp_path, "00_a"))
+    paired = nbformat.from_dict(notebook)
+    for place in places:
+        paired.cells.insert(place, nbformat.v4.new_code_cell(source, metadata={"tags": [INJECTED]}))
+    found = differences(notebook, paired)
+    assert len(found) == len(lines) and all(words in line for words, line in zip(lines, found, strict=True)), found
 
 
 def test_the_root_is_found_from_everywhere(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--rows must be at least 1, found {arguments.rows}")
     prompts = _prompts(arguments)
     from dbyte.decode.generate import load_student
+    from dbyte.decode.sampling import equal_before
     from dbyte.device import check_device
     from dbyte.distill.runs import model_folder
 
@@ -47,8 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if prompts is None:
             return _converse(student, arguments)
+        repeats = equal_before(prompts)
         for first in range(0, len(prompts), arguments.rows):
-            _write(student, prompts[first : first + arguments.rows], arguments)
+            rows = slice(first, first + arguments.rows)
+            _write(student, prompts[rows], arguments, repeats=repeats[rows])
     except KeyboardInterrupt:
         _end_line()
         return INTERRUPTED
@@ -93,7 +96,7 @@ def _converse(student, arguments: argparse.Namespace) -> int:
             print(f"dbyte: error: {error}", file=sys.stderr)
 
 
-def _write(student, prompts: list[bytes], arguments: argparse.Namespace) -> None:
+def _write(student, prompts: list[bytes], arguments: argparse.Namespace, *, repeats: list[int] | None = None) -> None:
     """Print the continuations in the prompts' order, each as it becomes certain and on lines of its own.
 
     All advance together; a later one is printed when those before it have ended.
@@ -104,7 +107,7 @@ def _write(student, prompts: list[bytes], arguments: argparse.Namespace) -> None
 
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     writer = begin(student, prompts, max_new_bytes=arguments.max_new_bytes, sampling=sampling, stop=arguments.stop,
-                   stage=arguments.stage, valid_utf8=not arguments.raw,
+                   stage=arguments.stage, valid_utf8=not arguments.raw, repeats=repeats,
                    engine=engine_for(student, arguments.compiled))
     for row in range(len(prompts)):
         for piece in pieces(writer, row, as_bytes=arguments.raw):

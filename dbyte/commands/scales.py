@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = presets.scale(arguments.scale, arguments.settings)
     if found.name in presets.SCALES:
         print(HOW.format(name=found.name))
-        print(BUILT_IN.joinpath(f"{found.name}.toml").read_text(encoding="utf-8"), end="")
+        print(BUILT_IN[found.name].read_text(encoding="utf-8"), end="")
     else:
         print(as_toml(found), end="")
     return 0

@@ -43,7 +43,7 @@ def generate(
     student: ByteStudent, prompts: Sequence[str | bytes], *, max_new_bytes: int = 256, temperature: float = 0.0,
     top_k: int | None = None, top_p: float = 1.0, seed: int = 0, stop: Sequence[str] = (), stage: int | None = None,
     as_bytes: bool = False, valid_utf8: bool | None = None, prompt_ends: list[list[int]] | None = None,
-    engine: Engine | None = None,
+    repeats: Sequence[int] | None = None, engine: Engine | None = None,
 ) -> list[str] | list[bytes]:
     """Continue each prompt until EOS, a stop string (left out of the result) or `max_new_bytes`.
 
@@ -57,6 +57,8 @@ def generate(
             bytes broke off is completed, and the text begins with the whole character.
         prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
             (Stage 1 before its router has learned); None: along the router's boundaries.
+        repeats: which repeat of its prompt each row is, so that equal prompts in several calls are drawn apart; None:
+            counted in this call.
         engine: computes the student's steps; None: plain torch.
     Raises:
         ValueError: for a prompt or stop string of another type; a lone surrogate; a byte of a prompt that the student's
@@ -70,7 +72,7 @@ def generate(
         return []
     writer = begin(student, prompts, max_new_bytes=max_new_bytes, sampling=Sampling(temperature, top_k, top_p, seed),
                    stop=stop, stage=stage, valid_utf8=not as_bytes if valid_utf8 is None else valid_utf8,
-                   prompt_ends=prompt_ends, engine=engine)
+                   prompt_ends=prompt_ends, repeats=repeats, engine=engine)
     with evaluating(student):
         writer.run()
     return [bytes(text) for text in writer.written] if as_bytes else [writer.text(row) for row in range(len(prompts))]
@@ -131,7 +133,7 @@ def _certain_bytes(writer: Writer, row: int) -> int:
 def begin(
     student: ByteStudent, prompts: Sequence[str | bytes], *, max_new_bytes: int, sampling: Sampling,
     stop: Sequence[str] = (), stage: int | None = None, valid_utf8: bool = True,
-    prompt_ends: list[list[int]] | None = None, engine: Engine | None = None,
+    prompt_ends: list[list[int]] | None = None, repeats: Sequence[int] | None = None, engine: Engine | None = None,
 ) -> Writer:
     """Read the prompts and return the writer that continues them; arguments and errors are those of `generate`."""
     if max_new_bytes < 1:
@@ -148,7 +150,7 @@ def begin(
         stream = ByteStream(student, encoded, new_bytes=max_new_bytes, stage=stage or student.config.stage or 2,
                             prompt_ends=prompt_ends, engine=engine)
     return Writer(stream, encoded, sampling=sampling, limit=max_new_bytes, stops=[utf8(text) for text in stop],
-                  valid_utf8=valid_utf8)
+                  valid_utf8=valid_utf8, repeats=repeats)
 
 
 def _encoded(student: ByteStudent, prompts: Sequence[str | bytes]) -> list[bytes]:

@@ -1,16 +1,15 @@
 """Drawing symbols: temperature, top-k, top-p, and random numbers that belong to a row and not to its batch.
 
-A row's numbers come from a generator of its own, seeded by (seed, prompt, how many equal prompts come before it). So a
-row is drawn as it would be alone, and equal prompts in one batch get different draws. For JBP the distribution is over
-the 512 joint symbols. There top-k and top-p count (byte, flag) pairs: a byte that is likely with either flag counts
-twice.
+A row's numbers come from a generator of its own, seeded by (seed, prompt, which repeat of the prompt it is). So a row
+is drawn as it would be alone, and equal prompts get different draws. For JBP the distribution is over the 512 joint
+symbols. There top-k and top-p count (byte, flag) pairs: a byte that is likely with either flag counts twice.
 
 Shape letters: R rows that draw, X symbols.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,21 +53,36 @@ def probabilities(logits_RX: Tensor, sampling: Sampling) -> Tensor:
     return prob_RX
 
 
+def equal_before(asked: Sequence[Hashable]) -> list[int]:
+    """How many equal ones come before each: which repeat of its prompt each row is."""
+    seen = Counter()
+    before = []
+    for one in asked:
+        before.append(seen[one])
+        seen[one] += 1
+    return before
+
+
 class Sampler:
     """Draws for rows that are known by their number; `drawn` counts what each has drawn."""
 
-    def __init__(self, sampling: Sampling, prompts: Sequence[bytes], *, drawn: Sequence[int] | None = None):
-        """drawn: how many draws of each row to skip; None: begin with the first."""
+    def __init__(
+        self, sampling: Sampling, prompts: Sequence[bytes], *, repeats: Sequence[int] | None = None,
+        drawn: Sequence[int] | None = None,
+    ):
+        """repeats: which repeat of its prompt each row is; None: as many as equal prompts come before it.
+
+        drawn: how many draws of each row to skip; None: begin with the first.
+        """
         self.sampling = sampling
+        self.repeats = equal_before(prompts) if repeats is None else list(repeats)
         self.drawn = list(drawn or [0] * len(prompts))
         self.generators = []
-        seen = Counter()
-        for prompt, skipped in zip(prompts, self.drawn, strict=True):
-            digest = hashlib.sha256(f"{sampling.seed} {seen[prompt]} ".encode() + prompt).digest()
+        for prompt, repeat, skipped in zip(prompts, self.repeats, self.drawn, strict=True):
+            digest = hashlib.sha256(f"{sampling.seed} {repeat} ".encode() + prompt).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
             torch.rand(skipped, generator=generator, dtype=torch.double)
             self.generators.append(generator)
-            seen[prompt] += 1
 
     def draw(self, logits_RX: Tensor, rows: Sequence[int]) -> Tensor:
         """One symbol (int64 [R]) for each of these rows."""

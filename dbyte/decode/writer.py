@@ -36,9 +36,12 @@ class Writer:
 
     def __init__(
         self, stream: ByteStream, before: Sequence[bytes], *, sampling: Sampling, limit: int,
-        stops: Sequence[bytes] = (), valid_utf8: bool = True, drawn: Sequence[int] | None = None,
+        stops: Sequence[bytes] = (), valid_utf8: bool = True, repeats: Sequence[int] | None = None,
+        drawn: Sequence[int] | None = None,
     ):
-        """before: the text of each row of the stream so far. limit: the most new bytes a row. drawn: see `Sampler`.
+        """before: the text of each row of the stream so far. limit: the most new bytes a row.
+
+        repeats, drawn: see `Sampler`.
 
         Raises:
             ValueError: with valid_utf8, for a row that is no UTF-8; its last character may be broken off.
@@ -51,7 +54,7 @@ class Writer:
         self.written = [bytearray() for _ in before]
         self.ended: list[list[bool]] = [[] for _ in before]
         self.rows = list(range(len(before)))  # the numbers of the texts that the stream's rows hold
-        self.sampler = Sampler(sampling, before, drawn=drawn)
+        self.sampler = Sampler(sampling, before, repeats=repeats, drawn=drawn)
         self.states = [state_after(text) if valid_utf8 else 0 for text in before]
         self.broken = [broken_character(text) if valid_utf8 else b"" for text in before]
         self.queues = [b""] * len(before)  # at Stage 1, bytes of each text's token that have not been taken in
@@ -94,7 +97,8 @@ class Writer:
 
     def save(self, path: str | Path) -> None:
         """Write the stream, the texts and the state of the draws to one file; `load` continues from there."""
-        facts = {"sampling": asdict(self.sampler.sampling), "drawn": self.sampler.drawn}
+        facts = {"sampling": asdict(self.sampler.sampling), "repeats": self.sampler.repeats,
+                 "drawn": self.sampler.drawn}
         save_stream(self.stream, path, notes=facts | {name: getattr(self, name) for name in SAVED})
 
     @classmethod
@@ -110,7 +114,7 @@ class Writer:
             raise ValueError(f"{path} holds a stream but no writer, it lacks {', '.join(missing)}: name a file that "
                              "Writer.save wrote")
         writer = cls(stream, notes["before"], sampling=Sampling(**notes["sampling"]), limit=notes["limit"],
-                     valid_utf8=notes["valid_utf8"], drawn=notes["drawn"])
+                     valid_utf8=notes["valid_utf8"], repeats=notes.get("repeats"), drawn=notes["drawn"])
         for name in SAVED:
             setattr(writer, name, notes[name])
         writer.written = [bytearray(text) for text in notes["written"]]

@@ -54,7 +54,8 @@ class State:
             for index, state in optimiser.state_dict()["state"].items() for name, value in state.items()})
         feed = self._feed_state()
         if self.processes.is_first:
-            with atomic_dir(self.run.checkpoint_folder) as folder:
+            needed = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values()))
+            with atomic_dir(self.run.checkpoint_folder, needed=needed) as folder:
                 save_file(weights, folder / "model.safetensors")
                 save_file(moments, folder / "optimiser.safetensors")
                 save_file({"torch": torch.get_rng_state()}, folder / "random.safetensors")
@@ -81,7 +82,7 @@ class State:
         """Keep a copy of the model, named by the bytes it was trained on."""
         write = self._model_writer()
         if self.processes.is_first:
-            with atomic_dir(self.run.folder / "snapshots" / str(train_bytes)) as folder:
+            with atomic_dir(self.run.folder / "snapshots" / str(train_bytes), needed=self._model_bytes()) as folder:
                 write(folder)
 
     def finish(self, step: Step) -> None:
@@ -91,7 +92,7 @@ class State:
         write = self._model_writer()
         feed_state = self._feed_state()
         if self.processes.is_first:
-            self.run.complete(write, facts={
+            self.run.complete(write, needed=self._model_bytes(), facts={
                 "step": step.name, "updates": self.update,
                 "train_bytes": self.update * feed.batch_rows * feed.row_bytes, "seconds": round(self.seconds, 1),
                 "processes": self.processes.count, "threads": torch.get_num_threads(),
@@ -113,6 +114,10 @@ class State:
         raise FloatingPointError(f"step {step.name!r}, update {update}: loss {loss}, gradient norm {norm}. The weights "
                                  f"were not changed by it, and the batch is in {folder}: look at it, or lower the "
                                  "rates of this step")
+
+    def _model_bytes(self) -> int:
+        """Bytes of the weights in full, as they are saved."""
+        return sum(weight.numel() * weight.element_size() for weight in self.model.state_dict().values())
 
     def _trained(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name, tied ones once."""

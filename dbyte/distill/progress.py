@@ -1,4 +1,5 @@
-"""What a run prints and logs while it trains: JSON lines always; a bar if someone watches, else a few lines.
+"""What a run prints and logs while it trains: JSON lines always; a bar if someone watches, else a line
+now and then, at least every LINE_SECONDS.
 
 Someone watches a terminal, and a notebook whose front end could ask its reader for input, as JupyterLab says with every
 cell that it sends. papermill, nbconvert and `python -m dbyte reproduce` run a notebook in the same kind of kernel but
@@ -8,16 +9,51 @@ TensorBoard gets the same numbers on request (extra `tensorboard`).
 """
 
 import json
+import math
 import sys
-from typing import TextIO
+import time
+from collections.abc import Iterator, Sequence
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
-from dbyte.atomic import atomic_write
+from dbyte.atomic import atomic_write, explain_full_disk
 from dbyte.distill.runs import Run
 
 LINES = 200  # about how many lines a run's metrics.jsonl has
-PRINTED = 10  # about how many of them are printed where nobody watches
+LINE_SECONDS = 15.0  # between two printed lines where nobody watches, at most
+T = TypeVar("T")
+
+
+class Pace:
+    """Tells when a line is due: before LINE_SECONDS pass without one, if the next part takes as long as the last.
+
+    said: when the last line was printed, in seconds; -inf makes the first part due.
+    """
+
+    def __init__(self, said: float):
+        self.said = said
+        self.before = 0.0
+
+    def is_due(self, seconds: float) -> bool:
+        """Whether to print a line now, when a part has ended."""
+        took = seconds - self.before
+        self.before = seconds
+        if seconds + took - self.said < LINE_SECONDS:
+            return False
+        self.said = seconds
+        return True
+
+
+def told(parts: Sequence[T], what: str) -> Iterator[T]:
+    """Yield the parts of a job; if it is a long one, print at least every LINE_SECONDS how many are done."""
+    pace = Pace(said=0.0)
+    began = time.monotonic()
+    for done, part in enumerate(parts):
+        seconds = time.monotonic() - began
+        if done and pace.is_due(seconds):
+            print(f"  {what}: {done}/{len(parts)}, {seconds / done * (len(parts) - done):.0f} s left", flush=True)
+        yield part
 
 
 class ProgressLog:
@@ -31,6 +67,8 @@ class ProgressLog:
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
         self.every = max(updates // LINES, 1)
         self.name = name
+        self.pace = Pace(said=-math.inf)
+        self.path = run.metrics_path
         watched = watched_stream()
         self.bar = tqdm(total=updates, initial=first, desc=name, unit="update", mininterval=1, file=watched,
                         disable=watched is None)
@@ -40,20 +78,28 @@ class ProgressLog:
     ) -> None:
         """Log one update, if it is one of about LINES, or the last; rates: the learning rate of each group."""
         self.bar.update()
-        if update % self.every and update + 1 < self.bar.total:
+        is_last = update + 1 == self.bar.total
+        is_logged = update % self.every == 0 or is_last
+        speed = f"{train_bytes / max(seconds, 1e-9):,.0f} bytes/s"
+        state = f"loss {loss:.4g}, rates {', '.join(f'{rate:.1e}' for rate in rates)}, {speed}"
+        if is_logged:
+            self.bar.set_postfix_str(state, refresh=False)
+        if self.bar.disable and (self.pace.is_due(seconds) or is_last):
+            left = seconds / (update + 1) * (self.bar.total - update - 1)
+            print(f"  {self.name}: {update + 1}/{self.bar.total}, {state}, {left:.0f} s left", flush=True)
+        if not is_logged:
             return
-        self.file.write(json.dumps({"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rates": rates,
-                                    "seconds": round(seconds, 3)}) + "\n")
+        line = json.dumps({"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rates": rates,
+                           "seconds": round(seconds, 3)}) + "\n"
+        try:
+            self.file.write(line)
+        except OSError as error:
+            explain_full_disk(self.path, error, needed=len(line))
+            raise
         if self.board:
             numbers = {"loss": loss, "norm": norm} | {f"rate/{place}": rate for place, rate in enumerate(rates)}
             for name, number in numbers.items():
                 self.board.add_scalar(name, number, update)
-        speed = f"{train_bytes / max(seconds, 1e-9):,.0f} bytes/s"
-        state = f"loss {loss:.4g}, rates {', '.join(f'{rate:.1e}' for rate in rates)}, {speed}"
-        self.bar.set_postfix_str(state, refresh=False)
-        if self.bar.disable and (update // self.every) % (LINES // PRINTED) == 0:
-            left = seconds / (update + 1) * (self.bar.total - update - 1)
-            print(f"  {self.name}: {update + 1}/{self.bar.total}, {state}, {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         """Flush to disk."""

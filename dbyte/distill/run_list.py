@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbyte.distill.runs import SCHEMA, content_hash, model_hash, read_json, verify
+from dbyte.distill.runs import SCHEMA, content_hash, folder_bytes, model_hash, read_json, verify
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,6 @@ class Entry:
         if is_held(self.folder):
             return "running"
         return "resumable" if (self.folder / "checkpoint").exists() else "begun"
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def is_held(folder: Path) -> bool:

@@ -26,7 +26,7 @@ from typing import TextIO
 
 from safetensors import SafetensorError
 
-from dbyte.atomic import atomic_write
+from dbyte.atomic import atomic_write, explain_full_disk
 from dbyte.paths import RUNS
 from dbyte.presets import TEACHERS
 
@@ -78,10 +78,16 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 @contextmanager
-def atomic_dir(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path, *, needed: int = 0) -> Iterator[Path]:
     """Give a temporary folder to fill; on success seal it with checksums and rename it to `folder`, else remove it.
 
+    needed: about how many bytes it will have, which a full disk's error tells; 0: not known.
     Raises:
         OSError: from the disk (a full one included); `folder` is then as it was, or next to it as `.old`.
     """
@@ -97,9 +103,9 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
             os.rename(folder, previous)
         os.rename(temporary, folder)
         shutil.rmtree(previous, ignore_errors=True)
-    except SafetensorError as error:
-        raise OSError(f"{folder} could not be written ({error}): is the disk full? What was there before is untouched"
-                      ) from error
+    except (SafetensorError, OSError) as error:
+        explain_full_disk(folder, error, needed=needed, written=folder_bytes(temporary))
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -214,9 +220,9 @@ class Run:
             write_json(self.folder / "config.json", self.config)
             yield
 
-    def complete(self, save_model: Callable[[Path], None], *, facts: dict) -> None:
-        """Write the finished model and then, last, complete.json with these facts."""
-        with atomic_dir(self.model_folder) as folder:
+    def complete(self, save_model: Callable[[Path], None], *, facts: dict, needed: int = 0) -> None:
+        """Write the finished model (of about `needed` bytes) and then, last, complete.json with these facts."""
+        with atomic_dir(self.model_folder, needed=needed) as folder:
             save_model(folder)
         write_json(self.folder / "complete.json", facts)
         shutil.rmtree(self.checkpoint_folder, ignore_errors=True)

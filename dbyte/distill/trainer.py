@@ -2,13 +2,14 @@
 
     batch -> micro-batches -> objective -> backward -> clip -> optimisers at the scheduled rate -> log -> maybe save
 
-A run that is killed at any moment and started again ends with the same weights and the same metrics (but for their
-seconds), bit for bit on one machine's CPU: see checkpoint.py. How it is computed (processes, sharding, micro-batches)
-changes no more than the order of sums, and may change when a run resumes. A GPU adds up some gradients in no fixed
-order, killed or not.
+A run that is interrupted or killed at any moment and started again ends with the same weights and the same metrics (but
+for their seconds), bit for bit on one machine's CPU: see checkpoint.py and interrupts.py. How it is computed
+(processes, sharding, micro-batches) changes no more than the order of sums, and may change when a run resumes. A GPU
+adds up some gradients in no fixed order, killed or not.
 """
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dbyte.distill.checkpoint import State
+from dbyte.distill.interrupts import noted_interrupts
 from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.objectives import Objective, mean
 from dbyte.distill.processes import ALONE, Launch, full_tensor
@@ -82,6 +84,7 @@ def train(
     Raises:
         FloatingPointError: if loss or gradient is not finite; the batch and where it came from are saved, the model is
             not.
+        KeyboardInterrupt: for Ctrl-C, after the update and a checkpoint.
         ValueError: if the processes cannot share the rows of an update; of `check_sharding` and `training_backend`.
     """
     processes = launch.processes
@@ -107,13 +110,17 @@ def train(
         checkpoint_activations(model, launch.recompute)
         trainee = processes.wrap(Trainee(model, teacher, step.objective, precision), sharding_units(model))
         state = State(run, model, step.optimisers(model), feed, processes, save_extra)
-        with fast_products() if backend == "fast" else nullcontext():
-            _updates(state, step, trainee, launch, backend)
-        state.finish(step)
+        with noted_interrupts() as interrupts:
+            with fast_products() if backend == "fast" else nullcontext():
+                _updates(state, step, trainee, launch, backend, interrupts)
+            if not interrupts:
+                state.finish(step)
 
 
-def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backend: str) -> None:
-    """Run the updates that the state has not seen yet."""
+def _updates(
+    state: State, step: Step, trainee: nn.Module, launch: Launch, backend: str, interrupts: list[int]
+) -> None:
+    """Run the updates that the state has not seen yet, up to the first interrupt that one of the processes notes."""
     run = state.run
     feed = state.feed
     processes = state.processes
@@ -140,12 +147,17 @@ def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backe
                       train_bytes=state.update * bytes_an_update)
         if state.update in step.snapshot_updates(updates):
             state.save_snapshot(state.update * bytes_an_update)
-        due = torch.tensor(processes.is_first and time.monotonic() >= next_save, dtype=torch.int, device=state.device)
-        if processes.total(due) and state.update < updates:
+        due = processes.is_first and time.monotonic() >= next_save and state.update < updates
+        saving, stopping = processes.total(torch.tensor([due, len(interrupts)], device=state.device)).tolist()
+        if saving or stopping:
             began = time.monotonic()
             state.save()
             took = time.monotonic() - began
             next_save = time.monotonic() + max(CHECKPOINT_SECONDS, took / CHECKPOINT_SHARE)
+        if stopping:
+            interrupts += [signal.SIGINT] * (not interrupts)  # another process noted it
+            processes.wait()  # until the first has written
+            break
     if log:
         log.close()
 

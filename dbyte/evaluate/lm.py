@@ -13,14 +13,17 @@ it does belongs to the score. The target text is the tokenizer's own (NFC for Qw
 What does not fit: the context of a text of more chunks than the core has positions is truncated from the left, at the
 end of a chunk and never inside a character. What remains begins a document of its own, with BOS. The router sees
 another beginning then and may chunk the text otherwise, so truncation is repeated until the text fits. The continuation
-is never truncated. `truncated` counts; `lm_eval` reports it among its results. A rolling text is scored in pieces.
+is never truncated. `truncated` counts; `lm_eval` reports it among its results. A rolling text is scored in pieces of as
+many chunks as the core has positions.
 
-The order of requests, the size of batches and compiled code (`dbyte.native`) change no score beyond rounding.
+The order of requests, the size of batches and compiled code (`dbyte.native`) change no score beyond rounding, and no
+draw: it belongs to the seed, the prompt and which repeat of the prompt it is.
 """
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from os.path import commonprefix
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from lm_eval.models.utils import chunks, normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
 
 from dbyte.decode.generate import generate, load_student
+from dbyte.decode.sampling import equal_before
 from dbyte.device import check_device
 from dbyte.distill.runs import model_folder
 from dbyte.evaluate.score import Request, Scorer
@@ -44,6 +48,10 @@ from dbyte.text.spans import Aligned, TokenBytes
 BYTES_A_TOKEN = 4  # of a limit that is given in tokens
 READINGS = {"stage1/tokenizer": (1, "tokenizer"), "stage1/router": (1, "router"), "stage2/router": (2, "router"),
             "stage2/own": (2, "own")}  # stage and boundaries by the names that notebooks and addresses have
+ARGUMENTS = {"stage": int, "boundaries": str, "beam": int, "rows": int, "device": str, "compiled": bool,
+             "dtype": str}
+NUMBERS = {"temperature": float, "top_k": int, "top_p": float, "seed": int, "max_gen_bytes": int}
+LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness's words for one thing
 
 
 # -- texts that do not fit --------------------------------------------------------------------------------------------
@@ -86,6 +94,35 @@ def truncate(scorer: Scorer, request: Request, *, room: int = 0) -> Request:
     return request
 
 
+# -- what the harness may ask for -------------------------------------------------------------------------------------
+
+
+def generation_options(given: dict) -> dict:
+    """The harness's generation arguments as those of `generate`, read as the harness reads them; None: not given.
+
+    Sampling without a temperature is at 1. Without a seed the draws have torch's, which the harness sets (--seed).
+    Raises:
+        ValueError: for an argument that is not known here, or a value that it cannot have.
+    """
+    options = {name: value for name, value in given.items() if value is not None and (name, value) != ("num_beams", 1)}
+    if unknown := sorted(options.keys() - {"until", "do_sample", *NUMBERS, *LIMITS}):
+        raise ValueError(f"generation arguments that students do not know: {_listed(options, unknown)}; they know "
+                         f"until, do_sample, {', '.join((*NUMBERS, *LIMITS))}")
+    try:
+        options = normalize_gen_kwargs({"temperature": float(options.get("do_sample", 0))} | options)
+        number = {name: kind(options[name]) for name, kind in NUMBERS.items() if name in options}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"generation arguments that cannot be used: {_listed(given, given)} ({error})") from error
+    if not all(isinstance(text, str) for text in options["until"]):
+        raise ValueError(f"until must be a string or a list of strings, found {options['until']!r}")
+    limit = number.pop("max_gen_bytes", options["max_gen_toks"] * BYTES_A_TOKEN)
+    return {"max_new_bytes": limit, "stop": list(filter(None, options["until"])), "seed": torch.initial_seed()} | number
+
+
+def _listed(values: dict, names: Iterable[str]) -> str:
+    return ", ".join(f"{name}={values[name]!r}" for name in names)
+
+
 # -- the adapter ------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +137,7 @@ class StudentLM(LM):
         compiled: read and write by compiled code; None: where there is a C++ compiler.
     Raises:
         ValueError: for another stage or boundaries, or those that the stage or the student does not have; for a beam
-            along other boundaries than Stage 2's router's.
+            along other boundaries than Stage 2's router's; for no rows; for another table of tokens than the student's.
     """
 
     def __init__(
@@ -114,6 +151,9 @@ class StudentLM(LM):
         if beam < 0 or (beam and (stage, boundaries) != (2, "router")):
             raise ValueError(f"a beam over flags (found {beam}) is for Stage 2 along the router's boundaries: nowhere "
                              "else are there flags to choose")
+        if rows < 1:
+            raise ValueError(f"rows (lm_eval's --batch_size) must be at least 1, found {rows}")
+        check_tokens(student, token_bytes)
         self.student = student
         self.token_bytes = token_bytes
         self.stage = stage
@@ -136,26 +176,52 @@ class StudentLM(LM):
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> "StudentLM":
         """Load a student for the harness; arguments as of `load_lm`, the folder under the harness's name `pretrained`.
 
-        The harness's own batch_size, if it is a number, is how many texts are generated at a time. If no device is
-        named, the harness asks for cuda:0; without a GPU that becomes the CPU, with a warning.
+        These arguments win over the harness's own options. Its batch_size is another word for rows: the number 1 is its
+        default, by which nobody asks for anything (--batch_size 1 comes as text), and "auto" is max_batch_size. If no
+        device is named, the harness asks for cuda:0; without a GPU that becomes the CPU, with a warning.
+        Raises:
+            ValueError: for arguments that are not known here, and as of `load_lm`.
         """
-        arguments = arg_dict | {name: value for name, value in (additional_config or {}).items() if value is not None}
+        options = {name: value for name, value in (additional_config or {}).items()
+                   if (name, value) != ("batch_size", 1)}
+        arguments = {name: value for name, value in (options | arg_dict).items()
+                     if value is not None and (name, value) != ("add_bos_token", True)}  # BOS is always there
         if "pretrained" not in arguments:
             raise ValueError("name the student's folder: --model_args pretrained=FOLDER")
-        rows = arguments.pop("batch_size", None)
-        arguments.pop("max_batch_size", None)
-        if str(rows).isdigit():
-            arguments["rows"] = int(rows)
+        folder = str(arguments.pop("pretrained"))
+        size = str(arguments.pop("batch_size", "auto"))
+        most = arguments.pop("max_batch_size", 64)
+        if size.startswith("auto"):
+            size = most
+        elif "rows" in arguments:
+            raise ValueError(f"rows={arguments['rows']} and batch_size={size} are one thing: give one of them")
+        arguments.setdefault("rows", int(size) if str(size).isdigit() else size)
+        if arguments.pop("trust_remote_code", False):
+            warnings.warn("no code in a student's folder is ever run: trust_remote_code is for data sets alone",
+                          stacklevel=2)
+        if wrong := [name for name, value in arguments.items() if type(value) is not ARGUMENTS.get(name)]:
+            known = ", ".join(f"{name} ({kind.__name__})" for name, kind in ARGUMENTS.items())
+            raise ValueError(f"model arguments that students do not know: {_listed(arguments, wrong)}; they know "
+                             f"pretrained=FOLDER, {known}")
         if str(arguments.get("device")).startswith("cuda") and not torch.cuda.is_available():
             warnings.warn(f"device {arguments['device']!r}, lm_eval's default, is not here: students run on the CPU "
                           "(--device cpu says so yourself)", stacklevel=2)
             arguments["device"] = "cpu"
-        return load_lm(arguments.pop("pretrained"), **arguments)
+        return load_lm(folder, **arguments)
 
     def get_model_info(self) -> dict:
         """What the harness writes down with the scores."""
         return {"stage": self.stage, "boundaries": self.boundaries, "beam": self.beam,
                 "compiled": self.engine.compiled} | asdict(self.truncated)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """By what the harness tells apart the requests that it keeps."""
+        return self.token_bytes.name
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Refuse: students have no chat template yet."""
+        raise ValueError("students have no chat template yet: leave out --apply_chat_template")
 
     # -- what the harness asks ----------------------------------------------------------------------------------------
 
@@ -179,22 +245,25 @@ class StudentLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continue contexts until one of `until`, greedily unless told otherwise; at most `rows` of them at a time.
 
-        The limit is `max_gen_bytes`, else `max_gen_toks` (the harness's default: 256) times BYTES_A_TOKEN.
+        The limit is `max_gen_bytes`, else `max_gen_toks` (the harness's default: 256) times BYTES_A_TOKEN. See
+        `generation_options`. Equal requests, the harness's repeats, are drawn apart.
         """
         texts: list[str] = [""] * len(requests)
-        order = sorted(range(len(requests)), key=lambda k: (repr(requests[k].args[1]), len(requests[k].args[0])))
-        for _, alike in groupby(order, key=lambda k: repr(requests[k].args[1])):
+        options = [generation_options(request.args[1]) for request in requests]
+        kinds = list(map(repr, options))
+        repeats = equal_before([(request.args[0], kind) for request, kind in zip(requests, kinds, strict=True)])
+        order = sorted(range(len(requests)), key=lambda k: (kinds[k], len(requests[k].args[0])))
+        for _, alike in groupby(order, key=kinds.__getitem__):
             for places in chunks(alike, self.rows):
-                written = self._write([requests[place].args[0] for place in places], requests[places[0]].args[1])
+                written = self._write([requests[place].args[0] for place in places],
+                                      [repeats[place] for place in places], options[places[0]])
                 for place, text in zip(places, written, strict=True):
                     texts[place] = text
         return texts
 
-    def _write(self, contexts: list[str], options: dict) -> list[str]:
+    def _write(self, contexts: list[str], repeats: list[int], options: dict) -> list[str]:
         """Continue contexts that share their generation options."""
-        options = normalize_gen_kwargs(options)
-        limit = options.get("max_gen_bytes", options["max_gen_toks"] * BYTES_A_TOKEN)
-        room = min(limit // BYTES_A_TOKEN, self.student.core.config.max_position_embeddings // 2)
+        room = min(options["max_new_bytes"] // BYTES_A_TOKEN, self.student.core.config.max_position_embeddings // 2)
         prompts = []
         ends = []
         for text, token_ends in self._encoded(contexts):
@@ -204,9 +273,8 @@ class StudentLM(LM):
             prompts.append(text)
             ends.append(token_ends)
         return generate(
-            self.student, prompts, stage=self.stage, max_new_bytes=limit, stop=options["until"], valid_utf8=False,
-            prompt_ends=ends if self.boundaries == "tokenizer" else None, engine=self.engine,
-            temperature=options.get("temperature", 0.0))
+            self.student, prompts, stage=self.stage, valid_utf8=False, repeats=repeats, engine=self.engine,
+            prompt_ends=ends if self.boundaries == "tokenizer" else None, **options)
 
     # -- from strings to bytes ----------------------------------------------------------------------------------------
 
@@ -253,38 +321,57 @@ class StudentLM(LM):
         return requests
 
     def _pieces(self, text: str) -> list[Request]:
-        """A text as requests of at most as many bytes as the core has positions, each up to a token's end."""
-        limit = self.student.config.core_config.max_position_embeddings - 1
-        aligned = self.token_bytes.align(text)
-        ends = self._ends(aligned)
-        raw = bytes(aligned.byte_ids.tolist())
+        """A text as requests of as many chunks as the core has positions, each up to a whole character."""
+        limit = self.student.core.config.max_position_embeddings - 1 - (ROUNDS if self.beam else 0)
+        ((rest, given),) = self._encoded([text])
         pieces = []
-        start = 0
-        while start < len(raw):
-            inside = [end for end in ends if start < end <= start + limit]
-            given = tuple(end - start for end in inside) if self.boundaries == "tokenizer" else None
-            pieces.append(Request(raw[start : inside[-1]], 0, given))
-            start = inside[-1]
+        while rest:
+            ends = (self._first_ends(rest, limit) if given is None else given)[:limit]
+            whole = [end for end in ends if end == len(rest) or rest[end] & 0xC0 != 0x80]
+            size = (whole or ends)[-1]
+            pieces.append(Request(rest[:size], 0, given and tuple(end for end in ends if end <= size)))
+            rest = rest[size:]
+            given = given and tuple(end - size for end in given if end > size)
         return pieces
+
+    def _first_ends(self, text: bytes, most: int) -> list[int]:
+        """Where at least the first `most` chunks end that the student decides; a long text is not read to its end."""
+        size = 8 * most
+        while len(ends := self.scorer.chunk_ends(Request(text[:size], 0))) <= most and size < len(text):
+            size *= 8
+        return ends
+
+
+def check_tokens(student: ByteStudent, token_bytes: TokenBytes) -> None:
+    """Raise ValueError where a tokenizer's tokens are not those that the student was built with."""
+    texts = student.token_texts() if student.config.token_table_bytes else token_bytes.token_bytes
+    for token, (own, other) in enumerate(zip_longest(texts, token_bytes.token_bytes, fillvalue=b"")):
+        if own != other:  # ids without bytes may lie beyond the embeddings
+            raise ValueError(f"{token_bytes.name} is not the one that the student was built with: token {token} is "
+                             f"{other!r} there and {own!r} in the student; save the student's own tokenizer next to it")
 
 
 def load_lm(
     folder: str | Path, *, stage: int | None = None, boundaries: str | None = None, beam: int = 0, rows: int = 64,
-    device: str = "cpu", compiled: bool | None = None,
+    device: str = "cpu", compiled: bool | None = None, dtype: str = "auto",
 ) -> StudentLM:
     """A student from its folder, as the harness sees it.
 
     stage: None for the one that the student was trained to. The other one is refused, since what it needs was never
     trained (Stage 2) or has changed since (Stage 1). boundaries: None for the router's, or with MBP the decoder's own.
-    rows, beam, compiled: see `StudentLM`.
+    rows, beam, compiled: see `StudentLM`. dtype: of the weights, "auto" as they were saved, or "float32".
     Raises:
         FileNotFoundError: if the folder holds no model or no tokenizer.
         ValueError: if it holds another kind of model or a student of another stage, if the device is not available, or
             if arguments do not fit.
     """
     check_device(device)
+    if dtype not in ("auto", "float32"):
+        raise ValueError(f"dtype must be auto (as the student was saved) or float32, found {dtype!r}")
     folder = model_folder(Path(folder))
     student = load_student(folder, stage=stage).to(device)
+    if dtype == "float32":
+        student.float()
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer (looked for tokenizer.json): save the teacher's there")
     token_bytes = TokenBytes.from_tokenizer(load_tokenizer(folder))

@@ -80,19 +80,8 @@ class Measurer:
     ) -> ColumnResult:
         """One column on `items` items, or all if it has fewer; with noise, of what the model is asked."""
         n = min(items, column.available)
-        task = column.as_task(n)
-        asked = {key: value for key, value in task.config.items() if not callable(value)}
-        if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
-            asked["prompts"] = "read along the tokenizer's boundaries"
-        if reading != "token" and "generation_kwargs" in asked and find_compiler() and self.scale.device == "cpu":
-            asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
-        key = {"column": column.name, "items": items_hash(column.items(n)), "task": asked}
-        if "generation_kwargs" not in asked:
-            key |= SCORED.get(reading, {})
-        if noise:
-            key["noise"] = asdict(noise)
-        found = self._known(key, folder, reading, lambda: self._answers(folder, reading, task, noise))
-        return ColumnResult(**found | {"correct": tuple(found["correct"])})
+        key = {"column": column.name, "items": items_hash(column.items(n))}
+        return self._answered(key, folder, reading, column.as_task(n), noise)
 
     def benchmark(
         self, folder: Path, reading: str, name: str, *, items: int | None = None, noise: Noise | None = None
@@ -100,14 +89,8 @@ class Measurer:
         """A column of the paper on its first `items` real items (None: the scale's), from $DBYTE_DATA or the hub."""
         limit = items or self.scale.items
         data = data_folder()
-        task = BENCHMARKS[name].as_task(limit, data=data)
-        asked = {key: value for key, value in task.config.items() if not callable(value)}
-        key = {"benchmark": name, "items": items_hash(BENCHMARKS[name].rows(data)[:limit]), "task": asked}
-        key |= SCORED.get(reading, {})
-        if noise:
-            key["noise"] = asdict(noise)
-        found = self._known(key, folder, reading, lambda: self._answers(folder, reading, task, noise))
-        return ColumnResult(**found | {"correct": tuple(found["correct"])})
+        key = {"benchmark": name, "items": items_hash(BENCHMARKS[name].rows(data)[:limit])}
+        return self._answered(key, folder, reading, BENCHMARKS[name].as_task(limit, data=data), noise)
 
     def likeness(self, folder: Path, teacher: Path, corpus: str) -> Likeness:
         """How like its teacher a Stage-1 student is on a corpus's held-out documents."""
@@ -172,9 +155,22 @@ class Measurer:
 
     # -- what is measured, and remembered -----------------------------------------------------------------------------
 
-    def _answers(self, folder: Path, reading: str, task: HarnessTask, noise: Noise | None) -> dict:
-        lm = self._lm(folder, reading)
-        return asdict(evaluate_tasks(NoisyLM(lm, noise) if noise else lm, [task])[task.name])
+    def _answered(self, key: dict, folder: Path, reading: str, task: HarnessTask, noise: Noise | None) -> ColumnResult:
+        """A task's result; key: its name and items."""
+        def answers() -> dict:
+            lm = self._lm(folder, reading)
+            return asdict(evaluate_tasks(NoisyLM(lm, noise) if noise else lm, [task])[task.name])
+
+        asked = {name: value for name, value in task.config.items() if not callable(value)}
+        if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
+            asked["prompts"] = "read along the tokenizer's boundaries"
+        if reading != "token" and "generation_kwargs" in asked and find_compiler() and self.scale.device == "cpu":
+            asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
+        key = key | {"task": asked} | ({} if "generation_kwargs" in asked else SCORED.get(reading, {}))
+        if noise:
+            key["noise"] = asdict(noise)
+        found = self._known(key, folder, reading, answers)
+        return ColumnResult(**found | {"correct": tuple(found["correct"])})
 
     def _bits(self, folder: Path, reading: str, texts: list[str]) -> dict:
         pieces = heldout_pieces(texts, _token_bytes(folder), row_bytes=self.scale.row_bytes)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from dbyte.decode.engine import Engine
+from dbyte.distill.progress import told
 from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.kernels.fast import fast_products
 from dbyte.model.student import BYTES, ByteStudent
@@ -136,7 +137,8 @@ class Scorer:
         scores: dict[Request, Score] = {}
         for given in (True, False):
             alike = [request for request in dict.fromkeys(requests) if (request.token_ends is not None) == given]
-            for places in batch_by_prefix([request.text for request in alike], batch_bytes=self.batch_bytes):
+            batches = batch_by_prefix([request.text for request in alike], batch_bytes=self.batch_bytes)
+            for places in told(batches, "scored batches"):
                 batch = [alike[place] for place in places]
                 with fast_products():
                     found = self._score_tokens(batch) if self.stage == 1 else self._score_bytes(batch)

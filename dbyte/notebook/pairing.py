@@ -1,8 +1,9 @@
 """A notebook as two files: the percent script that people edit, and the .ipynb next to it that they read.
 
-The script is the source. The .ipynb is written from it and takes its outputs from a run. Nothing in it changes by
-itself: cell ids are hashes of the sources, counts run from 1, and it holds no times and no versions. Two files agree if
-their cells have the same types, sources and tags; dates do not matter.
+The script is the source. The .ipynb is written from it and takes its outputs from a run, with the cell by which
+papermill set that run's parameters: so it shows what its outputs were made with. Nothing in it changes by itself: cell
+ids are hashes of the sources, counts run from 1, and it holds no times. Two files agree if their cells, but for that
+one, have the same types, sources and tags; dates do not matter.
 """
 
 import ast
@@ -10,12 +11,14 @@ import hashlib
 import re
 from collections import Counter
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
 from dbyte.atomic import atomic_write
+from dbyte.paths import COMMITTED_SCALE
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 NAME = re.compile(r"\d\d_\w+")
@@ -52,10 +55,7 @@ def needs(script: Path) -> frozenset[str]:
     There stands a list of numbers, or `all` for every earlier notebook. Needs only set an order: run by itself, a
     notebook trains what it finds untrained. Raises ValueError for anything but earlier notebooks.
     """
-    import jupytext
-
-    header = jupytext.read(script, fmt="py:percent").metadata.get("dbyte") or {}
-    declared = header.get("needs", [])
+    declared = _header(script).get("needs", [])
     earlier = {path.stem[:2] for path in find_scripts(script.parent) if path.stem[:2] < script.stem[:2]}
     if declared == "all":
         return frozenset(earlier)
@@ -63,6 +63,18 @@ def needs(script: Path) -> frozenset[str]:
         raise ValueError(f"{script.stem}: `needs` must be `all` or a list of earlier notebooks in quotes, some of "
                          f"{sorted(earlier)}, found {declared!r}")
     return frozenset(declared)
+
+
+def home_scale(script: Path) -> str:
+    """Return the scale whose outputs the committed .ipynb shows: `scale` under `dbyte` in the header, or the usual."""
+    return _header(script).get("scale", COMMITTED_SCALE)
+
+
+def _header(script: Path) -> dict:
+    """What stands under `dbyte` in a script's header."""
+    import jupytext
+
+    return jupytext.read(script, fmt="py:percent").metadata.get("dbyte") or {}
 
 
 def _with_stable_ids(cells: list[NotebookNode]) -> list[NotebookNode]:
@@ -89,12 +101,16 @@ def read_script(script: Path) -> NotebookNode:
 def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNode:
     """Return `source` with the outputs that `executed` has for the same cells; a cell that changed keeps none.
 
-    jupytext's own combination would keep the outputs of a changed cell, too.
+    papermill's cell of parameters comes along. jupytext's own combination would keep a changed cell's outputs, too.
     """
     # JupyterLab may have given other ids. deepcopy, so the caller's notebooks stay as they are.
-    ran = _with_stable_ids([cell for cell in deepcopy(executed.cells) if INJECTED not in tags(cell)])
+    ran = _with_stable_ids(deepcopy(executed.cells))
     outputs = {cell.id: cell.outputs for cell in ran if cell.get("execution_count") is not None}
     result = deepcopy(source)
+    given = [nbformat.v4.new_code_cell(cell.source, metadata={"tags": [INJECTED]})
+             for cell in ran if INJECTED in tags(cell)]
+    result.cells = _with_stable_ids([each for cell in result.cells
+                                     for each in ([cell, *given] if "parameters" in tags(cell) else [cell])])
     for count, cell in enumerate((cell for cell in result.cells if cell.cell_type == "code"), start=1):
         if cell.id in outputs:
             # Standard error names this machine's temporary files; only the executed notebook keeps it.
@@ -107,11 +123,16 @@ def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNod
 
 
 def differences(script: NotebookNode, paired: NotebookNode) -> list[str]:
-    """Return how the two differ in cell types, tags and sources, one line a cell; empty where they agree."""
+    """Return how the two differ in cell types, tags and sources, one line a cell; empty where they agree.
+
+    The .ipynb may have one cell more: papermill's, right below that of the parameters.
+    """
     found = []
-    if len(script.cells) != len(paired.cells):
-        found.append(f"the script has {len(script.cells)} cells, the .ipynb {len(paired.cells)}")
-    for index, (one, other) in enumerate(zip(script.cells, paired.cells, strict=False)):
+    cells = [cell for above, cell in pairwise([*paired.cells[:1], *paired.cells])
+             if not ("parameters" in tags(above) and tags(cell) == (INJECTED,))]
+    if len(script.cells) != len(cells):
+        found.append(f"the script has {len(script.cells)} cells, the .ipynb {len(cells)}")
+    for index, (one, other) in enumerate(zip(script.cells, cells, strict=False)):
         left = (one.cell_type, tags(one), one.source.strip())
         right = (other.cell_type, tags(other), other.source.strip())
         if left != right:

@@ -44,25 +44,33 @@ def _task_panels(rows: pd.DataFrame, *, size: tuple[float, float], label: str, *
 
 @rc_context(STYLE)
 def accuracy_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataFrame) -> Figure:
-    """Return a panel a task, a bar a variant: accuracy, two standard errors, the teacher as a line, chance dotted.
+    """Return a panel a task, a bar a variant: accuracy, two standard errors, its teacher as a line, chance dotted.
 
-    rows: variant as model, task, value, stderr, chance. teacher: task and value.
+    rows: variant as model, task, value, stderr, chance. teacher: rows of one teacher, or of one by each variant's name.
     """
-    level = teacher.set_index("task")["value"]
+    levels = wide(teacher).assign(average=lambda tasks: tasks.mean(axis="columns"))
+    own = levels.reindex(order) if len(levels) > 1 else pd.concat([levels] * len(order))
     places = range(len(order))
     figure, grid = _task_panels(rows, size=(2.2, 1.0 + 0.28 * len(order)), sharey=True,
-                                label="accuracy (%), two standard errors; line: teacher, dots: chance")
+                                label="accuracy (%), two standard errors; line: the bar's teacher, dots: chance")
     for task, axes in grid.items():
         part = rows[rows["task"] == task].set_index("model").reindex(order)
         axes.barh(places, part["value"], xerr=SIGMA * part["stderr"].fillna(0), height=0.6, color=COLOURS[0],
                   alpha=0.55, error_kw=BARS)
-        if task in level:
-            axes.axvline(level[task], color="#000000", linewidth=1)
+        if task in own:
+            axes.vlines(own[task], [place - 0.5 for place in places], [place + 0.5 for place in places],
+                        color="#000000", linewidth=1.4)
         axes.axvline(part["chance"].iloc[0], color=GREY, linestyle=":", linewidth=1)
         axes.set(title=task, xlim=(0, 104), ylim=(len(order) - 0.4, -0.6))
         axes.set_yticks(places, order)
         axes.tick_params(axis="y", length=0)
     return figure
+
+
+def since_the_first_byte(curves: pd.DataFrame, dynamics: pd.DataFrame) -> pd.DataFrame:
+    """Return the curves of last steps, `train_bytes` counted from the first step on, as `dynamics` counts them."""
+    end, own_end = (frame.groupby("model")["train_bytes"].max() for frame in (dynamics, curves))
+    return curves.assign(train_bytes=curves["train_bytes"] + curves["model"].map(end - own_end))
 
 
 @rc_context(STYLE)

@@ -19,14 +19,13 @@ import pandas as pd
 
 from dbyte.evaluate.robustness import delta, robustness_score
 from dbyte.report.published import entries, lines, number, quoted
-from dbyte.report.tables import BENCHMARKS
+from dbyte.report.tables import BENCHMARKS, DELTA, NOISE, SCORE
 
 Rule = Callable[..., float]
 Line = Mapping[str, str]  # column -> printed, of one model
 
 VERDICTS = ("agrees", "slip", "not derivable")
-KINDS = ("AntSpeak", "Drop", "RandomCase", "Repeat", "Uppercase")
-CLEAN, NOISY, SCORE, DELTA = "HellaSwag original", "HellaSwag noise avg", "robustness score", "delta"
+CLEAN, NOISY, *KINDS = NOISE.values()
 SAME_COLUMN = {CLEAN: "HellaS"}  # Tables 6 to 8 name it in full
 
 

@@ -45,11 +45,6 @@ class Byte:
         return self.prob >= THRESHOLD
 
     @property
-    def colour(self) -> str:
-        """The colour of its chunk; two chunks in a row differ in it."""
-        return CHUNK_COLOURS[self.chunk % len(CHUNK_COLOURS)]
-
-    @property
     def who(self) -> str:
         """Who puts a boundary after it, in words."""
         return WHO[self.router, self.teacher]
@@ -94,13 +89,6 @@ def tallied(text: Sequence[Character]) -> str:
             f"boundaries of one alone: router {alone[0]}, teacher {alone[1]}")
 
 
-def _texts(rows: pd.DataFrame) -> dict[str, list[Character]]:
-    """Return title -> text, clean text first."""
-    names = sorted(rows["text"].unique(), key=lambda name: (name != "clean", name))
-    chosen = {name: rows[rows["text"] == name] for name in names}
-    return {f"{part['corpus'].iloc[0]}, {name}": read(part) for name, part in chosen.items()}
-
-
 STRIP, LETTERS, BARS = 0.5, 1.5, 1.4  # heights: of the teacher's strip, of characters, of probabilities,
 LINE, KEY_HEIGHT = 4.2, 3.8  # from line to line, and of the key
 
@@ -110,7 +98,8 @@ def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
 
     rows: corpus, text, place, byte, value (probability), teacher.
     """
-    texts = _texts(rows)
+    titles = sorted(rows["text"].unique(), key=lambda name: (name != "clean", name))
+    texts = {f"{rows['corpus'].iloc[0]}, {name}": read(rows[rows["text"] == name]) for name in titles}
     lines = {title: -(-sum(len(character.bytes) for character in text) // per_line) for title, text in texts.items()}
     height = KEY_HEIGHT + sum(1.8 + LINE * count for count in lines.values())
     with rc_context(STYLE):
@@ -162,7 +151,8 @@ def _byte(axes: Axes, byte: Byte, x: float, y: float) -> None:
     letters = y - STRIP - LETTERS
     bars = letters - BARS
     axes.add_patch(Rectangle((x, y - STRIP), 1, STRIP, facecolor=("#555555", "#bbbbbb")[byte.token % 2], linewidth=0))
-    axes.add_patch(Rectangle((x, letters), 1, LETTERS, facecolor=byte.colour, linewidth=0))
+    axes.add_patch(Rectangle((x, letters), 1, LETTERS, linewidth=0,
+                             facecolor=CHUNK_COLOURS[byte.chunk % len(CHUNK_COLOURS)]))
     axes.add_patch(Rectangle((x + 0.15, bars), 0.7, BARS * byte.prob * 0.94, linewidth=0,
                              facecolor=BAR_COLOURS[byte.router]))
     if byte.who in BOUNDARY_LOOKS:

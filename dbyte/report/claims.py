@@ -15,12 +15,12 @@ import pandas as pd
 from dbyte.paths import NOTEBOOKS, RESULTS
 from dbyte.presets import Scale
 from dbyte.report import judging
-from dbyte.report.judging import UNMEASURED, Claim, Criterion, Measure, Read, Row
+from dbyte.report.judging import UNMEASURED, Claim, Criterion, Measure, Row
 from dbyte.report.published import entries, lines, quoted
-from dbyte.report.results import read_results
+from dbyte.report.results import read_if_any, read_results
 from dbyte.report.tables import BENCHMARKS
 
-FIELDS = {"file", "row", "kept", "share", "total", "each_corpus", "part", "above", "below"}  # of a criterion
+FIELDS = {"file", "row", "kept", "ahead", "share", "total", "each_corpus", "part", "above", "below"}  # of a criterion
 
 
 def every_claim(scale: Scale) -> tuple[Claim, ...]:
@@ -86,6 +86,8 @@ def _measure(entry: Mapping, corpus: Mapping[str, str]) -> Measure:
         return judging.row(file, **corpus, **entry["row"])
     if "kept" in entry:
         return judging.kept(file, entry["kept"])
+    if "ahead" in entry:
+        return judging.ahead(file, *entry["ahead"])
     if "share" in entry:
         return judging.share(*rows)
     return judging.total(*((term["weight"], one) for term, one in zip(entry["total"], rows, strict=True)))
@@ -97,7 +99,8 @@ def judged(*, scale: Scale, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS)
     Numbers that do not exist are nan. `minutes` is what the claim's notebook took at its longest.
     """
     read = partial(read_results, scale=scale.name, folder=folder)
-    minutes = _minutes(read)
+    times = read_if_any("notebook_times", scale=scale.name, folder=folder)
+    minutes = {} if times is None else dict(zip(times["notebook"], times["value"] / 60, strict=True))
     rows = []
     for claim in every_claim(scale):
         found = judging.judge(claim, read, notebooks=notebooks)
@@ -111,14 +114,6 @@ def judged(*, scale: Scale, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS)
             "n": ours.n if ours else 0, "seeds": len(ours.seeds) if ours else 0, "file": ours.file if ours else "",
             "verdict": found.verdict, "why": found.why, "minutes": minutes.get(claim.notebook, math.nan)})
     return pd.DataFrame(rows)
-
-
-def _minutes(read: Read) -> dict[str, float]:
-    try:
-        times = read("notebook_times")
-    except FileNotFoundError:
-        return {}
-    return dict(zip(times["notebook"], times["value"] / 60, strict=True))
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:

@@ -78,7 +78,6 @@ def alignment_figure(examples: Sequence[tuple[str, Sequence[bytes]]], *, per_lin
 
 
 PARTS = {"encoder": ENCODER, "router": ROUTER, "core": CORE, "head": DECODER}  # a row of the picture each, upwards
-NAMES = {"encoder": "encoder", "router": "router", "core": "core"}
 HEAD = {1: "LM head", 2: "dechunk, decoder,\nbyte head"}
 TEACHER = {"encoder": "embeddings", "router": "tokenizer", "core": "transformer", "head": "LM head"}
 
@@ -118,15 +117,15 @@ def _box(axes: Axes, x: float, row: int, label: str, *, face: str, text: str = "
 
 def _column(axes: Axes, x: float, step: Step) -> None:
     card = CARDS[step.objective.name]
-    labels = {**NAMES, "head": HEAD[step.stage]}
     trained = {part for group in step.groups for part in group.parts}
     for row, (part, modules) in enumerate(PARTS.items()):
+        label = HEAD[step.stage] if part == "head" else part
         if trained & set(modules):
-            _box(axes, x, row, labels[part], face=TRAIN_COLOUR)
+            _box(axes, x, row, label, face=TRAIN_COLOUR)
         elif part in card.uses:
-            _box(axes, x, row, labels[part], face=FROZEN_COLOUR)
+            _box(axes, x, row, label, face=FROZEN_COLOUR)
         else:
-            _box(axes, x, row, labels[part], face="white", text=GREY, dashed=True)
+            _box(axes, x, row, label, face="white", text=GREY, dashed=True)
     top = len(PARTS) * RISE
     axes.text(x + WIDTH / 2, top + 0.58, step.name, ha="center", va="bottom", fontsize=11, fontweight="bold")
     axes.text(x + WIDTH / 2, top + 0.5, card.loss, ha="center", va="top", fontsize=8)

@@ -7,11 +7,13 @@ that names every file whose numbers it shows. Bars and bands are two standard er
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,18 +24,15 @@ from dbyte.paths import FIGURES
 from dbyte.report.judging import UNMEASURED
 from dbyte.report.tables import BENCHMARKS, NOISE, wide
 
-STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.6,
-    "figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 100, "savefig.dpi": 150,
-    "svg.hashsalt": "dbyte",
-}
+STYLE = rc_params_from_file(str(files("dbyte.report") / "figures.mplstyle"), use_default_template=False)
 GREY = "#7a7a7a"
 # Each with a marker of its own: colour is never the only sign.
 LOOKS = {"teacher": ("#000000", "D"), "stage1": ("#0072b2", "o"), "stage2": ("#d55e00", "s")}
 LABELS = {"teacher": "teacher", "stage1": "Stage 1", "stage2": "Stage 2"}
 DECODINGS = {"JBP": ("#d55e00", "s"), "MBP": ("#cc79a7", "^")}
+EXPOSURE = ("bytes after the prompt\n\n"
+            "JBP: a flag that comes with each byte sets the boundary. MBP: a guess of the next byte does.\n"
+            "given text: held-out bytes, so only boundaries are the decoder's. written text: its bytes are, too.")
 WHO = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
 VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
 SIGMA = 2.0  # half-width of an error band or bar, in standard errors
@@ -100,14 +99,14 @@ def exposure_figure(exposure: pd.DataFrame) -> Figure:
     exposure: rows with model ("JBP", "MBP"), corpus, text ("given", "written"), first, last, value (percent), stderr.
     """
     corpora = sorted(set(exposure["corpus"]))
-    figure, grid = panels(1, len(corpora), size=(1.0 + 3.4 * len(corpora), 3.0), sharey=True,
-                          labels=("bytes after the prompt", "boundaries that are not the router's (%)"))
+    figure, grid = panels(1, len(corpora), size=(1.0 + 3.4 * len(corpora), 3.6), sharey=True,
+                          labels=(EXPOSURE, "boundaries that are not the router's (%)"))
     for axes, corpus in zip(grid.flat, corpora, strict=True):
         for (model, text), part in exposure[exposure["corpus"] == corpus].groupby(["model", "text"]):
             colour, marker = DECODINGS[model]
             part = part.sort_values("first")
             axes.errorbar((part["first"] + part["last"]) / 2, part["value"], yerr=SIGMA * part["stderr"], color=colour,
-                          marker=marker, markersize=4, label=f"{model}, {text}",
+                          marker=marker, markersize=4, label=f"{model}, {text} text",
                           linestyle="-" if text == "written" else ":", **BARS)
         axes.set(title=corpus, ylim=(0, None))
     return legend_above(figure)
@@ -150,8 +149,11 @@ def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) 
     axes.set_xticks([1, *range(4, longest + 1, 4)])
 
 
-def _dots(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str], *, key: str) -> None:
-    """Draw a line a name (value in the column `key` -> label), and on it a dot for teacher, Stage 1 and Stage 2."""
+def _dots(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str], *, key: str, missing: str = "") -> None:
+    """Draw a line a name (value in the column `key` -> label), with dots of teacher and stages, or what is missing."""
+    for index, name in enumerate(names):
+        if name not in set(rows[key]):
+            axes.text(52, index, missing, color=GREY, fontsize=8, ha="center", va="center", backgroundcolor="white")
     for offset, (model, (colour, marker)) in zip((-0.22, 0.0, 0.22), LOOKS.items(), strict=True):
         part = rows[rows["model"] == model].set_index(key).reindex(list(names))
         if part["value"].notna().any():
@@ -187,7 +189,8 @@ def retention_figure(main: pd.DataFrame, *, paper: Mapping[str, pd.DataFrame]) -
     figure, grid = panels(1, len(parts), size=(1.0 + 2.6 * len(parts), 1.2 + 0.42 * len(tasks)), sharey=True,
                           labels=("accuracy (%)", ""))
     for axes, (title, part) in zip(grid.flat, parts.items(), strict=True):
-        _dots(axes, part, dict(zip(tasks, tasks, strict=True)), key="task")
+        _dots(axes, part, dict(zip(tasks, tasks, strict=True)), key="task",
+              missing="not in the paper's table" if title.startswith("paper") else "not measured")
         axes.set_title(title, fontsize=9)
     return legend_above(figure)
 
@@ -215,20 +218,23 @@ def robustness_figure(robustness: pd.DataFrame) -> Figure:
 
 
 LINEAR = 10  # points up to which the axis of the claims is linear
+NO_BREAK = "\N{NO-BREAK SPACE}"
 TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50)
 EDGE = 110  # beyond any difference of two percentages; where an interval has no end, it is drawn to here
 
 
 @rc_context(STYLE)
 def claims_figure(found: pd.DataFrame) -> Figure:
-    """Return the claims at a glance, a row a claim: how far each measurement is on the claim's own side.
+    """Return the claims at a glance, a row a claim in words: how far each measurement is on the claim's own side.
 
     found: what `claims.judged` returned. Right of zero is what the paper says, left of it the opposite. The unit is a
-    point (of accuracy, of a score, or of a percentage), on a logarithmic axis beyond ten.
+    point (of accuracy, of a score, or of a percentage), on an axis that is logarithmic beyond ten, which is shaded.
     """
     rows = found.iloc[::-1].reset_index(drop=True)
-    figure, ((axes,),) = panels(1, 1, size=(7.6, 1.2 + 0.2 * len(rows)), labels=("", ""))
+    figure, ((axes,),) = panels(1, 1, size=(11.4, 1.4 + 0.29 * len(rows)), labels=("", ""))
     axes.set_xscale("symlog", linthresh=LINEAR)
+    for side in (-1, 1):
+        axes.axvspan(side * LINEAR, side * EDGE, color="#f0f0f0", linewidth=0, zorder=0)
     axes.axvline(0, color="#000000", linewidth=1)
     for height, claim in enumerate(rows.itertuples()):
         if claim.verdict == UNMEASURED:
@@ -240,14 +246,15 @@ def claims_figure(found: pd.DataFrame) -> Figure:
         ends = sorted(min(max(sign * (end - claim.threshold), -EDGE), EDGE) for end in (claim.low, claim.high))
         axes.plot(ends, (height, height), color=colour, linewidth=1.8, solid_capstyle="butt")
         axes.plot(sign * (claim.value - claim.threshold), height, color=colour, marker=marker, markersize=6)
-    axes.set_yticks(range(len(rows)), [f"{claim.id}   {claim.where.split(';')[0]}" for claim in rows.itertuples()],
-                    fontsize=8)
+    said = [fill(f"{claim.claim} [{claim.where.replace(' ', NO_BREAK)}]", 90) for claim in rows.itertuples()]
+    axes.set_yticks(range(len(rows)), said, fontsize=7)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(-EDGE, EDGE), ylim=(-0.7, len(rows) - 0.3))
     axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{tick:+d}" if tick else "0" for tick in TICKS])
-    axes.set_xlabel("← opposite      points beyond what is claimed, 95 % interval      as the paper says →")
+    axes.set_xlabel("← opposite      points beyond what is claimed, 95 % interval      as the paper says →\n"
+                    f"(linear to {LINEAR} points, logarithmic beyond: shaded)")
     looks = VERDICT_LOOKS | {UNMEASURED: (None, "")}
     handles = [Line2D([], [], color=colour, marker=marker, linestyle="none",
                       label=f"{verdict}: {(found['verdict'] == verdict).sum()}")

@@ -100,14 +100,24 @@ def share(one: Row, other: Row) -> Measure:
 
 
 def kept(file: str, model: str, *, teacher: str = "teacher") -> Measure:
-    """The share of its teacher's average that a model keeps, in percent."""
+    """The share of its teacher's average over the paper's columns that a model keeps, in percent."""
+    return _of_averages(file, (teacher, model), _retained)
+
+
+def ahead(file: str, one: str, other: str) -> Measure:
+    """By how many points one model is ahead of another on average over the paper's columns."""
+    return _of_averages(file, (one, other), tables.average_drop)
+
+
+def _of_averages(file: str, names: tuple[str, str], compared: Callable[..., Estimate]) -> Measure:
     def measure(read: Read) -> Measured:
         frame = read(file)
-        if lost := sorted({model, teacher} - set(frame["model"])):
+        if lost := sorted(set(names) - set(frame["model"])):
             raise NotMeasured(f"{frame.attrs['file']} has no row with {_words({'model': lost[0]})}")
-        of_teacher, of_model = (frame[frame["model"] == name].set_index("task") for name in (teacher, model))
-        found = _retained(of_teacher, of_model)
-        return _around(found.value, found.stderr, int(of_model["n"].sum()), _seeds(frame), file)
+        rows = tables.of_paper(frame)
+        one, other = (rows[rows["model"] == name].set_index("task") for name in names)
+        found = compared(one, other)
+        return _around(found.value, found.stderr, int(other["n"].sum()), _seeds(frame), file)
     return measure
 
 

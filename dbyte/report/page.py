@@ -9,6 +9,7 @@ import base64
 import html
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from importlib.resources import files
@@ -24,28 +25,12 @@ from dbyte.presets import Scale
 from dbyte.report import audit, claims
 from dbyte.report.judging import UNMEASURED
 from dbyte.report.published import SOURCE
-from dbyte.report.results import read_results
-from dbyte.report.tables import estimates, main_table, markdown
+from dbyte.report.results import read_if_any, read_results
+from dbyte.report.tables import both_students, estimates, main_table, markdown
 
-CAPTIONS = {
-    "claims": "The claims at a glance.",
-    "retention": "Teacher, Stage 1 and Stage 2 on every task, next to the paper's Table 1.",
-    "dynamics": "Accuracy against the bytes of Stage 1 (the paper's Figure 2).",
-    "exposure": "Decoded boundaries that are not the router's, against the distance from the prompt.",
-    "alignment_ablation": "With and without step 1.1, at equal bytes (Table 3).",
-    "alignment_dynamics": "With and without step 1.1, accuracy against bytes (Table 3).",
-    "encoder": "Encoders with as many parameters (Table 5).",
-    "encoder_dynamics": "Mamba2 and Transformer, accuracy against bytes (Table 5).",
-    "router": "A router inside the encoder and one of its own (Table 9).",
-    "teacher_scale": "Students of a teacher of their size, of a larger one, and of another family (Table 10).",
-    "byte_sft": "Stage 2 as in the paper and as released.",
-    "robustness": "Accuracy under character noise (Table 6).",
-    "all_columns": "All columns of MiniBench, next to the paper's Table 1.",
-}
-MORE_TABLES = {  # results of notebook 16, below the main table
-    "all_columns": "All columns of MiniBench, by models that were trained on the whole world:",
-    "mini_cute": "The letters of made-up words (MiniCUTE), by the same models:",
-}
+CAPTIONS = tomllib.loads((files("dbyte.report") / "captions.toml").read_text(encoding="utf-8"))
+ALL_COLUMNS = ("`all columns`: teacher and student of notebook 16, which read the whole world and were taught all. The "
+               "others were taught four. Averages are over the paper's columns, of which SPELL is none.")
 CSS = (files("dbyte.report") / "page.css").read_text(encoding="utf-8")
 
 
@@ -66,27 +51,31 @@ def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
     yield from judged_claims(found)
     yield from slips()
     yield from costs(name, results)
+    yield from commits(results / name)
 
 
 def headline(scale: str, results: Path) -> Iterator[str]:
     """Teacher, Stage 1 and Stage 2."""
     yield "## What is kept"
-    frame = _read("main", scale, results)
+    frame = read_if_any("main", scale=scale, folder=results)
     if frame is None:
         yield "Not measured yet: notebook 02 has not run at this scale."
         return
     seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
     yield f"Held-out items a column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}."
-    yield markdown(main_table(frame))
-    for name, words in MORE_TABLES.items():
-        if (frame := _read(name, scale, results)) is not None:
-            yield words
-            yield markdown(main_table(frame))
+    every, letters = (read_if_any(name, scale=scale, folder=results) for name in ("all_columns", "mini_cute"))
+    if every is not None:
+        yield ALL_COLUMNS
+    yield markdown(main_table(frame) if every is None else both_students(frame, every))
+    if letters is not None:
+        yield "The letters of made-up words (MiniCUTE), by the models of notebook 16:"
+        yield markdown(main_table(letters))
 
 
 def bits_and_boundaries(scale: str, results: Path) -> Iterator[str]:
     """Bits per byte of teacher and student, and how well the router's boundaries agree with the teacher's tokens."""
-    bits, stage2_bits, edges = (_read(name, scale, results) for name in ("bits_stage1", "bits", "boundaries_stage1"))
+    names = ("bits_stage1", "bits", "boundaries_stage1")
+    bits, stage2_bits, edges = (read_if_any(name, scale=scale, folder=results) for name in names)
     if bits is not None:
         if stage2_bits is not None:
             bits = pd.concat([bits, stage2_bits[stage2_bits["model"] == "stage2"]])
@@ -149,13 +138,13 @@ def slips() -> Iterator[str]:
 def costs(scale: str, results: Path) -> Iterator[str]:
     """How long it took, and on what."""
     yield "## Cost"
-    times = _read("notebook_times", scale, results)
-    main = _read("main", scale, results)
+    times = read_if_any("notebook_times", scale=scale, folder=results)
+    main = read_if_any("main", scale=scale, folder=results)
     if times is not None:
         yield (f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, each at its longest: with "
                "nothing trained before, where it ever ran so.")
         yield markdown(pd.DataFrame({"notebook": times["notebook"], "minutes": times["value"] / 60,
-                                     "commit": times["commit"].str[:12]}), digits=1)
+                                     "commit": times["commit"].str[:12] + times["commit"].str[40:]}), digits=1)
     if main is not None:
         facts = main.attrs["provenance"]
         packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
@@ -164,11 +153,16 @@ def costs(scale: str, results: Path) -> Iterator[str]:
         yield "Nothing has been timed at this scale."
 
 
-def _read(name: str, scale: str, results: Path) -> pd.DataFrame | None:
-    try:
-        return read_results(name, scale=scale, folder=results)
-    except FileNotFoundError:
-        return None
+def commits(folder: Path) -> Iterator[str]:
+    """Which commits of the code the results in `folder` are from."""
+    made = {}
+    for sidecar in sorted(folder.glob("*.json")):
+        commit = json.loads(sidecar.read_text(encoding="utf-8"))["commit"]
+        made.setdefault(commit[:12] + commit[40:], []).append(sidecar.stem)  # from 40 on: `+changes`, where there were
+    if made:
+        several = f"{len(made)} commits, which one run of all notebooks would make one:"
+        yield f"The results are of {'one commit:' if len(made) == 1 else several}"
+        yield markdown(pd.DataFrame({"commit": made.keys(), "results": map(", ".join, made.values())}))
 
 
 def as_html(title: str, text: str, *, folder: Path) -> str:
@@ -213,8 +207,8 @@ def readme_numbers(*, folder: Path = RESULTS) -> str:
     return "\n\n".join((
         f"Scale `{COMMITTED_SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
         f"percent ± standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and "
-        f"matched. Minutes of each notebook at its longest, what it found trained not counted: {minutes}.",
-        markdown(main_table(pd.concat([main, given])))))
+        f"matched. {ALL_COLUMNS} Minutes of each notebook at its longest, less what it found trained: {minutes}.",
+        markdown(both_students(pd.concat([main, given]), read("all_columns")))))
 
 
 def with_numbers(text: str, part: str) -> str:

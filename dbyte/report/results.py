@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -27,6 +28,7 @@ MEASURE = ("value", "stderr", "n")
 SIGNIFICANT = "%.6g"  # more digits than anything measured here is exact to, and short enough to read in a diff
 
 
+@dataclass(frozen=True)
 class Recorder:
     """Writes the results of one notebook, each file with the time that its rows took, and reads them back.
 
@@ -38,11 +40,10 @@ class Recorder:
         stage1 = record.read("stage1")
     """
 
-    def __init__(self, scale: str, *, seeds: Sequence[int], device: str = "cpu", folder: Path = RESULTS):
-        self.scale = scale
-        self.seeds = list(seeds)
-        self.device = device
-        self.folder = folder
+    scale: str
+    seeds: Sequence[int]
+    device: str = "cpu"
+    folder: Path = RESULTS
 
     @contextmanager
     def __call__(self, name: str, *, keys: Sequence[str], of: Run | str) -> Iterator[list[Mapping[str, object]]]:
@@ -146,3 +147,11 @@ def read_results(name: str, *, scale: str, folder: Path = RESULTS) -> pd.DataFra
                         na_values={column: [""] for column in header if column not in words})
     frame.attrs = {"provenance": provenance, "file": f"results/{scale}/{name}.csv"}
     return frame
+
+
+def read_if_any(name: str, *, scale: str, folder: Path = RESULTS) -> pd.DataFrame | None:
+    """Return what `read_results` does, None where the results were never made."""
+    try:
+        return read_results(name, scale=scale, folder=folder)
+    except FileNotFoundError:
+        return None

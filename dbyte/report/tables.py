@@ -1,7 +1,8 @@
 """Results as tables for readers, always computed from the rows: nothing is typed.
 
 Average drop: the mean over the columns that both models have of teacher - student, in percentage points. Retention: 100
-times the student's mean over the teacher's on those columns, in percent. Both are the summaries of the paper's Table 1.
+times the student's mean over the teacher's on those columns, in percent. Both are the summaries of the paper's Table 1,
+over the paper's columns alone.
 """
 
 import math
@@ -23,6 +24,12 @@ SIGMA = 2.0  # standard errors within which a measured number and a bound are no
 def with_error(value: float, stderr: float, *, digits: int = 1) -> str:
     """Return `value ± stderr`, or `value` alone where nothing was sampled (nan)."""
     return f"{value:.{digits}f}" + ("" if math.isnan(stderr) else f" ± {stderr:.{digits}f}")
+
+
+def of_paper(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose task is one of the paper's columns; all rows where none is, as of CUTE."""
+    kept = frame[frame["task"].isin(BENCHMARKS)]
+    return frame if kept.empty else kept
 
 
 def _paired(teacher: pd.DataFrame, student: pd.DataFrame) -> pd.DataFrame:
@@ -86,9 +93,10 @@ def words(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequ
 def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame:
     """Return Table 1 for our rows: a `value ± stderr` column a task, `average drop` and `retention %`, teacher first.
 
-    frame: tidy results with the keys model and task, accuracies in percent. Raises ValueError without a teacher row.
+    frame: tidy results with the keys model and task, accuracies in percent; a task that is no column of the paper is
+    shown and not averaged. Raises ValueError without a teacher row.
     """
-    models = {name: rows.set_index("task") for name, rows in frame.groupby("model")}
+    models = {name: rows.set_index("task") for name, rows in of_paper(frame).groupby("model")}
     if teacher not in models:
         raise ValueError(f"expected a model {teacher!r} to compare with, found {sorted(models)}")
     table = estimates(frame, rows=["model"], columns="task", order=list(wide(frame))).set_index("model")
@@ -99,6 +107,13 @@ def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame
             kept = retention_of_means(models[teacher], models[model])
             table.loc[model, "retention %"] = with_error(kept.value, kept.stderr)
     return table.loc[[teacher, *sorted(table.index.drop(teacher))]].fillna("").reset_index()
+
+
+def both_students(four: pd.DataFrame, nine: pd.DataFrame) -> pd.DataFrame:
+    """Return `main_table` of the main student and, below it, of the one that was taught all columns, each named so."""
+    below = main_table(nine).assign(model=lambda table: table["model"] + ", all columns")
+    joined = pd.concat([main_table(four), below]).fillna("")
+    return joined[list(dict.fromkeys([*below, *joined]))]
 
 
 def target(what: str, ours: float, n: int, stderr: float = math.nan, *, at_least: float | None = None,

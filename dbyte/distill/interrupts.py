@@ -1,0 +1,43 @@
+"""Interrupts during training: heard between two updates, so that a checkpoint is written first.
+
+The first Ctrl-C (SIGINT) or SIGTERM is noted, and does what it would have done once the run is safe. A second one of
+the same kind does that at once. A signal that the process was told to ignore, as in the background, stays ignored.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SAID = b"\ninterrupted: a checkpoint is written after this update (interrupt again to end at once)\n"
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """Give a list of the signals noted so far; at the end the first of them is raised, and KeyboardInterrupt after it.
+
+    Only a main thread hears signals; in another the list stays empty.
+    """
+    noted: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        noted.append(number)
+        signal.signal(number, handlers[number])
+        os.write(2, SAID)  # a signal may come in the middle of a print, which cannot be entered twice
+
+    for number, handler in handlers.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:  # None: not set from Python
+                signal.signal(number, handler)
+    if noted:
+        signal.raise_signal(noted[0])
+        raise KeyboardInterrupt
