@@ -84,6 +84,7 @@ class Benchmark:
             config |= {"dataset_name": "all", "doc_to_text": SUBJECT + stock["doc_to_text"]}
         if data is not None:
             splits = {split: layout.read(data) for split, layout in self._found(data).items()}
+            splits["test"] = splits["test"][:limit]  # the harness would prepare all, which takes seconds
             examples = "train" if self.shots else None
             config |= {"custom_dataset": lambda **_: datasets_of(splits), "dataset_path": None, "dataset_name": None,
                        "dataset_kwargs": None, "test_split": "test", "validation_split": None,
