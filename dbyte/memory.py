@@ -7,6 +7,7 @@ arithmetic: huge pages save up to a fifth of a mixer's time.
 
 import ctypes
 import os
+import resource
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -31,3 +32,12 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(name, NEVER) == 1 for name in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD))
+
+
+def peak_bytes(device: str) -> int:
+    """The most memory that this process has held at once so far, in bytes: of the GPU for cuda, else of the machine."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

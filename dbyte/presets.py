@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from dbyte.paths import ROOT
-from dbyte.scale_file import BUILT_IN, MAY_BE_ZERO, STEP_BYTES, STUDENT, read, read_all
+from dbyte.scale_file import BUILT_IN, MAY_BE_ZERO, STEP_BYTES, STUDENT, present, read, read_all
 
 FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models whose core reads plain embeddings
 
@@ -109,8 +109,9 @@ class Scale:
     in each process unless told otherwise, None: all. items: MiniBench items per column; dynamics_items: items per
     column for the many models of Figure 2. ablation: what the many students of the ablations get. teachers: those of
     Table 10, None: it names no others. continues: the scale whose teacher this one's continues, with its tokenizer,
-    None: it starts from new weights. whole_world: what `whole_world` changes, None: nothing. Raises ValueError for rows
-    or bytes below 1, steps without bytes, or an unknown precision.
+    None: it starts from new weights. benchmarks: columns of the paper that are measured on real items, of which no
+    training text may hold one (contamination.py). whole_world: what `whole_world` changes, None: nothing. Raises
+    ValueError for rows or bytes below 1, steps without bytes, or an unknown precision.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Scale:
     continues: "Scale | None" = None
     precision: str = "fp32"
     whole_world: Mapping[str, object] | None = None
+    benchmarks: tuple[str, ...] = ()
 
     def __post_init__(self):
         _at_least(1, vars(self),
@@ -219,6 +221,7 @@ def scale(name: str, settings: Sequence[str] = ()) -> Scale:
         found = SCALES[name]
     else:
         found = read(BUILT_IN[name] if name in BUILT_IN else _file(name), Scale, TeacherShape, tuple(settings))
+    found = replace(found, corpora=present(found.corpora, found.name))
     if found.name not in SCALES and isinstance(found.teacher, str):
         found = replace(found, teacher=str(_place(found.teacher) or found.teacher))
     if not (device := os.environ.get(DEVICE)):

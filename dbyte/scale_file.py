@@ -7,6 +7,7 @@ number of the right type is meant.
 
 import hashlib
 import json
+import os
 import tomllib
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -32,6 +33,7 @@ STAGE2 = dict(
     head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, boundary_loss=bool)
 # The steps' bytes, which have no default.
 STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "stage2": ("head_bytes", "full_bytes")}
+TEXT = "DBYTE_TEXT"  # the variable that names a folder of text, for a corpus file:$DBYTE_TEXT
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
 
 
@@ -41,6 +43,14 @@ class Lesson:
 
     corpora: tuple[tuple[str, int], ...]
     train_bytes: int
+
+
+def present(corpora: tuple[tuple[str, int], ...], scale: str) -> tuple[tuple[str, int], ...]:
+    """The corpora of a scale but those in the folder $DBYTE_TEXT where that is not set; ValueError if none is left."""
+    found = tuple(each for each in corpora if TEXT not in each[0] or os.environ.get(TEXT))
+    if not found:
+        raise ValueError(f"scale {scale} trains on text of your own: set ${TEXT} to a folder of .txt or .jsonl files")
+    return found
 
 
 def read_all(scale: type, shape: type) -> list:

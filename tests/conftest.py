@@ -5,6 +5,7 @@ from functools import cache
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("PIP_NO_INDEX", "1")  # no test downloads a teacher
 
 import pytest
 import torch

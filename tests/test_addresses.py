@@ -1,8 +1,9 @@
 """Addresses do not drift: what was trained before a change of the code must be found after it.
 
 A run's address hashes its step, student, data and the bytes of its teacher's weights. Here teachers and data have fixed
-names in place of hashes, so that nothing is trained or packed; the literals come from the code at commit 52e6e32. The
-teacher's own address does not depend on weights: it is compared with the committed result.
+names in place of hashes, so that nothing is trained, packed or downloaded; the literals come from the code at commit
+52e6e32, those of `real` from the day it was added. The teacher's own address does not depend on weights: it is compared
+with the committed result.
 """
 
 import json
@@ -20,6 +21,7 @@ from dbyte.presets import SCALES, whole_world
 
 MAIN = {  # the five steps of the curriculum
     "smoke": ["779799218780127e", "5fbb05108dbed3e4", "a722c9ced00c8104", "8faf227417691fdf", "52174f8c0f8341ba"],
+    "real": ["95ad5cd2e482f27f", "8274b263c749dadc", "efaf73e965b45a12", "e4cf8cd48dbe63fc", "dd03de97824d74da"],
     "small": ["1b92e4409b902c9b", "79f76f8c0c7abc80", "fecb46bbae57bec1", "f5668fc883c5dcac", "3860a0fc8402aacb"],
     "gpu": ["70e0cede2c4221d9", "de96e36a86757197", "5fe08a3dedcedd98", "5802311f5467cb61", "7ef19c763cd8af62"],
     "hub": ["bf911dd2b4c4e006", "186efec4cf5edd32", "b98cf16b982d0d24", "c3dd6628b6a8982c", "cbc547df9310880d"],
@@ -89,6 +91,7 @@ def nothing_is_read(monkeypatch):
              "model_hash": lambda folder: f"model of {folder}", "training_rows": rows,
              "transformed_rows": transformed_rows,
              "TokenBytes": SimpleNamespace(from_tokenizer=lambda _: tokens)}
+    monkeypatch.setattr(curriculum, "teacher_folder", Path)
     for module in (curriculum, variants):
         for name in fakes.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, fakes[name])

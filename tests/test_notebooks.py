@@ -7,14 +7,23 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from dbyte.notebook.pairing import INJECTED, NAME, differences, needs, parameters, read_notebook, read_script, tags
-from dbyte.paths import COMMITTED_SCALE
+from dbyte.notebook.pairing import (
+    INJECTED,
+    NAME,
+    differences,
+    home_scale,
+    needs,
+    parameters,
+    read_notebook,
+    read_script,
+    tags,
+)
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if NAME.fullmatch(path.stem))
 EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "04_ablation_alignment", "05_ablation_encoder",
             "06_decoding_strategies", "07_boundary_visualization", "08_robustness", "09_router", "10_teacher_scale",
-            "14_curriculum_order", "15_ablation_byte_sft", "99_claims"}
+            "14_curriculum_order", "15_ablation_byte_sft", "17_real_teacher", "99_claims"}
 LINES = 15
 SHELL = {"subprocess", "pip", "os.system", "get_ipython"}
 RECORDER = {"write_results", "read_results", "time", "environment"}  # only `results.begin` gives these
@@ -133,7 +142,7 @@ def test_the_committed_outputs_stand_below_the_parameters_that_made_them_and_nam
     notebook = read_notebook(script.with_suffix(".ipynb"))
     (given,) = [cell.source for cell in notebook.cells if tags(cell) == (INJECTED,)]
     values = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(given).body}
-    assert values.keys() <= parameters(notebook, name=script.stem).keys() and values["scale"] == COMMITTED_SCALE
+    assert values.keys() <= parameters(notebook, name=script.stem).keys() and values["scale"] == home_scale(script)
     (printed,) = [output.text for cell in code_cells(notebook) for output in cell.outputs
                   if "results.begin(" in cell.source]
     assert printed.startswith(f"scale    {values['scale']}, seed {values['seed']}\n")

@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-HEAVY = ("triton", "mamba_ssm", "causal_conv1d", "lm_eval", "datasets", "matplotlib")
+HEAVY = ("gguf", "triton", "mamba_ssm", "causal_conv1d", "lm_eval", "datasets", "matplotlib")
 # environment.yml follows conda-forge's kernel builds here, not pyproject.toml: mamba-ssm is built there for pytorch
 # 2.10, causal-conv1d and triton come along with that pytorch.
 CONDA_DIFFERS = {"torch": "2.10.*", "mamba-ssm": "2.3.1"}
@@ -113,6 +113,7 @@ def imported(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "dbyte").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_the_code_imports_is_declared(path):
     declared = CORE | EXTRAS["cuda"] | (EXTRAS["notebooks"] if path.name in NOTEBOOK_MODULES else {})
+    declared |= EXTRAS["teachers"] if path.name == "gguf_file.py" else {}
     undeclared = imported(path) - {MODULE_OF.get(name, name) for name in declared}
     undeclared -= {"IPython"} if "ipykernel" in declared else set()  # it comes with ipykernel
     assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not declare for it"

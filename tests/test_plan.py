@@ -16,7 +16,7 @@ from dbyte.report.published import published
 # The parameters that each model's card or weight index gives, embeddings counted once where they are tied.
 PUBLISHED = {"meta-llama/Llama-3.2-1B": 1_235_814_400, "meta-llama/Llama-3.2-3B": 3_212_749_824,
              "Qwen/Qwen3-0.6B": 596_049_920, "Qwen/Qwen3-4B": 4_022_468_096,
-             "allenai/OLMo-2-0425-1B": 1_484_916_736}
+             "allenai/OLMo-2-0425-1B": 1_484_916_736, "smollm2-135m": 134_515_008}
 
 
 @pytest.mark.parametrize("name", CORES)
@@ -75,7 +75,7 @@ def test_every_scale_has_a_plan(name):
     for step in curriculum(setting.scale):
         assert f"| {step.name} |" in text
     assert "0.1 TFLOP/s" in text and "rows at a time" not in text  # nobody said how much memory
-    assert ("| Muon |" in text) == (name in ("smoke", "small", "gpu"))
+    assert ("| Muon |" in text) == (name in ("smoke", "real", "small", "gpu"))
 
 
 def test_the_command_prints_the_plan(capsys):

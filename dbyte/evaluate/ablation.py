@@ -59,26 +59,29 @@ def dynamics_rows(measurer: Measurer, trained: Trained, reading: str) -> list[di
     rows = []
     items = measurer.scale.ablation.items
     for name, by_seed in trained.items():
-        for kept in zip(*map(_kept_models, by_seed), strict=True):
+        for kept in zip(*map(kept_models, by_seed), strict=True):
             columns = [measurer.columns(folder, reading, items=items) for _, folder, _ in kept]
             rows += accuracy_rows({name: columns}, train_bytes=kept[0][0])
     return rows
 
 
-def curriculum_rows(measurer: Measurer, runs: Sequence[Run], teacher: Path) -> list[dict]:
+def curriculum_rows(
+    measurer: Measurer, runs: Sequence[Run], teacher: Path, *, only: Sequence[str] | None = None
+) -> list[dict]:
     """Figure 2's rows: accuracy after each kept model of steps 1.1 and 1.2, against bytes from the start of Stage 1.
 
-    Along the teacher's boundaries, since the router learns in step 1.3 only.
+    Along the teacher's boundaries, since the router learns in step 1.3 only. only: the names of some columns.
     """
     items = measurer.scale.dynamics_items
-    rows = column_rows("teacher", measurer.columns(teacher, "token", items=items), step="0", train_bytes=0)
-    for seen, folder, step in _kept_models(runs[:2]):
-        found = measurer.columns(folder, "stage1/tokenizer", items=items)
+    rows = column_rows("teacher", measurer.columns(teacher, "token", items=items, only=only), step="0",
+                       train_bytes=0)
+    for seen, folder, step in kept_models(runs[:2]):
+        found = measurer.columns(folder, "stage1/tokenizer", items=items, only=only)
         rows += column_rows("student", found, step=step, train_bytes=seen)
     return rows
 
 
-def _kept_models(runs: Sequence[Run]) -> list[tuple[int, Path, str]]:
+def kept_models(runs: Sequence[Run]) -> list[tuple[int, Path, str]]:
     """Bytes since the first step began, folder and step of each model that a student left on its way, the last too."""
     kept = []
     seen = 0

@@ -29,6 +29,7 @@ from dbyte.evaluate.boundaries import Agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, passage_of, tally
 from dbyte.evaluate.exposure import Deviation, deviations, finished
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
+from dbyte.evaluate.likeness import Likeness, likeness
 from dbyte.evaluate.lm import READINGS, StudentLM
 from dbyte.evaluate.noisy_lm import Noise, NoisyLM
 from dbyte.model.student import ByteStudent
@@ -38,6 +39,7 @@ from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.tasks import minibench
 from dbyte.tasks.column import Column, HarnessTask, items_hash
+from dbyte.tasks.paper import BENCHMARKS, data_folder
 from dbyte.text.corpus import Corpus
 from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
@@ -59,30 +61,44 @@ class Measurer:
     scale: Scale
     seed: int
 
-    def columns(self, folder: Path, reading: str, *, items: int | None = None) -> dict[str, ColumnResult]:
-        """MiniBench accuracy by column, on `items` items each (default: the scale's), or all if a column has fewer."""
+    def columns(
+        self, folder: Path, reading: str, *, items: int | None = None, only: Sequence[str] | None = None
+    ) -> dict[str, ColumnResult]:
+        """Accuracy by column: of the scale's real benchmarks, or of MiniBench where it names none.
+
+        items: of each column (None: the scale's), or all if it has fewer. only: the names of some columns.
+        """
         limit = items or self.scale.items
         taught = minibench.taught_by(name for name, _ in self.scale.corpora)
-        return {name: self.column(folder, reading, column, items=limit) for name, column in taught.items()}
+        asked = [name for name in self.scale.benchmarks or taught if only is None or name in only]
+        if self.scale.benchmarks:
+            return {name: self.benchmark(folder, reading, name, items=limit) for name in asked}
+        return {name: self.column(folder, reading, taught[name], items=limit) for name in asked}
 
     def column(
         self, folder: Path, reading: str, column: Column, *, items: int, noise: Noise | None = None
     ) -> ColumnResult:
         """One column on `items` items, or all if it has fewer; with noise, of what the model is asked."""
         n = min(items, column.available)
-        task = column.as_task(n)
-        asked = {key: value for key, value in task.config.items() if not callable(value)}
-        if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
-            asked["prompts"] = "read along the tokenizer's boundaries"
-        if reading != "token" and "generation_kwargs" in asked and find_compiler() and self.scale.device == "cpu":
-            asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
-        key = {"column": column.name, "items": items_hash(column.items(n)), "task": asked}
-        if "generation_kwargs" not in asked:
-            key |= SCORED.get(reading, {})
-        if noise:
-            key["noise"] = asdict(noise)
-        found = self._known(key, folder, reading, lambda: self._answers(folder, reading, task, noise))
-        return ColumnResult(**found | {"correct": tuple(found["correct"])})
+        key = {"column": column.name, "items": items_hash(column.items(n))}
+        return self._answered(key, folder, reading, column.as_task(n), noise)
+
+    def benchmark(
+        self, folder: Path, reading: str, name: str, *, items: int | None = None, noise: Noise | None = None
+    ) -> ColumnResult:
+        """A column of the paper on its first `items` real items (None: the scale's), from $DBYTE_DATA or the hub."""
+        limit = items or self.scale.items
+        data = data_folder()
+        key = {"benchmark": name, "items": items_hash(BENCHMARKS[name].rows(data)[:limit])}
+        return self._answered(key, folder, reading, BENCHMARKS[name].as_task(limit, data=data), noise)
+
+    def likeness(self, folder: Path, teacher: Path, corpus: str) -> Likeness:
+        """How like its teacher a Stage-1 student is on a corpus's held-out documents."""
+        texts = self._heldout(corpus)
+        key = {"likeness": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes,
+               "teacher": model_hash(teacher)}
+        return Likeness(**self._known(key, folder, "stage1/tokenizer", lambda: asdict(self._likeness(
+            folder, teacher, texts.documents))))
 
     def bits(self, folder: Path, reading: str, corpus: str) -> dict:
         """Bits per byte on a corpus's held-out documents: value, stderr, n (pieces), text_bytes, nats_P (per piece).
@@ -94,9 +110,9 @@ class Measurer:
         key |= SCORED.get(reading, {})
         return self._known(key, folder, reading, lambda: self._bits(folder, reading, list(texts.documents)))
 
-    def boundaries(self, folder: Path, corpus: str) -> Agreement:
-        """Agreement of a student's router with its teacher's tokens on a corpus's held-out documents."""
-        texts = self._heldout(corpus)
+    def boundaries(self, folder: Path, corpus: str, texts: Corpus | None = None) -> Agreement:
+        """Agreement of a student's router with its teacher's tokens on a corpus's held-out documents, or on `texts`."""
+        texts = texts or self._heldout(corpus)
         key = {"boundaries": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
         return Agreement(**self._known(key, folder, "stage1/router", lambda: asdict(
             tally(*self._rows(folder, texts.documents, row_bytes=self.scale.row_bytes)).agreement())))
@@ -139,9 +155,22 @@ class Measurer:
 
     # -- what is measured, and remembered -----------------------------------------------------------------------------
 
-    def _answers(self, folder: Path, reading: str, task: HarnessTask, noise: Noise | None) -> dict:
-        lm = self._lm(folder, reading)
-        return asdict(evaluate_tasks(NoisyLM(lm, noise) if noise else lm, [task])[task.name])
+    def _answered(self, key: dict, folder: Path, reading: str, task: HarnessTask, noise: Noise | None) -> ColumnResult:
+        """A task's result; key: its name and items."""
+        def answers() -> dict:
+            lm = self._lm(folder, reading)
+            return asdict(evaluate_tasks(NoisyLM(lm, noise) if noise else lm, [task])[task.name])
+
+        asked = {name: value for name, value in task.config.items() if not callable(value)}
+        if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
+            asked["prompts"] = "read along the tokenizer's boundaries"
+        if reading != "token" and "generation_kwargs" in asked and find_compiler() and self.scale.device == "cpu":
+            asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
+        key = key | {"task": asked} | ({} if "generation_kwargs" in asked else SCORED.get(reading, {}))
+        if noise:
+            key["noise"] = asdict(noise)
+        found = self._known(key, folder, reading, answers)
+        return ColumnResult(**found | {"correct": tuple(found["correct"])})
 
     def _bits(self, folder: Path, reading: str, texts: list[str]) -> dict:
         pieces = heldout_pieces(texts, _token_bytes(folder), row_bytes=self.scale.row_bytes)
@@ -154,6 +183,10 @@ class Measurer:
         if reading == "stage2/router":
             found["folded"] = bits_per_byte([-score.folded_nats for score in scores], pieces).value
         return found
+
+    def _likeness(self, folder: Path, teacher: Path, texts: Sequence[str]) -> Likeness:
+        student, rows = self._rows(folder, texts, row_bytes=self.scale.row_bytes)
+        return likeness(student, load_teacher(teacher, device=self.scale.device)[0], rows)
 
     def _lm(self, folder: Path, reading: str) -> LM:
         """The harness's view of a model under a reading."""

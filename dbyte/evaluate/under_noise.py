@@ -20,6 +20,7 @@ from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.presets import Scale
 from dbyte.tasks import minibench, prose
 from dbyte.tasks.column import Column
+from dbyte.tasks.paper import BENCHMARKS, Benchmark
 from dbyte.text.corpus import load_corpus
 from dbyte.text.perturb import KINDS
 
@@ -29,8 +30,10 @@ TAUGHT = (PAPERS, "PIQA", "ARC-E")
 Answers = dict[str, dict[str, np.ndarray]]  # task -> "clean" or perturbation -> [N] between 0 and 1
 
 
-def columns(scale: Scale, *, only: Sequence[str] | None = None) -> dict[str, Column]:
-    """The columns that are asked at a scale, by name; only: these alone."""
+def columns(scale: Scale, *, only: Sequence[str] | None = None) -> dict[str, Column] | dict[str, Benchmark]:
+    """The columns that are asked at a scale, by name; only: these alone. With real benchmarks it is the paper's own."""
+    if scale.benchmarks:
+        return {PAPERS: BENCHMARKS[PAPERS]}
     taught = minibench.taught_by(name for name, _ in scale.corpora)
     asked = {name: taught[name] for name in TAUGHT if name in taught} | {prose.NAME: prose_column()}
     return {name: column for name, column in asked.items() if only is None or name in only}
@@ -53,8 +56,11 @@ def answers(
     measurer: Measurer, folder: Path, reading: str, *, items: int, only: Sequence[str] | None = None
 ) -> Answers:
     """What a model answers to the first `items` of each column (`only` these), clean and under each perturbation."""
-    def correct(column: Column, noise: Noise | None = None) -> np.ndarray:
-        return np.asarray(measurer.column(folder, reading, column, items=items, noise=noise).correct, dtype=float)
+    def correct(column: Column | Benchmark, noise: Noise | None = None) -> np.ndarray:
+        found = (measurer.benchmark(folder, reading, column.name, items=items, noise=noise)
+                 if isinstance(column, Benchmark) else
+                 measurer.column(folder, reading, column, items=items, noise=noise))
+        return np.asarray(found.correct, dtype=float)
 
     found: Answers = {}
     for name, column in columns(measurer.scale, only=only).items():

@@ -22,6 +22,10 @@ CORES: dict[str, dict] = {
         hidden_size=2048, num_hidden_layers=16, num_attention_heads=32, head_dim=64),
     "meta-llama/Llama-3.2-3B": LLAMA | dict(
         hidden_size=3072, num_hidden_layers=28, num_attention_heads=24, head_dim=128),
+    "smollm2-135m": dict(
+        model_type="llama", hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+        intermediate_size=1536, vocab_size=49_152, max_position_embeddings=8192, tie_word_embeddings=True,
+        rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 100_000.0}),
     "Qwen/Qwen3-0.6B": QWEN | dict(
         hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, intermediate_size=3072),
     "Qwen/Qwen3-4B": QWEN | dict(

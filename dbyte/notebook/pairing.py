@@ -18,6 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from dbyte.atomic import atomic_write
+from dbyte.paths import COMMITTED_SCALE
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 NAME = re.compile(r"\d\d_\w+")
@@ -54,10 +55,7 @@ def needs(script: Path) -> frozenset[str]:
     There stands a list of numbers, or `all` for every earlier notebook. Needs only set an order: run by itself, a
     notebook trains what it finds untrained. Raises ValueError for anything but earlier notebooks.
     """
-    import jupytext
-
-    header = jupytext.read(script, fmt="py:percent").metadata.get("dbyte") or {}
-    declared = header.get("needs", [])
+    declared = _header(script).get("needs", [])
     earlier = {path.stem[:2] for path in find_scripts(script.parent) if path.stem[:2] < script.stem[:2]}
     if declared == "all":
         return frozenset(earlier)
@@ -65,6 +63,18 @@ def needs(script: Path) -> frozenset[str]:
         raise ValueError(f"{script.stem}: `needs` must be `all` or a list of earlier notebooks in quotes, some of "
                          f"{sorted(earlier)}, found {declared!r}")
     return frozenset(declared)
+
+
+def home_scale(script: Path) -> str:
+    """Return the scale whose outputs the committed .ipynb shows: `scale` under `dbyte` in the header, or the usual."""
+    return _header(script).get("scale", COMMITTED_SCALE)
+
+
+def _header(script: Path) -> dict:
+    """What stands under `dbyte` in a script's header."""
+    import jupytext
+
+    return jupytext.read(script, fmt="py:percent").metadata.get("dbyte") or {}
 
 
 def _with_stable_ids(cells: list[NotebookNode]) -> list[NotebookNode]:

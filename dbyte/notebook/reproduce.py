@@ -1,8 +1,8 @@
 """Run the notebooks at one scale under papermill, each in a process of its own once those it builds on are done.
 
-The percent script is what runs. The executed notebook goes to runs/notebooks/<scale>/. At the committed scale the
-.ipynb next to the script is written too, so that readers see what ran, if it is the work of one commit. What papermill
-only warns about (an unknown parameter, a missing tag) is an error here, before anything runs.
+The percent script is what runs. The executed notebook goes to runs/notebooks/<scale>/. At the committed scale, or that
+of the script's header, the .ipynb next to the script is written too, so that readers see what ran, if it is the work of
+one commit. What papermill only warns about (an unknown parameter, a missing tag) is an error here, before it runs.
 """
 
 import json
@@ -24,6 +24,7 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.runs import NOTEBOOK
 from dbyte.notebook.pairing import (
     find_scripts,
+    home_scale,
     needs,
     parameters,
     read_notebook,
@@ -31,7 +32,7 @@ from dbyte.notebook.pairing import (
     with_outputs,
     write_notebook,
 )
-from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
+from dbyte.paths import FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
 
 TIMES = "notebook_times"  # the results that remember how long each notebook took
 GRACE = 20.0  # seconds in which a notebook that is told to stop stops its kernel
@@ -276,10 +277,11 @@ def reproduce(
             print(f"[{one.name}] done in {one.seconds:.1f} s: {shown(one.executed)}", flush=True)
             if jobs == 1:  # on cores of its own, so its time says what it costs
                 remember(one.name, one.seconds, scale=scale, seed=seed, results=results, device=chosen.device)
-            if scale == COMMITTED_SCALE and commit() == code and not code.endswith("+changes"):
+            home = scale == home_scale(one.script)
+            if home and commit() == code and not code.endswith("+changes"):
                 paired = with_outputs(one.notebook, executed=read_notebook(one.executed))
                 write_notebook(one.script.with_suffix(".ipynb"), paired)
-            elif scale == COMMITTED_SCALE:
+            elif home:
                 print(f"[{one.name}] the .ipynb next to the script stays as it was: it shows the work of one commit, "
                       "and dbyte/ has others or has changes", flush=True)
     if failed:

@@ -12,6 +12,7 @@ H-Net's tables, and the paper's levels agree with it; the others have acc. MMLU 
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -83,11 +84,22 @@ class Benchmark:
             config |= {"dataset_name": "all", "doc_to_text": SUBJECT + stock["doc_to_text"]}
         if data is not None:
             splits = {split: layout.read(data) for split, layout in self._found(data).items()}
+            splits["test"] = splits["test"][:limit]  # the harness would prepare all, which takes seconds
             examples = "train" if self.shots else None
             config |= {"custom_dataset": lambda **_: datasets_of(splits), "dataset_path": None, "dataset_name": None,
                        "dataset_kwargs": None, "test_split": "test", "validation_split": None,
                        "training_split": examples, "fewshot_split": examples, "fewshot_config": None}
         return HarnessTask(self.name, self.metric, self.chance, config, at_least_one(limit))
+
+    def rows(self, data: Path | None) -> Items:
+        """All items that are asked, as rows; data and errors are those of `as_task`."""
+        if data is not None:
+            return self._found(data)["test"].read(data)
+        from datasets import load_dataset
+
+        config = self.as_task().config
+        split = config.get("test_split") or config["validation_split"]
+        return list(load_dataset(config["dataset_path"], config.get("dataset_name"), split=split))
 
     def _found(self, data: Path) -> dict[str, Layout]:
         """For each split the first layout whose files all exist; FileNotFoundError that lists what was looked for."""
@@ -98,6 +110,20 @@ class Benchmark:
                        for split, layouts in wanted.items() if split not in found]:
             raise FileNotFoundError(f"{self.name}: looked in {data} for {', and for '.join(missing)}")
         return found
+
+
+def data_folder() -> Path | None:
+    """The folder of local items that $DBYTE_DATA names; None where it is unset: the hub.
+
+    Raises FileNotFoundError if there is no such folder.
+    """
+    if not (named := os.environ.get("DBYTE_DATA")):
+        return None
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"$DBYTE_DATA names {named!r}, which is no folder: name one with items as in "
+                                "docs/evaluation.md, or unset it to read them from the hub")
+    return folder
 
 
 def lambada_pairs(given: Items) -> Items:

@@ -7,6 +7,7 @@ path starts at the working directory, or at the project's root if the working di
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ BLANK_LINES = re.compile(r"\r?\n(?:[ \t]*\r?\n)+")
 
 def readable_files(place: str | Path) -> list[Path]:
     """The .txt and .jsonl files at a path; ValueError if there are none, FileNotFoundError for a missing path."""
-    path = Path(place).expanduser()
+    path = Path(os.path.expandvars(place)).expanduser()
     if not path.exists():
         path = ROOT / path
     if not path.exists():

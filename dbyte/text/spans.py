@@ -116,8 +116,9 @@ class TokenBytes:
         forms = [form.format(content) for content in added for form in ("{}", "a{}b", " {0} \n{0}")]
         table.align_batch(list(filter(table.can_spell, forms)))
         if table.missing_bytes:
-            warnings.warn(f"{name} has no token for {listed(table.missing_bytes)}: a text with such a byte is refused, "
-                          "and left out of training", stacklevel=2)
+            # without the tokenizer's path and from one place: so Python says it once
+            warnings.warn(f"the tokenizer has no token for {listed(table.missing_bytes)}: a text with such a byte is "
+                          "refused, and left out of training", stacklevel=1)
         return table
 
     def __len__(self) -> int:

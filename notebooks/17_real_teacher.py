@@ -1,0 +1,275 @@
+# ---
+# jupyter:
+#   dbyte:
+#     needs: ['00', '01', '02']
+#     scale: real
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 17 · One teacher, from tokens to bytes, and what is left of it
+#
+# Table 1, Figures 2 and 3 and Table 6 of the paper for one teacher on one page. At scale `real` it is a pretrained
+# model that was not made here, its training text is real, and so are the benchmarks; at the other scales it is the
+# scale's own teacher with MiniBench. Measured is what each step keeps: accuracy, the divergence from the teacher and
+# bits per byte, the router's boundaries, robustness, and what the student writes. A control leaves out step 1.1.
+#
+# **Claims:** alignment alone recovers most of the teacher; Stage 1 keeps nearly all of it; Stage 2 costs a few points.
+# **Cost:** at `real` up to three hours of two CPU cores, nearly all of it training, which resumes where it stopped; at
+# `smoke` a minute after notebooks 01 and 02. What it took is in `results/<scale>/notebook_times.csv`.
+
+# %% tags=["parameters"]
+scale = "smoke"
+seed = 0
+
+# %%
+import pandas as pd
+import torch
+from IPython.display import Image, Markdown
+
+import dbyte
+from dbyte import presets
+from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.teacher import teacher_run
+from dbyte.evaluate import under_noise
+from dbyte.evaluate.ablation import curriculum_rows
+from dbyte.evaluate.measure import Measurer
+from dbyte.model.teacher import load_teacher
+from dbyte.report import ablations, chunk_view, figures, real_teacher, results, tables
+
+# %%
+chosen = presets.scale(scale)
+record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
+
+# %% [markdown]
+# ## The five steps, and what they cost
+#
+# Runs that are complete are loaded. Core-seconds are wall time times threads. Peak memory is that of the process that
+# trained the step, from its start: it never falls from one step to the next. Empty is what a run of an older version
+# did not write down.
+
+# %%
+teacher = teacher_run(chosen, seed=seed)
+runs = run_steps(chosen, curriculum(chosen), seed=seed)
+final = runs[2].model_folder
+
+# %%
+with record("real_cost", keys=["step"], of=runs[4]) as rows:
+    for run in runs:
+        facts = run.facts()
+        rows.append({"step": facts["step"], "value": facts["seconds"] * facts.get("threads", 1),
+                     "stderr": float("nan"), "n": facts["updates"], "seconds": facts["seconds"],
+                     "train_bytes": facts["train_bytes"], "bytes_per_second": facts["train_bytes"] / facts["seconds"],
+                     "peak_GB": facts.get("peak_bytes", float("nan")) / 1e9})
+cost = record.read("real_cost").rename(columns={"value": "core_seconds", "n": "updates"})
+tables.Table(cost.drop(columns="stderr"))
+
+# %% [markdown]
+# ## Table 1: accuracy
+#
+# The same items through the same harness for all. "Tokenizer's" and "router's" say whose boundaries a student of
+# Stage 1 is read along. A column is near chance, and left out of the averages, where the teacher is less than two
+# standard errors above what guessing scores.
+
+# %%
+measurer = Measurer(chosen, seed)
+models = {"teacher": (teacher, "token"), "after 1.1": (runs[0].model_folder, "stage1/tokenizer"),
+          "Stage 1, tokenizer's": (final, "stage1/tokenizer"), "Stage 1, router's": (final, "stage1/router"),
+          "Stage 2": (runs[4].model_folder, "stage2/router")}
+
+# %%
+with record("real_columns", keys=["model", "task"], of=runs[4]) as rows:
+    rows += real_teacher.kept_rows({model: measurer.columns(*how) for model, how in models.items()})
+columns = record.read("real_columns")
+named = columns.assign(task=[f"{row.task} ({row.near_chance})" if row.near_chance else row.task
+                             for row in columns.itertuples()])
+table = tables.estimates(named, rows=["model"], columns="task", order=sorted(named.task.unique()))
+tables.Table(table.set_index("model").loc[list(models)].reset_index())
+
+# %% [markdown]
+# What is kept, in percent of the teacher's accuracy, and of its accuracy above chance, with 95 % bootstrap intervals
+# over items, paired:
+
+# %%
+kept = columns[(columns.model != "teacher") & columns.kept.notna()]
+kept = kept.sort_values(["task", "model"], key=lambda values: values.map(str.lower))
+shown = kept[["task", "model", "chance", "n", "near_chance"]].astype({"n": str})
+for name, words in (("kept", "retention %"), ("above_chance", "above chance %")):
+    shown[words] = kept[name]
+    ends = zip(kept[f"{name}_low"], kept[f"{name}_high"], strict=True)
+    shown[f"95 % of {words}"] = [f"{low:.1f} to {high:.1f}" if low == low else "" for low, high in ends]
+tables.Table(shown, digits=1)
+
+# %% [markdown]
+# ## Real text: divergence from the teacher, and bits per byte
+#
+# On held-out documents. Along the tokenizer's boundaries student and teacher predict the same tokens, so that their
+# distributions can be compared one by one (Eq. 3). Bits per byte compare all readings, the router's boundaries and
+# Stage 2's joint score too, which are lower bounds of the text's probability: so these bits are upper bounds.
+
+# %%
+with record("real_text", keys=["corpus", "measure", "model"], of=runs[4]) as rows:
+    rows += real_teacher.text_rows(measurer, models)
+text = record.read("real_text")
+like = text[text.measure != real_teacher.BITS]
+tables.Table(tables.estimates(like, rows=["corpus", "measure"], columns="model", order=list(models), digits=3))
+
+# %%
+bits = text[text.measure == real_teacher.BITS]
+bits = bits.sort_values(["corpus", "model"], key=lambda names: names.map({name: k for k, name in enumerate(models)}.get)
+                        if names.name == "model" else names)
+more = [tables.with_error(row.more, row.more_stderr, digits=2) for row in bits.itertuples()]
+tables.Table(bits.assign(more=more)[["corpus", "model", "value", "stderr", "n", "more"]].rename(
+    columns={"value": "bits per byte", "n": "pieces", "more": "% over the teacher's"}), digits=4)
+
+# %% [markdown]
+# ## The router
+#
+# F1 of its boundaries against the teacher's tokens in percent, on held-out documents. If `$DBYTE_SCRIPTS` names a
+# folder of texts in other scripts, each of its files is a row too; a file that was trained on says less.
+
+# %%
+with record("real_router", keys=["corpus"], of=runs[2]) as rows:
+    rows += real_teacher.router_rows(measurer, final)
+tables.Table(record.read("real_router").sort_values("value", ascending=False), digits=1)
+
+# %% [markdown]
+# ## Figure 2: two phases
+#
+# After each model that steps 1.1 and 1.2 kept on their way: the divergence from the teacher, and the accuracy on two
+# columns with fewer items than above. All along the tokenizer's boundaries.
+
+# %%
+with record("real_divergence", keys=["model", "corpus", "train_bytes"], of=runs[1]) as rows:
+    rows += real_teacher.divergence_rows(measurer, runs[:2], teacher)
+divergence = record.read("real_divergence")
+lines = divergence.assign(model=divergence.model + ", " + divergence.corpus)
+lines.attrs = divergence.attrs
+picture = ablations.loss_figure(lines, sorted(lines.model.unique()), label=real_teacher.KL)
+Image(figures.save(picture, "real_divergence", frames=[divergence]))
+
+# %%
+watched = ["LMB", "PIQA"]
+with record("real_dynamics", keys=["model", "task", "train_bytes"], of=runs[1]) as rows:
+    rows += curriculum_rows(measurer, runs, teacher, only=watched)
+dynamics = record.read("real_dynamics")
+of_teacher = dynamics[dynamics.model == "teacher"]
+steps = dynamics[dynamics.model == "student"].assign(model="step " + dynamics.step)
+picture = ablations.curves_figure(steps, ["step 1.1", "step 1.2"], teacher=of_teacher)
+Image(figures.save(picture, "real_dynamics", frames=[dynamics]))
+
+# %% [markdown]
+# ## What step 1.1 is worth
+#
+# The control has no step 1.1. It begins with step 1.2, at the rates of step 1.1 for its untrained encoder, and reads
+# as many bytes as the training FLOPs of both steps buy. Both are read along the tokenizer's boundaries.
+
+# %%
+step = real_teacher.without_alignment(chosen, runs, teacher, seed=seed)
+control = run_steps(chosen, (step,), seed=seed)[0]
+pair = {"teacher": (teacher, "token"), "1.1, then 1.2": (runs[1].model_folder, "stage1/tokenizer"),
+        "1.2 alone": (control.model_folder, "stage1/tokenizer")}
+with record("real_control", keys=["corpus", "measure", "model"], of=control) as rows:
+    rows += real_teacher.text_rows(measurer, pair)
+without = record.read("real_control")
+print(f"1.2 alone: {step.train_bytes / 1e6:.2f} MB; with 1.1: {runs[0].facts()['train_bytes'] / 1e6:.2f} MB of 1.1 and "
+      f"{runs[1].facts()['train_bytes'] / 1e6:.2f} MB of 1.2")
+tables.Table(tables.estimates(without, rows=["corpus", "measure"], columns="model", order=list(pair), digits=3))
+
+# %% [markdown]
+# ## Table 6: character noise
+#
+# Accuracy in percent, clean and under the five perturbations, each in prompt, completion and both, which are averaged.
+# At `real` on HellaSwag, as in the paper; elsewhere on the columns of notebook 08.
+
+# %%
+asked = min(chosen.dynamics_items, chosen.ablation.items)
+readers = {"teacher": models["teacher"], "stage1": models["Stage 1, router's"], "stage2": models["Stage 2"]}
+chance = under_noise.chances(chosen)
+noisy = {}
+with record("real_noise", keys=["model", "task", "kind"], of=runs[4]) as rows:
+    for model, how in readers.items():
+        noisy[model] = under_noise.answers(measurer, *how, items=asked)
+        rows += under_noise.noise_rows(model, noisy[model], chance)
+noise = record.read("real_noise")
+tables.Table(tables.by_noise(noise, models=list(readers)))
+
+# %%
+Image(figures.save(figures.robustness_figure(noise), "real_noise", frames=[noise]))
+
+# %% [markdown]
+# ## Figure 3: a passage
+#
+# Held-out text of the first corpus, the router's chunks and probabilities.
+
+# %%
+first = chosen.corpora[0][0]
+with record("real_passage", keys=["corpus", "text", "place"], of=runs[2]) as rows:
+    rows += measurer.passage(final, first)
+passage = record.read("real_passage")
+Image(figures.save(chunk_view.figure(passage), "real_chunks", frames=[passage]))
+
+# %% [markdown]
+# ## What they write
+#
+# The likeliest continuation of the same prompts.
+
+# %%
+prompts = ["The capital of France is", "Return the", "Question: Where does Anna live?\nAnswer:", "Once upon a time"]
+model, tokenizer = load_teacher(teacher, device=chosen.device)
+written = {"teacher": []}
+for prompt in prompts:
+    ids = [tokenizer.bos_token_id, *tokenizer.encode(prompt, add_special_tokens=False)]
+    ids_1M = torch.tensor([ids], device=model.device)
+    found_1M = model.generate(ids_1M, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    written["teacher"].append(tokenizer.decode(found_1M[0, len(ids):], skip_special_tokens=True))
+
+# %%
+for number, folder in (("Stage 1", final), ("Stage 2", runs[4].model_folder)):
+    student = dbyte.ByteStudent.from_pretrained(folder).to(chosen.device)
+    written[number] = dbyte.generate(student, prompts, max_new_bytes=100)
+tables.Table(pd.DataFrame({"prompt": prompts} | written).map(repr))
+
+# %% [markdown]
+# ## Goals
+#
+# What this project asks of scale `real`; elsewhere nothing has trained long enough to reach it, or the teacher is not
+# the one that is meant. "Within error" says that the bound is closer than two standard errors.
+
+# %%
+goals = []
+for row in text[text.model == "Stage 1, tokenizer's"].itertuples():
+    if row.measure == real_teacher.KL:
+        goals.append(tables.target(f"KL, nats a token, {row.corpus}", row.value, row.n, row.stderr, at_most=0.1))
+    if row.measure == real_teacher.BITS:
+        what = f"bits per byte over the teacher's, %, {row.corpus}"
+        goals.append(tables.target(what, row.more, row.n, row.more_stderr, at_most=3))
+for row in bits[bits.model == "Stage 2"].itertuples():
+    what = f"Stage 2's joint bits per byte over the teacher's, %, {row.corpus}"
+    goals.append(tables.target(what, row.more, row.n, row.more_stderr, at_most=10))
+
+# %%
+average = columns[(columns.task == "average") & columns.above_chance.notna()].set_index("model")
+for model, bound in {"Stage 1, tokenizer's": 90, "Stage 1, router's": 85}.items():
+    if model in average.index:
+        row = average.loc[model]
+        error = (row.above_chance_high - row.above_chance_low) / 4  # a 95 % interval is four standard errors wide
+        what = f"kept above chance, %, average, {model}"
+        goals.append(tables.target(what, row.above_chance, int(row.n), error, at_least=bound))
+tables.Table(pd.DataFrame(goals))
+
+# %%
+met = [goal for goal in goals if goal["verdict"].startswith("holds")]
+said = "; ".join(f"{goal['claim']}: {goal['ours']} against {goal['bound']}, "
+                 + goal["verdict"].replace("holds", "met").replace("fails", "missed") for goal in goals)
+Markdown(f"At scale `{chosen.name}` {len(met)} of {len(goals)} goals are met. {said}.")
+
+# %% [markdown]
+# ## What could not be reproduced
+#
+# Billion-parameter teachers and 125B bytes of FineWeb. The pretrained teacher of scale `real` has 135 million
+# parameters in four bits, and is near chance on several of the paper's columns; MMLU and GSM8K are beyond it and left
+# out. One teacher and one seed: intervals are over items and pieces of text, not over students.
