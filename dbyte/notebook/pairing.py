@@ -101,8 +101,8 @@ def read_script(script: Path) -> NotebookNode:
 def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNode:
     """Return `source` with the outputs that `executed` has for the same cells; a cell that changed keeps none.
 
-    papermill's cell of parameters comes along as a raw cell, which is shown and not run: who opens the notebook runs its
-    own defaults. jupytext's own combination would keep a changed cell's outputs, too.
+    papermill's cell of parameters comes along as a raw cell, which is shown and not run: who opens the notebook runs
+    its own defaults. jupytext's own combination would keep a changed cell's outputs, too.
     """
     # JupyterLab may have given other ids. deepcopy, so the caller's notebooks stay as they are.
     ran = _with_stable_ids(deepcopy(executed.cells))
