@@ -18,6 +18,7 @@ from dbyte.notebook.pairing import (
     read_script,
     tags,
 )
+from dbyte.paths import RESULTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if NAME.fullmatch(path.stem))
@@ -140,6 +141,9 @@ def test_the_committed_outputs_are_whole_and_carry_no_times(script):
 @each
 def test_the_committed_outputs_stand_below_the_parameters_that_made_them_and_name_one_commit(script):
     notebook = read_notebook(script.with_suffix(".ipynb"))
+    if not (RESULTS / home_scale(script)).exists():
+        assert not [cell for cell in code_cells(notebook) if cell.outputs]
+        pytest.skip(f"there are no results of scale {home_scale(script)} yet, and so no outputs of {script.stem}")
     (given,) = [cell.source for cell in notebook.cells if tags(cell) == (INJECTED,)]
     values = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(given).body}
     assert values.keys() <= parameters(notebook, name=script.stem).keys() and values["scale"] == home_scale(script)
