@@ -27,7 +27,8 @@ def interleaved(weight, head_width):
     return weight.view(-1, 2, head_width // 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
 
 
-def write_gguf(path, model, tokenizer, *, quantised=None, rules="qwen2", family=None, left_out=(), factors=None):
+def write_gguf(path, model, tokenizer, *, quantised=None, rules="qwen2", family=None, left_out=(), factors=None,
+               made_up=0, add_bos=False):
     """A GGUF file as llama.cpp's converter writes it."""
     config, kind = model.config, model.config.model_type
     family = family or kind
@@ -46,8 +47,9 @@ def write_gguf(path, model, tokenizer, *, quantised=None, rules="qwen2", family=
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(rules)
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token_id in special else 1 for token_id in range(len(tokens))])
+    writer.add_token_list(tokens + [f"[PAD{len(tokens) + row}]" for row in range(made_up)])
+    writer.add_token_types([3 if token_id in special else 1 for token_id in range(len(tokens))] + [5] * made_up)
+    writer.add_add_bos_token(add_bos)
     writer.add_token_merges([" ".join(merge) for merge in backend["model"]["merges"]])
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
@@ -133,6 +135,16 @@ def test_each_kind_of_rules_splits_numbers_as_its_family_does(rules, pieces, tok
     file = read_gguf(write_gguf(tmp_path / "toy.gguf", make_teacher(), tokenizer, rules=rules))
     split = gguf_tokenizer(file).backend_tokenizer.pre_tokenizer.pre_tokenize_str("The year 2023 I'LL")
     assert [piece.replace("Ġ", " ") for piece, _ in split][: len(pieces)] == pieces
+
+
+def test_rows_without_a_token_stand_for_no_text_and_bos_is_put_in_front_where_the_file_says_so(tokenizer, tmp_path):
+    file = read_gguf(write_gguf(tmp_path / "toy.gguf", make_teacher(), tokenizer, made_up=9, add_bos=True))
+    read = gguf_tokenizer(file)
+    assert len(file.values["tokenizer.ggml.tokens"]) == len(tokenizer) + 9
+    assert TokenBytes.from_tokenizer(read).content_hash == TokenBytes.from_tokenizer(tokenizer).content_hash
+    plain = tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
+    assert read(TEXTS[0])["input_ids"] == [tokenizer.bos_token_id, *plain]
+    assert read(TEXTS[0], add_special_tokens=False)["input_ids"] == plain
 
 
 @pytest.mark.parametrize("change, message", [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from dbyte.model.packed_attention import PACKED
@@ -23,7 +23,7 @@ THREE_DIGITS, ONE_DIGIT = WORDS % "{1,3}", WORDS % ""
 PRE_TOKENIZERS = {  # name in the file: what splits a text into pieces; None: single digits, then GPT-2's rules
     "llama-bpe": THREE_DIGITS, "llama3": THREE_DIGITS, "llama-v3": THREE_DIGITS, "dbrx": THREE_DIGITS,
     "qwen2": ONE_DIGIT, "smollm": None}
-CONTROL, USER_DEFINED = 3, 4  # types of tokens in a GGUF: special ones, and added ones that stand for text
+CONTROL, USER_DEFINED, UNUSED = 3, 4, 5  # types of tokens in a GGUF: special, added but standing for text, made up
 CONFIG = {  # field of a transformers config: key in the file, after the family's name
     "max_position_embeddings": "context_length", "num_hidden_layers": "block_count", "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length", "num_attention_heads": "attention.head_count",
@@ -165,7 +165,8 @@ def gguf_tokenizer(file: GGUF) -> PreTrainedTokenizerFast:
                          "in Hugging Face format instead")
     tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
     merges = [tuple(merge.split(" ", 1)) for merge in values["tokenizer.ggml.merges"]]
-    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
+    # Rows of the embeddings that no token has are filled with names such as [PAD151669], which stand for no text.
+    vocabulary = {token: token_id for token_id, token in enumerate(tokens) if types[token_id] != UNUSED}
     pattern = PRE_TOKENIZERS[rules]
     backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pattern == THREE_DIGITS))
     split = pre_tokenizers.Split(Regex(pattern), behavior="isolated") if pattern else pre_tokenizers.Digits(True)
@@ -177,6 +178,10 @@ def gguf_tokenizer(file: GGUF) -> PreTrainedTokenizerFast:
     for token, kind_of_token in zip(tokens, types, strict=True):
         if kind_of_token in (CONTROL, USER_DEFINED):
             backend.add_tokens([AddedToken(token, special=kind_of_token == CONTROL, normalized=False)])
+    if values.get("tokenizer.ggml.add_bos_token"):
+        bos_id = values["tokenizer.ggml.bos_token_id"]
+        backend.post_processor = processors.TemplateProcessing(single=f"{tokens[bos_id]} $A",
+                                                               special_tokens=[(tokens[bos_id], bos_id)])
     named = {f"{role}_token": tokens[values[f"tokenizer.ggml.{key}_token_id"]]
              for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
              if f"tokenizer.ggml.{key}_token_id" in values}
