@@ -38,7 +38,7 @@ QWEN3_SPECIAL = """<|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end
     <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>""".split()
 QWEN3_ADDED = """<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|>
     <|file_sep|> <tool_response> </tool_response> <think> </think>""".split()  # not special: they stand for text
-DOCUMENTS_PER_FILE = 120
+DOCUMENTS_PER_FILE = 24  # about 100 kB
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # types of tokens in a GGUF file
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer has no token for")  # SmolLM2's; tests/test_spans.py
 
