@@ -7,7 +7,10 @@ import sys
 from dbyte.commands import COMMANDS
 from dbyte.memory import ask_for_huge_pages
 
-NOTEBOOK_PACKAGES = ("papermill", "jupytext", "nbformat", "nbclient", "ipykernel")
+EXTRAS = {"gguf": "teachers"} | dict.fromkeys(  # what may be missing, and the extra that installs it
+    ("papermill", "jupytext", "nbformat", "nbclient", "ipykernel"), "notebooks")
+# Of a RuntimeError: torch has a class of its own for a full GPU only.
+TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed")
 SEEDS = 2**63
 READER_GONE = 141  # as a shell says of a program that ended by SIGPIPE
 
@@ -28,11 +31,21 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed must be a whole number from 0 to {SEEDS - 1}, found {seed}")
 
 
+def is_too_large(error: Exception) -> bool:
+    """Whether an error says that there is no memory of the size that was asked for, on a GPU, in torch or in numpy."""
+    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            or any(words in str(error) for words in TOO_LARGE))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 for a failed run, 2 for input that cannot be used."""
-    arguments = parser().parse_args(argv)
-    ask_for_huge_pages()
+    arguments = argparse.Namespace(traceback=False)
     try:
+        try:
+            arguments = parser().parse_args(argv)
+        finally:
+            sys.stdout.flush()  # --help waits in a buffer, too
+        ask_for_huge_pages()
         check_seed(getattr(arguments, "seed", 0))
         status = arguments.run(arguments)
         sys.stdout.flush()
@@ -45,17 +58,18 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"dbyte: error: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if arguments.traceback or type(error).__name__ != "OutOfMemoryError":
+    except (RuntimeError, MemoryError) as error:
+        if arguments.traceback or not is_too_large(error):
             raise
-        print(f"dbyte: error: {error}\nto need less memory: --rows-at-once 1, --recompute, --sharding fsdp2; "
-              "`python -m dbyte plan` says what fits", file=sys.stderr)
+        print(f"dbyte: error: {error}\nto need less memory: --rows-at-once 1, --recompute, --sharding fsdp2, or "
+              "smaller sizes; `python -m dbyte plan` says what fits", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if arguments.traceback or error.name not in NOTEBOOK_PACKAGES:
+        if arguments.traceback or error.name not in EXTRAS:
             raise
-        print(f"dbyte: error: this command needs {error.name}: pip install 'dbyte[notebooks]' (in a checkout: "
-              "pip install -e '.[notebooks]')", file=sys.stderr)
+        extra = EXTRAS[error.name]
+        print(f"dbyte: error: this command needs {error.name}: pip install 'dbyte[{extra}]' (in a checkout: "
+              f"pip install -e '.[{extra}]')", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dbyte: interrupted; finished training is kept, and the same command continues from there",

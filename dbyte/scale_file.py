@@ -7,6 +7,7 @@ number of the right type is meant.
 
 import hashlib
 import json
+import math
 import os
 import tomllib
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
@@ -152,7 +153,7 @@ def typed(value: object, kind: object, where: str, *, whole: bool = True) -> obj
     refuses.
     """
     for choice in get_args(kind) if isinstance(kind, UnionType) else (kind,):
-        if type(value) is choice:
+        if type(value) is choice and (choice is not float or math.isfinite(value)):
             return value
         if choice is float and type(value) is int or choice is int and type(value) is float and value.is_integer():
             return choice(value)
@@ -193,7 +194,8 @@ def _table(table: dict, known: dict, where: str, whole: bool) -> dict:
 def _made(kind: type, values: dict, where: str) -> object:
     """A dataclass of these values; ValueError that names the file if a field is missing or a value is refused."""
     if missing := [each.name for each in fields(kind) if each.default is MISSING and each.name not in values]:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
+        raise ValueError(f"{where} lacks {', '.join(missing)}: give them, or begin the file with a scale that has "
+                         'them, such as base = "small"')
     try:
         return kind(**values)
     except ValueError as error:

@@ -182,7 +182,7 @@ Image(figures.write_png(picture, FIGURES / chosen.name / "pipeline.png"))
 # Each line says what a step trained on. Runs that are complete are loaded.
 
 # %%
-teacher = teacher_run(chosen, seed=seed)
+teacher_folder = teacher_run(chosen, seed=seed)
 runs = run_steps(chosen, curriculum(chosen)[:3], seed=seed)
 for run in runs:
     print({name: run.facts()[name] for name in ("step", "updates", "train_bytes", "seconds")})
@@ -196,7 +196,7 @@ for run in runs:
 # %%
 measurer = Measurer(chosen, seed)
 with record("dynamics", keys=["model", "task", "train_bytes"], of=runs[1]) as rows:
-    rows += curriculum_rows(measurer, runs, teacher)
+    rows += curriculum_rows(measurer, runs, teacher_folder)
 dynamics = record.read("dynamics")
 of_teacher = dynamics[dynamics.model == "teacher"]
 steps = dynamics[dynamics.model == "student"].assign(model="step " + dynamics.step)
@@ -208,8 +208,8 @@ Image(figures.save(picture, "dynamics", frames=[dynamics]))
 # share of the teacher's accuracy on the same items, tells how much of the way each step goes:
 
 # %%
-student = dynamics[dynamics.model == "student"].sort_values("train_bytes")
-last = student.groupby(["step", "task"], sort=False).tail(1)
+of_student = dynamics[dynamics.model == "student"].sort_values("train_bytes")
+last = of_student.groupby(["step", "task"], sort=False).tail(1)
 level = dynamics[dynamics.model == "teacher"].set_index("task").value
 share = 100 * last.value / last.task.map(level).where(lambda value: value > 0)
 tables.Table(tables.wide(last.assign(share=share), rows="step", values="share").reset_index(), digits=1)
@@ -237,7 +237,7 @@ tables.Table(boundaries)
 # over items, paired.
 
 # %%
-models = {"teacher": (teacher, "token"), "stage1": (final, "stage1/router"),
+models = {"teacher": (teacher_folder, "token"), "stage1": (final, "stage1/router"),
           "stage1, tokenizer's boundaries": (final, "stage1/tokenizer")}
 found = {}
 with record("stage1", keys=["model", "task"], of=runs[2]) as rows:

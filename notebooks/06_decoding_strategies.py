@@ -23,10 +23,12 @@ scale = "smoke"
 seed = 0
 
 # %%
+import dbyte  # before torch: it says how threads wait
+
+# isort: split
 import torch
 from IPython.display import Image
 
-import dbyte
 from dbyte import presets
 from dbyte.decode.stream import ByteStream
 from dbyte.distill import terms

@@ -176,9 +176,9 @@ def test_a_byte_that_no_token_has_is_refused_by_name(tokenizer):
     assert dbyte.generate(student, ["The cat"], max_new_bytes=1)
 
 
-@pytest.mark.parametrize("arguments", [["generate", "{}", "x", "--max-new-bytes", "90000"], ["runs"]])
+@pytest.mark.parametrize("arguments", [["generate", "{}", "x", "--max-new-bytes", "90000"], ["runs"], ["--help"]])
 def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(arguments, endless, tmp_path):
-    # Output of a text is written at once; "no runs" waits in a buffer until the command ends.
+    # Output of a text is written at once; "no runs" and a help wait in a buffer until the end.
     running = subprocess.Popen([sys.executable, "-m", "dbyte", *(each.format(endless) for each in arguments)],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                env=ENVIRONMENT | {"PYTHONUNBUFFERED": "", "DBYTE_ROOT": str(tmp_path)})

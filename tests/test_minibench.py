@@ -13,6 +13,7 @@ from lm_eval.api.model import LM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from dbyte.distill import progress
 from dbyte.evaluate.harness import correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.stats import retention
 from dbyte.tasks.column import items_hash
@@ -257,6 +258,17 @@ def test_the_teacher_sees_bos_exactly_once(model, special):
     assert rolling == pytest.approx([expected_loglikelihood(model, tokenizer, 0, "", text)
                                      for text in ("A word", "Longer text here.")], abs=1e-4)
     assert tokenizer.encode("a") == tokenizer.encode("a", add_special_tokens=False)  # the caller's own is untouched
+
+
+@torch.no_grad()
+def test_a_teacher_at_work_says_how_many_batches_are_done(model, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    lm = teacher_lm(model, byte_tokenizer(bos_token="<bos>", eos_token="<eos>"), batch_size=2)
+    lm.loglikelihood([Request("Q", answer) for answer in (" a", " bc", " bd", " e fg", " hi j")])  # bc and bd: one row
+    options = [{"until": ["\n"], "do_sample": False, "max_gen_toks": tokens} for tokens in (2, 2, 2, 3)]
+    lm.generate_until([Request("Q" * place, option) for place, option in enumerate(options, 1)])
+    said = re.findall("the teacher's (.*), [0-9]+ s left", capsys.readouterr().out)
+    assert said == ["scored batches: 1/2", "written batches: 1/3", "written batches: 2/3"]
 
 
 @torch.no_grad()

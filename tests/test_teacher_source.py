@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import unicodedata
 import zipfile
 from functools import partial
@@ -159,7 +160,7 @@ def test_a_file_that_is_no_teacher_is_refused_and_leaves_nothing(change, message
     assert sorted(tmp_path.iterdir()) == [file]
 
 
-def test_a_damaged_file_a_missing_one_and_a_folder_that_exists_are_refused(tokenizer, tmp_path, capsys):
+def test_a_damaged_file_a_missing_one_and_a_folder_that_exists_are_refused(tokenizer, tmp_path, monkeypatch, capsys):
     file = write_gguf(tmp_path / "toy.gguf", make_teacher(), tokenizer)
     whole = file.read_bytes()
     for data, message in ((whole[: len(whole) // 2], "damaged or not whole"), (whole[:20], "damaged or not whole"),
@@ -171,7 +172,14 @@ def test_a_damaged_file_a_missing_one_and_a_folder_that_exists_are_refused(token
     assert "none.gguf" in capsys.readouterr().err
     assert main(["teacher", str(file), "--out", str(tmp_path)]) == 2
     assert "exists: name a folder that does not" in capsys.readouterr().err
-    assert sorted(tmp_path.iterdir()) == [file]
+    (tmp_path / "file").touch()
+    assert main(["teacher", "no/such/source", "--out", str(tmp_path / "file" / "out")]) == 2, "the place comes first"
+    assert f"{tmp_path}/file/out cannot be written (Not a directory): name a place" in capsys.readouterr().err
+    file.write_bytes(whole)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert main(["teacher", str(file), "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'dbyte[teachers]'" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", file]
 
 
 def test_a_model_that_changes_when_it_is_rounded_is_refused(tokenizer, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from test_curriculum import TOY
 
 from dbyte import presets
-from dbyte.__main__ import main, parser
+from dbyte.__main__ import is_too_large, main, parser
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.run_list import entries
 from dbyte.distill.runs import Run
@@ -81,11 +82,20 @@ def test_a_dry_run_trains_nothing(toy, tmp_path, monkeypatch, capsys):
     (["--backend", "slow"], "unknown backend 'slow'"), (["--device", "gpu"], "device 'gpu' was asked for"),
     (["--sharding", "fsdp2"], "'0 teacher' trains with Muon"),
     (["--scale", "small", "--teacher", "no/such/folder", "--sharding", "fsdp2"], "'1.1 align' trains with Muon"),
+    (["--scale", "smoke", "--set", "student.byte_width=1e11", "--dry-run"], "or smaller sizes"),
     (["--teacher", "no/such/folder"], "no local folder and could not be fetched"),
 ])
 def test_wrong_input_is_told_and_trains_nothing(toy, arguments, told, capsys):
     assert main(["train", "--scale", "toy", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_what_no_memory_holds_is_told_as_such_and_nothing_else_is():
+    for make, too_large in ((lambda: torch.empty(2**60), True), (lambda: torch.empty(2**40, 2**40), True),
+                            (lambda: np.empty(2**59), True), (lambda: torch.zeros(2) @ torch.zeros(3), False)):
+        with pytest.raises((RuntimeError, MemoryError)) as raised:
+            make()
+        assert is_too_large(raised.value) == too_large, raised.value
 
 
 def command(root: Path, teacher: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:

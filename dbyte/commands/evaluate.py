@@ -10,7 +10,8 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--teacher", metavar="DIR", help="a teacher's folder or hub name: compared item by item")
     command.add_argument("--tasks", default="mini", metavar="NAMES",
                          help="mini (the default), mini_full, paper, cute, or columns such as PIQA,paper/ARC-E")
-    command.add_argument("--data", type=Path, metavar="DIR", help="local items of paper and cute (default: the hub)")
+    command.add_argument("--data", type=Path, metavar="DIR",
+                         help="local items of paper and cute (default: $DBYTE_DATA, or the hub)")
     command.add_argument("--boundaries", help="router (the default); at Stage 1 also tokenizer; at Stage 2 also own, "
                                               "the decoder's own, the only ones of a student with MBP")
     command.add_argument("--stage", type=int, help="1 or 2: refused if the student is of the other")
@@ -30,9 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.data is not None and not arguments.data.is_dir():
         raise FileNotFoundError(f"--data {arguments.data} is no folder: name the one that holds piqa/, arc/, cute/ ..")
     from dbyte.report.evaluation import evaluated
+    from dbyte.tasks.paper import data_folder
 
     found = evaluated(
-        model=arguments.model, teacher=arguments.teacher, tasks=arguments.tasks.split(","), data=arguments.data,
+        model=arguments.model, teacher=arguments.teacher, tasks=arguments.tasks.split(","),
+        data=arguments.data or data_folder(),
         boundaries=arguments.boundaries, stage=arguments.stage, beam=arguments.beam, limit=arguments.limit,
         seed=arguments.seed, rows=arguments.rows, device=arguments.device)
     print(found.table())

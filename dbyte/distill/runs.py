@@ -101,7 +101,11 @@ def atomic_dir(folder: Path, *, needed: int = 0) -> Iterator[Path]:
     """
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        explain_full_disk(folder.parent, error)
+        raise OSError(f"{folder} cannot be written ({error.strerror}): name a place that can") from error
     try:
         yield temporary
         write_json(temporary / "sums.json", checksums(temporary))

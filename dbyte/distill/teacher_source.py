@@ -108,23 +108,22 @@ def bring_teacher(name: str, folder: Path, *, hub: bool = False, dtype: str = "a
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists: name a folder that does not, or remove it")
-    with _source(name, hub=hub) as (model, tokenizer, kept):
+    # The place is tried first: to find at the end that it cannot be written would waste a download.
+    with atomic_dir(folder) as temporary, _source(name, hub=hub) as (model, tokenizer, kept):
         if dtype == "auto":
             dtype = kept if hasattr(torch, kept) else "bfloat16"
         table = TokenBytes.from_tokenizer(tokenizer)
         want_ML = _next_token(model.float(), table)
-        model.to(getattr(torch, dtype))
-        with atomic_dir(folder) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            found, found_tokenizer = load_teacher(temporary)
-            if TokenBytes.from_tokenizer(found_tokenizer).content_hash != table.content_hash:
-                raise ValueError(f"the tokenizer of {name} does not survive being saved: its tokens changed")
-            got_ML = _next_token(found, table)
-            divergence = (want_ML.exp() * (want_ML - got_ML)).sum(-1).mean().item()
-            if not divergence < MOST_DIFFERENCE:
-                raise ValueError(f"what was written differs from {name} by {divergence:.3g} nats a token, more than "
-                                 f"{MOST_DIFFERENCE}: its weights may need another dtype (found {dtype}; try float32)")
+        model.to(getattr(torch, dtype)).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        found, found_tokenizer = load_teacher(temporary)
+        if TokenBytes.from_tokenizer(found_tokenizer).content_hash != table.content_hash:
+            raise ValueError(f"the tokenizer of {name} does not survive being saved: its tokens changed")
+        got_ML = _next_token(found, table)
+        divergence = (want_ML.exp() * (want_ML - got_ML)).sum(-1).mean().item()
+        if not divergence < MOST_DIFFERENCE:
+            raise ValueError(f"what was written differs from {name} by {divergence:.3g} nats a token, more than "
+                             f"{MOST_DIFFERENCE}: its weights may need another dtype (found {dtype}; try float32)")
     agreement = (want_ML.argmax(-1) == got_ML.argmax(-1)).double().mean().item()
     return Brought(folder, found, table, kept, dtype, divergence, agreement)
 
@@ -150,7 +149,7 @@ def _source(name: str, *, hub: bool) -> Iterator[tuple[PreTrainedModel, PreTrain
             file = read_gguf(Path(name))
             yield gguf_model(file), gguf_tokenizer(file), f"{file.quantisation} (GGUF)"
         else:
-            model, tokenizer = load_teacher(wheel.hub if wheel else name, dtype="auto")
+            model, tokenizer = load_teacher(wheel.hub if wheel else model_folder(Path(name)), dtype="auto")
             yield model, tokenizer, str(model.dtype).removeprefix("torch.")
 
 

@@ -9,7 +9,8 @@ import copy
 import functools
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from lm_eval.tasks import TaskManager
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from dbyte.distill.progress import told
 from dbyte.evaluate.stats import proportion
 from dbyte.kernels.fast import fast_products
 from dbyte.tasks.column import HarnessTask, items_hash
@@ -95,12 +97,16 @@ def teacher_lm(
 
 
 class TeacherLM(HFLM):
-    """The harness's adapter without its progress bars and without a second BOS in rolling likelihoods."""
+    """The harness's adapter with lines of progress for its bars, and without a second BOS in rolling likelihoods."""
+
+    batches: Iterator[int] = iter(())  # of the requests at work; each one taken may print a line
 
     def loglikelihood(self, requests, disable_tqdm=True):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def generate_until(self, requests, disable_tqdm=True):
+        rows = Counter(str(request.args[1]) for request in requests)  # the harness mixes no arguments in a batch
+        self._count(rows.values(), "the teacher's written batches")
         with fast_products():
             return super().generate_until(requests, disable_tqdm=True)
 
@@ -113,8 +119,22 @@ class TeacherLM(HFLM):
             self.add_bos_token = True
 
     def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None):
+        # Rows are texts without their last token: answers of one token share theirs.
+        rows = len({(*context, *answer[:-1]) for _, context, answer in requests})
+        self._count([rows], "the teacher's scored batches")
         with fast_products():
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def _count(self, rows: Iterable[int], what: str) -> None:
+        self.batches = told(range(sum(-(-each // self.batch_size) for each in rows)), what)
+
+    def _model_call(self, *arguments, **named):
+        next(self.batches, None)
+        return super()._model_call(*arguments, **named)
+
+    def _model_generate(self, *arguments, **named):
+        next(self.batches, None)
+        return super()._model_generate(*arguments, **named)
 
 
 def _result(task: HarnessTask, samples: list[dict]) -> ColumnResult:

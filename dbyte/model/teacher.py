@@ -22,7 +22,7 @@ from transformers import (
 from dbyte.model.packed_attention import PACKED
 from dbyte.presets import FAMILIES, TEACHERS
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights", "a tokenizer"
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights", "tokenizer"
 FILES = {CONFIG: ("config.json",), WEIGHTS: ("*.safetensors",), TOKENIZER: ("tokenizer.json", "vocab.json")}
 
 
