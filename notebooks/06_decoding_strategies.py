@@ -23,9 +23,7 @@ scale = "smoke"
 seed = 0
 
 # %%
-import dbyte  # before torch: it says how threads wait
-
-# isort: split
+import dbyte  # isort: skip
 import torch
 from IPython.display import Image
 
