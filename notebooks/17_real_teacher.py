@@ -26,11 +26,11 @@ scale = "smoke"
 seed = 0
 
 # %%
+import dbyte  # isort: skip (before torch: threads that wait then sleep)
 import pandas as pd
 import torch
 from IPython.display import Image, Markdown
 
-import dbyte
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
