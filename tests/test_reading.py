@@ -13,8 +13,8 @@ SPEC.loader.exec_module(reading)
 DATA = reading.load()
 PATH = reading.files(DATA["sitting"])
 READING_PATH = 6_000  # lines that a reader meets
-LIBRARY = 17_000  # lines of the library when its house was rebuilt (docs/log.md, 2026-11-30)
-REAL_TEACHERS = 1_700  # what real teachers, scales of one's own and the cases of users added to it since
+LIBRARY = 17_000  # lines of the library, as asked for
+REACHED = 18_685  # it is not there, and must not grow meanwhile
 
 
 def imported(name: str) -> set[str]:
@@ -45,7 +45,12 @@ def test_an_entry_says_what_it_adds_and_nothing_that_the_page_would_not_show():
 
 def test_the_path_and_the_library_are_short():
     assert reading.count_lines(PATH) <= READING_PATH
-    assert reading.count_lines(reading.library()) <= LIBRARY + REAL_TEACHERS
+    assert reading.count_lines(reading.library()) <= REACHED
+
+
+@pytest.mark.xfail(strict=True, reason="the library is longer than the 17,000 lines asked for: docs/log.md, 2026-11-30")
+def test_the_library_is_thin():
+    assert reading.count_lines(reading.library()) <= LIBRARY
 
 
 @pytest.mark.parametrize("name", PATH)

@@ -10,7 +10,7 @@ and Eq. 2 teaches the encoder the rest. It is causal and knows no boundaries. So
 3.1) adds such embeddings to those of bytes; here they skip the encoder, whose width they do not have. The paper (arXiv
 2602.01007) has none, so it is an option that is off.
 
-Shape letters: B rows, L bytes, W bytes that are looked back, D byte width, E core width, V tokens.
+Shape letters: B rows, L bytes, D byte width, E core width, V tokens, K tokens of one length, X any bytes or chunks.
 """
 
 from itertools import pairwise
@@ -56,8 +56,7 @@ class SuffixTable:
         self.none = bos_token_id
         self.by_length = []
         for length in range(1, LONGEST + 1):
-            known = [(_hash(text), token_id) for text, token_id in ids.items() if len(text) == length]
-            known.sort()
+            known = sorted((_hash(text), token_id) for text, token_id in ids.items() if len(text) == length)
             assert all(one[0] != two[0] for one, two in pairwise(known)), "two tokens have one hash"
             self.by_length.append(tuple(torch.tensor(column, dtype=torch.long) for column in zip(*known, strict=True))
                                   if known else None)
@@ -68,6 +67,8 @@ class SuffixTable:
         byte_BL: int64, each row from its beginning, or with the LONGEST - 1 bytes before those that are asked for; -1
         where a row has no byte. A false find has a chance of V / 2**64.
         """
+        if self.by_length[0][0].device != byte_BL.device:  # moved once: writing text asks for every chunk
+            self.by_length = [known and tuple(each.to(byte_BL.device) for each in known) for known in self.by_length]
         found_BL = torch.full_like(byte_BL, self.none)
         hash_BL = torch.zeros_like(byte_BL)
         power = 1
@@ -77,7 +78,7 @@ class SuffixTable:
             power = power * FACTOR % 2**64
             if known is None:
                 continue
-            key_K, id_K = (column.to(byte_BL.device) for column in known)
+            key_K, id_K = known
             place_BL = torch.searchsorted(key_K, hash_BL).clamp(max=len(key_K) - 1)
             whole_BL = F.pad(byte_BL >= 0, (back, 0))[:, : byte_BL.shape[1]]
             found_BL = torch.where((key_K[place_BL] == hash_BL) & whole_BL, id_K[place_BL], found_BL)
