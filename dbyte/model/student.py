@@ -11,6 +11,7 @@ K2 = 512 joint symbols (byte + 256 * a chunk ends there).
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -212,13 +213,22 @@ class ByteStudent(PreTrainedModel):
 
         byte_ids_BL: int64, the bytes; only a student with suffixes reads them.
         """
-        encoded_BMD = chunk(encoded_BLD, chunks)
-        embedding_BME = self.encoder_projection(encoded_BMD)
+        return self.project_chunks(chunk(encoded_BLD, chunks),
+                                   lambda: self.suffix_table.find(byte_ids_BL).gather(1, chunks.position_BM))
+
+    def project_chunks(
+        self, encoded_XD: Tensor, suffix: Callable[[], Tensor], *, project: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Project the encoder's states at the last bytes of chunks to the core's width: [X, E].
+
+        suffix: gives the longest tokens that end at these bytes (int64 [X]); asked by a student with suffixes alone.
+        project: the engine's `encoder_projection`, None: the student's own.
+        """
+        embedding_XE = (project or self.encoder_projection)(encoded_XD)
         if self.config.suffix:
-            suffix_BM = self.suffix_table.find(byte_ids_BL).gather(1, chunks.position_BM)
-            embedding_BME = embedding_BME + self.encoder_projection.of_suffix(encoded_BMD, suffix_BM)
+            embedding_XE = embedding_XE + self.encoder_projection.of_suffix(encoded_XD, suffix())
         # what autocast halves is widened again: the core adds up many small changes
-        return embedding_BME.to(encoded_BLD.dtype)
+        return embedding_XE.to(encoded_XD.dtype)
 
     @cached_property
     def suffix_table(self) -> SuffixTable:
