@@ -26,7 +26,7 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.report import audit, claims, figures, results, tables
-from dbyte.report.judging import UNMEASURED
+from dbyte.report.claims import UNMEASURED
 
 # %%
 chosen = presets.scale(scale)

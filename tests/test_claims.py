@@ -8,8 +8,8 @@ import pytest
 from dbyte import presets
 from dbyte.evaluate.stats import verdict
 from dbyte.paths import NOTEBOOKS, RESULTS
-from dbyte.report import claims, judging
-from dbyte.report.judging import Claim, Criterion, Row, judge
+from dbyte.report import claims
+from dbyte.report.claims import Claim, Criterion, find, judge, measure
 from dbyte.report.results import read_results, write_results
 from dbyte.report.tables import BENCHMARKS
 
@@ -32,6 +32,10 @@ def difference(task, low, high, what="a - b"):
             "high": high, "verdict": "not read"}
 
 
+def of(file, **where):
+    return {"file": file, "row": where}
+
+
 def read(folder):
     return partial(read_results, scale="smoke", folder=folder)
 
@@ -41,19 +45,19 @@ def read(folder):
     (-3.0, -1.0, "below", "shown"), (0.0, 0.0, "above", "not shown")])
 def test_a_difference_is_judged_by_its_own_interval(tmp_path, notebooks, low, high, direction, expected):
     write(tmp_path, "x_difference", [difference("LMB", low, high)], ["what", "task"], seeds=(3, 4))
-    criterion = Criterion(judging.row("x_difference", what="a - b", task="LMB"), direction)
+    criterion = Criterion(of("x_difference", what="a - b", task="LMB"), direction)
     found = judge(Claim(**CLAIM, criteria=(criterion,)), read(tmp_path), notebooks=notebooks)
-    assert found.verdict == expected
-    assert (found.measured.low, found.measured.high, found.measured.n, found.measured.seeds) == (low, high, 7, (3, 4))
+    assert found["verdict"] == expected
+    assert (found["low"], found["high"], found["n"], found["seeds"]) == (low, high, 7, 2)
 
 
 def test_a_threshold_may_come_with_the_number(tmp_path, notebooks):
     rows = [difference("LMB", 90, 94) | {"threshold": 95}, difference("PIQA", 96, 98) | {"threshold": 95}]
     write(tmp_path, "x", rows, ["what", "task"])
     for task, expected in (("LMB", "opposite"), ("PIQA", "shown")):
-        criterion = Criterion(judging.row("x", task=task), threshold=None)
+        criterion = Criterion(of("x", task=task), threshold=None)
         found = judge(Claim(**CLAIM, criteria=(criterion,)), read(tmp_path), notebooks=notebooks)
-        assert found.verdict == expected and criterion.asked(found.measured) == "above 95"
+        assert found["verdict"] == expected and found["asked"] == "above 95"
 
 
 @pytest.mark.parametrize(("lows", "every", "some"), [
@@ -61,26 +65,26 @@ def test_a_threshold_may_come_with_the_number(tmp_path, notebooks):
     ((1, -9), "opposite", "shown"), ((-1, -9), "opposite", "not shown"), ((-9, -9), "opposite", "opposite")])
 def test_all_criteria_must_hold_unless_one_is_enough(tmp_path, notebooks, lows, every, some):
     write(tmp_path, "x", [difference(str(index), low, low + 4) for index, low in enumerate(lows)], ["what", "task"])
-    criteria = tuple(Criterion(judging.row("x", task=str(index))) for index in range(2))
+    criteria = tuple(Criterion(of("x", task=str(index))) for index in range(2))
     for enough, expected in ((False, every), (True, some)):
         found = judge(Claim(**CLAIM, criteria=criteria, some=enough), read(tmp_path), notebooks=notebooks)
-        assert found.verdict == expected
-        assert found.criterion.verdict(found.measured) == expected, "the number shown is of the criterion that decided"
+        assert found["verdict"] == expected
+        assert verdict(found["low"], found["high"]) == expected, "the number shown is of the criterion that decided"
 
 
 def test_what_is_missing_is_not_yet_measured_and_says_why(tmp_path, notebooks):
-    criteria = (Criterion(judging.row("x", what="a - b", task="MMLU")),)
+    criteria = (Criterion(of("x", what="a - b", task="MMLU")),)
     claim = Claim(**CLAIM, criteria=criteria)
     unwritten = judge(Claim(**CLAIM | {"notebook": "03_none"}, criteria=criteria), read(tmp_path), notebooks=notebooks)
-    assert (unwritten.verdict, unwritten.why) == (judging.UNMEASURED, "notebook 03_none is not written yet")
-    assert "01_one has not run" in judge(claim, read(tmp_path), notebooks=notebooks).why
-    assert "does not measure it yet" in judge(Claim(**CLAIM), read(tmp_path), notebooks=notebooks).why
+    assert (unwritten["verdict"], unwritten["why"]) == (claims.UNMEASURED, "notebook 03_none is not written yet")
+    assert "01_one has not run" in judge(claim, read(tmp_path), notebooks=notebooks)["why"]
+    assert "does not measure it yet" in judge(Claim(**CLAIM), read(tmp_path), notebooks=notebooks)["why"]
     write(tmp_path, "x", [difference("LMB", 0, 1)], ["what", "task"])
     found = judge(claim, read(tmp_path), notebooks=notebooks)
-    assert found.verdict == judging.UNMEASURED and "no row with what 'a - b', task 'MMLU'" in found.why
+    assert found["verdict"] == claims.UNMEASURED and "no row with what 'a - b', task 'MMLU'" in found["why"]
     with pytest.raises(ValueError, match="2 rows"):
         write(tmp_path, "x", [difference("LMB", 0, 1), difference("LMB", 0, 1, what="a - c")], ["what", "task"])
-        Row("x", {"task": "LMB"}).of(read(tmp_path))
+        find(read(tmp_path)("x"), {"task": "LMB"})
 
 
 def test_a_result_that_was_edited_is_an_error_not_a_gap(tmp_path, notebooks):
@@ -88,7 +92,7 @@ def test_a_result_that_was_edited_is_an_error_not_a_gap(tmp_path, notebooks):
     path = tmp_path / "smoke" / "x.csv"
     path.write_text(path.read_text().replace("a - b", "a - c"))
     with pytest.raises(ValueError, match="edited by hand"):
-        judge(Claim(**CLAIM, criteria=(Criterion(judging.row("x", task="LMB")),)), read(tmp_path), notebooks=notebooks)
+        judge(Claim(**CLAIM, criteria=(Criterion(of("x", task="LMB")),)), read(tmp_path), notebooks=notebooks)
 
 
 def test_sums_and_shares_of_rows_by_hand(tmp_path):
@@ -97,14 +101,15 @@ def test_sums_and_shares_of_rows_by_hand(tmp_path):
                                                ("student", 2, 60.0, 3.0))]
     rows += [{**rows[0], "task": "PIQA", "value": 50.0, "stderr": 4.0}, {**rows[0], "task": "none", "value": 0.0}]
     write(tmp_path, "x", rows, ["model", "task", "train_bytes"])
-    last, first = (Row("x", {"model": "student"}, pick) for pick in ("last", "first"))
-    teacher, piqa = (Row("x", {"model": "teacher", "task": task}) for task in ("LMB", "PIQA"))
-    found = judging.total((1.0, last), (-1.0, piqa))(read(tmp_path))
+    frame = read(tmp_path)("x")
+    last, first = ({"row": {"model": "student"}, "pick": pick} for pick in ("last", "first"))
+    teacher, piqa, none = ({"row": {"model": "teacher", "task": task}} for task in ("LMB", "PIQA", "none"))
+    found = measure(Criterion({"total": [last | {"weight": 1.0}, piqa | {"weight": -1.0}]}), frame)
     assert found.value == 10 and found.high - found.value == pytest.approx(1.96 * 5) and found.n == 20
-    assert judging.total((1.0, last), (-1.0, first))(read(tmp_path)).value == 40
-    kept = judging.share(last, teacher)(read(tmp_path))
-    with pytest.raises(judging.NotMeasured, match="scores 0"):
-        judging.share(last, Row("x", {"task": "none"}))(read(tmp_path))
+    assert measure(Criterion({"total": [last | {"weight": 1.0}, first | {"weight": -1.0}]}), frame).value == 40
+    kept = measure(Criterion({"share": [last, teacher]}), frame)
+    with pytest.raises(claims.NotMeasured, match="scores 0"):
+        measure(Criterion({"share": [last, none]}), frame)
     assert kept.value == pytest.approx(75) and kept.value - kept.low == pytest.approx(1.96 * 3.75)
 
 
@@ -112,10 +117,10 @@ def test_the_share_that_a_model_keeps_by_hand(tmp_path):
     rows = [{"model": model, "task": task, "value": value, "stderr": 0.0, "n": 5} for model, task, value in
             (("teacher", "A", 80.0), ("teacher", "B", 40.0), ("s", "A", 70.0), ("s", "B", 44.0))]
     write(tmp_path, "main", rows, ["model", "task"])
-    assert judging.kept("main", "s")(read(tmp_path)).value == pytest.approx(95)
-    assert judging.kept("main", "s")(read(tmp_path)).n == 10
-    with pytest.raises(judging.NotMeasured, match="no row with model 't'"):
-        judging.kept("main", "s", teacher="t")(read(tmp_path))
+    found = measure(Criterion({"kept": "s"}), read(tmp_path)("main"))
+    assert found.value == pytest.approx(95) and found.n == 10
+    with pytest.raises(claims.NotMeasured, match="no row with model 't'"):
+        measure(Criterion({"kept": "t"}), read(tmp_path)("main"))
 
 
 def test_averages_of_claims_are_over_the_columns_of_the_paper_alone(tmp_path):
@@ -123,8 +128,9 @@ def test_averages_of_claims_are_over_the_columns_of_the_paper_alone(tmp_path):
             (("teacher", "LMB", 80.0), ("teacher", "MMLU", 40.0), ("teacher", "SPELL", 99.0),
              ("s", "LMB", 70.0), ("s", "MMLU", 44.0), ("s", "SPELL", 0.0))]
     write(tmp_path, "all", rows, ["model", "task"])
-    assert judging.kept("all", "s")(read(tmp_path)).value == pytest.approx(95)
-    found = judging.ahead("all", "teacher", "s")(read(tmp_path))
+    frame = read(tmp_path)("all")
+    assert measure(Criterion({"kept": "s"}), frame).value == pytest.approx(95)
+    found = measure(Criterion({"ahead": ["teacher", "s"]}), frame)
     assert found.value == pytest.approx(3) and found.n == 10
     assert found.high - found.value == pytest.approx(1.96 * 3), "3 points of error on each of four numbers, over two"
 
@@ -175,8 +181,8 @@ def test_boundaries_are_counted_on_the_corpora_of_the_scale(tmp_path):
 
 
 @pytest.mark.parametrize(("message", "change"), [
-    ("has no abve", {"abve": 0.0}), ("needs `above` or `below`", {"above": None}), ("needs `above`", {"below": 1.0}),
-    ("'total'", {"row": None}), ("'file'", {"file": None})])
+    ("has no abve", {"abve": 0.0}), ("`above` or `below`", {"above": None}), ("`above` or `below`", {"below": 1.0}),
+    ("one of row", {"row": None}), ("one of row", {"kept": "stage2"}), ("needs a `file`", {"file": None})])
 def test_an_entry_that_is_no_claim_is_refused_by_its_id(message, change):
     criterion = {"file": "x", "row": {"task": "LMB"}, "above": 0.0} | change
     entry = CLAIM | {"criteria": [{key: value for key, value in criterion.items() if value is not None}]}
@@ -192,13 +198,13 @@ def test_an_entry_with_an_unknown_field_or_table_is_refused():
 
 def test_nothing_measured_gives_a_whole_table_of_gaps(tmp_path):
     found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path)
-    assert set(found["verdict"]) == {judging.UNMEASURED} and (found["why"] != "").all()
+    assert set(found["verdict"]) == {claims.UNMEASURED} and (found["why"] != "").all()
     assert found["value"].isna().all() and len(claims.shown(found)) == len(claims.every_claim(presets.scale("smoke")))
 
 
 def test_at_small_every_claim_whose_notebook_ran_has_the_verdict_of_its_interval():
     found = claims.judged(scale=presets.scale("small"))
-    measured = found[found["verdict"] != judging.UNMEASURED]
+    measured = found[found["verdict"] != claims.UNMEASURED]
     ran = {path.stem for path in NOTEBOOKS.glob("*.py")} & {"01_stage1_curriculum", "16_all_columns",
                                                            "06_decoding_strategies"}
     assert ran <= set(measured["notebook"]) and (RESULTS / "small").is_dir()

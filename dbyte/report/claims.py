@@ -1,26 +1,93 @@
 """The claims of the paper, read from published/claims.toml, and their verdicts by results/<scale>/.
 
-A new claim is one more entry of that file, which opens with what its fields mean. A claim without results counts as not
-yet measured.
+A claim has one criterion or several, each "this number is above (or below) that threshold"; it is shown if all are,
+opposite if one is, else not shown. A claim of "several columns" is shown if one is and opposite if all are. The
+criterion that decides gives the claim its number. What has no results is not yet measured, and the reason names the
+notebook that would measure it. A new claim is one more entry of that file, which opens with what its fields mean.
+
+Rows of one file are taken as independent where only their standard errors are known. Models that answer the same items
+are not, which makes an interval too wide, not too narrow, where they agree. Files of differences hold paired intervals.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
 
+from dbyte.evaluate.stats import Z95, Estimate, verdict
 from dbyte.paths import NOTEBOOKS, RESULTS
 from dbyte.presets import Scale
-from dbyte.report import judging
-from dbyte.report.judging import UNMEASURED, Claim, Criterion, Measure, Row
 from dbyte.report.published import entries, lines, quoted
 from dbyte.report.results import read_if_any, read_results
-from dbyte.report.tables import BENCHMARKS
+from dbyte.report.tables import BENCHMARKS, average_drop, of_paper, retention_of_means
 
-FIELDS = {"file", "row", "kept", "ahead", "share", "total", "each_corpus", "part", "above", "below"}  # of a criterion
+KINDS = ("row", "kept", "ahead", "share", "total")  # of numbers, each a field of a criterion
+FIELDS = {*KINDS, "file", "each_corpus", "part", "above", "below"}
+ORDER = ("opposite", "not shown", "shown")  # of several criteria, the first of these that occurs decides
+UNMEASURED = "not yet measured"
+VERDICTS = ("shown", "not shown", "opposite", UNMEASURED)
+Read = Callable[[str], pd.DataFrame]  # the name of a results file -> its rows; FileNotFoundError where there are none
+
+
+class NotMeasured(LookupError):
+    """A results file exists but holds nothing by which a claim could be judged."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its 95 % interval, its items, and the threshold that the results name with it (or nan)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    threshold: float = math.nan
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A number and the side of a threshold where the claim puts it; `part` names it where a claim has several.
+
+    number: the file and one of KINDS, as in claims.toml. where: keys of all its rows. threshold: None for the one that
+    the results name with the number.
+    """
+
+    number: Mapping
+    direction: str = "above"
+    threshold: float | None = 0.0
+    part: str = ""
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    def bound(self, found: Measured) -> float:
+        return found.threshold if self.threshold is None else self.threshold
+
+    def verdict(self, found: Measured) -> str:
+        return verdict(found.low, found.high, threshold=self.bound(found), direction=self.direction)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, where, in our words, the notebook that measures it, and the criteria that judge it.
+
+    paper: its own number in `unit` (nan: it gives none). some: one criterion is enough. Without criteria
+    nothing here can judge it yet.
+    """
+
+    id: str
+    where: str
+    says: str
+    notebook: str
+    criteria: tuple[Criterion, ...] = ()
+    unit: str = "points"
+    paper: float = math.nan
+    some: bool = False
+
+
+# -- from claims.toml --------------------------------------------------------------------------------------------------
 
 
 def every_claim(scale: Scale) -> tuple[Claim, ...]:
@@ -63,34 +130,115 @@ def _criteria(entry: Mapping, paper: float, corpora: Sequence[str]) -> Iterator[
     """Yield one criterion, or one for each corpus."""
     if unknown := sorted(set(entry) - FIELDS):
         raise ValueError(f"a criterion has no {', '.join(unknown)}")
-    sides = [side for side in ("above", "below") if side in entry]
-    if len(sides) != 1:
-        raise ValueError(f"a criterion needs `above` or `below`, found {sides}")
+    sides, kinds = ([name for name in names if name in entry] for names in (("above", "below"), KINDS))
+    if len(sides) != 1 or len(kinds) != 1 or "file" not in entry:
+        raise ValueError(f"a criterion needs a `file`, one of {', '.join(KINDS)}, and `above` or `below`, "
+                         f"found {', '.join(entry)}")
     threshold = entry[sides[0]]
     if threshold in ("results", "paper"):
         threshold = paper if threshold == "paper" else None
     elif isinstance(threshold, Mapping):
         threshold = printed(threshold)
     part = entry.get("part", "")
-    for corpus in corpora if entry.get("each_corpus") else ("",):
-        measure = _measure(entry, {"corpus": corpus} if corpus else {})
-        yield Criterion(measure, sides[0], threshold, f"{part} {corpus},".strip() if corpus else part)
+    if not entry.get("each_corpus"):
+        yield Criterion(entry, sides[0], threshold, part)
+        return
+    for corpus in corpora:
+        yield Criterion(entry, sides[0], threshold, f"{part} {corpus},".strip(), {"corpus": corpus})
 
 
-def _measure(entry: Mapping, corpus: Mapping[str, str]) -> Measure:
-    """Return what a criterion takes from the rows of its file."""
-    file = entry["file"]
-    terms = entry.get("share") or entry.get("total") or ()
-    rows = [Row(file, {**corpus, **term["row"]}, term.get("pick")) for term in terms]
-    if "row" in entry:
-        return judging.row(file, **corpus, **entry["row"])
-    if "kept" in entry:
-        return judging.kept(file, entry["kept"])
-    if "ahead" in entry:
-        return judging.ahead(file, *entry["ahead"])
-    if "share" in entry:
-        return judging.share(*rows)
-    return judging.total(*((term["weight"], one) for term, one in zip(entry["total"], rows, strict=True)))
+# -- a number from the rows of a file ---------------------------------------------------------------------------------
+
+
+def measure(criterion: Criterion, frame: pd.DataFrame) -> Measured:
+    """Return the number of a criterion from the rows of its file; NotMeasured where they do not have it."""
+    number = criterion.number
+    if "kept" in number:
+        return _of_averages(frame, "teacher", number["kept"], _retained)
+    if "ahead" in number:
+        return _of_averages(frame, *number["ahead"], average_drop)
+    terms = number.get("total") or number.get("share") or [number]
+    found = [find(frame, {**criterion.where, **term["row"]}, term.get("pick")) for term in terms]
+    if "total" in number:
+        weighted = [(term["weight"], one) for term, one in zip(terms, found, strict=True)]
+        value = sum(weight * one.value for weight, one in weighted)
+        error = math.hypot(*(weight * one.stderr for weight, one in weighted))
+        return _around(Estimate(value, error, sum(one.n for one in found)))
+    one = found[0]
+    if "share" in number:
+        student, teacher = (pd.DataFrame([each], index=[""]) for each in found)
+        return _around(replace(_retained(teacher, student), n=one.n))
+    if {"low", "high"} <= set(one.index):
+        return Measured(one.value, one.low, one.high, int(one.n), one.get("threshold", math.nan))
+    return _around(one)
+
+
+def find(frame: pd.DataFrame, where: Mapping[str, str], pick: str | None = None) -> pd.Series:
+    """Return the row with these keys; of several, `pick` takes the "first" or "last" by training bytes.
+
+    NotMeasured where none fits, as in a file without such a column; ValueError where several do.
+    """
+    known = set(where) <= set(frame)
+    rows = frame[(frame[list(where)] == list(where.values())).all(axis="columns")] if known else frame.iloc[:0]
+    named = f"with {', '.join(f'{column} {wanted!r}' for column, wanted in where.items())}"
+    if rows.empty:
+        raise NotMeasured(f"{frame.attrs['file']} has no row {named}")
+    if pick:
+        rows = rows.sort_values("train_bytes").iloc[[{"first": 0, "last": -1}[pick]]]
+    if len(rows) > 1:
+        raise ValueError(f"{frame.attrs['file']} has {len(rows)} rows {named}: name one")
+    return rows.iloc[0]
+
+
+def _of_averages(frame: pd.DataFrame, one: str, other: str, compared: Callable[..., Estimate]) -> Measured:
+    """Two models compared by their averages over the paper's columns."""
+    models = {name: rows.set_index("task") for name, rows in of_paper(frame).groupby("model")}
+    if lost := sorted({one, other} - set(models)):
+        raise NotMeasured(f"{frame.attrs['file']} has no row with model {lost[0]!r}")
+    return _around(replace(compared(models[one], models[other]), n=models[other]["n"].sum()))
+
+
+def _retained(teacher: pd.DataFrame, student: pd.DataFrame) -> Estimate:
+    """The student's share of its teacher in percent; NotMeasured where the teacher has nothing."""
+    try:
+        return retention_of_means(teacher, student)
+    except ValueError as error:
+        raise NotMeasured(str(error)) from error
+
+
+def _around(found: Estimate | pd.Series) -> Measured:
+    """An estimate with its normal interval, which is empty where nothing was sampled."""
+    half = 0.0 if math.isnan(found.stderr) else Z95 * found.stderr
+    return Measured(float(found.value), float(found.value - half), float(found.value + half), int(found.n))
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def judge(claim: Claim, read: Read, *, notebooks: Path = NOTEBOOKS) -> dict:
+    """Judge one claim by the results that `read` finds: its verdict, and its number or why there is none."""
+    if not (notebooks / f"{claim.notebook}.py").exists():
+        return _unmeasured(f"notebook {claim.notebook} is not written yet")
+    if not claim.criteria:
+        return _unmeasured(f"notebook {claim.notebook} does not measure it yet")
+    try:
+        found = [(one, measure(one, read(one.number["file"]))) for one in claim.criteria]
+    except FileNotFoundError:
+        return _unmeasured(f"notebook {claim.notebook} has not run at this scale")
+    except NotMeasured as error:
+        return _unmeasured(str(error))
+    decide = max if claim.some else min
+    criterion, ours = decide(found, key=lambda pair: ORDER.index(pair[0].verdict(pair[1])))
+    bound, file = criterion.bound(ours), criterion.number["file"]
+    return asdict(ours) | {
+        "asked": f"{criterion.part} {criterion.direction} {bound:.4g}".strip(), "direction": criterion.direction,
+        "threshold": bound, "seeds": len(read(file).attrs["provenance"]["seeds"]), "file": file,
+        "verdict": criterion.verdict(ours), "why": ""}
+
+
+def _unmeasured(why: str) -> dict:
+    return asdict(Measured(math.nan, math.nan, math.nan, 0)) | {
+        "asked": "", "direction": "", "seeds": 0, "file": "", "verdict": UNMEASURED, "why": why}
 
 
 def judged(*, scale: Scale, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -> pd.DataFrame:
@@ -101,19 +249,10 @@ def judged(*, scale: Scale, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS)
     read = partial(read_results, scale=scale.name, folder=folder)
     times = read_if_any("notebook_times", scale=scale.name, folder=folder)
     minutes = {} if times is None else dict(zip(times["notebook"], times["value"] / 60, strict=True))
-    rows = []
-    for claim in every_claim(scale):
-        found = judging.judge(claim, read, notebooks=notebooks)
-        ours = found.measured
-        rows.append({
-            "id": claim.id, "where": claim.where, "claim": claim.says, "notebook": claim.notebook, "unit": claim.unit,
-            "paper": claim.paper, "value": ours.value if ours else math.nan, "low": ours.low if ours else math.nan,
-            "high": ours.high if ours else math.nan, "asked": found.criterion.asked(ours) if found.criterion else "",
-            "direction": found.criterion.direction if found.criterion else "",
-            "threshold": found.criterion.bound(ours) if found.criterion else math.nan,
-            "n": ours.n if ours else 0, "seeds": len(ours.seeds) if ours else 0, "file": ours.file if ours else "",
-            "verdict": found.verdict, "why": found.why, "minutes": minutes.get(claim.notebook, math.nan)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{
+        "id": claim.id, "where": claim.where, "claim": claim.says, "notebook": claim.notebook, "unit": claim.unit,
+        "paper": claim.paper, **judge(claim, read, notebooks=notebooks),
+        "minutes": minutes.get(claim.notebook, math.nan)} for claim in every_claim(scale)])
 
 
 def shown(found: pd.DataFrame) -> pd.DataFrame:
@@ -140,4 +279,4 @@ def missing(found: pd.DataFrame) -> pd.DataFrame:
 def counts(found: pd.DataFrame) -> str:
     """How many claims have each verdict, as a phrase."""
     tally = found["verdict"].value_counts()
-    return ", ".join(f"{tally.get(verdict, 0)} {verdict}" for verdict in judging.VERDICTS)
+    return ", ".join(f"{tally.get(verdict, 0)} {verdict}" for verdict in VERDICTS)

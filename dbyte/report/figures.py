@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from dbyte.atomic import atomic_write
 from dbyte.paths import FIGURES
-from dbyte.report.judging import UNMEASURED
+from dbyte.report.claims import UNMEASURED
 from dbyte.report.tables import BENCHMARKS, NOISE, wide
 
 STYLE = rc_params_from_file(str(files("dbyte.report") / "figures.mplstyle"), use_default_template=False)

@@ -23,7 +23,7 @@ from dbyte.atomic import up_to_date
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
 from dbyte.presets import Scale
 from dbyte.report import audit, claims
-from dbyte.report.judging import UNMEASURED
+from dbyte.report.claims import UNMEASURED
 from dbyte.report.published import SOURCE
 from dbyte.report.results import read_if_any, read_results
 from dbyte.report.tables import both_students, estimates, main_table, markdown
