@@ -181,12 +181,10 @@ def test_it_says_whose_boundary_it_is_and_marks_one_inside_a_character():
     rows = pd.DataFrame({"place": range(4), "byte": list("aéb".encode()), "value": [0.6, 0.9, 0.1, 1.0],
                          "teacher": [1, 0, 1, 1]})
     text = chunk_view.read(rows)
-    assert [character.text for character in text] == ["a", "é", "b"]
-    assert [[byte.who for byte in character.bytes] for character in text] == [
-        [chunk_view.BOTH], [chunk_view.ROUTER, chunk_view.TEACHER], [chunk_view.BOTH]]
-    assert [character.split for character in text] == [False, True, False]
-    assert [character.bytes[0].chunk for character in text] == [0, 1, 2]
-    assert [character.bytes[0].token for character in text] == [0, 1, 2]
+    assert list(text.label) == ["a", "é", "é", "b"] and list(text.start) == [0, 1, 1, 3]
+    assert list(text.who) == [chunk_view.BOTH, chunk_view.ROUTER, chunk_view.TEACHER, chunk_view.BOTH]
+    assert list(text.split) == [False, True, True, False]
+    assert list(text.chunk) == [0, 1, 2, 2] and list(text.token) == [0, 1, 1, 2]
     assert chunk_view.tallied(text) == "chunks: router 3, teacher 3; boundaries of one alone: router 1, teacher 1"
     with pytest.raises(ValueError, match="all bytes of one text"):
         chunk_view.read(pd.concat([rows, rows]))

@@ -4,9 +4,7 @@ The picture is drawn from the rows of `boundaries.byte_rows` with the keys corpu
 as a number. A character is shown whole, above the probabilities of all its bytes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
+import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -24,68 +22,34 @@ NOBODY = "no boundary"
 WHO = {(True, True): BOTH, (True, False): ROUTER, (False, True): TEACHER, (False, False): NOBODY}
 BOUNDARY_LOOKS = {BOTH: ("#000000", "-", 1.2), ROUTER: ("#d55e00", "-", 2.2), TEACHER: ("#0072b2", (0, (2, 1)), 2.2)}
 SPLIT_COLOUR = "#a0006d"
-BAR_COLOURS = {True: "#444444", False: "#b5b5b5"}  # from the threshold on, and below it
 
 
-@dataclass(frozen=True)
-class Byte:
-    """A byte of a text: its value, the router's probability, whether the teacher puts a boundary after it.
+def read(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the bytes of one text in order, with what the picture shows of each.
 
-    chunk, token: how many chunks of the router's and tokens end before it.
-    """
-
-    value: int
-    prob: float
-    teacher: bool
-    chunk: int
-    token: int
-
-    @property
-    def router(self) -> bool:
-        return self.prob >= THRESHOLD
-
-    @property
-    def who(self) -> str:
-        """Who puts a boundary after it, in words."""
-        return WHO[self.router, self.teacher]
-
-
-@dataclass(frozen=True)
-class Character:
-    """A character as it is and as a picture can draw it, and its bytes."""
-
-    text: str
-    label: str
-    bytes: tuple[Byte, ...]
-
-    @property
-    def split(self) -> bool:
-        """Whether the router or the teacher puts a boundary inside it, where no text can be split."""
-        return any(byte.router or byte.teacher for byte in self.bytes[:-1])
-
-
-def read(rows: pd.DataFrame) -> list[Character]:
-    """Return the characters of one text from its rows: place, byte, value, teacher.
-
+    rows: place, byte, value (the router's probability), teacher. Added: router, whether it puts a boundary after the
+    byte; who does, in words; chunk and token, how many of the router's chunks and of the tokens end before it; start,
+    size and label of its character; split, whether there is a boundary inside that, where no text can be split.
     Raises ValueError where the places are not 0, 1, 2 .., as with two texts at once.
     """
-    rows = rows.sort_values("place", kind="stable")
-    if list(rows["place"]) != list(range(len(rows))):
+    rows = rows.sort_values("place", kind="stable").reset_index(drop=True)
+    if list(rows["place"]) != list(rows.index):
         raise ValueError("the rows must be all bytes of one text: choose one corpus and one text")
-    chunk = (rows["value"] >= THRESHOLD).cumsum().shift(fill_value=0)
-    token = rows["teacher"].astype(bool).cumsum().shift(fill_value=0)
-    each = [Byte(row.byte, row.value, bool(row.teacher), row.chunk, row.token)
-            for row in rows.assign(chunk=chunk, token=token).itertuples()]
-    text = bytes(byte.value for byte in each)
-    return [Character(text[start:start + size].decode(errors="replace"), label, tuple(each[start:start + size]))
-            for start, size, label in characters(text)]
+    router = rows["value"] >= THRESHOLD
+    teacher = rows["teacher"].astype(bool)
+    spans = pd.DataFrame(characters(bytes(rows["byte"].tolist())), columns=["start", "size", "label"])
+    own = spans.loc[spans.index.repeat(spans["size"])].reset_index(drop=True)
+    inside = (router | teacher) & (rows.index < own["start"] + own["size"] - 1)
+    return rows.join(own).assign(
+        router=router, who=[WHO[pair] for pair in zip(router, teacher, strict=True)],
+        chunk=router.cumsum().shift(fill_value=0), token=teacher.cumsum().shift(fill_value=0),
+        split=inside.groupby(own["start"]).transform("any"))
 
 
-def tallied(text: Sequence[Character]) -> str:
+def tallied(text: pd.DataFrame) -> str:
     """Return how many chunks router and teacher make of a text, and how many boundaries are of one alone, in words."""
-    each = [byte for character in text for byte in character.bytes]
-    alone = [sum(byte.who == who for byte in each) for who in (ROUTER, TEACHER)]
-    return (f"chunks: router {sum(byte.router for byte in each)}, teacher {sum(byte.teacher for byte in each)}; "
+    alone = [(text["who"] == who).sum() for who in (ROUTER, TEACHER)]
+    return (f"chunks: router {text['router'].sum()}, teacher {text['teacher'].sum()}; "
             f"boundaries of one alone: router {alone[0]}, teacher {alone[1]}")
 
 
@@ -100,7 +64,7 @@ def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
     """
     titles = sorted(rows["text"].unique(), key=lambda name: (name != "clean", name))
     texts = {f"{rows['corpus'].iloc[0]}, {name}": read(rows[rows["text"] == name]) for name in titles}
-    lines = {title: -(-sum(len(character.bytes) for character in text) // per_line) for title, text in texts.items()}
+    lines = {title: -(-len(text) // per_line) for title, text in texts.items()}
     height = KEY_HEIGHT + sum(1.8 + LINE * count for count in lines.values())
     with rc_context(STYLE):
         picture = Figure(figsize=(0.112 * (per_line + 5), 0.125 * height))
@@ -117,25 +81,33 @@ def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
     return picture
 
 
-def _text(axes: Axes, text: Sequence[Character], *, top: float, per_line: int) -> None:
+def _text(axes: Axes, text: pd.DataFrame, *, top: float, per_line: int) -> None:
     """Draw one text from `top` downwards; a character whose bytes wrap is written on its first line."""
-    size = sum(len(character.bytes) for character in text)
-    start = 0
-    for character in text:
-        for place, byte in enumerate(character.bytes, start=start):
-            x, y = place % per_line, top - LINE * (place // per_line)
-            if x == 0:
-                _line(axes, y, min(per_line, size - place))
-            _byte(axes, byte, x, y)
-        x, y = start % per_line, top - LINE * (start // per_line)
-        width = min(len(character.bytes), per_line - x)
-        colour = GREY if character.text in VISIBLE else "black"
-        axes.text(x + width / 2, y - STRIP - LETTERS / 2, character.label, ha="center", va="center", color=colour,
-                  fontsize=9 if len(character.label) == 1 else 5, zorder=4)
-        if character.split:
-            axes.add_patch(Rectangle((x, y - STRIP - LETTERS), width, LETTERS, fill=False, linewidth=1.4,
+    x = text["place"] % per_line
+    y = top - LINE * (text["place"] // per_line)
+    letters = y - STRIP - LETTERS
+    bars = letters - BARS
+    for left, width, low, height, colours in (
+        (x, 1, y - STRIP, STRIP, np.where(text["token"] % 2, "#bbbbbb", "#555555")),
+        (x, 1, letters, LETTERS, np.take(CHUNK_COLOURS, text["chunk"], mode="wrap")),
+        (x + 0.15, 0.7, bars, BARS * text["value"] * 0.94, np.where(text["router"], "#444444", "#b5b5b5")),
+    ):
+        axes.bar(left, height, width, low, align="edge", color=colours, linewidth=0)
+    for who, (colour, style, width) in BOUNDARY_LOOKS.items():
+        his = text["who"] == who
+        low = letters if who == BOTH else bars
+        axes.plot(np.stack([x[his] + 1] * 2), np.stack([low[his], y[his]]), color=colour, linestyle=style, zorder=3,
+                  linewidth=width, solid_capstyle="butt")
+    for one in text[text["place"] == text["start"]].assign(x=x, low=letters).itertuples():
+        width = min(one.size, per_line - one.x)
+        colour = GREY if chr(one.byte) in VISIBLE else "black"
+        axes.text(one.x + width / 2, one.low + LETTERS / 2, one.label, ha="center", va="center", color=colour,
+                  fontsize=9 if len(one.label) == 1 else 5, zorder=4)
+        if one.split:
+            axes.add_patch(Rectangle((one.x, one.low), width, LETTERS, fill=False, linewidth=1.4,
                                      edgecolor=SPLIT_COLOUR, linestyle=":", zorder=5))
-        start += len(character.bytes)
+    for start in range(0, len(text), per_line):
+        _line(axes, y[start], min(per_line, len(text) - start))
 
 
 def _line(axes: Axes, y: float, size: int) -> None:
@@ -144,21 +116,6 @@ def _line(axes: Axes, y: float, size: int) -> None:
         axes.text(-0.4, y - middle, label, fontsize=6, ha="right", va="center", color=GREY)
     half = y - STRIP - LETTERS - BARS * (1 - THRESHOLD)
     axes.plot([0, size], [half, half], color=GREY, linewidth=0.4, zorder=0)
-
-
-def _byte(axes: Axes, byte: Byte, x: float, y: float) -> None:
-    """Draw a byte's strip, background, bar and boundary; x, y: its upper left corner."""
-    letters = y - STRIP - LETTERS
-    bars = letters - BARS
-    axes.add_patch(Rectangle((x, y - STRIP), 1, STRIP, facecolor=("#555555", "#bbbbbb")[byte.token % 2], linewidth=0))
-    axes.add_patch(Rectangle((x, letters), 1, LETTERS, linewidth=0,
-                             facecolor=CHUNK_COLOURS[byte.chunk % len(CHUNK_COLOURS)]))
-    axes.add_patch(Rectangle((x + 0.15, bars), 0.7, BARS * byte.prob * 0.94, linewidth=0,
-                             facecolor=BAR_COLOURS[byte.router]))
-    if byte.who in BOUNDARY_LOOKS:
-        colour, style, width = BOUNDARY_LOOKS[byte.who]
-        axes.plot([x + 1, x + 1], [letters if byte.who == BOTH else bars, y], color=colour, linestyle=style, zorder=3,
-                  linewidth=width, solid_capstyle="butt")
 
 
 def _key(axes: Axes, per_line: int) -> None:

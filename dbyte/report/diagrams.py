@@ -1,7 +1,8 @@
 """Pictures that show no measurement: how text, bytes and tokens align (Section 4.1), what each step trains (4.2)."""
 
+import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.resources import files
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -79,57 +80,41 @@ def alignment_figure(examples: Sequence[tuple[str, Sequence[bytes]]], *, per_lin
 
 PARTS = {"encoder": ENCODER, "router": ROUTER, "core": CORE, "head": DECODER}  # a row of the picture each, upwards
 HEAD = {1: "LM head", 2: "dechunk, decoder,\nbyte head"}
-TEACHER = {"encoder": "embeddings", "router": "tokenizer", "core": "transformer", "head": "LM head"}
-
-
-@dataclass(frozen=True)
-class Card:
-    """What the picture says of an objective: its words, whose boundaries it reads, and the parts it computes with."""
-
-    loss: str
-    boundaries: str
-    uses: frozenset[str]
-
-    def with_router(self) -> "Card":
-        """Return the card of this objective with Eq. 4 added to it."""
-        return Card(f"{self.loss};\nwhere tokens end", self.boundaries, self.uses | {"router"})
-
-
-ALIGN = Card("match the\ntoken embeddings", "teacher's", frozenset({"encoder"}))
-DISTIL = Card("match the next-token\ndistribution", "teacher's", frozenset({"encoder", "core", "head"}))
-BOUNDARY = Card("where tokens end", "teacher's labels", frozenset({"encoder", "router"}))
-BYTES = Card("next byte and\nits boundary", "router's", frozenset(PARTS))
-CARDS = {
-    "align": ALIGN, "align_with_boundary": ALIGN.with_router(), "distill": DISTIL, "distill_reverse": DISTIL,
-    "distill_js": DISTIL, "distill_with_boundary": DISTIL.with_router(), "boundary": BOUNDARY, "head": BYTES,
-    "full": BYTES, "full_with_boundary": BYTES.with_router(),
-}
-TRAIN_COLOUR, FROZEN_COLOUR, TEACHER_COLOUR = "#f2b33d", "#e4e4e4", "#3b3b3b"
+TEACHER = ("embeddings", "tokenizer", "transformer", "LM head")
+CARDS = {objective: card for card in tomllib.loads((files("dbyte.report") / "pipeline.toml").read_text("utf-8"))["card"]
+         for objective in card["objectives"]}
+TRAIN_COLOUR = "#f2b33d"
+LINE = "#555555"
+LOOKS = {"trains": dict(facecolor=TRAIN_COLOUR, edgecolor=LINE), "frozen": dict(facecolor="#e4e4e4", edgecolor=LINE),
+         "not used": dict(facecolor="white", edgecolor=GREY, linestyle=":"),
+         "teacher": dict(facecolor="#3b3b3b", edgecolor=LINE)}
+TEXT_COLOURS = {"teacher": "white", "not used": GREY}
 WIDTH, HEIGHT, PITCH, RISE = 1.5, 0.62, 1.95, 0.9  # of a box, and from one to the next, in inches
+TOP = len(PARTS) * RISE
 
 
-def _box(axes: Axes, x: float, row: int, label: str, *, face: str, text: str = "black", dashed: bool = False) -> None:
-    axes.add_patch(FancyBboxPatch(
-        (x, row * RISE), WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.08", facecolor=face,
-        edgecolor=GREY if dashed else "#555555", linestyle=":" if dashed else "-", linewidth=0.9))
-    axes.text(x + WIDTH / 2, row * RISE + HEIGHT / 2, label, ha="center", va="center", fontsize=9, color=text)
+def _column(axes: Axes, x: float, title: str, about: str, boxes: Sequence[tuple[str, str]]) -> None:
+    """Draw a title, a line about it, and below them boxes from the lowest upwards, each a label and one of LOOKS."""
+    for row, (label, look) in enumerate(boxes):
+        axes.add_patch(FancyBboxPatch((x, row * RISE), WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.08",
+                                      linewidth=0.9, **LOOKS[look]))
+        axes.text(x + WIDTH / 2, row * RISE + HEIGHT / 2, label, ha="center", va="center", fontsize=9,
+                  color=TEXT_COLOURS.get(look, "black"))
+    axes.text(x + WIDTH / 2, TOP + 0.58, title, ha="center", va="bottom", fontsize=11, fontweight="bold")
+    axes.text(x + WIDTH / 2, TOP + 0.5, about, ha="center", va="top", fontsize=8)
 
 
-def _column(axes: Axes, x: float, step: Step) -> None:
+def _step(axes: Axes, x: float, step: Step) -> None:
+    """Draw the column of a step, with the arrow that leads to it."""
     card = CARDS[step.objective.name]
     trained = {part for group in step.groups for part in group.parts}
-    for row, (part, modules) in enumerate(PARTS.items()):
-        label = HEAD[step.stage] if part == "head" else part
-        if trained & set(modules):
-            _box(axes, x, row, label, face=TRAIN_COLOUR)
-        elif part in card.uses:
-            _box(axes, x, row, label, face=FROZEN_COLOUR)
-        else:
-            _box(axes, x, row, label, face="white", text=GREY, dashed=True)
-    top = len(PARTS) * RISE
-    axes.text(x + WIDTH / 2, top + 0.58, step.name, ha="center", va="bottom", fontsize=11, fontweight="bold")
-    axes.text(x + WIDTH / 2, top + 0.5, card.loss, ha="center", va="top", fontsize=8)
-    axes.text(x + WIDTH / 2, -0.2, f"boundaries: {card.boundaries}", ha="center", va="top", fontsize=8, color="#444444")
+    looks = ["trains" if trained & set(modules) else "frozen" if part in card["uses"] else "not used"
+             for part, modules in PARTS.items()]
+    _column(axes, x, step.name, card["loss"], list(zip([*list(PARTS)[:3], HEAD[step.stage]], looks, strict=True)))
+    axes.text(x + WIDTH / 2, -0.2, f"boundaries: {card['boundaries']}", ha="center", va="top", fontsize=8,
+              color="#444444")
+    axes.add_patch(FancyArrowPatch((x - PITCH + WIDTH + 0.05, 1.75), (x - 0.05, 1.75), arrowstyle="-|>",
+                                   mutation_scale=11, color=LINE, linewidth=1.2))
 
 
 def pipeline_figure(steps: Sequence[Step]) -> Figure:
@@ -145,30 +130,19 @@ def pipeline_figure(steps: Sequence[Step]) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(PITCH * (len(steps) + 1), 5.45))
         axes = figure.add_axes((0, 0, 1, 1))
-        for row, part in enumerate(PARTS):
-            _box(axes, 0, row, TEACHER[part], face=TEACHER_COLOUR, text="white")
-        top = len(PARTS) * RISE
-        axes.text(WIDTH / 2, top + 0.58, "teacher", ha="center", va="bottom", fontsize=11, fontweight="bold")
-        axes.text(WIDTH / 2, top + 0.5, "reads and writes\ntokens", ha="center", va="top", fontsize=8)
+        _column(axes, 0, "teacher", "reads and writes\ntokens", [(label, "teacher") for label in TEACHER])
         for index, step in enumerate(steps, start=1):
-            _column(axes, index * PITCH, step)
-            axes.add_patch(FancyArrowPatch(((index - 1) * PITCH + WIDTH + 0.05, 1.75), (index * PITCH - 0.05, 1.75),
-                                           arrowstyle="-|>", mutation_scale=11, color="#555555", linewidth=1.2))
+            _step(axes, index * PITCH, step)
         for stage, label in ((1, "Stage 1: bytes in, tokens out"), (2, "Stage 2: bytes in, bytes out")):
             if stage in stages:
                 left = (1 + stages.index(stage)) * PITCH
                 right = (stages.index(stage) + stages.count(stage)) * PITCH + WIDTH
-                axes.plot([left, right], [top + 1.05, top + 1.05], color="#555555", linewidth=1.4)
-                axes.text((left + right) / 2, top + 1.05 + 0.07, label, ha="center", va="bottom", fontsize=11)
-        _key(axes)
-        axes.set(xlim=(-0.15, PITCH * len(steps) + WIDTH + 0.15), ylim=(-1.05, top + 1.55))
+                axes.plot([left, right], [TOP + 1.05, TOP + 1.05], color=LINE, linewidth=1.4)
+                axes.text((left + right) / 2, TOP + 1.05 + 0.07, label, ha="center", va="bottom", fontsize=11)
+        for index, look in enumerate(("trains", "frozen", "not used")):
+            x = PITCH + index * 1.5
+            axes.add_patch(Rectangle((x, -0.88), 0.26, 0.2, **LOOKS[look] | {"edgecolor": LINE}))
+            axes.text(x + 0.36, -0.78, look, va="center", fontsize=9)
+        axes.set(xlim=(-0.15, PITCH * len(steps) + WIDTH + 0.15), ylim=(-1.05, TOP + 1.55))
         axes.axis("off")
     return figure
-
-
-def _key(axes: Axes) -> None:
-    entries = (("trains", TRAIN_COLOUR, "-"), ("frozen", FROZEN_COLOUR, "-"), ("not used", "white", ":"))
-    for index, (label, face, line) in enumerate(entries):
-        x = PITCH + index * 1.5
-        axes.add_patch(Rectangle((x, -0.88), 0.26, 0.2, facecolor=face, edgecolor="#555555", linestyle=line))
-        axes.text(x + 0.36, -0.78, label, va="center", fontsize=9)
