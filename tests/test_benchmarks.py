@@ -129,8 +129,8 @@ def test_every_local_benchmark_is_read_completely():
     sizes = {"LMB": 5153, "PIQA": 1838, "ARC-E": 2376, "ARC-C": 1172, "WINO": 1267, "OBQA": 500, "GSM8K": 1319}
     for task in paper_tasks(list(sizes), data=SHARED):
         assert len(task.config["custom_dataset"]()["test"]) == sizes[task.name]
-    first, second, _ = BENCHMARKS["LMB"].layouts
-    assert first.read(SHARED) == second.read(SHARED), "both files of LAMBADA say the same"
+    first, second = (BENCHMARKS["LMB"].read(SHARED, files) for files in BENCHMARKS["LMB"].layouts[:2])
+    assert first == second, "both files of LAMBADA say the same"
 
 
 class Knowing(Silent):
@@ -159,8 +159,8 @@ def test_the_right_answer_is_the_one_that_the_file_says(name, file):
 
 @real
 def test_a_winogrande_sentence_becomes_the_two_texts_that_the_file_has():
-    layout, _ = BENCHMARKS["WINO"].layouts
-    given = [json.loads(line) for line in (SHARED / layout.files[0]).read_text().splitlines()]
+    (file,), _ = BENCHMARKS["WINO"].layouts
+    given = [json.loads(line) for line in (SHARED / file).read_text().splitlines()]
     lm = Recording(Silent())
     evaluate_tasks(lm, paper_tasks(["WINO"], 40, data=SHARED))
     asked = [args for args, _ in lm.seen]

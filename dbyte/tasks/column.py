@@ -77,11 +77,6 @@ def harness_config(name: str, rows: Callable[[], list[dict]], options: dict, *, 
     }
 
 
-def multiple_choice(text: str, choices: str | list[str]) -> dict:
-    """The harness options of a column whose rows hold the number of the right choice under "label"."""
-    return {"output_type": "multiple_choice", "doc_to_text": text, "doc_to_choice": choices, "doc_to_target": "label"}
-
-
 def at_least_one(limit: int | None) -> int | None:
     """The number of items a column, or None; ValueError if it is below 1."""
     if limit is not None and limit < 1:

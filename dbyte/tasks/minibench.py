@@ -4,34 +4,38 @@ A benchmark of the paper (arXiv 2602.01007, Table 1) needs a teacher with billio
 same kind of question about a world that a teacher of a million parameters can learn. Every item is held out: its
 question, event or sum occurs in no training text of the world (tests/test_minibench.py, tests/test_world.py).
 
-A column is a function that makes one row, and a line that says how rows are drawn (`_sampled` from a pool, or
-`_distinct`) and asked. To add one, write both and name the column in EVERY.
+A column is a function that makes one row, a line of EVERY that says how rows are drawn (`_sampled` from a pool, or
+`_distinct`), and a table of minibench.toml that says how they are asked. To add one, write the three.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from random import Random
 
-from dbyte.tasks.column import Column, multiple_choice
+from dbyte.tasks.column import Column
 from dbyte.tasks.world import chains, full, kinds, letters, reasons, scripts, spelling, world
 from dbyte.tasks.world.world import NAMES, PLACES, TOOLS, WORLD, shuffled
 
-QUESTION = "Question: {{question}}\nAnswer:"
+# For each column its metric, chance and harness options.
+ASKED = tomllib.loads(Path(__file__).with_name("minibench.toml").read_text(encoding="utf-8"))
 
 
-def _sampled(name: str, row: Callable[..., dict], pool: Sequence[tuple], chance: float, harness: dict, *,
-             metric: str = "acc") -> Column:
+def _sampled(name: str, row: Callable[..., dict], pool: Sequence[tuple]) -> Column:
     """A column of row(rng, *member) for the members of a pool, none of them twice."""
     def draw(rng: Random, n: int) -> list[dict]:
         return [row(rng, *member) for member in rng.sample(pool, len(pool))[:n]]
 
-    return Column(name=name, metric=metric, chance=chance, default=min(500, len(pool)), available=len(pool), draw=draw,
-                  harness=harness)
+    return Column(name, default=min(500, len(pool)), available=len(pool), draw=draw, **ASKED[name])
 
 
-def _distinct(name: str, row: Callable[[Random], dict], key: str, chance: float, harness: dict, *,
-              metric: str = "acc", available: int = 5000) -> Column:
-    """A column of rows row(rng) that differ under `key`, in the order of drawing, so that a smaller n is a prefix."""
+def _distinct(name: str, row: Callable[[Random], dict], *, key: str, asked: Mapping[str, object] | None = None,
+              available: int = 5000) -> Column:
+    """A column of rows row(rng) that differ under `key`, in the order of drawing, so that a smaller n is a prefix.
+
+    asked: its metric, chance and harness options, if they are not those of minibench.toml.
+    """
     def draw(rng: Random, n: int) -> list[dict]:
         rows: dict[str, dict] = {}
         while len(rows) < n:
@@ -39,7 +43,7 @@ def _distinct(name: str, row: Callable[[Random], dict], key: str, chance: float,
             rows.setdefault(drawn[key], drawn)
         return list(rows.values())
 
-    return Column(name=name, metric=metric, chance=chance, default=500, available=available, draw=draw, harness=harness)
+    return Column(name, default=500, available=available, draw=draw, **(asked or ASKED[name]))
 
 
 def _lmb(rng: Random) -> dict:
@@ -51,13 +55,6 @@ def _lmb(rng: Random) -> dict:
     """
     told, recall = world.story(rng, people=NAMES, held_out=True)
     return {"text": " ".join([*told, rng.choice(recall[0])]).removesuffix(".")}
-
-
-LMB = _distinct("LMB", _lmb, "text", 0.0, {
-    "output_type": "loglikelihood",
-    "doc_to_text": "{{text.rsplit(' ', 1)[0]}}",
-    "doc_to_target": "{{' ' + text.rsplit(' ', 1)[1]}}",
-})
 
 
 def _hellas(rng: Random, name: str, script: scripts.Script, done: int) -> dict:
@@ -78,10 +75,6 @@ def _hellas(rng: Random, name: str, script: scripts.Script, done: int) -> dict:
     }
 
 
-HELLAS_POOL = [(name, script, done) for name, script in scripts.PAIRS[True] for done in range(len(scripts.ORDER))]
-HELLAS = _sampled("HellaS", _hellas, HELLAS_POOL, 0.25, multiple_choice("{{context}}", "{{endings}}"))
-
-
 def _piqa(rng: Random, goal: str, tool: world.Tool) -> dict:
     r"""PIQA, after PIQA: which of two tools serves a goal; one item a goal.
 
@@ -93,10 +86,6 @@ def _piqa(rng: Random, goal: str, tool: world.Tool) -> dict:
     solutions = [world.use_answer(other), world.use_answer(other)]
     solutions[label] = world.use_answer(tool)
     return {"goal": world.use_question(goal), "sol1": solutions[0], "sol2": solutions[1], "label": label}
-
-
-PIQA = _sampled("PIQA", _piqa, WORLD.goals[True], 0.5,
-                multiple_choice("Question: {{goal}}\nAnswer:", "{{[sol1, sol2]}}"))
 
 
 def _arc_e(rng: Random, name: str, attribute: world.Attribute, form: str) -> dict:
@@ -111,10 +100,6 @@ def _arc_e(rng: Random, name: str, attribute: world.Attribute, form: str) -> dic
     return {"question": form.format(n=name), "choices": choices, "label": label}
 
 
-ARC_E_POOL = [(name, attribute, form) for name, attribute in WORLD.questions[True] for form in attribute.questions]
-ARC_E = _sampled("ARC-E", _arc_e, ARC_E_POOL, 0.25, multiple_choice(QUESTION, "{{choices}}"))
-
-
 def _arc_c(rng: Random) -> dict:
     r"""ARC-C, after ARC Challenge: a question whose answer takes two sentences, with four towns to choose from.
 
@@ -127,10 +112,6 @@ def _arc_c(rng: Random) -> dict:
     unnamed = rng.sample([place for place in PLACES if place not in (right, other)], 2)
     choices, label = shuffled(rng, right, [other, *unnamed])
     return {"passage": chains.told(rng, pair), "question": chains.question(pair[0]), "choices": choices, "label": label}
-
-
-ARC_C = _distinct("ARC-C", _arc_c, "passage", 0.25,
-                  multiple_choice("{{passage}}\nQuestion: {{question}}\nAnswer:", "{{choices}}"))
 
 
 def _wino(rng: Random) -> dict:
@@ -152,12 +133,12 @@ def _wino(rng: Random) -> dict:
 
 
 # With several contexts and one continuation the harness expects the label as the text, and the text as the target.
-WINO = _distinct("WINO", _wino, "sentence", 0.5, {
+WINO_ASKED = {"metric": "acc", "chance": 0.5, "harness": {
     "output_type": "multiple_choice",
     "doc_to_text": lambda row: int(row["answer"]) - 1,
     "doc_to_choice": lambda row: [row["sentence"].split("_")[0] + row[name] for name in ("option1", "option2")],
     "doc_to_target": lambda row: row["sentence"].split("_ ")[1],
-}, available=4000)
+}}
 
 
 def _obqa(rng: Random, fact: tuple[kinds.Kind, str, int], form: str) -> dict:
@@ -175,8 +156,6 @@ def _obqa(rng: Random, fact: tuple[kinds.Kind, str, int], form: str) -> dict:
 
 
 OBQA_FORMS = ("{statement}", "Question: {question}\nAnswer:", "Everybody knows this. {statement}")
-OBQA_POOL = [(fact, form) for fact in kinds.FACTS[True] for form in OBQA_FORMS]
-OBQA = _sampled("OBQA", _obqa, OBQA_POOL, 0.25, multiple_choice("{{question_stem}}", "{{choices}}"))
 
 
 def _mmlu(rng: Random) -> dict:
@@ -200,9 +179,6 @@ def _mmlu(rng: Random) -> dict:
     return {"subject": subject, "prompt": before + letters.asked(question, choices), "label": label}
 
 
-MMLU = _distinct("MMLU", _mmlu, "prompt", 0.25, multiple_choice("{{prompt}}", list(letters.LETTERS)))
-
-
 def _gsm8k(rng: Random, problem: world.Sum) -> dict:
     r"""GSM8K, after GSM8K: a word problem in two steps, whose answer is written.
 
@@ -213,53 +189,41 @@ def _gsm8k(rng: Random, problem: world.Sum) -> dict:
     return {"question": world.sum_question(rng, problem, name=rng.choice(NAMES)), "answer": problem.answer()}
 
 
-GSM8K = _sampled("GSM8K", _gsm8k, [(problem,) for problem in WORLD.sums[True]], 0.0, {
-    "output_type": "generate_until",
-    "doc_to_text": QUESTION,
-    "doc_to_target": "{{answer.split('#### ')[1]}}",
-    # 64 is room for the longest answer even where a model counts bytes instead of tokens.
-    "generation_kwargs": {"until": ["\n\n", "\nQuestion"], "do_sample": False, "max_gen_toks": 64},
-    "filter_list": [{"name": "strict-match", "filter": [
-        {"function": "regex", "regex_pattern": r"#### (\-?[0-9]+)"}, {"function": "take_first"}]}],
-}, metric="exact_match")
-
-
 def _spell(rng: Random) -> dict:
-    """The row of SPELL: spell a made-up word, about which training text never asks."""
+    r"""SPELL, after CUTE: spell a made-up word, about which training text never asks.
+
+    Example: "Question: Spell the word bimolu.\nAnswer:" -> " b i m o l u". The answer is written and matched exactly,
+    as in the columns of MINI_CUTE. The paper has no such column; spelling is what models of bytes are for.
+    """
     word = spelling.word(rng, held_out=True)
     return {"question": spelling.SPELL.question.format(word=word), "answer": spelling.SPELL.answer(word, "", "")}
 
 
 def _cute(rng: Random, kind: spelling.Kind) -> dict:
-    """The row of a column of MINI_CUTE: a question of one kind about the letters of a made-up word."""
+    r"""A column of MINI_CUTE: a question of one kind about the letters of a made-up word.
+
+    Example: "Question: Exchange b and m in bimolu.\nAnswer:" -> " mibolu".
+    """
     question, answer = spelling.asked(rng, kind, held_out=True)
     return {"question": question, "answer": answer}
 
 
-def _written(name: str, row: Callable[[Random], dict], *, chance: float = 0.0) -> Column:
-    r"""A column after CUTE, whose answer is written and matched exactly.
-
-    Examples: "Question: Spell the word bimolu.\nAnswer:" -> " b i m o l u"; "Question: Exchange b and m in
-    bimolu.\nAnswer:" -> " mibolu". The paper has no such column; spelling is what models of bytes are for.
-    """
-    return _distinct(name, row, "question", chance, {
-        "output_type": "generate_until",
-        "doc_to_text": QUESTION,
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 24},
-        "filter_list": [{"name": "stripped", "filter": [
-            {"function": "regex", "regex_pattern": r"^\s*(.*?)\s*$"}, {"function": "take_first"}]}],
-    }, metric="exact_match")
-
-
-SPELL = _written("SPELL", _spell)
-MINI_CUTE = {  # the kinds that need no real words; the others are in dbyte/tasks/cute.py
-    kind.name: _written(kind.name, partial(_cute, kind=kind), chance=0.5 if kind.name == "contains_char" else 0.0)
-    for kind in spelling.KINDS
-}
-
 EVERY = {column.name: column for column in (  # Table 4's order, then ours
-    LMB, HELLAS, PIQA, ARC_E, ARC_C, WINO, OBQA, MMLU, GSM8K, SPELL)}
+    _distinct("LMB", _lmb, key="text"),
+    _sampled("HellaS", _hellas, [(*pair, done) for pair in scripts.PAIRS[True] for done in range(len(scripts.ORDER))]),
+    _sampled("PIQA", _piqa, WORLD.goals[True]),
+    _sampled("ARC-E", _arc_e, [(*pair, form) for pair in WORLD.questions[True] for form in pair[1].questions]),
+    _distinct("ARC-C", _arc_c, key="passage"),
+    _distinct("WINO", _wino, key="sentence", asked=WINO_ASKED, available=4000),
+    _sampled("OBQA", _obqa, [(fact, form) for fact in kinds.FACTS[True] for form in OBQA_FORMS]),
+    _distinct("MMLU", _mmlu, key="prompt"),
+    _sampled("GSM8K", _gsm8k, [(problem,) for problem in WORLD.sums[True]]),
+    _distinct("SPELL", _spell, key="question"),
+)}
+MINI_CUTE = {  # the kinds that need no real words; the others are in dbyte/tasks/cute.py
+    kind.name: _distinct(kind.name, partial(_cute, kind=kind), key="question",
+                         asked=ASKED["SPELL"] | {"chance": kind.chance}) for kind in spelling.KINDS
+}
 COLUMNS = {name: EVERY[name] for name in ("LMB", "PIQA", "ARC-E", "GSM8K")}  # those that the corpus `world` teaches
 
 

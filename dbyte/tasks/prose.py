@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from random import Random
 
-from dbyte.tasks.column import Column, multiple_choice
+from dbyte.tasks.column import Column
 
 NAME = "Prose"
 CORPUS = "pydocs"  # the corpus whose held-out documents are asked about
@@ -28,7 +28,8 @@ def column(heldout: Iterable[str], trained: Iterable[str]) -> Column:
     return Column(
         name=NAME, metric="acc", chance=1 / (1 + WRONG), default=len(pool), available=len(pool),
         draw=partial(_draw, documents=documents, pool=pool),
-        harness=multiple_choice("{{context}}", "{{choices}}"),
+        harness={"output_type": "multiple_choice", "doc_to_text": "{{context}}", "doc_to_choice": "{{choices}}",
+                 "doc_to_target": "label"},
     )
 
 

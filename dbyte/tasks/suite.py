@@ -17,8 +17,11 @@ from dbyte.tasks.cute import CUTE_COLUMNS, cute_task
 from dbyte.tasks.paper import BENCHMARKS
 
 COLUMNS = {"mini": minibench.EVERY, "paper": BENCHMARKS, "cute": CUTE_COLUMNS, "mini_cute": minibench.MINI_CUTE}
-GROUPS = {group: (group, columns) for group, columns in COLUMNS.items()} | {  # what a group's name stands for
-    "mini": ("mini", tuple(minibench.COLUMNS)), "mini_full": ("mini", COLUMNS["mini"])}
+GROUPS = {group: [(group, column) for column in columns] for group, columns in COLUMNS.items()}
+GROUPS |= {"mini": [("mini", column) for column in minibench.COLUMNS], "mini_full": GROUPS["mini"]}
+# What each name stands for. The last group comes first here, so that a bare column is the first group's that has it.
+NAMED = {column: [(group, column)] for group, columns in reversed(COLUMNS.items()) for column in columns}
+NAMED |= {f"{group}/{column}": [(group, column)] for group, columns in COLUMNS.items() for column in columns} | GROUPS
 
 
 def named(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -26,27 +29,13 @@ def named(names: Sequence[str]) -> list[tuple[str, str]]:
 
     Raises ValueError for a name that is neither a group nor a column, or for no names.
     """
-    found: dict[tuple[str, str], None] = {}
-    for name in names:
-        if name in GROUPS:
-            group, columns = GROUPS[name]
-            found.update(dict.fromkeys((group, column) for column in columns))
-        else:
-            found[_column(name)] = None
-    if not found:
+    if not names:
         raise ValueError(f"name at least one task: {', '.join(GROUPS)}, or columns of theirs")
-    return list(found)
-
-
-def _column(name: str) -> tuple[str, str]:
-    """(group, column) of COLUMN or GROUP/COLUMN; ValueError for an unknown one."""
-    wanted, _, column = name.rpartition("/")
-    for group in [wanted] if wanted else COLUMNS:
-        if column in COLUMNS.get(group, ()):
-            return group, column
-    listed = "; ".join(f"{group}: {', '.join(columns)}" for group, columns in COLUMNS.items())
-    raise ValueError(f"unknown task {name!r}: choose a group ({', '.join(GROUPS)}), a column of one ({listed}), or "
-                     "GROUP/COLUMN")
+    if unknown := [name for name in names if name not in NAMED]:
+        listed = "; ".join(f"{group}: {', '.join(columns)}" for group, columns in COLUMNS.items())
+        raise ValueError(f"unknown task {unknown[0]!r}: choose a group ({', '.join(GROUPS)}), a column of one "
+                         f"({listed}), or GROUP/COLUMN")
+    return list(dict.fromkeys(column for name in names for column in NAMED[name]))
 
 
 def tasks(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from dbyte.tasks.world.world import PLACES, THINGS, WORLD, question_answer
+from dbyte.tasks.world.world import PLACES, THINGS, WORDS, WORLD, question_answer
 
-CONTAINERS = tuple("bag barrel basket bowl box bucket case chest crate drawer jar sack".split())
+CONTAINERS = tuple(WORDS["containers"].split())
 
 
 class Chain(NamedTuple):

@@ -25,13 +25,7 @@ class Kind:
         return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
 
-# A trait in words: the beginning of a statement, which ends with its value, and a question.
-TRAITS = (
-    ("The {m} is covered with", "What is the {m} covered with?"),
-    ("The {m} lives in", "What does the {m} live in?"),
-    ("The {m} feeds on", "What does the {m} feed on?"),
-    ("The {m} is known for", "What is the {m} known for?"),
-)
+TRAITS = tuple(WORDS["traits"].items())  # the beginning of a statement, which ends with its value, and a question
 KINDS = tuple(Kind(name, tuple(members.split()), tuple(values.split()))
               for name, (members, values) in WORDS["kinds"].items())
 

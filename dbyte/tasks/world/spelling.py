@@ -19,20 +19,23 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 class Kind:
     """One of CUTE's kinds: its name, the question about {word} and letters {a} and {b}, and how it is answered.
 
-    a is a letter of the word; b is a letter that the word lacks, or with `both` another that it has.
+    a is a letter of the word; b is a letter that the word lacks, or with `both` another that it has. chance: how often
+    guessing is right.
     """
 
     name: str
     question: str
     answer: Callable[[str, str, str], str]
     both: bool = False
+    chance: float = 0.0
 
 
 SPELL = Kind("spell", "Spell the word {word}.", lambda word, a, b: " ".join(word))
 KINDS = (
     SPELL,
     Kind("spell_inverse", "Which word is spelt {spelt}?", lambda word, a, b: word),
-    Kind("contains_char", "Is there a letter {a} in {word}?", lambda word, a, b: "Yes" if a in word else "No"),
+    Kind("contains_char", "Is there a letter {a} in {word}?", lambda word, a, b: "Yes" if a in word else "No",
+         chance=0.5),
     Kind("ins_char", "Put {b} behind every {a} in {word}.", lambda word, a, b: word.replace(a, a + b)),
     Kind("del_char", "Leave out every {a} in {word}.", lambda word, a, b: word.replace(a, "")),
     Kind("sub_char", "Replace every {a} by {b} in {word}.", lambda word, a, b: word.replace(a, b)),

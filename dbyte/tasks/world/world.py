@@ -24,14 +24,9 @@ Writer = Callable[[Random, Sequence[str]], str]  # writes a paragraph about a ca
 WORLD_SEED = 2602
 MIN_BYTES = 2048  # no document is longer, so any larger budget yields text
 
-NAMES = tuple(
-    "Adam Alice Anna Boris Carl Clara Daniel David Diana Emma Eric Eva Felix Frank George Grace Hanna Henry Irene Jack "
-    "James Jane Kate Laura Leo Maria Martin Nina Oscar Paula Peter Robert Rosa Simon Tom Walter".split()
-)
-PLACES = tuple("Bergen Bonn Cork Delhi Genoa Hull Kyoto Lyon Milan Naples Porto Riga".split())  # nobody's home
-THINGS = tuple("ball bell book camera coin cup flag hat key lamp letter map medal ring ticket toy".split())
-COLOURS = tuple("black blue brown gold green grey orange pink purple red white yellow".split())
-COUNTED = tuple("apples balls books cards coins eggs shells stones".split())
+WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
+NAMES, PLACES, THINGS, COLOURS, COUNTED = (
+    tuple(WORDS[kind].split()) for kind in ("names", "places", "things", "colours", "counted"))
 
 
 @dataclass(frozen=True)
@@ -39,10 +34,10 @@ class Attribute:
     """One thing to know about a person: its values, the ways to say it ({n} name, {v} value) and to ask for it."""
 
     name: str
-    values: tuple[str, ...]
-    clauses: tuple[str, ...]  # follow the name: "Anna" + " " + clause
+    values: Sequence[str]
+    clauses: Sequence[str]  # follow the name: "Anna" + " " + clause
     sentence: str
-    questions: tuple[str, ...]
+    questions: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,8 @@ class Event:
 
     name: str
     slots: str
-    told: tuple[str, ...]
-    recall: tuple[str, ...]
+    told: Sequence[str]
+    recall: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -86,26 +81,10 @@ class Sum:
         return " ".join([*told, f"#### {value}"])
 
 
-WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
-ATTRIBUTES = tuple(Attribute(name, tuple(each["values"].split()), (each["clause"],), each["sentence"],
-                             tuple(each["questions"])) for name, each in WORDS["attributes"].items())
+ATTRIBUTES = tuple(Attribute(name, **words) for name, words in WORDS["attributes"].items())
 TOOLS = tuple(Tool(name, verb, tuple(objects.split())) for name, (verb, objects) in WORDS["tools"].items())
-USE_SENTENCES = ("To {g}, use the {t}.", "People {g} with the {t}.", "You need the {t} to {g}.",
-                 "{n} took the {t} to {g}.")
-
-# Each kind ends in a word of another sort (a place, a person, a colour), and a story tells two kinds. So the last word
-# is the only one of its sort that was told, and a small model learns to look it up within minutes.
-EVENTS = (
-    Event("leave", "axp", ("{a} left the {x} in {p}.", "{a} forgot the {x} in {p}."),
-          ("Later {a} found the {x} in {p}.", "In the evening {a} saw the {x} in {p}.")),
-    Event("give", "axc", ("{a} gave the {x} to {c}.", "{a} sold the {x} to {c}."),
-          ("Later {a} brought the {x} to {c}.", "In the evening {a} sent the {x} to {c}.")),
-    Event("paint", "axv", ("{a} painted the {x} {v}.", "{a} wanted the {x} {v}."),
-          ("Later {a} sold the {x} as {v}.", "In the evening {a} saw the {x} shine {v}.")),
-)
-
-GAINS = ("buys {k} more {s}", "finds {k} more {s}")
-LOSSES = ("sells {k} {s}", "loses {k} {s}")
+EVENTS = tuple(Event(name, **words) for name, words in WORDS["events"].items())
+GAINS, LOSSES = WORDS["gains"], WORDS["losses"]
 STARTS, CHANGES = range(2, 13), (*range(-7, -1), *range(2, 8))  # no change of one: "1 apples" is not English
 
 # Which share of each kind is kept out of training, and how often each kind of paragraph is drawn.
@@ -269,7 +248,7 @@ def _sums(rng: Random, cast: Sequence[str]) -> str:
 def _uses(rng: Random, cast: Sequence[str]) -> str:
     """Three uses stated as prose; held-out goals are stated like the others, only never asked for."""
     pairs = rng.sample(WORLD.goals[False] + WORLD.goals[True], 3)
-    return " ".join(rng.choice(USE_SENTENCES).format(g=goal, t=tool.name, n=rng.choice(cast)) for goal, tool in pairs)
+    return " ".join(rng.choice(WORDS["uses"]).format(g=goal, t=tool.name, n=rng.choice(cast)) for goal, tool in pairs)
 
 
 def _use_questions(rng: Random, cast: Sequence[str]) -> str:
