@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -136,18 +135,16 @@ def run_in_order(planned: Sequence[Planned], *, jobs: int) -> Iterator[Planned]:
 
     What is not planned is not waited for. Closed early, as by Ctrl-C, it stops those that run and their kernels.
     """
-    numbers = {one.number: one for one in planned}
-    order = TopologicalSorter({one.number: one.needs & set(numbers) for one in planned})
-    order.prepare()
-    ready = []
+    waiting = list(planned)
     running = []
-    failed = False
     try:
         while True:
-            ready = sorted([*ready, *order.get_ready()])
-            while ready and not failed and len(running) < jobs:
-                running.append(numbers[ready.pop(0)])
-                start(running[-1], jobs=jobs)
+            unfinished = {one.number for one in waiting + running}
+            ready = [one for one in waiting if not one.needs & unfinished]
+            for one in ready[: jobs - len(running)]:
+                waiting.remove(one)
+                running.append(one)
+                start(one, jobs=jobs)
             if not running:
                 return
             time.sleep(0.1)
@@ -158,10 +155,9 @@ def run_in_order(planned: Sequence[Planned], *, jobs: int) -> Iterator[Planned]:
                 ended.relay.join()
                 if ended.process.returncode == 0:
                     os.replace(ended.unfinished("partial"), ended.executed)
-                    order.done(ended.number)
                 else:
                     os.replace(ended.unfinished("partial"), ended.unfinished("failed"))
-                    failed = True
+                    waiting = []
                 yield ended
     finally:
         for one in running:
