@@ -11,9 +11,8 @@ numbers are of one model (Table 8's `distill` and Table 6's Stage 1), they are n
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
-from statistics import fmean
+from statistics import fmean, harmonic_mean
 
 import pandas as pd
 
@@ -21,7 +20,7 @@ from dbyte.evaluate.robustness import delta, robustness_score
 from dbyte.report.published import entries, lines, number, quoted
 from dbyte.report.tables import BENCHMARKS, DELTA, NOISE, SCORE
 
-Rule = Callable[..., float]
+Rule = Callable[[Sequence[float]], float]
 Line = Mapping[str, str]  # column -> printed, of one model
 
 VERDICTS = ("agrees", "slip", "not derivable")
@@ -39,88 +38,64 @@ def half_unit(printed: str) -> float:
     return 0.5 * 10.0 ** Decimal(printed.removesuffix("B")).as_tuple().exponent
 
 
-@dataclass(frozen=True)
-class Check:
-    """One printed number and what it should follow from: `rule` of the `sources`, which are printed numbers too.
+def check(where: str, what: str, printed: str, sources: Sequence[str] = (), rule: Rule | None = None,
+          relation: str = "=") -> dict:
+    """Return one printed number as a row, next to what `rule` makes of the `sources`, which are printed numbers too.
 
-    relation: `=`, or `<` and `>` for a bound. Without a rule the number cannot be derived.
+    relation: `=`, or `<` and `>` for a bound. Without a rule the number cannot be derived. The tolerance is what
+    rounding alone may do: to first order, exact for sums and means.
     """
-
-    where: str
-    what: str
-    printed: str
-    sources: Sequence[str] = ()
-    rule: Rule | None = None
-    relation: str = "="
-
-    @property
-    def recomputed(self) -> float:
-        """What the sources give, nan where nothing can be derived."""
-        return self.rule(*map(value, self.sources)) if self.rule else math.nan
-
-    @property
-    def tolerance(self) -> float:
-        """How far printed and recomputed may be apart by rounding alone: to first order, exact for sums and means."""
-        if not self.rule:
-            return math.nan
-        own = half_unit(self.printed) if self.relation == "=" else 0.0  # a bound is meant as it stands
-        of_sources = 0.0
-        for index, printed in enumerate(self.sources):
-            moved = list(map(value, self.sources))
-            moved[index] += half_unit(printed)
-            of_sources += abs(self.rule(*moved) - self.recomputed)
-        return own + of_sources
-
-    @property
-    def verdict(self) -> str:
-        """`agrees`, `slip` or `not derivable`."""
-        if self.rule is None:
-            return "not derivable"
-        excess = self.recomputed - value(self.printed)
-        beyond = {"=": abs(excess), "<": excess, ">": -excess}[self.relation] - self.tolerance
-        return "slip" if beyond > 1e-9 else "agrees"
+    if rule is None:
+        return _row(where, what, printed, math.nan, math.nan, relation)
+    numbers = list(map(value, sources))
+    recomputed = rule(numbers)
+    of_sources = 0.0
+    for index, source in enumerate(sources):
+        moved = [*numbers[:index], numbers[index] + half_unit(source), *numbers[index + 1:]]
+        of_sources += abs(rule(moved) - recomputed)
+    own = half_unit(printed) if relation == "=" else 0.0  # a bound is meant as it stands
+    return _row(where, what, printed, recomputed, own + of_sources, relation)
 
 
-@dataclass(frozen=True)
-class Copy(Check):
-    """One quantity printed in two places: the coarser must be the rounding of the finer."""
-
-    rule: Rule | None = float
-
-    @property
-    def tolerance(self) -> float:
-        return max(map(half_unit, (self.printed, *self.sources)))
+def copy(where: str, what: str, printed: str, other: str) -> dict:
+    """Return one quantity printed in two places as a row: the coarser must be the rounding of the finer."""
+    return _row(where, what, printed, value(other), max(half_unit(printed), half_unit(other)))
 
 
-def _mean(*numbers: float) -> float:
-    return fmean(numbers)
+def _row(where: str, what: str, printed: str, recomputed: float, tolerance: float, relation: str = "=") -> dict:
+    excess = recomputed - value(printed)
+    beyond = {"=": abs(excess), "<": excess, ">": -excess}[relation] - tolerance
+    verdict = "not derivable" if math.isnan(recomputed) else "slip" if beyond > 1e-9 else "agrees"
+    return {"where": where, "what": what, "printed": printed if relation == "=" else f"{relation} {printed}",
+            "recomputed": recomputed, "tolerance": tolerance, "verdict": verdict}
 
 
-def _mean_drop(*numbers: float) -> float:
+def _mean_drop(numbers: Sequence[float]) -> float:
     """Mean of teacher - student; the first half of the numbers is the teacher's."""
     half = len(numbers) // 2
     return fmean(numbers[:half]) - fmean(numbers[half:])
 
 
-def _difference_of_mean_drops(*numbers: float) -> float:
+def _difference_of_mean_drops(numbers: Sequence[float]) -> float:
     half = len(numbers) // 2
-    return _mean_drop(*numbers[:half]) - _mean_drop(*numbers[half:])
+    return _mean_drop(numbers[:half]) - _mean_drop(numbers[half:])
 
 
-def _score(clean: float, noisy: float) -> float:
+def _score(averages: Sequence[float]) -> float:
+    clean, noisy = averages
     return robustness_score(clean / 100, noisy / 100)  # HellaSwag has four choices: the default chance
 
 
-def _jbp_symbols() -> float:
+def _jbp_symbols(_: Sequence[float]) -> float:
     """Both ranges hold 256, the first by its closed end: `len` of what is written, not of what is meant."""
     return len(range(0, 256 + 1)) + len(range(256, 512))
 
 
 RULES = {  # by their names in audit.toml
-    "sum": lambda *numbers: sum(numbers), "smallest": min, "largest": max,
-    "difference": lambda one, other: one - other, "quotient": lambda one, other: one / other,
-    "percent": lambda one, other: 100 * one / other, "mean drop": _mean_drop,
-    "difference of mean drops": _difference_of_mean_drops, "symbols of JBP": _jbp_symbols,
+    "sum": sum, "smallest": min, "largest": max, "mean drop": _mean_drop,
+    "difference": lambda pair: pair[0] - pair[1], "quotient": lambda pair: pair[0] / pair[1],
+    "percent": lambda pair: 100 * pair[0] / pair[1], "difference of mean drops": _difference_of_mean_drops,
+    "symbols of JBP": _jbp_symbols,
 }
 
 
@@ -130,40 +105,40 @@ def _pair(teacher: Line, student: Line) -> list[str]:
     return [teacher[name] for name in shared] + [student[name] for name in shared]
 
 
-def average_drops() -> Iterator[Check]:
+def average_drops() -> Iterator[dict]:
     """Table 1: the mean loss against the teacher of the same method."""
     models = lines("table01_main")
     for name, student in models.items():
         if student["role"] != "teacher":
             teacher = models.get(f"{student['method']}, {student['model']}, teacher")
             sources, rule = (_pair(teacher, student), _mean_drop) if teacher else ((), None)
-            yield Check("Table 1", f"average drop, {name}", student["avg_drop"], sources, rule)
+            yield check("Table 1", f"average drop, {name}", student["avg_drop"], sources, rule)
 
 
-def robustness() -> Iterator[Check]:
+def robustness() -> Iterator[dict]:
     """Tables 6 to 8: the mean of the five kinds of noise, then Eq. 5 and Delta of the two printed averages."""
     for noisy in ("table06_robustness", "table07_boundary_optimization", "table08_perturbed_finetuning"):
         where = f"Table {number(noisy)}"
         for name, line in lines(noisy).items():
             averages = (line[CLEAN], line[NOISY])
-            yield Check(where, f"noise average, {name}", line[NOISY], [line[kind] for kind in KINDS], _mean)
-            yield Check(where, f"robustness score by Eq. 5, {name}", line[SCORE], averages, _score)
+            yield check(where, f"noise average, {name}", line[NOISY], [line[kind] for kind in KINDS], fmean)
+            yield check(where, f"robustness score by Eq. 5, {name}", line[SCORE], averages, _score)
             if DELTA in line:
-                yield Check(where, f"Delta, {name}", line[DELTA], averages, delta)
+                yield check(where, f"Delta, {name}", line[DELTA], averages, lambda pair: delta(*pair))
     # One row for the definition, by the model where the two come closest: if that one fails, all do.
-    yield min((Check("Table 6, caption", f"robustness score as a harmonic mean, {name}", line[SCORE],
-                     (line[CLEAN], line[NOISY]), lambda clean, noisy: 2 / (1 / clean + 1 / noisy))
+    yield min((check("Table 6, caption", f"robustness score as a harmonic mean, {name}", line[SCORE],
+                     (line[CLEAN], line[NOISY]), harmonic_mean)
                for name, line in lines("table06_robustness").items()),
-              key=lambda check: abs(check.recomputed - value(check.printed)))
+              key=lambda row: abs(row["recomputed"] - value(row["printed"])))
 
 
-def averages_of_seven() -> Iterator[Check]:
+def averages_of_seven() -> Iterator[dict]:
     """Table 11: the first row is the mean of the seven others."""
     for name, line in lines("table11_bolmo_comparison").items():
-        yield Check("Table 11", f"average, {name}", line["Avg"], [line[task] for task in line if task != "Avg"], _mean)
+        yield check("Table 11", f"average, {name}", line["Avg"], [line[task] for task in line if task != "Avg"], fmean)
 
 
-def printed_twice() -> Iterator[Check]:
+def printed_twice() -> Iterator[dict]:
     """A quantity that several tables print: its first print against the one that is furthest from it."""
     for entry in entries("audit", "twice"):
         found = [(number(table), _columns(lines(table)[line])) for table, line in entry["prints"]]
@@ -172,7 +147,7 @@ def printed_twice() -> Iterator[Check]:
             if others:
                 table, other = max(others, key=lambda one: abs(value(one[1]) - value(printed)))
                 where = f"Table {first}, twice" if table == first else f"Tables {first} and {table}"
-                yield Copy(where, f"{column}, {entry['who']}", printed, (other,))
+                yield copy(where, f"{column}, {entry['who']}", printed, other)
 
 
 def _columns(line: Line) -> Line:
@@ -190,30 +165,27 @@ def _sources(entry: Mapping) -> list[str]:
     return sources
 
 
-def in_sentences() -> Iterator[Check]:
+def in_sentences() -> Iterator[dict]:
     """The numbers that the paper's sentences quote, each from the tables; those of figures cannot be derived."""
     rules = {entry["id"]: entry for entry in entries("audit", "rule")}
     for row in quoted().itertuples():
         if row.table:
-            yield Copy(row.where, row.what, row.printed, (lines(row.table)[row.line][row.column],))
+            yield copy(row.where, row.what, row.printed, lines(row.table)[row.line][row.column])
         else:
             entry = rules.get(row.id, {})
             rule = RULES[entry["rule"]] if entry else None
-            yield Check(row.where, row.what, row.printed, _sources(entry), rule, row.relation)
+            yield check(row.where, row.what, row.printed, _sources(entry), rule, row.relation)
 
 
-def table(checks: Iterable[Check]) -> pd.DataFrame:
+def table(checks: Iterable[dict]) -> pd.DataFrame:
     """One row a number: where, what, printed, recomputed, tolerance, verdict."""
-    return pd.DataFrame([{
-        "where": check.where, "what": check.what,
-        "printed": check.printed if check.relation == "=" else f"{check.relation} {check.printed}",
-        "recomputed": check.recomputed, "tolerance": check.tolerance, "verdict": check.verdict} for check in checks])
+    return pd.DataFrame(list(checks))
 
 
 def audit() -> pd.DataFrame:
     """Every number of the paper that follows from others or stands there twice, as `table` shows it."""
-    return table(check for part in (average_drops, robustness, averages_of_seven, printed_twice, in_sentences)
-                 for check in part())
+    return table(row for part in (average_drops, robustness, averages_of_seven, printed_twice, in_sentences)
+                 for row in part())
 
 
 def counts(found: pd.DataFrame) -> pd.DataFrame:
