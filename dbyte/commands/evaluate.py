@@ -30,14 +30,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("name what to evaluate: --model DIR for a student, --teacher DIR for a teacher, or both")
     if arguments.data is not None and not arguments.data.is_dir():
         raise FileNotFoundError(f"--data {arguments.data} is no folder: name the one that holds piqa/, arc/, cute/ ..")
-    from dbyte.report.evaluation import evaluated
+    from dbyte.report import evaluation
     from dbyte.tasks.paper import data_folder
 
-    found = evaluated(
+    found = evaluation.evaluated(
         model=arguments.model, teacher=arguments.teacher, tasks=arguments.tasks.split(","),
         data=arguments.data or data_folder(),
         boundaries=arguments.boundaries, stage=arguments.stage, beam=arguments.beam, limit=arguments.limit,
         seed=arguments.seed, rows=arguments.rows, device=arguments.device)
-    print(found.table())
-    print(f"JSON: {found.write(arguments.out)}")
+    print(evaluation.table(found))
+    print(f"JSON: {evaluation.write(found, arguments.out)}")
     return 0

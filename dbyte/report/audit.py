@@ -2,8 +2,8 @@
 
 Every number here is read as text from published/, so its printed decimals say how far off it may be: half a unit of the
 last one. A number that follows from others may differ by its own half unit and by what theirs do to it; of one quantity
-printed in two places the coarser must be the rounding of the finer. Beyond that it is a `slip`. What is printed twice,
-and what the numbers in sentences follow from, is listed in published/audit.toml.
+printed in two places the coarser must be the rounding of the finer. Beyond that it is a `slip`. What follows from what,
+and what is printed twice, is listed in published/audit.toml.
 
 A slip says that two printed numbers do not fit, not which of them is wrong. Where the paper leaves open whether two
 numbers are of one model (Table 8's `distill` and Table 6's Stage 1), they are not compared here.
@@ -16,7 +16,7 @@ from statistics import fmean, harmonic_mean
 
 import pandas as pd
 
-from dbyte.evaluate.robustness import delta, robustness_score
+from dbyte.evaluate.robustness import robustness_score
 from dbyte.report.published import entries, lines, number, quoted
 from dbyte.report.tables import BENCHMARKS, DELTA, NOISE, SCORE
 
@@ -92,7 +92,7 @@ def _jbp_symbols(_: Sequence[float]) -> float:
 
 
 RULES = {  # by their names in audit.toml
-    "sum": sum, "smallest": min, "largest": max, "mean drop": _mean_drop,
+    "sum": sum, "mean": fmean, "smallest": min, "largest": max, "mean drop": _mean_drop, "Eq. 5": _score,
     "difference": lambda pair: pair[0] - pair[1], "quotient": lambda pair: pair[0] / pair[1],
     "percent": lambda pair: 100 * pair[0] / pair[1], "difference of mean drops": _difference_of_mean_drops,
     "symbols of JBP": _jbp_symbols,
@@ -115,27 +115,22 @@ def average_drops() -> Iterator[dict]:
             yield check("Table 1", f"average drop, {name}", student["avg_drop"], sources, rule)
 
 
-def robustness() -> Iterator[dict]:
-    """Tables 6 to 8: the mean of the five kinds of noise, then Eq. 5 and Delta of the two printed averages."""
-    for noisy in ("table06_robustness", "table07_boundary_optimization", "table08_perturbed_finetuning"):
-        where = f"Table {number(noisy)}"
-        for name, line in lines(noisy).items():
-            averages = (line[CLEAN], line[NOISY])
-            yield check(where, f"noise average, {name}", line[NOISY], [line[kind] for kind in KINDS], fmean)
-            yield check(where, f"robustness score by Eq. 5, {name}", line[SCORE], averages, _score)
-            if DELTA in line:
-                yield check(where, f"Delta, {name}", line[DELTA], averages, lambda pair: delta(*pair))
-    # One row for the definition, by the model where the two come closest: if that one fails, all do.
+def in_tables() -> Iterator[dict]:
+    """The numbers that tables make of others of the same model, such as averages and the scores of Tables 6 to 8."""
+    for entry in entries("audit", "each"):
+        for table in entry["tables"]:
+            for name, line in lines(table).items():
+                yield from (check(f"Table {number(table)}", f"{each['what']}, {name}", line[each["column"]],
+                                  [line[column] for column in each["of"]], RULES[each["rule"]])
+                            for each in entry["numbers"] if each["column"] in line)
+
+
+def harmonic_scores() -> Iterator[dict]:
+    """The caption of Table 6 by the model where it comes closest: if that one fails, all do."""
     yield min((check("Table 6, caption", f"robustness score as a harmonic mean, {name}", line[SCORE],
                      (line[CLEAN], line[NOISY]), harmonic_mean)
                for name, line in lines("table06_robustness").items()),
               key=lambda row: abs(row["recomputed"] - value(row["printed"])))
-
-
-def averages_of_seven() -> Iterator[dict]:
-    """Table 11: the first row is the mean of the seven others."""
-    for name, line in lines("table11_bolmo_comparison").items():
-        yield check("Table 11", f"average, {name}", line["Avg"], [line[task] for task in line if task != "Avg"], fmean)
 
 
 def printed_twice() -> Iterator[dict]:
@@ -184,7 +179,7 @@ def table(checks: Iterable[dict]) -> pd.DataFrame:
 
 def audit() -> pd.DataFrame:
     """Every number of the paper that follows from others or stands there twice, as `table` shows it."""
-    return table(row for part in (average_drops, robustness, averages_of_seven, printed_twice, in_sentences)
+    return table(row for part in (average_drops, in_tables, harmonic_scores, printed_twice, in_sentences)
                  for row in part())
 
 

@@ -8,8 +8,8 @@ items, versions, seeds and times, and how much context did not fit.
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -17,80 +17,25 @@ import pandas as pd
 from dbyte.atomic import atomic_write
 from dbyte.device import check_device
 from dbyte.distill.runs import model_folder
-from dbyte.evaluate.harness import ColumnResult, correct_by_column, evaluate_tasks, teacher_lm
+from dbyte.evaluate.harness import correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.lm import StudentLM, load_lm
-from dbyte.evaluate.stats import AVERAGE, Interval, difference, of_task, retention
+from dbyte.evaluate.stats import AVERAGE, Columns, difference, of_task, retention
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
 from dbyte.report.provenance import environment
-from dbyte.report.tables import markdown
+from dbyte.report.tables import markdown, with_error
 from dbyte.tasks import suite
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What was asked, and the results by task of "student" and "teacher", or of the one that was asked."""
-
-    asked: dict
-    results: dict[str, dict[str, ColumnResult]]
-    facts: dict
-
-    def table(self) -> str:
-        """The results as a GitHub table: accuracies in percent with errors, differences with intervals."""
-        rows = []
-        for task, one in next(iter(self.results.values())).items():
-            row = {"task": task, "metric": one.metric, "n": one.n, "chance": f"{100 * one.chance:.1f}"}
-            for who, results in self.results.items():
-                row[who] = f"{100 * results[task].accuracy:.1f} ± {100 * results[task].stderr:.1f}"
-            if len(self.results) == 2:
-                row["student - teacher"] = _shown(self.compared(task))
-            rows.append(row)
-        lines = [markdown(pd.DataFrame(rows))]
-        if len(self.results) == 2:
-            kept = self.kept()
-            lines.append(f"All tasks alike: student - teacher {_shown(self.compared())} points, retention "
-                         f"{_shown(kept) if kept else 'not defined: the teacher has nothing right'} "
-                         "percent (95 % intervals, paired bootstrap over items)")
-        return "\n".join([*lines, *self.facts["notes"]])
-
-    def compared(self, task: str = AVERAGE) -> Interval:
-        """Student minus teacher in points, on a task or on the average of all, with its paired interval."""
-        student, teacher = (of_task(correct_by_column(self.results[who]), task) for who in ("student", "teacher"))
-        return difference(student, teacher, seed=self.asked["seed"])
-
-    def kept(self) -> Interval | None:
-        """Student over teacher in percent, on the average of all tasks; None where the teacher has nothing right."""
-        student, teacher = (correct_by_column(self.results[who]) for who in ("student", "teacher"))
-        return retention(student, teacher, seed=self.asked["seed"]) if any(map(any, teacher.values())) else None
-
-    def as_json(self) -> dict:
-        """All of it as JSON types."""
-        found = {"asked": self.asked, "facts": self.facts}
-        for who, results in self.results.items():
-            found[who] = {task: asdict(result) for task, result in results.items()}
-        if len(self.results) == 2:
-            kept = self.kept()
-            found["difference"] = {task: asdict(self.compared(task)) for task in self.results["student"]}
-            found["average difference"] = asdict(self.compared())
-            found["retention"] = kept and asdict(kept)
-        return found
-
-    def write(self, path: Path | None = None) -> Path:
-        """Write the JSON, by default to runs/evaluated/<hash of what was asked>.json, and return the path."""
-        digest = hashlib.sha256(json.dumps(self.asked, sort_keys=True).encode()).hexdigest()[:12]
-        path = path or RUNS / "evaluated" / f"{digest}.json"
-        atomic_write(path, json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
-        return path
 
 
 def evaluated(
     *, model: str | None, teacher: str | None, tasks: Sequence[str], data: Path | None = None,
     boundaries: str | None = None, stage: int | None = None, beam: int = 0, limit: int | None = None, seed: int = 0,
     rows: int = 64, device: str = "cpu",
-) -> Evaluated:
+) -> dict:
     """Score a student's folder, a teacher's, or both on the same items; arguments and errors as of the command line.
 
-    Tasks and models are checked before anything is scored.
+    Returns JSON types: what was asked, facts, the results by task of "student" and "teacher", or of the one that was
+    asked, and what `compared` says of the two. Tasks and models are checked before anything is scored.
     """
     check_device(device)
     asked = {"model": model, "teacher": teacher, "tasks": list(tasks), "data": data and str(data), "stage": stage,
@@ -113,7 +58,50 @@ def evaluated(
     if model:
         notes.append(_how(lms["student"]))
         facts["read"] = lms["student"].get_model_info()
-    return Evaluated(asked, results, facts)
+    found = {"asked": asked, "facts": facts}
+    for who, columns in results.items():
+        found[who] = {task: asdict(result) for task, result in columns.items()}
+    return found | (compared(*map(correct_by_column, results.values()), seed=seed) if len(results) == 2 else {})
+
+
+def compared(student: Columns, teacher: Columns, *, seed: int) -> dict:
+    """Return student minus teacher in points, task by task and on average, and retention in percent, with intervals.
+
+    Retention is None where the teacher has nothing right.
+    """
+    by_task = {task: asdict(difference(of_task(student, task), of_task(teacher, task), seed=seed))
+               for task in (*student, AVERAGE)}
+    kept = retention(student, teacher, seed=seed) if any(map(any, teacher.values())) else None
+    return {"difference": by_task, "average difference": by_task.pop(AVERAGE), "retention": kept and asdict(kept)}
+
+
+def table(found: Mapping) -> str:
+    """Return what `evaluated` found as a GitHub table: accuracies in percent with errors, differences with intervals.
+    """
+    results = {who: found[who] for who in ("student", "teacher") if who in found}
+    rows = []
+    for task, one in next(iter(results.values())).items():
+        row = {"task": task, "metric": one["metric"], "n": one["n"], "chance": f"{100 * one['chance']:.1f}"}
+        for who, columns in results.items():
+            row[who] = with_error(100 * columns[task]["accuracy"], 100 * columns[task]["stderr"])
+        if "difference" in found:
+            row["student - teacher"] = _shown(found["difference"][task])
+        rows.append(row)
+    lines = [markdown(pd.DataFrame(rows))]
+    if "difference" in found:
+        kept = found["retention"]
+        lines.append(f"All tasks alike: student - teacher {_shown(found['average difference'])} points, retention "
+                     f"{_shown(kept) if kept else 'not defined: the teacher has nothing right'} "
+                     "percent (95 % intervals, paired bootstrap over items)")
+    return "\n".join([*lines, *found["facts"]["notes"]])
+
+
+def write(found: Mapping, path: Path | None = None) -> Path:
+    """Write the JSON, by default to runs/evaluated/<hash of what was asked>.json, and return the path."""
+    digest = hashlib.sha256(json.dumps(found["asked"], sort_keys=True).encode()).hexdigest()[:12]
+    path = path or RUNS / "evaluated" / f"{digest}.json"
+    atomic_write(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return path
 
 
 def _how(lm: StudentLM) -> str:
@@ -124,5 +112,5 @@ def _how(lm: StudentLM) -> str:
     return f"student: Stage {lm.stage}, {lm.boundaries}'s boundaries, scored by {score}; {lm.truncated}"
 
 
-def _shown(interval: Interval) -> str:
-    return f"{interval.value:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]"
+def _shown(interval: Mapping[str, float]) -> str:
+    return f"{interval['value']:+.1f} [{interval['low']:+.1f}, {interval['high']:+.1f}]"

@@ -17,12 +17,11 @@ from matplotlib import rc_context, rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from dbyte.atomic import atomic_write
 from dbyte.paths import FIGURES
 from dbyte.report.claims import UNMEASURED
-from dbyte.report.tables import BENCHMARKS, NOISE, wide
+from dbyte.report.tables import BENCHMARKS, NOISE, SIGMA, wide
 
 STYLE = rc_params_from_file(str(files("dbyte.report") / "figures.mplstyle"), use_default_template=False)
 GREY = "#7a7a7a"
@@ -35,7 +34,6 @@ EXPOSURE = ("bytes after the prompt\n\n"
             "given text: held-out bytes, so only boundaries are the decoder's. written text: its bytes are, too.")
 WHO = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
 VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
-SIGMA = 2.0  # half-width of an error band or bar, in standard errors
 BARS = {"elinewidth": 1, "capsize": 2}  # of errors
 MB = 1e6
 
@@ -249,9 +247,8 @@ def claims_figure(found: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(rows)), said, fontsize=7)
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(-EDGE, EDGE), ylim=(-0.7, len(rows) - 0.3))
-    axes.xaxis.set_major_locator(FixedLocator(TICKS))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{tick:+d}" if tick else "0" for tick in TICKS])
+    axes.set_xticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
+    axes.minorticks_off()
     axes.set_xlabel("← opposite      points beyond what is claimed, 95 % interval      as the paper says →\n"
                     f"(linear to {LINEAR} points, logarithmic beyond: shaded)")
     looks = VERDICT_LOOKS | {UNMEASURED: (None, "")}

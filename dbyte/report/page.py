@@ -10,7 +10,7 @@ import html
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.resources import files
 from os.path import normpath, relpath
@@ -32,7 +32,7 @@ CAPTIONS = tomllib.loads((files("dbyte.report") / "captions.toml").read_text(enc
 ALL_COLUMNS = ("`all columns`: teacher and student of notebook 16, which read the whole world and were taught all. The "
                "others were taught four. Averages are over the paper's columns, of which SPELL is none.")
 CSS = (files("dbyte.report") / "page.css").read_text(encoding="utf-8")
-
+Read = Callable[[str], pd.DataFrame | None]  # the name of a results file -> its rows, None where there are none
 
 BEGIN = "<!-- generated from results/small by `python -m dbyte readme --write` -->"  # around the README's numbers
 END = "<!-- end of the generated part -->"
@@ -43,27 +43,28 @@ def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
     """Yield the report's parts in order as markdown: a heading, a paragraph, a table or a picture each."""
     found = claims.judged(scale=scale, folder=results, notebooks=notebooks)
     name = scale.name
+    read = partial(read_if_any, scale=name, folder=results)
     yield (f"What the notebooks measured at scale `{name}`, next to {SOURCE}. Generated from `results/` and "
            "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
-    yield from headline(name, results)
-    yield from bits_and_boundaries(name, results)
+    yield from headline(read)
+    yield from bits_and_boundaries(read)
     yield from pictures(figures / name, results / name, page=report_path(name, results=results).parent)
     yield from judged_claims(found)
     yield from slips()
-    yield from costs(name, results)
+    yield from costs(read)
     yield from commits(results / name)
 
 
-def headline(scale: str, results: Path) -> Iterator[str]:
+def headline(read: Read) -> Iterator[str]:
     """Teacher, Stage 1 and Stage 2."""
     yield "## What is kept"
-    frame = read_if_any("main", scale=scale, folder=results)
+    frame = read("main")
     if frame is None:
         yield "Not measured yet: notebook 02 has not run at this scale."
         return
     seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
     yield f"Held-out items a column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}."
-    every, letters = (read_if_any(name, scale=scale, folder=results) for name in ("all_columns", "mini_cute"))
+    every, letters = read("all_columns"), read("mini_cute")
     if every is not None:
         yield ALL_COLUMNS
     yield markdown(main_table(frame) if every is None else both_students(frame, every))
@@ -72,10 +73,9 @@ def headline(scale: str, results: Path) -> Iterator[str]:
         yield markdown(main_table(letters))
 
 
-def bits_and_boundaries(scale: str, results: Path) -> Iterator[str]:
+def bits_and_boundaries(read: Read) -> Iterator[str]:
     """Bits per byte of teacher and student, and how well the router's boundaries agree with the teacher's tokens."""
-    names = ("bits_stage1", "bits", "boundaries_stage1")
-    bits, stage2_bits, edges = (read_if_any(name, scale=scale, folder=results) for name in names)
+    bits, stage2_bits, edges = read("bits_stage1"), read("bits"), read("boundaries_stage1")
     if bits is not None:
         if stage2_bits is not None:
             bits = pd.concat([bits, stage2_bits[stage2_bits["model"] == "stage2"]])
@@ -87,29 +87,27 @@ def bits_and_boundaries(scale: str, results: Path) -> Iterator[str]:
         yield f"The router's boundaries against the tokenizer's on held-out text, F1 in percent: {f1}."
 
 
+def sidecars(folder: Path) -> dict[str, dict]:
+    """Return what the .json files of a folder of results or figures hold, by their names."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
 def pictures(folder: Path, results: Path, *, page: Path) -> Iterator[str]:
     """The figures drawn from results, in the order of CAPTIONS; one that is older than its results says so.
 
     page: the folder of the report, from where the pictures are linked.
     """
-    names = sorted((path.stem for path in folder.glob("*.json") if path.with_suffix(".png").is_file()),
-                   key=lambda name: (list(CAPTIONS).index(name) if name in CAPTIONS else len(CAPTIONS), name))
-    if names:
+    found = {name: facts["reads"] for name, facts in sidecars(folder).items() if (folder / f"{name}.png").is_file()}
+    now = {f"{name}.csv": facts.get("sha256") for name, facts in sidecars(results).items()}
+    if found:
         yield "## Figures"
-    for name in names:
-        reads = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["reads"]
-        drawn = ", ".join(f"`{Path(file).name}`" for file in reads) or "no results yet"
+    for name in [*(name for name in CAPTIONS if name in found), *(name for name in found if name not in CAPTIONS)]:
+        reads = {Path(file).name: sha256 for file, sha256 in found[name].items()}
+        drawn = ", ".join(f"`{file}`" for file in reads) or "no results yet"
         title = CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
-        changed = any(_changed(results / Path(file).name, was) for file, was in reads.items())
-        older = " These have changed since: run its notebook again." if changed else ""
+        older = " These have changed since: run its notebook again." if not reads.items() <= now.items() else ""
         yield f"![{title.removesuffix('.')}]({Path(relpath(folder / f'{name}.png', page)).as_posix()})"
         yield f"{title} Drawn from {drawn}.{older}"
-
-
-def _changed(file: Path, sha256: str) -> bool:
-    """Whether a results file is no longer the one that was drawn."""
-    sidecar = file.with_suffix(".json")
-    return not sidecar.is_file() or json.loads(sidecar.read_text(encoding="utf-8"))["sha256"] != sha256
 
 
 def judged_claims(found: pd.DataFrame) -> Iterator[str]:
@@ -135,11 +133,10 @@ def slips() -> Iterator[str]:
     yield markdown(found[found["verdict"] == "slip"].drop(columns="verdict"), digits=3)
 
 
-def costs(scale: str, results: Path) -> Iterator[str]:
+def costs(read: Read) -> Iterator[str]:
     """How long it took, and on what."""
     yield "## Cost"
-    times = read_if_any("notebook_times", scale=scale, folder=results)
-    main = read_if_any("main", scale=scale, folder=results)
+    times, main = read("notebook_times"), read("main")
     if times is not None:
         yield (f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, each at its longest: with "
                "nothing trained before, where it ever ran so.")
@@ -156,9 +153,9 @@ def costs(scale: str, results: Path) -> Iterator[str]:
 def commits(folder: Path) -> Iterator[str]:
     """Which commits of the code the results in `folder` are from."""
     made = {}
-    for sidecar in sorted(folder.glob("*.json")):
-        commit = json.loads(sidecar.read_text(encoding="utf-8"))["commit"]
-        made.setdefault(commit[:12] + commit[40:], []).append(sidecar.stem)  # from 40 on: `+changes`, where there were
+    for name, facts in sidecars(folder).items():
+        commit = facts["commit"]
+        made.setdefault(commit[:12] + commit[40:], []).append(name)  # from 40 on: `+changes`, where there were
     if made:
         several = f"{len(made)} commits, which one run of all notebooks would make one:"
         yield f"The results are of {'one commit:' if len(made) == 1 else several}"

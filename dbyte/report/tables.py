@@ -18,7 +18,7 @@ BENCHMARKS = ("LMB", "HellaS", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "MMLU",
 NOISE = {"clean": "HellaSwag original", "noise average": "HellaSwag noise avg", "antspeak": "AntSpeak", "drop": "Drop",
          "random_case": "RandomCase", "repeat": "Repeat", "uppercase": "Uppercase"}  # our name -> the paper's
 SCORE, DELTA = "robustness score", "delta"  # metrics of the paper's Tables 6 to 8
-SIGMA = 2.0  # standard errors within which a measured number and a bound are not told apart
+SIGMA = 2.0  # standard errors within which two numbers are not told apart, and half the width of a band or an error bar
 
 
 def with_error(value: float, stderr: float, *, digits: int = 1) -> str:
@@ -194,16 +194,15 @@ def robustness_with_paper(
     columns: our model -> the paper's column. score: empty where no model is above chance. A score that is not defined
     is left empty.
     """
-    paper = published(table).set_index("metric")
-    ours = {(row.model, NOISE[row.kind]): row.value
-            for row in accuracy[accuracy["task"] == task].itertuples()}
-    for row in score[score["task"] == task].itertuples() if len(score) else ():
-        ours[row.model, SCORE] = row.value
-        ours[row.model, DELTA] = row.delta
-    metrics = (*NOISE.values(), SCORE, DELTA)
-    table = {f"paper, {name}": paper[column].reindex(metrics).to_list() for name, column in columns.items()}
-    table |= {f"ours, {name}": [ours.get((name, metric), math.nan) for metric in metrics] for name in columns}
-    return pd.DataFrame({"metric": metrics} | table)
+    ours = accuracy[accuracy["task"] == task].assign(metric=lambda rows: rows["kind"].map(NOISE))
+    ours = ours.pivot(index="metric", columns="model", values="value")
+    if len(score):
+        scores = score[score["task"] == task].set_index("model")[["value", "delta"]]
+        ours = pd.concat([ours, scores.set_axis([SCORE, DELTA], axis="columns").T])
+    paper = published(table).set_index("metric")[list(columns.values())].set_axis(list(columns), axis="columns")
+    both = [paper.add_prefix("paper, "), ours.reindex(columns=list(columns)).add_prefix("ours, ")]
+    metrics = pd.Index([*NOISE.values(), SCORE, DELTA], name="metric")
+    return pd.concat([half.reindex(metrics) for half in both], axis="columns").reset_index()
 
 
 def markdown(frame: pd.DataFrame, *, digits: int = 2) -> str:
