@@ -6,8 +6,10 @@ neither torch nor transformers.
 
 import os
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.resources import files
 from pathlib import Path
 
 from dbyte.paths import ROOT
@@ -161,13 +163,9 @@ class Scale:
 
 
 DEVICE = "DBYTE_DEVICE"  # the variable that names the device in place of the scale's
-TEACHERS = {  # hub names of the teachers that the paper and its readers use, each at the revision meant here
-    "meta-llama/Llama-3.2-1B": "4e20de362430cd3b72f300e6b0f18e50e7166e08",
-    "meta-llama/Llama-3.2-3B": "13afe5124825b4f3751f836b40dafda64c1ed062",
-    "Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca",
-    "Qwen/Qwen3-4B": "1cfa9a7208912126459214e8b04321603b3df60c",
-    "allenai/OLMo-2-0425-1B": "a1847dff35000b4271fa70afc5db10fd29fedbdf",
-}
+# The teachers that the paper and its readers use: revisions on the hub, and configs.
+PUBLISHED = tomllib.loads(files("dbyte").joinpath("teachers.toml").read_text(encoding="utf-8"))
+TEACHERS = {name: one["revision"] for name, one in PUBLISHED.items() if "revision" in one}
 
 SCALES = {one.name: one for one in read_all(Scale, TeacherShape)}
 PAPER_SIZES = SCALES["paper"].student
