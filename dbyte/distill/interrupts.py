@@ -20,24 +20,22 @@ def noted_interrupts() -> Iterator[list[int]]:
     Only a main thread hears signals; in another the list stays empty.
     """
     noted: list[int] = []
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: handler for number in numbers
+                if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)}  # None: not set from Python
 
     def note(number: int, frame: object) -> None:
         noted.append(number)
         signal.signal(number, handlers[number])
         os.write(2, SAID)  # a signal may come in the middle of a print, which cannot be entered twice
 
-    for number, handler in handlers.items():
-        if handler not in (signal.SIG_IGN, None):
-            signal.signal(number, note)
+    for number in handlers:
+        signal.signal(number, note)
     try:
         yield noted
     finally:
         for number, handler in handlers.items():
-            if handler is not None:  # None: not set from Python
-                signal.signal(number, handler)
+            signal.signal(number, handler)
     if noted:
         signal.raise_signal(noted[0])
         raise KeyboardInterrupt

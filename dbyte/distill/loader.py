@@ -68,17 +68,13 @@ class Feed:
             if self.grouped:
                 tokens_R = (self.rows.token_ids >= 0).sum(1)
                 size = WINDOW * self.batch_rows
-                windows = np.split(order, range(size, len(order), size))
-                order = np.concatenate([self._by_tokens(w[np.argsort(tokens_R[w], kind="stable")], rng)
-                                        for w in windows])
+                for window in np.split(order, range(size, len(order), size)):  # views: the order itself changes
+                    window[:] = window[np.argsort(tokens_R[window], kind="stable")]
+                    full = len(window) // self.batch_rows  # a last batch that is not full stays last
+                    batches = window[: full * self.batch_rows].reshape(full, self.batch_rows)
+                    batches[:] = batches[rng.permutation(full)]
             self._orders[number] = order
         return self._orders[number]
-
-    def _by_tokens(self, sorted_rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Batches of neighbours in a seeded order; a last batch that is not full stays last."""
-        full = len(sorted_rows) // self.batch_rows
-        batches = sorted_rows[: full * self.batch_rows].reshape(full, self.batch_rows)
-        return np.concatenate([batches[rng.permutation(full)].ravel(), sorted_rows[full * self.batch_rows :]])
 
     def describe(self) -> str:
         """The hash of the rows."""

@@ -109,6 +109,7 @@ class Launch:
 
 ALONE = Launch()  # in one process
 
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor in full in this process; every process must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

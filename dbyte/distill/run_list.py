@@ -9,38 +9,26 @@ import math
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from dbyte.distill.runs import SCHEMA, content_hash, folder_bytes, model_hash, read_json, verify
 
 
-@dataclass(frozen=True)
 class Entry:
     """One run folder on disk; `config` is empty if config.json cannot be read, `facts` if the run is not finished.
 
-    notes: for whom it was trained, empty if that was not written down.
+    notes: for whom it was trained, empty if that was not written down. name: the sixteen hexadecimal digits that the
+    run is called by. parent: the name of the run that this one continues, or nothing. step: its name, `?` if not known.
     """
 
-    folder: Path
-    config: dict
-    facts: dict
-    notes: dict
-
-    @property
-    def name(self) -> str:
-        """The sixteen hexadecimal digits that the run is called by."""
-        return self.folder.name
-
-    @property
-    def step(self) -> str:
-        """The step's name, `?` if it is not known."""
-        return self.config.get("step", {}).get("name", "?")
-
-    @property
-    def parent(self) -> str:
-        """The name of the run that this one continues, or nothing."""
-        return (self.config.get("parent") or "")[:16]
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config = _json(folder / "config.json")
+        self.facts = _json(folder / "complete.json")
+        self.notes = _json(folder / "notes.json")
+        self.name = folder.name
+        self.parent = (self.config.get("parent") or "")[:16]
+        self.step = self.config.get("step", {}).get("name", "?")
 
     def state(self) -> str:
         """`complete`, `running` (a process holds it), `resumable` (it has a checkpoint), `begun` or `foreign`."""
@@ -65,8 +53,8 @@ def is_held(folder: Path) -> bool:
 
 def entries(root: Path) -> list[Entry]:
     """Every run folder below `root`, by step and name; folders of other kinds (data, measured) are skipped."""
-    found = [Entry(folder, *(_json(folder / f"{name}.json") for name in ("config", "complete", "notes")))
-             for folder in root.glob("*") if folder.is_dir() and re.fullmatch("[0-9a-f]{16}", folder.name)]
+    found = [Entry(folder) for folder in root.glob("*")
+             if folder.is_dir() and re.fullmatch("[0-9a-f]{16}", folder.name)]
     return sorted(found, key=lambda entry: (entry.step, entry.name))
 
 

@@ -15,11 +15,9 @@ are safetensors, the rest is JSON.
 import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +30,6 @@ from dbyte.paths import RUNS
 from dbyte.presets import TEACHERS
 
 SCHEMA = 3  # raise it when old runs must not be taken for new ones
-LOOK_SECONDS = 0.5  # far longer than a look at a lock takes
-WAIT_SECONDS = 0.05  # between two attempts to get a lock
 NOTEBOOK = "DBYTE_NOTEBOOK"  # the variable in which the runner tells a notebook's kernel its name
 
 
@@ -124,33 +120,28 @@ def atomic_dir(folder: Path, *, needed: int = 0) -> Iterator[Path]:
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file; another process that holds it is waited for, which is said once, after LOOK_SECONDS."""
-    say_at = time.monotonic() + LOOK_SECONDS
-    while (file := _take(path)) is None:
-        if time.monotonic() > say_at:
-            # On standard output: of a notebook's prints, only those are seen while it runs.
-            print(f"{path.parent.name}: another process works on it, waiting", flush=True)
-            say_at = math.inf
-        time.sleep(WAIT_SECONDS)
+    """Hold a lock file; another process that holds it is waited for, which is said."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("w")
+            _wait_for(file, name=path.parent.name)
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                break
+        except FileNotFoundError:
+            pass  # its folder was pruned in between
     with file:
         yield
 
 
-def _take(path: Path) -> TextIO | None:
-    """The lock file, open and held; None if another process holds it, or its folder was pruned in between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        file = path.open("w")
-    except FileNotFoundError:
-        return None
+def _wait_for(file: TextIO, *, name: str) -> None:
+    """Lock an open file, once no other process holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            return file
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    file.close()
-    return None
+    except BlockingIOError:
+        # On standard output: of a notebook's prints, only those are seen while it runs.
+        print(f"{name}: another process works on it, waiting", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def checksums(folder: Path) -> dict[str, str]:

