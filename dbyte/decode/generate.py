@@ -5,7 +5,6 @@ the states and one step, `writer.py` the loop, `sampling.py` the draws, `utf8.py
 `lookahead.py` MBP's decision. `dbyte.generate` adds the choice of compiled code.
 """
 
-import codecs
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from dbyte.decode.engine import Engine
 from dbyte.decode.sampling import Sampling
 from dbyte.decode.stream import ByteStream
-from dbyte.decode.utf8 import broken_character
+from dbyte.decode.utf8 import DECODER, broken_character
 from dbyte.decode.writer import Writer
 from dbyte.model.student import ByteStudent
 from dbyte.text.exact import UTF8_BYTES
@@ -98,7 +97,7 @@ def pieces(writer: Writer, row: int, *, as_bytes: bool = False) -> Iterator[str]
 
     A piece has whole characters, and what may become a stop string is held back until that is known.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    decoder = DECODER(errors="replace")
     shown = 0
     is_open = True
     while is_open:

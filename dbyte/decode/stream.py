@@ -108,10 +108,9 @@ class ByteStream:
     def _run_core(self, encoded_BD: Tensor, closing: list[int]) -> None:
         """One core position for the rows whose chunk ends at this byte."""
         closing_R = torch.tensor(closing, device=encoded_BD.device)
-        embedding_RE = self.to_core(encoded_BD[closing_R])
-        if self.student.config.suffix:
-            suffix_R = self.student.suffix_table.find(self.tail_BW[closing_R])[:, -1]
-            embedding_RE = embedding_RE + self.student.encoder_projection.of_suffix(encoded_BD[closing_R], suffix_R)
+        embedding_RE = self.student.project_chunks(
+            encoded_BD[closing_R], lambda: self.student.suffix_table.find(self.tail_BW[closing_R])[:, -1],
+            project=self.to_core)
         core_RE = self.core_cache.step(embedding_RE, closing)
         if self.opening is not None:
             weight_R1 = self.opening.value_B[closing_R, None].to(core_RE)

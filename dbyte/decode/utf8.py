@@ -11,12 +11,15 @@ text with a higher one. Reserving room for whole characters would change the dis
 Shape letters: S states, X symbols (256 bytes, 512 joint symbols or V tokens), K bytes.
 """
 
+import codecs
+
 import torch
 from torch import Tensor
 
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS, EOS
 
+DECODER = codecs.getincrementaldecoder("utf-8")
 WHOLE, REFUSED, STATES = 0, 8, 9
 AFTER_E0, AFTER_ED, AFTER_F0, AFTER_F4 = 4, 5, 6, 7
 RULES = (  # (state, first byte, last byte, the state it leads to)
@@ -74,13 +77,9 @@ class Alphabet:
 
 def broken_character(text: bytes) -> bytes:
     """The bytes at a text's end that begin a character without ending it; empty for a text of complete characters."""
-    for size in range(1, min(len(text), 3) + 1):
-        lead = text[-size]
-        if lead >= 0xC0:
-            return text[-size:] if size < 2 + (lead >= 0xE0) + (lead >= 0xF0) else b""
-        if lead < 0x80:
-            break
-    return b""
+    decoder = DECODER(errors="ignore")
+    decoder.decode(text[-3:])
+    return decoder.getstate()[0]
 
 
 def state_after(text: bytes) -> int:
@@ -89,17 +88,11 @@ def state_after(text: bytes) -> int:
     Raises:
         ValueError: if it is no UTF-8; its last character may be broken off.
     """
-    broken = broken_character(text)
+    table = transitions().tolist()
     state = WHOLE
-    try:
-        text[: len(text) - len(broken)].decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"expected UTF-8, found byte 0x{text[error.start]:02X} at offset {error.start} "
-                         f"({error.reason}): pass UTF-8, or ask for raw bytes (as_bytes=True)") from None
-    table = transitions()
-    for byte in broken:
-        state = int(table[state, byte])
-    if state == REFUSED:
-        raise ValueError(f"expected UTF-8, found {broken!r} at the end, which no character begins with: pass UTF-8, or "
-                         "ask for raw bytes (as_bytes=True)")
+    for offset, byte in enumerate(text):
+        state = table[state][byte]
+        if state == REFUSED:
+            raise ValueError(f"expected UTF-8, found byte 0x{byte:02X} at offset {offset}, which cannot follow: pass "
+                             "UTF-8, or ask for raw bytes (as_bytes=True)")
     return state
