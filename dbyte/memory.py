@@ -26,10 +26,8 @@ def ask_for_huge_pages() -> None:
 def keep_freed_memory() -> bool:
     """Tell glibc to serve large blocks from a heap that is never trimmed; returns whether it accepted.
 
-    The process then keeps its peak memory until it ends. Without Linux and glibc nothing happens.
+    The process then keeps its peak memory until it ends. Without glibc nothing happens.
     """
-    if not sys.platform.startswith("linux"):
-        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(name, NEVER) == 1 for name in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD))
 

@@ -258,7 +258,7 @@ def test_where_the_result_cannot_be_loaded_the_remedy_is_told(monkeypatch):
     def refused(path):
         raise OSError(f"{path}: failed to map segment from shared object")
 
-    monkeypatch.setattr(library.ctypes, "CDLL", refused)
+    monkeypatch.setattr(library.ffi, "dlopen", refused)
     monkeypatch.setattr(library, "library", library.library.__wrapped__)
     monkeypatch.setattr(library, "compiles", library.compiles.__wrapped__)
     student = student_of("paper")

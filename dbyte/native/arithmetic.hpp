@@ -10,6 +10,10 @@
 #include <cmath>
 #include <cstring>
 
+extern "C" {
+#include "native.hpp"
+}
+
 namespace {
 
 constexpr int LANES = 16, PANEL = 2 * LANES, ROWS = 8;  // ROWS * 2 sums of LANES fill the registers of AVX-512
@@ -59,12 +63,6 @@ void norm_in_place(float* rows_of, const float* weight, float eps, int rows, int
         std::memcpy(row, spare, sizeof(float) * n);
     }
 }
-
-// A weight [out, in] as library.py packs it: panels of PANEL outputs, each [in, PANEL], zeros beyond the last output.
-struct Weight {
-    const float* panels;
-    int in, out;
-};
 
 template <int rows>
 inline void panel_product(const float* in, int stride, const float* panel, int n, float* out, int out_stride,

@@ -7,7 +7,7 @@ Shape letters: R or B rows, L bytes of the longest row, D width in, O width out,
 states that are kept, X numbers of a state or channels, S slots, G key-value heads, W head width, N state size.
 """
 
-from ctypes import byref, c_int, c_void_p
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from dbyte.model.blocks import Stack, State, SwiGLU
 from dbyte.model.core import check_positions
 from dbyte.model.mamba2 import Mamba2, Mamba2State
 from dbyte.native import library
-from dbyte.native.library import TILE, PackedWeights, Scratch, cached_pack, is_cpu_fp32, num_threads
+from dbyte.native.library import PackedWeights, address, cached_pack, ffi, is_cpu_fp32, num_threads
 from dbyte.text.prefix_tree import Tree
 
 NOWHERE, EMPTY = -1, -2  # of a node in native.cpp: from the node before it, or not kept; from no state at all
@@ -78,21 +78,22 @@ class NativeMap:
     """A weight [O, D], a projection without a bias or a SwiGLU network as a function of rows."""
 
     def __init__(self, part: Tensor | nn.Linear | SwiGLU):
-        self.call = library.library().map_rows
         self.packed = PackedWeights()
-        self.down = self.packed.weight(part.down.weight) if isinstance(part, SwiGLU) else None
-        gate_up = part.gate_up if self.down else part
-        self.first = self.packed.weight(gate_up if isinstance(gate_up, Tensor) else gate_up.weight)
-        self.out = (self.down or self.first).out
-        self.per_thread = TILE * (self.first.out + self.down.in_) if self.down else 0
+        gate_up = part.gate_up if isinstance(part, SwiGLU) else part
+        first_OD = gate_up if isinstance(gate_up, Tensor) else gate_up.weight
+        self.out, self.width = first_OD.shape
+        self.first = ffi.new("Weight *", self.packed.weight(first_OD))
+        self.down = ffi.NULL
+        if isinstance(part, SwiGLU):
+            self.out = len(part.down.weight)
+            self.down = ffi.new("Weight *", self.packed.weight(part.down.weight))
 
     def __call__(self, hidden_XD: Tensor) -> Tensor:
         """Outputs [..., O] of rows [..., D], fp32."""
-        hidden_RD = hidden_XD.reshape(-1, self.first.in_).contiguous()
+        hidden_RD = hidden_XD.reshape(-1, self.width).contiguous()
         rows = len(hidden_RD)
         out_RO = torch.empty(rows, self.out)
-        self.call(byref(self.first), byref(self.down) if self.down else None, hidden_RD.data_ptr(), rows,
-                  out_RO.data_ptr(), byref(Scratch.of(self.per_thread, num_threads(rows))))
+        library.library().map_rows(self.first, self.down, address(hidden_RD), rows, address(out_RO), num_threads(rows))
         return out_RO.view(*hidden_XD.shape[:-1], self.out)
 
 
@@ -108,16 +109,12 @@ class NativeStack:
     """A stack of Mamba2 in C++: one byte a row, prompts, trees of texts."""
 
     def __init__(self, stack: Stack):
-        functions = library.library()
-        self.call_step = functions.stack_step
-        self.call_read = functions.stack_read
         self.packed = PackedWeights()
-        self.blocks = (library.Block * len(stack.blocks))(*(_block(self.packed, block) for block in stack.blocks))
-        self.stack = library.Stack(self.blocks, len(self.blocks), self.packed.vector(stack.norm.weight), stack.norm.eps)
-        self.per_row = stack.norm.weight.numel() + max(
-            max(block.in_.out + block.out.in_, block.gate_up.out + block.down.in_) for block in self.blocks)
-        self.per_thread = max(3 * _channels(block) for block in self.blocks)
-        self.state_size = sum(tensor.numel() for state in stack.empty_state(1) for tensor in vars(state).values())
+        self.blocks = ffi.new("Block[]", [_block(self.packed, block) for block in stack.blocks])
+        self.stack = ffi.new("Stack *", {"blocks": self.blocks, "count": len(self.blocks),
+                                         "norm": self.packed.vector(stack.norm.weight), "eps": stack.norm.eps})
+        self.shapes = [[tensor.shape[1:] for tensor in vars(state).values()] for state in stack.empty_state(1)]
+        self.sizes = [shape.numel() for shapes in self.shapes for shape in shapes]
 
     def __call__(self, hidden_BD: Tensor, states: list[Mamba2State], *, commit: bool = True) -> Tensor:
         """Run one byte per row and return [B, D]; commit False: leave the states as they are."""
@@ -125,16 +122,14 @@ class NativeStack:
         rows = len(hidden_BD)
         tensors = [tensor for state in states for tensor in vars(state).values()]
         assert all(tensor.is_contiguous() and len(tensor) == rows for tensor in tensors)
-        places = (c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-        threads = num_threads(rows)
-        scratch = Scratch.of(-(-rows // threads) * self.per_row + self.per_thread, threads)
-        self.call_step(byref(self.stack), hidden_BD.data_ptr(), rows, places, commit, byref(scratch))
+        library.library().stack_step(self.stack, address(hidden_BD), rows, [address(tensor) for tensor in tensors],
+                                     commit, num_threads(rows))
         return hidden_BD
 
     def read(self, hidden_TD: Tensor, tree: Tree) -> Tensor:
         """Run every node after its ancestors: [T, D]."""
         from_T, keep_T = map(torch.from_numpy, tree.forks())
-        kept_CX = torch.empty(int(keep_T.max()) + 1, self.state_size)
+        kept_CX = torch.empty(int(keep_T.max()) + 1, sum(self.sizes))
         return self._read(hidden_TD, from_T, keep_T, kept_CX, tree.places())
 
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor) -> tuple[Tensor, list[Mamba2State]]:
@@ -146,7 +141,7 @@ class NativeStack:
         keep_T = from_T.clone()
         from_T[(end_B - length_B)[some_B]] = EMPTY
         keep_T[end_B[some_B] - 1] = some_B.nonzero()[:, 0].int()
-        kept_BX = torch.zeros(len(length_B), self.state_size)
+        kept_BX = torch.zeros(len(length_B), sum(self.sizes))
         output_BLD = torch.zeros_like(hidden_BLD)
         output_BLD[real_BL] = self._read(hidden_BLD[real_BL], from_T, keep_T, kept_BX, np.append(0, end_B.numpy()))
         return output_BLD, self._states(kept_BX)
@@ -157,39 +152,31 @@ class NativeStack:
         """The outputs [T, D]; see `stack_read` in native.cpp."""
         hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
         if len(hidden_TD):
-            bounds, parts = library.split_trees(roots)
-            scratch = Scratch.of(self.state_size + TILE * self.per_row + self.per_thread, parts)
-            self.call_read(byref(self.stack), hidden_TD.data_ptr(), from_T.data_ptr(), keep_T.data_ptr(),
-                           kept_CX.data_ptr(), bounds, parts, byref(scratch))
+            library.library().stack_read(self.stack, address(hidden_TD), address(from_T), address(keep_T),
+                                         address(kept_CX), *library.split_trees(roots))
         return hidden_TD
 
     def _states(self, kept_BX: Tensor) -> list[Mamba2State]:
         """Kept states as steps take them: convolution inputs, then the SSM state, block by block."""
-        states = []
-        for part_BX, block in zip(kept_BX.chunk(len(self.blocks), dim=1), self.blocks, strict=True):
-            conv_BX, ssm_BX = part_BX.tensor_split(((block.taps - 1) * _channels(block),), dim=1)
-            states.append(Mamba2State(conv_BX.unflatten(1, (block.taps - 1, -1)).contiguous(),
-                                      ssm_BX.unflatten(1, (block.state_size, -1)).contiguous()))
-        return states
+        parts = iter(kept_BX.split(self.sizes, dim=1))
+        return [Mamba2State(*(next(parts).unflatten(1, shape).contiguous() for shape in shapes))
+                for shapes in self.shapes]
 
 
-def _block(packed: PackedWeights, block: nn.Module) -> library.Block:
+def _block(packed: PackedWeights, block: nn.Module) -> dict[str, Any]:
     mixer = block.mixer
-    ffn = block.ffn
-    return library.Block(
-        in_=packed.weight(mixer.in_proj.weight), out=packed.weight(mixer.out_proj.weight * mixer.norm.weight),
-        gate_up=packed.weight(ffn.gate_up.weight) if ffn else library.Weight(),
-        down=packed.weight(ffn.down.weight) if ffn else library.Weight(),
-        norm=packed.vector(block.mixer_norm.weight), ffn_norm=packed.vector(block.ffn_norm.weight if ffn else None),
-        taps_WX=packed.vector(mixer.conv1d.weight[:, 0].T), bias_X=packed.vector(mixer.conv1d.bias),
-        dt_bias_H=packed.vector(mixer.dt_bias), rate_H=packed.vector(-mixer.A_log.exp()), skip_H=packed.vector(mixer.D),
-        heads=mixer.heads, state_size=mixer.state_size, taps=mixer.conv_width, norm_eps=block.mixer_norm.eps,
-        gate_eps=mixer.norm.eps, ffn_eps=block.ffn_norm.eps if ffn else 0.0)
-
-
-def _channels(block: library.Block) -> int:
-    """X: the channels that are convolved."""
-    return block.out.in_ + 2 * block.state_size
+    packed_block = {
+        "in": packed.weight(mixer.in_proj.weight), "out": packed.weight(mixer.out_proj.weight * mixer.norm.weight),
+        "norm": packed.vector(block.mixer_norm.weight), "taps_WX": packed.vector(mixer.conv1d.weight[:, 0].T),
+        "bias_X": packed.vector(mixer.conv1d.bias), "dt_bias_H": packed.vector(mixer.dt_bias),
+        "rate_H": packed.vector(-mixer.A_log.exp()), "skip_H": packed.vector(mixer.D), "heads": mixer.heads,
+        "state_size": mixer.state_size, "taps": mixer.conv_width, "norm_eps": block.mixer_norm.eps,
+        "gate_eps": mixer.norm.eps}
+    if block.ffn is not None:
+        packed_block |= {
+            "gate_up": packed.weight(block.ffn.gate_up.weight), "down": packed.weight(block.ffn.down.weight),
+            "ffn_norm": packed.vector(block.ffn_norm.weight), "ffn_eps": block.ffn_norm.eps}
+    return packed_block
 
 
 # -- the core ---------------------------------------------------------------------------------------------------------
@@ -215,22 +202,19 @@ class NativeCore:
         cos_1SW, sin_1SW = core.rotary_emb(torch.empty(1), torch.arange(slots)[None])
         self.cos_SW = cos_1SW[0].contiguous()
         self.sin_SW = torch.cat([-sin_1SW[0, :, : width // 2], sin_1SW[0, :, width // 2 :]], dim=-1)
-        self.core = library.Core(
-            self.packed.layers, len(self.packed.layers), self.packed.norm, core.norm.variance_epsilon,
-            config.num_attention_heads, config.num_key_value_heads, width, slots, self.cos_SW.data_ptr(),
-            self.sin_SW.data_ptr())
-        self.per_thread = config.num_attention_heads * (slots + width) + config.hidden_size
+        self.core = ffi.new("Core *", {
+            "layers": self.packed.layers, "count": len(self.packed.layers), "norm": self.packed.norm,
+            "eps": core.norm.variance_epsilon, "heads": config.num_attention_heads,
+            "key_heads": config.num_key_value_heads, "width": width, "slots": slots, "cos": address(self.cos_SW),
+            "sin": address(self.sin_SW)})
 
     def read(self, hidden_TE: Tensor, tree: Tree) -> Tensor:
         """Run every node of trees, which are at most as deep as there are slots, after its ancestors: [T, E]."""
         hidden_TE = hidden_TE.clone(memory_format=torch.contiguous_format)
         depth_T = torch.from_numpy(tree.depth_T).int()
         assert int(depth_T.max()) < self.core.slots
-        bounds, parts = library.split_trees(tree.places())
-        cache = 2 * self.core.count * self.core.slots * self.core.key_heads * self.core.width
-        scratch = Scratch.of(cache + TILE * self.packed.per_row + self.per_thread, parts)
-        library.library().core_read(byref(self.core), hidden_TE.data_ptr(), depth_T.data_ptr(), bounds, parts,
-                                    byref(scratch))
+        library.library().core_read(self.core, address(hidden_TE), address(depth_T),
+                                    *library.split_trees(tree.places()))
         return hidden_TE
 
 
@@ -244,12 +228,9 @@ class NativeCoreCache(CoreCache):
     def _run(self, input_RE: Tensor, rows: list[int], slots: list[int]) -> Tensor:
         hidden_RE = input_RE.clone(memory_format=torch.contiguous_format)
         assert self.keys.is_contiguous() and self.values.is_contiguous()
-        threads = num_threads(len(rows))
-        scratch = Scratch.of(-(-len(rows) // threads) * self.native.packed.per_row + self.native.per_thread, threads)
-        integers = c_int * len(rows)
         library.library().core_step(
-            byref(self.native.core), hidden_RE.data_ptr(), len(rows), integers(*rows), integers(*slots),
-            self.keys.data_ptr(), self.values.data_ptr(), self.keys.stride(0), byref(scratch))
+            self.native.core, address(hidden_RE), len(rows), rows, slots, address(self.keys), address(self.values),
+            self.keys.stride(0), num_threads(len(rows)))
         return hidden_RE
 
 
@@ -259,25 +240,22 @@ class _PackedCore:
     def __init__(self, core: nn.Module):
         self.weights = PackedWeights()
         self.norm = self.weights.vector(core.norm.weight)
-        self.layers = (library.Layer * len(core.layers))(*(_layer(self.weights, layer) for layer in core.layers))
-        first = self.layers[0]
-        self.per_row = first.out.out + max(first.query_key_value.out + first.out.in_,
-                                           first.gate_up.out + first.down.in_)
+        self.layers = ffi.new("Layer[]", [_layer(self.weights, layer) for layer in core.layers])
 
 
-def _layer(weights: PackedWeights, layer: nn.Module) -> library.Layer:
+def _layer(weights: PackedWeights, layer: nn.Module) -> dict[str, Any]:
     heads = layer.self_attn
     mlp = layer.mlp
     norms = {"before_attention": (layer, "input_layernorm"), "after_attention": (layer, "post_attention_layernorm"),
              "after_feed_forward": (layer, "post_feedforward_layernorm"), "query_norm": (heads, "q_norm"),
              "key_norm": (heads, "k_norm")}
-    packed = library.Layer(
-        query_key_value=weights.weight(heads.q_proj.weight, heads.k_proj.weight, heads.v_proj.weight),
-        out=weights.weight(heads.o_proj.weight), gate_up=weights.weight(mlp.gate_proj.weight, mlp.up_proj.weight),
-        down=weights.weight(mlp.down_proj.weight), scale=heads.scaling)
+    packed = {
+        "query_key_value": weights.weight(heads.q_proj.weight, heads.k_proj.weight, heads.v_proj.weight),
+        "out": weights.weight(heads.o_proj.weight),
+        "gate_up": weights.weight(mlp.gate_proj.weight, mlp.up_proj.weight),
+        "down": weights.weight(mlp.down_proj.weight), "scale": heads.scaling}
     for name, (module, attribute) in norms.items():
         norm = getattr(module, attribute, None)
         if norm is not None:  # which norms there are differs between the families
-            setattr(packed, name, weights.vector(norm.weight))
-            setattr(packed, name + "_eps", norm.variance_epsilon)
+            packed |= {name: weights.vector(norm.weight), name + "_eps": norm.variance_epsilon}
     return packed

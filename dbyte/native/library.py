@@ -1,21 +1,20 @@
-"""The C++ of this folder, compiled for this machine and bound: `native.cpp` for fp32 on a CPU.
+"""The C++ of this folder, compiled for this machine and bound as native.hpp declares it: for fp32 on a CPU.
 
 It is compiled once a process, in a second or two, into a folder that is deleted afterwards: code for one machine's CPU
 is of no use to another that shares its disk.
 """
 
-import ctypes
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from ctypes import POINTER, Structure, c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import cffi
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,8 @@ from torch import Tensor, nn
 Packed = TypeVar("Packed")
 
 SOURCE = Path(__file__).with_name("native.cpp")
+ffi = cffi.FFI()
+ffi.cdef(SOURCE.with_suffix(".hpp").read_text())
 # finite, unsigned zeros: then a clamp is a minimum and a maximum, and not branches, of which GCC computes each
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
          "-fno-signed-zeros", "-fopenmp", "-shared", "-fPIC")
@@ -55,7 +56,7 @@ def compiles() -> bool:
 
 
 @cache
-def library() -> ctypes.CDLL:
+def library() -> Any:
     """The compiled functions.
 
     Raises:
@@ -72,81 +73,15 @@ def library() -> ctypes.CDLL:
         if done.returncode:
             raise RuntimeError(f"{compiler} refuses {SOURCE}: leave compiled out, or see why:\n{done.stderr}")
         try:
-            found = ctypes.CDLL(str(path))  # calls release Python's lock: other threads run meanwhile
+            return ffi.dlopen(str(path))  # calls release Python's lock: other threads run meanwhile
         except OSError as error:
             raise OSError(f"compiled steps cannot be loaded ({error}): set TMPDIR to a folder from which programs may "
                           "run, or leave compiled out") from error
-    stack, core, scratch = POINTER(Stack), POINTER(Core), POINTER(Scratch)
-    integers, bounds, memory = POINTER(c_int), POINTER(c_long), c_void_p
-    signatures = {
-        "stack_step": [stack, memory, c_int, POINTER(c_void_p), c_int, scratch],
-        "stack_read": [stack, memory, memory, memory, memory, bounds, c_int, scratch],
-        "core_step": [core, memory, c_int, integers, integers, memory, memory, c_long, scratch],
-        "core_read": [core, memory, memory, bounds, c_int, scratch],
-        "map_rows": [POINTER(Weight), POINTER(Weight), memory, c_int, memory, scratch],
-    }
-    for name, arguments in signatures.items():
-        function = getattr(found, name)
-        function.argtypes = arguments
-        function.restype = None
-    return found
 
 
-# -- the structures of native.cpp -------------------------------------------------------------------------------------
-
-
-class Weight(Structure):
-    """A packed weight; see `PackedWeights.weight`."""
-
-    _fields_ = [("panels", c_void_p), ("in_", c_int), ("out", c_int)]
-
-
-class Block(Structure):
-    """A block of a stack of Mamba2."""
-
-    _fields_ = [*((name, Weight) for name in ("in_", "out", "gate_up", "down")),
-                *((name, c_void_p) for name in ("norm", "ffn_norm", "taps_WX", "bias_X", "dt_bias_H", "rate_H",
-                                                "skip_H")),
-                *((name, c_int) for name in ("heads", "state_size", "taps")),
-                *((name, c_float) for name in ("norm_eps", "gate_eps", "ffn_eps"))]
-
-
-class Stack(Structure):
-    """A stack of Mamba2 blocks."""
-
-    _fields_ = [("blocks", POINTER(Block)), ("count", c_int), ("norm", c_void_p), ("eps", c_float)]
-
-
-class Layer(Structure):
-    """A layer of a core."""
-
-    _fields_ = [*((name, Weight) for name in ("query_key_value", "out", "gate_up", "down")),
-                *((name, c_void_p) for name in ("before_attention", "after_attention", "after_feed_forward",
-                                                "query_norm", "key_norm")),
-                *((name, c_float) for name in ("before_attention_eps", "after_attention_eps", "after_feed_forward_eps",
-                                               "query_norm_eps", "key_norm_eps", "scale"))]
-
-
-class Core(Structure):
-    """A core, with rotary angles for `slots` positions."""
-
-    _fields_ = [("layers", POINTER(Layer)), ("count", c_int), ("norm", c_void_p), ("eps", c_float),
-                *((name, c_int) for name in ("heads", "key_heads", "width", "slots")),
-                ("cos", c_void_p), ("sin", c_void_p)]
-
-
-class Scratch(Structure):
-    """Memory of one call, `each` numbers for every thread; a call allocates it, so threads of Python share none."""
-
-    _fields_ = [("memory", c_void_p), ("each", c_long), ("threads", c_int)]
-
-    @classmethod
-    def of(cls, each: int, threads: int) -> "Scratch":
-        """Allocate it."""
-        block = torch.empty(threads * each)
-        scratch = cls(block.data_ptr(), each, threads)
-        scratch.block = block  # lives as long as what points to it
-        return scratch
+def address(tensor: Tensor) -> Any:
+    """Where a tensor's numbers lie, as C takes it."""
+    return ffi.cast("void *", tensor.data_ptr())
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
@@ -164,19 +99,17 @@ class PackedWeights:
     def __init__(self):
         self.held: list[Tensor] = []
 
-    def vector(self, values: Tensor | None) -> int | None:
-        """The address of a copy of the values, fp32; None stays None."""
-        if values is None:
-            return None
+    def vector(self, values: Tensor) -> Any:
+        """The address of a copy of the values, fp32."""
         self.held.append(values.detach().to(torch.float32).contiguous().clone())
-        return self.held[-1].data_ptr()
+        return address(self.held[-1])
 
-    def weight(self, *parts_OD: Tensor) -> Weight:
-        """Weights with one input, stacked, in panels [PANEL outputs][in, PANEL]; zeros fill the last panel."""
+    def weight(self, *parts_OD: Tensor) -> dict[str, Any]:
+        """A `Weight`: weights with one input, stacked, in panels [PANEL outputs][in, PANEL]; zeros fill the last."""
         weight_OD = torch.cat([part.detach() for part in parts_OD])
         out, width = weight_OD.shape
         panels = F.pad(weight_OD, (0, 0, 0, -out % PANEL)).unflatten(0, (-1, PANEL)).transpose(1, 2)
-        return Weight(self.vector(panels), width, out)
+        return {"panels": self.vector(panels), "in": width, "out": out}
 
 
 def cached_pack(module: nn.Module, pack: Callable[[nn.Module], Packed]) -> Packed:
@@ -197,11 +130,11 @@ def num_threads(rows: int) -> int:
     return max(min(rows // ROWS_A_THREAD, torch.get_num_threads()), 1)
 
 
-def split_trees(roots: np.ndarray) -> tuple[ctypes.Array, int]:
+def split_trees(roots: np.ndarray) -> tuple[list[int], int]:
     """Split nodes of trees into runs of similar length, one a thread: their bounds, and how many runs there are.
 
     roots: where trees begin, ascending, from 0, and at the end the number of nodes.
     """
     even = np.linspace(0, roots[-1], min(num_threads(int(roots[-1])), len(roots) - 1) + 1)
     bounds = np.unique(roots[np.searchsorted(roots, even)]).tolist()
-    return (c_long * len(bounds))(*bounds), len(bounds) - 1
+    return bounds, len(bounds) - 1

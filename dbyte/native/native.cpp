@@ -10,60 +10,33 @@
 // Shape letters: R rows, T nodes, D width, I inner width, H heads, P head width, N state size, W taps, X convolved
 // channels, E core width, G key-value heads, S slots.
 
+#include <algorithm>
+#include <memory>
+
 #include "arithmetic.hpp"
-
-extern "C" {
-
-struct Block {
-    Weight in, out, gate_up, down;  // in: the gate, what is convolved, step sizes; gate_up.panels null: no feed-forward
-    const float *norm, *ffn_norm, *taps_WX, *bias_X, *dt_bias_H, *rate_H, *skip_H;
-    int heads, state_size, taps;
-    float norm_eps, gate_eps, ffn_eps;
-};
-
-struct Stack {
-    const Block* blocks;
-    int count;
-    const float* norm;
-    float eps;
-};
-
-struct Layer {
-    Weight query_key_value, out, gate_up, down;
-    const float *before_attention, *after_attention, *after_feed_forward, *query_norm, *key_norm;  // null: none
-    float before_attention_eps, after_attention_eps, after_feed_forward_eps, query_norm_eps, key_norm_eps, scale;
-};
-
-struct Core {
-    const Layer* layers;
-    int count;
-    const float* norm;
-    float eps;
-    int heads, key_heads, width, slots;
-    const float *cos, *sin;  // [S, width]
-};
-
-// Memory for what goes through: `each` numbers for every thread.
-struct Scratch {
-    float* memory;
-    long each;
-    int threads;
-};
-}
 
 namespace {
 
 constexpr int TILE = 64;  // nodes that pass all blocks or layers before the next ones do: they stay in the cache
 
-// some(first, end, memory) for one range of `count` after the other, a thread each.
+// A line of the processor's cache: memory that is made of lines begins at one.
+struct alignas(sizeof(float) * LANES) Line {
+    float numbers[LANES];
+};
+
+// some(first, end, memory) for one range of `count` after the other, a thread each; memory holds so many numbers.
 template <typename Some>
-void in_threads(const Scratch& scratch, int count, const Some& some) {
-    const int threads = scratch.threads < count ? scratch.threads : count;
+void in_threads(int threads, int count, long numbers, const Some& some) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int part = 0; part < threads; part++)
+    for (int part = 0; part < threads; part++) {
+        const std::unique_ptr<Line[]> memory(new Line[numbers / LANES + 1]);
         some(static_cast<long>(count) * part / threads, static_cast<long>(count) * (part + 1) / threads,
-             scratch.memory + part * scratch.each);
+             memory[0].numbers);
+    }
 }
+
+// The most rows of a thread.
+long share(int rows, int threads) { return (rows + threads - 1) / threads; }
 
 // -- a stack of Mamba2 -----------------------------------------------------------------------------------------------
 
@@ -107,6 +80,12 @@ void mix(const Block& block, const float* in, const State& state, bool commit, f
     norm_in_place(out, nullptr, block.gate_eps, 1, I, mixed_X);
 }
 
+// How many numbers run_block takes as its memory.
+long block_memory(const Block& block, long rows) {
+    const long wide = std::max(block.in.out + block.out.in, block.gate_up.out + block.down.in);
+    return rows * (block.in.in + wide) + 3L * (block.out.in + 2 * block.state_size);
+}
+
 // hidden [R, D] through a block. state_of(r) is called before a row is taken in, after(r) when it has been.
 template <typename StateOf, typename After>
 void run_block(const Block& block, float* hidden, int rows, bool commit, const StateOf& state_of, const After& after,
@@ -135,6 +114,13 @@ struct Cache {
     float *keys, *values;
     long apart;
 };
+
+// How many numbers core_rows takes as its memory.
+long core_memory(const Core& core, long rows) {
+    const Layer& one = core.layers[0];
+    const long wide = std::max(one.query_key_value.out + one.out.in, one.gate_up.out + one.down.in);
+    return rows * (one.out.out + wide) + static_cast<long>(core.heads) * (core.slots + core.width) + one.out.out;
+}
 
 // hidden [R, E] is replaced by the core's output at slot slots[r] of row place[r] of the cache.
 void core_rows(const Core& core, float* hidden, int rows, const int* place, const int* slots, const Cache& cache,
@@ -183,9 +169,9 @@ extern "C" {
 
 // hidden [R, D] is replaced by the stack's output. states: conv [R, W - 1, X] and ssm [R, N, I] of each block in turn,
 // which change if commit.
-void stack_step(const Stack* stack, float* hidden, int rows, float* const* states, int commit, const Scratch* scratch) {
+void stack_step(const Stack* stack, float* hidden, int rows, float* const* states, int commit, int threads) {
     const long D = stack->blocks[0].in.in;
-    in_threads(*scratch, rows, [=](long first, long end, float* work) {
+    in_threads(threads, rows, block_memory(stack->blocks[0], share(rows, threads)), [=](long first, long end, float* work) {
         float* some = hidden + first * D;
         for (int b = 0; b < stack->count; b++) {
             const Block& block = stack->blocks[b];
@@ -203,11 +189,11 @@ void stack_step(const Stack* stack, float* hidden, int rows, float* const* state
 // from an empty one (-2) or from kept state from[t]; its own state is kept as number keep[t] unless that is negative.
 // kept: [*, blocks, conv + ssm]. Trees lie between bounds [parts + 1].
 void stack_read(const Stack* stack, float* hidden_TD, const int* from, const int* keep, float* kept, const long* bounds,
-                int parts, const Scratch* scratch) {
+                int parts) {
     const Block& one = stack->blocks[0];
     const long D = one.in.in, I = one.out.in;
     const long conv = (one.taps - 1) * (I + 2 * one.state_size), size = conv + one.state_size * I;
-    in_threads(*scratch, parts, [=](long first, long end, float* running) {
+    in_threads(parts, parts, stack->count * size + block_memory(one, TILE), [=](long first, long end, float* running) {
         float* work = running + stack->count * size;
         for (long t = bounds[first]; t < bounds[end]; t += TILE) {
             const int rows = bounds[end] - t < TILE ? bounds[end] - t : TILE;
@@ -234,9 +220,9 @@ void stack_read(const Stack* stack, float* hidden_TD, const int* from, const int
 // hidden [R, E] is replaced by the core's output at a new position of each row: slots[r] of row place[r] of the cache,
 // which is keys and values [layers, *, S, G, width], `apart` numbers between layers.
 void core_step(const Core* core, float* hidden, int rows, const int* place, const int* slots, float* keys,
-               float* values, long apart, const Scratch* scratch) {
+               float* values, long apart, int threads) {
     const long E = core->layers[0].query_key_value.in;
-    in_threads(*scratch, rows, [=](long first, long end, float* work) {
+    in_threads(threads, rows, core_memory(*core, share(rows, threads)), [=](long first, long end, float* work) {
         core_rows(*core, hidden + first * E, end - first, place + first, slots + first, {keys, values, apart}, work);
     });
 }
@@ -244,13 +230,13 @@ void core_step(const Core* core, float* hidden, int rows, const int* place, cons
 // hidden [T, E] is replaced by the core's output at the nodes of trees, which lie between bounds [parts + 1]. To
 // core_rows they are positions of one row, each in the slot of its depth: a later subtree overwrites what it may not
 // see.
-void core_read(const Core* core, float* hidden_TE, const int* depth, const long* bounds, int parts,
-               const Scratch* scratch) {
+void core_read(const Core* core, float* hidden_TE, const int* depth, const long* bounds, int parts) {
     static const int same_row[TILE] = {};
     const long E = core->layers[0].query_key_value.in;
     const long apart = static_cast<long>(core->slots) * core->key_heads * core->width;
-    in_threads(*scratch, parts, [=](long first, long end, float* keys) {
-        float *values = keys + core->count * apart, *work = values + core->count * apart;
+    const long cache = 2 * core->count * apart;
+    in_threads(parts, parts, cache + core_memory(*core, TILE), [=](long first, long end, float* keys) {
+        float *values = keys + core->count * apart, *work = keys + cache;
         for (long t = bounds[first]; t < bounds[end]; t += TILE) {
             const int rows = bounds[end] - t < TILE ? bounds[end] - t : TILE;
             core_rows(*core, hidden_TE + t * E, rows, same_row, depth + t, {keys, values, apart}, work);
@@ -259,8 +245,9 @@ void core_read(const Core* core, float* hidden_TE, const int* depth, const long*
 }
 
 // in [R, *] through a weight, or through SwiGLU if there is a second one: out [R, *].
-void map_rows(const Weight* first, const Weight* down, const float* in, int rows, float* out, const Scratch* scratch) {
-    in_threads(*scratch, rows, [=](long begin, long end, float* work) {
+void map_rows(const Weight* first, const Weight* down, const float* in, int rows, float* out, int threads) {
+    const long wide = down ? TILE * static_cast<long>(first->out + down->in) : 0;
+    in_threads(threads, rows, wide, [=](long begin, long end, float* work) {
         for (long r = begin; r < end; r += TILE) {
             const int some = end - r < TILE ? end - r : TILE;
             if (down)
