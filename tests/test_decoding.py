@@ -408,8 +408,8 @@ def test_router_cuts_at_stage_1_become_tokens_that_spell_the_text(student):
 
 def test_bits_per_byte_by_hand(token_bytes):
     pieces = heldout_pieces(["abcd", "ab"], token_bytes, row_bytes=50)
-    assert bits_per_byte([8 * math.log(2), 4 * math.log(2)], pieces).value == pytest.approx(2.0)
-    assert bits_per_byte([8 * math.log(2), 4 * math.log(2)], pieces).stderr == pytest.approx(0.0)
+    assert bits_per_byte([8 * math.log(2), 4 * math.log(2)], pieces)["value"] == pytest.approx(2.0)
+    assert bits_per_byte([8 * math.log(2), 4 * math.log(2)], pieces)["stderr"] == pytest.approx(0.0)
     with pytest.raises(ValueError, match="held-out"):
         heldout_pieces([], token_bytes, row_bytes=50)
     with pytest.raises(ValueError, match="nothing to score"):

@@ -84,9 +84,9 @@ def test_deviations_are_those_of_a_count_by_hand(writes_bytes):
                 wrong = ended[i] != bool(student(ids).boundary[0, -2])
                 decided, deviating = counts.get(i // 2, (0, 0))
                 counts[i // 2] = decided + 1, deviating + wrong
-        ours = {one.first // 2: (one.decided, one.deviating) for one in found if one.text == name}
-        assert ours == counts and all(one.last == one.first + 1 for one in found)
-    assert any(one.deviating for one in found) and all(one.squares >= 0 for one in found)
+        ours = {one["first"] // 2: (one["decided"], one["deviating"]) for one in found if one["text"] == name}
+        assert ours == counts and all(one["last"] == one["first"] + 1 for one in found)
+    assert any(one["deviating"] for one in found) and all(one["squares"] >= 0 for one in found)
     with pytest.raises(ValueError, match="shorter prompts"):
         deviations(student, [b"abc"], rows=8, prompt_bytes=6, new_bytes=12, seed=3)
 

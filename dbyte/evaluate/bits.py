@@ -5,11 +5,11 @@ A piece is at most `row_bytes` long and ends at a token's end, as in training.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lm_eval.models.utils import Collator
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -18,17 +18,6 @@ from dbyte.kernels.fast import fast_products
 from dbyte.model.core import run_core
 from dbyte.text.packing import Document, cut, document
 from dbyte.text.spans import BOS, EOS, TokenBytes
-
-
-@dataclass(frozen=True)
-class Bits:
-    """Bits per byte with its standard error over pieces, the number of pieces and of bytes; nats_P for pairing."""
-
-    value: float
-    stderr: float
-    n: int
-    text_bytes: int
-    nats_P: tuple[float, ...]
 
 
 def heldout_pieces(texts: list[str], token_bytes: TokenBytes, *, row_bytes: int) -> list[Document]:
@@ -54,12 +43,10 @@ def token_ends(piece: Document) -> tuple[int, ...]:
 @torch.no_grad()
 def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int = 16) -> list[float]:
     """Negative log-probability of each piece's text under a token model, from BOS, in nats."""
-    nats = [0.0] * len(pieces)
-    order = sorted(range(len(pieces)), key=lambda place: len(pieces[place].token_ids))
-    for start in range(0, len(order), rows):
-        places = order[start : start + rows]
-        tokens = [torch.as_tensor(pieces[place].token_ids[: 1 + len(token_ends(pieces[place]))].astype(np.int64))
-                  for place in places]
+    nats = []
+    collator = Collator(pieces, sort_fn=lambda piece: len(piece.token_ids))
+    for batch in collator.get_batched(n=rows):
+        tokens = [torch.as_tensor(piece.token_ids[: 1 + len(token_ends(piece))].astype(np.int64)) for piece in batch]
         ids_BM = pad_sequence(tokens, batch_first=True).to(teacher.device)
         document_BM = pad_sequence([torch.zeros_like(ids_M) for ids_M in tokens], batch_first=True, padding_value=-1)
         document_BM = document_BM.to(teacher.device)
@@ -67,9 +54,8 @@ def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int 
             hidden_BME = run_core(teacher.model, teacher.get_input_embeddings()(ids_BM), document_BM)
             logits_BMV = teacher.get_output_embeddings()(hidden_BME)[:, :-1].float()
         ce_BM = F.cross_entropy(logits_BMV.transpose(1, 2), ids_BM[:, 1:], reduction="none")
-        for place, value in zip(places, (ce_BM * (document_BM[:, 1:] >= 0)).sum(1).tolist(), strict=True):
-            nats[place] = value
-    return nats
+        nats += (ce_BM * (document_BM[:, 1:] >= 0)).sum(1).tolist()
+    return collator.get_original(nats)
 
 
 def student_scores(scorer: Scorer, pieces: list[Document], *, boundaries: str) -> list[Score]:
@@ -81,10 +67,14 @@ def student_scores(scorer: Scorer, pieces: list[Document], *, boundaries: str) -
                          for piece in pieces])
 
 
-def bits_per_byte(nats: list[float], pieces: list[Document]) -> Bits:
-    """Sum the nats over the bytes; the error is that of a ratio of sums over independent pieces."""
+def bits_per_byte(nats: list[float], pieces: list[Document]) -> dict:
+    """Sum the nats over the bytes: value, stderr over pieces, n (pieces), text_bytes, and nats_P for pairing.
+
+    The error is that of a ratio of sums over independent pieces.
+    """
     nats_P = np.asarray(nats)
     bytes_P = np.asarray([len(text_of(piece)) for piece in pieces], dtype=float)
     ratio = nats_P.sum() / bytes_P.sum()
     spread = np.sqrt(((nats_P - ratio * bytes_P) ** 2).sum() / max(len(pieces) - 1, 1) * len(pieces)) / bytes_P.sum()
-    return Bits(ratio / math.log(2), spread / math.log(2), len(pieces), int(bytes_P.sum()), tuple(nats_P.tolist()))
+    return {"value": ratio / math.log(2), "stderr": spread / math.log(2), "n": len(pieces),
+            "text_bytes": int(bytes_P.sum()), "nats_P": nats_P.tolist()}

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dbyte.evaluate.boundaries import Agreement, decisions
-from dbyte.evaluate.stats import Z95, Estimate, verdict
+from dbyte.evaluate.stats import Z95, Estimate, Ratio, ratio_of_sums, verdict
 from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Rows
@@ -39,7 +39,6 @@ KINDS = ("before a space", "other white space", "non-ASCII", "digits", "punctuat
 BEFORE_SPACE, OTHER_WHITE, NON_ASCII, DIGITS, PUNCTUATION, IN_WORD = range(len(KINDS))
 SPACE, WHITE = 0x20, b" \t\n\r\v\f"  # line breaks are no spaces here: tokenizers join them to what stands before
 WHO = ("router", "teacher")
-Ratio = tuple[Sequence[float], Sequence[float]]  # what is over the bar, and under it, in each piece of text
 CONSISTENT = 95.0  # percent of the places before a space at which "consistently" begins: our reading, none is given
 # Of `space_rows`: what is judged is that the value lies above this; nan: it is not judged.
 SPACE_MEASURES = {"router cuts": CONSISTENT, "teacher cuts": math.nan, "router - teacher": 0.0,
@@ -109,26 +108,6 @@ def tally(student: ByteStudent, rows: Rows) -> Tally:
 def _count(piece: Tensor, column: Tensor, pieces: int, columns: int) -> Tensor:
     """How often each column occurs in each piece: int64 [P, columns]."""
     return torch.bincount(piece * columns + column, minlength=pieces * columns).view(pieces, columns)
-
-
-def ratio_of_sums(*ratios: Ratio) -> Estimate:
-    """The sum of one list [P] by the sum of another, or of two such ratios the first minus the second.
-
-    The error is over P independent pieces of text: what is counted in one comes together, so its parts are no items of
-    their own, and errors of two ratios over the same pieces may cancel. First order (linearised); nan for one piece,
-    which says nothing on how pieces differ. ValueError for a sum of 0 under the bar.
-    """
-    value = 0.0
-    pull_P = 0.0  # how far each piece pulls it from where the others would leave it
-    for sign, (over_P, under_P) in zip((1, -1), ratios, strict=False):
-        under = np.sum(under_P)
-        if not under:
-            raise ValueError("a ratio of sums needs something under the bar, found the sum 0")
-        ratio = np.sum(over_P) / under
-        value += sign * ratio
-        pull_P += sign * (np.asarray(over_P) - ratio * np.asarray(under_P)) / under
-    n = len(pull_P)
-    return Estimate(float(value), float(np.sqrt(n / (n - 1) * (pull_P**2).sum())) if n > 1 else math.nan, n)
 
 
 def kind_rows(found: Tally, **where: str) -> list[dict]:

@@ -16,45 +16,32 @@ Shape letters: B rows, L bytes.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
+from lm_eval.models.utils import Collator
 
+from dbyte.decode.engine import Engine
 from dbyte.decode.generate import begin, evaluating, generate
 from dbyte.decode.sampling import Sampling
-from dbyte.decode.stream import pad_bytes
 from dbyte.evaluate import stats
 from dbyte.evaluate.score import Request
 from dbyte.evaluate.score_own_boundaries import walk
+from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.evaluate.stats import Columns, Interval
 from dbyte.kernels.fast import fast_products
-from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
-from dbyte.text.spans import BOS
 
 BINS = 8
 
 
-@dataclass(frozen=True)
-class Deviation:
-    """For bytes first..last after the prompt: how many were decided, and how many unlike the router.
-
-    text: "given" or "written". squares: the sum over rows of (deviating - share * decided) squared, for the error.
-    """
-
-    text: str
-    first: int
-    last: int
-    decided: int
-    deviating: int
-    squares: float
-
-
 def deviations(
     student: ByteStudent, documents: Iterable[bytes], *, rows: int, prompt_bytes: int, new_bytes: int, seed: int
-) -> list[Deviation]:
+) -> list[dict]:
     """Deviations by bin, given and written, after the first prompt_bytes of up to `rows` documents that are longer.
 
+    Returns:
+        For bytes `first` to `last` after the prompt of `text` "given" or "written": how many flags were `decided`, how
+        many `deviating` from the router's, and `squares`, the sum over rows of (deviating - share * decided) squared.
     Raises:
         ValueError: if no document is longer than its prompt.
     """
@@ -74,18 +61,16 @@ def deviations(
             for one in _binned(text, _wrong(student, rows_of, prompt_bytes), new_bytes)]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _wrong(student: ByteStudent, rows: Sequence[tuple[bytes, Sequence[bool]]], start: int) -> list[list[bool]]:
     """For each row, and each byte from `start` but the last, whose next byte is not known: does its flag deviate?"""
-    ids_BL = pad_bytes([bytes([BOS]) + text for text, _ in rows], device=student.device)
-    document_BL = torch.zeros_like(ids_BL)  # padding is to the right of every byte that is compared
     with fast_products():
-        routed_BL = student.route(student.encode(ids_BL, document_BL), ids_BL, document_BL) >= THRESHOLD
+        routed_BL = SharedTexts([text for text, _ in rows], engine=Engine(student)).flags()
     return [[flag != routed for flag, routed in zip(ended[:-1], routed_L[1 + start :].tolist(), strict=False)]
             for (_, ended), routed_L in zip(rows, routed_BL, strict=True)]
 
 
-def _binned(text: str, wrong: list[list[bool]], new_bytes: int) -> list[Deviation]:
+def _binned(text: str, wrong: list[list[bool]], new_bytes: int) -> list[dict]:
     size = -(-new_bytes // BINS)
     found = []
     for first in range(0, new_bytes, size):
@@ -94,18 +79,19 @@ def _binned(text: str, wrong: list[list[bool]], new_bytes: int) -> list[Deviatio
         deviating = sum(map(sum, parts))
         if decided:
             squares = sum((sum(part) - deviating / decided * len(part)) ** 2 for part in parts)
-            found.append(Deviation(text, first, first + size - 1, decided, deviating, squares))
+            found.append({"text": text, "first": first, "last": first + size - 1, "decided": decided,
+                          "deviating": deviating, "squares": squares})
     return found
 
 
-def deviation_rows(model: str, corpus: str, found: list[Deviation]) -> list[dict]:
+def deviation_rows(model: str, corpus: str, found: list[dict]) -> list[dict]:
     """Deviations from the router's boundaries as tidy rows, in percent of the bytes first..last after their prompts.
 
     A bin is a ratio of sums over independent rows, with the error of one.
     """
-    return [{"model": model, "corpus": corpus, "text": one.text, "first": one.first,
-             "value": 100 * (one.deviating / one.decided), "stderr": 100 * (one.squares**0.5 / one.decided),
-             "n": one.decided, "last": one.last, "deviating": one.deviating} for one in found]
+    return [{"model": model, "corpus": corpus, "text": one["text"], "first": one["first"],
+             "value": 100 * (one["deviating"] / one["decided"]), "stderr": 100 * (one["squares"]**0.5 / one["decided"]),
+             "n": one["decided"], "last": one["last"], "deviating": one["deviating"]} for one in found]
 
 
 def claim_rows(one: Columns, other: Columns, *, generated: str) -> list[dict]:
@@ -138,17 +124,14 @@ def word_splits(text: bytes) -> list[tuple[bytes, bytes]]:
 
 def finished(student: ByteStudent, documents: Iterable[bytes], *, stage: int, rows: int = 64) -> list[int]:
     """1 where the rest of the word was written, 0 where not, in the order of documents and places."""
-    splits = [split for text in documents for split in word_splits(text)]
-    right = [0] * len(splits)
-    order = sorted(range(len(splits)), key=lambda k: (len(splits[k][1]), len(splits[k][0])))
-    for first in range(0, len(order), rows):
-        places = order[first : first + rows]
-        longest = max(len(splits[place][1]) for place in places)
-        texts = generate(student, [splits[place][0] for place in places], max_new_bytes=longest, stage=stage,
-                         as_bytes=True)
-        for place, text in zip(places, texts, strict=True):
-            right[place] = int(text.startswith(splits[place][1]))
-    return right
+    splits = Collator([split for text in documents for split in word_splits(text)],
+                      sort_fn=lambda split: (len(split[1]), len(split[0])))
+    right = []
+    for batch in splits.get_batched(n=rows):
+        prompts, rests = zip(*batch, strict=True)
+        texts = generate(student, prompts, max_new_bytes=max(map(len, rests)), stage=stage, as_bytes=True)
+        right += [int(text.startswith(rest)) for text, rest in zip(texts, rests, strict=True)]
+    return splits.get_original(right)
 
 
 def finished_row(model: str, corpus: str, right: list[int]) -> dict:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from dbyte.distill.losses import forward_kl, has_next
 from dbyte.distill.terms import Forward, language_model
-from dbyte.evaluate.boundary_kinds import ratio_of_sums
+from dbyte.evaluate.stats import ratio_of_sums
 from dbyte.kernels.fast import fast_products
 from dbyte.model.student import ByteStudent
 from dbyte.text.packing import Rows

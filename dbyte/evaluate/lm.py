@@ -21,16 +21,16 @@ draw: it belongs to the seed, the prompt and which repeat of the prompt it is.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, zip_longest
+from itertools import zip_longest
 from os.path import commonprefix
 from pathlib import Path
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.models.utils import chunks, normalize_gen_kwargs
+from lm_eval.models.utils import Collator, normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
 
 from dbyte.decode.generate import generate, load_student
@@ -44,7 +44,7 @@ from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_tokenizer
 from dbyte.native import engine_for
-from dbyte.text.spans import Aligned, TokenBytes
+from dbyte.text.spans import TokenBytes
 
 BYTES_A_TOKEN = 4  # of a limit that is given in tokens
 READINGS = {"stage1/tokenizer": (1, "tokenizer"), "stage1/router": (1, "router"), "stage2/router": (2, "router"),
@@ -249,20 +249,18 @@ class StudentLM(LM):
         The limit is `max_gen_bytes`, else `max_gen_toks` (the harness's default: 256) times BYTES_A_TOKEN. See
         `generation_options`. Equal requests, the harness's repeats, are drawn apart.
         """
-        texts: list[str] = [""] * len(requests)
+        contexts = [request.args[0] for request in requests]
         options = [generation_options(request.args[1]) for request in requests]
-        kinds = list(map(repr, options))
-        repeats = equal_before([(request.args[0], kind) for request, kind in zip(requests, kinds, strict=True)])
-        order = sorted(range(len(requests)), key=lambda k: (kinds[k], len(requests[k].args[0])))
-        for _, alike in groupby(order, key=kinds.__getitem__):
-            for places in told(list(chunks(alike, self.rows)), "written batches"):
-                written = self._write([requests[place].args[0] for place in places],
-                                      [repeats[place] for place in places], options[places[0]])
-                for place, text in zip(places, written, strict=True):
-                    texts[place] = text
-        return texts
+        repeats = equal_before(list(zip(contexts, map(repr, options), strict=True)))
+        collator = Collator(list(zip(contexts, options, repeats, strict=True)), sort_fn=lambda asked: len(asked[0]),
+                            group_by="gen_kwargs")  # of each element the second
+        written = []
+        for batch in told(list(collator.get_batched(n=self.rows)), "written batches"):
+            texts, (alike, *_), again = zip(*batch, strict=True)
+            written += self._write(texts, again, alike)
+        return collator.get_original(written)
 
-    def _write(self, contexts: list[str], repeats: list[int], options: dict) -> list[str]:
+    def _write(self, contexts: Sequence[str], repeats: Sequence[int], options: dict) -> list[str]:
         """Continue contexts that share their generation options."""
         room = min(options["max_new_bytes"] // BYTES_A_TOKEN, self.student.core.config.max_position_embeddings // 2)
         prompts = []
@@ -288,16 +286,12 @@ class StudentLM(LM):
         self.truncated.cut_bytes += lost
         return fitting
 
-    def _encoded(self, texts: list[str]) -> list[tuple[bytes, tuple[int, ...] | None]]:
+    def _encoded(self, texts: Sequence[str]) -> list[tuple[bytes, tuple[int, ...] | None]]:
         """The bytes of each text and, with the tokenizer's boundaries, where its tokens end."""
         if self.boundaries != "tokenizer":
             return [(self.token_bytes.normalise(text).encode(), None) for text in texts]
-        return [(bytes(aligned.byte_ids.tolist()), self._ends(aligned))
+        return [(bytes(aligned.byte_ids.tolist()), tuple((aligned.boundary.nonzero()[:, 0] + 1).tolist()))
                 for aligned in self.token_bytes.align_batch(texts)]
-
-    def _ends(self, aligned: Aligned) -> tuple[int, ...]:
-        """Where each token ends, in bytes from the text's start."""
-        return tuple(self.token_bytes.lengths[aligned.token_ids.numpy()].cumsum().tolist())
 
     def _requests(self, pairs: list[tuple[str, str]]) -> list[Request]:
         """(context, continuation) pairs as requests; ValueError for an empty continuation."""

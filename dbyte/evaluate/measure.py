@@ -27,7 +27,7 @@ from dbyte.distill.runs import content_hash, model_hash
 from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_scores, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, passage_of, tally
-from dbyte.evaluate.exposure import Deviation, deviations, finished
+from dbyte.evaluate.exposure import deviations, finished
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
 from dbyte.evaluate.likeness import Likeness, likeness
 from dbyte.evaluate.lm import READINGS, StudentLM
@@ -38,8 +38,8 @@ from dbyte.native.library import find_compiler
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.tasks import minibench
-from dbyte.tasks.column import Column, HarnessTask, items_hash
-from dbyte.tasks.paper import BENCHMARKS, data_folder
+from dbyte.tasks.column import Column, items_hash
+from dbyte.tasks.paper import BENCHMARKS, Benchmark, data_folder
 from dbyte.text.corpus import Corpus
 from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
@@ -68,29 +68,39 @@ class Measurer:
 
         items: of each column (None: the scale's), or all if it has fewer. only: the names of some columns.
         """
-        limit = items or self.scale.items
-        taught = minibench.taught_by(name for name, _ in self.scale.corpora)
-        asked = [name for name in self.scale.benchmarks or taught if only is None or name in only]
-        if self.scale.benchmarks:
-            return {name: self.benchmark(folder, reading, name, items=limit) for name in asked}
-        return {name: self.column(folder, reading, taught[name], items=limit) for name in asked}
+        table = BENCHMARKS if self.scale.benchmarks else minibench.taught_by(name for name, _ in self.scale.corpora)
+        return {name: self.column(folder, reading, table[name], items=items or self.scale.items)
+                for name in self.scale.benchmarks or table if only is None or name in only}
 
     def column(
-        self, folder: Path, reading: str, column: Column, *, items: int, noise: Noise | None = None
+        self, folder: Path, reading: str, column: Column | Benchmark, *, items: int, noise: Noise | None = None
     ) -> ColumnResult:
-        """One column on `items` items, or all if it has fewer; with noise, of what the model is asked."""
-        n = min(items, column.available)
-        key = {"column": column.name, "items": items_hash(column.items(n))}
-        return self._answered(key, folder, reading, column.as_task(n), noise)
+        """One column on its first `items` items, or all if it has fewer; with noise, of what the model is asked.
 
-    def benchmark(
-        self, folder: Path, reading: str, name: str, *, items: int | None = None, noise: Noise | None = None
-    ) -> ColumnResult:
-        """A column of the paper on its first `items` real items (None: the scale's), from $DBYTE_DATA or the hub."""
-        limit = items or self.scale.items
-        data = data_folder()
-        key = {"benchmark": name, "items": items_hash(BENCHMARKS[name].rows(data)[:limit])}
-        return self._answered(key, folder, reading, BENCHMARKS[name].as_task(limit, data=data), noise)
+        The items of a column of the paper are from $DBYTE_DATA or the hub.
+        """
+        def answers() -> dict:
+            lm = self._lm(folder, reading)
+            return asdict(evaluate_tasks(NoisyLM(lm, noise) if noise else lm, [task])[task.name])
+
+        if isinstance(column, Benchmark):
+            data = data_folder()
+            task = column.as_task(items, data=data)
+            key = {"benchmark": column.name, "items": items_hash(column.rows(data)[:items])}
+        else:
+            task = column.as_task(items)
+            key = {"column": column.name, "items": items_hash(column.items(min(items, column.available)))}
+        asked = {name: value for name, value in task.config.items() if not callable(value)}
+        written = "generation_kwargs" in asked
+        if written and reading == "stage1/tokenizer":
+            asked["prompts"] = "read along the tokenizer's boundaries"
+        if written and reading != "token" and find_compiler() and self.scale.device == "cpu":
+            asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
+        key |= {"task": asked} | ({} if written else SCORED.get(reading, {}))
+        if noise:
+            key["noise"] = asdict(noise)
+        found = self._known(key, folder, reading, answers)
+        return ColumnResult(**found | {"correct": tuple(found["correct"])})
 
     def likeness(self, folder: Path, teacher: Path, corpus: str) -> Likeness:
         """How like its teacher a Stage-1 student is on a corpus's held-out documents."""
@@ -136,14 +146,13 @@ class Measurer:
             *self._rows(folder, [text], row_bytes=None))})
         return [{"corpus": corpus, "text": noise} | row for row in found["rows"]]
 
-    def deviations(self, folder: Path, corpus: str) -> list[Deviation]:
+    def deviations(self, folder: Path, corpus: str) -> list[dict]:
         """How far a Stage-2 student's own boundaries deviate from its router's, after prompts of held-out text."""
         texts = self._heldout(corpus)
         sizes = {"rows": self.scale.items, "prompt_bytes": PROMPT_BYTES, "new_bytes": self.scale.row_bytes // 2}
         key = {"deviations": corpus, "text": texts.content_hash, "seed": self.seed} | sizes
-        found = self._known(key, folder, "stage2/own", lambda: {"bins": [asdict(one) for one in deviations(
-            _student(folder, self.scale.device), map(str.encode, texts.documents), seed=self.seed, **sizes)]})
-        return [Deviation(**one) for one in found["bins"]]
+        return self._known(key, folder, "stage2/own", lambda: {"bins": deviations(
+            _student(folder, self.scale.device), map(str.encode, texts.documents), seed=self.seed, **sizes)})["bins"]
 
     def finished_words(self, folder: Path, reading: str, corpus: str) -> list[int]:
         """1 for each place inside a word of held-out text where the rest of the word is written, 0 for the others."""
@@ -155,33 +164,16 @@ class Measurer:
 
     # -- what is measured, and remembered -----------------------------------------------------------------------------
 
-    def _answered(self, key: dict, folder: Path, reading: str, task: HarnessTask, noise: Noise | None) -> ColumnResult:
-        """A task's result; key: its name and items."""
-        def answers() -> dict:
-            lm = self._lm(folder, reading)
-            return asdict(evaluate_tasks(NoisyLM(lm, noise) if noise else lm, [task])[task.name])
-
-        asked = {name: value for name, value in task.config.items() if not callable(value)}
-        if reading == "stage1/tokenizer" and "generation_kwargs" in asked:
-            asked["prompts"] = "read along the tokenizer's boundaries"
-        if reading != "token" and "generation_kwargs" in asked and find_compiler() and self.scale.device == "cpu":
-            asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
-        key = key | {"task": asked} | ({} if "generation_kwargs" in asked else SCORED.get(reading, {}))
-        if noise:
-            key["noise"] = asdict(noise)
-        found = self._known(key, folder, reading, answers)
-        return ColumnResult(**found | {"correct": tuple(found["correct"])})
-
     def _bits(self, folder: Path, reading: str, texts: list[str]) -> dict:
         pieces = heldout_pieces(texts, _token_bytes(folder), row_bytes=self.scale.row_bytes)
         if reading == "token":
             nats = teacher_nats(load_teacher(folder, device=self.scale.device)[0], pieces)
-            return asdict(bits_per_byte(nats, pieces))
+            return bits_per_byte(nats, pieces)
         lm = self._lm(folder, reading)
         scores = student_scores(lm.scorer, pieces, boundaries=lm.boundaries)
-        found = asdict(bits_per_byte([-score.nats for score in scores], pieces))
+        found = bits_per_byte([-score.nats for score in scores], pieces)
         if reading == "stage2/router":
-            found["folded"] = bits_per_byte([-score.folded_nats for score in scores], pieces).value
+            found["folded"] = bits_per_byte([-score.folded_nats for score in scores], pieces)["value"]
         return found
 
     def _likeness(self, folder: Path, teacher: Path, texts: Sequence[str]) -> Likeness:

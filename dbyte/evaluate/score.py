@@ -21,7 +21,7 @@ T nodes of the tree of bytes, K nodes of the tree of chunks, E core width, S tok
 asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -86,24 +86,23 @@ class Vocabulary:
         return [*pieces, chunk]
 
 
-def batch_by_prefix(texts: Sequence[bytes], *, batch_bytes: int) -> list[list[int]]:
-    """Put texts that begin alike into the same batch: places in `texts`, about batch_bytes bytes to read in each batch.
+def batch_by_prefix(requests: Iterable[Request], *, batch_bytes: int) -> list[list[Request]]:
+    """Put requests whose texts begin alike into the same batch, about batch_bytes bytes to read in each.
 
-    A text costs the bytes that it does not share with the text before it in sorted order.
+    Equal requests are read once. A text costs the bytes that it does not share with the text before it in sorted order.
     """
-    batches: list[list[int]] = []
+    batches: list[list[Request]] = []
     size = 0
     previous = b""
-    for place in sorted(range(len(texts)), key=texts.__getitem__):
-        text = texts[place]
-        fresh = len(text) - shared_bytes(previous, text)
+    for request in sorted(dict.fromkeys(requests), key=lambda request: request.text):
+        fresh = len(request.text) - shared_bytes(previous, request.text)
         if not batches or size + fresh > batch_bytes:
             batches.append([])
             size = 0
-            fresh = len(text)
-        batches[-1].append(place)
+            fresh = len(request.text)
+        batches[-1].append(request)
         size += fresh
-        previous = text
+        previous = request.text
     return batches
 
 
@@ -136,10 +135,8 @@ class Scorer:
         """Score each request; the order of results is that of the requests, and equal requests are scored once."""
         scores: dict[Request, Score] = {}
         for given in (True, False):
-            alike = [request for request in dict.fromkeys(requests) if (request.token_ends is not None) == given]
-            batches = batch_by_prefix([request.text for request in alike], batch_bytes=self.batch_bytes)
-            for places in told(batches, "scored batches"):
-                batch = [alike[place] for place in places]
+            alike = [request for request in requests if (request.token_ends is not None) == given]
+            for batch in told(batch_by_prefix(alike, batch_bytes=self.batch_bytes), "scored batches"):
                 with fast_products():
                     found = self._score_tokens(batch) if self.stage == 1 else self._score_bytes(batch)
                 scores |= zip(batch, found, strict=True)

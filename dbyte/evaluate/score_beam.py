@@ -33,14 +33,13 @@ def beam_scores(scorer: Scorer, requests: Sequence[Request], *, width: int) -> l
 
     scorer: of Stage 2, along the router's boundaries. width: at least 1.
     """
-    scores = [0.0] * len(requests)
-    for places in batch_by_prefix([request.text for request in requests], batch_bytes=scorer.batch_bytes // width):
-        batch = [requests[place] for place in places]
+    scores: dict[Request, float] = {}
+    for batch in batch_by_prefix(requests, batch_bytes=scorer.batch_bytes // width):
         with fast_products():
             found = _search(scorer.read(batch), batch, width)
-        for place, paths in zip(places, found, strict=True):
-            scores[place] = float(np.logaddexp.reduce([nats for nats, _ in paths.values()]))
-    return scores
+        for request, paths in zip(batch, found, strict=True):
+            scores[request] = float(np.logaddexp.reduce([nats for nats, _ in paths.values()]))
+    return [scores[request] for request in requests]
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from lm_eval.models.utils import Collator
 from torch import Tensor
 
 from dbyte.decode.engine import Engine
@@ -52,12 +53,9 @@ def walk(
     engine: computes the student's steps; None: torch.
     """
     engine = engine or Engine(student)
-    found: dict[int, ByteScores] = {}
-    order = sorted(range(len(requests)), key=lambda k: requests[k].text)
-    for first in range(0, len(order), rows):
-        places = order[first : first + rows]
-        found |= zip(places, _walk([requests[place] for place in places], engine), strict=True)
-    return [found[place] for place in range(len(requests))]
+    collator = Collator(requests, sort_fn=lambda request: request.text)
+    walked = [scores for batch in collator.get_batched(n=rows) for scores in _walk(batch, engine)]
+    return collator.get_original(walked)
 
 
 def _walk(requests: list[Request], engine: Engine) -> list[ByteScores]:
@@ -148,10 +146,9 @@ class OwnBoundariesScorer(Scorer):
                              "requests")
         for request in requests:
             check_text_bytes(request.text[: request.start])
-        unique = list(dict.fromkeys(requests))
-        scores: dict[Request, Score | None] = dict.fromkeys(unique)
+        scores: dict[Request, Score | None] = dict.fromkeys(requests)
         if self.student.second_head is None:
-            scores = dict(zip(unique, super().score(unique), strict=True))
+            scores = dict(zip(requests, super().score(requests), strict=True))
         left = [request for request, score in scores.items() if score is None]
         longest = max((len(request.text) for request in left), default=1)
         rows = min(max(self.batch_bytes // longest, ROWS), MOST_ROWS)

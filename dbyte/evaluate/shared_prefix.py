@@ -20,7 +20,6 @@ from dbyte.decode.engine import Engine
 from dbyte.model.chunking import CONFIDENCE_FLOOR
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.model.student import is_special
-from dbyte.model.suffix import LONGEST
 from dbyte.text.prefix_tree import Tree
 from dbyte.text.spans import BOS, EOS
 
@@ -81,14 +80,12 @@ class SharedTexts:
 
     @cached_property
     def suffix_T(self) -> Tensor:
-        """The longest token that ends at each node."""
-        window_TW = self.byte_T.new_full((len(self.tree), LONGEST), -1)
-        node_T = torch.arange(len(self.tree), device=self.byte_T.device)
-        parent_T = torch.from_numpy(self.tree.parent_T).to(self.byte_T.device)
-        for back in range(LONGEST):
-            window_TW[:, -1 - back] = self.byte_T[node_T].where(node_T >= 0, window_TW[:, -1 - back])
-            node_T = parent_T[node_T].where(node_T >= 0, node_T)
-        return self.student.suffix_table.find(window_TW)[:, -1]
+        """The longest token that ends at each node: it depends on what is before the node alone."""
+        node_NL = torch.from_numpy(self.tree.leaves()).to(self.byte_T.device)
+        suffix_NL = self.student.suffix_table.find(self.byte_T[node_NL])  # past a row's end this is garbage
+        suffix_T = torch.empty_like(self.byte_T)
+        suffix_T[node_NL[node_NL >= 0]] = suffix_NL[node_NL >= 0]
+        return suffix_T
 
     def run_core(self, encoded_TD: Tensor, chunks: Tree) -> Tensor:
         """The core's states [K, E] of chunks."""

@@ -13,6 +13,9 @@ there are few (hence Student's t), and the items, each with its answers averaged
 
 With one seed there is no spread to see, and the interval is over items alone: a table says how many seeds it had.
 
+Eq. 5 (appendix A.1) divides by the clean accuracy above chance. The caption of the paper's Table 6 calls the score a
+harmonic mean, which it is not; the equation is what is computed here.
+
 Legend: N items, R resamples, S seeds.
 """
 
@@ -26,6 +29,7 @@ from scipy.stats import t as student_t
 
 Columns = Mapping[str, Sequence[float]]  # column name -> per-item correctness, 0 or 1
 Models = Columns | Sequence[Columns]  # one model, or one of each seed
+Ratio = tuple[Sequence[float], Sequence[float]]  # what is over the bar, and under it, in each piece of text
 AVERAGE = "average"  # of the columns, as a task in tidy rows
 LEVEL = 0.95  # of all intervals
 Z95 = 1.96  # standard errors to either end of a normal 95 % interval
@@ -77,6 +81,26 @@ def wilson(correct: Sequence[float]) -> Interval:
     p = proportion(correct).value
     found = binomtest(int(np.sum(correct)), len(correct)).proportion_ci(2 * float(norm.cdf(Z95)) - 1, method="wilson")
     return Interval(p, float(found.low), float(found.high))
+
+
+def ratio_of_sums(*ratios: Ratio) -> Estimate:
+    """The sum of one list [P] by the sum of another, or of two such ratios the first minus the second.
+
+    The error is over P independent pieces of text: what is counted in one comes together, so its parts are no items of
+    their own, and errors of two ratios over the same pieces may cancel. First order (linearised); nan for one piece,
+    which says nothing on how pieces differ. ValueError for a sum of 0 under the bar.
+    """
+    value = 0.0
+    pull_P = 0.0  # how far each piece pulls it from where the others would leave it
+    for sign, (over_P, under_P) in zip((1, -1), ratios, strict=False):
+        under = np.sum(under_P)
+        if not under:
+            raise ValueError("a ratio of sums needs something under the bar, found the sum 0")
+        ratio = np.sum(over_P) / under
+        value += sign * ratio
+        pull_P += sign * (np.asarray(over_P) - ratio * np.asarray(under_P)) / under
+    n = len(pull_P)
+    return Estimate(float(value), float(np.sqrt(n / (n - 1) * (pull_P**2).sum())) if n > 1 else math.nan, n)
 
 
 def accuracy_over_seeds(correct_S: Sequence[Sequence[float]]) -> Interval:
@@ -138,6 +162,19 @@ def kept_above_chance(noisy: Columns, clean: Columns, *, chance: float) -> Inter
     if accuracy <= chance or np.isclose(accuracy, chance):
         return Interval(math.nan, math.nan, math.nan)
     return _compared(noisy, clean, kept, seed=0)
+
+
+def robustness_score(clean: float, perturbed: float, *, chance: float = 0.25) -> float:
+    """Eq. 5 in percent from two accuracies: what is left of that above chance; all in [0, 1].
+
+    100 if noise costs nothing, 0 at chance, negative below it; nan where the clean accuracy is not above chance.
+    ValueError for a number outside [0, 1].
+    """
+    for name, value in (("clean", clean), ("perturbed", perturbed), ("chance", chance)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"robustness_score takes accuracies in [0, 1], found {name} = {value}: divide percent by "
+                             "100")
+    return 100 * (perturbed - chance) / (clean - chance) if clean > chance else math.nan
 
 
 def verdict(low: float, high: float, *, threshold: float = 0.0, direction: str = "above") -> str:

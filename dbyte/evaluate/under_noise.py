@@ -15,7 +15,6 @@ import numpy as np
 from dbyte.evaluate import stats
 from dbyte.evaluate.measure import CLEAN, Measurer
 from dbyte.evaluate.noisy_lm import PLACES, Noise
-from dbyte.evaluate.robustness import delta
 from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.presets import Scale
 from dbyte.tasks import minibench, prose
@@ -57,10 +56,7 @@ def answers(
 ) -> Answers:
     """What a model answers to the first `items` of each column (`only` these), clean and under each perturbation."""
     def correct(column: Column | Benchmark, noise: Noise | None = None) -> np.ndarray:
-        found = (measurer.benchmark(folder, reading, column.name, items=items, noise=noise)
-                 if isinstance(column, Benchmark) else
-                 measurer.column(folder, reading, column, items=items, noise=noise))
-        return np.asarray(found.correct, dtype=float)
+        return np.asarray(measurer.column(folder, reading, column, items=items, noise=noise).correct, dtype=float)
 
     found: Answers = {}
     for name, column in columns(measurer.scale, only=only).items():
@@ -112,9 +108,9 @@ def score_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dic
         noisy, clean = (stats.of_task(of(kind, found), task) for kind in (NOISE_AVERAGE, CLEAN))
         score = stats.kept_above_chance(noisy, clean, chance=chance[task])
         if not np.isnan(score.value):
-            lost = delta(*(float(np.mean([each.mean() for each in side.values()])) for side in (clean, noisy)))
+            kept, had = (float(np.mean([each.mean() for each in side.values()])) for side in (noisy, clean))
             row = stats.interval_row(score, stats.items_in(noisy))
-            rows.append({"model": model, "task": task} | row | {"delta": 100 * lost})
+            rows.append({"model": model, "task": task} | row | {"delta": 100 * (had - kept)})
     return rows
 
 

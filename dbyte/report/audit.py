@@ -16,7 +16,7 @@ from statistics import fmean, harmonic_mean
 
 import pandas as pd
 
-from dbyte.evaluate.robustness import robustness_score
+from dbyte.evaluate.stats import robustness_score
 from dbyte.report.published import entries, lines, number, quoted
 from dbyte.report.tables import BENCHMARKS, DELTA, NOISE, SCORE
 

@@ -18,7 +18,6 @@ from dbyte.distill.runs import Run
 from dbyte.distill.steps import Step
 from dbyte.evaluate import stats
 from dbyte.evaluate.ablation import kept_models
-from dbyte.evaluate.boundary_kinds import ratio_of_sums
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.model.student import ByteStudent
@@ -79,7 +78,7 @@ def text_rows(measurer: Measurer, models: Mapping[str, tuple[Path, str]]) -> lis
         of_teacher = measurer.bits(*models[TEACHER], corpus)["nats_P"]
         for model, (folder, reading) in models.items():
             bits = measurer.bits(folder, reading, corpus)
-            ratio = ratio_of_sums((bits["nats_P"], of_teacher))
+            ratio = stats.ratio_of_sums((bits["nats_P"], of_teacher))
             rows.append(bits_row(model, corpus, bits) | {"measure": BITS, "more": 100 * (ratio.value - 1),
                                                          "more_stderr": 100 * ratio.stderr})
             if reading == "stage1/tokenizer":
