@@ -145,15 +145,15 @@ def test_likeness_of_a_student_whose_logits_are_the_teachers_times_a_number(
     student.token_head.weight = torch.nn.Parameter(scale * any_teacher.get_output_embeddings().weight.detach())
     found = likeness(student, any_teacher, rows)
     expected, count = by_hand(any_teacher, token_bytes, scale)
-    assert found.n == count
-    assert found.divergence == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    assert found.agreement == 1 and found.agreement_stderr == 0 <= found.divergence_stderr
-    assert (found.divergence > 0.01) == (scale != 1)
+    assert found["n"] == count
+    assert found["divergence"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert found["agreement"] == 1 and found["agreement_stderr"] == 0 <= found["divergence_stderr"]
+    assert (found["divergence"] > 0.01) == (scale != 1)
 
 
 def test_likeness_of_an_untrained_student_is_low(student, teacher, rows):
     found = likeness(student, teacher, rows)
-    assert found.divergence > 0.1 and found.agreement < 0.5 and found.divergence_stderr > 0
+    assert found["divergence"] > 0.1 and found["agreement"] < 0.5 and found["divergence_stderr"] > 0
 
 
 # -- a core that stays ------------------------------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 Shape letters: B rows, M tokens, V vocabulary, S positions that predict a token.
 """
 
-from dataclasses import dataclass
-
 import torch
 from transformers import PreTrainedModel
 
@@ -19,23 +17,15 @@ BATCH_ROWS = 4
 POSITIONS_AT_ONCE = 512
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """KL(teacher || student) in nats a token, and the share of tokens with the same likeliest next token, in [0, 1].
-
-    The standard errors take rows as draws; n: tokens that are predicted.
-    """
-
-    divergence: float
-    divergence_stderr: float
-    agreement: float
-    agreement_stderr: float
-    n: int
-
-
 @torch.inference_mode()
-def likeness(student: ByteStudent, teacher: PreTrainedModel, rows: Rows) -> Likeness:
-    """Compare the next-token distributions of a student and its teacher at every token of packed rows."""
+def likeness(student: ByteStudent, teacher: PreTrainedModel, rows: Rows) -> dict:
+    """Compare the next-token distributions of a student and its teacher at every token of packed rows.
+
+    Returns:
+        divergence: KL(teacher || student) in nats a token; agreement: the share of tokens with the same likeliest next
+        token, in [0, 1]; divergence_stderr and agreement_stderr, which take rows as draws; n: tokens that are
+        predicted.
+    """
     counts = []
     divergences = []
     agreements = []
@@ -53,7 +43,8 @@ def likeness(student: ByteStudent, teacher: PreTrainedModel, rows: Rows) -> Like
             agreements.append(agreement)
     divergence = ratio_of_sums((divergences, counts))
     agreement = ratio_of_sums((agreements, counts))
-    return Likeness(divergence.value, divergence.stderr, agreement.value, agreement.stderr, sum(counts))
+    return {"divergence": divergence.value, "divergence_stderr": divergence.stderr, "agreement": agreement.value,
+            "agreement_stderr": agreement.stderr, "n": sum(counts)}
 
 
 def _row(student_SV: torch.Tensor, teacher_SV: torch.Tensor) -> tuple[float, float]:

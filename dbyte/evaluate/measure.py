@@ -29,7 +29,7 @@ from dbyte.evaluate.boundaries import Agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, passage_of, tally
 from dbyte.evaluate.exposure import deviations, finished
 from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
-from dbyte.evaluate.likeness import Likeness, likeness
+from dbyte.evaluate.likeness import likeness
 from dbyte.evaluate.lm import READINGS, StudentLM
 from dbyte.evaluate.noisy_lm import Noise, NoisyLM
 from dbyte.model.student import ByteStudent
@@ -102,13 +102,13 @@ class Measurer:
         found = self._known(key, folder, reading, answers)
         return ColumnResult(**found | {"correct": tuple(found["correct"])})
 
-    def likeness(self, folder: Path, teacher: Path, corpus: str) -> Likeness:
-        """How like its teacher a Stage-1 student is on a corpus's held-out documents."""
+    def likeness(self, folder: Path, teacher: Path, corpus: str) -> dict:
+        """How like its teacher a Stage-1 student is on a corpus's held-out documents: as `likeness` says it."""
         texts = self._heldout(corpus)
         key = {"likeness": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes,
                "teacher": model_hash(teacher)}
-        return Likeness(**self._known(key, folder, "stage1/tokenizer", lambda: asdict(self._likeness(
-            folder, teacher, texts.documents))))
+        return self._known(key, folder, "stage1/tokenizer",
+                           lambda: self._likeness(folder, teacher, texts.documents))
 
     def bits(self, folder: Path, reading: str, corpus: str) -> dict:
         """Bits per byte on a corpus's held-out documents: value, stderr, n (pieces), text_bytes, nats_P (per piece).
@@ -176,7 +176,7 @@ class Measurer:
             found["folded"] = bits_per_byte([-score.folded_nats for score in scores], pieces)["value"]
         return found
 
-    def _likeness(self, folder: Path, teacher: Path, texts: Sequence[str]) -> Likeness:
+    def _likeness(self, folder: Path, teacher: Path, texts: Sequence[str]) -> dict:
         student, rows = self._rows(folder, texts, row_bytes=self.scale.row_bytes)
         return likeness(student, load_teacher(teacher, device=self.scale.device)[0], rows)
 

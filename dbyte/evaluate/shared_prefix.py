@@ -72,11 +72,7 @@ class SharedTexts:
     def chunk_embeddings(self, encoded_TD: Tensor, chunks: Tree) -> Tensor:
         """What the core reads of chunks, whose symbols are the nodes that end them: [K, E]."""
         ends_K = torch.from_numpy(chunks.symbol_T).to(encoded_TD.device)
-        embedding_KE = self.student.encoder_projection(encoded_TD[ends_K])
-        if self.student.config.suffix:
-            suffix_K = self.suffix_T[ends_K]
-            embedding_KE = embedding_KE + self.student.encoder_projection.of_suffix(encoded_TD[ends_K], suffix_K)
-        return embedding_KE.to(encoded_TD.dtype)
+        return self.student.project_chunks(encoded_TD[ends_K], lambda: self.suffix_T[ends_K])
 
     @cached_property
     def suffix_T(self) -> Tensor:

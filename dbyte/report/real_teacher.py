@@ -89,9 +89,9 @@ def text_rows(measurer: Measurer, models: Mapping[str, tuple[Path, str]]) -> lis
 def likeness_rows(measurer: Measurer, folder: Path, teacher: Path, corpus: str, **keys) -> list[dict]:
     """KL and agreement on a corpus as two tidy rows, with what `keys` adds."""
     found = measurer.likeness(folder, teacher, corpus)
-    return [keys | {"corpus": corpus, "measure": measure, "value": value, "stderr": stderr, "n": found.n} for
-            measure, value, stderr in ((KL, found.divergence, found.divergence_stderr),
-                                       (AGREEMENT, 100 * found.agreement, 100 * found.agreement_stderr))]
+    return [keys | {"corpus": corpus, "measure": measure, "value": unit * found[name],
+                    "stderr": unit * found[f"{name}_stderr"], "n": found["n"]}
+            for measure, name, unit in ((KL, "divergence", 1), (AGREEMENT, "agreement", 100))]
 
 
 def divergence_rows(measurer: Measurer, runs: Sequence[Run], teacher: Path) -> list[dict]:
