@@ -46,8 +46,6 @@ SPACE_MEASURES = {"router cuts": CONSISTENT, "teacher cuts": math.nan, "router -
                   "false cuts beyond chance": 0.0}
 PASSAGE = 120  # characters of a text that is shown byte by byte
 FEWEST = 20  # positions counted: with fewer neither error nor interval is given, and nothing is shown
-
-
 BYTE_CLASSES = torch.tensor([
     OTHER_WHITE if byte in WHITE else NON_ASCII if byte >= 128 else DIGITS if chr(byte).isdigit() else
     IN_WORD if chr(byte).isalpha() else PUNCTUATION for byte in range(256)])  # where the other byte does not decide

@@ -48,8 +48,8 @@ def deviations(
     texts = [text for text in documents if len(text) > prompt_bytes][:rows]
     if not texts:
         raise ValueError(f"no document is longer than {prompt_bytes} bytes: take shorter prompts")
-    given = walk(student, [Request(text[: prompt_bytes + new_bytes], prompt_bytes) for text in texts])
-    told = [(text[: prompt_bytes + len(one.ended_L)], one.ended_L) for text, one in zip(texts, given, strict=True)]
+    requests = [Request(text[: prompt_bytes + new_bytes], prompt_bytes) for text in texts]
+    told = [(request.text, one.ended_L) for request, one in zip(requests, walk(student, requests), strict=True)]
     prompts = [text[:prompt_bytes] for text in texts]
     writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(1.0, seed=seed), stage=2,
                    valid_utf8=False)

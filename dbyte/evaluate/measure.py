@@ -107,8 +107,7 @@ class Measurer:
         texts = self._heldout(corpus)
         key = {"likeness": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes,
                "teacher": model_hash(teacher)}
-        return self._known(key, folder, "stage1/tokenizer",
-                           lambda: self._likeness(folder, teacher, texts.documents))
+        return self._known(key, folder, "stage1/tokenizer", lambda: self._likeness(folder, teacher, texts.documents))
 
     def bits(self, folder: Path, reading: str, corpus: str) -> dict:
         """Bits per byte on a corpus's held-out documents: value, stderr, n (pieces), text_bytes, nats_P (per piece).
@@ -125,7 +124,7 @@ class Measurer:
         texts = texts or self._heldout(corpus)
         key = {"boundaries": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
         return Agreement(**self._known(key, folder, "stage1/router", lambda: asdict(
-            tally(*self._rows(folder, texts.documents, row_bytes=self.scale.row_bytes)).agreement())))
+            tally(*self._rows(folder, texts.documents)).agreement())))
 
     def tally(self, folder: Path, corpus: str, noise: str = CLEAN) -> Tally:
         """What a student's router and its teacher's tokenizer do in a corpus's held-out documents, with noise or not.
@@ -134,8 +133,7 @@ class Measurer:
         """
         texts = [self._noisy(text, noise) for text in self._heldout(corpus).documents]
         key = {"tally": corpus, "noise": noise, "text": content_hash(texts), "row_bytes": self.scale.row_bytes}
-        found = self._known(key, folder, "stage1/router", lambda: asdict(
-            tally(*self._rows(folder, texts, row_bytes=self.scale.row_bytes))))
+        found = self._known(key, folder, "stage1/router", lambda: asdict(tally(*self._rows(folder, texts))))
         return Tally(np.array(found["counts_PK4"]),
                      {who: np.array(lengths_PN) for who, lengths_PN in found["lengths_PN"].items()})
 
@@ -143,7 +141,7 @@ class Measurer:
         """The beginning of a held-out document byte by byte, as `byte_rows`, with the keys corpus and text."""
         text = self._noisy(passage_of(self._heldout(corpus).documents), noise)
         found = self._known({"passage": text}, folder, "stage1/router", lambda: {"rows": byte_rows(
-            *self._rows(folder, [text], row_bytes=None))})
+            *self._rows(folder, [text], whole=True))})
         return [{"corpus": corpus, "text": noise} | row for row in found["rows"]]
 
     def deviations(self, folder: Path, corpus: str) -> list[dict]:
@@ -177,7 +175,7 @@ class Measurer:
         return found
 
     def _likeness(self, folder: Path, teacher: Path, texts: Sequence[str]) -> dict:
-        student, rows = self._rows(folder, texts, row_bytes=self.scale.row_bytes)
+        student, rows = self._rows(folder, texts)
         return likeness(student, load_teacher(teacher, device=self.scale.device)[0], rows)
 
     def _lm(self, folder: Path, reading: str) -> LM:
@@ -187,12 +185,12 @@ class Measurer:
         stage, boundaries = READINGS[reading]
         return StudentLM(_student(folder, self.scale.device), _token_bytes(folder), stage=stage, boundaries=boundaries)
 
-    def _rows(self, folder: Path, texts: Sequence[str], *, row_bytes: int | None) -> tuple[ByteStudent, Rows]:
-        """A student, and the texts along its teacher's tokens in rows of so many bytes; None: of the longest text."""
+    def _rows(self, folder: Path, texts: Sequence[str], *, whole: bool = False) -> tuple[ByteStudent, Rows]:
+        """A student, and texts along its teacher's tokens in rows of the scale; whole: in rows of the longest text."""
         token_bytes = _token_bytes(folder)
         aligned = token_bytes.align_batch(token_bytes.spelled(texts))
         documents = [document(each, token_bytes) for each in aligned]
-        rows = pack(documents, row_bytes=row_bytes or max(map(len, documents)))
+        rows = pack(documents, row_bytes=max(map(len, documents)) if whole else self.scale.row_bytes)
         return _student(folder, self.scale.device), rows
 
     def _heldout(self, corpus: str) -> Corpus:
