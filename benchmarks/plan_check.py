@@ -9,7 +9,7 @@ tokens, or the router's chunks in stage 2, are counted in each batch.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
@@ -23,7 +23,7 @@ from dbyte.distill.steps import Step
 from dbyte.distill.terms import Forward
 from dbyte.model.student import ByteStudent
 from dbyte.paths import RUNS
-from dbyte.plan.flops import RowShape, muon_flops, step_flops
+from dbyte.plan.counting import count_step, muon_flops
 from dbyte.presets import Scale
 from dbyte.text.packing import Batch
 
@@ -51,21 +51,20 @@ class Measured:
         return self.modelled * self.many / (self.rate * utilisation)
 
 
-def rows_met(step: Step, student: ByteStudent, batch: Batch) -> RowShape:
-    """What a batch holds: the teacher's tokens, or in stage 2 the router's chunks."""
-    document_BM = batch.token_document_BM
-    if step.stage == 2:
-        with torch.no_grad():
-            document_BM = Forward(student, None, batch).router_chunks.document_BM
-    return RowShape.of_documents(batch.byte_ids_BL.shape[1], document_BM)
+def as_cut(step: Step, student: ByteStudent, batch: Batch) -> Batch:
+    """A batch as a step cuts it: at the teacher's tokens, or in stage 2 at the router's boundaries."""
+    if step.stage == 1:
+        return batch
+    with torch.no_grad():
+        return replace(batch, boundary_BL=Forward(student, None, batch).router_chunks.boundary_BL)
 
 
 def measure(
     step: Step, student: ByteStudent, teacher: torch.nn.Module, batches: list[Batch], *, rounds: int
 ) -> Measured:
     """Run a few updates of a step, in turn with a product whose rate is known."""
-    modelled = mean(sum(step_flops(student.config, rows_met(step, student, batch), step).values())
-                    + muon_flops(student, step) / batch.byte_ids_BL.numel() for batch in batches)
+    modelled = mean((sum(count_step(student.config, step, as_cut(step, student, batch), backend="fast").flops.values())
+                     + muon_flops(student, step)) / batch.byte_ids_BL.numel() for batch in batches)
     call, many = updates(step, student, teacher, batches), sum(batch.byte_ids_BL.numel() for batch in batches)
     seconds = interleaved({"step": call, "matmul": matmul()}, rounds=rounds)
     return Measured(step, modelled, flops(call) / many, many, median(seconds["step"]),

@@ -1,22 +1,18 @@
-"""The memory model against what autograd keeps, and its arithmetic by hand."""
-
-from contextlib import nullcontext
+"""The arithmetic of the memory model by hand, and what FSDP2 gathers against a run of it."""
 
 import pytest
-import torch
 import torch.distributed as dist
 from conftest import make_teacher
-from test_flops import NAMES, SIZES, STEPS, make_batch, roomy, rows_met
+from test_counting import NAMES, STEPS, make_batch, roomy
 from torch.distributed.tensor import DTensor
 
 from dbyte.distill.processes import Processes
 from dbyte.distill.steps import stage1
 from dbyte.distill.trainer import Trainee, train_on
 from dbyte.model.checkpointing import sharding_units
-from dbyte.plan.flops import RowShape, step_pass
-from dbyte.plan.footprint import ROWS_AT_ONCE, Activations, footprint
+from dbyte.plan.counting import count_step, one_document
+from dbyte.plan.footprint import ROWS_AT_ONCE, footprint
 
-TOLERANCE = 0.08
 MOMENTS, COPIES = "moments of the optimiser", "bf16 copies, gathered units, buckets"
 
 
@@ -25,46 +21,10 @@ def batch():
     return make_batch()
 
 
-def kept_bytes(step, student, teacher, batch, *, half):
-    """Bytes of the tensors that a step leaves for its backward pass: activations, and autocast's copies of weights."""
-    step.optimisers(student)
-    own = {weight.untyped_storage().data_ptr() for model in (student, teacher) for weight in model.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-            step.objective(student, teacher, batch)
-    return sum(size for size, _ in kept.values())
-
-
-@pytest.mark.parametrize("backend, half", [
-    ("fast", False), pytest.param("torch", False, marks=pytest.mark.exhaustive), ("torch", True)],
-    ids=["fast", "torch", "torch in bf16"])
-@pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("step", STEPS, ids=NAMES)
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-def test_activations_are_what_autograd_keeps(step, sizes, backend, half, batch):
-    teacher = make_teacher()
-    student = roomy(teacher, **SIZES[sizes]).use_backend(backend)
-    kept = kept_bytes(step, student, teacher, batch, half=half)
-    rows, how = rows_met(step, student, batch), step_pass(student.config, step)
-    copies = 2 * half * sum(weight.numel() for name, weight in student.named_parameters()
-                            if how.keeps(name.split(".")[0]))
-    a_row = Activations(student.config, rows, half, backend).row_bytes(step)
-    assert len(batch.byte_ids_BL) * a_row + copies == pytest.approx(kept, rel=TOLERANCE)
-
-
-def sized(student, teacher_parameters, step, *, gpus=1, sharding="none", **kept):
-    """The footprint of rows of one document."""
-    rows = RowShape.one_document(800, 4)
-    return footprint(student, teacher_parameters, step, Activations(student.config, rows, **kept), gpus=gpus,
-                     sharding=sharding)
+def sized(student, teacher_parameters, step, *, gpus=1, sharding="none"):
+    """The footprint of rows of one document, in bf16."""
+    counted = count_step(student.config, step, one_document(student.config, 400, 4), half=True)
+    return footprint(student, teacher_parameters, step, counted, half=True, gpus=gpus, sharding=sharding)
 
 
 def test_states_by_hand():
@@ -100,7 +60,8 @@ def group():
 def test_what_fsdp2_holds_whole_is_what_a_run_of_it_holds(step, batch, group):
     """On a CPU nothing is fetched ahead, so of GATHERED units it is one that runs next to the root."""
     student = roomy(make_teacher(), encoder_layers=2)
-    model = sized(student, 0, step, sharding="fsdp2", half=False)
+    counted = count_step(student.config, step, one_document(student.config, 400, 4))
+    model = footprint(student, 0, step, counted, half=False, gpus=1, sharding="fsdp2")
     largest = max(sum(weight.numel() for weight in unit.parameters()) for unit in sharding_units(student))
     missed = {name: weight.numel() for name, weight in student.named_parameters() if weight.requires_grad
               and not any(weight is one for unit in sharding_units(student) for one in unit.parameters())}
@@ -124,10 +85,8 @@ def test_what_fsdp2_holds_whole_is_what_a_run_of_it_holds(step, batch, group):
     assert max(weights) + max(gradients) + sum(missed.values()) == model.kinds[COPIES] / 4 - largest
 
 
-def test_checkpointing_and_kernels_keep_less_and_rows_fill_the_memory():
-    student = roomy(make_teacher(), encoder_layers=4, decoder_layers=4)
-    plain, again, kernels = (sized(student, 0, STEPS[4], **kept) for kept in
-                             ({}, {"checkpointing": True}, {"backend": "triton"}))
-    assert again.row < plain.row and kernels.row < plain.row and again.fixed == plain.fixed == kernels.fixed
+def test_rows_fill_the_memory():
+    student = roomy(make_teacher())
+    plain = sized(student, 0, STEPS[4])
     memory = (plain.fixed + 2.5 * plain.row) / 0.9
     assert plain.rows_that_fit(memory) == 2 and plain.rows_that_fit(plain.fixed) == 0

@@ -127,8 +127,9 @@ def _divergence(forward: Forward, mask_BM: Tensor, *, divergence: str = "forward
     student_BME = forward.token_hidden()
     with torch.no_grad():
         teacher_BME = language_model(forward.teacher, forward.batch)
+    where = mask_BM.nonzero(as_tuple=True)
     return sliced_losses.distill(
-        student_BME[mask_BM], forward.model.token_head.weight, teacher_BME[mask_BM],
+        student_BME[where], forward.model.token_head.weight, teacher_BME[where],
         forward.teacher.get_output_embeddings().weight, divergence=divergence)
 
 
@@ -177,8 +178,9 @@ def second_byte(forward: Forward, mask_BL: Tensor) -> Loss:
 @_term(_predicted_tokens)
 def next_token(forward: Forward, mask_BM: Tensor) -> Loss:
     """Cross-entropy of the next token, at the teacher's boundaries."""
-    next_T = forward.batch.token_ids_BM.roll(-1, dims=1)[mask_BM]
-    return sliced_losses.next_token(forward.token_hidden()[mask_BM], forward.model.token_head.weight, next_T)
+    where = mask_BM.nonzero(as_tuple=True)
+    next_T = forward.batch.token_ids_BM.roll(-1, dims=1)[where]
+    return sliced_losses.next_token(forward.token_hidden()[where], forward.model.token_head.weight, next_T)
 
 
 @_term(_predicted_tokens)

@@ -61,8 +61,10 @@ FAST = Operators(fast.split_linear, fast.convolve_silu, fast.scan, fast.gated_li
 TRITON = replace(TORCH, convolve_silu=triton.convolve_silu, scan=triton.scan)
 
 
-def operators(backend: str, hidden: Tensor) -> Operators:
-    """What a backend computes this input with."""
+def operators(backend: str | Operators, hidden: Tensor) -> Operators:
+    """What a backend computes this input with; operators stand for themselves."""
+    if isinstance(backend, Operators):
+        return backend
     if backend == "triton":
         return TRITON
     return FAST if backend == "fast" and fast.is_fp32_cpu(hidden) else TORCH

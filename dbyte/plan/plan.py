@@ -1,6 +1,6 @@
 """What a curriculum would take: parameters on the real model without weights, FLOPs, hours, memory of a GPU.
 
-Time is bytes times FLOPs per byte (flops.py) over what the GPUs reach; memory is footprint.py's. What both assume is
+Time is bytes times FLOPs per byte (counting.py) over what the GPUs reach; memory is footprint.py's. What both assume is
 part of the answer. `benchmarks/plan_check.py` compares the time model with measured updates.
 """
 
@@ -16,12 +16,15 @@ from dbyte.distill.sliced_losses import ROWS_AT_ONCE
 from dbyte.distill.steps import Step
 from dbyte.distill.teacher import teacher_config
 from dbyte.model.backends import BACKENDS
+from dbyte.model.core import positions_within
+from dbyte.model.packed_attention import attention_blocks
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher_sizes import core_config
+from dbyte.plan.counting import count_step, muon_flops, one_document
 from dbyte.plan.devices import CPU, GIGA, TERA, Device
-from dbyte.plan.flops import RowShape, muon_flops, step_flops
-from dbyte.plan.footprint import GATHERED, LOGIT_COPIES, SHARDINGS, USABLE, Activations, Footprint, footprint
+from dbyte.plan.footprint import GATHERED, LOGIT_COPIES, SHARDINGS, USABLE, Footprint, footprint
 from dbyte.presets import Scale
+from dbyte.text.packing import Batch
 
 PAPER_BYTES = 30e9
 PAPER_TOKENS = 7e9  # section 5.1: "a 30B byte subset (approximately 7B tokens)" of FineWeb
@@ -113,22 +116,23 @@ class StepPlan:
         return sum(self.flops.values())
 
 
-def plan_steps(setting: Setting) -> tuple[ByteStudent, RowShape, list[StepPlan]]:
-    """Plan every step of a scale's curriculum; also the student, without weights, and what its rows hold."""
+def plan_steps(setting: Setting) -> tuple[ByteStudent, Batch, list[StepPlan]]:
+    """Plan every step of a scale's curriculum; also the student, without weights, and the row that was counted."""
     scale = setting.scale
     student = meta_student(setting.core(), scale.student)
-    rows = RowShape.one_document(scale.row_bytes, setting.bytes_per_token, gpu=setting.half())
-    kept = Activations(student.config, rows, setting.half(), setting.backend, setting.checkpointing)
+    row = one_document(student.config, scale.row_bytes, setting.bytes_per_token)
     reached = setting.gpus * setting.device.flops_per_second * setting.utilisation
     planned = []
     for step in curriculum(scale):
-        flops = step_flops(student.config, rows, step, checkpointing=setting.checkpointing)
+        counted = count_step(student.config, step, row, half=setting.half(), backend=setting.backend,
+                             checkpointing=setting.checkpointing)
+        flops = {part: spent / scale.row_bytes for part, spent in counted.flops.items()}
         flops["Muon"] = muon_flops(student, step) / (scale.batch_rows * scale.row_bytes)
         seconds = step.train_bytes * sum(flops.values()) / reached
-        memory = footprint(student, teacher_parameters(student), step, kept, gpus=setting.gpus,
+        memory = footprint(student, teacher_parameters(student), step, counted, half=setting.half(), gpus=setting.gpus,
                            sharding=setting.shards())
         planned.append(StepPlan(step, flops, seconds, memory))
-    return student, rows, planned
+    return student, row, planned
 
 
 # -- as Markdown ------------------------------------------------------------------------------------------------------
@@ -136,7 +140,7 @@ def plan_steps(setting: Setting) -> tuple[ByteStudent, RowShape, list[StepPlan]]
 
 def plan_text(setting: Setting, *, compared: tuple[str, ...] = ()) -> str:
     """The whole plan; compared: published teachers that the table of parameters has too."""
-    student, rows, planned = plan_steps(setting)
+    student, row, planned = plan_steps(setting)
     name = setting.teacher or setting.scale.teacher
     name = name if isinstance(name, str) else f"the teacher of scale {setting.scale.name}"
     counts = {name: parameters_by_part(student)}
@@ -150,7 +154,7 @@ def plan_text(setting: Setting, *, compared: tuple[str, ...] = ()) -> str:
         millions_table("part", {one.step.name: one.flops for one in planned}),
         "## Time", time_table(setting, planned),
         "## GB of memory on one GPU", memory_table(setting, planned),
-        "## Assumptions", assumptions(setting, rows)])
+        "## Assumptions", assumptions(setting, row)])
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -198,15 +202,18 @@ def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
     return _table(("", *(one.step.name for one in planned)), lines)
 
 
-def assumptions(setting: Setting, rows: RowShape) -> str:
+def assumptions(setting: Setting, row: Batch) -> str:
     """What the numbers rest on, a line each: assumptions.md with the numbers of this plan."""
     text = Path(__file__).with_name("assumptions.md").read_text(encoding="utf-8")
+    blocks = attention_blocks(positions_within(row.token_document_BM), gpu=setting.half())
+    chunks = row.token_ids_BM.shape[1]
+    keys = sum((end - start) * (end - first) for start, end, first in blocks) / chunks
     source = (f"the paper's {PAPER_BYTES / GIGA:g}B bytes of about {PAPER_TOKENS / GIGA:g}B tokens"
               if setting.bytes_per_token == PAPER_BYTES / PAPER_TOKENS else "as given")
     again = "and run forward twice" if setting.checkpointing else "and would run forward twice; it is off here"
     products = ("products run in bf16 by autocast, whose copies of the weights in the graph live through forward under "
                 "any sharding; the teacher is bf16" if setting.half() else "so is the rest")
     return text.rstrip().format(
-        setting=setting, rate=setting.device.flops_per_second / TERA, source=source, rows=rows,
-        keys=rows.pairs / rows.chunks, again=again, products=products, gathered=GATHERED, slice=ROWS_AT_ONCE,
+        setting=setting, rate=setting.device.flops_per_second / TERA, source=source, chunks=chunks, keys=keys,
+        again=again, products=products, gathered=GATHERED, slice=ROWS_AT_ONCE,
         logits=LOGIT_COPIES, usable=USABLE)

@@ -22,7 +22,7 @@ from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_tokenizer
-from dbyte.plan.flops import RowShape, step_flops
+from dbyte.plan.counting import count_step, one_document
 from dbyte.presets import Scale
 from dbyte.report.tables import SIGMA
 from dbyte.text.corpus import load_corpus
@@ -121,7 +121,8 @@ def without_alignment(scale: Scale, runs: Sequence[Run], teacher: Path, *, seed:
     size = sum(len(one.byte_ids) for one in aligned) / sum(len(one.token_ids) for one in aligned)
     config = ByteStudent.from_pretrained(runs[0].model_folder).config
     align, distil = curriculum(scale)[:2]
-    row = RowShape.one_document(scale.row_bytes, size)
-    dear, cheap = (sum(step_flops(config, row, step).values()) for step in (distil, align))
+    config.suffix = False  # its gate is left out too, as when the first such run took its address
+    row = one_document(config, scale.row_bytes, size)
+    dear, cheap = (sum(count_step(config, step, row, backend="fast").flops.values()) for step in (distil, align))
     return replace(distil, groups=(align.groups[0], *distil.groups[1:]), warmup=align.warmup, snapshots=0,
                    train_bytes=distil.train_bytes + round(align.train_bytes * cheap / dear))
