@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 
 
@@ -27,10 +28,10 @@ class HarnessTask:
 class Column:
     """One benchmark column of the paper's tables, at the size of the built-in world.
 
-    draw(rng, n) returns n different rows (dicts of strings, integers and lists of strings); it takes its random numbers
-    row by row, so that fewer rows are a prefix of more. harness holds the lm-evaluation-harness options that turn a row
-    into requests. chance is the accuracy of guessing, 0 to 1; available is the number of different rows, and default
-    how many are drawn if no number is given. Raises ValueError where these contradict each other.
+    draw(rng) yields different rows (dicts of strings, integers and lists of strings). harness holds the
+    lm-evaluation-harness options that turn a row into requests. chance is the accuracy of guessing, 0 to 1; available
+    is the number of different rows, and default how many are drawn if no number is given. Raises ValueError where these
+    contradict each other.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Column:
     chance: float
     default: int
     available: int
-    draw: Callable[[Random, int], list[dict]]
+    draw: Callable[[Random], Iterator[dict]]
     harness: dict
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class Column:
         n = self.default if n is None else n
         if not 0 < n <= self.available:
             raise ValueError(f"{self.name} has {self.available} items, asked for {n}: choose a limit within that")
-        return self.draw(Random(f"{self.name} {seed}"), n)
+        return list(islice(self.draw(Random(f"{self.name} {seed}")), n))
 
     def as_task(self, limit: int | None = None, *, seed: int = 0) -> HarnessTask:
         """The column with `limit` items: its default number for None, all it has if those are fewer."""

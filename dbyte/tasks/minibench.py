@@ -9,7 +9,7 @@ A column is a function that makes one row, a line of EVERY that says how rows ar
 """
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -24,24 +24,25 @@ ASKED = tomllib.loads(Path(__file__).with_name("minibench.toml").read_text(encod
 
 def _sampled(name: str, row: Callable[..., dict], pool: Sequence[tuple]) -> Column:
     """A column of row(rng, *member) for the members of a pool, none of them twice."""
-    def draw(rng: Random, n: int) -> list[dict]:
-        return [row(rng, *member) for member in rng.sample(pool, len(pool))[:n]]
+    def draw(rng: Random) -> Iterator[dict]:
+        return (row(rng, *member) for member in rng.sample(pool, len(pool)))
 
     return Column(name, default=min(500, len(pool)), available=len(pool), draw=draw, **ASKED[name])
 
 
 def _distinct(name: str, row: Callable[[Random], dict], *, key: str, asked: Mapping[str, object] | None = None,
               available: int = 5000) -> Column:
-    """A column of rows row(rng) that differ under `key`, in the order of drawing, so that a smaller n is a prefix.
+    """A column of rows row(rng) that differ under `key`, in the order of drawing.
 
     asked: its metric, chance and harness options, if they are not those of minibench.toml.
     """
-    def draw(rng: Random, n: int) -> list[dict]:
-        rows: dict[str, dict] = {}
-        while len(rows) < n:
+    def draw(rng: Random) -> Iterator[dict]:
+        seen = set()
+        while True:
             drawn = row(rng)
-            rows.setdefault(drawn[key], drawn)
-        return list(rows.values())
+            if drawn[key] not in seen:
+                seen.add(drawn[key])
+                yield drawn
 
     return Column(name, default=500, available=available, draw=draw, **(asked or ASKED[name]))
 

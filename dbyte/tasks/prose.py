@@ -8,11 +8,12 @@ word gives the answer away. White space is collapsed, so the width of lines give
 Documents share boilerplate: an item is left out if its context with its right choice occurs in a training document.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from random import Random
 
 from dbyte.tasks.column import Column
+from dbyte.tasks.world.world import shuffled
 
 NAME = "Prose"
 CORPUS = "pydocs"  # the corpus whose held-out documents are asked about
@@ -60,16 +61,13 @@ def _pool(documents: Sequence[str], trained: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _draw(rng: Random, n: int, *, documents: Sequence[str], pool: Sequence[tuple[str, str]]) -> list[dict]:
-    rows = []
-    for context, right in rng.sample(pool, len(pool))[:n]:
+def _draw(rng: Random, *, documents: Sequence[str], pool: Sequence[tuple[str, str]]) -> Iterator[dict]:
+    for context, right in rng.sample(pool, len(pool)):
         wrong: list[str] = []
         while len(wrong) < WRONG:
             other = rng.choice(documents)
             passage = rng.choice(passages(other, len(right)) or [right])
             if not other.startswith(context) and passage not in (right, *wrong):
                 wrong.append(passage)
-        choices = [right, *wrong]
-        rng.shuffle(choices)
-        rows.append({"context": context, "choices": choices, "label": choices.index(right)})
-    return rows
+        choices, label = shuffled(rng, right, wrong)
+        yield {"context": context, "choices": choices, "label": label}
