@@ -24,8 +24,8 @@ BUILT_IN = {file.name.removesuffix(".toml"): file for file in files("dbyte").joi
 STUDENT = dict(
     byte_width=int, encoder_layers=int, decoder_layers=int, ffn_width=int, state_size=int, conv_width=int, expand=int,
     head_width=int, chunk_size=int, encoder_mixer=str, encoder_window=int, router=str, router_ffn_width=int,
-    router_width=int, router_layers=int, smoothing=bool, confidence=bool, suffix=bool)
-MAY_BE_ZERO = {"ffn_width", "encoder_window", "router_ffn_width"}  # of its sizes: without such a part
+    router_width=int, router_layers=int, router_suffixes=int, smoothing=bool, confidence=bool, suffix=bool)
+MAY_BE_ZERO = {"ffn_width", "encoder_window", "router_ffn_width", "router_suffixes"}  # without such a part
 STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,

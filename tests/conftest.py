@@ -81,14 +81,14 @@ VARIANTS = {
     "attention": dict(encoder_mixer="attention"), "window": dict(encoder_mixer="attention", encoder_window=5),
     "convolution": dict(encoder_mixer="convolution", encoder_window=6),
     "split": dict(router="split", router_width=16, router_layers=1), "mbp": dict(decoding="mbp"),
-    "suffix": dict(suffix=True),
+    "suffix": dict(suffix=True), "router_suffixes": dict(router_suffixes=8),
 }
 
 
 def make_student(teacher, tokenizer=None, **changes):
     """A small student whose new parts are far from zero, so that every path carries signal."""
     torch.manual_seed(1)
-    tokenizer = make_tokenizer() if changes.get("suffix") else tokenizer
+    tokenizer = make_tokenizer() if {"suffix", "router_suffixes"} & set(changes) else tokenizer
     student = ByteStudent.from_teacher(teacher, config=StudentConfig(**(SIZES | changes)), tokenizer=tokenizer).eval()
     with torch.no_grad():
         from_zero = [student.residual.weight, student.null_E]
@@ -98,6 +98,9 @@ def make_student(teacher, tokenizer=None, **changes):
             weight.normal_()
         for weight in student.router.parameters() if student.config.router == "integrated" else ():
             weight.normal_()
+        if changes.get("router_suffixes"):
+            for weight in student.router.suffixes.parameters():
+                weight.mul_(0.1)  # log-odds of a few, not of dozens
     return student
 
 

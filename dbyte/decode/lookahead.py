@@ -20,6 +20,7 @@ The prompt's last byte is treated alike: the guess comes from the byte before it
 Shape letters: B rows, L prompt bytes, D byte width.
 """
 
+import torch
 from torch import Tensor
 
 from dbyte.decode.engine import Engine, StackStep
@@ -57,12 +58,20 @@ class LookAhead:
         if self.split is not None:
             self.split(self.student.router.byte_embedding(byte_B), self.split_states)
 
-    def decide(self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[State], guess_B: Tensor) -> Tensor:
-        """Whether a chunk ends at a byte that has been taken in, if the guess follows it (bool [B])."""
+    def decide(
+        self, byte_B: Tensor, encoded_BD: Tensor, encoder_states: list[State], guess_B: Tensor, tail_BW: Tensor
+    ) -> Tensor:
+        """Whether a chunk ends at a byte that has been taken in, if the guess follows it (bool [B]).
+
+        tail_BW: the newest bytes, that one included, -1 where none was; a router with suffixes reads it.
+        """
         router = self.student.router
         if self.split is None:
             tried_BD = self.encoder(self.student.byte_embedding(guess_B), encoder_states, commit=False)
             prob_B = boundary_prob(self.query(encoded_BD), self.key(tried_BD))
+            if router.suffixes is not None:
+                suffix_BW = self.student.suffix_table.find(torch.cat((tail_BW, guess_B[:, None]), dim=1))
+                prob_B = router.suffixes(prob_B, suffix_BW[:, -2], suffix_BW[:, -1])
         else:
             tried_BD = self.split(router.byte_embedding(guess_B), self.split_states, commit=False)
             prob_B = router.prob_before(tried_BD)

@@ -78,7 +78,7 @@ class ByteStream:
         """
         encoded_BD = self._encode(byte_B)
         if guess_B is not None:
-            ends_B = self.look_ahead.decide(byte_B, encoded_BD, self.encoder_states, guess_B)
+            ends_B = self.look_ahead.decide(byte_B, encoded_BD, self.encoder_states, guess_B, self.tail_BW)
         self._take_in(byte_B, encoded_BD, ends_B)
 
     @torch.inference_mode()
@@ -90,7 +90,7 @@ class ByteStream:
     def _encode(self, byte_B: Tensor) -> Tensor:
         if self.look_ahead is not None:
             self.look_ahead.take_in(byte_B)
-        if self.student.config.suffix:
+        if self.keeps_tail:
             self.tail_BW = torch.cat((self.tail_BW[:, 1:], byte_B[:, None]), dim=1)
         return self.encoder(self.student.byte_embedding(byte_B), self.encoder_states)
 
@@ -128,7 +128,8 @@ class ByteStream:
         """Whether a chunk ends at a given byte (bool [B]): by the joint head's likelier flag, or by the look-ahead."""
         if self.look_ahead is not None:
             guess_BK = self.second_logits_BK.index_fill(1, torch.tensor([BOS], device=byte_B.device), float("-inf"))
-            return self.look_ahead.decide(byte_B, encoded_BD, self.encoder_states, guess_BK.argmax(-1))
+            guess_B = guess_BK.argmax(-1)
+            return self.look_ahead.decide(byte_B, encoded_BD, self.encoder_states, guess_B, self.tail_BW)
         plain_B1 = self.logits_BX.gather(1, byte_B[:, None])
         flagged_B1 = self.logits_BX.gather(1, byte_B[:, None] + BYTES)
         return (flagged_B1 >= plain_B1)[:, 0] | is_special(byte_B)
@@ -204,6 +205,7 @@ class ByteStream:
         self.engine = engine
         self.stage = stage
         self.byte_slots = byte_slots
+        self.keeps_tail = student.config.suffix or student.config.router_suffixes > 0
         self.tail_BW = torch.full((rows, LONGEST), -1, device=student.device)  # the newest bytes, -1 where none was
         self.ended_B = torch.ones(rows, dtype=torch.bool, device=student.device)
         self.encoder = engine.stack_step(student.encoder)
@@ -244,7 +246,7 @@ class ByteStream:
         The core's keys and values are the last two.
         """
         parts = [(self, name, 0) for name in ("core_BE", "up_BD", "logits_BX", "second_logits_BK", "ended_B")]
-        if self.student.config.suffix:
+        if self.keeps_tail:
             parts.append((self, "tail_BW", 0))
         states = [*self.encoder_states, *self.decoder_states]
         if self.opening is not None:

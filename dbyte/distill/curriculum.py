@@ -115,8 +115,9 @@ def plan_steps(
         student = StudentConfig(**scale.student).to_dict()
         for version in ("transformers_version", "dbyte_version"):
             student.pop(version, None)
-        if not student["suffix"]:  # it came after the first runs, whose addresses stay
-            del student["suffix"]
+        for name in ("suffix", "router_suffixes"):  # they came after the first runs, whose addresses stay
+            if not student[name]:
+                del student[name]
         if step.stage != 2:  # off, so that students that differ in these alone share their Stage 1
             student |= dict.fromkeys(STAGE2_ALONE, False)
         described = {

@@ -55,6 +55,8 @@ class SharedTexts:
             query_TD = self.engine.map(router.query)(self.encoded_TD)
             key_TD = self.engine.map(router.key)(self.encoded_TD)
             prob_T = boundary_prob(query_TD[self.before_T], key_TD)
+            if router.suffixes is not None:
+                prob_T = router.suffixes(prob_T, self.suffix_T[self.before_T], self.suffix_T)
         else:
             read_TD = self.engine.read_stack(router.stack, router.byte_embedding(self.byte_T), self.tree)
             prob_T = router.prob_before(read_TD)

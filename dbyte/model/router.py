@@ -3,7 +3,7 @@
 Integrated: p_i = (1 - cos(q(x_i), k(x_{i+1}))) / 2 of the encoder's states, boundary iff p_i >= 0.5. Deviation: Eq. 1
 prints 1 - cos / 2, which lies in [0.5, 1.5] and cannot be a probability; this is H-Net's form. q and k carry weights
 because step 1.3 trains the router alone. `ffn_width` > 0 replaces the two linear maps by SwiGLU networks, as in the
-authors' code.
+authors' code. Deviation, off unless `suffixes` are given: they add to the log-odds of p, see suffix.py.
 
 Split: p_i = sigmoid(w . h_{i+1}) of states h that a stack of its own computes from raw bytes. The appendix does not say
 whether it looks ahead; here it sees what the integrated router sees, so that the comparison is one of features alone.
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbyte.model.blocks import Stack, StackShape, SwiGLU
+from dbyte.model.suffix import SuffixOdds
 
 THRESHOLD = 0.5
 BYTES = 256
@@ -28,7 +29,7 @@ def document_ends(document_BL: Tensor) -> Tensor:
     return end_BL
 
 
-def _over_documents(prob_BL: Tensor, document_BL: Tensor) -> Tensor:
+def over_documents(prob_BL: Tensor, document_BL: Tensor) -> Tensor:
     """Append a column for the row's last byte; the last byte of a document has no next byte: p = 1."""
     return F.pad(prob_BL, (0, 1), value=1.0).masked_fill(document_ends(document_BL), 1.0)
 
@@ -41,8 +42,9 @@ def boundary_prob(query: Tensor, key: Tensor) -> Tensor:
 class Router(nn.Module):
     """Probability that a chunk ends at each byte, from the encoder's states of this byte and of the next one."""
 
-    def __init__(self, width: int, ffn_width: int = 0):
+    def __init__(self, width: int, ffn_width: int = 0, suffixes: SuffixOdds | None = None):
         super().__init__()
+        self.suffixes = suffixes
         self.query = SwiGLU(width, ffn_width) if ffn_width else nn.Linear(width, width, bias=False)
         self.key = SwiGLU(width, ffn_width) if ffn_width else nn.Linear(width, width, bias=False)
         if not ffn_width:  # as in H-Net, p begins as the plain cosine of neighbouring states
@@ -52,7 +54,7 @@ class Router(nn.Module):
     def forward(self, encoded_BLD: Tensor, document_BL: Tensor) -> Tensor:
         """Return boundary_prob_BL in [0, 1], fp32."""
         prob_BL = boundary_prob(self.query(encoded_BLD[:, :-1]), self.key(encoded_BLD[:, 1:]))
-        return _over_documents(prob_BL, document_BL)
+        return over_documents(prob_BL, document_BL)
 
 
 class SplitRouter(nn.Module):
@@ -67,7 +69,7 @@ class SplitRouter(nn.Module):
     def forward(self, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
         """Return boundary_prob_BL in [0, 1], fp32."""
         hidden_BLD = self.stack(self.byte_embedding(byte_ids_BL), document_BL)
-        return _over_documents(self.prob_before(hidden_BLD[:, 1:]), document_BL)
+        return over_documents(self.prob_before(hidden_BLD[:, 1:]), document_BL)
 
     def prob_before(self, hidden_XD: Tensor) -> Tensor:
         """The boundary probability (fp32) of the bytes just before those with these states of the stack."""

@@ -28,8 +28,8 @@ from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_confidence, smooth, straight_through
 from dbyte.model.core import run_core
 from dbyte.model.packed_attention import PACKED
-from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter
-from dbyte.model.suffix import SuffixProjection, SuffixTable
+from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter, over_documents
+from dbyte.model.suffix import SuffixOdds, SuffixProjection, SuffixTable
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, model_kind, read_teacher
 from dbyte.presets import PAPER_SIZES
 from dbyte.text.spans import BOS, EOS, TokenBytes
@@ -48,6 +48,7 @@ class StudentConfig(PreTrainedConfig):
     encoder_mixer "attention" is Table 5's Transformer encoder, "convolution" a control that sees near bytes alone, both
     with as many parameters; encoder_window: how many bytes they see, 0: all (attention). router "integrated" reads the
     encoder (router_ffn_width 0: two linear maps), "split" has router_layers of router_width of its own (appendix B).
+    router_suffixes: width of the integrated router's own embeddings of suffixes, 0: it reads none, see suffix.py.
     smoothing, confidence: see chunking.py. suffix: a chunk's embedding starts from that of the longest token that ends
     there, see suffix.py. decoding "jbp" has one head over (byte, chunk ends), "mbp" two heads, over the next byte and
     the one after it. stage is the stage that the student was last trained in: 1 writes tokens, 2 writes bytes.
@@ -72,6 +73,7 @@ class StudentConfig(PreTrainedConfig):
     router_ffn_width: int = 0
     router_width: int = 512
     router_layers: int = 4
+    router_suffixes: int = 0
     smoothing: bool = False
     confidence: bool = False
     suffix: bool = False
@@ -95,6 +97,9 @@ class StudentConfig(PreTrainedConfig):
         for name, choices in (("router", ROUTERS), ("decoding", DECODINGS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        if self.router_suffixes and (self.smoothing or self.router == "split"):
+            raise ValueError("router_suffixes needs router='integrated' and smoothing=False, found "
+                             f"{self.router!r} and {self.smoothing}: set it to 0")
         if (self.smoothing or self.confidence) and self.router == "split":
             raise ValueError("smoothing and confidence need the integrated router: a split router does not run while "
                              "text is written, so what it would say then is not known")
@@ -159,7 +164,8 @@ class ByteStudent(PreTrainedModel):
         self.encoder = Stack(config.encoder_shape())
         self.encoder_projection = (SuffixProjection(D, E, vocabulary=config.core_config.vocab_size) if config.suffix
                                    else nn.Linear(D, E, bias=False))
-        self.router = (Router(D, config.router_ffn_width) if config.router == "integrated" else
+        suffixes = SuffixOdds(config.core_config.vocab_size, width) if (width := config.router_suffixes) else None
+        self.router = (Router(D, config.router_ffn_width, suffixes) if config.router == "integrated" else
                        SplitRouter(config.router_shape()))
         self.core = AutoModel.from_config(config.core_config, attn_implementation=PACKED)
         self.core.set_input_embeddings(None)
@@ -206,7 +212,12 @@ class ByteStudent(PreTrainedModel):
         """Return boundary_prob_BL; BOS and EOS are chunks of their own by the alignment contract, not by learning."""
         read = byte_ids_BL if self.config.router == "split" else encoded_BLD
         before_eos_BL = F.pad(byte_ids_BL[:, 1:] == EOS, (0, 1))
-        return self.router(read, document_BL).masked_fill(is_special(byte_ids_BL) | before_eos_BL, 1.0)
+        prob_BL = self.router(read, document_BL)
+        if self.config.router_suffixes:
+            suffix_BL = self.suffix_table.find(byte_ids_BL)
+            prob_BL = over_documents(self.router.suffixes(prob_BL[:, :-1], suffix_BL[:, :-1], suffix_BL[:, 1:]),
+                                     document_BL)
+        return prob_BL.masked_fill(is_special(byte_ids_BL) | before_eos_BL, 1.0)
 
     def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks, byte_ids_BL: Tensor | None = None) -> Tensor:
         """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings.
@@ -360,8 +371,9 @@ class ByteStudent(PreTrainedModel):
                                  f"teacher's {rows} embeddings: use the tokenizer that the teacher was trained with")
             texts = b"".join(token_bytes.token_bytes)
             config.token_table_bytes = len(texts)
-        elif config.suffix:
-            raise ValueError("suffix = true needs the teacher's tokenizer, whose tokens are looked up: give it")
+        elif config.suffix or config.router_suffixes:
+            raise ValueError("suffix = true needs the teacher's tokenizer, whose tokens are looked up: give it "
+                             "(router_suffixes > 0 needs it too)")
         student = cls(config)
         if tokenizer is not None:
             student.token_table.copy_(torch.tensor(list(texts)))

@@ -10,7 +10,8 @@ and Eq. 2 teaches the encoder the rest. It is causal and knows no boundaries. So
 3.1) adds such embeddings to those of bytes; here they skip the encoder, whose width they do not have. The paper (arXiv
 2602.01007) has none, so it is an option that is off.
 
-Shape letters: B rows, L bytes, D byte width, E core width, V tokens, K tokens of one length, X any bytes or chunks.
+Shape letters: B rows, L bytes, D byte width, E core width, V tokens, K tokens of one length, X any bytes or chunks,
+W width of the router's embeddings.
 """
 
 from itertools import pairwise
@@ -24,6 +25,9 @@ from dbyte.text.spans import BOS, EOS
 LONGEST = 16  # bytes; of SmolLM2's 49,152 tokens 99.7 % are no longer
 FACTOR = 6364136223846793005  # of the rolling hash, modulo 2**64 (Knuth's)
 OPEN = 4.0  # the gate's first bias: sigmoid(4) = 0.98
+ODDS_SCALE = 0.3  # of the embeddings that the router learns, at first
+ODDS_STEP = 100.0  # a token is met rarely: its embedding learns so much faster than the rate says
+ODDS_FLOOR = 1e-6  # of a probability whose log-odds are taken
 
 
 class SuffixProjection(nn.Linear):
@@ -44,6 +48,27 @@ class SuffixProjection(nn.Linear):
     def of_suffix(self, encoded_XD: Tensor, suffix_X: Tensor) -> Tensor:
         """What is added for chunks that end at bytes with these states and suffixes (int64): [X, E]."""
         return self.gate(encoded_XD).sigmoid() * self.embedding_VE[suffix_X]
+
+
+class SuffixOdds(nn.Module):
+    """What the longest tokens that end at a byte and at the next one say of a boundary between them: log-odds.
+
+    Whether a token goes on is a matter of spelling, of which a frozen encoder carries a part alone. Embeddings of both
+    tokens, `width` wide and learned from where tokens end, go through one hidden layer.
+    """
+
+    def __init__(self, vocabulary: int, width: int):
+        super().__init__()
+        self.embedding_2VW = nn.Parameter(torch.randn(2, vocabulary, width) * (ODDS_SCALE / ODDS_STEP))
+        self.hidden = nn.Linear(2 * width, 4 * width)
+        self.out = nn.Linear(4 * width, 1, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, prob_X: Tensor, suffix_X: Tensor, next_suffix_X: Tensor) -> Tensor:
+        """Return the probabilities (fp32) of boundaries after the log-odds of these suffixes (int64) are added."""
+        pair_XW = torch.cat((self.embedding_2VW[0, suffix_X], self.embedding_2VW[1, next_suffix_X]), dim=-1)
+        odds_X = self.out(F.silu(self.hidden(ODDS_STEP * pair_XW)))[..., 0].float()
+        return (prob_X.logit(ODDS_FLOOR) + odds_X).sigmoid()
 
 
 class SuffixTable:

@@ -198,7 +198,7 @@ def without_numbers(config: StudentConfig) -> tuple[ByteStudent, PreTrainedModel
     with FakeTensorMode(allow_non_fake_inputs=True):
         student.to_empty(device="cpu")
         teacher.to_empty(device="cpu")
-    if config.suffix:
+    if config.suffix or config.router_suffixes:
         student.suffix_table = SuffixTable([], bos_token_id=0, eos_token_id=0)
     return student, teacher
 
