@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dbyte.model.backends import operators
+from dbyte.model.core import document_starts
 
 CONFIDENCE_FLOOR = 1e-4  # H-Net's: the log of 1 - p must stay finite
 
@@ -80,7 +81,7 @@ def opening_confidence(boundary_prob_BL: Tensor, chunks: Chunks) -> Tensor:
     closing_BM = boundary_prob_BL.gather(1, chunks.position_BM)
     opening_BM = torch.cat([torch.ones_like(closing_BM[:, :1]), closing_BM[:, :-1]], dim=1)
     opening_BM = opening_BM.clamp(CONFIDENCE_FLOOR, 1 - CONFIDENCE_FLOOR)
-    return opening_BM.masked_fill(_first_of_document(chunks), 1.0)
+    return opening_BM.masked_fill(document_starts(chunks.document_BM), 1.0)
 
 
 def smooth(core_BME: Tensor, confidence_BM: Tensor, chunks: Chunks) -> Tensor:
@@ -88,7 +89,7 @@ def smooth(core_BME: Tensor, confidence_BM: Tensor, chunks: Chunks) -> Tensor:
 
     confidence_BM: c, from `opening_confidence`. One head of SSD with decay 1 - c.
     """
-    first_BM = _first_of_document(chunks)
+    first_BM = document_starts(chunks.document_BM)
     step_BM = -torch.log1p(-confidence_BM.float().masked_fill(first_BM, 0.5))  # nothing precedes the first: any decay
     input_BME = core_BME * (confidence_BM / step_BM)[..., None].to(core_BME.dtype)
     one_BM1 = torch.ones_like(step_BM)[..., None].to(core_BME.dtype)
@@ -102,9 +103,3 @@ def straight_through(up_BLE: Tensor, boundary_prob_BL: Tensor, boundary_BL: Tens
     """Times one in value; the gradient is that of a product with the router's confidence in what was decided."""
     confidence_BL = torch.where(boundary_BL, boundary_prob_BL, 1 - boundary_prob_BL)
     return up_BLE * (1 + (confidence_BL - confidence_BL.detach()))[..., None].to(up_BLE.dtype)
-
-
-def _first_of_document(chunks: Chunks) -> Tensor:
-    first_BM = torch.ones_like(chunks.mask_BM)
-    first_BM[:, 1:] = chunks.document_BM[:, 1:] != chunks.document_BM[:, :-1]
-    return first_BM

@@ -8,6 +8,7 @@ Shape letters: B rows, M chunks or tokens, E core width.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbyte.model.packed_attention import attention_blocks
@@ -24,12 +25,15 @@ def document_mask(document_BM: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(allowed_BMM, dtype=dtype).masked_fill(~allowed_BMM, float("-inf"))[:, None]
 
 
+def document_starts(document_BM: Tensor) -> Tensor:
+    """True at the first position of each document (bool [B, M]); documents are contiguous runs of one value."""
+    return F.pad(document_BM[:, 1:] != document_BM[:, :-1], (1, 0), value=True)
+
+
 def positions_within(document_BM: Tensor) -> Tensor:
-    """Number the positions of each document 0, 1, 2, ... (int64 [B, M]); documents are contiguous runs of one value."""
+    """Number the positions of each document 0, 1, 2, ... (int64 [B, M])."""
     order_M = torch.arange(document_BM.shape[1], device=document_BM.device).expand_as(document_BM)
-    starts_BM = torch.ones_like(document_BM, dtype=torch.bool)
-    starts_BM[:, 1:] = document_BM[:, 1:] != document_BM[:, :-1]
-    return order_M - order_M.masked_fill(~starts_BM, 0).cummax(1).values
+    return order_M - order_M.masked_fill(~document_starts(document_BM), 0).cummax(1).values
 
 
 def restarted(document_BM: Tensor, limit: int) -> Tensor:

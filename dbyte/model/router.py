@@ -11,27 +11,21 @@ whether it looks ahead; here it sees what the integrated router sees, so that th
 Shape letters: B rows, L bytes, D byte width.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbyte.model.blocks import Stack, StackShape, SwiGLU
+from dbyte.model.core import document_starts
 from dbyte.model.suffix import SuffixOdds
 
 THRESHOLD = 0.5
 BYTES = 256
 
 
-def document_ends(document_BL: Tensor) -> Tensor:
-    """Mark the last byte of each document (bool [B, L]); a row's last byte counts as one."""
-    end_BL = torch.ones_like(document_BL, dtype=torch.bool)
-    end_BL[:, :-1] = document_BL[:, 1:] != document_BL[:, :-1]
-    return end_BL
-
-
 def over_documents(prob_BL: Tensor, document_BL: Tensor) -> Tensor:
     """Append a column for the row's last byte; the last byte of a document has no next byte: p = 1."""
-    return F.pad(prob_BL, (0, 1), value=1.0).masked_fill(document_ends(document_BL), 1.0)
+    next_starts_BL = document_starts(document_BL)[:, 1:]
+    return F.pad(prob_BL.masked_fill(next_starts_BL, 1.0), (0, 1), value=1.0)
 
 
 def boundary_prob(query: Tensor, key: Tensor) -> Tensor:

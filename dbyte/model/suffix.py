@@ -11,10 +11,8 @@ and Eq. 2 teaches the encoder the rest. It is causal and knows no boundaries. So
 2602.01007) has none, so it is an option that is off.
 
 Shape letters: B rows, L bytes, D byte width, E core width, V tokens, K tokens of one length, X any bytes or chunks,
-W width of the router's embeddings.
+W LONGEST, or the width of the router's embeddings.
 """
-
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -72,19 +70,24 @@ class SuffixOdds(nn.Module):
 
 
 class SuffixTable:
-    """The vocabulary by the hashes of its tokens, to find the longest one that ends at each byte."""
+    """The vocabulary by the hashes of its tokens, to find the longest one that ends at each byte.
+
+    The hash of bytes is the sum of (byte + 1) * FACTOR**k modulo 2**64, k = 0 for the last one: a suffix's is a prefix
+    of the sum of a longer one.
+    """
 
     def __init__(self, token_texts: list[bytes], *, bos_token_id: int, eos_token_id: int):
         """token_texts: the bytes of each token id, empty for special tokens. BOS and EOS are tokens of one byte."""
         ids = {text: token_id for token_id, text in reversed(list(enumerate(token_texts))) if text}
         ids |= {bytes([BOS]): bos_token_id, bytes([EOS]): eos_token_id}
         self.none = bos_token_id
-        self.by_length = []
+        self.known = []  # (length, hashes in ascending order, their token ids)
         for length in range(1, LONGEST + 1):
-            known = sorted((_hash(text), token_id) for text, token_id in ids.items() if len(text) == length)
-            assert all(one[0] != two[0] for one, two in pairwise(known)), "two tokens have one hash"
-            self.by_length.append(tuple(torch.tensor(column, dtype=torch.long) for column in zip(*known, strict=True))
-                                  if known else None)
+            texts = [text for text in ids if len(text) == length]
+            if texts:
+                key_K, order_K = _hashes(torch.tensor([[*text] for text in texts]))[:, -1].sort()
+                assert (key_K[1:] != key_K[:-1]).all(), "two tokens have one hash"
+                self.known.append((length, key_K, torch.tensor([ids[text] for text in texts])[order_K]))
 
     def find(self, byte_BL: Tensor) -> Tensor:
         """The id of the longest token that ends at each byte (int64 [B, L]), BOS's where none does.
@@ -92,30 +95,24 @@ class SuffixTable:
         byte_BL: int64, each row from its beginning, or with the LONGEST - 1 bytes before those that are asked for; -1
         where a row has no byte. A false find has a chance of V / 2**64.
         """
-        if self.by_length[0][0].device != byte_BL.device:  # moved once: writing text asks for every chunk
-            self.by_length = [known and tuple(each.to(byte_BL.device) for each in known) for known in self.by_length]
+        if self.known[0][1].device != byte_BL.device:  # moved once: writing text asks for every chunk
+            self.known = [(length, key_K.to(byte_BL.device), id_K.to(byte_BL.device))
+                          for length, key_K, id_K in self.known]
         found_BL = torch.full_like(byte_BL, self.none)
-        hash_BL = torch.zeros_like(byte_BL)
-        power = 1
-        for back, known in enumerate(self.by_length):
-            shifted_BL = F.pad(byte_BL, (back, 0), value=-1)[:, : byte_BL.shape[1]]
-            hash_BL = hash_BL + (shifted_BL + 1) * _signed(power)
-            power = power * FACTOR % 2**64
-            if known is None:
-                continue
-            key_K, id_K = known
+        window_BLW = F.pad(byte_BL, (LONGEST - 1, 0), value=-1).unfold(1, LONGEST, 1)
+        hash_BLW = _hashes(window_BLW)
+        for length, key_K, id_K in self.known:
+            hash_BL = hash_BLW[..., length - 1].contiguous()
             place_BL = torch.searchsorted(key_K, hash_BL).clamp(max=len(key_K) - 1)
-            whole_BL = F.pad(byte_BL >= 0, (back, 0))[:, : byte_BL.shape[1]]
+            whole_BL = window_BLW[..., -length] >= 0
             found_BL = torch.where((key_K[place_BL] == hash_BL) & whole_BL, id_K[place_BL], found_BL)
         return found_BL
 
 
-def _hash(text: bytes) -> int:
-    """The sum of (byte + 1) * FACTOR**k over the bytes, k = 0 for the last one: a signed integer of 64 bits."""
-    total = 0
-    for byte in text:
-        total = (total * FACTOR + byte + 1) % 2**64
-    return _signed(total)
+def _hashes(byte_XW: Tensor) -> Tensor:
+    """The hashes of the last 1, 2 .. W bytes: int64 [X, W]."""
+    powers = [_signed(pow(FACTOR, k, 2**64)) for k in range(byte_XW.shape[-1])]
+    return ((byte_XW.flip(-1) + 1) * byte_XW.new_tensor(powers)).cumsum(-1)
 
 
 def _signed(number: int) -> int:

@@ -7,6 +7,7 @@ sequence of the nodes that end them, so chunks are shared exactly where bytes an
 Shape letters: N sequences, L the longest of them, T nodes.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -102,6 +103,4 @@ def _apart(shared_N: np.ndarray, length_N: np.ndarray) -> np.ndarray:
 
 def shared_bytes(one: bytes, two: bytes) -> int:
     """How many bytes two texts have in common from their beginning."""
-    size = min(len(one), len(two))
-    differs = np.frombuffer(one, np.uint8, size) != np.frombuffer(two, np.uint8, size)
-    return int(differs.argmax()) if differs.any() else size
+    return len(os.path.commonprefix([one, two]))

@@ -20,7 +20,7 @@ copies further apart would need memory that grows with the stream, in every chec
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -41,31 +41,33 @@ FIRST_GROUP_ROWS = 8
 Read = tuple[list[str] | None, dict]  # some documents, maybe none, or None where a pass ended; the position after them
 
 
+@dataclass(eq=False)
 class Lane:
     """The rows of one lane: from several sources in proportion to their `shares`, any positive numbers.
+
+    announced: the passes whose beginning was printed, shared by all lanes. positions: as in `packing.pack`.
 
     Raises ValueError where a whole pass over a source has no training document for this lane, and the errors of reading
     the sources.
     """
 
-    def __init__(self, sources: "Sequence[Source]", shares: Sequence[float], *, lane: int, lanes: int,
-                 token_bytes: TokenBytes, row_bytes: int, seed: int, announced: set[tuple[str, int]],
-                 positions: int | None = None):
-        """announced: the passes whose beginning was printed, shared by all lanes. positions: as in `packing.pack`."""
-        self.sources = sources
-        self.shares = shares
-        self.lane = lane
-        self.lanes = lanes
-        self.token_bytes = token_bytes
-        self.row_bytes = row_bytes
-        self.seed = seed
-        self.announced = announced
-        self.positions = positions
-        self._read_from([source.START for source in sources])
-        self._found = [False] * len(sources)  # whether the pass over a source gave a training document
+    sources: "Sequence[Source]"
+    shares: Sequence[float]
+    _: KW_ONLY
+    lane: int
+    lanes: int
+    token_bytes: TokenBytes
+    row_bytes: int
+    seed: int
+    announced: set[tuple[str, int]]
+    positions: int | None = None
+
+    def __post_init__(self) -> None:
+        self._read_from([source.START for source in self.sources])
+        self._found = [False] * len(self.sources)  # whether the pass over a source gave a training document
         # Each lane starts its rotation over the sources at its own place, or all would read the same source at once.
-        ahead = np.random.default_rng([seed, lane]).random(len(shares)) * FIRST_GROUP_ROWS * row_bytes
-        self._taken = (ahead * np.array(shares) / sum(shares)).tolist()
+        ahead = np.random.default_rng([self.seed, self.lane]).random(len(self.shares)) * FIRST_GROUP_ROWS
+        self._taken = (ahead * self.row_bytes * np.array(self.shares) / sum(self.shares)).tolist()
         self._number = 0
         self._begin_group()
 
