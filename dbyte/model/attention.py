@@ -44,39 +44,33 @@ class Attention(nn.Module):
 
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
         """Mix each document of each row on its own; document_BL int, contiguous per document, None: one a row."""
-        if document_BL is None:
-            document_BL = torch.zeros(hidden_BLD.shape[:2], dtype=torch.long, device=hidden_BLD.device)
-        return self._attend(*self._project(hidden_BLD, positions_within(document_BL)), document_BL)
+        return self._mix(hidden_BLD, document_BL)[0]
 
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, AttentionState]:
         """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64).
 
         slots: bytes that the state has room for, at least those that are given.
         """
-        document_BL = torch.zeros(hidden_BLD.shape[:2], dtype=torch.long, device=hidden_BLD.device)
-        query_BHLW, key_BHLW, value_BHLW = self._project(hidden_BLD, positions_within(document_BL))
-        mixed_BLD = self._attend(query_BHLW, key_BHLW, value_BHLW, document_BL)
+        mixed_BLD, *past = self._mix(hidden_BLD, None)
         more = max(slots - hidden_BLD.shape[1], 0)
-        key_BHSW, value_BHSW = (F.pad(past_BHLW, (0, 0, 0, more)) for past_BHLW in (key_BHLW, value_BHLW))
+        key_BHSW, value_BHSW = (F.pad(past_BHLW, (0, 0, 0, more)) for past_BHLW in past)
         return mixed_BLD, AttentionState(key_BHSW, value_BHSW, length_B.clone())
 
-    def empty_state(self, rows: int, *, slots: int = 0) -> AttentionState:
-        """The state before the first byte of a document, for `rows` rows."""
-        weight = self.out_proj.weight
-        slots_BHSW = weight.new_zeros(rows, weight.shape[0] // self.head_width, slots, self.head_width)
-        return AttentionState(slots_BHSW, slots_BHSW.clone(), torch.zeros(rows, dtype=torch.long, device=weight.device))
+    def _mix(self, hidden_BLD: Tensor, document_BL: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The mixer's output, and the keys (rotated) and values that it read, each BHLW."""
+        if document_BL is None:
+            document_BL = torch.zeros(hidden_BLD.shape[:2], dtype=torch.long, device=hidden_BLD.device)
+        query_BHLW, key_BHLW, value_BHLW = self._project(hidden_BLD, positions_within(document_BL))
+        order_L = torch.arange(document_BL.shape[1], device=document_BL.device)
+        sees_BLL = (document_BL[:, :, None] == document_BL[:, None]) & self._sees(order_L[:, None] - order_L)
+        mixed_BHLW = F.scaled_dot_product_attention(query_BHLW, key_BHLW, value_BHLW, attn_mask=sees_BLL[:, None])
+        return self.out_proj(mixed_BHLW.transpose(1, 2).flatten(2)), key_BHLW, value_BHLW
 
     def _project(self, hidden_BLD: Tensor, position_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both rotated) and values, each BHLW."""
         query, key, value = (part.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
                              for part in self.qkv_proj(hidden_BLD).chunk(3, dim=-1))
         return _rotate(query, position_BL), _rotate(key, position_BL), value
-
-    def _attend(self, query_BHLW: Tensor, key_BHLW: Tensor, value_BHLW: Tensor, document_BL: Tensor) -> Tensor:
-        order_L = torch.arange(document_BL.shape[1], device=document_BL.device)
-        sees_BLL = (document_BL[:, :, None] == document_BL[:, None]) & self._sees(order_L[:, None] - order_L)
-        mixed_BHLW = F.scaled_dot_product_attention(query_BHLW, key_BHLW, value_BHLW, attn_mask=sees_BLL[:, None])
-        return self.out_proj(mixed_BHLW.transpose(1, 2).flatten(2))
 
     def _sees(self, back: Tensor) -> Tensor:
         """Whether a byte sees the byte `back` positions before it (bool)."""

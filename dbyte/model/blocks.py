@@ -138,6 +138,9 @@ class Stack(nn.Module):
             states.append(state)
         return self.norm(hidden_BLD), states
 
+    @torch.no_grad()
     def empty_state(self, rows: int, *, slots: int = 0) -> list[State]:
-        """The state before the first byte of a document; slots as in `prefill`."""
-        return [block.mixer.empty_state(rows, slots=slots) for block in self.blocks]
+        """The state before the first byte of a document, that of no byte; slots as in `prefill`."""
+        weight = self.norm.weight
+        no_byte_B = weight.new_zeros(rows, dtype=torch.long)
+        return self.prefill(weight.new_zeros(rows, 1, len(weight)), no_byte_B, slots=slots)[1]

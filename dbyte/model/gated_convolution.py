@@ -51,10 +51,6 @@ class GatedConvolution(nn.Module):
         mixed_BLD, input_BLI = self._mix(hidden_BLD, None)
         return mixed_BLD, ConvolutionState(last_inputs(input_BLI, length_B, self.taps - 1))
 
-    def empty_state(self, rows: int, *, slots: int = 0) -> ConvolutionState:
-        """The state before the first byte of a document, for `rows` rows."""
-        return ConvolutionState(self.in_proj.weight.new_zeros(rows, self.taps - 1, len(self.norm_weight)))
-
     def step(self, hidden_BD: Tensor, state: ConvolutionState, commit: bool) -> Tensor:
         """Mix one byte a row; commit False: leave the state as it is."""
         gate_BI, input_BI = F.linear(hidden_BD, self.in_proj.weight).chunk(2, dim=-1)

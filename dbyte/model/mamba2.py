@@ -96,13 +96,6 @@ class Mamba2(nn.Module):
         ssm_BNI = state_BHPN.permute(0, 3, 1, 2).flatten(2).contiguous()
         return mixed_BLD, Mamba2State(last_inputs(xBC_BLX, length_B, self.conv_width - 1), ssm_BNI)
 
-    def empty_state(self, rows: int, *, slots: int = 0) -> Mamba2State:
-        """The state before the first byte of a document, for `rows` rows; the SSM state is fp32 at least."""
-        new = self.in_proj.weight.new_zeros
-        wide = torch.promote_types(self.in_proj.weight.dtype, torch.float32)
-        return Mamba2State(new(rows, self.conv_width - 1, self.inner + 2 * self.state_size),
-                           new(rows, self.state_size, self.inner, dtype=wide))
-
     def _mix(
         self, hidden_BLD: Tensor, document_BL: Tensor | None, real_BL: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
