@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dbyte.text.spans import BOS, EOS
 
 LONGEST = 16  # bytes; of SmolLM2's 49,152 tokens 99.7 % are no longer
-FACTOR = 6364136223846793005  # of the rolling hash, modulo 2**64 (Knuth's)
+FACTOR = 6364136223846793005  # of the hash (Knuth's)
 OPEN = 4.0  # the gate's first bias: sigmoid(4) = 0.98
 ODDS_SCALE = 0.3  # of the embeddings that the router learns, at first
 ODDS_STEP = 100.0  # a token is met rarely: its embedding learns so much faster than the rate says
@@ -72,8 +72,8 @@ class SuffixOdds(nn.Module):
 class SuffixTable:
     """The vocabulary by the hashes of its tokens, to find the longest one that ends at each byte.
 
-    The hash of bytes is the sum of (byte + 1) * FACTOR**k modulo 2**64, k = 0 for the last one: a suffix's is a prefix
-    of the sum of a longer one.
+    The hash of bytes is the sum of (byte + 1) * FACTOR**k, k = 1 for the last of them, as int64 wraps it around: the
+    hashes of all suffixes are one running sum.
     """
 
     def __init__(self, token_texts: list[bytes], *, bos_token_id: int, eos_token_id: int):
@@ -111,10 +111,5 @@ class SuffixTable:
 
 def _hashes(byte_XW: Tensor) -> Tensor:
     """The hashes of the last 1, 2 .. W bytes: int64 [X, W]."""
-    powers = [_signed(pow(FACTOR, k, 2**64)) for k in range(byte_XW.shape[-1])]
-    return ((byte_XW.flip(-1) + 1) * byte_XW.new_tensor(powers)).cumsum(-1)
-
-
-def _signed(number: int) -> int:
-    """A number modulo 2**64 as an int64 has it."""
-    return number - 2**64 if number >= 2**63 else number
+    power_W = byte_XW.new_full(byte_XW.shape[-1:], FACTOR).cumprod(0)
+    return ((byte_XW.flip(-1) + 1) * power_W).cumsum(-1)

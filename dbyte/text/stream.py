@@ -63,13 +63,11 @@ class Lane:
     positions: int | None = None
 
     def __post_init__(self) -> None:
-        self._read_from([source.START for source in self.sources])
-        self._found = [False] * len(self.sources)  # whether the pass over a source gave a training document
         # Each lane starts its rotation over the sources at its own place, or all would read the same source at once.
         ahead = np.random.default_rng([self.seed, self.lane]).random(len(self.shares)) * FIRST_GROUP_ROWS
-        self._taken = (ahead * self.row_bytes * np.array(self.shares) / sum(self.shares)).tolist()
-        self._number = 0
-        self._begin_group()
+        taken = ahead * self.row_bytes * np.array(self.shares) / sum(self.shares)
+        self.restore({"positions": [source.START for source in self.sources], "found": [False] * len(self.sources),
+                      "taken": taken.tolist(), "group": 0, "row": 0})
 
     def state(self) -> dict:
         """Everything that `restore` needs, plain JSON."""
@@ -77,8 +75,10 @@ class Lane:
 
     def restore(self, state: dict) -> None:
         """Continue after the row that was handed out last when `state` was taken."""
-        self._read_from(state["positions"])
-        self._found = list(state["found"])
+        self._positions = list(state["positions"])
+        self._reads = [source.read(self.lane, self.lanes, position)
+                       for source, position in zip(self.sources, self._positions, strict=True)]
+        self._found = list(state["found"])  # whether the pass over a source gave a training document
         self._taken = list(state["taken"])
         self._number = state["group"]
         self._begin_group()
@@ -96,11 +96,6 @@ class Lane:
             self._number += 1
             self._begin_group()
         return rows, index
-
-    def _read_from(self, positions: Sequence[dict]) -> None:
-        self._positions = list(positions)
-        self._reads = [source.read(self.lane, self.lanes, position)
-                       for source, position in zip(self.sources, positions, strict=True)]
 
     def _begin_group(self) -> None:
         self._begun = self._progress()
