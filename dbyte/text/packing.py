@@ -47,13 +47,10 @@ def document(aligned: Aligned, token_bytes: TokenBytes) -> Document:
     text_L = aligned.byte_ids.numpy()
     if text_L.max(initial=0) >= BOS:
         raise ValueError(f"bytes {BOS} and {EOS} are BOS and EOS and cannot be text; is the text UTF-8?")
-    edges = {"byte_ids": (BOS, EOS), "boundary": (True, True),
-             "token_ids": (token_bytes.bos_token_id, token_bytes.eos_token_id)}
-    arrays = {}
-    for name, (first, last) in edges.items():
-        inside = getattr(aligned, name).numpy()
-        arrays[name] = np.concatenate([[first], inside, [last]], dtype=DTYPES[name], casting="unsafe")
-    return Document(**arrays)
+    ids = [token_bytes.bos_token_id], aligned.token_ids.numpy(), [token_bytes.eos_token_id]
+    return Document(byte_ids=np.concatenate([[BOS], text_L, [EOS]], dtype=np.uint8, casting="unsafe"),
+                    boundary=np.concatenate([[True], aligned.boundary.numpy(), [True]]),
+                    token_ids=np.concatenate(ids, dtype=np.int32, casting="unsafe"))
 
 
 @dataclass(frozen=True)
