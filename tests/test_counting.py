@@ -101,7 +101,7 @@ def test_every_step_is_counted_as_with_numbers(place, steps, family, sizes, docu
         assert counted.kept == kept_bytes(step, student, teacher, batch)
 
 
-@pytest.mark.parametrize("kind", set(VARIANTS) - {"paper"})
+@pytest.mark.parametrize("kind", sorted(set(VARIANTS) - {"paper"}))
 def test_every_kind_of_student_is_counted(kind):
     teacher = make_teacher()
     student = roomy(teacher, **VARIANTS[kind])
