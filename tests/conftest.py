@@ -1,6 +1,7 @@
 """Shared by the tests: quiet libraries, no network, small teachers, and packed rows of odd text."""
 
 import os
+import signal
 from functools import cache
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -71,6 +72,18 @@ def any_teacher(request):
 @pytest.fixture
 def teacher():
     return make_teacher()
+
+
+def hearing() -> None:
+    """In a process that a test starts: hear interrupts, which a job in a shell's background was told to ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class Ask:
+    """A request of the harness: only its arguments are read."""
+
+    def __init__(self, *args):
+        self.args = args
 
 
 SIZES = dict(byte_width=16, encoder_layers=2, decoder_layers=1, ffn_width=24, state_size=8, head_width=8, chunk_size=16)

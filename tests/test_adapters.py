@@ -5,12 +5,13 @@ import json
 import math
 import subprocess
 import sys
+import unicodedata
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_student, make_teacher
+from conftest import Ask, make_student, make_teacher
 from lm_eval import evaluator
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.tasks import TaskManager
@@ -31,15 +32,10 @@ PAIRS = [("The cat sat on", " the mat"), ("naïve café 😀", " 中文"), ("", 
          ("e", "\u0301 tail")]
 
 
-class Ask:
-    def __init__(self, *args):
-        self.args = args
-
-
 @pytest.mark.parametrize("stage, boundaries", READINGS)
 def test_scores_and_texts_depend_neither_on_batches_nor_on_order(student, token_bytes, stage, boundaries):
     asks = [Ask(*pair) for pair in PAIRS]
-    prompts = [Ask(context, {"until": ["\n"], "max_gen_bytes": 12 + 4 * (i % 2)})
+    prompts = [Ask(context, {"until": ["\n", "e"], "max_gen_bytes": 12 + 4 * (i % 2)})
                for i, (context, _) in enumerate(PAIRS)]
     order = torch.randperm(len(asks), generator=torch.Generator().manual_seed(0)).tolist()
     seen = []
@@ -53,24 +49,39 @@ def test_scores_and_texts_depend_neither_on_batches_nor_on_order(student, token_
     for found in seen[1:]:
         for (nats, greedy, rolled, text), (nats_0, greedy_0, rolled_0, text_0) in zip(found, seen[0], strict=True):
             assert (nats, rolled) == pytest.approx((nats_0, rolled_0), abs=1e-4)
-            assert (greedy, text) == (greedy_0, text_0)
+            assert (greedy, text) == (greedy_0, text_0) and "e" not in text
 
 
-def test_an_empty_continuation_is_refused(student, token_bytes):
-    lm = StudentLM(student, token_bytes, stage=2)
-    for context in ("The cat", "The cat ", ""):
-        with pytest.raises(ValueError, match="continuation of .* is empty"):
-            lm.loglikelihood([Ask(context, "")])
+def test_trailing_spaces_move_to_the_continuation_and_joins_that_merge_tokens_are_scored(student, token_bytes):
+    """The scored tokens are those of the text after those of the context, as in the harness's Hugging Face adapter."""
+    lm = StudentLM(student, token_bytes, stage=1, boundaries="tokenizer")
+    moved, plain = lm.loglikelihood([Ask("The cat ", "sat"), Ask("The cat", " sat")])
+    assert moved == pytest.approx(plain, abs=1e-5)
+    pairs = [("o", "w"), ("a", "b"), ("", "x"), ("The ca", "t"), ("#", "#")]
+    assert all(nats < 0 for nats, _ in lm.loglikelihood([Ask(*pair) for pair in pairs]))
+    (request,) = lm._requests([PAIRS[0]])
+    whole, before = (token_bytes.align(text).token_ids for text in ("".join(PAIRS[0]), PAIRS[0][0]))
+    assert request.text[request.start:] == token_bytes.decode(whole[len(before):])
 
 
 def test_a_character_that_context_and_continuation_make_together_is_scored_whole(student, token_bytes, monkeypatch):
     """Under NFC "e" + accent is one character of two bytes: the continuation starts before it, not inside."""
-    import unicodedata
-
     monkeypatch.setattr(type(token_bytes), "normalise", lambda self, text: unicodedata.normalize("NFC", text))
     lm = StudentLM(student, token_bytes, stage=2)
     request = lm._requests([("cafe", "\u0301 ole")])[0]
     assert request.text[request.start:].decode() == "é ole"
+
+
+@pytest.mark.parametrize("options, pair, said", [
+    (dict(stage=2), ("The cat ", ""), "continuation of .* is empty"), (dict(stage=2), ("", ""), "continuation of"),
+    (dict(stage=1, boundaries="tokenizer"), ("a", " 😀" * 200), "more chunks than the core has positions"),
+    (dict(stage=1, beam=2), ("a", "b"), "beam over flags"), (dict(stage=2, beam=-1), ("a", "b"), "beam over flags"),
+    (dict(stage=3), ("a", "b"), "expected stage 1"), (dict(stage=1, boundaries="own"), ("a", "b"), "expected .* 'own'"),
+    (dict(stage=2, boundaries="tokenizer"), ("a", "b"), "expected stage 1"),
+])
+def test_what_cannot_be_scored_is_refused(student, token_bytes, options, pair, said):
+    with pytest.raises(ValueError, match=said):
+        StudentLM(student, token_bytes, **options).loglikelihood([Ask(*pair)])
 
 
 # -- what does not fit ------------------------------------------------------------------------------------------------
@@ -113,12 +124,6 @@ def test_a_long_prompt_leaves_room_for_the_answer(student, token_bytes):
     assert plain == lm.generate_until([Ask("The", options)])[0]
 
 
-def test_a_continuation_that_does_not_fit_is_refused(student, token_bytes):
-    lm = StudentLM(student, token_bytes, stage=1, boundaries="tokenizer")
-    with pytest.raises(ValueError, match="more chunks than the core has positions"):
-        lm.loglikelihood([Ask("a", " 😀" * 200)])
-
-
 @pytest.mark.parametrize("stage, boundaries, beam", [(1, "tokenizer", 0), (1, "router", 0), (2, "router", 0),
                                                      (2, "router", 2)])
 def test_a_rolling_text_is_scored_in_pieces_of_as_many_chunks_as_fit(student, token_bytes, stage, boundaries, beam):
@@ -140,6 +145,9 @@ def test_a_rolling_text_is_scored_in_pieces_of_as_many_chunks_as_fit(student, to
     assert b"".join(piece.text for piece in pieces).decode() == words * 120
     assert all(piece.text.decode() for piece in pieces), "no character is split"
     assert len(pieces) > 3 and max(counts) <= limit and min(counts[:-1]) > limit - 4
+    total, = lm.loglikelihood_rolling([Ask(words * 120)])
+    if not beam:
+        assert total == pytest.approx(sum(lm.scorer.score([piece])[0].nats for piece in pieces), rel=1e-5)
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
@@ -260,12 +268,6 @@ def test_a_beam_tightens_the_scores_of_the_adapter(student, token_bytes):
     assert wider > rolled
 
 
-def test_a_beam_that_makes_no_sense_is_refused(student, token_bytes):
-    for arguments in ({"stage": 1, "beam": 2}, {"stage": 2, "beam": -1}):
-        with pytest.raises(ValueError, match="beam over flags"):
-            StudentLM(student, token_bytes, **arguments)
-
-
 # -- folders, the command and the harness's own command line ----------------------------------------------------------
 
 
@@ -281,6 +283,7 @@ def folders(tokenizer, tmp_path_factory):
         student.save_pretrained(root / name)
     for folder in root.iterdir():
         tokenizer.save_pretrained(folder)
+    student.save_pretrained(root / "alone")
     return root
 
 
@@ -289,24 +292,13 @@ def folders(tokenizer, tmp_path_factory):
     ("stage2", {"stage": 1}, ValueError, "Stage 2, asked for Stage 1"),
     ("stage2", {"boundaries": "tokenizer"}, ValueError, "expected stage 1"),
     ("teacher", {}, ValueError, "holds a llama model, not a byte-level student"),
-    ("nowhere", {}, FileNotFoundError, "looked for config.json"),
+    ("nowhere", {}, FileNotFoundError, "looked for config.json"), ("alone", {}, FileNotFoundError, "tokenizer.json"),
+    ("mbp", {"boundaries": "router"}, ValueError, "decoding='jbp'"),
 ])
 def test_a_folder_that_does_not_fit_is_refused(folders, name, arguments, error, said):
     with pytest.raises(error, match=said):
         load_lm(folders / name, **arguments)
-
-
-def test_two_byte_heads_are_scored_along_their_own_boundaries(folders):
-    lm = load_lm(folders / "mbp")
-    assert lm.boundaries == "own" and lm.loglikelihood([Ask("The cat", " sat")])[0][0] < 0
-    with pytest.raises(ValueError, match="decoding='jbp'"):
-        load_lm(folders / "mbp", boundaries="router")
-
-
-def test_a_student_without_its_tokenizer_is_refused(folders, student, tmp_path):
-    student.save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match="tokenizer.json"):
-        load_lm(tmp_path)
+    assert load_lm(folders / "mbp").boundaries == "own"
 
 
 def test_the_command_compares_item_by_item_and_writes_json(folders, tmp_path, capsys):

@@ -12,7 +12,7 @@ from dbyte import presets
 from dbyte.distill.losses import routed
 from dbyte.evaluate import boundary_kinds as bk
 from dbyte.evaluate import measure
-from dbyte.evaluate.boundaries import byte_rows
+from dbyte.evaluate.boundaries import Agreement, byte_rows
 from dbyte.report import chunk_view, tables
 from dbyte.text.corpus import Corpus
 from dbyte.text.packing import document, pack
@@ -46,6 +46,20 @@ def test_each_routed_byte_has_one_kind_and_counts_add_up_to_the_agreement(studen
     assert whole.n == int(routed(batch.byte_ids_BL, batch.document_BL).sum())
     assert len(found.counts_PK4) == (batch.byte_ids_BL == BOS).sum(), "one line a piece"
     assert found.counts_PK4.sum(0)[:, 3].all(), "the texts of the tests have every kind"
+
+
+def test_agreement_by_hand():
+    found = Agreement(hits=6, false_cuts=2, missed_cuts=4, n=20)
+    assert (found.precision, found.recall, found.f1) == (0.75, 0.6, pytest.approx(2 / 3)) and found.f1_stderr > 0
+
+
+def test_agreement_counts_only_what_the_router_decides(student, rows, monkeypatch):
+    batch = rows.batch(range(len(rows)))
+    monkeypatch.setattr(student, "route", lambda encoded, ids, document: torch.ones_like(ids, dtype=torch.float32))
+    counted = routed(batch.byte_ids_BL, batch.document_BL)
+    monkeypatch.setattr("dbyte.evaluate.boundaries.BATCH_ROWS", 2)
+    found = bk.tally(student, rows).agreement()
+    assert found.n == counted.sum() and found.hits == (batch.boundary_BL & counted).sum() and found.missed_cuts == 0
 
 
 def test_chunks_cover_the_text_once_and_the_teachers_are_its_tokens(student, token_bytes):

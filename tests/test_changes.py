@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from test_curriculum import TOY
 
 from dbyte.distill import data
 from dbyte.distill.curriculum import curriculum, run_steps
@@ -15,17 +16,12 @@ from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.noisy_lm import Noise, NoisyLM
 from dbyte.model.teacher import load_teacher
-from dbyte.presets import Ablation, TeacherShape, scale
+from dbyte.presets import Ablation
 from dbyte.tasks import minibench
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import BOS
 
-TOY = dataclasses.replace(
-    scale("smoke"), name="toy", corpora=(("world", 60_000),), heldout_bytes=8_000, row_bytes=1024, batch_rows=2,
-    teacher=TeacherShape(vocabulary=320, width=32, layers=1, heads=2, ffn_width=32, train_bytes=20_000, rate=5e-3),
-    student=dict(byte_width=16, encoder_layers=1, decoder_layers=1, ffn_width=16, state_size=8, head_width=8),
-    stage1=dict(align_bytes=8_000, distill_bytes=8_000, boundary_bytes=8_000, snapshots=1),
-    stage2=dict(head_bytes=8_000, full_bytes=8_000), ablation=Ablation(8_000, 2, 4, 1))
+TOY = dataclasses.replace(TOY, ablation=Ablation(8_000, 2, 4, 1))
 SPACES = [b for b in range(BOS) if chr(b).isspace() and b < 128]
 
 

@@ -17,6 +17,7 @@ from dbyte.model import core
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import TeacherShape, scale
+from dbyte.tasks import minibench
 from dbyte.text.corpus import load_corpus
 from dbyte.text.spans import TokenBytes
 
@@ -118,6 +119,19 @@ def test_every_reading_is_measured_and_remembered(runs, reading, run):
     assert first == second and all(result.n == 4 for result in first.values())
     bits = measurer.bits(folder, reading, "world")
     assert 0 < bits["value"] < 12 and bits["n"] > 0 and bits == measurer.bits(folder, reading, "world")
+
+
+@pytest.mark.parametrize("reading, apart", [("stage2/router", True), ("stage1/router", True), ("token", False)])
+def test_what_compiled_steps_wrote_is_remembered_apart_and_scores_are_not(reading, apart, monkeypatch, tmp_path):
+    keys, answered = {}, dict(column="", metric="", accuracy=0.0, stderr=0.0, n=0, chance=0.0, correct=[],
+                              items_hash="")
+    for compiler in ("c++", None):
+        monkeypatch.setattr("dbyte.evaluate.measure.find_compiler", lambda compiler=compiler: compiler)
+        monkeypatch.setattr(Measurer, "_known",
+                            lambda self, key, *rest: keys.setdefault(key["column"], []).append(key) or answered.copy())
+        for name in ("GSM8K", "PIQA"):
+            Measurer(TOY, 0).column(tmp_path, reading, minibench.EVERY[name], items=2)
+    assert (keys["GSM8K"][0] != keys["GSM8K"][1]) == apart and keys["PIQA"][0] == keys["PIQA"][1]
 
 
 def test_an_unknown_reading_is_refused(runs):

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from conftest import Ask
 from lm_eval.api.model import LM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -233,11 +234,6 @@ def test_evaluation_needs_no_network_and_leaves_the_process_as_it_was(model, tok
     assert evaluate_tasks(lm, tasks) == results
 
 
-class Request:
-    def __init__(self, *args):
-        self.args = args
-
-
 def expected_loglikelihood(model, tokenizer, bos, context, continuation):
     ids = [bos, *tokenizer.encode(context + continuation, add_special_tokens=False)]
     log_prob = model(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -252,9 +248,9 @@ def test_the_teacher_sees_bos_exactly_once(model, special):
     tokenizer = byte_tokenizer(**special)
     lm = teacher_lm(model, tokenizer, batch_size=3)
     pairs = [("Where?", " Oslo"), ("Question: Who goes there?\nAnswer:", " Anna"), ("", "A word"), ("A", " b")]
-    got = [ll for ll, _ in lm.loglikelihood([Request(*pair) for pair in pairs])]
+    got = [ll for ll, _ in lm.loglikelihood([Ask(*pair) for pair in pairs])]
     assert got == pytest.approx([expected_loglikelihood(model, tokenizer, 0, *pair) for pair in pairs], abs=1e-4)
-    rolling = lm.loglikelihood_rolling([Request("A word"), Request("Longer text here.")])
+    rolling = lm.loglikelihood_rolling([Ask("A word"), Ask("Longer text here.")])
     assert rolling == pytest.approx([expected_loglikelihood(model, tokenizer, 0, "", text)
                                      for text in ("A word", "Longer text here.")], abs=1e-4)
     assert tokenizer.encode("a") == tokenizer.encode("a", add_special_tokens=False)  # the caller's own is untouched
@@ -264,9 +260,9 @@ def test_the_teacher_sees_bos_exactly_once(model, special):
 def test_a_teacher_at_work_says_how_many_batches_are_done(model, monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     lm = teacher_lm(model, byte_tokenizer(bos_token="<bos>", eos_token="<eos>"), batch_size=2)
-    lm.loglikelihood([Request("Q", answer) for answer in (" a", " bc", " bd", " e fg", " hi j")])  # bc and bd: one row
+    lm.loglikelihood([Ask("Q", answer) for answer in (" a", " bc", " bd", " e fg", " hi j")])  # bc and bd: one row
     options = [{"until": ["\n"], "do_sample": False, "max_gen_toks": tokens} for tokens in (2, 2, 2, 3)]
-    lm.generate_until([Request("Q" * place, option) for place, option in enumerate(options, 1)])
+    lm.generate_until([Ask("Q" * place, option) for place, option in enumerate(options, 1)])
     said = re.findall("the teacher's (.*), [0-9]+ s left", capsys.readouterr().out)
     assert said == ["scored batches: 1/2", "written batches: 1/3", "written batches: 2/3"]
 
@@ -276,7 +272,7 @@ def test_the_teacher_generates_greedily_from_bos(model, tokenizer):
     lm = teacher_lm(model, tokenizer, batch_size=2)
     contexts = ["Question: a\nAnswer:", "A much longer context, to be padded next to:"]
     options = {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 6}
-    for context, got in zip(contexts, lm.generate_until([Request(c, options) for c in contexts]), strict=True):
+    for context, got in zip(contexts, lm.generate_until([Ask(c, options) for c in contexts]), strict=True):
         ids = [0, *tokenizer.encode(context, add_special_tokens=False)]
         start = len(ids)
         for _ in range(6):

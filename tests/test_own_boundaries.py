@@ -11,7 +11,6 @@ from test_shared_prefix import COMPILED
 from dbyte.decode.generate import begin, generate
 from dbyte.decode.sampling import Sampling
 from dbyte.evaluate.exposure import deviations, finished, word_splits
-from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer, byte_log_probs, settle, walk
 from dbyte.model.student import BYTES
@@ -54,17 +53,14 @@ def test_each_byte_is_scored_by_the_forward_along_the_boundaries_of_its_past(wri
             boundary = torch.cat([boundary, torch.tensor([[ended]])], 1)
 
 
-def test_given_token_ends_and_readings_that_do_not_exist_are_refused(teacher, tokenizer, token_bytes):
+def test_given_token_ends_and_a_joint_score_of_two_byte_heads_are_refused(teacher, tokenizer):
     student = make_student(teacher, tokenizer, decoding="mbp")
     with pytest.raises(ValueError, match="no token ends"):
         OwnBoundariesScorer(student, stage=2).score([Request(b"ab", 0, (1, 2))])
     with pytest.raises(ValueError, match="never occurs in UTF-8"):
         OwnBoundariesScorer(student, stage=2).score([Request(b"a\xffb", 2)])
-    with pytest.raises(ValueError, match="'own'"):
-        StudentLM(student, token_bytes, stage=1, boundaries="own")
     with pytest.raises(ValueError, match="decoding='jbp'"):
-        StudentLM(student, token_bytes, stage=2, boundaries="router")
-    assert StudentLM(student, token_bytes, stage=2, boundaries="own")
+        Scorer(student, stage=2)
 
 
 def test_deviations_are_those_of_a_count_by_hand(writes_bytes):

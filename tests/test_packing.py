@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from tiny_tokenizers import EDGES, SCRIPTS, TEXTS, llama3, qwen
 
 from dbyte.text.packing import Batch, Document, Rows, cut, document, pack
@@ -81,34 +82,25 @@ def test_packed_is_separate_and_every_short_document_is_in_one_row(rows, documen
     assert len(packed) - len(short) == len(remaining) > len(long)
 
 
-def test_pieces_of_a_long_document_join_to_it_and_split_no_token(documents):
+@pytest.mark.parametrize("positions", [None, 3, 50])
+def test_pieces_of_a_long_document_join_to_it_split_no_token_and_fit_the_row_and_the_core(documents, positions):
+    documents = sorted(documents, key=len)[: 60 if positions else None]
     for each in documents:
-        parts = [content(part) for part in cut(each, row_bytes=ROW_BYTES)]
-        assert (len(parts) == 1) == (len(each) <= ROW_BYTES)
+        parts = [content(part) for part in cut(each, row_bytes=ROW_BYTES, positions=positions)]
+        sizes = [len(tokens) for _, _, tokens in parts]
+        assert max(sizes) <= (positions or ROW_BYTES)
         for byte_ids, boundary, _ in parts:
             assert byte_ids[0] == BOS and boundary[0] and boundary[-1] and len(byte_ids) <= ROW_BYTES
+            assert set(byte_ids) - {BOS, EOS} or len(each) == 2
         assert b"".join(byte_ids[1:] for byte_ids, _, _ in parts) == each.byte_ids[1:].tobytes()
         assert [flag for _, boundary, _ in parts for flag in boundary[1:]] == each.boundary[1:].tolist()
         assert [token for _, _, tokens in parts for token in tokens[1:]] == each.token_ids[1:].tolist()
         assert [EOS in byte_ids for byte_ids, _, _ in parts] == [False] * (len(parts) - 1) + [True]
         assert {tokens[0] for _, _, tokens in parts} == {each.token_ids[0]}
-
-
-@pytest.mark.parametrize("positions", [3, 50])
-def test_no_piece_has_more_tokens_than_the_core_has_positions(documents, positions):
-    documents = sorted(documents, key=len)[:60]
-    for each in documents:
-        parts = [content(part) for part in cut(each, row_bytes=ROW_BYTES, positions=positions)]
-        sizes = [len(tokens) for _, _, tokens in parts]
-        assert max(sizes) <= positions and all(len(byte_ids) <= ROW_BYTES for byte_ids, _, _ in parts)
-        assert b"".join(byte_ids[1:] for byte_ids, _, _ in parts) == each.byte_ids[1:].tobytes()
-        assert [token for _, _, tokens in parts for token in tokens[1:]] == each.token_ids[1:].tolist()
-        assert all(boundary[0] and boundary[-1] for _, boundary, _ in parts)
-        assert min(len(set(byte_ids) - {BOS, EOS}) for byte_ids, _, _ in parts) > 0 or len(each) == 2
         if len(each) <= ROW_BYTES:  # cut as late as possible: all but the last two are full
-            assert all(size == positions for size in sizes[:-2])
+            assert all(size == positions for size in sizes[:-2]) and (positions or len(parts) == 1)
     rows = pack(documents, row_bytes=ROW_BYTES, positions=positions)
-    assert max(len(tokens) for _, _, tokens in pieces(rows)) == positions
+    assert not positions or max(len(tokens) for _, _, tokens in pieces(rows)) == positions
     assert text_bytes(rows) == sum(len(each) - 2 for each in documents)
 
 
@@ -122,12 +114,13 @@ def test_padding_is_a_silent_tail(rows):
     assert np.array_equal(opens, rows.byte_ids == BOS), "BOS and only BOS opens a document"
 
 
-def test_best_fit_fills_rows(documents, rows):
-    assert text_bytes(rows) == sum(len(each) - 2 for each in documents)
+def test_best_fit_fills_rows(rows):
     assert (rows.document >= 0).mean() > 0.95
     # A case that first come, first served cannot fill: 60 + 40 in every row.
     halves = [made(b"x" * (size - 2), [size - 2]) for size in [40] * 50 + [60] * 50]
     assert (pack(halves, row_bytes=100).document >= 0).all()
+    assert len(pack([made(b"x" * 30, [30])], row_bytes=32)) == 1, "a token fits with BOS and EOS, or without EOS"
+    assert len(pack([made(b"x" * 31, [30, 31])], row_bytes=32)) == 2
 
 
 def test_windows_bound_the_disorder_and_lose_nothing(monkeypatch):
@@ -149,11 +142,6 @@ def test_packing_is_deterministic_and_the_hash_sees_everything(rows, documents):
         arrays[name][0] = np.roll(arrays[name][0], 1)
         assert Rows(**arrays).hash != rows.hash, name
     assert pack(documents[::-1], row_bytes=ROW_BYTES).hash != rows.hash
-
-
-def test_a_token_fits_with_bos_and_eos_or_without_eos():
-    assert len(pack([made(b"x" * 30, [30])], row_bytes=32)) == 1
-    assert len(pack([made(b"x" * 31, [30, 31])], row_bytes=32)) == 2
 
 
 @pytest.mark.parametrize("documents, sizes, told", [
@@ -227,8 +215,6 @@ def test_rows_survive_their_file(rows, tmp_path):
 
 
 def test_a_damaged_or_foreign_file_is_named(rows, tmp_path):
-    from safetensors.numpy import save_file
-
     path = tmp_path / "rows.safetensors"
     rows.save(path)
     whole = path.read_bytes()

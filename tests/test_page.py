@@ -116,6 +116,13 @@ def test_cells_are_escaped_and_numbers_stand_to_the_right(tmp_path):
     assert "<p>a &lt; b, <code>x &amp; y</code></p>" in text
 
 
+def test_the_readme_takes_a_generated_part_between_its_markers():
+    text = f"before\n{page.BEGIN}\nold\n{page.END}\nafter"
+    assert page.with_numbers(text, "new") == f"before\n{page.BEGIN}\n\nnew\n\n{page.END}\nafter"
+    with pytest.raises(ValueError, match="once each"):
+        page.with_numbers("no markers", "new")
+
+
 def test_every_claim_is_on_the_figure_on_its_own_side():
     rows = [dict(id=name, claim=f"{name} is so", where="6.1; Table 3", notebook="04_x", verdict=verdict, value=value,
                  low=value - 1, high=value + 1, threshold=2.0, direction=direction)

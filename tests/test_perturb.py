@@ -4,6 +4,7 @@ import math
 import unicodedata
 
 import pytest
+from conftest import Ask
 from lm_eval.api.model import LM
 
 import dbyte
@@ -77,11 +78,6 @@ class Echo(LM):
         return [r.args for r in requests]
 
     loglikelihood_rolling = generate_until = loglikelihood
-
-
-class Ask:
-    def __init__(self, *args):
-        self.args = args
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -1,9 +1,9 @@
 """The reading path: its files exist, it is short, and it leads to nothing above it."""
 
-import ast
 import importlib.util
 
 import pytest
+from test_house import SOURCES, imports
 
 from dbyte.paths import ROOT
 
@@ -19,15 +19,8 @@ REACHED = 18_685  # it is not there, and must not grow meanwhile
 
 def imported(name: str) -> set[str]:
     """The files of dbyte that a file imports at its top, under TYPE_CHECKING or inside a function."""
-    modules = set()
-    for node in ast.walk(ast.parse((reading.LIBRARY / name).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            modules.add(node.module)
-            modules.update(f"{node.module}.{alias.name}" for alias in node.names)
-    places = [module.removeprefix("dbyte.").replace(".", "/") for module in modules if module.startswith("dbyte.")]
-    return {place + ".py" for place in places if (reading.LIBRARY / (place + ".py")).is_file()}
+    found = imports(name.removesuffix(".py").replace("/", ".")) if name.endswith(".py") else ()
+    return {SOURCES[module].relative_to(reading.LIBRARY).as_posix() for module in found}
 
 
 def test_every_file_of_the_path_exists_and_is_listed_once():

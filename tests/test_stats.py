@@ -30,13 +30,6 @@ def test_wilson_interval_is_not_empty_at_the_ends():
     assert full.value == full.high == 1.0 and full.low == pytest.approx(1 - 0.2775, abs=1e-4)
 
 
-def test_a_model_equals_itself():
-    columns = {"A": outcomes(0, 80, 0.7), "B": outcomes(1, 30, 0.4)}
-    difference, retention = stats.difference(columns, columns), stats.retention(columns, columns)
-    assert (difference.value, difference.low, difference.high) == (0.0, 0.0, 0.0)
-    assert (retention.value, retention.low, retention.high) == pytest.approx((100.0, 100.0, 100.0))
-
-
 def test_paired_difference_matches_the_normal_approximation():
     teacher = outcomes(2, 2000, 0.8)
     student = np.where(outcomes(3, 2000, 0.1) == 1, 1 - teacher, teacher)
@@ -46,15 +39,6 @@ def test_paired_difference_matches_the_normal_approximation():
     assert interval.value == pytest.approx(change.mean())
     assert interval.low == pytest.approx(change.mean() - half, abs=0.2)
     assert interval.high == pytest.approx(change.mean() + half, abs=0.2)
-
-
-def test_pairing_narrows_the_interval():
-    teacher = outcomes(4, 500, 0.5)
-    student = teacher.copy()
-    student[:10] = 1 - student[:10]
-    paired = stats.difference({"A": student}, {"A": teacher})
-    unpaired = stats.difference({"A": student}, {"A": np.random.default_rng(5).permutation(teacher)})
-    assert paired.high - paired.low < 0.4 * (unpaired.high - unpaired.low)
 
 
 def test_columns_weigh_alike_whatever_their_size():
@@ -72,17 +56,6 @@ def test_intervals_depend_on_the_seed_alone():
     swapped = ({k: side[k] for k in ("B", "A")} for side in (student, teacher))
     assert stats.retention(student, teacher, seed=1) == stats.retention(*swapped, seed=1)
     assert stats.retention(student, teacher, seed=1) != stats.retention(student, teacher, seed=2)
-
-
-def test_interval_covers_the_truth_at_its_level():
-    hits = 0
-    for trial in range(200):
-        rng = np.random.default_rng(trial)
-        teacher = rng.binomial(1, 0.8, 150)
-        student = rng.binomial(1, np.where(teacher == 1, 0.9, 0.1))
-        interval = stats.difference({"A": student}, {"A": teacher})
-        hits += interval.low <= 100 * (0.8 * 0.9 + 0.2 * 0.1 - 0.8) <= interval.high
-    assert 0.89 <= hits / 200 <= 0.99
 
 
 @pytest.mark.parametrize("low, high, direction, expected", [
