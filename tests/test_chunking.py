@@ -1,6 +1,5 @@
 """Chunk keeps states at boundaries; dechunk shows a chunk at its last byte and never earlier, or across documents."""
 
-import pytest
 import torch
 
 from dbyte.model.chunking import chunk, dechunk, find_chunks, opening_confidence, smooth
@@ -31,13 +30,6 @@ def test_rows_without_a_boundary_see_only_null():
     none = torch.zeros(1, 5, dtype=torch.bool)
     chunks = find_chunks(none, torch.zeros(1, 5, dtype=torch.long), ~none)
     assert (dechunk(chunk(torch.ones(1, 5, 2), chunks), torch.zeros(2), chunks) == 0).all()
-
-
-def test_a_boundary_on_padding_is_refused():
-    wrong = BOUNDARY.clone()
-    wrong[1, 6] = True
-    with pytest.raises(ValueError, match="padded"):
-        find_chunks(wrong, DOCUMENT, MASK)
 
 
 def test_a_document_beyond_the_positions_is_several_and_none_of_them_meets_another():

@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
+import resource
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from conftest import make_student, make_teacher
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
 from dbyte.distill import losses, objectives, trainer
@@ -33,7 +33,6 @@ STEPS = {step.name[:3]: step for step in PLAIN} | {
     "1.2 reverse": replace(PLAIN[1], objective=objectives.distill_reverse),
     "1.2 js": replace(PLAIN[1], objective=objectives.distill_js),
     "2.2+4": stage2(head_bytes=BUDGET, full_bytes=BUDGET, boundary_loss=True)[1]}
-each_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 some_steps = pytest.mark.parametrize("step", [STEPS["1.2+4"], STEPS["1.3"], STEPS["2.2+4"]], ids=lambda step: step.name)
 
 
@@ -59,15 +58,11 @@ def assert_same(one, two) -> None:
         torch.testing.assert_close(two[1][name], gradient, rtol=1e-4, atol=1e-5 * one[0].norm, msg=name)
 
 
-@each_step
-def test_micro_batches_add_up_to_one_large_batch(step, feed):
-    assert_same(gradients(step, feed), gradients(step, feed, launch=Launch(rows_at_once=3)))
-
-
-def test_micro_batches_of_two_byte_heads_add_up_too(feed):
-    step = STEPS["2.2"]
-    assert_same(gradients(step, feed, decoding="mbp"),
-                gradients(step, feed, decoding="mbp", launch=Launch(rows_at_once=1)))
+@pytest.mark.parametrize("step, sizes, rows_at_once", [
+    *((step, {}, 3) for step in STEPS.values()), (STEPS["2.2"], dict(decoding="mbp"), 1)], ids=[*STEPS, "2.2 mbp"])
+def test_micro_batches_add_up_to_one_large_batch(step, sizes, rows_at_once, feed):
+    launch = Launch(rows_at_once=rows_at_once)
+    assert_same(gradients(step, feed, **sizes), gradients(step, feed, **sizes, launch=launch))
 
 
 @some_steps
@@ -160,39 +155,24 @@ def test_what_is_not_finite_stops_untouched_and_is_kept(feed, tmp_path):
     assert not run.is_complete() and run.sound_checkpoint() is None
 
 
-FULL_DISK = """
-import resource, sys; sys.path.insert(0, sys.argv[2])
-from pathlib import Path
-import conftest
-from test_engine import STEPS
-from dbyte.distill import trainer
-from dbyte.distill.loader import Feed
-from dbyte.distill.runs import Run
-from dbyte.text.packing import Rows
-root = Path(sys.argv[1])
-run, feed = Run({}, root=root), Feed(Rows.load(root / "rows.safetensors"), 4, 0)
-made, kept = [], trainer.train_on
-def train_on(*arguments, **options):
-    made.append(None)
-    if len(made) == 4:  # three checkpoints are there: from now on no file may grow beyond a few kilobytes
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
-    return kept(*arguments, **options)
-trainer.train_on, trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = train_on, 0.0, float("inf")
-try:
-    trainer.train(run, STEPS["1.1"], feed, model=conftest.make_student(conftest.make_teacher()),
-                  teacher=conftest.make_teacher())
-except OSError as error:
-    print("told:", error)
-"""
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint_complete(feed, tmp_path, monkeypatch):
+    made, update, limits = [], trainer.train_on, resource.getrlimit(resource.RLIMIT_FSIZE)
 
+    def filling(*arguments, **options):
+        made.append(None)
+        if len(made) == 4:  # three checkpoints are there: from now on no file may grow beyond a few kilobytes
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+        return update(*arguments, **options)
 
-def test_a_full_disk_is_told_and_leaves_the_last_checkpoint_complete(rows, tmp_path):
-    rows.save(tmp_path / "rows.safetensors")
-    here = Path(__file__).parent
-    found = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path), str(here)], capture_output=True, text=True,
-                           cwd=here, env={**os.environ, "PYTHONPATH": str(here.parent)})
-    assert "told:" in found.stdout, found.stderr[-2000:]
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(trainer, "train_on", filling)
     run = Run({}, root=tmp_path)
+    try:
+        with pytest.raises(OSError, match="checkpoint could not be written"):
+            train(run, STEPS["1.1"], feed, model=make_student(make_teacher()), teacher=make_teacher())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     state = json.loads((run.sound_checkpoint() / "state.json").read_text())
     assert state["update"] == 3 and not run.is_complete() and not list(run.folder.glob("*.tmp"))
 
@@ -271,8 +251,6 @@ def test_the_golden_curve(rows, tmp_path):
 
 
 def test_tensorboard_gets_what_the_log_gets(feed, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     run = Run({}, root=tmp_path)
     train(run, STEPS["1.3"], feed, model=make_student(make_teacher()), launch=Launch(tensorboard=True))
     board = EventAccumulator(str(run.folder / "tensorboard")).Reload()

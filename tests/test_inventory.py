@@ -99,13 +99,6 @@ def test_looking_at_a_run_keeps_nobody_from_it(family):
     assert not run_list.is_held(parent.folder)
 
 
-def test_a_parent_and_its_child_go_once_each(family, monkeypatch, capsys):
-    root, parent, child, other = family
-    monkeypatch.setattr("dbyte.paths.RUNS", root)
-    assert main(["runs", "prune", "--run", parent.hash[:9], "--run", child.hash[:9], "--yes"]) == 0
-    assert [entry.name for entry in run_list.entries(root)] == [other.hash[:16]]
-
-
 def test_the_only_whole_checkpoint_is_no_leftover(tmp_path):
     run = Run({"step": {"name": "1.1 align"}}, root=tmp_path)
     with run.locked():
@@ -115,7 +108,7 @@ def test_the_only_whole_checkpoint_is_no_leftover(tmp_path):
 
 
 def test_the_command_lists_verifies_and_only_prunes_when_told(family, monkeypatch, capsys):
-    root, parent, _, other = family
+    root, parent, child, other = family
     monkeypatch.setattr("dbyte.paths.RUNS", root)
     assert main(["runs"]) == 0 and parent.hash[:16] in capsys.readouterr().out
     assert main(["runs", "prune", "--run", other.hash[:9]]) == 0
@@ -125,3 +118,5 @@ def test_the_command_lists_verifies_and_only_prunes_when_told(family, monkeypatc
     (parent.model_folder / "weights").write_text("tampered")
     capsys.readouterr()
     assert main(["runs", "verify"]) == 1 and "is damaged" in capsys.readouterr().out
+    both = ["--run", parent.hash[:9], "--run", child.hash[:9]]
+    assert main(["runs", "prune", *both, "--yes"]) == 0 and not run_list.entries(root), "each goes once"

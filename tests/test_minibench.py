@@ -12,7 +12,7 @@ import torch
 from conftest import Ask
 from lm_eval.api.model import LM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from dbyte.distill import progress
 from dbyte.evaluate.harness import correct_by_column, evaluate_tasks, teacher_lm
@@ -101,13 +101,10 @@ def tokenizer():
     return byte_tokenizer(bos_token="<bos>", eos_token="<eos>")
 
 
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=512, bos_token_id=0, eos_token_id=1, initializer_range=0.5,
-    )).eval()
+@pytest.fixture
+def model(teacher):
+    teacher.config.max_position_embeddings = 512
+    return teacher
 
 
 @pytest.fixture(scope="module")

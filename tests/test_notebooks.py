@@ -7,21 +7,12 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from dbyte.notebook.pairing import (
-    INJECTED,
-    NAME,
-    differences,
-    home_scale,
-    needs,
-    parameters,
-    read_notebook,
-    read_script,
-    tags,
-)
+from dbyte.notebook import pairing
+from dbyte.notebook.pairing import differences, home_scale, needs, parameters, read_notebook, read_script, tags
 from dbyte.paths import RESULTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
-SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if NAME.fullmatch(path.stem))
+SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if pairing.NAME.fullmatch(path.stem))
 EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "04_ablation_alignment", "05_ablation_encoder",
             "06_decoding_strategies", "07_boundary_visualization", "08_robustness", "09_router", "10_teacher_scale",
             "14_curriculum_order", "15_ablation_byte_sft", "17_real_teacher", "99_claims"}
@@ -42,15 +33,12 @@ def test_the_expected_notebooks_are_there_and_no_half_pair():
 
 
 @each
-def test_the_pair_agrees(script):
-    assert not differences(read_script(script), read_notebook(script.with_suffix(".ipynb")))
-
-
-@each
-def test_kernel_python3_in_both_files(script):
-    for notebook in (jupytext.read(script), read_notebook(script.with_suffix(".ipynb"))):
-        assert notebook.metadata["kernelspec"]["name"] == "python3"
-        assert notebook.metadata["kernelspec"]["language"] == "python"
+def test_the_pair_agrees_and_both_ask_for_kernel_python3(script):
+    paired = read_notebook(script.with_suffix(".ipynb"))
+    assert not differences(read_script(script), paired)
+    for notebook in (jupytext.read(script), paired):
+        assert (notebook.metadata["kernelspec"]["name"], notebook.metadata["kernelspec"]["language"]) == (
+            "python3", "python")
 
 
 @each
@@ -64,32 +52,30 @@ def test_it_declares_the_earlier_notebooks_that_it_builds_on(script):
 
 
 @each
-def test_parameters_are_plain_literals_that_something_reads(script):
-    found = parameters(read_script(script), name=script.stem)
-    assert {"scale", "seed"} <= found.keys()
+def test_it_opens_with_title_and_prose_and_its_parameters_are_plain_literals_that_something_reads(script):
+    notebook = read_script(script)
+    first, second = notebook.cells[:2]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    assert "parameters" in tags(second) or second.cell_type == "markdown"
+    found = parameters(notebook, name=script.stem)
     assert isinstance(found["scale"], str) and isinstance(found["seed"], int)
-    (cell,) = [cell for cell in read_script(script).cells if "parameters" in tags(cell)]
+    (cell,) = [cell for cell in notebook.cells if "parameters" in tags(cell)]
     assert len(ast.parse(cell.source).body) == len(found), "one parameter a line"
 
 
 @each
-def test_cells_are_short_python_without_magics_shell_or_installs(script):
+def test_cells_are_short_python_without_magics_shell_or_installs_and_a_line_says_one_thing(script):
+    """`a, b = f(), g()` names two unrelated things at once, and is the first thing that a newcomer stumbles over."""
     for cell in code_cells(read_script(script)):
         assert len(cell.source.strip().split("\n")) <= LINES, cell.source
         assert not re.search(r"^\s*[%!?]", cell.source, flags=re.MULTILINE), cell.source
-        tree = ast.parse(cell.source)
-        names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)}
-        modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        names = {ast.unparse(node) for node in nodes if isinstance(node, ast.Name | ast.Attribute)}
+        modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         assert not SHELL & (names | modules), cell.source
-
-
-@each
-def test_a_line_says_one_thing(script):
-    """`a, b = f(), g()` names two unrelated things at once, and is the first thing that a newcomer stumbles over."""
-    for cell in code_cells(read_script(script)):
-        assignments = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Assign)]
-        for node in assignments:
-            several = any(isinstance(target, ast.Tuple | ast.List) for target in node.targets)
+        for node in nodes:
+            several = isinstance(node, ast.Assign) and any(isinstance(each, ast.Tuple | ast.List)
+                                                           for each in node.targets)
             assert not (several and isinstance(node.value, ast.Tuple | ast.List)), ast.unparse(node)
 
 
@@ -124,27 +110,15 @@ def test_a_reading_part_walks_through_the_model_and_shows_its_loss(number, calls
 
 
 @each
-def test_it_opens_with_a_title_and_prose_stands_before_code(script):
-    first, second = read_script(script).cells[:2]
-    assert first.cell_type == "markdown" and first.source.startswith("# ")
-    assert "parameters" in tags(second) or second.cell_type == "markdown"
-
-
-@each
-def test_the_committed_outputs_are_whole_and_carry_no_times(script):
+def test_the_committed_outputs_are_whole_of_one_commit_and_below_the_parameters_that_made_them(script):
     notebook = read_notebook(script.with_suffix(".ipynb"))
     assert not [output for cell in code_cells(notebook) for output in cell.outputs if output.output_type == "error"]
     assert "papermill" not in notebook.metadata
     assert not [key for cell in notebook.cells for key in cell.metadata if key != "tags"]
-
-
-@each
-def test_the_committed_outputs_stand_below_the_parameters_that_made_them_and_name_one_commit(script):
-    notebook = read_notebook(script.with_suffix(".ipynb"))
     if not (RESULTS / home_scale(script)).exists():
         assert not [cell for cell in code_cells(notebook) if cell.outputs]
         pytest.skip(f"there are no results of scale {home_scale(script)} yet, and so no outputs of {script.stem}")
-    (given,) = [cell.source for cell in notebook.cells if tags(cell) == (INJECTED,)]
+    (given,) = [cell.source for cell in notebook.cells if tags(cell) == (pairing.INJECTED,)]
     values = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(given).body}
     assert values.keys() <= parameters(notebook, name=script.stem).keys() and values["scale"] == home_scale(script)
     (printed,) = [output.text for cell in code_cells(notebook) for output in cell.outputs

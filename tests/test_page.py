@@ -6,22 +6,18 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from test_report import MAIN, write
 
 from dbyte import paths, presets
 from dbyte.report import claims, figures, page
 from dbyte.report.figures import save, write_png
-from dbyte.report.results import read_results, write_results
+from dbyte.report.results import read_results
 from dbyte.report.tables import markdown
-
-MAIN = [{"model": model, "task": task, "value": level - drop, "stderr": 1.5, "n": 200}
-        for model, drop in (("teacher", 0.0), ("stage1", 1.0), ("stage2", 4.0))
-        for task, level in (("LMB", 80.0), ("ARC-E", 90.0))]
 
 
 @pytest.fixture
 def folders(tmp_path):
-    write_results("main", MAIN, scale="small", keys=["model", "task"], seeds=[0], config_hash="a", wall_seconds=1.0,
-                  folder=tmp_path / "results")
+    write(tmp_path / "results", scale="small")
     figure = figures.claims_figure(claims.judged(scale=presets.scale("small"), folder=tmp_path / "results"))
     frames = [read_results("main", scale="small", folder=tmp_path / "results")]
     save(figure, "claims", frames=frames, folder=tmp_path / "figures")
@@ -76,8 +72,7 @@ def test_a_figure_that_is_older_than_its_results_says_so(folders):
     path = folders["results"] / "REPORT.md"
     page.report(presets.scale("small"), write=True, **folders)
     assert "Drawn from `main.csv`." in path.read_text() and "have changed since" not in path.read_text()
-    write_results("main", [row | {"n": 300} for row in MAIN], scale="small", keys=["model", "task"], seeds=[0],
-                  config_hash="a", wall_seconds=1.0, folder=folders["results"])
+    write(folders["results"], [row | {"n": 300} for row in MAIN], scale="small")
     page.report(presets.scale("small"), write=True, **folders)
     assert "Drawn from `main.csv`. These have changed since" in path.read_text()
 

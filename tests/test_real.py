@@ -13,14 +13,11 @@ from test_curriculum import TOY
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.data import training_corpora
-from dbyte.distill.steps import stage1, stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate import under_noise
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.likeness import likeness
 from dbyte.evaluate.measure import Measurer
-from dbyte.model.student import ByteStudent
-from dbyte.model.teacher import load_teacher
 from dbyte.report import real_teacher
 from dbyte.scale_file import TEXT
 from dbyte.tasks.paper import BENCHMARKS, data_folder
@@ -160,26 +157,15 @@ def test_likeness_of_an_untrained_student_is_low(student, teacher, rows):
 
 
 def test_a_core_at_rate_zero_is_in_no_optimiser_and_does_not_change(student):
-    steps = stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1, core_rate=0.0)
-    steps += stage2(head_bytes=1, full_bytes=1, core_rate=0.0)
+    steps = curriculum(replace(TOY, stage1=TOY.stage1 | {"core_rate": 0.0}, stage2=TOY.stage2 | {"core_rate": 0.0}))
     core = {id(weight) for weight in student.core.parameters()}
     for step in steps:
         held = {id(weight) for optimiser in step.optimisers(student) for group in optimiser.param_groups
                 for weight in group["params"]}
         assert held and not held & core
-    moving = stage1(align_bytes=1, distill_bytes=1, boundary_bytes=1)[1].optimisers(student)
+    moving = curriculum(TOY)[1].optimisers(student)
     assert core <= {id(weight) for optimiser in moving for group in optimiser.param_groups
                     for weight in group["params"]}
-
-
-def test_training_at_core_rate_zero_leaves_the_teachers_core():
-    frozen = replace(TOY, stage1=TOY.stage1 | {"core_rate": 0.0}, stage2=TOY.stage2 | {"core_rate": 0.0})
-    teacher, _ = load_teacher(teacher_run(frozen, seed=0))
-    wanted = ByteStudent.from_teacher(teacher).core.state_dict()
-    for scale, stays in ((frozen, True), (TOY, False)):
-        last = ByteStudent.from_pretrained(run_steps(scale, curriculum(scale), seed=0)[-1].model_folder)
-        found = last.core.state_dict()
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted) == stays
 
 
 # -- Table 1 ----------------------------------------------------------------------------------------------------------

@@ -11,22 +11,12 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from conftest import hearing
 
 from dbyte import paths, presets
 from dbyte.__main__ import main
+from dbyte.notebook import pairing
 from dbyte.notebook import reproduce as reproduce_module
-from dbyte.notebook.pairing import (
-    INJECTED,
-    differences,
-    find_scripts,
-    needs,
-    parameters,
-    read_notebook,
-    read_script,
-    sync,
-    with_outputs,
-    write_notebook,
-)
 from dbyte.notebook.reproduce import GRACE, TIMES, plan, remember, remembered, reproduce, threads_each
 from dbyte.report import provenance
 from dbyte.report.results import read_results
@@ -141,15 +131,15 @@ def test_the_committed_scale_writes_the_pair_and_writes_it_again_the_same(tmp_pa
     paired = path.with_suffix(".ipynb")
     first = paired.read_bytes()
     assert outputs(paired) == "small 3\n", "this machine's warnings stay out"
-    cells = read_notebook(paired).cells
-    assert [list(cell.metadata.get("tags", [])) for cell in cells] == [[], ["parameters"], [INJECTED], [], []]
+    cells = pairing.read_notebook(paired).cells
+    assert [list(cell.metadata.get("tags", [])) for cell in cells] == [[], ["parameters"], [pairing.INJECTED], [], []]
     assert cells[2].source == '# Parameters\nscale = "small"\nseed = 3\n', "the parameters of these very outputs"
     assert cells[2].cell_type == "raw", "shown, not run: papermill alone and Run All take the defaults"
     assert [cell.get("execution_count") for cell in cells] == [None, 1, None, 2, 3]
-    assert not differences(read_script(path), read_notebook(paired))
+    assert not pairing.differences(pairing.read_script(path), pairing.read_notebook(paired))
     text = first.decode()
     assert '"papermill"' not in text and str(tmp_path) not in text
-    assert not sync(path) and run(tmp_path, scale="small", seed=3) == 0
+    assert not pairing.sync(path) and run(tmp_path, scale="small", seed=3) == 0
     assert paired.read_bytes() == first
 
 
@@ -159,7 +149,7 @@ def test_a_committed_notebook_is_of_one_commit_or_stays_as_it_was(tmp_path, monk
     answers = iter(commits)
     monkeypatch.setattr(provenance, "commit", lambda: next(answers, commits[-1]))
     path = script(tmp_path, "00_first")
-    sync(path)
+    pairing.sync(path)
     before = path.with_suffix(".ipynb").read_bytes()
     assert run(tmp_path, scale="small") == 0
     assert path.with_suffix(".ipynb").read_bytes() == before
@@ -168,7 +158,6 @@ def test_a_committed_notebook_is_of_one_commit_or_stays_as_it_was(tmp_path, monk
 
 
 @pytest.mark.parametrize(("body", "says"), [
-    ("assert seed < 0, scale", "AssertionError: smoke"),
     ("print(scale, seed)\nimport os\nos._exit(9)", "run out of memory"),
     ("print(scale, seed)\nimport os\nos.kill(os.getppid(), 9)", "status -9 (killed")])
 def test_a_notebook_that_fails_is_shown_and_the_next_does_not_run(tmp_path, capfd, body, says):
@@ -225,6 +214,7 @@ def test_after_a_failure_nothing_starts_and_what_runs_is_finished(tmp_path, capf
     assert "[00] AssertionError: wrong seed" in log and "failed: 00_bad; not started: 02_never" in log
     assert events(log)[2:] == [("00_bad", "FAILED"), ("01_long", "done")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00_bad.failed.ipynb", "01_long.ipynb"]
+    assert not (tmp_path / "results").exists(), "no report on a run that failed"
 
 
 @pytest.mark.parametrize(("chosen", "used"), [("5", 5), ("", 1)])
@@ -262,8 +252,7 @@ def test_no_kernel_outlives_the_run(tmp_path, ends):
     environment = os.environ | {"PYTHONPATH": str(Path(paths.__file__).parents[1]), "DBYTE_ROOT": str(tmp_path)}
     process = subprocess.Popen([sys.executable, "-m", "dbyte", "reproduce", "--jobs", "2"], env=environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                               # tests that run in a shell's background inherit that it is ignored
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                               preexec_fn=hearing)
     try:
         wait_until(lambda: all(path.exists() and path.read_text().endswith("0") for path in written))
         os.killpg(process.pid, signal.SIGINT) if ends == "ctrl-c" else process.kill()
@@ -301,7 +290,8 @@ def test_seeds_of_ablations_go_to_the_notebooks_that_have_them(tmp_path):
     script(tmp_path, "00_first")
     script(tmp_path, "01_ablation", PARAMETERS.rstrip() + "\nablation_seeds = None\n\n"
                                     "# %%\nprint(scale, seed, ablation_seeds)\n")
-    first, second = plan(find_scripts(tmp_path), given={"seed": 1}, where_known={"ablation_seeds": 2}, out=tmp_path)
+    first, second = plan(pairing.find_scripts(tmp_path), given={"seed": 1}, where_known={"ablation_seeds": 2},
+                         out=tmp_path)
     assert first.parameters == {"seed": 1} and second.parameters == {"seed": 1, "ablation_seeds": 2}
     for seeds, only, message in ((0, None, "seeds must be at least 1, found 0"),
                                  (1, "00", "none of these notebooks has a parameter 'ablation_seeds'")):
@@ -352,8 +342,8 @@ def test_needs_are_earlier_notebooks(tmp_path, declared):
     script(tmp_path, "02_c", declared="all")
     path = script(tmp_path, "01_b", declared=declared)
     with pytest.raises(ValueError, match="01_b: `needs` must be"):
-        needs(path)
-    assert needs(tmp_path / "00_a.py") == set() and needs(tmp_path / "02_c.py") == {"00", "01"}
+        pairing.needs(path)
+    assert pairing.needs(tmp_path / "00_a.py") == set() and pairing.needs(tmp_path / "02_c.py") == {"00", "01"}
 
 
 # -- scripts and their pairs ------------------------------------------------------------------------------------------
@@ -362,37 +352,38 @@ def test_needs_are_earlier_notebooks(tmp_path, declared):
 def test_only_picks_by_number_and_by_name_in_order(tmp_path):
     for name in ("02_c", "00_a", "01_b", "helper"):
         script(tmp_path, name)
-    assert [path.stem for path in find_scripts(tmp_path)] == ["00_a", "01_b", "02_c"]
-    assert [path.stem for path in find_scripts(tmp_path, only="02_c,00")] == ["00_a", "02_c"]
+    assert [path.stem for path in pairing.find_scripts(tmp_path)] == ["00_a", "01_b", "02_c"]
+    assert [path.stem for path in pairing.find_scripts(tmp_path, only="02_c,00")] == ["00_a", "02_c"]
 
 
 def test_sync_keeps_the_outputs_and_ids_of_unchanged_cells(tmp_path):
     path = script(tmp_path, "00_a", PARAMETERS + "# %%\nprint(scale)\n\n# %%\nprint(seed)\n")
-    assert sync(path) and not sync(path)
-    executed = read_notebook(path.with_suffix(".ipynb"))
+    assert pairing.sync(path) and not pairing.sync(path)
+    executed = pairing.read_notebook(path.with_suffix(".ipynb"))
     for count, cell in enumerate((cell for cell in executed.cells if cell.cell_type == "code"), start=11):
         cell.id = f"given-by-jupyterlab-{count}"
         cell.execution_count, cell.outputs = count, [nbformat.v4.new_output("stream", text=cell.source)]
-    write_notebook(path.with_suffix(".ipynb"), with_outputs(read_script(path), executed=executed))
+    outputs_kept = pairing.with_outputs(pairing.read_script(path), executed=executed)
+    pairing.write_notebook(path.with_suffix(".ipynb"), outputs_kept)
     path.write_text(path.read_text().replace("print(seed)", "print(seed + 1)"))
-    assert differences(read_script(path), read_notebook(path.with_suffix(".ipynb")))
-    before = read_notebook(path.with_suffix(".ipynb"))
-    assert sync(path)
-    after = read_notebook(path.with_suffix(".ipynb"))
+    assert pairing.differences(pairing.read_script(path), pairing.read_notebook(path.with_suffix(".ipynb")))
+    before = pairing.read_notebook(path.with_suffix(".ipynb"))
+    assert pairing.sync(path)
+    after = pairing.read_notebook(path.with_suffix(".ipynb"))
     assert [cell.id for cell in after.cells][:-1] == [cell.id for cell in before.cells][:-1]
     assert after.cells[-2].outputs[0].text == "print(scale)" and after.cells[-2].execution_count == 2
     assert after.cells[-1].outputs == [] and after.cells[-1].execution_count is None
 
 
 def test_differences_sees_source_tags_type_and_a_lost_cell(tmp_path):
-    notebook = read_script(script(tmp_path, "00_a"))
-    assert parameters(notebook, name="a") == {"scale": "smoke", "seed": 0}
+    notebook = pairing.read_script(script(tmp_path, "00_a"))
+    assert pairing.parameters(notebook, name="a") == {"scale": "smoke", "seed": 0}
     for change in (lambda cells: cells[2].update(source="1"), lambda cells: cells[1].metadata.update(tags=[]),
                    lambda cells: cells[2].update(cell_type="markdown"), lambda cells: cells.pop()):
         other = nbformat.from_dict(notebook)
-        assert not differences(notebook, other)
+        assert not pairing.differences(notebook, other)
         change(other.cells)
-        assert len(differences(notebook, other)) == 1
+        assert len(pairing.differences(notebook, other)) == 1
 
 
 @pytest.mark.parametrize(("places", "source", "lines"), [
@@ -401,11 +392,11 @@ def test_differences_sees_source_tags_type_and_a_lost_cell(tmp_path):
     ([3], "scale = 'small'\n", ["3 cells, the .ipynb 4"]),
     ([1], "scale = 'small'\n", ["3 cells, the .ipynb 4", "cell 1", "cell 2"])])
 def test_one_cell_of_papermill_below_the_parameters_is_no_difference(tmp_path, places, source, lines):
-    notebook = read_script(script(tmp_path, "00_a"))
+    notebook = pairing.read_script(script(tmp_path, "00_a"))
     paired = nbformat.from_dict(notebook)
     for place in places:
-        paired.cells.insert(place, nbformat.v4.new_code_cell(source, metadata={"tags": [INJECTED]}))
-    found = differences(notebook, paired)
+        paired.cells.insert(place, nbformat.v4.new_code_cell(source, metadata={"tags": [pairing.INJECTED]}))
+    found = pairing.differences(notebook, paired)
     assert len(found) == len(lines) and all(words in line for words, line in zip(lines, found, strict=True)), found
 
 

@@ -54,12 +54,6 @@ def test_rows_that_draw_at_different_times_keep_their_numbers():
     assert late == drawn(Sampling(1.0), logits, 5)[:, 0].tolist()
 
 
-def test_draws_resume_from_a_count():
-    sampling, logits = Sampling(1.0), torch.zeros(1, 1000)
-    whole = drawn(sampling, logits, 300)
-    assert torch.equal(drawn(sampling, logits, 30, drawn=[270]), whole[270 :])
-
-
 @pytest.mark.parametrize("wrong, told", [
     (dict(temperature=-0.1), "temperature"), (dict(temperature=float("nan")), "temperature"),
     (dict(temperature=float("inf")), "temperature"), (dict(top_k=0), "top_k"), (dict(top_k=-3), "top_k"),

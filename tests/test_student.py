@@ -225,14 +225,3 @@ def test_a_tokenizer_is_read_as_its_file_says_whatever_class_is_named_next_to_it
     config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
     for text in ("in 2023", "a\r\n\r\nb", "I'LL  x"):
         assert load_tokenizer(tmp_path).tokenize(text) == tokenizer.tokenize(text)
-
-
-def test_a_student_and_a_teacher_are_told_apart_by_name(tokenizer, tmp_path):
-    teacher = make_teacher()
-    for name, model in (("teacher", teacher), ("student", ByteStudent.from_teacher(teacher))):
-        model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    with pytest.raises(ValueError, match="student holds a byte-level student, not a teacher"):
-        load_teacher(tmp_path / "student")
-    with pytest.raises(ValueError, match="teacher holds a llama model, not a byte-level student"):
-        ByteStudent.from_pretrained(tmp_path / "teacher")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_student, make_teacher
+from conftest import hearing, make_student, make_teacher
 from safetensors.torch import load_file
 
 from dbyte.distill import trainer
@@ -99,7 +99,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(step, stop_after, student, te
     assert_same_run(straight, run)
 
 
-KILLED = """
+SLOW = """
 import pathlib, sys, time
 import conftest
 from dbyte.distill import trainer
@@ -115,71 +115,70 @@ def slow(*arguments, **options):
     return update(*arguments, **options)
 
 trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE, trainer.train_on = float(sys.argv[2]), float("inf"), slow
-for root in map(pathlib.Path, sys.argv[3:]):
-    trainer.train(Run({}, root=root), STEPS[0], Feed(Rows.load(root / "rows.safetensors"), 2, 0),
-                  model=conftest.make_student(conftest.make_teacher()), teacher=conftest.make_teacher())
+root = pathlib.Path(sys.argv[3])
+trainer.train(Run({}, root=root), STEPS[0], Feed(Rows.load(root / "rows.safetensors"), 2, 0),
+              model=conftest.make_student(conftest.make_teacher()), teacher=conftest.make_teacher())
 """
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
 
 
-def test_a_run_that_is_killed_at_any_moment_resumes(rows, tmp_path):
-    roots = [tmp_path / name for name in ("killed", "straight")]
-    for root in roots:
-        root.mkdir()
-        rows.save(root / "rows.safetensors")
-    runs = [Run({}, root=root) for root in roots]
-    process = subprocess.Popen([sys.executable, "-c", KILLED, "0.2", "0", str(roots[0])], env=ENVIRONMENT)
-    while not runs[0].checkpoint_folder.exists() and process.poll() is None:
+@pytest.fixture
+def slow(rows, tmp_path):
+    """Start a training in a process of its own: seconds an update takes, seconds between checkpoints."""
+    rows.save(tmp_path / "rows.safetensors")
+    run = Run({}, root=tmp_path)
+
+    def start(*seconds: str) -> tuple[subprocess.Popen, Run]:
+        return subprocess.Popen([sys.executable, "-c", SLOW, *seconds, tmp_path], env=ENVIRONMENT, preexec_fn=hearing,
+                                stderr=subprocess.PIPE), run
+
+    return start
+
+
+def assert_goes_on(run: Run, feed: Feed, tmp_path: Path) -> None:
+    """A stopped run of step 1.1, gone on with here, equals one that nobody stopped."""
+    straight = Run({"what": "straight"}, root=tmp_path)
+    for one in (straight, run):
+        train(one, STEPS[0], feed, model=make_student(make_teacher()), teacher=make_teacher())
+    assert_same_run(straight, run)
+
+
+def test_a_run_that_is_killed_at_any_moment_resumes(slow, feed, tmp_path):
+    process, run = slow("0.2", "0")
+    while not run.checkpoint_folder.exists() and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert runs[0].status() == "resumable"
-    subprocess.run([sys.executable, "-c", KILLED, "0", "0", *map(str, roots)], env=ENVIRONMENT, check=True)
-    assert_same_run(*runs)
+    process.kill()
+    process.communicate()
+    assert run.status() == "resumable"
+    assert_goes_on(run, feed, tmp_path)
 
 
-def hearing() -> None:
-    """Hear interrupts, which a job in the background was told to ignore."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def interrupted(run: Run, *numbers: int) -> subprocess.Popen:
-    """A slow training that gets these signals after its second update, long before a checkpoint is due; ended."""
-    process = subprocess.Popen([sys.executable, "-c", KILLED, "1", "60", str(run.folder.parent)], env=ENVIRONMENT,
-                               stderr=subprocess.PIPE, preexec_fn=hearing)
+def interrupted(process: subprocess.Popen, run: Run, *numbers: int) -> bytes:
+    """What it says that gets these signals after its second update, long before a checkpoint is due."""
     while process.poll() is None and not (run.metrics_path.exists() and run.metrics_path.read_text().count("\n") == 2):
         time.sleep(0.01)
     for number in numbers:
+        time.sleep(0.2)  # into the third update
         process.send_signal(number)
-        time.sleep(0.1)
-    process.wait()
-    return process
+    return process.communicate()[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_what_it_did_and_resumes_there(number, rows, tmp_path):
-    roots = [tmp_path / name for name in ("interrupted", "straight")]
-    for root in roots:
-        root.mkdir()
-        rows.save(root / "rows.safetensors")
-    runs = [Run({}, root=root) for root in roots]
-    ended = interrupted(runs[0], number)
-    told = ended.stderr.read()
-    assert ended.returncode == -number or b"KeyboardInterrupt" in told, "it ends as if nothing had caught the signal"
-    assert b"a checkpoint is written" in told and runs[0].status() == "resumable"
-    assert json.loads((runs[0].sound_checkpoint() / "state.json").read_text())["update"] == 3 == len(runs[0].metrics())
-    again = subprocess.run([sys.executable, "-c", KILLED, "0", "60", *map(str, roots)], env=ENVIRONMENT, check=True,
-                           capture_output=True, text=True)
-    assert again.stdout.count("6 updates, resumed at 3;") == 1
-    assert_same_run(*runs)
+def test_an_interrupted_run_keeps_what_it_did_and_resumes_there(number, slow, feed, tmp_path, capsys):
+    process, run = slow("1", "60")
+    told = interrupted(process, run, number)
+    assert process.returncode == -number or b"KeyboardInterrupt" in told, "it ends as if nothing had caught the signal"
+    assert b"a checkpoint is written" in told and run.status() == "resumable"
+    assert json.loads((run.sound_checkpoint() / "state.json").read_text())["update"] == 3 == len(run.metrics())
+    assert_goes_on(run, feed, tmp_path)
+    assert capsys.readouterr().out.count("6 updates, resumed at 3;") == 1
 
 
-def test_a_second_interrupt_ends_a_run_at_once(rows, tmp_path):
-    rows.save(tmp_path / "rows.safetensors")
-    run = Run({}, root=tmp_path)
-    assert b"KeyboardInterrupt" in interrupted(run, signal.SIGINT, signal.SIGINT).stderr.read()
+def test_a_second_interrupt_ends_a_run_at_once(slow):
+    process, run = slow("1", "60")
+    assert b"KeyboardInterrupt" in interrupted(process, run, signal.SIGINT, signal.SIGINT)
     assert len(run.metrics()) == 2 and run.sound_checkpoint() is None
 
 
@@ -213,7 +212,6 @@ root = pathlib.Path(sys.argv[1])
 rows = Rows.load(root / "rows.safetensors")
 disk = root / "disk"
 run = Run({}, root=disk)
-trainer.CHECKPOINT_SECONDS = float(sys.argv[2])
 for attempt in (lambda: atomic_write(disk / "text", "x" * 400_000), lambda: trainer.train(
         run, STEPS[0], Feed(rows, 2, 0), model=conftest.make_student(conftest.make_teacher()),
         teacher=conftest.make_teacher())):
@@ -226,18 +224,18 @@ print([path.name for path in run.folder.iterdir() if path.is_dir()])
 MOUNT = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=$0 none "$1" && shift && exec "$@"']
 
 
-@pytest.mark.parametrize("size, seconds, what", [(100_000, "0", "checkpoint"), (160_000, "60", "model")])
-def test_a_full_disk_is_told_with_what_it_has_and_what_is_needed(size, seconds, what, rows, tmp_path):
+def test_a_full_disk_is_told_with_what_it_has_and_what_is_needed(rows, tmp_path):
+    """Where a file and a model do not fit; a checkpoint that does not is asked about in test_engine.py."""
     rows.save(tmp_path / "rows.safetensors")
-    disk = tmp_path / "disk"
+    disk, size = tmp_path / "disk", 160_000
     disk.mkdir()
     if subprocess.run([*MOUNT, str(size), disk, "true"], capture_output=True).returncode:
         pytest.skip("no small disk can be mounted here: what a full one does is not checked; allow user namespaces")
-    done = subprocess.run([*MOUNT, str(size), disk, sys.executable, "-c", FULL, tmp_path, seconds], env=ENVIRONMENT,
+    done = subprocess.run([*MOUNT, str(size), disk, sys.executable, "-c", FULL, tmp_path], env=ENVIRONMENT,
                           capture_output=True, text=True, check=True)
     told = re.findall(r"^(/.*) could not be written .*No space left.*: ([\d.]+) MB are free there, ([\d.]+) MB are "
                       "needed", done.stdout, re.MULTILINE)
-    assert [name for name, _, _ in told] == [str(disk / "text"), str(Run({}, root=disk).folder / what)]
+    assert [name for name, _, _ in told] == [str(disk / "text"), str(Run({}, root=disk).folder / "model")]
     assert all(0.7 * size < 1e6 * float(free) < 1.2 * size for _, free, _ in told), told
     assert all(float(free) < float(needed) for _, free, needed in told), told
     assert done.stdout.splitlines()[-1] == "[]", "nothing is half-written"

@@ -3,10 +3,9 @@
 import itertools
 
 import pytest
-import torch
 from conftest import make_student
 
-from dbyte.decode.utf8 import REFUSED, WHOLE, Alphabet, broken_character, over_tokens, state_after, transitions
+from dbyte.decode.utf8 import REFUSED, WHOLE, broken_character, over_tokens, state_after, transitions
 from dbyte.text.spans import BOS, EOS
 
 TEXT = "a é € \ud7ff \ue000 \uffff 😀 \U00010000 \U0010ffff"
@@ -65,10 +64,3 @@ def test_tokens_lead_where_their_bytes_lead(teacher, tokenizer):
     for token, text in enumerate(student.token_texts()):
         text = text or bytes([EOS])
         assert [found[state][token] for state in range(9)] == [walk(table, text, state) for state in range(9)]
-
-
-def test_rows_in_different_states_are_bounded_each_by_its_own():
-    alphabet = Alphabet(transitions().repeat(1, 2))
-    bounded = alphabet.bounded(torch.zeros(3, 512), [WHOLE, 1, 4])
-    assert bounded[0, 0x41] == bounded[0, 0x41 + 256] == 0 and bounded[1, 0x41] == bounded[2, 0x80] == float("-inf")
-    assert torch.equal(alphabet.bounded(torch.zeros(2, 512), [1, 1])[0], bounded[1])
