@@ -34,16 +34,6 @@ def test_any_stack_has_the_parameters_of_a_mamba2_stack(width, ffn_width, mixer)
     assert abs(other - mamba) <= 1.5 * width * shape.layers < 0.02 * mamba
 
 
-def test_prefill_equals_step_for_rows_of_different_lengths(stack):
-    hidden, length = torch.randn(3, 80, 16, dtype=torch.float64), torch.tensor([0, 2, 70])
-    rows, expected = torch.arange(3), stack(hidden)
-    with torch.inference_mode():
-        _, states = stack.prefill(hidden[:, :70], length, slots=80)
-        for i in range(10):
-            out = stack_step(stack, hidden[rows, length + i], states)
-            torch.testing.assert_close(out, expected[rows, length + i])
-
-
 def test_steps_from_nothing_are_the_forward_and_tries_between_them_leave_no_trace(stack):
     hidden, states = torch.randn(2, 70, 16, dtype=torch.float64), stack.empty_state(2, slots=70)
     expected = stack(hidden)

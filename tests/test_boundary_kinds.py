@@ -37,7 +37,8 @@ def test_the_kind_is_the_first_that_fits(text, expected):
     assert [bk.KINDS[kind] for kind in bk.kinds(byte_ids_BL)[0, :-1].tolist()] == expected
 
 
-def test_each_routed_byte_has_one_kind_and_counts_add_up_to_the_agreement(student, rows):
+def test_each_routed_byte_has_one_kind_and_counts_add_up_to_the_agreement(student, rows, monkeypatch):
+    monkeypatch.setattr("dbyte.evaluate.boundaries.BATCH_ROWS", 2)
     found, batch = bk.tally(student, rows), rows.batch(range(len(rows)))
     whole = found.agreement()
     assert whole.hits and whole.false_cuts and whole.missed_cuts, "a student that is always right would prove nothing"
@@ -51,15 +52,6 @@ def test_each_routed_byte_has_one_kind_and_counts_add_up_to_the_agreement(studen
 def test_agreement_by_hand():
     found = Agreement(hits=6, false_cuts=2, missed_cuts=4, n=20)
     assert (found.precision, found.recall, found.f1) == (0.75, 0.6, pytest.approx(2 / 3)) and found.f1_stderr > 0
-
-
-def test_agreement_counts_only_what_the_router_decides(student, rows, monkeypatch):
-    batch = rows.batch(range(len(rows)))
-    monkeypatch.setattr(student, "route", lambda encoded, ids, document: torch.ones_like(ids, dtype=torch.float32))
-    counted = routed(batch.byte_ids_BL, batch.document_BL)
-    monkeypatch.setattr("dbyte.evaluate.boundaries.BATCH_ROWS", 2)
-    found = bk.tally(student, rows).agreement()
-    assert found.n == counted.sum() and found.hits == (batch.boundary_BL & counted).sum() and found.missed_cuts == 0
 
 
 def test_chunks_cover_the_text_once_and_the_teachers_are_its_tokens(student, token_bytes):

@@ -127,10 +127,10 @@ ACCELERATE = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--num
               "no", "--dynamo_backend", "no")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("launcher", [
-    pytest.param(("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), id="torchrun"),
-    pytest.param((*ACCELERATE, "--multi_gpu", "--main_process_port", "29533"), id="accelerate",
-                 marks=pytest.mark.exhaustive)])
+    ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+    (*ACCELERATE, "--multi_gpu", "--main_process_port", "29533")], ids=["torchrun", "accelerate"])
 def test_two_launched_processes_end_with_the_run_of_one(launcher, teacher_folder, tmp_path):
     weights = []
     for name, start, processes in (("alone", (), "1"), ("launched", launcher, "2")):

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import conftest
-import torch
 from transformers import AutoTokenizer
 
 from dbyte.distill import trainer
@@ -37,7 +36,6 @@ def feed(root: Path) -> Feed | StreamFeed:
 
 
 def main(root: Path, name: str, sharding: str, expected: str, stop: str = "") -> None:
-    torch.set_num_threads(1)
     processes = join("cpu", expected=int(expected), sharding=sharding)
     if stop:
         trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = 0.0, float("inf")
