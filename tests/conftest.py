@@ -10,14 +10,7 @@ os.environ.setdefault("PIP_NO_INDEX", "1")  # no test downloads a teacher
 
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Olmo2Config,
-    Olmo2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+import transformers
 from transformers.utils import logging
 
 from dbyte.distill.teacher import train_tokenizer
@@ -27,8 +20,7 @@ from dbyte.text.spans import TokenBytes
 
 logging.disable_progress_bar()
 
-FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-            "olmo2": (Olmo2Config, Olmo2ForCausalLM)}
+FAMILIES = {"llama": "Llama", "qwen3": "Qwen3", "olmo2": "Olmo2"}  # as transformers' classes begin
 TEXTS = ["The cat sat on the mat, and the dog slept in the house.\n", "naïve café 😀 中文 テキスト", "1 + 2 = 3. " * 6,
          "x", "def f(a):\r\n\treturn a * 2\n", "Where does Mira live? Mira lives in Oslo. " * 3, "e\u0301\x00tail"]
 
@@ -54,10 +46,16 @@ def rows(token_bytes):
     return pack([document(a, token_bytes) for a in token_bytes.align_batch(TEXTS)], row_bytes=160)
 
 
+@pytest.fixture(scope="session")
+def batch(rows):
+    """All of these rows."""
+    return rows.batch(range(len(rows)))
+
+
 def make_teacher(family="llama", *, vocabulary=300, tied=False):
     """A random model of a family with large weights, so that what differs shows."""
     torch.manual_seed(0)
-    config_class, model_class = FAMILIES[family]
+    config_class, model_class = (getattr(transformers, FAMILIES[family] + kind) for kind in ("Config", "ForCausalLM"))
     sizes = dict(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                  num_key_value_heads=2, intermediate_size=48, max_position_embeddings=256, tie_word_embeddings=tied,
                  initializer_range=0.2, pad_token_id=0, bos_token_id=0, eos_token_id=1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from answering import Answering
 from conftest import make_student
 from lm_eval.api.model import LM
 from oracle import Oracle
@@ -66,15 +67,9 @@ class Recording(LM):
         return self._ask("generate_until", requests)
 
 
-class Silent(LM):
-    def loglikelihood(self, requests):
-        return [(-float(len(r.args[1])), False) for r in requests]
-
-    def loglikelihood_rolling(self, requests):
-        return [0.0 for _ in requests]
-
-    def generate_until(self, requests):
-        return ["#### 7" for _ in requests]
+def silent(context, asked):
+    """Answers that say nothing: the shorter the likelier."""
+    return "#### 7" if isinstance(asked, dict) else (-float(len(asked)), False)
 
 
 @pytest.fixture(scope="module")
@@ -133,17 +128,6 @@ def test_every_local_benchmark_is_read_completely():
     assert first == second, "both files of LAMBADA say the same"
 
 
-class Knowing(Silent):
-    """Prefers the texts that it was told are right."""
-
-    def __init__(self, right):
-        super().__init__()
-        self.right = right
-
-    def loglikelihood(self, requests):
-        return [(0.0, True) if "".join(r.args) in self.right else (-1e3, False) for r in requests]
-
-
 @real
 @pytest.mark.parametrize("name, file", [("ARC-E", "arc/arc_easy"), ("ARC-C", "arc/arc_challenge"),
                                         ("OBQA", "openbookqa/openbook_qa"), ("WINO", "winogrande/winogrande")])
@@ -153,7 +137,8 @@ def test_the_right_answer_is_the_one_that_the_file_says(name, file):
     foot = "" if name == "OBQA" else "\nAnswer:"
     right = {f"{row['context_options'][row['gold']]} {row['continuation']}" if name == "WINO" else
              f"{row['query']}{foot} {row['choices'][row['gold']]}" for row in rows}
-    result = evaluate_tasks(Knowing(right), paper_tasks([name], 100, data=SHARED))[name]
+    knowing = Answering(lambda context, asked: (0.0, True) if context + asked in right else (-1e3, False))
+    result = evaluate_tasks(knowing, paper_tasks([name], 100, data=SHARED))[name]
     assert result.accuracy > 0.98 and result.n == 100
 
 
@@ -161,22 +146,20 @@ def test_the_right_answer_is_the_one_that_the_file_says(name, file):
 def test_a_winogrande_sentence_becomes_the_two_texts_that_the_file_has():
     (file,), _ = BENCHMARKS["WINO"].layouts
     given = [json.loads(line) for line in (SHARED / file).read_text().splitlines()]
-    lm = Recording(Silent())
+    lm = Answering(silent)
     evaluate_tasks(lm, paper_tasks(["WINO"], 40, data=SHARED))
-    asked = [args for args, _ in lm.seen]
-    assert asked == [(context, f" {row['continuation']}") for row in given[:40] for context in row["context_options"]]
+    assert lm.seen == [(context, f" {row['continuation']}") for row in given[:40] for context in row["context_options"]]
 
 
 def test_prompts_are_the_harness_own(made_up):
-    lm = Recording(Silent())
+    lm = Answering(silent)
     found = evaluate_tasks(lm, paper_tasks(["HellaS", "MMLU", "CSQA", "SIQA"], data=made_up))
-    prompts = [args for args, _ in lm.seen]
-    assert prompts[:4] == [("Baking: A man bakes. He", f" {end}") for end in ("sleeps.", "eats it.", "runs. off.",
+    assert lm.seen[:4] == [("Baking: A man bakes. He", f" {end}") for end in ("sleeps.", "eats it.", "runs. off.",
                                                                              "swims.")]
-    assert prompts[8] == ("The following are multiple choice questions (with answers) about abstract algebra.\n\nWhat "
+    assert lm.seen[8] == ("The following are multiple choice questions (with answers) about abstract algebra.\n\nWhat "
                           "is 1 + 1?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:", " A")
-    assert prompts[12] == ("Question: Where is a fish?\nA. sky\nB. sea\nC. bed\nD. book\nE. fire\nAnswer:", " A")
-    assert prompts[17] == ("Q: Ann fell. How is she?\nA:", " hurt")
+    assert lm.seen[12] == ("Question: Where is a fish?\nA. sky\nB. sea\nC. bed\nD. book\nE. fire\nAnswer:", " A")
+    assert lm.seen[17] == ("Q: Ann fell. How is she?\nA:", " hurt")
     assert {name: (result.n, result.metric) for name, result in found.items()} == {
         "HellaS": (2, "acc_norm"), "MMLU": (1, "acc"), "CSQA": (1, "acc"), "SIQA": (1, "acc")}
 
@@ -195,7 +178,7 @@ def test_mmlu_names_each_subject_as_the_harness_does():
 def test_the_hub_is_asked_where_no_folder_is_given():
     assert all(task.config["dataset_path"] and "custom_dataset" not in task.config for task in paper_tasks())
     with pytest.raises(ConnectionError, match="--data"):
-        evaluate_tasks(Silent(), paper_tasks(["PIQA"], 2))
+        evaluate_tasks(Answering(silent), paper_tasks(["PIQA"], 2))
 
 
 def test_missing_items_are_listed_all_at_once(made_up):

@@ -4,8 +4,8 @@ import math
 import unicodedata
 
 import pytest
+from answering import Answering
 from conftest import Ask
-from lm_eval.api.model import LM
 
 import dbyte
 from dbyte.evaluate.noisy_lm import PLACES, Noise, NoisyLM
@@ -71,18 +71,9 @@ def test_eq_5_by_hand_and_on_the_papers_own_table():
     assert derived == pytest.approx(table["robustness score"], abs=0.02)
 
 
-class Echo(LM):
-    """Answers with what it was asked."""
-
-    def loglikelihood(self, requests):
-        return [r.args for r in requests]
-
-    loglikelihood_rolling = generate_until = loglikelihood
-
-
 @pytest.mark.parametrize("place", PLACES)
 def test_noise_strikes_where_it_is_told(place):
-    lm = NoisyLM(Echo(), Noise("uppercase", place))
+    lm = NoisyLM(Answering(lambda *asked: asked), Noise("uppercase", place))
     prompt, completion = lm.loglikelihood([Ask("Anna lives in", " rome")])[0]
     assert (prompt == "ANNA LIVES IN") == (place != "completion") and prompt.lower() == "anna lives in"
     assert (completion == " ROME") == (place != "prompt") and completion.lower() == " rome"

@@ -9,18 +9,7 @@ import torch
 from test_curriculum import TOY
 
 from dbyte.distill import variants
-from dbyte.distill.variants import (
-    Variant,
-    alignments,
-    byte_sft,
-    encoders,
-    orders,
-    routers,
-    run_variant,
-    sequence,
-    teachers,
-    with_snapshots,
-)
+from dbyte.distill.variants import Variant, alignments, byte_sft, run_variant, sequence, teachers, with_snapshots
 from dbyte.evaluate import ablation
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer
@@ -39,7 +28,8 @@ def trained():
     return ablation.train(TINY, alignments(TINY)[:2], seed=0)
 
 
-@pytest.mark.parametrize("table", [encoders, alignments, orders, routers, teachers, byte_sft])
+@pytest.mark.parametrize("table", [
+    variants.encoders, alignments, variants.orders, variants.routers, teachers, byte_sft])
 def test_every_row_has_a_name_of_its_own_and_equal_bytes(table):
     for scale in SCALES.values():
         if table is teachers and not scale.teachers:
