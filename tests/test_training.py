@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_together
 from conftest import hearing, make_student, make_teacher
 from safetensors.torch import load_file
 
@@ -99,60 +100,39 @@ def test_a_resumed_run_equals_an_uninterrupted_one(step, stop_after, student, te
     assert_same_run(straight, run)
 
 
-SLOW = """
-import pathlib, sys, time
-import conftest
-from dbyte.distill import trainer
-from dbyte.distill.loader import Feed
-from dbyte.distill.runs import Run
-from dbyte.text.packing import Rows
-from test_training import STEPS
-
-update = trainer.train_on
-
-def slow(*arguments, **options):
-    time.sleep(float(sys.argv[1]))
-    return update(*arguments, **options)
-
-trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE, trainer.train_on = float(sys.argv[2]), float("inf"), slow
-root = pathlib.Path(sys.argv[3])
-trainer.train(Run({}, root=root), STEPS[0], Feed(Rows.load(root / "rows.safetensors"), 2, 0),
-              model=conftest.make_student(conftest.make_teacher()), teacher=conftest.make_teacher())
-"""
-
-
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
 def slow(rows, tmp_path):
-    """Start a training in a process of its own: seconds an update takes, seconds between checkpoints."""
+    """Start a training in a process of its own: seconds an update takes longer, seconds between checkpoints."""
     rows.save(tmp_path / "rows.safetensors")
-    run = Run({}, root=tmp_path)
+    run = Run({"step": "1.1"}, root=tmp_path)
 
     def start(*seconds: str) -> tuple[subprocess.Popen, Run]:
-        return subprocess.Popen([sys.executable, "-c", SLOW, *seconds, tmp_path], env=ENVIRONMENT, preexec_fn=hearing,
-                                stderr=subprocess.PIPE), run
+        command = [sys.executable, HERE / "train_together.py", tmp_path, "1.1", "ddp", "1", "0", *seconds]
+        return subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=hearing, stderr=subprocess.PIPE), run
 
     return start
 
 
-def assert_goes_on(run: Run, feed: Feed, tmp_path: Path) -> None:
-    """A stopped run of step 1.1, gone on with here, equals one that nobody stopped."""
-    straight = Run({"what": "straight"}, root=tmp_path)
+def assert_goes_on(run: Run, root: Path) -> None:
+    """A stopped run, gone on with here, equals one that nobody stopped."""
+    straight = Run({"what": "straight"}, root=root)
     for one in (straight, run):
-        train(one, STEPS[0], feed, model=make_student(make_teacher()), teacher=make_teacher())
+        train(one, train_together.STEPS["1.1"], train_together.feed(root), model=make_student(make_teacher()),
+              teacher=make_teacher())
     assert_same_run(straight, run)
 
 
-def test_a_run_that_is_killed_at_any_moment_resumes(slow, feed, tmp_path):
+def test_a_run_that_is_killed_at_any_moment_resumes(slow, tmp_path):
     process, run = slow("0.2", "0")
     while not run.checkpoint_folder.exists() and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     process.communicate()
     assert run.status() == "resumable"
-    assert_goes_on(run, feed, tmp_path)
+    assert_goes_on(run, tmp_path)
 
 
 def interrupted(process: subprocess.Popen, run: Run, *numbers: int) -> bytes:
@@ -166,13 +146,13 @@ def interrupted(process: subprocess.Popen, run: Run, *numbers: int) -> bytes:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_what_it_did_and_resumes_there(number, slow, feed, tmp_path, capsys):
+def test_an_interrupted_run_keeps_what_it_did_and_resumes_there(number, slow, tmp_path, capsys):
     process, run = slow("1", "60")
     told = interrupted(process, run, number)
     assert process.returncode == -number or b"KeyboardInterrupt" in told, "it ends as if nothing had caught the signal"
     assert b"a checkpoint is written" in told and run.status() == "resumable"
     assert json.loads((run.sound_checkpoint() / "state.json").read_text())["update"] == 3 == len(run.metrics())
-    assert_goes_on(run, feed, tmp_path)
+    assert_goes_on(run, tmp_path)
     assert capsys.readouterr().out.count("6 updates, resumed at 3;") == 1
 
 

@@ -1,12 +1,15 @@
-"""What each process of tests/test_processes.py runs: one step of a small curriculum, alone or with others.
+"""What processes of test_processes.py and test_training.py run: one step of a small curriculum, alone or with others.
 
-    python train_together.py ROOT STEP SHARDING EXPECTED [STOP]     STOP: die after so many updates
+    python train_together.py ROOT STEP SHARDING EXPECTED [STOP [SECONDS CHECKPOINTS]]
+
+STOP: die after so many updates, 0: never. SECONDS: that each update takes longer. CHECKPOINTS: seconds between two.
 
 The rows are ROOT/rows.safetensors, or a stream of ROOT/shards where that folder is.
 Under fsdp2 it runs in micro-batches of one row and recomputes activations, so that they are tested together.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import conftest
@@ -35,14 +38,16 @@ def feed(root: Path) -> Feed | StreamFeed:
                       positions=32)
 
 
-def main(root: Path, name: str, sharding: str, expected: str, stop: str = "") -> None:
+def main(root: Path, name: str, sharding: str, expected: str, stop: str = "", seconds: str = "0", checkpoints: str = "0"
+         ) -> None:
     processes = join("cpu", expected=int(expected), sharding=sharding)
     if stop:
-        trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = 0.0, float("inf")
+        trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = float(checkpoints), float("inf")
         kept, made = trainer.train_on, []
 
         def dying(*arguments, **options):
-            if len(made) == int(stop):
+            time.sleep(float(seconds))
+            if int(stop) and len(made) == int(stop):
                 raise SystemExit(f"died after {stop}")
             made.append(None)
             return kept(*arguments, **options)
