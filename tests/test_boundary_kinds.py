@@ -37,9 +37,9 @@ def test_the_kind_is_the_first_that_fits(text, expected):
     assert [bk.KINDS[kind] for kind in bk.kinds(byte_ids_BL)[0, :-1].tolist()] == expected
 
 
-def test_each_routed_byte_has_one_kind_and_counts_add_up_to_the_agreement(student, rows, monkeypatch):
+def test_each_routed_byte_has_one_kind_and_counts_add_up_to_the_agreement(student, rows, batch, monkeypatch):
     monkeypatch.setattr("dbyte.evaluate.boundaries.BATCH_ROWS", 2)
-    found, batch = bk.tally(student, rows), rows.batch(range(len(rows)))
+    found = bk.tally(student, rows)
     whole = found.agreement()
     assert whole.hits and whole.false_cuts and whole.missed_cuts, "a student that is always right would prove nothing"
     true_BL = batch.boundary_BL & routed(batch.byte_ids_BL, batch.document_BL)

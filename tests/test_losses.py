@@ -152,8 +152,7 @@ def test_no_tensor_grows_with_positions_times_vocabulary(positions):
 # -- objectives -------------------------------------------------------------------------------------------------------
 
 
-def test_a_joint_objective_is_the_weighted_sum_of_the_three(teacher, student, rows):
-    batch = rows.batch(range(len(rows)))
+def test_a_joint_objective_is_the_weighted_sum_of_the_three(teacher, student, batch):
     parts = [one(student, teacher, batch) for one in (objectives.align, objectives.distill, objectives.boundary)]
     joint = objectives.joint(0.5, 2.0, 3.0)
     torch.testing.assert_close(joint(student, teacher, batch), 0.5 * parts[0] + 2 * parts[1] + 3 * parts[2])
@@ -162,8 +161,7 @@ def test_a_joint_objective_is_the_weighted_sum_of_the_three(teacher, student, ro
 
 @pytest.mark.parametrize("whole, part", [("align_with_boundary", "align"), ("distill_with_boundary", "distill"),
                                          ("full_with_boundary", "full")])
-def test_with_boundary_adds_eq_4_at_equal_weight(whole, part, teacher, student, rows):
-    batch = rows.batch(range(len(rows)))
+def test_with_boundary_adds_eq_4_at_equal_weight(whole, part, teacher, student, batch):
     both, one, other = (vars(objectives)[name](student, teacher, batch) for name in (whole, part, "boundary"))
     torch.testing.assert_close(both, one + other)
 
@@ -188,17 +186,17 @@ def test_stage_1_on_its_own_tokens_is_its_teacher_where_the_encoder_is_exact(tea
 
 
 @pytest.mark.parametrize("decoding", ["jbp", "mbp"])
-def test_counts_are_known_without_running_the_model(decoding, teacher, tokenizer, rows):
+def test_counts_are_known_without_running_the_model(decoding, teacher, tokenizer, batch):
     """What a term counts before is what it sums over."""
-    student, batch = make_student(teacher, tokenizer, decoding=decoding), rows.batch(range(len(rows)))
+    student = make_student(teacher, tokenizer, decoding=decoding)
     for objective in (objectives.joint(1, 1, 1), objectives.full_with_boundary):
         forward = objectives.Forward(student, teacher, batch)
         counted = [term.loss(forward, term.where(batch))[1] for _, term in objective.terms]
         assert [int(count) for count in counted] == [int(count) for count in objective.counts(batch)]
 
 
-def test_mbp_learns_the_next_two_bytes_of_its_document(teacher, tokenizer, rows):
-    student, batch = make_student(teacher, tokenizer, decoding="mbp"), rows.batch(range(len(rows)))
+def test_mbp_learns_the_next_two_bytes_of_its_document(teacher, tokenizer, batch):
+    student = make_student(teacher, tokenizer, decoding="mbp")
     found = objectives.full(student, None, batch)
     out = student(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL)
     nats = {1: [], 2: []}

@@ -15,8 +15,7 @@ def routed(student, batch):
         return student.route(encoded_BLD, batch.byte_ids_BL, batch.document_BL)
 
 
-def test_untrained_weights_change_nothing_and_an_embedding_moves_the_boundaries_before_its_token(teacher, rows):
-    batch = rows.batch(range(len(rows)))
+def test_untrained_weights_change_nothing_and_an_embedding_moves_the_boundaries_before_its_token(teacher, batch):
     student = make_student(teacher, router_suffixes=8)
     student.config.router_suffixes = 0
     plain_BL = routed(student, batch)

@@ -16,16 +16,12 @@ from dbyte.model.teacher import load_teacher, load_tokenizer
 from dbyte.text.spans import BOS, EOS
 
 
-def everything(rows):
-    return rows.batch(range(len(rows)))
-
-
-def test_oracle_encoder_gives_the_teachers_logits(any_teacher, rows):
-    student, batch = make_student(any_teacher), everything(rows)
+def test_oracle_encoder_gives_the_teachers_logits(any_teacher, batch):
+    student = make_student(any_teacher)
     chunks = find_chunks(batch.boundary_BL, batch.document_BL, batch.mask_BL)
     oracle_BME = any_teacher.get_input_embeddings()(batch.token_ids_BM)  # what a perfect encoder returns at boundaries
     logits_BMV = student.token_head(student.run_core(oracle_BME, chunks))
-    for row in range(len(rows)):
+    for row in range(len(batch.byte_ids_BL)):
         for document in batch.token_document_BM[row].unique():
             here = batch.token_document_BM[row] == document
             if document >= 0:
@@ -45,9 +41,9 @@ def stage2(out):
     return out.byte_logits if out.second_logits is None else torch.cat([out.byte_logits, out.second_logits], -1)
 
 
-def test_causality_with_given_boundaries(any_student, rows):
+def test_causality_with_given_boundaries(any_student, batch):
     """None of the logits may know of a later byte; with smoothing that holds of the boundary's confidence too."""
-    student, batch = any_student, everything(rows)
+    student = any_student
     before = student(batch.byte_ids_BL, batch.boundary_BL, batch.document_BL, batch.mask_BL)
     for j in (1, 7, 60, 100):
         changed = batch.byte_ids_BL.clone()
@@ -74,15 +70,15 @@ def test_the_routers_look_ahead_is_exactly_one_byte(any_student):
 
 @pytest.mark.parametrize("family, variant", [("llama", name) for name in VARIANTS] + [("qwen3", "paper"),
                                                                                       ("olmo2", "paper")])
-def test_packed_and_padded_equals_separate_forward_and_gradients(family, variant, rows):
-    student, batch = make_student(make_teacher(family), **VARIANTS[variant]).double(), everything(rows)
+def test_packed_and_padded_equals_separate_forward_and_gradients(family, variant, batch):
+    student = make_student(make_teacher(family), **VARIANTS[variant]).double()
     assert not batch.mask_BL.all()
     noise_BL = torch.randint(0, 250, batch.mask_BL.shape)
     byte_ids_BL = torch.where(batch.mask_BL, batch.byte_ids_BL, noise_BL)
     out = student(byte_ids_BL, None, batch.document_BL, batch.mask_BL)
     assert not out.boundary[~batch.mask_BL].any()
     alone = []
-    for row in range(len(rows)):
+    for row in range(len(batch.byte_ids_BL)):
         for document in range(int(batch.document_BL[row].max()) + 1):
             here = batch.document_BL[row] == document
             one = student(batch.byte_ids_BL[row, here][None])
@@ -106,8 +102,8 @@ def test_bos_and_eos_are_chunks_of_their_own(student):
     assert boundary[[0, 3, 4, 5, 6, 7]].all()
 
 
-def test_saving_is_bit_exact_and_auto_classes_load(any_student, rows, tmp_path):
-    student, batch = any_student, everything(rows)
+def test_saving_is_bit_exact_and_auto_classes_load(any_student, batch, tmp_path):
+    student = any_student
     student.save_pretrained(tmp_path)
     for loaded in (ByteStudent.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
         assert type(loaded) is ByteStudent
@@ -164,8 +160,7 @@ def test_sizes_that_contradict_are_refused(sizes, says):
         StudentConfig(**sizes)
 
 
-def test_confidence_reaches_the_router_and_changes_no_value(teacher, rows):
-    batch = everything(rows)
+def test_confidence_reaches_the_router_and_changes_no_value(teacher, batch):
     plain, confident = (make_student(teacher, confidence=on) for on in (False, True))
     outputs = [student(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL).byte_logits
                for student in (plain, confident)]

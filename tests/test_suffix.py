@@ -32,10 +32,9 @@ def test_the_longest_suffix_is_that_of_a_search_by_hand(text, token_bytes):
         assert table.find(window[None])[0, -1] == expected[end - 1]
 
 
-def test_an_untrained_student_reads_the_teachers_embedding_where_a_token_is_the_longest_suffix(rows, tokenizer):
+def test_an_untrained_student_reads_the_teachers_embedding_where_a_token_is_the_longest_suffix(batch, tokenizer):
     teacher = make_teacher()
     student = ByteStudent.from_teacher(teacher, tokenizer=tokenizer, config=StudentConfig(byte_width=64, suffix=True))
-    batch = rows.batch(range(len(rows)))
     with torch.no_grad():
         encoded_BLD = student.encode(batch.byte_ids_BL, batch.document_BL)
         chunks = find_chunks(batch.boundary_BL, batch.document_BL, batch.mask_BL)

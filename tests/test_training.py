@@ -145,7 +145,7 @@ def interrupted(process: subprocess.Popen, run: Run, *numbers: int) -> bytes:
     return process.communicate()[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)])
 def test_an_interrupted_run_keeps_what_it_did_and_resumes_there(number, slow, tmp_path, capsys):
     process, run = slow("1", "60")
     told = interrupted(process, run, number)
