@@ -90,9 +90,12 @@ def state_after(text: bytes) -> int:
     """
     table = transitions().tolist()
     state = WHOLE
+    first = 0  # where the character begins
     for offset, byte in enumerate(text):
+        if state == WHOLE:
+            first = offset
         state = table[state][byte]
         if state == REFUSED:
-            raise ValueError(f"expected UTF-8, found byte 0x{byte:02X} at offset {offset}, which cannot follow: pass "
-                             "UTF-8, or ask for raw bytes (as_bytes=True)")
+            raise ValueError(f"expected UTF-8, found byte 0x{text[first]:02X} at offset {first}, which begins no "
+                             "character there: pass UTF-8, or ask for raw bytes (as_bytes=True)")
     return state
