@@ -52,5 +52,5 @@ def test_a_router_whose_steps_do_not_know_the_bytes_has_none(other):
 
 
 def test_they_need_the_tokenizer():
-    with pytest.raises(ValueError, match="needs the teacher's tokenizer"):
+    with pytest.raises(ValueError, match="look up the teacher's tokens"):
         ByteStudent.from_teacher(make_teacher(), config=StudentConfig(router_suffixes=8))

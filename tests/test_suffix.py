@@ -45,7 +45,7 @@ def test_an_untrained_student_reads_the_teachers_embedding_where_a_token_is_the_
 
 
 def test_suffixes_need_the_tokenizer():
-    with pytest.raises(ValueError, match="suffix = true needs the teacher's tokenizer"):
+    with pytest.raises(ValueError, match="look up the teacher's tokens"):
         ByteStudent.from_teacher(make_teacher(), config=StudentConfig(suffix=True))
 
 

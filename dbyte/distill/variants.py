@@ -121,8 +121,9 @@ def orders(scale: Scale) -> tuple[Variant, ...]:
 
 def routers(scale: Scale) -> tuple[Variant, ...]:
     """Table 9: steps 1.1 to 1.3 with the router that reads the encoder, and with one of its own (appendix B)."""
+    plain = dict(router_suffixes=0)  # which a split router does not have
     split = dict(router="split", router_width=scale.student["byte_width"], router_layers=2)
-    return Variant("integrated", sequence(scale)), Variant("split", sequence(scale), split)
+    return Variant("integrated", sequence(scale), plain), Variant("split", sequence(scale), plain | split)
 
 
 def teachers(scale: Scale) -> tuple[Variant, ...]:
@@ -149,12 +150,13 @@ def byte_sft(scale: Scale) -> tuple[Variant, ...]:
     stage2_settings = {**scale.stage2, "head_bytes": size, "full_bytes": size}
     plain = sequence(scale) + stage2(**{**stage2_settings, "boundary_loss": False})
     routed = sequence(scale) + stage2(**{**stage2_settings, "boundary_loss": True})
+    options = dict(router_suffixes=0)  # smoothing needs it, and all continue one Stage 1
     return (
-        Variant("plain", plain),
-        Variant("boundary loss in 2.2", routed),
-        Variant("boundary loss, confidence", routed, dict(confidence=True)),
-        Variant("smoothing", plain, dict(smoothing=True)),
-        Variant("all three, as released", routed, dict(smoothing=True, confidence=True)),
+        Variant("plain", plain, options),
+        Variant("boundary loss in 2.2", routed, options),
+        Variant("boundary loss, confidence", routed, options | dict(confidence=True)),
+        Variant("smoothing", plain, options | dict(smoothing=True)),
+        Variant("all three, as released", routed, options | dict(smoothing=True, confidence=True)),
     )
 
 

@@ -98,8 +98,8 @@ class StudentConfig(PreTrainedConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
         if self.router_suffixes and (self.smoothing or self.router == "split"):
-            raise ValueError("router_suffixes needs router='integrated' and smoothing=False, found "
-                             f"{self.router!r} and {self.smoothing}: set it to 0")
+            raise ValueError("router_suffixes needs router='integrated' and smoothing=False, whose steps know bytes; "
+                             f"found {self.router!r} and {self.smoothing}: set it to 0")
         if (self.smoothing or self.confidence) and self.router == "split":
             raise ValueError("smoothing and confidence need the integrated router: a split router does not run while "
                              "text is written, so what it would say then is not known")
@@ -372,8 +372,8 @@ class ByteStudent(PreTrainedModel):
             texts = b"".join(token_bytes.token_bytes)
             config.token_table_bytes = len(texts)
         elif config.suffix or config.router_suffixes:
-            raise ValueError("suffix = true needs the teacher's tokenizer, whose tokens are looked up: give it "
-                             "(router_suffixes > 0 needs it too)")
+            raise ValueError("suffix and router_suffixes look up the teacher's tokens, and no tokenizer is here: give "
+                             "it, or switch both off")
         student = cls(config)
         if tokenizer is not None:
             student.token_table.copy_(torch.tensor(list(texts)))

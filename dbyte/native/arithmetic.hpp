@@ -1,6 +1,6 @@
 // Arithmetic of a few rows in fp32 on a CPU: products with packed weights, norms, SwiGLU, attention over a cache.
 //
-// Nothing is allocated here. A row is computed by the same instructions in the same order whatever rows are next to it,
+// Nothing here allocates memory. A row is computed by the same instructions in the same order whatever rows are next to it,
 // so a batch gives the very numbers of a row alone, and rows can be shared between threads.
 //
 // Shape letters: R rows, F feed-forward width, H heads, G key-value heads, S slots.

@@ -31,7 +31,7 @@ void in_threads(int threads, int count, long numbers, const Some& some) {
     for (int part = 0; part < threads; part++) {
         const std::unique_ptr<Line[]> memory(new Line[numbers / LANES + 1]);
         some(static_cast<long>(count) * part / threads, static_cast<long>(count) * (part + 1) / threads,
-             memory[0].numbers);
+             reinterpret_cast<float*>(memory.get()));
     }
 }
 
@@ -171,7 +171,8 @@ extern "C" {
 // which change if commit.
 void stack_step(const Stack* stack, float* hidden, int rows, float* const* states, int commit, int threads) {
     const long D = stack->blocks[0].in.in;
-    in_threads(threads, rows, block_memory(stack->blocks[0], share(rows, threads)), [=](long first, long end, float* work) {
+    const long memory = block_memory(stack->blocks[0], share(rows, threads));
+    in_threads(threads, rows, memory, [=](long first, long end, float* work) {
         float* some = hidden + first * D;
         for (int b = 0; b < stack->count; b++) {
             const Block& block = stack->blocks[b];

@@ -122,7 +122,7 @@ def in_tables() -> Iterator[dict]:
             for name, line in lines(table).items():
                 yield from (check(f"Table {number(table)}", f"{each['what']}, {name}", line[each["column"]],
                                   [line[column] for column in each["of"]], RULES[each["rule"]])
-                            for each in entry["numbers"] if each["column"] in line)
+                            for each in entry["numbers"] if each["column"] in line or not each.get("optional"))
 
 
 def harmonic_scores() -> Iterator[dict]:

@@ -94,9 +94,9 @@ def _text(axes: Axes, text: pd.DataFrame, *, top: float, per_line: int) -> None:
     ):
         axes.bar(left, height, width, low, align="edge", color=colours, linewidth=0)
     for who, (colour, style, width) in BOUNDARY_LOOKS.items():
-        his = text["who"] == who
+        own = text["who"] == who
         low = letters if who == BOTH else bars
-        axes.plot(np.stack([x[his] + 1] * 2), np.stack([low[his], y[his]]), color=colour, linestyle=style, zorder=3,
+        axes.plot(np.stack([x[own] + 1] * 2), np.stack([low[own], y[own]]), color=colour, linestyle=style, zorder=3,
                   linewidth=width, solid_capstyle="butt")
     for one in text[text["place"] == text["start"]].assign(x=x, low=letters).itertuples():
         width = min(one.size, per_line - one.x)

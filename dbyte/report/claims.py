@@ -52,11 +52,11 @@ class Measured:
 class Criterion:
     """A number and the side of a threshold where the claim puts it; `part` names it where a claim has several.
 
-    number: the file and one of KINDS, as in claims.toml. where: keys of all its rows. threshold: None for the one that
+    entry: the file and one of KINDS, as in claims.toml. where: keys of all its rows. threshold: None for the one that
     the results name with the number.
     """
 
-    number: Mapping
+    entry: Mapping
     direction: str = "above"
     threshold: float | None = 0.0
     part: str = ""
@@ -130,7 +130,8 @@ def _criteria(entry: Mapping, paper: float, corpora: Sequence[str]) -> Iterator[
     """Yield one criterion, or one for each corpus."""
     if unknown := sorted(set(entry) - FIELDS):
         raise ValueError(f"a criterion has no {', '.join(unknown)}")
-    sides, kinds = ([name for name in names if name in entry] for names in (("above", "below"), KINDS))
+    sides = [name for name in ("above", "below") if name in entry]
+    kinds = [name for name in KINDS if name in entry]
     if len(sides) != 1 or len(kinds) != 1 or "file" not in entry:
         raise ValueError(f"a criterion needs a `file`, one of {', '.join(KINDS)}, and `above` or `below`, "
                          f"found {', '.join(entry)}")
@@ -152,20 +153,20 @@ def _criteria(entry: Mapping, paper: float, corpora: Sequence[str]) -> Iterator[
 
 def measure(criterion: Criterion, frame: pd.DataFrame) -> Measured:
     """Return the number of a criterion from the rows of its file; NotMeasured where they do not have it."""
-    number = criterion.number
-    if "kept" in number:
-        return _of_averages(frame, "teacher", number["kept"], _retained)
-    if "ahead" in number:
-        return _of_averages(frame, *number["ahead"], average_drop)
-    terms = number.get("total") or number.get("share") or [number]
+    entry = criterion.entry
+    if "kept" in entry:
+        return _of_averages(frame, "teacher", entry["kept"], _retained)
+    if "ahead" in entry:
+        return _of_averages(frame, *entry["ahead"], average_drop)
+    terms = entry.get("total") or entry.get("share") or [entry]
     found = [find(frame, {**criterion.where, **term["row"]}, term.get("pick")) for term in terms]
-    if "total" in number:
+    if "total" in entry:
         weighted = [(term["weight"], one) for term, one in zip(terms, found, strict=True)]
         value = sum(weight * one.value for weight, one in weighted)
         error = math.hypot(*(weight * one.stderr for weight, one in weighted))
         return _around(Estimate(value, error, sum(one.n for one in found)))
     one = found[0]
-    if "share" in number:
+    if "share" in entry:
         student, teacher = (pd.DataFrame([each], index=[""]) for each in found)
         return _around(replace(_retained(teacher, student), n=one.n))
     if {"low", "high"} <= set(one.index):
@@ -222,14 +223,14 @@ def judge(claim: Claim, read: Read, *, notebooks: Path = NOTEBOOKS) -> dict:
     if not claim.criteria:
         return _unmeasured(f"notebook {claim.notebook} does not measure it yet")
     try:
-        found = [(one, measure(one, read(one.number["file"]))) for one in claim.criteria]
+        found = [(one, measure(one, read(one.entry["file"]))) for one in claim.criteria]
     except FileNotFoundError:
         return _unmeasured(f"notebook {claim.notebook} has not run at this scale")
     except NotMeasured as error:
         return _unmeasured(str(error))
     decide = max if claim.some else min
     criterion, ours = decide(found, key=lambda pair: ORDER.index(pair[0].verdict(pair[1])))
-    bound, file = criterion.bound(ours), criterion.number["file"]
+    bound, file = criterion.bound(ours), criterion.entry["file"]
     return asdict(ours) | {
         "asked": f"{criterion.part} {criterion.direction} {bound:.4g}".strip(), "direction": criterion.direction,
         "threshold": bound, "seeds": len(read(file).attrs["provenance"]["seeds"]), "file": file,

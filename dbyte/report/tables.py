@@ -194,7 +194,7 @@ def robustness_with_paper(
     columns: our model -> the paper's column. score: empty where no model is above chance. A score that is not defined
     is left empty.
     """
-    ours = accuracy[accuracy["task"] == task].assign(metric=lambda rows: rows["kind"].map(NOISE))
+    ours = accuracy[accuracy["task"] == task].assign(metric=lambda rows: rows["kind"].map(NOISE.__getitem__))
     ours = ours.pivot(index="metric", columns="model", values="value")
     if len(score):
         scores = score[score["task"] == task].set_index("model")[["value", "delta"]]
