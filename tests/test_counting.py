@@ -10,7 +10,8 @@ import torch
 from conftest import SIZES as SIZES_OF_STUDENTS
 from conftest import VARIANTS, make_student, make_teacher
 
-from dbyte.distill.steps import stage1, stage2
+from dbyte.distill import objectives
+from dbyte.distill.steps import EVERYTHING, Group, Step, stage1, stage2
 from dbyte.distill.terms import Forward
 from dbyte.kernels.fast import fast_products
 from dbyte.plan.counting import count_step, muon_flops, one_document
@@ -24,6 +25,7 @@ from measuring import flops  # noqa: E402
 BYTES = dict(align_bytes=1, distill_bytes=1, boundary_bytes=1), dict(head_bytes=1, full_bytes=1)
 STEPS = stage1(**BYTES[0]) + stage2(**BYTES[1])
 WITH_BOUNDARY = stage1(**BYTES[0], boundary_loss=True) + stage2(**BYTES[1], boundary_loss=True)
+PERTURBED = Step("1 perturbed", 1, objectives.next_token, (Group(EVERYTHING, 1e-3),), 1, warmup=0.0)  # Table 8
 NAMES = [step.name for step in STEPS]
 SIZES = {"paper": {}, "authors": dict(ffn_width=0, router_ffn_width=12)}
 
@@ -109,6 +111,22 @@ def test_every_kind_of_student_is_counted(kind):
         batch = as_cut(step, student, make_batch())
         counted = count_step(student.config, step, batch, backend="fast")
         assert sum(counted.flops.values()) == torch_counts(step, student, teacher, batch)
+
+
+@pytest.mark.parametrize("kind", [
+    pytest.param(kind, marks=() if kind in ("authors", "suffix", "router_suffixes") else pytest.mark.exhaustive)
+    for kind in VARIANTS])
+def test_no_part_is_negative_and_a_head_is_counted_where_it_runs(kind, batch):
+    config = roomy(make_teacher(), **(VARIANTS[kind] | dict(encoder_layers=1))).config
+    core = config.core_config
+    core.num_hidden_layers = 1
+    one = 2 * (batch.token_ids_BM.numel() - len(batch.token_ids_BM)) * core.vocab_size * core.hidden_size
+    heads = {"1.2 distill": (2 * one, one), "1 perturbed": (3 * one, 0)}  # the second trains the student's head too
+    for step in *WITH_BOUNDARY, PERTURBED:
+        counted = count_step(config, step, batch, backend="fast")
+        assert min(counted.flops.values()) >= 0
+        assert (counted.flops["token_head"], counted.flops["teacher head"]) == heads.get(step.name, (0, 0)), step.name
+        assert ("token_head" in counted.in_graph) == (step.name in heads)
 
 
 @pytest.mark.parametrize("step", STEPS, ids=NAMES)

@@ -42,7 +42,7 @@ from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.suffix import SuffixTable
 from dbyte.text.packing import Batch
 
-ALIKE = 2
+ALIKE = 2  # the first layer may differ from the rest, of which the last one runs
 TEACHER = ("teacher core", "teacher head")
 PARTS = ("byte_embedding", "encoder", "encoder_projection", "router", "core", "token_head", *TEACHER, "residual",
          "decoder_projection", "decoder", "byte_head", "second_head")
@@ -80,7 +80,7 @@ class AtTokens(Forward):
 # -- one update, by part and layer ------------------------------------------------------------------------------------
 
 Scope = tuple[str, int | None]  # a part, and the place of a layer in it, or None for what is in no layer
-ELSEWHERE: Scope = ("", None)  # outside of all parts; the products there are those of Eq. 3's heads
+ELSEWHERE: Scope = ("", None)  # outside of all modules: the heads' products in stage 1, the smoothing's in stage 2
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Tally:
 class Counter(TorchDispatchMode):
     """Counts by scope the FLOPs of all that runs while it is entered, and what `keep` is told of.
 
-    Student and teacher are marked for good. gpu: their cores take the blocks of attention that a GPU has.
+    The hooks stay on student and teacher. gpu: their cores take the blocks of attention that a GPU has.
     """
 
     def __init__(self, student: ByteStudent, teacher: PreTrainedModel, *, gpu: bool):
@@ -108,9 +108,10 @@ class Counter(TorchDispatchMode):
         self.weights = {_storage(weight): weight for weight in weights}  # and autocast's copies of them
         self.storages: dict[int, Tensor] = {}  # that are kept, and held, so that no address is taken twice
         for name, part in (*student.named_children(), (TEACHER[0], teacher.model)):
-            layers = {(name, place): layer for place, layer in enumerate(sharding_units(part))}
-            for scope, module in {(name, None): part, **layers}.items():
-                module.register_forward_pre_hook(partial(self._enter, scope))
+            places = {layer: place for place, layer in enumerate(sharding_units(part))}
+            inside = {module for layer in places for module in layer.modules()} - places.keys()
+            for module in set(part.modules()) - inside:  # not every one runs in its part's forward: a gate does not
+                module.register_forward_pre_hook(partial(self._enter, (name, places.get(module))))
                 module.register_forward_hook(self._leave)
         for core in (student.core, teacher.model):
             core.register_forward_pre_hook(partial(_with_blocks, gpu=gpu), with_kwargs=True)
@@ -198,8 +199,7 @@ def without_numbers(config: StudentConfig) -> tuple[ByteStudent, PreTrainedModel
     with FakeTensorMode(allow_non_fake_inputs=True):
         student.to_empty(device="cpu")
         teacher.to_empty(device="cpu")
-    if config.suffix or config.router_suffixes:
-        student.suffix_table = SuffixTable([], bos_token_id=0, eos_token_id=0)
+    student.suffix_table = SuffixTable([], bos_token_id=0, eos_token_id=0)  # read where there are suffixes
     return student, teacher
 
 
@@ -224,13 +224,16 @@ def count_step(
               torch.autocast("cpu", torch.bfloat16, enabled=half)):
             loss = mean(step.objective.sums(student, teacher, batch, AtTokens), step.objective.counts(batch))
         loss.backward()
-    core_layers = config.core_config.num_hidden_layers
     layers = {"encoder": config.encoder_layers, "decoder": config.decoder_layers, "router": config.router_layers,
-              "core": core_layers, TEACHER[0]: core_layers}
+              **dict.fromkeys(("core", TEACHER[0]), config.core_config.num_hidden_layers)}
     counted = summed(counter.tallies, layers, checkpointing=checkpointing)
-    if both := counted.flops.pop(ELSEWHERE[0]):
-        one = 2 * int(has_next(batch.token_document_BM).sum()) * teacher.lm_head.weight.numel()
-        counted.flops.update({"token_head": both - one, TEACHER[1]: one})
+    elsewhere = counted.flops.pop(ELSEWHERE[0])
+    if step.stage == 2:
+        counted.flops["decoder_projection"] += elsewhere
+    elif elsewhere:
+        tokens = int(has_next(batch.token_document_BM).sum()) * (step.objective.reads_teacher == "whole")
+        counted.flops[TEACHER[1]] = 2 * tokens * teacher.lm_head.weight.numel()
+        counted.flops["token_head"] = elsewhere - counted.flops[TEACHER[1]]
         counted.in_graph.add("token_head")
     return counted
 

@@ -36,8 +36,7 @@ DEVICES = {
 def device(name: str, *, flops_per_second: float | None = None) -> Device:
     """Look a device up; flops_per_second > 0 is a measured matmul rate, in place of the peak.
 
-    Raises:
-        ValueError: for an unknown name, a rate that is not positive, or a CPU without a rate.
+    Raises ValueError for an unknown name, a rate that is not positive, or a CPU without a rate.
     """
     if flops_per_second is not None and not flops_per_second > 0:
         raise ValueError(f"--flops-per-second is a positive rate, found {flops_per_second}")

@@ -77,8 +77,7 @@ def _whole_under_fsdp2(student: ByteStudent, counted: Counted) -> int:
     forward pass to the end of the backward pass, whether the step reads it or not, and so are its gradients.
     """
     units = sharding_units(student)
-    running = [unit for name, part in student.named_children() if name in counted.ran
-               for unit in sharding_units(part)]
+    running = [unit for name, part in student.named_children() if name in counted.ran for unit in sharding_units(part)]
     root = _numbers([student]) - _numbers(units)
     root_gradients = _numbers([student], trained=True) - _numbers(units, trained=True)
     return (root + root_gradients + GATHERED * max((_numbers([unit]) for unit in running), default=0)

@@ -215,5 +215,4 @@ def assumptions(setting: Setting, row: Batch) -> str:
                 "any sharding; the teacher is bf16" if setting.half() else "so is the rest")
     return text.rstrip().format(
         setting=setting, rate=setting.device.flops_per_second / TERA, source=source, chunks=chunks, keys=keys,
-        again=again, products=products, gathered=GATHERED, slice=ROWS_AT_ONCE,
-        logits=LOGIT_COPIES, usable=USABLE)
+        again=again, products=products, gathered=GATHERED, slice=ROWS_AT_ONCE, logits=LOGIT_COPIES, usable=USABLE)
