@@ -27,7 +27,7 @@ class Objective:
     def sums(
         self, model: nn.Module, teacher: nn.Module | None, batch: Batch, way: type[Forward] = Forward
     ) -> tuple[Tensor, ...]:
-        """The weighted sum of each term over a batch on its way through a model, fp32 scalars."""
+        """The weighted sum of each term over a batch, fp32 scalars; way: the class of the forward pass."""
         forward = way(model, teacher, batch, routes=any(term.routes for _, term in self.terms))
         return tuple(weight * term.loss(forward, term.where(batch))[0] for weight, term in self.terms)
 
