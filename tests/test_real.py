@@ -3,12 +3,14 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import TEXTS, make_student
 from oracle import Oracle
 from test_curriculum import TOY
+from transformers import AutoConfig
 
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
@@ -18,6 +20,7 @@ from dbyte.evaluate import under_noise
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.likeness import likeness
 from dbyte.evaluate.measure import Measurer
+from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.report import real_teacher
 from dbyte.scale_file import TEXT
 from dbyte.tasks.paper import BENCHMARKS, data_folder
@@ -212,3 +215,15 @@ def test_the_control_without_alignment_costs_as_many_flops():
     align, distil = curriculum(TOY)[:2]
     assert distil.train_bytes < step.train_bytes < distil.train_bytes + align.train_bytes
     assert step.objective == distil.objective and step.groups == (align.groups[0], *distil.groups[1:])
+
+
+def test_the_budget_of_the_control_depends_on_no_suffixes(monkeypatch):
+    scale = replace(TOY, stage1=TOY.stage1 | {"boundary_loss": True})  # the router runs too
+    teacher = teacher_run(TOY, seed=0)
+    found = []
+    for suffixes in {}, dict(suffix=True, router_suffixes=8):
+        config = StudentConfig(core_config=AutoConfig.from_pretrained(teacher), **TOY.student, **suffixes)
+        monkeypatch.setattr(ByteStudent, "from_pretrained", lambda _, config=config: SimpleNamespace(config=config))
+        run = SimpleNamespace(model_folder="")
+        found.append(real_teacher.without_alignment(scale, [run], teacher, seed=0).train_bytes)
+    assert found[0] == found[1]
