@@ -42,7 +42,7 @@ from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.suffix import SuffixTable
 from dbyte.text.packing import Batch
 
-ALIKE = 2  # the first layer may differ from the rest, of which the last one runs
+ALIKE = 2  # the first layer may differ (its input may need no gradient), the last that runs stands for all others
 TEACHER = ("teacher core", "teacher head")
 PARTS = ("byte_embedding", "encoder", "encoder_projection", "router", "core", "token_head", *TEACHER, "residual",
          "decoder_projection", "decoder", "byte_head", "second_head")
