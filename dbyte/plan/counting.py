@@ -227,10 +227,9 @@ def count_step(
     layers = {"encoder": config.encoder_layers, "decoder": config.decoder_layers, "router": config.router_layers,
               **dict.fromkeys(("core", TEACHER[0]), config.core_config.num_hidden_layers)}
     counted = summed(counter.tallies, layers, checkpointing=checkpointing)
-    elsewhere = counted.flops.pop(ELSEWHERE[0])
     if step.stage == 2:
-        counted.flops["decoder_projection"] += elsewhere
-    elif elsewhere:
+        counted.flops["decoder_projection"] += counted.flops.pop(ELSEWHERE[0])
+    elif elsewhere := counted.flops.pop(ELSEWHERE[0]):
         tokens = int(has_next(batch.token_document_BM).sum()) * (step.objective.reads_teacher == "whole")
         counted.flops[TEACHER[1]] = 2 * tokens * teacher.lm_head.weight.numel()
         counted.flops["token_head"] = elsewhere - counted.flops[TEACHER[1]]

@@ -4,7 +4,7 @@ Time is bytes times FLOPs per byte (counting.py) over what the GPUs reach; memor
 part of the answer. `benchmarks/plan_check.py` compares the time model with measured updates.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,7 @@ def meta_student(core: PreTrainedConfig, sizes: Mapping[str, int]) -> ByteStuden
 def parameters_by_part(student: ByteStudent) -> dict[str, int]:
     """How many parameters each part has, in the order of the data."""
     counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in student.named_children()}
-    counts["null_E"] = student.null_E.numel()
-    return {name: count for name, count in counts.items() if count}
+    return counts | {"null_E": student.null_E.numel()}
 
 
 def teacher_parameters(student: ByteStudent) -> int:
@@ -157,8 +156,7 @@ def plan_text(setting: Setting, *, compared: tuple[str, ...] = ()) -> str:
         "## Assumptions", assumptions(setting, row)])
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(head)
+def _table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
@@ -193,8 +191,7 @@ def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
     each = [one.memory.kinds | {"all of these": one.memory.fixed, "activations of one row": one.memory.row}
             for one in planned]
     lines = [(kind, *(f"{kinds[kind] / GIGA:,.3g}" for kinds in each)) for kind in each[0]]
-    memory = setting.device.memory_bytes
-    if memory is not None:
+    if (memory := setting.device.memory_bytes) is not None:
         rows = -(-setting.scale.batch_rows // setting.gpus)
         fitting = [min(one.memory.rows_that_fit(memory), rows) for one in planned]
         lines.append((f"rows at a time (--rows-at-once), of {rows}", *map(str, fitting)))
