@@ -16,7 +16,16 @@ extern "C" {
 
 namespace {
 
-constexpr int LANES = 16, PANEL = 2 * LANES, ROWS = 8;  // ROWS * 2 sums of LANES fill the registers of AVX-512
+// Numbers of a register, and how many rows' sums over a panel fill most registers. A vector that is wider than a register
+// would live in memory: many times slower.
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 8;
+#elif defined(__AVX__)
+constexpr int LANES = 8, ROWS = 3;
+#else
+constexpr int LANES = 4, ROWS = 2;
+#endif
+constexpr int PANEL = 32, PARTS = PANEL / LANES;
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
 
 inline Lanes& lanes(float* at) { return *reinterpret_cast<Lanes*>(at); }
@@ -67,21 +76,12 @@ void norm_in_place(float* rows_of, const float* weight, float eps, int rows, int
 template <int rows>
 inline void panel_product(const float* in, int stride, const float* panel, int n, float* out, int out_stride,
                           int used) {
-    Lanes sum[rows][2] = {};
-    for (int k = 0; k < n; k++) {
-        Lanes low = lanes(panel + k * PANEL), high = lanes(panel + k * PANEL + LANES);
-        for (int r = 0; r < rows; r++) {
-            sum[r][0] += in[r * stride + k] * low;
-            sum[r][1] += in[r * stride + k] * high;
-        }
-    }
-    for (int r = 0; r < rows; r++) {
-        if (used == PANEL) {
-            lanes(out + r * out_stride) = sum[r][0];
-            lanes(out + r * out_stride + LANES) = sum[r][1];
-        } else
-            std::memcpy(out + r * out_stride, sum[r], used * sizeof(float));
-    }
+    Lanes sum[rows][PARTS] = {};
+    for (int k = 0; k < n; k++)
+        for (int r = 0; r < rows; r++)
+            for (int p = 0; p < PARTS; p++) sum[r][p] += in[r * stride + k] * lanes(panel + k * PANEL + p * LANES);
+    for (int r = 0; r < rows; r++)  // a size that is known needs no call
+        std::memcpy(out + r * out_stride, sum[r], used == PANEL ? sizeof sum[r] : used * sizeof(float));
 }
 
 // out [R, weight.out] = in [R, weight.in] times the transposed weight; panel by panel, so that a weight is read once.
@@ -92,7 +92,7 @@ void product(const float* in, const Weight& weight, int rows, float* out) {
         for (int r = 0; r < rows; r += ROWS) {
             const float* x = in + static_cast<long>(r) * weight.in;
             float* y = out + static_cast<long>(r) * weight.out + first;
-            switch (rows - r) {
+            switch (rows - r < ROWS ? rows - r : ROWS) {
 #define OF(count) case count: panel_product<count>(x, weight.in, panel, weight.in, y, weight.out, used); break;
                 OF(1) OF(2) OF(3) OF(4) OF(5) OF(6) OF(7)
 #undef OF
