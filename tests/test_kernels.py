@@ -1,5 +1,7 @@
 """The backends: fast == torch == triton in values and gradients, which one runs, and `F.linear` by fast_products."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -181,3 +183,17 @@ def test_equals_mamba_ssm(cuda, dtype):
     peer = Peer(256, d_state=128, headdim=64, chunk_size=256).to(cuda, dtype)
     peer.load_state_dict(mixer.state_dict())
     assert_near(mixer(hidden), peer(hidden), dtype)
+
+
+def test_muon_takes_fp32_products_where_a_cpu_has_none_in_bf16(monkeypatch):
+    monkeypatch.setattr(fast, "MULTIPLIES_BF16", False)
+    weights = [torch.nn.Parameter(torch.zeros(24, 40)) for _ in range(2)]
+    gradient = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    for weight, products in zip(weights, (nullcontext(), fast.fast_products()), strict=True):
+        weight.grad = gradient.clone()
+        optimiser = torch.optim.Muon([weight], lr=0.1)
+        with products:
+            optimiser.step()
+        assert torch.equal(weight.grad, gradient)
+    rounding = (weights[0] - weights[1]).norm() / weights[0].norm()
+    assert 0 < rounding < 0.03
