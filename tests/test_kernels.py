@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dbyte.kernels import fast
 from dbyte.kernels.fast import ROWS_WORTH_IT, fast_products, linear
@@ -185,6 +186,19 @@ def test_equals_mamba_ssm(cuda, dtype):
     assert_near(mixer(hidden), peer(hidden), dtype)
 
 
+class Products(TorchDispatchMode):
+    """Notes what kinds of numbers are multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.dtypes.add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
 def test_muon_takes_fp32_products_where_a_cpu_has_none_in_bf16(monkeypatch):
     monkeypatch.setattr(fast, "MULTIPLIES_BF16", False)
     weights = [torch.nn.Parameter(torch.zeros(24, 40)) for _ in range(2)]
@@ -192,8 +206,7 @@ def test_muon_takes_fp32_products_where_a_cpu_has_none_in_bf16(monkeypatch):
     for weight, products in zip(weights, (nullcontext(), fast.fast_products()), strict=True):
         weight.grad = gradient.clone()
         optimiser = torch.optim.Muon([weight], lr=0.1)
-        with products:
+        with products, Products() as seen:
             optimiser.step()
-        assert torch.equal(weight.grad, gradient)
-    rounding = (weights[0] - weights[1]).norm() / weights[0].norm()
-    assert 0 < rounding < 0.03
+    assert seen.dtypes == {torch.float32}
+    assert (weights[0] - weights[1]).norm() < 0.03 * weights[0].norm()  # bf16 sums in another order

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 ROWS_WORTH_IT = 64  # with fewer rows `F.linear` is as fast
 CACHED = 2**18  # numbers of a piece of a row that fit a CPU's cache three times
 MULTIPLIES_BF16 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # elsewhere tens of times slower than fp32
+MUONS = (Tensor.__matmul__, torch.addmm)  # the products of torch.optim.Muon, which casts to bf16
 
 
 def is_fp32_cpu(tensor: Tensor) -> bool:
@@ -37,13 +38,13 @@ class fast_products(TorchFunctionMode):
     """Within this context `F.linear` is `linear` in every module: faster for fp32 on a CPU, and unchanged elsewhere.
 
     Values stay the same within rounding, and contexts may be nested. What is recomputed in backward must enter the
-    context again: it is off there (see model/checkpointing.py). Muon's bf16 products stay fp32 where a CPU has none.
+    context again: it is off there (see model/checkpointing.py). Muon's bf16 products are fp32's where a CPU has none.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is Tensor.bfloat16 and not MULTIPLIES_BF16 and is_fp32_cpu(args[0]):
-            return args[0].clone()  # Muon divides it in place
+        if not MULTIPLIES_BF16 and func in MUONS and all(one.dtype == torch.bfloat16 and one.is_cpu for one in args):
+            return func(*(one.float() for one in args), **kwargs).bfloat16()
         return linear(*args, **kwargs) if func is F.linear else func(*args, **kwargs)
 
 
