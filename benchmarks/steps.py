@@ -73,12 +73,12 @@ def published(arguments: argparse.Namespace) -> tuple[ByteStudent, torch.nn.Modu
             f"{arguments.row_bytes} bytes, {arguments.dtype}")
 
 
-def made_up(rows: int, row_bytes: int, vocabulary: int) -> Batch:
-    """Random bytes, a token every BYTES_A_TOKEN bytes, a document every BYTES_A_DOCUMENT."""
+def made_up(rows: int, row_bytes: int, vocabulary: int, *, document_bytes: int = BYTES_A_DOCUMENT) -> Batch:
+    """Random bytes, a token every BYTES_A_TOKEN bytes, a document every `document_bytes`."""
     order_L = torch.arange(row_bytes)
-    document_BL = (order_L // BYTES_A_DOCUMENT).expand(rows, -1)
+    document_BL = (order_L // document_bytes).expand(rows, -1)
     byte_ids_BL = torch.randint(0, 250, (rows, row_bytes))
-    byte_ids_BL[:, ::BYTES_A_DOCUMENT] = BOS
+    byte_ids_BL[:, ::document_bytes] = BOS
     boundary_BL = (order_L % BYTES_A_TOKEN == BYTES_A_TOKEN - 1).expand(rows, -1)
     token_document_BM = document_BL[:, BYTES_A_TOKEN - 1 :: BYTES_A_TOKEN]
     return Batch(byte_ids_BL=byte_ids_BL, boundary_BL=boundary_BL, document_BL=document_BL,

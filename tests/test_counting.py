@@ -16,11 +16,10 @@ from dbyte.distill.terms import Forward
 from dbyte.kernels.fast import fast_products
 from dbyte.plan.counting import count_step, muon_flops, one_document
 from dbyte.plan.plan import meta_student
-from dbyte.text.packing import Batch
-from dbyte.text.spans import BOS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from measuring import flops  # noqa: E402
+from steps import made_up  # noqa: E402
 
 BYTES = dict(align_bytes=1, distill_bytes=1, boundary_bytes=1), dict(head_bytes=1, full_bytes=1)
 STEPS = stage1(**BYTES[0]) + stage2(**BYTES[1])
@@ -30,18 +29,10 @@ NAMES = [step.name for step in STEPS]
 SIZES = {"paper": {}, "authors": dict(ffn_width=0, router_ffn_width=12)}
 
 
-def make_batch(rows=2, row_bytes=400, document_bytes=400, bytes_per_token=4):
-    """Random bytes, a token every `bytes_per_token` of them, whole documents of equal length."""
+def make_batch(rows=2, document_bytes=400):
+    """Random bytes, whole documents of equal length."""
     torch.manual_seed(0)
-    order_L = torch.arange(row_bytes)
-    document_BL = (order_L // document_bytes).expand(rows, -1)
-    byte_ids_BL = torch.randint(0, 250, (rows, row_bytes))
-    byte_ids_BL[:, ::document_bytes] = BOS
-    boundary_BL = (order_L % bytes_per_token == bytes_per_token - 1).expand(rows, -1)
-    token_document_BM = document_BL[:, bytes_per_token - 1 :: bytes_per_token]
-    return Batch(byte_ids_BL, boundary_BL, document_BL, torch.ones_like(boundary_BL),
-                 torch.randint(0, 300, token_document_BM.shape), token_document_BM,
-                 torch.ones_like(token_document_BM, dtype=torch.bool))
+    return made_up(rows, 400, 300, document_bytes=document_bytes)
 
 
 def as_cut(step, student, batch):

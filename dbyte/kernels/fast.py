@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 ROWS_WORTH_IT = 64  # with fewer rows `F.linear` is as fast
 CACHED = 2**18  # numbers of a piece of a row that fit a CPU's cache three times
-MULTIPLIES_BF16 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # elsewhere tens of times slower than fp32
+MULTIPLIES_BF16 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # where not, fp32 is many times as fast: docs/log.md
 MUONS = (Tensor.__matmul__, torch.addmm)  # the products of torch.optim.Muon, which casts to bf16
 
 
@@ -38,7 +38,7 @@ class fast_products(TorchFunctionMode):
     """Within this context `F.linear` is `linear` in every module: faster for fp32 on a CPU, and unchanged elsewhere.
 
     Values stay the same within rounding, and contexts may be nested. What is recomputed in backward must enter the
-    context again: it is off there (see model/checkpointing.py). Muon's bf16 products are fp32's where a CPU has none.
+    context again: it is off there (see model/checkpointing.py). Muon's bf16 products go by fp32 if a CPU has none.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
