@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 ROWS_WORTH_IT = 64  # with fewer rows `F.linear` is as fast
 CACHED = 2**18  # numbers of a piece of a row that fit a CPU's cache three times
 MULTIPLIES_BF16 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # else fp32 is many times as fast: docs/log.md
-MUONS = (Tensor.__matmul__, torch.addmm)  # the products of torch.optim.Muon, which casts to bf16
+MUONS = (Tensor.matmul, torch.addmm)  # the products of torch.optim.Muon, which casts to bf16
 
 
 def is_fp32_cpu(tensor: Tensor) -> bool:
