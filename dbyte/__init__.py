@@ -18,14 +18,15 @@ _HOMES = {
     "Aligned": "dbyte.text.spans", "TokenBytes": "dbyte.text.spans",
     "ByteStudent": "dbyte.model.student", "StudentConfig": "dbyte.model.student",
     "StudentOutput": "dbyte.model.student",
-    "ssd": "dbyte.model.ssd", "losses": "dbyte.distill", "perturb": "dbyte.text.perturb",
+    "ssd": "dbyte.model.ssd", "perturb": "dbyte.text.perturb",
 }
-__all__ = ["__version__", "generate", "generate_stream", *_HOMES]
+_MODULES = {"losses": "dbyte.distill.losses", "byte_probabilities": "dbyte.byte_probabilities"}
+__all__ = ["__version__", "generate", "generate_stream", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str):
-    if name == "losses":  # a module: importing its package alone would not load it
-        return import_module("dbyte.distill.losses")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"dbyte has no {name!r}; its names are {', '.join(__all__)}")
@@ -34,6 +35,8 @@ def __getattr__(name: str):
 def generate(student, prompts, *, compiled: bool = False, **options) -> "list[str] | list[bytes]":
     """Continue each prompt (str, or UTF-8 bytes) with a student; returns texts, or bytes with as_bytes=True.
 
+    student: or a teacher as a `byte_probabilities.ByteTeacher`, whose prompts may end at any byte; it has no compiled
+    code, and takes the options of its own `generate`.
     compiled: run the student's steps by compiled code: quicker bytes after a start of a few seconds, and the same
     function within rounding. It takes a C++ compiler, and a student in fp32 on a CPU.
     options: max_new_bytes, temperature, top_k, top_p, seed, stop, stage and more, which
@@ -43,9 +46,12 @@ def generate(student, prompts, *, compiled: bool = False, **options) -> "list[st
         FileNotFoundError: if compiled is True and there is no C++ compiler.
         ValueError: for prompts or options that cannot be used.
     """
+    from dbyte.byte_probabilities import ByteTeacher
     from dbyte.decode.generate import generate
     from dbyte.native import engine_for
 
+    if isinstance(student, ByteTeacher):
+        return student.generate(prompts, **options)
     return generate(student, prompts, engine=engine_for(student, compiled), **options)
 
 

@@ -1,0 +1,175 @@
+"""A token-trained teacher as a byte-level language model: the next byte, scores, and text after any bytes.
+
+Four readings of its probabilities:
+
+    "joint"      the byte and whether its token ends, along the tokens of the text          within_token.py
+    "ends"       the byte or the end of the token, along the same tokens                    within_token.py
+    "coverings"  the byte, whatever the tokens are; also after a cut word or character      coverings.py
+    "beam"       an approximation of it, over all sequences of tokens                       beam.py
+
+The first two are exact for the teacher along the tokens of the whole text, and their bytes add up to the score of these
+tokens. The third is exact for texts.
+
+Shape letters: R rows, S symbols.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dbyte.byte_probabilities import within_token
+from dbyte.byte_probabilities.beam import Beam
+from dbyte.byte_probabilities.coverings import coverings
+from dbyte.byte_probabilities.encodings import Encodings, TokenTree, split_characters
+from dbyte.byte_probabilities.token_model import Teacher
+from dbyte.byte_probabilities.vocabulary import SortedVocabulary
+from dbyte.decode.sampling import Sampling
+from dbyte.model.teacher import load_teacher
+from dbyte.text.spans import TokenBytes, utf8
+
+READINGS = ("joint", "ends", "coverings", "beam")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a teacher says of a text, symbol by symbol.
+
+    log_prob_RS: fp32, normalised rows; the last one is of what follows the text. symbol_R: int64, the symbols of the
+    text, one fewer.
+    """
+
+    log_prob_RS: Tensor
+    symbol_R: Tensor
+
+    @property
+    def nats(self) -> float:
+        """The log-probability of the text (<= 0), in fp64."""
+        return self.log_prob_RS[:-1].gather(1, self.symbol_R[:, None]).double().sum().item()
+
+
+class ByteTeacher:
+    """A teacher of the families that `load_teacher` reads, with a byte-exact tokenizer."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        """Raises ValueError for a tokenizer that is not byte-exact, or belongs to a larger model."""
+        self.model = model.eval()
+        self.tokens = TokenBytes.from_tokenizer(tokenizer)
+        self.teacher = Teacher(model)
+        self.vocabulary = SortedVocabulary(self.tokens.token_bytes, size=self.teacher.size)
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str, *, device: str = "cpu") -> "ByteTeacher":
+        """Load a folder or hub name; raises as `load_teacher`."""
+        return cls(*load_teacher(name, device=device))
+
+    @cached_property
+    def encodings(self) -> Encodings:
+        """The tokenizer's encodings of beginnings; made when first asked, which takes seconds."""
+        return Encodings(self.tokens, size=self.teacher.size)
+
+    @cached_property
+    def sorted_head_VE(self) -> Tensor:
+        """The head's weight in the vocabulary's order."""
+        return self.teacher.head_VE[self.vocabulary.id_V]
+
+    def read(
+        self, text: str | bytes, reading: str = "coverings", *, K: int = 10, epsilon: float = 0.01
+    ) -> Reading:
+        """The distributions of a text's symbols; bytes may end anywhere, and need not be UTF-8.
+
+        reading: one of READINGS; "joint" and "ends" take text, since only a whole text has tokens. K, epsilon: of the
+        beam. Raises ValueError for an unknown reading, bytes where text is asked for, a byte that no token has, or a
+        text longer than the model's positions.
+        """
+        if reading not in READINGS:
+            raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
+        if reading in ("joint", "ends"):
+            return self._along_tokens(text, reading)
+        data = self._bytes(text)
+        if reading == "coverings":
+            table = coverings(data, self.teacher, self.vocabulary, self.encodings).log_prob_PS
+        else:
+            table = Beam(self.teacher, self.vocabulary, bos_token_id=self.tokens.bos_token_id, K=K,
+                         epsilon=epsilon).log_probs(data)
+        return Reading(table, torch.tensor(list(data), dtype=torch.long))
+
+    def next_byte(self, prefix: str | bytes) -> Tensor:
+        """Log-probabilities (fp32 [257]) of the byte after these, exact over coverings; symbol 256 ends the text."""
+        return self.read(prefix).log_prob_RS[-1]
+
+    def score(self, texts: Sequence[str | bytes]) -> list[float]:
+        """The log-probability of each text as a text's beginning, in nats, exact over coverings."""
+        return [self.read(text).nats for text in texts]
+
+    def _bytes(self, text: str | bytes) -> bytes:
+        return utf8(self.tokens.normalise(text)) if isinstance(text, str) else bytes(text)
+
+    @torch.inference_mode()
+    def _along_tokens(self, text: str | bytes, alphabet: str) -> Reading:
+        if not isinstance(text, str):
+            raise ValueError(f"the reading {alphabet!r} is along the tokens of a text, found {type(text).__name__}: "
+                             'decode it, or take the reading "coverings"')
+        aligned = self.tokens.align(text)
+        token_M = aligned.token_ids.tolist()
+        tree = TokenTree([self.tokens.bos_token_id])
+        node = 0
+        for token in token_M:
+            node = tree.add(node, token, len(self.tokens.token_bytes[token]))
+        table = within_token.log_probs(self.teacher.reader().hidden(tree), self.sorted_head_VE,
+                                       [*token_M, self.tokens.eos_token_id], self.vocabulary, alphabet=alphabet)
+        return Reading(table, within_token.symbols(token_M, self.vocabulary, alphabet=alphabet))
+
+    # -- text after any bytes -----------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[str | bytes], *, max_new_bytes: int = 256, temperature: float = 0.0,
+        top_k: int | None = None, top_p: float = 1.0, seed: int = 0, stop: Sequence[str] = (), as_bytes: bool = False,
+    ) -> list[str] | list[bytes]:
+        """Continue each prompt, which may end within a word or a character, until EOS, a stop string or max_new_bytes.
+
+        A covering of the prompt is drawn from all of them, and tokens follow it as ever: at temperature 1 the bytes are
+        draws from the model's distribution of texts after the prompt. At 0 covering and tokens are the likeliest ones.
+        Arguments and errors are those of `decode.generate.generate`. Text has U+FFFD for a character that the limit
+        cuts; of a prompt that ends within a character it begins with the whole character.
+        """
+        if isinstance(prompts, str | bytes):
+            raise ValueError(f"generate expects a list of prompts, found {type(prompts).__name__}: put it into a list")
+        if max_new_bytes < 1:
+            raise ValueError(f"max_new_bytes must be at least 1, found {max_new_bytes}")
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        data = [self._bytes(prompt) for prompt in prompts]
+        written = [self._continue(prompt, sampling, max_new_bytes, [utf8(each) for each in stop]) for prompt in data]
+        if as_bytes:
+            return written
+        return [(split_characters(prompt)[1] + text).decode(errors="replace")
+                for prompt, text in zip(data, written, strict=True)]
+
+    def _continue(self, prompt: bytes, sampling: Sampling, limit: int, stops: list[bytes]) -> bytes:
+        found = coverings(prompt, self.teacher, self.vocabulary, self.encodings, last=True).last
+        generator = torch.Generator().manual_seed(sampling.seed)
+        log_prob_C = torch.tensor([log_prob for _, log_prob in found], dtype=torch.float64)
+        chosen = (torch.multinomial((log_prob_C / sampling.temperature).softmax(0), 1, generator=generator).item()
+                  if sampling.temperature else log_prob_C.argmax().item())
+        covering = found[chosen][0]
+
+        def written(id_M: Tensor) -> tuple[bytes, bool]:
+            """What tokens add to the prompt, and whether that is enough."""
+            text = self.tokens.decode(id_M[1:].tolist())[len(prompt) :][:limit]
+            ends = [text.find(each) for each in stops if each in text]
+            return text[: min(ends, default=limit)], len(text) == limit or bool(ends)
+
+        with torch.random.fork_rng(enabled=sampling.temperature > 0):
+            torch.manual_seed(sampling.seed)
+            id_1M = self.model.generate(
+                torch.tensor([covering], device=self.model.device), max_new_tokens=limit,
+                stopping_criteria=[lambda id_1M, _: torch.tensor([written(id_1M[0])[1]], device=id_1M.device)],
+                do_sample=sampling.temperature > 0, temperature=sampling.temperature or None, top_k=sampling.top_k,
+                top_p=sampling.top_p, eos_token_id=self.vocabulary.stop_ids(),
+                pad_token_id=self.tokens.eos_token_id)
+        return written(id_1M[0])[0]
