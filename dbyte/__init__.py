@@ -36,7 +36,7 @@ def generate(student, prompts, *, compiled: bool = False, **options) -> "list[st
     """Continue each prompt (str, or UTF-8 bytes) with a student; returns texts, or bytes with as_bytes=True.
 
     student: or a teacher as a `byte_probabilities.ByteTeacher`, whose prompts may end at any byte; it has no compiled
-    code, and takes the options of its own `generate`.
+    code, and takes the options of `decode.teacher_text.generate_from_teacher`.
     compiled: run the student's steps by compiled code: quicker bytes after a start of a few seconds, and the same
     function within rounding. It takes a C++ compiler, and a student in fp32 on a CPU.
     options: max_new_bytes, temperature, top_k, top_p, seed, stop, stage and more, which
@@ -48,10 +48,11 @@ def generate(student, prompts, *, compiled: bool = False, **options) -> "list[st
     """
     from dbyte.byte_probabilities import ByteTeacher
     from dbyte.decode.generate import generate
+    from dbyte.decode.teacher_text import generate_from_teacher
     from dbyte.native import engine_for
 
     if isinstance(student, ByteTeacher):
-        return student.generate(prompts, **options)
+        return generate_from_teacher(student, prompts, **options)
     return generate(student, prompts, engine=engine_for(student, compiled), **options)
 
 

@@ -14,8 +14,8 @@ from dbyte.paths import ROOT
 GROUND = ("presets", "scale_file", "paths", "version", "atomic", "device", "memory")
 # From the bottom to the top. A module imports lower floors and its own folder; folders of one floor do not see each
 # other. The face is what `import dbyte` and `python -m dbyte` load.
-FLOORS = (GROUND, ("kernels", "tasks"), ("text",), ("model",), ("distill",), ("decode",), ("native",), ("evaluate",),
-          ("plan",), ("report",), ("notebook",), ("commands",), ("__init__", "__main__"))
+FLOORS = (GROUND, ("kernels", "tasks"), ("text",), ("model",), ("byte_probabilities",), ("distill",), ("decode",),
+          ("native",), ("evaluate",), ("plan",), ("report",), ("notebook",), ("commands",), ("__init__", "__main__"))
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 SLOW = ("model", "distill", "text", "tasks")  # folders that hold the readable reference only
 LINES = 80  # of a function at most

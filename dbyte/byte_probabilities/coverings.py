@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dbyte.byte_probabilities.encodings import Encodings, TokenTree
+from dbyte.byte_probabilities.encodings import Encodings
 from dbyte.byte_probabilities.token_model import TokenModel
 from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 

@@ -1,4 +1,4 @@
-"""A token-trained teacher as a byte-level language model: the next byte, scores, and text after any bytes.
+"""A token-trained teacher as a byte-level language model: the next byte after any bytes, and scores.
 
 Four readings of its probabilities:
 
@@ -25,10 +25,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dbyte.byte_probabilities import within_token
 from dbyte.byte_probabilities.beam import Beam
 from dbyte.byte_probabilities.coverings import coverings
-from dbyte.byte_probabilities.encodings import Encodings, TokenTree, split_characters
+from dbyte.byte_probabilities.encodings import Encodings, TokenTree
 from dbyte.byte_probabilities.token_model import Teacher
 from dbyte.byte_probabilities.vocabulary import SortedVocabulary
-from dbyte.decode.sampling import Sampling
 from dbyte.model.teacher import load_teacher
 from dbyte.text.spans import TokenBytes, utf8
 
@@ -90,7 +89,7 @@ class ByteTeacher:
             raise ValueError(f"unknown reading {reading!r}: choose one of {', '.join(READINGS)}")
         if reading in ("joint", "ends"):
             return self._along_tokens(text, reading)
-        data = self._bytes(text)
+        data = self.bytes_of(text)
         if reading == "coverings":
             table = coverings(data, self.teacher, self.vocabulary, self.encodings).log_prob_PS
         else:
@@ -106,7 +105,8 @@ class ByteTeacher:
         """The log-probability of each text as a text's beginning, in nats, exact over coverings."""
         return [self.read(text).nats for text in texts]
 
-    def _bytes(self, text: str | bytes) -> bytes:
+    def bytes_of(self, text: str | bytes) -> bytes:
+        """The bytes of a text after the tokenizer's normaliser; bytes as they are."""
         return utf8(self.tokens.normalise(text)) if isinstance(text, str) else bytes(text)
 
     @torch.inference_mode()
@@ -123,53 +123,3 @@ class ByteTeacher:
         table = within_token.log_probs(self.teacher.reader().hidden(tree), self.sorted_head_VE,
                                        [*token_M, self.tokens.eos_token_id], self.vocabulary, alphabet=alphabet)
         return Reading(table, within_token.symbols(token_M, self.vocabulary, alphabet=alphabet))
-
-    # -- text after any bytes -----------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def generate(
-        self, prompts: Sequence[str | bytes], *, max_new_bytes: int = 256, temperature: float = 0.0,
-        top_k: int | None = None, top_p: float = 1.0, seed: int = 0, stop: Sequence[str] = (), as_bytes: bool = False,
-    ) -> list[str] | list[bytes]:
-        """Continue each prompt, which may end within a word or a character, until EOS, a stop string or max_new_bytes.
-
-        A covering of the prompt is drawn from all of them, and tokens follow it as ever: at temperature 1 the bytes are
-        draws from the model's distribution of texts after the prompt. At 0 covering and tokens are the likeliest ones.
-        Arguments and errors are those of `decode.generate.generate`. Text has U+FFFD for a character that the limit
-        cuts; of a prompt that ends within a character it begins with the whole character.
-        """
-        if isinstance(prompts, str | bytes):
-            raise ValueError(f"generate expects a list of prompts, found {type(prompts).__name__}: put it into a list")
-        if max_new_bytes < 1:
-            raise ValueError(f"max_new_bytes must be at least 1, found {max_new_bytes}")
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        data = [self._bytes(prompt) for prompt in prompts]
-        written = [self._continue(prompt, sampling, max_new_bytes, [utf8(each) for each in stop]) for prompt in data]
-        if as_bytes:
-            return written
-        return [(split_characters(prompt)[1] + text).decode(errors="replace")
-                for prompt, text in zip(data, written, strict=True)]
-
-    def _continue(self, prompt: bytes, sampling: Sampling, limit: int, stops: list[bytes]) -> bytes:
-        found = coverings(prompt, self.teacher, self.vocabulary, self.encodings, last=True).last
-        generator = torch.Generator().manual_seed(sampling.seed)
-        log_prob_C = torch.tensor([log_prob for _, log_prob in found], dtype=torch.float64)
-        chosen = (torch.multinomial((log_prob_C / sampling.temperature).softmax(0), 1, generator=generator).item()
-                  if sampling.temperature else log_prob_C.argmax().item())
-        covering = found[chosen][0]
-
-        def written(id_M: Tensor) -> tuple[bytes, bool]:
-            """What tokens add to the prompt, and whether that is enough."""
-            text = self.tokens.decode(id_M[1:].tolist())[len(prompt) :][:limit]
-            ends = [text.find(each) for each in stops if each in text]
-            return text[: min(ends, default=limit)], len(text) == limit or bool(ends)
-
-        with torch.random.fork_rng(enabled=sampling.temperature > 0):
-            torch.manual_seed(sampling.seed)
-            id_1M = self.model.generate(
-                torch.tensor([covering], device=self.model.device), max_new_tokens=limit,
-                stopping_criteria=[lambda id_1M, _: torch.tensor([written(id_1M[0])[1]], device=id_1M.device)],
-                do_sample=sampling.temperature > 0, temperature=sampling.temperature or None, top_k=sampling.top_k,
-                top_p=sampling.top_p, eos_token_id=self.vocabulary.stop_ids(),
-                pad_token_id=self.tokens.eos_token_id)
-        return written(id_1M[0])[0]
