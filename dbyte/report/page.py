@@ -29,8 +29,8 @@ from dbyte.report.results import read_if_any, read_results
 from dbyte.report.tables import both_students, estimates, main_table, markdown
 
 CAPTIONS = tomllib.loads((files("dbyte.report") / "captions.toml").read_text(encoding="utf-8"))
-ALL_COLUMNS = ("`all columns`: teacher and student of notebook 16, which read the whole world and were taught all. The "
-               "others were taught four. Averages are over the paper's columns, of which SPELL is none.")
+ALL_COLUMNS = ("`all columns`: teacher and student of notebook 16, which were taught all columns. The other models "
+               "were taught four. Averages are over the paper's columns, and SPELL is not one of them.")
 CSS = (files("dbyte.report") / "page.css").read_text(encoding="utf-8")
 Read = Callable[[str], pd.DataFrame | None]  # the name of a results file -> its rows, None where there are none
 
@@ -40,7 +40,7 @@ END = "<!-- end of the generated part -->"
 
 def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
            notebooks: Path = NOTEBOOKS) -> Iterator[str]:
-    """Yield the report's parts in order as markdown: a heading, a paragraph, a table or a picture each."""
+    """Yield the report's parts in order as markdown: each is a heading, a paragraph, a table or a picture."""
     found = claims.judged(scale=scale, folder=results, notebooks=notebooks)
     name = scale.name
     read = partial(read_if_any, scale=name, folder=results)
@@ -63,7 +63,7 @@ def headline(read: Read) -> Iterator[str]:
         yield "Not measured yet: notebook 02 has not run at this scale."
         return
     seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
-    yield f"Held-out items a column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}."
+    yield f"Held-out items per column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}."
     every, letters = read("all_columns"), read("mini_cute")
     if every is not None:
         yield ALL_COLUMNS
@@ -114,7 +114,7 @@ def judged_claims(found: pd.DataFrame) -> Iterator[str]:
     """The paper's claims: those with a verdict as a table, the others as one."""
     yield "## The paper's claims"
     yield (f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or its opposite, where the whole "
-           "interval is on one side of what it asks; minutes are those of its notebook at its longest.")
+           "interval is on one side of what it asks; minutes are those of its notebook's longest run.")
     measured = found[found["verdict"] != UNMEASURED]
     if len(measured):
         yield markdown(claims.shown(measured))
@@ -138,8 +138,8 @@ def costs(read: Read) -> Iterator[str]:
     yield "## Cost"
     times, main = read("notebook_times"), read("main")
     if times is not None:
-        yield (f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, each at its longest: with "
-               "nothing trained before, where it ever ran so.")
+        yield (f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, the longest run of each: later "
+               "runs load what is trained.")
         yield markdown(pd.DataFrame({"notebook": times["notebook"], "minutes": times["value"] / 60,
                                      "commit": times["commit"].str[:12] + times["commit"].str[40:]}), digits=1)
     if main is not None:
@@ -203,8 +203,8 @@ def readme_numbers(*, folder: Path = RESULTS) -> str:
     minutes = ", ".join(f"{row.notebook[:2]}: {row.value / 60:.0f}" for row in read("notebook_times").itertuples())
     return "\n\n".join((
         f"Scale `{COMMITTED_SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
-        f"percent ± standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and "
-        f"matched. {ALL_COLUMNS} Minutes of each notebook at its longest, less what it found trained: {minutes}.",
+        f"percent ± standard error on at most {int(main.n.max())} held-out items per column; GSM8K is generated and "
+        f"matched. {ALL_COLUMNS} Minutes of each notebook's longest run, which may have loaded models: {minutes}.",
         markdown(both_students(pd.concat([main, given]), read("all_columns")))))
 
 
