@@ -9,7 +9,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--model", metavar="DIR", help="folder of a student, as `train` names it")
     command.add_argument("--teacher", metavar="DIR", help="a teacher's folder or hub name: compared item by item")
     command.add_argument("--tasks", default="mini", metavar="NAMES",
-                         help="mini (the default), mini_full, paper, cute, or columns such as PIQA,paper/ARC-E")
+                         help="mini (default), mini_full, mini_cute, paper, cute, or columns such as PIQA,paper/ARC-E")
     command.add_argument("--data", type=Path, metavar="DIR",
                          help="local items of paper and cute (default: $DBYTE_DATA, or the hub)")
     command.add_argument("--boundaries", help="router (the default); at Stage 1 also tokenizer; at Stage 2 also own, "

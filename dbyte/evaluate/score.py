@@ -14,7 +14,7 @@ could add up to more than one. The sum over both flags of each byte ("folded") i
 sees the next byte. It is returned next to the joint score, never in its place. `score_beam.py` tightens the bound, and
 `score_own_boundaries.py` scores along the boundaries that the decoder itself decides.
 
-Requests that begin alike are read once (`shared_prefix.py`). What no score depends on is not computed.
+Requests that begin alike are read once (`shared_prefix.py`). The heads run only where something is scored.
 
 Shape letters: N texts, R rows to read (a text may be in several), L bytes of the longest text with BOS, V vocabulary;
 T nodes of the tree of bytes, K nodes of the tree of chunks, E core width, S tokens that are scored, P bytes that are
