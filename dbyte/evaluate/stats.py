@@ -227,8 +227,7 @@ def items_in(columns: Columns) -> int:
 
 
 def _compared(student: Models, teacher: Models, statistic: Callable, *, seed: int) -> Interval:
-    """100 * statistic(student average, teacher average) with its interval over items, and over seeds if there are any.
-    """
+    """100 * statistic(student average, teacher average), its interval over items, and over seeds if there are any."""
     if isinstance(student, Mapping):
         return _paired(student, teacher, statistic, seed=seed)
     if not student or len(student) != len(teacher):

@@ -29,7 +29,6 @@ ffi.cdef(SOURCE.with_suffix(".hpp").read_text())
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
          "-fno-signed-zeros", "-fopenmp", "-shared", "-fPIC")
 PANEL = 32  # outputs next to each other in a packed weight, as in arithmetic.hpp
-TILE = 64  # rows that go through all blocks or layers before the next ones do, as in native.cpp
 # Two rows are worth a thread (docs/log.md, 2026-11-30, has the times). On a machine that is busy with other work, torch
 # on one thread (OMP_NUM_THREADS=1) is faster.
 ROWS_A_THREAD = 2

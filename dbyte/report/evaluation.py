@@ -76,8 +76,7 @@ def compared(student: Columns, teacher: Columns, *, seed: int) -> dict:
 
 
 def table(found: Mapping) -> str:
-    """Return what `evaluated` found as a GitHub table: accuracies in percent with errors, differences with intervals.
-    """
+    """Return what `evaluated` found as a GitHub table: accuracies in percent with errors, differences, intervals."""
     results = {who: found[who] for who in ("student", "teacher") if who in found}
     rows = []
     for task, one in next(iter(results.values())).items():

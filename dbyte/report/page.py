@@ -64,25 +64,24 @@ def headline(read: Read) -> Iterator[str]:
         return
     seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
     yield f"Held-out items per column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}."
-    every, letters = read("all_columns"), read("mini_cute")
+    every = read("all_columns")
     if every is not None:
         yield ALL_COLUMNS
     yield markdown(main_table(frame) if every is None else both_students(frame, every))
-    if letters is not None:
+    if (letters := read("mini_cute")) is not None:
         yield "The letters of made-up words (MiniCUTE), by the models of notebook 16:"
         yield markdown(main_table(letters))
 
 
 def bits_and_boundaries(read: Read) -> Iterator[str]:
     """Bits per byte of teacher and student, and how well the router's boundaries agree with the teacher's tokens."""
-    bits, stage2_bits, edges = read("bits_stage1"), read("bits"), read("boundaries_stage1")
-    if bits is not None:
-        if stage2_bits is not None:
+    if (bits := read("bits_stage1")) is not None:
+        if (stage2_bits := read("bits")) is not None:
             bits = pd.concat([bits, stage2_bits[stage2_bits["model"] == "stage2"]])
         yield ("Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a "
                "bound:")
         yield markdown(estimates(bits, rows=["model"], columns="corpus", order=sorted(set(bits["corpus"])), digits=4))
-    if edges is not None:
+    if (edges := read("boundaries_stage1")) is not None:
         f1 = ", ".join(f"{row.corpus} {row.value:.2f} ± {row.stderr:.2f}" for row in edges.itertuples())
         yield f"The router's boundaries against the tokenizer's on held-out text, F1 in percent: {f1}."
 
@@ -136,13 +135,12 @@ def slips() -> Iterator[str]:
 def costs(read: Read) -> Iterator[str]:
     """How long it took, and on what."""
     yield "## Cost"
-    times, main = read("notebook_times"), read("main")
-    if times is not None:
+    if (times := read("notebook_times")) is not None:
         yield (f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, the longest run of each: later "
                "runs load what is trained.")
         yield markdown(pd.DataFrame({"notebook": times["notebook"], "minutes": times["value"] / 60,
                                      "commit": times["commit"].str[:12] + times["commit"].str[40:]}), digits=1)
-    if main is not None:
+    if (main := read("main")) is not None:
         facts = main.attrs["provenance"]
         packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
         yield f"Measured on {facts['device']}, {facts['platform']}, with {packages}."
