@@ -3,6 +3,8 @@
 A term names the positions that it is summed over without running the model: so the counts of all micro-batches and
 processes are known before the first of them runs, and a mean is never a mean of means. Parts that no term reads do not
 run: step 1.1 needs no core, step 1.3 neither core nor head. Parts that do not train leave no graph.
+
+Shape letters: B rows, L bytes, M tokens or chunks, D byte width, E core width, K symbols of a byte head, T positions.
 """
 
 from collections.abc import Callable

@@ -18,7 +18,7 @@ from dbyte.model.student import ByteStudent
 from dbyte.presets import Scale
 
 Trained = Mapping[str, Sequence[Sequence[Run]]]  # variant -> for each seed, a run for each of its steps
-Measured = Mapping[str, Sequence[Mapping[str, ColumnResult]]]  # variant -> for each seed, a result for each column
+Measurements = Mapping[str, Sequence[Mapping[str, ColumnResult]]]  # variant -> for each seed, a result for each column
 
 
 def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
@@ -31,14 +31,14 @@ def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
                            for k in range(scale.ablation.seeds)] for variant in variants}
 
 
-def measure(measurer: Measurer, trained: Trained, reading: str) -> Measured:
+def measure(measurer: Measurer, trained: Trained, reading: str) -> Measurements:
     """MiniBench of every student after its last step; reading as in measure.py."""
     items = measurer.scale.ablation.items
     return {name: [measurer.columns(runs[-1].model_folder, reading, items=items) for runs in by_seed]
             for name, by_seed in trained.items()}
 
 
-def accuracy_rows(measured: Measured, **more: object) -> list[dict]:
+def accuracy_rows(measured: Measurements, **more: object) -> list[dict]:
     """Tidy rows in percent: model, task (and their average), value, stderr over seeds and items, n, seeds."""
     rows = []
     for name, by_seed in measured.items():
@@ -93,7 +93,7 @@ def kept_models(runs: Sequence[Run]) -> list[tuple[int, Path, str]]:
     return kept
 
 
-def variant_difference_rows(measured: Measured, first: str, others: Sequence[str] | None = None) -> list[dict]:
+def variant_difference_rows(measured: Measurements, first: str, others: Sequence[str] | None = None) -> list[dict]:
     """Tidy rows of `first` minus each other variant on the same items, in points, task by task and on average.
 
     others: names, None: all. The verdict is on "`first` is ahead".
@@ -111,7 +111,7 @@ def variant_difference_rows(measured: Measured, first: str, others: Sequence[str
     return rows
 
 
-def best_of(measured: Measured, names: Sequence[str]) -> str:
+def best_of(measured: Measurements, names: Sequence[str]) -> str:
     """The name of the variant with the highest average over columns and seeds; of equals, the first.
 
     Chosen and reported on the same items, it looks better than it is.
@@ -120,7 +120,7 @@ def best_of(measured: Measured, names: Sequence[str]) -> str:
     return max(names, key=lambda name: average[name])
 
 
-def retention_rows(measured: Measured, baselines: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
+def retention_rows(measured: Measurements, baselines: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
     """Tidy rows in percent: each variant's average over that of its baseline, a token model, on the same items."""
     rows = []
     for name, by_seed in measured.items():

@@ -64,7 +64,7 @@ def kinds(byte_ids_BL: Tensor) -> Tensor:
 class Tally:
     """What the router and the teacher do in each piece of a text.
 
-    counts_PK4: int64, Agreement's hits, false cuts, missed cuts and all positions, by kind. lengths_PN: who -> int64,
+    counts_PK4: int64, Agreement's hits, false and missed ones and all positions, by kind. lengths_PN: who -> int64,
     chunks of each length in bytes; BOS and EOS, which are always chunks of their own, are left out.
     """
 

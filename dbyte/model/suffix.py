@@ -51,7 +51,7 @@ class SuffixProjection(nn.Linear):
 class SuffixOdds(nn.Module):
     """What the longest tokens that end at a byte and at the next one say of a boundary between them: log-odds.
 
-    Whether a token goes on is a matter of spelling, of which a frozen encoder carries a part alone. Embeddings of both
+    Whether a token continues is a matter of spelling, of which a frozen encoder carries only a part. Embeddings of both
     tokens, `width` wide and learned from where tokens end, go through one hidden layer.
     """
 

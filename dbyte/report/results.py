@@ -32,7 +32,7 @@ SIGNIFICANT = "%.6g"  # more digits than anything measured here is exact to, and
 class Recorder:
     """Writes the results of one notebook, each file with the time that its rows took, and reads them back.
 
-    scale, seeds, device: what every file of the notebook is measured with. folder: where results/ lies.
+    scale, seeds, device: what every file of the notebook is measured with. folder: where results/ is.
 
         record = results.begin("smoke", seeds=[0])
         with record("stage1", keys=["model", "task"], of=runs[2]) as rows:
