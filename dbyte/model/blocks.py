@@ -129,8 +129,8 @@ class Stack(nn.Module):
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, list[State]]:
         """Run right-padded rows of one document each; also return each block's state after byte length_B - 1.
 
-        slots: for so many bytes a state of attention has room, at least for those that are given. `stack_step` continues
-        from these states.
+        slots: for so many bytes a state of attention has room, at least for those that are given. From these states
+        `stack_step` continues.
         """
         states = []
         for block in self.blocks:
