@@ -47,7 +47,7 @@ class Lesson:
 
 
 def present(corpora: tuple[tuple[str, int], ...], scale: str) -> tuple[tuple[str, int], ...]:
-    """The corpora of a scale but those in the folder $DBYTE_TEXT where that is not set; ValueError if none is left."""
+    """The corpora of a scale, without those in $DBYTE_TEXT if that is not set; ValueError if none is left."""
     found = tuple(each for each in corpora if TEXT not in each[0] or os.environ.get(TEXT))
     if not found:
         raise ValueError(f"scale {scale} trains on text of your own: set ${TEXT} to a folder of .txt or .jsonl files")
@@ -55,7 +55,7 @@ def present(corpora: tuple[tuple[str, int], ...], scale: str) -> tuple[tuple[str
 
 
 def read_all(scale: type, shape: type) -> list:
-    """The scale of each file of scales/, from the least training text to the most."""
+    """One scale for each file of scales/, in ascending order of their training text."""
     found = [read(file, scale, shape) for file in BUILT_IN.values()]
     return sorted(found, key=lambda one: (sum(size for _, size in one.corpora), one.name))
 
@@ -115,7 +115,7 @@ def setting(text: str) -> dict:
 def merged(base: dict, over: dict) -> dict:
     """The tables of `base` with those of `over` in them; any other value replaces the one of `base`.
 
-    A teacher that is a text, over one of given sizes, takes away the other teachers that were told by those sizes.
+    If `over` names a teacher where `base` gives sizes, the table [teachers] of `base` is dropped: it builds on them.
     """
     if isinstance(over.get("teacher"), str) and isinstance(base.get("teacher"), dict):
         base = {key: value for key, value in base.items() if key != "teachers"}
@@ -145,12 +145,12 @@ def _literal(value: object) -> str:
 
 
 def typed(value: object, kind: object, where: str, *, whole: bool = True) -> object:
-    """Turn a value of a file into `kind`, which is a type, a union of types, or a dict from keys to kinds.
+    """Turn a value of a file into `kind`, which is a type, a union of types, or a dict from keys to such kinds.
 
-    A table becomes a dataclass, or a dict if `kind` is one; an array becomes a tuple, a number one of the type that is
-    meant; any other value stays. where: the file and the key, for messages. whole: False leaves all tables dicts, which
-    may lack keys. Raises ValueError for an unknown key, a missing one, another type, or a value that the dataclass
-    refuses.
+    A table becomes a dataclass, or a dict if `kind` is one; an array becomes a tuple, a number is converted to the type
+    of `kind`; any other value stays. where: the file and the key, for messages. whole: False leaves all tables dicts,
+    which may lack keys. Raises ValueError for an unknown key, a missing one, another type, or a value that the
+    dataclass refuses.
     """
     for choice in get_args(kind) if isinstance(kind, UnionType) else (kind,):
         if type(value) is choice and (choice is not float or math.isfinite(value)):
@@ -173,7 +173,7 @@ def typed(value: object, kind: object, where: str, *, whole: bool = True) -> obj
 
 
 def _words(kind: object) -> str:
-    """What a value of a kind is called in a message."""
+    """How a message calls a value of this kind."""
     if isinstance(kind, UnionType):
         return " or ".join(_words(one) for one in get_args(kind) if one is not NoneType)
     if get_origin(kind) is tuple:

@@ -85,7 +85,7 @@ def _documents(texts: list[str], token_bytes: TokenBytes) -> Iterator[Document]:
 
 
 def training_rows(scale: Scale, token_bytes: TokenBytes, *, seed: int, positions: int | None = None) -> Rows:
-    """The packed training rows of a scale, for a core of so many positions (None: any)."""
+    """The packed training rows of a scale, for a core of so many positions (None: no limit)."""
     corpora = training_corpora(scale, seed=seed)
     source = content_hash([corpus.content_hash for corpus in corpora] + [seed])
     return packed_rows(mixed_texts(corpora, seed=seed), token_bytes, row_bytes=scale.row_bytes, source=source,

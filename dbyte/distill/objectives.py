@@ -37,7 +37,7 @@ class Objective:
 
     @property
     def reads_teacher(self) -> str:
-        """What the terms read of the teacher: "whole"; "embeddings"; or "", where it may be None."""
+        """What the terms read of the teacher: "whole", "embeddings", or "" for nothing (it may be None)."""
         read = {term.reads_teacher for _, term in self.terms}
         return "whole" if "whole" in read else "embeddings" if "embeddings" in read else ""
 

@@ -85,7 +85,7 @@ class Forward:
 class Term:
     """One loss, and the positions that it is summed over.
 
-    loss: (forward, mask) to (sum, count), fp32 and int64. where: batch to the bool mask, which no model is run for.
+    loss: (forward, mask) to (sum, count), fp32 and int64. where: batch to the bool mask, without running a model.
     reads_teacher: "whole"; "embeddings", a look-up; or "", where the teacher may be None. routes: whether it reads the
     router's probabilities.
     """

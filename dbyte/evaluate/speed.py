@@ -41,7 +41,7 @@ class Output:
 def student_writes(
     student: ByteStudent, prompts: Sequence[bytes], new_bytes: int, *, stage: int, engine: Engine | None = None
 ) -> Callable[[], Output]:
-    """A call that reads the prompts and writes new_bytes a row."""
+    """A function that reads the prompts and writes new_bytes per row, by Stage 1 or 2."""
 
     def call() -> Output:
         started = time.perf_counter()
@@ -59,7 +59,7 @@ def student_writes(
 def teacher_writes(
     teacher: PreTrainedModel, token_bytes: TokenBytes, prompts: Sequence[bytes], new_bytes: int
 ) -> Callable[[], Output]:
-    """A call of transformers' generation that writes about new_bytes a row, by the prompts' bytes a token."""
+    """A function that writes about new_bytes per row by transformers' generation, given the prompts' bytes per token."""
     rows = [[token_bytes.bos_token_id, *token_bytes.align(prompt.decode(errors="ignore")).token_ids.tolist()]
             for prompt in prompts]
     longest = max(map(len, rows))
@@ -78,7 +78,7 @@ def teacher_writes(
 
 
 def rates(calls: dict[str, Callable[[], Output]], *, rounds: int) -> dict[str, tuple[float, float]]:
-    """(bytes a second, half the spread between quartiles) of each call: medians of rounds but the first."""
+    """Name -> (median bytes per second, half the interquartile range) over `rounds` rounds, after one warm-up round."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -91,7 +91,7 @@ def rates(calls: dict[str, Callable[[], Output]], *, rounds: int) -> dict[str, t
 
 
 def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, rounds: int = 3) -> list[dict]:
-    """Tidy rows of bytes a second, 1 and 16 rows, prompts and texts of `size` bytes; Stage 1 is the first student's.
+    """Tidy rows of bytes per second, 1 and 16 rows, prompts and texts of `size` bytes; Stage 1 is the first student's.
 
     All run where the first student is. Students write by plain steps, and by compiled ones too where these can run.
     stderr is half the spread between quartiles of the rounds, n their number.

@@ -1,5 +1,4 @@
-"""What the paper prints, read from published/*.csv, so that no number is typed twice, and the lists of what is checked.
-"""
+"""What the paper prints, read from published/*.csv so that no number is typed twice, and the lists of checks."""
 
 import tomllib
 from importlib.resources import files
