@@ -1,7 +1,6 @@
-"""An ablation table, measured: every variant over the seeds of a scale, on the same items, each compared with one of
-them.
+"""An ablation table, measured: every variant over the seeds of a scale, on the same items, compared with one of them.
 
-One teacher serves all seeds: what varies between seeds is the student's first weights and the order of what it reads.
+All seeds have the same teacher: between seeds only the student's first weights and the order of its rows differ.
 """
 
 import math
@@ -82,7 +81,7 @@ def curriculum_rows(
 
 
 def kept_models(runs: Sequence[Run]) -> list[tuple[int, Path, str]]:
-    """Bytes since the first step began, folder and step of each model that a student left on its way, the last too."""
+    """(bytes since the first step began, folder, step) of each kept model of a student, the last one included."""
     kept = []
     seen = 0
     for run in runs:
@@ -172,7 +171,7 @@ def loss_rows(trained: Trained, *, step: int = -1) -> list[dict]:
 
 
 def curve_rows(trained: Trained, *, step: int = 0) -> list[dict]:
-    """The logged loss of one step against its bytes, averaged over seeds, a tenth of the log a row."""
+    """The logged loss of one step against its bytes, averaged over seeds, one row per tenth of the log."""
     rows = []
     for name, by_seed in trained.items():
         logs = [runs[step].metrics() for runs in by_seed]

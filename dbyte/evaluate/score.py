@@ -107,7 +107,7 @@ def batch_by_prefix(requests: Iterable[Request], *, batch_bytes: int) -> list[li
 
 
 class Scorer:
-    """Scores requests with one student along given tokens or the router's boundaries; batches change no result."""
+    """Scores requests with one student along given tokens or the router's boundaries, whatever the batches."""
 
     needs_jbp = True  # at Stage 2
 
@@ -202,7 +202,7 @@ class Scorer:
     def _token_log_probs(
         self, core_KE: Tensor, node_S: np.ndarray, token_S: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """log P(token) at each of these chunks [S], and whether no token is likelier; the head runs once a chunk."""
+        """log P(token) at each of these chunks [S], and whether no token is likelier; the head runs once per chunk."""
         node_K, place_S = np.unique(node_S, return_inverse=True)
         nats_S = np.zeros(len(token_S))
         best_S = np.zeros(len(token_S), dtype=bool)

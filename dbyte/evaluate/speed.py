@@ -59,7 +59,7 @@ def student_writes(
 def teacher_writes(
     teacher: PreTrainedModel, token_bytes: TokenBytes, prompts: Sequence[bytes], new_bytes: int
 ) -> Callable[[], Output]:
-    """A function that writes about new_bytes per row by transformers' generation, given the prompts' bytes per token."""
+    """A function that writes about new_bytes per row with transformers, at the prompts' bytes per token."""
     rows = [[token_bytes.bos_token_id, *token_bytes.align(prompt.decode(errors="ignore")).token_ids.tolist()]
             for prompt in prompts]
     longest = max(map(len, rows))

@@ -1,7 +1,7 @@
 """The C++ of this folder, compiled for this machine and bound as native.hpp declares it: for fp32 on a CPU.
 
-It is compiled once a process, in a second or two, into a folder that is deleted afterwards: code for one machine's CPU
-is of no use to another that shares its disk.
+It is compiled once per process, in a second or two, into a folder that is deleted afterwards: code for one machine's
+CPU is of no use to another that shares its disk.
 """
 
 import os
@@ -79,7 +79,7 @@ def library() -> Any:
 
 
 def address(tensor: Tensor) -> Any:
-    """Where a tensor's numbers lie, as C takes it."""
+    """A tensor's data pointer, as a C `void *`."""
     return ffi.cast("void *", tensor.data_ptr())
 
 
@@ -130,7 +130,7 @@ def num_threads(rows: int) -> int:
 
 
 def split_trees(roots: np.ndarray) -> tuple[list[int], int]:
-    """Split nodes of trees into runs of similar length, one a thread: their bounds, and how many runs there are.
+    """Split nodes of trees into runs of similar length, one per thread: their bounds, and how many runs there are.
 
     roots: where trees begin, ascending, from 0, and at the end the number of nodes.
     """

@@ -124,7 +124,7 @@ def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNod
 
 
 def differences(script: NotebookNode, paired: NotebookNode) -> list[str]:
-    """Return how the two differ in cell types, tags and sources, one line a cell; empty where they agree.
+    """Return how the two differ in cell types, tags and sources, one line per cell; empty where they agree.
 
     The .ipynb may have one cell more: papermill's, right below that of the parameters.
     """

@@ -244,9 +244,9 @@ def _unmeasured(why: str) -> dict:
 
 
 def judged(*, scale: Scale, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -> pd.DataFrame:
-    """One row a claim: what it says, the paper's number, ours with interval, n, seeds, what was asked, verdict, cost.
+    """One row per claim: what it says, the paper's number, ours with interval, n, seeds, what was asked, verdict, cost.
 
-    Numbers that do not exist are nan. `minutes` is what the claim's notebook took at its longest.
+    Numbers that do not exist are nan. `minutes` is the longest run of the claim's notebook.
     """
     read = partial(read_results, scale=scale.name, folder=folder)
     times = read_if_any("notebook_times", scale=scale.name, folder=folder)

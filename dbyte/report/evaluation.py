@@ -1,7 +1,7 @@
 """One call that scores a student and its teacher on the same items, as a table and as JSON.
 
 Every accuracy comes with its standard error and number of items; student minus teacher is compared item by item, with a
-paired bootstrap interval; averages weigh each task equally. The JSON holds every item's right and wrong, the hash of the
+paired bootstrap interval; averages weigh tasks equally. The JSON holds every item's right and wrong, the hash of the
 items, versions, seeds and times, and how much context did not fit.
 """
 
