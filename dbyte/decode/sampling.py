@@ -21,8 +21,7 @@ class Sampling:
     """How symbols are drawn; raises ValueError where a value leaves its range.
 
     temperature: 0 takes the likeliest symbol, whatever the other values are. top_k >= 1: only the k likeliest (and
-    those that tie with the last of them); None: all. top_p in (0, 1]: the likeliest whose sum first reaches it, after
-    top_k.
+    those that tie with the last of them); None: all. top_p in (0, 1]: of these the likeliest whose sum reaches it.
     """
 
     temperature: float = 0.0

@@ -132,8 +132,7 @@ class Stack(nn.Module):
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, list[State]]:
         """Run right-padded rows of one document each; also return each block's state after byte length_B - 1.
 
-        slots: bytes that a state of attention has room for, at least L; other mixers ignore it. `stack_step` continues
-        from these states.
+        slots: bytes that a state of attention has room for, at least L. `stack_step` continues from these states.
         """
         states = []
         for block in self.blocks:

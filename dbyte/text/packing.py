@@ -211,8 +211,7 @@ def pack(documents: Iterable[Document], *, row_bytes: int, positions: int | None
 def cut(whole: Document, *, row_bytes: int, positions: int | None = None) -> Iterator[Document]:
     """Split a document of more bytes than a row, or more tokens than `positions`, at token ends, as late as possible.
 
-    A document that fits is yielded as it is. Raises ValueError for fewer than 3 positions, or a token that no row can
-    hold.
+    A document that fits is yielded as it is. Raises ValueError for fewer than 3 positions, or a token that fits no row.
     """
     positions = row_bytes if positions is None else positions
     if positions < 3:
