@@ -1,4 +1,4 @@
-"""What the file of a scale may hold: the keys of its tables, the types of its values, and the refusal of all others.
+"""What the file of a scale may hold: the keys of its tables, the types of its values, and errors for all others.
 
 A file is one of scales/ or a user's, which may change a built-in scale: `base = "small"`. Types are exact, since the
 addresses of runs hash 1 and 1.0 differently: where a file says 20e6 for a whole number or 1 for a decimal one, that
@@ -192,7 +192,7 @@ def _table(table: dict, known: dict, where: str, whole: bool) -> dict:
 
 
 def _made(kind: type, values: dict, where: str) -> object:
-    """A dataclass of these values; ValueError that names the file if a field is missing or a value is refused."""
+    """A dataclass of these values; ValueError that names the file if a field is missing or a value is impossible."""
     if missing := [each.name for each in fields(kind) if each.default is MISSING and each.name not in values]:
         raise ValueError(f"{where} lacks {', '.join(missing)}: give them, or begin the file with a scale that has "
                          'them, such as base = "small"')

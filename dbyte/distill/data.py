@@ -60,7 +60,7 @@ def packed_rows(
 ) -> Rows:
     """Align and pack texts into rows, or load them if they were packed before.
 
-    source: hash of the texts; with the tokenizer's table and the sizes of `pack` it addresses the file.
+    source: hash of the texts; the file's name is a hash of it, the tokenizer and the sizes of `pack`.
     """
     described = {"packing": PACKING, "source": source, "tokens": token_bytes.content_hash,
                  "tokenizer": token_bytes.backend.to_str() if token_bytes.backend else None, "row_bytes": row_bytes}

@@ -18,7 +18,7 @@ from dbyte.text.packing import Batch
 class Objective:
     """The sum over its (weight, term) of weight * summed loss / count.
 
-    Sums and counts are apart, so that the counts of all micro-batches and processes are known before one of them runs.
+    Sums and counts are separate: the counts of all micro-batches and processes are known before one of them runs.
     """
 
     name: str

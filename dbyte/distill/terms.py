@@ -194,5 +194,5 @@ def next_token_of_teacher(forward: Forward, mask_BM: Tensor) -> Loss:
 
 
 def language_model(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """The last hidden states of a causal language model on the batch's tokens."""
+    """The last hidden states [B, M, E] of a causal language model on the batch's tokens."""
     return run_core(model.model, model.get_input_embeddings()(batch.token_ids_BM), batch.token_document_BM)

@@ -62,6 +62,7 @@ class Trainee(nn.Module):
         self.half = PRECISIONS[precision]
 
     def forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The weighted sum of each term over the batch, fp32 scalars."""
         kind = batch.byte_ids_BL.device.type
         with torch.autocast(kind, self.half) if self.half else nullcontext():
             return self.objective.sums(self.model, self._teacher[0], batch)

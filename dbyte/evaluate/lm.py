@@ -244,10 +244,10 @@ class StudentLM(LM):
         return [(value, score.greedy) for value, score in zip(nats, scores, strict=True)]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue contexts until one of `until`, greedily unless told otherwise; at most `rows` of them at a time.
+        """Continue contexts until one of `until`, greedily by default; at most `rows` of them at a time.
 
         The limit is `max_gen_bytes`, else `max_gen_toks` (the harness's default: 256) times BYTES_A_TOKEN. See
-        `generation_options`. Equal requests, the harness's repeats, are drawn apart.
+        `generation_options`. Equal requests, the harness's repeats, get different draws.
         """
         contexts = [request.args[0] for request in requests]
         options = [generation_options(request.args[1]) for request in requests]

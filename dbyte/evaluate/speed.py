@@ -30,7 +30,7 @@ from dbyte.text.spans import EOS, TokenBytes
 class Output:
     """What one call wrote over all rows: bytes, and positions of the core or tokens.
 
-    reading: of its seconds, those in which a student read the prompts; a teacher's are not told apart.
+    reading: seconds in which a student read the prompts; 0 for a teacher, not measured.
     """
 
     text_bytes: int

@@ -64,4 +64,5 @@ class EmbeddingsOnly(nn.Module):
         self.embedding = teacher.get_input_embeddings()
 
     def get_input_embeddings(self) -> nn.Embedding:
+        """The teacher's table of embeddings [V, E]; transformers' name for it."""
         return self.embedding

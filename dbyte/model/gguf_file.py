@@ -131,7 +131,7 @@ def gguf_model(file: GGUF) -> PreTrainedModel:
                 weight = halves(weight, head_width=model.config.head_dim)
             if weight.shape != parameter.shape:
                 raise ValueError(f"{file.path}: {stored} has the shape {tuple(weight.shape)}, the model needs "
-                                 f"{tuple(parameter.shape)}")
+                                 f"{tuple(parameter.shape)}: download the file again")
             parameter.copy_(weight)
     _check_frequencies(file, model)
     return model.eval()

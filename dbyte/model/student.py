@@ -182,7 +182,7 @@ class ByteStudent(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave modules as their constructors made them; `from_pretrained` refuses a folder that lacks weights."""
+        """Leave modules as their constructors made them; `from_pretrained` raises if a folder lacks weights."""
 
     def with_decoding(self, decoding: str) -> "ByteStudent":
         """Return a student with new, untrained byte heads of "jbp" or "mbp"; all else is copied from this one."""

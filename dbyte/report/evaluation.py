@@ -89,8 +89,8 @@ def table(found: Mapping) -> str:
     lines = [markdown(pd.DataFrame(rows))]
     if "difference" in found:
         kept = found["retention"]
-        lines.append(f"All tasks alike: student - teacher {_shown(found['average difference'])} points, retention "
-                     f"{_shown(kept) if kept else 'not defined: the teacher has nothing right'} "
+        lines.append(f"All tasks, weighted equally: student - teacher {_shown(found['average difference'])} points, "
+                     f"retention {_shown(kept) if kept else 'not defined: the teacher has nothing right'} "
                      "percent (95 % intervals, paired bootstrap over items)")
     return "\n".join([*lines, *found["facts"]["notes"]])
 

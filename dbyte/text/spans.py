@@ -7,8 +7,8 @@ Deviation: the authors' code uses character offsets, which give all tokens of on
 lose tokens; offsets are never used here.
 
 The target text is the text after the tokenizer's own normaliser. None and the canonical normalisers (NFC, NFD) are
-accepted; a normaliser that changes what the text says is refused (see exact.py). Special tokens that are written out in
-a text are plain text; added tokens that are not special stay the teacher's tokens.
+accepted; any other is an error, since it changes what the text says (see exact.py). Special tokens that are written out
+in a text are plain text; added tokens that are not special stay the teacher's tokens.
 
 Shapes: L bytes, M tokens, V vocabulary.
 """
@@ -169,7 +169,7 @@ class TokenBytes:
             raise ValueError("this table has no tokenizer, so it can decode but not align or normalise; build it with "
                              "TokenBytes.from_tokenizer(tokenizer)")
         normaliser = self.backend.normalizer
-        # ASCII is in every canonical form, and other normalisers are refused.
+        # ASCII is in every canonical form, and other normalisers are errors.
         return text if normaliser is None or text.isascii() else normaliser.normalize_str(text)
 
     def align(self, text: str) -> Aligned:
