@@ -61,7 +61,7 @@ def read_all(scale: type, shape: type) -> list:
 
 
 def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] = ()) -> object:
-    """Read a file NAME.toml: the scale NAME, or NAME-xxxxxx with settings, of which the six digits are a hash.
+    """Read a file NAME.toml: the scale NAME, or NAME-xxxxxx with settings, where xxxxxx is a hash of them.
 
     scale, shape: the classes `Scale` and `TeacherShape` of presets, which imports this module. A table in [teachers]
     says what differs from the table [teacher]. settings: see `setting`. Raises ValueError as `typed` does, and for a

@@ -139,7 +139,7 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-        if not dist.is_initialized():  # FSDP2 shards over a group, be it of one
+        if not dist.is_initialized():  # FSDP2 shards over a group, even of one process
             dist.init_process_group("gloo" if device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
         found = Processes(state.process_index, state.num_processes, str(state.device), sharding)
     asked = expected or launched

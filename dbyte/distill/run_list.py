@@ -126,7 +126,7 @@ def remove(folders: Iterable[Path]) -> int:
     """Remove folders, each first renamed so that a half-removed one is not taken for a run; returns the bytes freed.
 
     Raises:
-        BlockingIOError: if a process holds one of them; what came before it is gone, nothing after it is touched.
+        BlockingIOError: if a process holds one of them; folders before it are gone, those after it stay.
     """
     freed = 0
     for folder in folders:

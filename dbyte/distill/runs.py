@@ -166,7 +166,7 @@ def verify(folder: Path) -> str | None:
 class Run:
     """One content-addressed run folder; making the object writes nothing.
 
-    notes: what is written down when it is trained, next to the config that it is addressed by.
+    notes: written to notes.json when it is trained. The hash of config, with the parent's, is the address.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ class Step:
         return {round(updates * k / (self.snapshots + 1)) for k in range(1, self.snapshots + 1)} - {0, updates}
 
     def thaw(self, model: nn.Module) -> list[dict[str, nn.Parameter]]:
-        """Freeze the model but for the step's parts; returns the parameters of each group by name.
+        """Freeze all of the model except the step's parts; returns the parameters of each group by name.
 
         Raises ValueError if a group names no parameter of the model.
         """

@@ -97,7 +97,7 @@ def alignments(scale: Scale) -> tuple[Variant, ...]:
 
 
 # Of Eq. 2, Eq. 3 and Eq. 4 in the joint objective, one weight changed at a time. More of Eq. 3 alone is left out: it is
-# the one of the three that by itself leaves the student near chance (Table 3).
+# the one of the three that alone leaves the student near chance (Table 3).
 JOINT_WEIGHTS = ((1, 1, 1), (0.1, 1, 1), (10, 1, 1), (1, 0.1, 1), (1, 1, 0.1), (1, 1, 10))
 
 

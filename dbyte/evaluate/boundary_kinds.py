@@ -138,7 +138,7 @@ def space_rows(found: Tally, **where: str) -> list[dict]:
 
     router cuts, teacher cuts   P(boundary | before a space), of the router and of the teacher
     router - teacher            their difference at the same positions: a router that prefers spaces is above 0
-    recall beyond elsewhere     the router's recall before a space minus that at all other kinds: one that leans on
+    recall beyond elsewhere     the router's recall before a space minus that at all other kinds: one that relies on
                                 spaces finds the teacher's boundaries there and misses others, and is above 0
     false cuts                  the share of the router's false boundaries that is before a space
     false cuts beyond chance    that, minus the share there of all positions without a boundary of the teacher, which

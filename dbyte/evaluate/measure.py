@@ -216,7 +216,7 @@ class Measurer:
             text = json.dumps({"key": full, "found": found}, default=np.ndarray.tolist)
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, text)
-            kept = json.loads(text)  # what is measured now looks as it will when it is read
+            kept = json.loads(text)  # as it will be when it is read from the file
         return {name: value for name, value in kept["found"].items() if name != "seconds"}
 
 

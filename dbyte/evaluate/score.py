@@ -235,7 +235,7 @@ class Scorer:
 def scored_places(texts: SharedTexts, batch: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
     """Two masks (bool [N, L], BOS at place 0): the bytes that are scored, and each context's last byte.
 
-    The byte of the latter is given, but its flag belongs to the score. An empty context has none: BOS is always a
+    The context's last byte is given, but its flag is scored. An empty context has no such byte, since BOS is always a
     chunk.
     """
     place_L = np.arange(texts.node_NL.shape[1])

@@ -152,7 +152,7 @@ def kept_above_chance(noisy: Columns, clean: Columns, *, chance: float) -> Inter
     """Eq. 5 (appendix A.1) over columns whose chance is `chance` on average, in percent, with its bootstrap interval.
 
     An item is drawn with its answers to clean and noisy text. nan where the clean accuracy is not above chance. A
-    resample in which it is not says nothing on what is left, and counts as nothing left.
+    resample whose clean accuracy is not above chance counts as 0.
     """
     def kept(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         # means of a few items at chance may miss it by a rounding error, by which nothing may be divided

@@ -25,7 +25,7 @@ Packed = TypeVar("Packed")
 SOURCE = Path(__file__).with_name("native.cpp")
 ffi = cffi.FFI()
 ffi.cdef(SOURCE.with_suffix(".hpp").read_text())
-# finite, unsigned zeros: then a clamp is a minimum and a maximum, and not branches, of which GCC computes each
+# finite numbers, unsigned zeros: then GCC makes a clamp a minimum and a maximum instead of branches
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
          "-fno-signed-zeros", "-fopenmp", "-shared", "-fPIC")
 PANEL = 32  # outputs next to each other in a packed weight, as in arithmetic.hpp

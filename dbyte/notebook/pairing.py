@@ -2,7 +2,7 @@
 
 The script is the source. The .ipynb is written from it and takes its outputs from a run, with the cell by which
 papermill set that run's parameters: so it shows what its outputs were made with. Nothing in it changes by itself: cell
-ids are hashes of the sources, counts run from 1, and it holds no times. Two files agree if their cells, but for that
+ids are hashes of the sources, counts run from 1, and it holds no times. Two files agree if their cells, except that
 one, have the same types, sources and tags; dates do not matter.
 """
 
