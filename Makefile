@@ -20,13 +20,14 @@ STAMP := $(VENV)/.installed
 # The pin lives in pyproject.toml alone; 'torch==' opens one line there.
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: help setup reproduce test test-all lint notebooks clean
+.PHONY: help setup reproduce test test-all test-slow lint notebooks clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make reproduce [SCALE=$(SCALE)] [ONLY=01,02] [SEED=0] [JOBS=1]   run the notebooks: results/, figures/"
 	@echo "make test        run the tests but the slow ones"
 	@echo "make test-all    run all tests, those marked \`exhaustive\` too"
+	@echo "make test-slow   run those marked \`exhaustive\` alone"
 	@echo "make lint        check the style"
 	@echo "make notebooks   write the .ipynb next to each percent script; unchanged cells keep their outputs"
 	@echo "make setup       only make the virtual environment $(VENV)"
@@ -61,6 +62,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST) -m ""
+
+test-slow: $(STAMP)
+	$(PYTEST) -m exhaustive
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

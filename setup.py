@@ -1,4 +1,4 @@
-"""Everything is in pyproject.toml but the one file that belongs beside the packages, not inside: dbyte-lm-eval.pth."""
+"""Everything is in pyproject.toml but the one file that belongs next to the packages, not inside: dbyte-lm-eval.pth."""
 
 import os
 import sysconfig

@@ -32,7 +32,7 @@ from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.distill.curriculum import curriculum, new_student, run_steps
 from dbyte.distill.teacher import teacher_config, teacher_run, train_tokenizer
-from dbyte.evaluate.speed import Wrote, student_writes, teacher_writes
+from dbyte.evaluate.speed import Output, student_writes, teacher_writes
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
@@ -77,8 +77,8 @@ def prompts_of(rows: int, size: int) -> list[bytes]:
 
 
 Call = tuple[str, int]  # decoder and rows
-Told = dict[Call, list[Wrote]]
-def noting(call: Callable[[], Wrote], told: list[Wrote]) -> Callable[[], None]:
+Told = dict[Call, list[Output]]
+def noting(call: Callable[[], Output], told: list[Output]) -> Callable[[], None]:
     """The call, which appends what it wrote to `told`."""
     return lambda: told.append(call())
 
@@ -125,7 +125,8 @@ def report(arguments: argparse.Namespace) -> str:
              "| decoder | rows | bytes/s | of the teacher's | spread % | bytes a core position | over one row | "
              "writing alone, bytes/s | over one row |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for (kind, rows), value in rate.items():
-        values, wrote = seconds[kind, rows], told[kind, rows][-1]
+        values = seconds[kind, rows]
+        wrote = told[kind, rows][-1]
         spread = 100 * (max(values) - min(values)) / median(values)
         writing = (f"{alone[kind, rows]:,.0f} | {alone[kind, rows] / alone[kind, 1]:.1f}" if (kind, rows) in alone
                    else " | ")

@@ -59,7 +59,8 @@ def against_finetuning(scale, teacher, tokenizer, rows, folder: Path) -> list[st
              tune.name: updates(tune, Trainee(load_model(folder).train(), None, tune.objective), batches)}
     seconds = {name: median(values) for name, values in interleaved(calls, rounds=ROUNDS).items()}
     work = {name: flops(call) for name, call in calls.items()}
-    bound, reached = work[tune.name] / work[step.name], seconds[tune.name] / seconds[step.name]
+    bound = work[tune.name] / work[step.name]
+    reached = seconds[tune.name] / seconds[step.name]
     lines = ["| update | bytes/s | MFLOP a byte |", "|---|---:|---:|"]
     lines += [f"| {name} | {many / seconds[name]:,.0f} | {work[name] / many / 1e6:.2f} |" for name in calls]
     return [*lines, "", f"Step 1.2 runs at {reached:.2f} times the bytes a second of fine-tuning the teacher; their "

@@ -65,7 +65,8 @@ class Timed:
 
     def ask(self, column: str, items: int, *, count: bool = True) -> int:
         """Answer a column; how many items it has."""
-        self.inside, started = 0.0, self.clock()
+        self.inside = 0.0
+        started = self.clock()
         answered = evaluate_tasks(self.lm, [minibench.EVERY[column].as_task(items)])[column].n
         if count:
             self.calls.setdefault(column, []).append(self.inside)
@@ -96,7 +97,8 @@ def timed(lms: dict[str, Timed], columns: list[str], *, items: int, rounds: int)
 
 def report(arguments: argparse.Namespace) -> str:
     teacher, *students = models(arguments.folders)
-    loaded, columns = load_teacher(teacher), arguments.columns.split(",")
+    loaded = load_teacher(teacher)
+    columns = arguments.columns.split(",")
     clock = time.process_time if arguments.cpu else time.perf_counter
     teachers = {batch: Timed(teacher_lm(*loaded, batch_size=batch), clock) for batch in BATCHES}
     lms = {name: Timed(load_lm(students[which], boundaries=boundaries), clock)

@@ -2,7 +2,7 @@
 
     python benchmarks/lookahead_bound.py [--scale small] [--bytes 20e6] [--learned 3e6]
 
-A token's end depends on its pre-token alone (a word with the blank before it), so it is a guess how a word goes on. A
+A token's end depends on its pre-token alone (a word with the blank before it), so it is a guess how a word continues. A
 table over (the bytes of the word so far, the next byte) says how often training text ended a token there; where it has
 seen few such, it leans on tables over shorter histories. One table serves all corpora of the scale, as one router does.
 Held-out F1 says what counting reaches on new text. In-sample F1, where the table is built from the held-out text
@@ -98,15 +98,18 @@ def mixed(hash_L: np.ndarray, other_L: np.ndarray) -> np.ndarray:
 
 
 def look_aheads(text: Bytes, ahead: int) -> np.ndarray:
-    """A hash of so many bytes behind each byte; those after the first that leaves the word say nothing more."""
+    """A hash of so many bytes after each byte; those after the first that leaves the word say nothing more."""
     hash_L = np.zeros(len(text.byte_L), dtype=np.uint64)
     live_L = np.ones(len(hash_L), dtype=bool)
-    byte_L, kind_L = text.byte_L, text.kind_L
+    byte_L = text.byte_L
+    kind_L = text.kind_L
     for _ in range(ahead):
-        next_L, next_kind_L = np.append(byte_L[1:], np.uint8(EOS)), np.append(kind_L[1:], OTHER)
+        next_L = np.append(byte_L[1:], np.uint8(EOS))
+        next_kind_L = np.append(kind_L[1:], OTHER)
         hash_L = np.where(live_L, mixed(hash_L, next_L.astype(np.uint64) + np.uint64(2)), hash_L)
         live_L &= ((next_kind_L == kind_L) & (kind_L != DIGIT) | (byte_L == ord(" "))) & (next_L < BOS)
-        byte_L, kind_L = next_L, next_kind_L
+        byte_L = next_L
+        kind_L = next_kind_L
     return hash_L
 
 
@@ -185,7 +188,8 @@ def learned(train: Bytes, token_bytes: TokenBytes, *, width: int, row_bytes: int
 
 def agreement(prob_L: np.ndarray, text: Bytes, threshold: float) -> Agreement:
     """Agreement with the tokens of what a threshold decides."""
-    guess_L, true_L = prob_L[text.decided_L] >= threshold, text.boundary_L[text.decided_L]
+    guess_L = prob_L[text.decided_L] >= threshold
+    true_L = text.boundary_L[text.decided_L]
     return Agreement(int((guess_L & true_L).sum()), int((guess_L & ~true_L).sum()), int((~guess_L & true_L).sum()),
                      len(true_L))
 

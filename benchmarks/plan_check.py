@@ -31,7 +31,7 @@ CALIBRATED = "1.2 distill"
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepRate:
     """One step: FLOPs per byte by the model and by torch, bytes, seconds and the matmul rate of the same rounds."""
 
     step: Step
@@ -61,17 +61,18 @@ def as_cut(step: Step, student: ByteStudent, batch: Batch) -> Batch:
 
 def measure(
     step: Step, student: ByteStudent, teacher: torch.nn.Module, batches: list[Batch], *, rounds: int
-) -> Measured:
+) -> StepRate:
     """Run a few updates of a step, in turn with a product whose rate is known."""
     modelled = mean((sum(count_step(student.config, step, as_cut(step, student, batch), backend="fast").flops.values())
                      + muon_flops(student, step)) / batch.byte_ids_BL.numel() for batch in batches)
-    call, many = updates(step, student, teacher, batches), sum(batch.byte_ids_BL.numel() for batch in batches)
+    call = updates(step, student, teacher, batches)
+    many = sum(batch.byte_ids_BL.numel() for batch in batches)
     seconds = interleaved({"step": call, "matmul": matmul()}, rounds=rounds)
-    return Measured(step, modelled, flops(call) / many, many, median(seconds["step"]),
+    return StepRate(step, modelled, flops(call) / many, many, median(seconds["step"]),
                     2 * MATMUL**3 / median(seconds["matmul"]))
 
 
-def steps_table(measured: list[Measured]) -> list[str]:
+def steps_table(measured: list[StepRate]) -> list[str]:
     """A step a row: the two counts, the utilisation, and seconds predicted with that of CALIBRATED."""
     utilisation = next(one.utilisation for one in measured if one.step.name == CALIBRATED)
     lines = ["| step | MFLOP a byte, modelled | counted | off by | utilisation | s/MB, predicted | measured | off by |",
@@ -98,14 +99,15 @@ def complete_runs(scale: Scale, steps: tuple[Step, ...]) -> list[tuple[Step, dic
     return found
 
 
-def runs_table(measured: list[Measured], runs: list[tuple[Step, dict]]) -> list[str]:
+def runs_table(measured: list[StepRate], runs: list[tuple[Step, dict]]) -> list[str]:
     """A step a row: seconds of complete runs, predicted from the rate of today, against what their folders say."""
     utilisation = next(one.utilisation for one in measured if one.step.name == CALIBRATED)
     lines = ["| step | runs | MB | s, predicted | s, median of runs | off by |", "|---|---:|---:|---:|---:|---:|"]
     for one in measured:
         facts = [facts for step, facts in runs if step.name == one.step.name]
         if facts:
-            seconds, many = median(each["seconds"] for each in facts), facts[0]["train_bytes"]
+            seconds = median(each["seconds"] for each in facts)
+            many = facts[0]["train_bytes"]
             predicted = one.predicted(utilisation) * many / one.many
             lines.append(f"| {one.step.name} | {len(facts)} | {many / 1e6:.1f} | {predicted:.0f} | {seconds:.0f} | "
                          f"{100 * (predicted / seconds - 1):+.0f} % |")

@@ -56,7 +56,8 @@ def small() -> tuple[ByteStudent, torch.nn.Module, list[Batch], tuple[Step, ...]
 
 def published(arguments: argparse.Namespace) -> tuple[ByteStudent, torch.nn.Module, list[Batch], tuple[Step, ...], str]:
     """A student of the paper's sizes around a teacher with random weights, and made-up rows."""
-    sizes, config = presets.PAPER_SIZES, core_config(arguments.teacher)
+    sizes = presets.PAPER_SIZES
+    config = core_config(arguments.teacher)
     if arguments.toy:
         sizes = dict(byte_width=64, encoder_layers=2, decoder_layers=2, ffn_width=128, state_size=32)
         for name, value in dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -89,7 +90,8 @@ def made_up(rows: int, row_bytes: int, vocabulary: int, *, document_bytes: int =
 
 def updates(step: Step, student: ByteStudent, teacher: torch.nn.Module, batches: list[Batch], backend: str):
     """A call that makes one update a batch; the rate is next to nothing, so that rounds stay alike."""
-    optimisers, trainee = step.optimisers(student), Trainee(student, teacher, step.objective)
+    optimisers = step.optimisers(student)
+    trainee = Trainee(student, teacher, step.objective)
 
     def call() -> None:
         student.use_backend(backend)
@@ -126,7 +128,8 @@ def main() -> None:
     if arguments.toy:
         arguments.teacher = arguments.teacher or "meta-llama/Llama-3.2-1B"
     begin()
-    device, dtype = arguments.device, getattr(torch, arguments.dtype)
+    device = arguments.device
+    dtype = getattr(torch, arguments.dtype)
     arguments.backend = arguments.backend or training_backend(
         None, device=device, precision="fp32" if dtype == torch.float32 else "bf16")
     student, teacher, batches, steps, what = published(arguments) if arguments.teacher else small()
@@ -142,7 +145,8 @@ def main() -> None:
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
         seconds = interleaved(calls | {"matmul": matmul(device, dtype, size)}, rounds=ROUNDS, device=device)
-        rate, spent = 2 * size**3 / median(seconds["matmul"]), median(seconds["step"])
+        rate = 2 * size**3 / median(seconds["matmul"])
+        spent = median(seconds["step"])
         work = flops(updates(step, student, teacher, batches, "torch"))
         ratio = f"{median(seconds['plain']) / spent:.2f}" if "plain" in calls else ""
         peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if device.startswith("cuda") else ""

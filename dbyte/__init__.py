@@ -37,8 +37,8 @@ def generate(student, prompts, *, compiled: bool = False, **options) -> "list[st
 
     student: or a teacher as a `byte_probabilities.ByteTeacher`, whose prompts may end at any byte; it has no compiled
     code, and takes the options of `decode.teacher_text.generate_from_teacher`.
-    compiled: run the student's steps by compiled code: quicker bytes after a start of a few seconds, and the same
-    function within rounding. It takes a C++ compiler, and a student in fp32 on a CPU.
+    compiled: run the student's steps by compiled code: more bytes per second after a start of a few seconds, and the
+    same function within rounding. It needs a C++ compiler, and a student in fp32 on a CPU.
     options: max_new_bytes, temperature, top_k, top_p, seed, stop, stage and more, which
     `dbyte.decode.generate.generate` explains.
 
@@ -59,7 +59,7 @@ def generate(student, prompts, *, compiled: bool = False, **options) -> "list[st
 def generate_stream(student, prompt, *, compiled: bool = False, **options) -> "Iterator[str] | Iterator[bytes]":
     """Continue one prompt and yield the text piece by piece; the pieces joined are what `generate` returns.
 
-    compiled: run the student's steps by compiled code, which takes a C++ compiler and a student in fp32 on a CPU.
+    compiled: run the student's steps by compiled code, which needs a C++ compiler and a student in fp32 on a CPU.
     options: those of `generate`, which `dbyte.decode.generate.generate_stream` lists.
 
     Raises:

@@ -9,7 +9,7 @@ from dbyte.memory import ask_for_huge_pages
 
 EXTRAS = {"gguf": "teachers"} | dict.fromkeys(  # what may be missing, and the extra that installs it
     ("papermill", "jupytext", "nbformat", "nbclient", "ipykernel"), "notebooks")
-# Of a RuntimeError: torch has a class of its own for a full GPU only.
+# Words in a RuntimeError; torch has an exception class of its own only for a full GPU.
 TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed")
 SEEDS = 2**63
 READER_GONE = 141  # as a shell says of a program that ended by SIGPIPE
@@ -32,13 +32,13 @@ def check_seed(seed: int) -> None:
 
 
 def is_too_large(error: Exception) -> bool:
-    """Whether an error says that there is no memory of the size that was asked for, on a GPU, in torch or in numpy."""
+    """Whether an error says that memory ran out: on a GPU, in torch or in numpy."""
     return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
             or any(words in str(error) for words in TOO_LARGE))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 for a failed run, 2 for input that cannot be used."""
+    """Run one command and return its exit status: 0, 1 for a failed run, 2 for unusable input, 130 for Ctrl-C."""
     arguments = argparse.Namespace(traceback=False)
     try:
         try:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # who read the output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     except (ValueError, OSError, FloatingPointError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def explain_full_disk(path: Path, error: Exception, *, needed: int = 0, written: int = 0) -> None:
-    """Raise OSError that names `path` and the space there, if an error while it was written came of a full disk.
+    """Raise OSError that names `path` and the space there, if the error while it was written is that of a full disk.
 
     needed: bytes of the whole, 0: not known. written: bytes of it that are removed again.
     """
@@ -39,7 +39,7 @@ def atomic_write(path: Path, data: str | bytes) -> None:
 
 
 def up_to_date(path: Path, wanted: str, *, write: bool) -> bool:
-    """Return whether the file at `path` holds `wanted`; with `write` it is made to, if it does not."""
+    """Return whether the file at `path` holds `wanted`; with `write`, write it if it does not and return True."""
     agrees = path.is_file() and path.read_text(encoding="utf-8") == wanted
     if write and not agrees:
         atomic_write(path, wanted)

@@ -1,4 +1,4 @@
-"""The device that a scale runs on: asked for by name, refused where it is not."""
+"""The device that a scale runs on: chosen by name, an error if this machine lacks it."""
 
 import re
 

@@ -1,8 +1,8 @@
-"""The one place that knows where things lie: every module and every notebook takes its folders from here.
+"""The one place that knows where things are: every module and every notebook takes its folders from here.
 
 The root is `$DBYTE_ROOT` if set, else the checkout that holds the working directory (so a notebook finds it from the
 root, from `notebooks/` and in JupyterLab), else the checkout this package is installed from (an editable install),
-else the working directory itself, said aloud.
+else the working directory itself, with a warning.
 """
 
 import os

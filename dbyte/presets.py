@@ -19,7 +19,7 @@ FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models wh
 
 
 def _at_least(least: int, values: Mapping[str, object], names: Iterable[str], table: str = "") -> None:
-    """ValueError for a value under one of these names that is below `least`; table: what the message begins with."""
+    """Raise ValueError if the value of one of these names is below `least`; table: the beginning of its message."""
     for name in names:
         if values.get(name) is not None and values[name] < least:
             raise ValueError(f"{table}{name} must be at least {least}, found {values[name]}")
@@ -29,10 +29,10 @@ def _at_least(least: int, values: Mapping[str, object], names: Iterable[str], ta
 class TeacherShape:
     """A teacher trained here: a model of `family` with tied embeddings and a byte-level BPE of `vocabulary` tokens.
 
-    kv_heads: heads of keys and values (grouped-query attention), 0: as many as heads. positions: the most tokens that
-    it reads; with as many as the bytes of a row, no row can have too many, wherever its boundaries are.
-    tokenizer_corpora: the corpora of the scale that the tokenizer is trained on, () or none of them for all; the
-    teacher reads all. Raises ValueError for sizes that no such model has.
+    train_bytes: bytes of rows, padding included. rate, muon_rate: peak rates of AdamW and Muon. warmup: share of the
+    updates, 0 to 1. kv_heads: heads of keys and values (grouped-query attention), 0: as many as heads. positions: the
+    most tokens of a document; with one per byte of a row, any boundaries fit. tokenizer_corpora: corpora that the
+    tokenizer is trained on, () or none of the scale's: all. Raises ValueError for sizes that no such model has.
     """
 
     vocabulary: int
@@ -61,9 +61,9 @@ class TeacherShape:
                              f"found {self.family!r}, {self.kv_heads} of {self.heads}")
 
     def describe(self) -> dict:
-        """The shape as plain data: what its run is addressed by.
+        """The shape as plain data, which is part of the address of its run.
 
-        Fields that came after the first runs are left out at their defaults, so that old addresses stay.
+        Fields that are newer than the first runs are left out at their defaults, so that old addresses stay.
         """
         later = {each.name: each.default for each in fields(self)[-3:]}
         return {name: value for name, value in vars(self).items() if value != later.get(name)}
@@ -83,9 +83,9 @@ class Teachers:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What each row of an ablation gets: bytes a step, rows an update, items a column, seeds of the student.
+    """What each row of an ablation gets: bytes per step, rows per update, items per column, seeds of the student.
 
-    On few bytes small batches learn more. One teacher serves all seeds. heldout_bytes: held-out text per corpus for
+    On few bytes small batches learn more. All seeds have the same teacher. heldout_bytes: held-out text per corpus for
     bits per byte, less than the scale's since there are many students.
     """
 
@@ -103,17 +103,17 @@ class Ablation:
 class Scale:
     """One setting of the dial.
 
-    teacher: sizes of one trained here, or the folder or hub name of any Llama, Qwen3 or OLMo2 model.
-    corpora: (name, bytes of training text), mixed; heldout_bytes: held-out text per corpus for bits per byte.
-    row_bytes, batch_rows: bytes per row, rows per update. student: StudentConfig's arguments.
-    stage1, stage2: arguments of the functions of that name in distill/steps.py. precision: "fp32", or "bf16" autocast.
-    streamed: read the corpora while training, instead of packing them all before. rows_at_once: rows of a micro-batch
-    in each process unless told otherwise, None: all. items: MiniBench items per column; dynamics_items: items per
-    column for the many models of Figure 2. ablation: what the many students of the ablations get. teachers: those of
-    Table 10, None: it names no others. continues: the scale whose teacher this one's continues, with its tokenizer,
-    None: it starts from new weights. benchmarks: columns of the paper that are measured on real items, of which no
-    training text may hold one (contamination.py). whole_world: what `whole_world` changes, None: nothing. Raises
-    ValueError for rows or bytes below 1, steps without bytes, or an unknown precision.
+    teacher: sizes of one trained here, or the folder or hub name of any Llama, Qwen3 or OLMo2 model. corpora: (name,
+    bytes of training text), mixed; heldout_bytes: held-out text per corpus for bits per byte. row_bytes, batch_rows:
+    bytes per row, rows per update. student: StudentConfig's arguments. stage1, stage2: arguments of the functions of
+    that name in distill/steps.py. precision: "fp32", or "bf16" autocast. streamed: read the corpora while training,
+    instead of packing them all before. rows_at_once: rows of a micro-batch in each process (Launch may change it),
+    None: all. items: MiniBench items per column; dynamics_items: items per column for the many models of Figure 2.
+    ablation: what the many students of the ablations get. teachers: those of Table 10, None: there are none. continues:
+    the scale whose teacher this one's continues, with its tokenizer, None: it starts from new weights. benchmarks:
+    columns of the paper that are measured on real items, of which no training text may hold one (contamination.py).
+    whole_world: what `whole_world` changes, None: nothing. Raises ValueError for rows or bytes below 1, steps without
+    bytes, or an unknown precision.
     """
 
     name: str
@@ -212,8 +212,8 @@ def scale(name: str, settings: Sequence[str] = ()) -> Scale:
     such as "stage1.align_bytes=20e6"; a scale with settings is named after them too, so that its results are its own.
 
     Raises ValueError for an unknown name or field, which tells the choices, for a value of another type or an
-    impossible size, for a file with a built-in scale's name, and for another word in $DBYTE_DEVICE; FileNotFoundError
-    for a missing file.
+    impossible size, for a file with a built-in scale's name, and for another device in $DBYTE_DEVICE;
+    FileNotFoundError for a missing file.
     """
     if name in SCALES and not settings:
         found = SCALES[name]
@@ -236,7 +236,7 @@ def _place(path: str) -> Path | None:
 
 
 def _file(name: str) -> Path:
-    """The user's file of a scale."""
+    """The path of the user's file NAME.toml; ValueError and FileNotFoundError as `scale` says."""
     if not name.endswith(".toml"):
         raise ValueError(f"unknown scale {name!r}: choose one of {', '.join(SCALES)}, or a file such as my_run.toml")
     path = _place(name)

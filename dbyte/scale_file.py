@@ -1,4 +1,4 @@
-"""What the file of a scale may hold: the keys of its tables, the types of its values, and the refusal of all others.
+"""What the file of a scale may hold: the keys of its tables, the types of its values, and errors for all others.
 
 A file is one of scales/ or a user's, which may change a built-in scale: `base = "small"`. Types are exact, since the
 addresses of runs hash 1 and 1.0 differently: where a file says 20e6 for a whole number or 1 for a decimal one, that
@@ -47,7 +47,7 @@ class Lesson:
 
 
 def present(corpora: tuple[tuple[str, int], ...], scale: str) -> tuple[tuple[str, int], ...]:
-    """The corpora of a scale but those in the folder $DBYTE_TEXT where that is not set; ValueError if none is left."""
+    """The corpora of a scale, without those in $DBYTE_TEXT if that is not set; ValueError if none is left."""
     found = tuple(each for each in corpora if TEXT not in each[0] or os.environ.get(TEXT))
     if not found:
         raise ValueError(f"scale {scale} trains on text of your own: set ${TEXT} to a folder of .txt or .jsonl files")
@@ -55,13 +55,13 @@ def present(corpora: tuple[tuple[str, int], ...], scale: str) -> tuple[tuple[str
 
 
 def read_all(scale: type, shape: type) -> list:
-    """The scale of each file of scales/, from the least training text to the most."""
+    """One scale for each file of scales/, in ascending order of their training text."""
     found = [read(file, scale, shape) for file in BUILT_IN.values()]
     return sorted(found, key=lambda one: (sum(size for _, size in one.corpora), one.name))
 
 
 def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] = ()) -> object:
-    """Read a file NAME.toml: the scale NAME, or NAME-xxxxxx with settings, of which the six digits are a hash.
+    """Read a file NAME.toml: the scale NAME, or NAME-xxxxxx with settings, where xxxxxx is a hash of them.
 
     scale, shape: the classes `Scale` and `TeacherShape` of presets, which imports this module. A table in [teachers]
     says what differs from the table [teacher]. settings: see `setting`. Raises ValueError as `typed` does, and for a
@@ -115,7 +115,7 @@ def setting(text: str) -> dict:
 def merged(base: dict, over: dict) -> dict:
     """The tables of `base` with those of `over` in them; any other value replaces the one of `base`.
 
-    A teacher that is a text, over one of given sizes, takes away the other teachers that were told by those sizes.
+    If `over` names a teacher where `base` gives sizes, the table [teachers] of `base` is dropped: it builds on them.
     """
     if isinstance(over.get("teacher"), str) and isinstance(base.get("teacher"), dict):
         base = {key: value for key, value in base.items() if key != "teachers"}
@@ -145,12 +145,12 @@ def _literal(value: object) -> str:
 
 
 def typed(value: object, kind: object, where: str, *, whole: bool = True) -> object:
-    """Turn a value of a file into `kind`, which is a type, a union of types, or a dict from keys to kinds.
+    """Turn a value of a file into `kind`, which is a type, a union of types, or a dict from keys to such kinds.
 
-    A table becomes a dataclass, or a dict if `kind` is one; an array becomes a tuple, a number one of the type that is
-    meant; any other value stays. where: the file and the key, for messages. whole: False leaves all tables dicts, which
-    may lack keys. Raises ValueError for an unknown key, a missing one, another type, or a value that the dataclass
-    refuses.
+    A table becomes a dataclass, or a dict if `kind` is one; an array becomes a tuple, a number is converted to the type
+    of `kind`; any other value stays. where: the file and the key, for messages. whole: False leaves all tables dicts,
+    which may lack keys. Raises ValueError for an unknown key, a missing one, another type, or a value that the
+    dataclass refuses.
     """
     for choice in get_args(kind) if isinstance(kind, UnionType) else (kind,):
         if type(value) is choice and (choice is not float or math.isfinite(value)):
@@ -173,7 +173,7 @@ def typed(value: object, kind: object, where: str, *, whole: bool = True) -> obj
 
 
 def _words(kind: object) -> str:
-    """What a value of a kind is called in a message."""
+    """How a message calls a value of this kind."""
     if isinstance(kind, UnionType):
         return " or ".join(_words(one) for one in get_args(kind) if one is not NoneType)
     if get_origin(kind) is tuple:
@@ -192,7 +192,7 @@ def _table(table: dict, known: dict, where: str, whole: bool) -> dict:
 
 
 def _made(kind: type, values: dict, where: str) -> object:
-    """A dataclass of these values; ValueError that names the file if a field is missing or a value is refused."""
+    """A dataclass of these values; ValueError that names the file if a field is missing or a value is impossible."""
     if missing := [each.name for each in fields(kind) if each.default is MISSING and each.name not in values]:
         raise ValueError(f"{where} lacks {', '.join(missing)}: give them, or begin the file with a scale that has "
                          'them, such as base = "small"')

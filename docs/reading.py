@@ -49,7 +49,7 @@ def page(data: dict) -> str:
         f"{len(path)} files, {count_lines(path):,} lines of the library's {count_lines(library()):,}, in an order in "
         "which they explain one another. Sections, equations, tables and figures are those of the "
         "[paper](https://arxiv.org/abs/2602.01007). The letters at the end of a tensor's name are its shape: "
-        "`chunk_BME` has B rows, M chunks, width E. Each file begins with its letters."]
+        "`chunk_BME` has B rows, M chunks, width E. Most files begin with theirs."]
     for number, sitting in enumerate(data["sitting"], 1):
         parts += [f"## {number}. {sitting['title']} ({count_lines(files([sitting])):,} lines)", sitting["about"]]
         rows = ["| file | what it adds | in the paper | lines |", "|---|---|---|---:|"]

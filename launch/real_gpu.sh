@@ -15,7 +15,7 @@ cd "$root"
 PYTHON="${PYTHON:-python3}"
 SCALE="${SCALE:-launch/real_gpu.toml}"
 
-limited() {  # SECONDS NAME COMMAND...: says how long it took, and goes on if it did not end in time
+limited() {  # SECONDS NAME COMMAND...: says how long it took, and continues if it did not end in time
   local seconds="$1" name="$2" began=$SECONDS status=0
   shift 2
   timeout --signal=INT --kill-after=20 "$seconds" "$@" || status=$?

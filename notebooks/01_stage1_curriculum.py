@@ -11,9 +11,9 @@
 # %% [markdown]
 # # 01 · Stage 1: from tokens in to bytes in
 #
-# The paper's section 4.2.1, its Figure 2 and the Stage-1 rows of its Table 1. Three steps: the encoder learns the
-# teacher's embeddings (1.1), encoder and core learn the teacher's predictions (1.2), the router learns where tokens end
-# (1.3). The student then reads bytes, sets the boundaries itself, and writes tokens.
+# The paper's section 4.2.1, its Figure 2 and the Stage-1 rows of its Table 1. Stage 1 has three steps: the encoder
+# learns the teacher's embeddings (1.1), encoder and core learn the teacher's predictions (1.2), the router learns where
+# tokens end (1.3). The student then reads bytes, sets the boundaries itself, and writes tokens.
 #
 # **Claims:** alignment alone recovers surface-level tasks within few bytes; distillation brings the harder ones;
 # Stage 1 keeps nearly all of the teacher. **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
@@ -60,7 +60,7 @@ miniature.shape("boundary_BL", batch.boundary_BL, "True at the last byte of each
 miniature.shape("token_ids_BM", batch.token_ids_BM, "those tokens: the k-th ends at the k-th boundary")
 
 # %% [markdown]
-# The first sentence, a column a byte. ⊢ and ⊣ are BOS and EOS, each a token of its own; `é` is two bytes, `c3 a9`.
+# The first sentence, one column per byte. ⊢ and ⊣ are BOS and EOS, each a token of its own; `é` is two bytes, `c3 a9`.
 
 # %%
 first = slice(0, 20)
@@ -205,7 +205,7 @@ Image(figures.save(picture, "dynamics", frames=[dynamics]))
 
 # %% [markdown]
 # The paper says that alignment alone recovers surface-level tasks. Retention after step 1.1 and after step 1.2, as the
-# share of the teacher's accuracy on the same items, tells how much of the way each step goes:
+# share of the teacher's accuracy on the same items, shows how much each step contributes:
 
 # %%
 of_student = dynamics[dynamics.model == "student"].sort_values("train_bytes")
@@ -252,7 +252,7 @@ tables.Table(tables.main_table(record.read("stage1")))
 # Bits per byte on held-out documents. Along the tokenizer's boundaries teacher and student score the same tokens. Along
 # the router's, a chunk that is no token is split into the longest tokens from the left, and a boundary inside a token
 # leaves two shorter tokens that are scored as such. That is the exact probability of one segmentation, and a lower
-# bound of the text's.
+# bound of the text's probability.
 
 # %%
 with record("bits_stage1", keys=["model", "corpus"], of=runs[2]) as rows:

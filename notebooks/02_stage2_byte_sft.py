@@ -88,8 +88,8 @@ miniature.strip({"byte": miniature.glyphs(batch.byte_ids_BL[0, first]),
 miniature.source(dechunk)
 
 # %% [markdown]
-# **Decode.** To what a byte sees of the core comes its own state from the encoder, by a residual map that starts at
-# zero. The sum is brought back to the width of bytes, and a second stack of Mamba2 runs over it.
+# **Decode.** A residual map, which starts at zero, adds the byte's own state from the encoder to what the byte sees of
+# the core. The sum is projected back to the width of bytes, and a second stack of Mamba2 runs over it.
 
 # %%
 decoded_BLD = student.decode(core_BME, encoded_BLD, chunks, batch.document_BL, boundary_prob_BL)
@@ -98,9 +98,9 @@ miniature.shape("decoded_BLD", decoded_BLD, "what the byte head reads")
 miniature.shape("logits_BLK2", logits_BLK2, "the next byte, and whether a chunk ends there")
 
 # %% [markdown]
-# **The joint symbol** (JBP, section 4.1.2). To predict the next byte alone would not do: while text is written, the
-# router cannot say whether a chunk ends, since it waits for one byte more. So the label of byte $i$ is byte $i + 1$,
-# plus 256 if a chunk ends at it:
+# **The joint symbol** (JBP, section 4.1.2). Predicting only the next byte is not enough: while text is written, the
+# router cannot say whether a chunk ends, since it needs one more byte. So the label of byte $i$ is byte $i + 1$, plus
+# 256 if a chunk ends at it:
 
 # %%
 label_BL = losses.joint_labels(batch.byte_ids_BL, chunks.boundary_BL)
@@ -122,8 +122,8 @@ total, count = losses.next_byte(logits_BLK2, label_BL, losses.has_next(batch.doc
 print(f"{total / count:.2f} nats a byte over {count} bytes; by guessing among 512 symbols {math.log(512):.2f}")
 
 # %% [markdown]
-# **Two steps** minimise this one loss: first through dechunk, decoder and head alone, the rest frozen (2.1), then
-# through everything (2.2). Then the student writes. (After ⊢ both sentences are possible.)
+# **Two steps** minimise this one loss: first dechunk, decoder and head train alone and the rest is frozen (2.1), then
+# everything trains (2.2). Then the student writes. (After ⊢ both sentences are possible.)
 
 # %%
 mini.train(*miniature.STAGE2)
@@ -197,8 +197,8 @@ tables.Table(record.read("bits"), digits=4)
 # %% [markdown]
 # ## Does the router hold?
 #
-# Step 2.2 changes the encoder that the router reads. The router trains along at `smoke`, `small` and `gpu` and is
-# frozen at the larger scales. Its agreement with the boundaries of the teacher's tokens afterwards:
+# Step 2.2 changes the encoder that the router reads. At `smoke`, `small` and `gpu` the router trains too; at the larger
+# scales it is frozen. Its agreement with the boundaries of the teacher's tokens afterwards:
 
 # %%
 with record("boundaries_stage2", keys=["corpus"], of=runs[4]) as rows:

@@ -59,7 +59,8 @@ for name, count in ablation.sizes(trained).items():
 # %% [markdown]
 # ## Loss against bytes
 #
-# Eq. 2: the squared distance to the teacher's embedding, a token's mean. Bands are two standard errors over seeds.
+# Eq. 2: the squared distance to the teacher's embedding, averaged over tokens. Bands are two standard errors over
+# seeds.
 
 # %%
 with record("encoder_curves", keys=["model", "train_bytes"], of=mamba) as rows:

@@ -69,8 +69,8 @@ for name in names:
 #
 # A position is the place after a byte. Its kind follows from this byte and the next one, the first that fits: before a
 # space, other white space, non-ASCII, digits, punctuation, inside a word (two letters). Each byte that the router
-# decides has one kind. Errors are standard errors over pieces of documents, 0 where nothing was wrong in any, none
-# where n is below 20; a kind at which nobody ever sets a boundary has no row.
+# decides has one kind. Errors are standard errors over pieces of documents. They are 0 where no piece has a mistake,
+# and left out where n is below 20. A kind at which neither router nor teacher sets a boundary has no row.
 
 # %%
 tallies = {}
@@ -99,12 +99,12 @@ tables.Table(every[["corpus", "text", "n", "precision", "recall", "hits", "false
 # %% [markdown]
 # ## Space bias
 #
-# P(boundary | before a space) of the router and of the teacher, and their difference at the same positions. The
-# router's recall there beyond its recall at all other kinds. The share of its false boundaries that lies before a
-# space, and that beyond the share which the same number would have if they were strewn at random over the positions
-# where no token ends. In percent and points. Where the teacher sets a boundary before every space none there can be
-# false: the share is 0 by construction, and there is no chance to compare it with. An empty cell is one without any
-# false boundaries.
+# The table has, in percent and points: P(boundary | before a space) of the router and of the teacher, and their
+# difference at the same positions; the router's recall before a space minus its recall at all other kinds; the share of
+# its false boundaries that lies before a space, and this share minus what random false boundaries would have, placed at
+# positions where no token ends. (A `cut` in a name is a boundary.) Where the teacher sets a boundary before every
+# space, no boundary there can be false: the share is 0 by construction, and there is no random share to compare it
+# with. A cell is empty where there are no false boundaries.
 
 # %%
 with record("space_bias", keys=["corpus", "text", "what"], of=router) as rows:
@@ -127,15 +127,15 @@ tables.Table(tables.words(judged, rows=["corpus", "text"], columns="claim", orde
 # %% [markdown]
 # What the verdicts mean: a router that sets a boundary before every space only repeats a tokenizer that does, so
 # "consistently" is no bias by itself; `router - teacher` would be one. Recall beyond elsewhere says that what the
-# router misses lies elsewhere; how much is in the table above. Part of it is not bias but look-ahead: one byte more
+# router misses lies elsewhere; the table above says how much. Part of it is not bias but look-ahead: one byte more
 # cannot tell every token's end inside a word (`benchmarks/lookahead_bound.py`), and before a space it can.
 
 # %% [markdown]
 # ## Chunk lengths
 #
 # The paper says that AntSpeak's spaces force a boundary at every character, and that in Drop no logical segments are
-# found. Bytes a chunk, router against teacher, BOS and EOS left out. AntSpeak's own verdict stands above: it is
-# P(boundary | before a space), for there a space follows every character.
+# found. Bytes a chunk, router against teacher, BOS and EOS left out. The verdict on AntSpeak is in the table above, as
+# P(boundary | before a space), since in AntSpeak a space follows every character.
 
 # %%
 with record("chunk_lengths", keys=["corpus", "text", "who", "length"], of=router) as rows:

@@ -12,7 +12,7 @@
 # # 08 · Robustness to character noise, and boundaries that lean less on spaces
 #
 # The paper's appendix A, its Tables 6, 7 and 8. A subword tokenizer breaks under a missing letter or another case; a
-# model of bytes might not. Five perturbations (AntSpeak, Drop, RandomCase, Repeat, Uppercase) strike the prompt, the
+# model of bytes might not. Five perturbations (AntSpeak, Drop, RandomCase, Repeat, Uppercase) change the prompt, the
 # completion, or both, and the three are averaged, as in BLT.
 #
 # **Claims:** Stage 1 is about as robust as its teacher, and ahead of it under AntSpeak; Stage 2 is less robust than
@@ -245,7 +245,8 @@ judged(under_noise.tuning_claims(before, after), tuned["stage2"])
 # ## What could not be reproduced
 #
 # HellaSwag itself, billion-parameter models and ten epochs of fine-tuning. The paper does not say how much text Trim
-# Data was trained on, how the penalty is defined or weighed, or where the noise strikes; `docs/deviations.md` says how
-# each is read here. A teacher that read a few megabytes of ordinary text is at chance where all text is shouted or
-# spaced: there the order of three models at chance says nothing, and a verdict of `not shown` is all that can be had.
-# Items of MiniBench are short, so one lost letter may take away what they ask for; `Prose` is hard for models so small.
+# Data was trained on, how the penalty is defined or weighted, or where noise is added; `docs/deviations.md` says how
+# each is read here. A teacher that read a few megabytes of ordinary text is at chance on text that is all upper case or
+# has a space after every character. There the order of three models says nothing, and the only possible verdict is `not
+# shown`. Items of MiniBench are short, so one lost letter may take away what they ask for; `Prose` is hard for models
+# so small.

@@ -69,8 +69,8 @@ tables.Table(ablations.table(own, list(folders)))
 # ## Three students, by the same steps
 #
 # *own size* and *larger* have the same core (of the first teacher), the same tokenizer and the same step 1.1, whose
-# targets are embeddings of the core's width. In step 1.2 the one learns the predictions of the first teacher (Eq. 3)
-# and the other those of the larger. *other family* takes all steps with its own teacher.
+# targets are embeddings of the core's width. In step 1.2 *own size* learns the predictions of the first teacher (Eq.
+# 3), and *larger* those of the larger teacher. *other family* takes all steps with its own teacher.
 
 # %%
 trained = ablation.train(chosen, teachers(chosen), seed=seed)
@@ -161,9 +161,9 @@ tables.Table(ablations.differences(record.read("teacher_scale_difference")))
 # %% [markdown]
 # ## What could not be reproduced
 #
-# The paper's larger teacher has twice the parameters or more and was trained, like its smaller sister, by others on far
-# more. Those here read the same few megabytes, and where the smaller one answers nearly every item there is little to
-# gain. The paper does not say whose embeddings step 1.1 aligns to; a core can only read its own. One teacher of a kind
-# serves all seeds, so that a verdict is on these teachers, not on their families. A student with the core of one family
-# and a teacher of another, with other tokens, would need another objective than Eq. 3 (a byte-level interface is one)
-# and is not built.
+# The paper's larger teacher has twice the parameters or more and was trained, like the smaller one, by others on far
+# more text. Those here read the same few megabytes, and where the smaller one answers nearly every item there is little
+# to gain. The paper does not say whose embeddings step 1.1 aligns to; a core can only read its own. One teacher of a
+# kind serves all seeds, so that a verdict is on these teachers, not on their families. A student with the core of one
+# family and a teacher of another, with other tokens, would need another objective than Eq. 3 (a byte-level interface is
+# one) and is not built.

@@ -12,7 +12,7 @@
 # # 14 · Ablation: the order of the curriculum, and its three objectives at once
 #
 # The paper's section 4.2.1: the three objectives could be minimised together, by a weighted sum, and the paper takes
-# them one after the other instead, to be spared the weights.
+# them one after the other instead, so that no weights have to be chosen.
 #
 # **Claim:** the sequence is ahead of the joint objective with weights that nobody tuned. **Beyond the paper:** other
 # orders of the three steps, and a sweep of the weights. **Cost:** two CPU cores; minutes are in
@@ -40,10 +40,10 @@ print(f"{chosen.ablation.step_bytes / 2e6:g} MB a step, seeds {seeds}, {chosen.a
 # ## Three orders, and the joint objective
 #
 # Three steps of equal bytes in three orders, and one step over as many bytes that minimises the weighted sum of Eq. 2,
-# Eq. 3 and Eq. 4 through everything at once, each part of the student at its rate of the sequence. The three weights
-# stand in that order. Core and router each have their gradient from one of the three alone, and the optimisers take its
-# scale out, so that weights decide mostly what the encoder learns. Accuracy along the router's own boundaries, since
-# the router is trained.
+# Eq. 3 and Eq. 4 through everything at once, each part of the student at its rate in the sequence. A row's name gives
+# the weights of Eq. 2, Eq. 3 and Eq. 4 in this order. Core and router each get their gradient from only one of the
+# three, and the optimisers normalise its scale. So the weights matter mostly for the encoder. Accuracy along the
+# router's own boundaries, since the router is trained.
 
 # %%
 trained = ablation.train(chosen, orders(chosen), seed=seed)
@@ -58,8 +58,8 @@ tables.Table(ablations.table(record.read("order"), order))
 # ## The claim
 #
 # The sequence minus each other row, on the same items, seeds in pairs, averaged over columns. *best joint* is the row
-# of the joint objective with the highest average. It is chosen on the very items that are reported, which flatters it:
-# where the sequence is ahead of it all the same, that is the stronger for it; where it is not, the choice may be why.
+# of the joint objective with the highest average. It is chosen on the same items that are reported, which favours it.
+# So where the sequence is still ahead, the evidence is stronger; where it is not, this choice may be the reason.
 
 # %%
 best = ablation.best_of(measured, [name for name in order if name.startswith("joint")])

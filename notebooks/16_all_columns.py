@@ -166,5 +166,6 @@ tables.Table(record.read("boundaries_all_columns"))
 # ## What could not be reproduced
 #
 # The paper's columns are real benchmarks; `python -m dbyte evaluate --tasks paper` asks those of a real student, and
-# models of this size are at chance there. Of MMLU this teacher knows lists; to read a fact off, or to know it, and then
-# find its letter takes it one step too many: see docs/log.md. CUTE's kinds that take a dictionary are left out.
+# models of this size are at chance there. Of the three subjects of MMLU this teacher has learned `lists` only. The
+# others need two steps, to find the answer and then its letter, which is one too many for it: see docs/log.md. CUTE's
+# kinds that take a dictionary are left out.

@@ -13,9 +13,9 @@
 # # 17 · One teacher, from tokens to bytes, and what is left of it
 #
 # Table 1, Figures 2 and 3 and Table 6 of the paper for one teacher on one page. At scale `real` it is a pretrained
-# model that was not made here, its training text is real, and so are the benchmarks; at the other scales it is the
-# scale's own teacher with MiniBench. Measured is what each step keeps: accuracy, the divergence from the teacher and
-# bits per byte, the router's boundaries, robustness, and what the student writes. A control leaves out step 1.1.
+# model that was not trained here, and training text and benchmarks are real; at the other scales it is the scale's own
+# teacher with MiniBench. Measured is what each step keeps: accuracy, the divergence from the teacher and bits per byte,
+# the router's boundaries, robustness, and what the student writes. A control leaves out step 1.1.
 #
 # **Claims:** alignment alone recovers most of the teacher; Stage 1 keeps nearly all of it; Stage 2 costs a few points.
 # **Cost:** at `real` up to three hours of two CPU cores, nearly all of it training, which resumes where it stopped; at
@@ -48,8 +48,8 @@ record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 # ## The five steps, and what they cost
 #
 # Runs that are complete are loaded. Core-seconds are wall time times threads. Peak memory is that of the process that
-# trained the step, from its start: it never falls from one step to the next. Empty is what a run of an older version
-# did not write down.
+# trained the step, from its start: it never falls from one step to the next. A cell is empty where a run of an older
+# version did not record it.
 
 # %%
 teacher = teacher_run(chosen, seed=seed)

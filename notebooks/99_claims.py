@@ -35,8 +35,9 @@ record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 # %% [markdown]
 # ## The claims at a glance
 #
-# Right of zero is what the paper says, left of it the opposite. A claim is `shown` where its whole interval of 95 %
-# lies on the paper's side of what it asks, `opposite` where all of it lies on the other side, else `not shown`.
+# Values right of zero agree with the paper, values left of it are the opposite. A claim is `shown` where its whole
+# interval of 95 % lies on the paper's side of what it asks, `opposite` where all of it lies on the other side, else
+# `not shown`.
 
 # %%
 found = claims.judged(scale=chosen)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_student
 
-from dbyte.evaluate.speed import Wrote, rates, student_writes, teacher_writes
+from dbyte.evaluate.speed import Output, rates, student_writes, teacher_writes
 
 PROMPTS = [b"The cat sat", b"Mira lives in", b"x"]
 
@@ -41,5 +41,5 @@ def test_a_teachers_bytes_are_those_of_the_tokens_that_it_wrote(teacher, token_b
 
 def test_rates_are_medians_after_an_unmeasured_round():
     called = []
-    found = rates({"one": lambda: called.append(1) or Wrote(10, 1), "two": lambda: Wrote(0, 1)}, rounds=3)
+    found = rates({"one": lambda: called.append(1) or Output(10, 1), "two": lambda: Output(0, 1)}, rounds=3)
     assert len(called) == 4 and found["one"][0] > 0 and found["two"] == (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""`notebooks`, `readme`, `report`: check that what is committed agrees with what it is made from, or write it again."""
+"""`notebooks`, `readme`, `report`: check that committed files agree with their sources, or write them again."""
 
 import argparse
 

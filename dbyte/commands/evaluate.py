@@ -9,15 +9,15 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--model", metavar="DIR", help="folder of a student, as `train` names it")
     command.add_argument("--teacher", metavar="DIR", help="a teacher's folder or hub name: compared item by item")
     command.add_argument("--tasks", default="mini", metavar="NAMES",
-                         help="mini (the default), mini_full, paper, cute, or columns such as PIQA,paper/ARC-E")
+                         help="mini (default), mini_full, mini_cute, paper, cute, or columns such as PIQA,paper/ARC-E")
     command.add_argument("--data", type=Path, metavar="DIR",
                          help="local items of paper and cute (default: $DBYTE_DATA, or the hub)")
     command.add_argument("--boundaries", help="router (the default); at Stage 1 also tokenizer; at Stage 2 also own, "
                                               "the decoder's own, the only ones of a student with MBP")
-    command.add_argument("--stage", type=int, help="1 or 2: refused if the student is of the other")
+    command.add_argument("--stage", type=int, help="1 or 2: an error if the student is of the other stage")
     command.add_argument("--beam", type=int, default=0, metavar="W",
-                         help="Stage 2: add up W segmentations a round of each text: a tighter bound")
-    command.add_argument("--limit", type=int, metavar="N", help="at most N items a task")
+                         help="Stage 2: sum over W more segmentations of each text per round: a tighter bound")
+    command.add_argument("--limit", type=int, metavar="N", help="at most N items per task")
     command.add_argument("--seed", type=int, default=0, help="draws MiniBench's items and resamples (default 0)")
     command.add_argument("--rows", type=int, default=64, help="texts generated at a time (default 64)")
     command.add_argument("--device", default="cpu", help="cpu (the default) or cuda")

@@ -15,7 +15,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--file", action="append", default=[], metavar="PATH",
                          help="read a prompt from a file, byte for byte (repeatable; - is standard input)")
     command.add_argument("--lines", action="append", default=[], metavar="PATH",
-                         help="read prompts from a file, one a line (repeatable)")
+                         help="read prompts from a file, one per line (repeatable)")
     command.add_argument("--rows", type=int, default=16, metavar="N",
                          help="prompts that are continued together, default 16")
     command.add_argument("--stage", type=int, help="1 writes tokens, 2 bytes (default: as trained)")
@@ -29,7 +29,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
                          help="end before this text (repeatable)")
     command.add_argument("--raw", action="store_true", help="write bytes as they are drawn, UTF-8 or not")
     command.add_argument("--compiled", action="store_true", help="compiled steps: a few seconds to start, then more "
-                         "bytes a second; takes a C++ compiler")
+                         "bytes per second; needs a C++ compiler")
     command.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     command.set_defaults(run=run)
 
@@ -81,7 +81,7 @@ def _read(name: str) -> bytes:
 
 def _converse(student, arguments: argparse.Namespace) -> int:
     """Ask for prompts and continue each until the input ends; Ctrl-C ends a text, or at the prompt the command."""
-    print("A prompt a line; Ctrl-C ends a text, Ctrl-D the command.", file=sys.stderr)
+    print("One prompt per line; Ctrl-C ends a text, Ctrl-D the command.", file=sys.stderr)
     while True:
         try:
             prompt = input("> ").encode(errors="surrogateescape")

@@ -15,11 +15,11 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--only", metavar="NN[,NN]", help="some notebooks, such as 01 or 01,02")
     command.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     command.add_argument("--ablation-seeds", type=int, metavar="N",
-                         help="students a row of an ablation, with seeds from --seed on (default: the scale's number)")
+                         help="students per row of an ablation, seeds from --seed on (default: the scale's number)")
     command.add_argument("--out", type=Path, help="folder of the executed notebooks (default runs/notebooks/SCALE)")
     command.add_argument("--jobs", type=int, metavar="N", default=1,
-                         help="notebooks at a time (default 1): each starts once those it builds on are done, on its "
-                              "share of the cores or $OMP_NUM_THREADS threads; measure speeds with 1")
+                         help="notebooks at a time (default 1): each starts after those that it needs, on its share of "
+                              "the cores or on $OMP_NUM_THREADS threads; measure speeds with 1")
     command.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                          help="one more parameter; all notebooks that run must have it")
     command.set_defaults(run=run)

@@ -8,7 +8,7 @@ from dbyte.commands.scales import declare_scale
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("runs", help="list what was trained; show, verify or prune it")
     what = command.add_subparsers(metavar="WHAT", dest="what")
-    what.add_parser("list", help="one line a run (the default)")
+    what.add_parser("list", help="one line per run (the default)")
     for name, text in (("show", "settings, lineage and last losses of one run; `main`: the student of a scale"),
                        ("verify", "check every file against its checksum; exit status 1 if one is damaged")):
         what.add_parser(name, help=text).add_argument("name", nargs="?" if name == "verify" else None,

@@ -16,7 +16,7 @@ HOW = """\
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("scales", help="list the scales; print one as a file to edit")
     what = command.add_subparsers(metavar="WHAT", dest="what")
-    what.add_parser("list", help="one line a scale (the default)")
+    what.add_parser("list", help="one line per scale (the default)")
     shown = what.add_parser("show", help="print a scale as a file that can be saved, edited and passed to --scale")
     shown.add_argument("scale", metavar="SCALE", help="a name or a .toml file")
     declare_settings(shown)

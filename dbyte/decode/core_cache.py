@@ -18,7 +18,7 @@ class CoreCache:
     Memory: 2 * layers * B * S * G * W numbers. `length` holds the positions that each row has used.
     """
 
-    is_compileable = False  # transformers asks
+    is_compileable = False  # transformers reads this
 
     def __init__(self, core: nn.Module, *, rows: int, slots: int):
         """An empty cache; raises ValueError for more slots than the core has positions."""
@@ -30,7 +30,7 @@ class CoreCache:
         self.core = core
         self.keys = weight.new_zeros(shape)
         self.values = weight.new_zeros(shape)
-        self.length = [0] * rows  # plain numbers: reading a tensor's would wait for the device
+        self.length = [0] * rows  # Python ints: reading them from a tensor would wait for the device
         self.slots = slots
         self._rows: list[int] | None = None
 
@@ -66,7 +66,7 @@ class CoreCache:
         """
         slots = [self.length[row] for row in rows]
         if max(slots) >= self.slots:
-            raise ValueError(f"the cache holds {self.slots} chunks a row and is full: allow for more when it is made")
+            raise ValueError(f"the cache has room for {self.slots} chunks per row and is full: make it with more slots")
         hidden_RE = self._run(input_RE, rows, slots)
         for row in rows:
             self.length[row] += 1

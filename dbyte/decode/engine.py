@@ -1,7 +1,7 @@
 """How a student's parts are computed when it writes or scores: for a byte, a prompt, or a tree of texts.
 
-`Engine` is plain torch on any device. It is the one seam for speed: `native.engine.NativeEngine` computes the same
-functions in C++ where it can, and whoever writes or scores text is given one of the two.
+`Engine` is plain torch on any device. `native.engine.NativeEngine` computes the same functions in C++ where it can.
+Code that writes or scores text is given one of the two; nothing else in it depends on compiled code.
 
 Shape letters: B rows, L bytes of the longest row, D width, E core width, T nodes of trees.
 """
@@ -36,7 +36,7 @@ class Engine:
     # -- one byte, one chunk ------------------------------------------------------------------------------------------
 
     def stack_step(self, stack: Stack) -> StackStep:
-        """A stack for one byte a row: `step(hidden_BD, states, commit=True)` returns [B, D]."""
+        """A stack as a function of one byte per row: `step(hidden_BD, states, commit=True)` returns [B, D]."""
         return partial(stack_step, stack)
 
     def core_cache(self, *, rows: int, slots: int) -> CoreCache:

@@ -22,7 +22,7 @@ from dbyte.text.spans import utf8
 def load_student(folder: Path, *, stage: int | None = None) -> ByteStudent:
     """Load a student from its folder, in evaluation mode.
 
-    stage: None for the one that the student was trained to. The other one is refused, since what it needs was never
+    stage: None for the one that the student was trained to. The other one is an error, since what it needs was never
     trained (Stage 2) or has changed since (Stage 1).
     Raises:
         FileNotFoundError: if the folder holds no model.
@@ -51,13 +51,13 @@ def generate(
         temperature, top_k, top_p, seed: see `sampling.Sampling`; temperature 0 takes the likeliest symbol.
         stage: 1 writes tokens, 2 writes bytes; None: the stage that the student was trained to.
         as_bytes: return raw bytes; else text.
-        valid_utf8: draw only what may follow in UTF-8, and drop a character that the limit cuts off; None: for
-            text, not for bytes. False: text has U+FFFD for a cut or invalid character. A character that a prompt of
-            bytes broke off is completed, and the text begins with the whole character.
+        valid_utf8: draw only what may follow in UTF-8, and drop a character that the limit breaks; None: True for
+            text, False for bytes. False: text has U+FFFD for a broken or invalid character. A character that a prompt
+            of bytes begins is completed, and the text begins with the whole character.
         prompt_ends: where the teacher's tokens end in each prompt's bytes, to read it along the tokenizer's boundaries
             (Stage 1 before its router has learned); None: along the router's boundaries.
-        repeats: which repeat of its prompt each row is, so that equal prompts in several calls are drawn apart; None:
-            counted in this call.
+        repeats: for each row, the number of the repeat of its prompt, so that equal prompts in several calls get
+            different draws; None: counted in this call.
         engine: computes the student's steps; None: plain torch.
     Raises:
         ValueError: for a prompt or stop string of another type; a lone surrogate; a byte of a prompt that the student's

@@ -8,7 +8,7 @@ The router needs the encoder's state of byte i + 1 to say whether a chunk ends a
     4. the router compares the two states and says whether a chunk ends at byte i
     5. if so the core runs; the decoder then sees the chunk, as in training, and step 1 follows for byte i
 
-The prompt's last byte is treated alike: the guess comes from the byte before it. What the paper leaves open:
+The prompt's last byte is treated in the same way: the guess comes from the byte before it. What the paper leaves open:
 - the guess is the second head's likeliest byte, at every temperature: it is a decision and not a part of the text
 - it is made before byte i is known and does not change with it, except that with `valid_utf8` only bytes that may
   follow byte i are guessed; BOS is never guessed; a guess of EOS ends the chunk, by the contract that training has
@@ -48,7 +48,7 @@ class LookAhead:
             self.split_states = router.stack.empty_state(rows)
 
     def prefill(self, ids_BL: Tensor, length_B: Tensor) -> None:
-        """Take in the first length_B bytes of each row, whose boundaries were no guesses."""
+        """Take in the first length_B (int64) bytes of each row, whose boundaries the router set itself."""
         if self.split is not None:
             router = self.student.router
             self.split_states = router.stack.prefill(router.byte_embedding(ids_BL), length_B)[1]

@@ -1,6 +1,6 @@
-"""Drawing symbols: temperature, top-k, top-p, and random numbers that belong to a row and not to its batch.
+"""Drawing symbols: temperature, top-k, top-p, and random numbers that depend on a row and not on its batch.
 
-A row's numbers come from a generator of its own, seeded by (seed, prompt, which repeat of the prompt it is). So a row
+A row's numbers come from a generator of its own, seeded by (seed, prompt, number of the repeat). So a row
 is drawn as it would be alone, and equal prompts get different draws. For JBP the distribution is over the 512 joint
 symbols. There top-k and top-p count (byte, flag) pairs: a byte that is likely with either flag counts twice.
 
@@ -21,8 +21,7 @@ class Sampling:
     """How symbols are drawn; raises ValueError where a value leaves its range.
 
     temperature: 0 takes the likeliest symbol, whatever the other values are. top_k >= 1: only the k likeliest (and
-    those that tie with the last of them); None: all. top_p in (0, 1]: the likeliest whose sum first reaches it, after
-    top_k.
+    those that tie with the last of them); None: all. top_p in (0, 1]: of these the likeliest whose sum reaches it.
     """
 
     temperature: float = 0.0
@@ -54,7 +53,7 @@ def probabilities(logits_RX: Tensor, sampling: Sampling) -> Tensor:
 
 
 def equal_before(asked: Sequence[Hashable]) -> list[int]:
-    """How many equal ones come before each: which repeat of its prompt each row is."""
+    """For each element, how many equal ones come before it: the number of the repeat of a row's prompt."""
     seen = Counter()
     before = []
     for one in asked:
@@ -70,7 +69,7 @@ class Sampler:
         self, sampling: Sampling, prompts: Sequence[bytes], *, repeats: Sequence[int] | None = None,
         drawn: Sequence[int] | None = None,
     ):
-        """repeats: which repeat of its prompt each row is; None: as many as equal prompts come before it.
+        """repeats: for each row, the number of the repeat of its prompt; None: see `equal_before`.
 
         drawn: how many draws of each row to skip; None: begin with the first.
         """
@@ -85,7 +84,7 @@ class Sampler:
             self.generators.append(generator)
 
     def draw(self, logits_RX: Tensor, rows: Sequence[int]) -> Tensor:
-        """One symbol (int64 [R]) for each of these rows."""
+        """One symbol (int64 [R]) for each of these rows, which are numbers of prompts."""
         if self.sampling.temperature == 0:
             return logits_RX.argmax(-1)
         uniform_R1 = torch.tensor([[self._uniform(row)] for row in rows], dtype=torch.double, device=logits_RX.device)

@@ -28,13 +28,13 @@ def stack_step(stack: Stack, hidden_BD: Tensor, states: list[State], *, commit: 
 
 
 def mamba2_step(mixer: Mamba2, hidden_BD: Tensor, state: Mamba2State, commit: bool) -> Tensor:
-    """Mix one byte a row: h = exp(dt A) h + B (dt x), then y = C h + D x, with h the SSM state [N, I]."""
+    """Mix one byte per row: h = exp(dt A) h + B (dt x), then y = C h + D x, with h the SSM state [N, I]."""
     gate_BI, xBC_BX, dt_BH = mixer.in_proj(hidden_BD).split(mixer.parts, dim=-1)
     window_BWX = torch.cat([state.conv_BWX, xBC_BX[:, None]], dim=1)
     mixed_BX = F.silu((window_BWX * mixer.conv1d.weight[:, 0].T).sum(1) + mixer.conv1d.bias).to(state.ssm_BNI.dtype)
     x_BHP, dt_BH, A_H, B_BN, C_BN = mixer._scan_inputs(mixed_BX, dt_BH, None)
     added_BI = (x_BHP * dt_BH[..., None]).flatten(1)
-    # a factor a column: one a head would be multiplied in by short runs, at half the speed
+    # one factor per column: one per head would be multiplied in short runs, at half the speed
     decay_BI = (dt_BH * A_H).exp().repeat_interleave(mixer.head_width, dim=1)
     ssm_BNI = state.ssm_BNI if commit else state.ssm_BNI.clone()
     ssm_BNI.mul_(decay_BI[:, None]).addcmul_(B_BN[:, :, None], added_BI[:, None])
@@ -45,7 +45,7 @@ def mamba2_step(mixer: Mamba2, hidden_BD: Tensor, state: Mamba2State, commit: bo
 
 
 def attention_step(mixer: Attention, hidden_BD: Tensor, state: AttentionState, commit: bool) -> Tensor:
-    """Mix one byte a row: its key and value take the slot after those of the row's bytes before it."""
+    """Mix one byte per row: [B, D]; its key and value take the row's next free slot."""
     length_B = state.length_B
     rows_B = torch.arange(len(hidden_BD), device=hidden_BD.device)
     used = int(length_B.max()) + 1

@@ -63,12 +63,12 @@ class ByteStream:
 
     @classmethod
     def empty(cls, engine: Engine, rows: int, *, stage: int, slots: int, byte_slots: int) -> "ByteStream":
-        """A stream before any byte, with room for `slots` chunks a row and, where the encoder is attention, bytes."""
+        """A stream before any byte, with room for `slots` chunks and, for attention, `byte_slots` bytes per row."""
         stream = cls.__new__(cls)
         stream._allocate(engine, rows, stage=stage, slots=slots, byte_slots=byte_slots)
         return stream
 
-    # -- one byte a row -----------------------------------------------------------------------------------------------
+    # -- one byte per row ---------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def step(self, byte_B: Tensor, ends_B: Tensor | None = None, *, guess_B: Tensor | None = None) -> None:
@@ -139,7 +139,7 @@ class ByteStream:
     def _read_prompts(
         self, engine: Engine, prompts: list[bytes], prompt_ends: list[list[int]] | None, *, new_bytes: int, stage: int
     ) -> None:
-        """Read all bytes but each prompt's last one in parallel, and that one as a step is read."""
+        """Read all bytes but each prompt's last one in parallel, and the last one as `step` does."""
         student = engine.student
         texts = [bytes([BOS]) + prompt for prompt in prompts]
         length_B = torch.tensor([len(text) for text in texts], device=student.device)
@@ -160,7 +160,7 @@ class ByteStream:
             if count + 1 > positions:
                 raise ValueError(f"prompt {number} has {len(prompt)} bytes in at least {count + 1} chunks, but the "
                                  f"core was built for {positions} positions (max_position_embeddings): shorten it")
-        slots = min(max(chunks) + 1 + new_bytes, positions)  # at most a chunk a byte
+        slots = min(max(chunks) + 1 + new_bytes, positions)  # at most one chunk per byte
         self._allocate(engine, len(texts), stage=stage, slots=slots, byte_slots=byte_slots)
         self.encoder_states = states
         before_BW = F.pad(ids_BL, (LONGEST, 0), value=-1)
@@ -234,7 +234,7 @@ class ByteStream:
 
     @torch.inference_mode()
     def take(self, rows: list[int]) -> None:
-        """Continue with these rows, in this order; a row that is named several times continues as several."""
+        """Keep these rows, in this order; a row that is named several times becomes several rows."""
         index = torch.tensor(rows, device=self.core_BE.device)
         for holder, name, dim in self.parts():
             setattr(holder, name, getattr(holder, name).index_select(dim, index))

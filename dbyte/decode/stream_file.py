@@ -73,7 +73,7 @@ def _bytes(value: dict) -> dict | bytes:
 
 
 def weights_hash(student: ByteStudent) -> str:
-    """A hash of the byte embedding and the byte head, which tells students apart."""
+    """A hash of the byte embedding and the byte head; students that differ in other parts alone are not told apart."""
     digest = hashlib.sha256()
     for weight in (student.byte_embedding.weight, student.byte_head.weight):
         digest.update(str((tuple(weight.shape), weight.dtype)).encode())

@@ -5,7 +5,7 @@ token. Each leads to a state, and a symbol that cannot follow in UTF-8 gets -inf
 
     WHOLE between characters; 1, 2, 3: so many continuation bytes to go; after E0, ED, F0, F4: the next is restricted
 
-A character that the limit of bytes cuts off is dropped. So a text with a lower limit is always the beginning of the
+A character that the limit of bytes breaks is dropped. So a text with a lower limit is always the beginning of the
 text with a higher one. Reserving room for whole characters would change the distribution of the last one.
 
 Shape letters: S states, X symbols (256 bytes, 512 joint symbols or V tokens), K bytes.
@@ -40,14 +40,14 @@ def transitions() -> Tensor:
 
 
 def anything() -> Tensor:
-    """next_SK where every byte but BOS may follow, and the state stays."""
+    """next_SK (int64) where every byte but BOS may follow, and the state stays."""
     next_SK = torch.arange(STATES)[:, None].repeat(1, BYTES)
     next_SK[:, BOS] = REFUSED
     return next_SK
 
 
 def over_tokens(student: ByteStudent, next_SK: Tensor) -> Tensor:
-    """next_SV: the state that each token's bytes lead to; a token without text stands for EOS."""
+    """next_SV (int64): the state that each token's bytes lead to; a token without text stands for EOS."""
     offset_V1 = student.token_offset.cpu()
     table = student.token_table.cpu().long()
     start_V = offset_V1[:-1]

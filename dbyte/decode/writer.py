@@ -1,6 +1,6 @@
 """Writing text with a stream of rows: draw, append, drop the rows that are finished, step the rest.
 
-One loop for three decoders. Each advance gives every row that needs one a new symbol and feeds one byte a row:
+One loop for three decoders. Each advance gives every row that needs one a new symbol and feeds one byte per row:
 - tokens (Stage 1): a row that has fed all bytes of its token draws the next one; a token's last byte ends the chunk
 - JBP: the joint symbol (next byte, ends a chunk)
 - MBP: the next byte, and the second head's guess of the one after it, by which the router decides (`lookahead.py`)
@@ -39,7 +39,7 @@ class Writer:
         stops: Sequence[bytes] = (), valid_utf8: bool = True, repeats: Sequence[int] | None = None,
         drawn: Sequence[int] | None = None,
     ):
-        """before: the text of each row of the stream so far. limit: the most new bytes a row.
+        """before: the text of each row of the stream so far. limit: the most new bytes per row.
 
         repeats, drawn: see `Sampler`.
 
@@ -72,7 +72,7 @@ class Writer:
 
     @torch.inference_mode()
     def advance(self) -> bool:
-        """Write one more symbol or, at Stage 1, one more byte a row; False once every row has finished."""
+        """Write one more symbol or, at Stage 1, one more byte per row; False once every row has finished."""
         if not self.rows:
             return False
         fed = self._token_bytes() if self.stream.stage == 1 else self._byte_symbols()
@@ -171,7 +171,7 @@ class Writer:
     # -- the texts ----------------------------------------------------------------------------------------------------
 
     def _append(self, place: int, new: bytes) -> bool:
-        """Append to the text of a row of the stream; True if that finishes the text, which is cut where it ends."""
+        """Append to the text of a row of the stream; True if that finishes it: EOS, stop or limit."""
         row = self.rows[place]
         text = self.written[row]
         before = len(text)
@@ -186,8 +186,8 @@ class Writer:
             if cache.length[place] < cache.slots:
                 return False
             warnings.warn(f"text {row} ends after {len(text)} bytes: its document has {cache.slots} chunks, and there "
-                          "is room for no more", stacklevel=2)
-        if self.valid_utf8:  # a character that the limit cuts off goes; of one that began in the prompt no byte is left
+                          "is room for no more: give a shorter prompt", stacklevel=2)
+        if self.valid_utf8:  # drop a character that the limit broke, and all of the text if it began in the prompt
             broken = broken_character(self.broken[row] + text)
             del text[max(len(text) - len(broken), 0):]
         return True

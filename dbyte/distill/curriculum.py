@@ -1,7 +1,7 @@
 """From a teacher to a student through a tuple of steps: first the plan, which is data, then its execution.
 
-Each step is a run that is addressed by its content, and its parent is the run of the step before. So a notebook that
-needs step 1.2 trains what is missing and loads the rest, and two ablations share their common beginning.
+Each step is a run with an address, a hash of its content, and its parent is the run of the step before. So a notebook
+that needs step 1.2 trains what is missing and loads the rest, and two ablations share their common beginning.
 """
 
 import math
@@ -25,7 +25,7 @@ from dbyte.model.teacher import load_teacher, read_teacher
 from dbyte.presets import Scale
 from dbyte.text.spans import TokenBytes
 
-STAGE2_ALONE = ("smoothing", "confidence")  # settings of a student that nothing in Stage 1 reads
+STAGE2_ALONE = ("smoothing", "confidence")  # settings of a student that only Stage 2 reads
 LANES = 32  # streams that are open at once, over all processes; it is part of a run's address
 
 
@@ -35,7 +35,7 @@ def curriculum(scale: Scale, *, decoding: str | None = None) -> tuple[Step, ...]
 
 
 def check_sizes(scale: Scale) -> None:
-    """Raise ValueError that names the table of the scale whose sizes, rates or choices cannot be."""
+    """Raise ValueError, with the name of the scale's table, for impossible sizes, rates or choices."""
     for table, make in (("student", StudentConfig), ("stage1", stage1), ("stage2", stage2)):
         try:
             make(**getattr(scale, table))
@@ -75,9 +75,9 @@ def plan_steps(
         teacher_seed: of the teacher and of which documents are held out; None: seed, so that seeds share nothing.
         predictions: another model with the teacher's tokens, whose predictions Eq. 3 takes; core, head and embeddings
             stay the teacher's (Table 10).
-        variant: for the runs' notes, the row of an ablation that needs them.
+        variant: the row of an ablation that asked for the runs, for their notes.
     Raises:
-        ValueError: if the tokens of `predictions` are others, or with the joint objective.
+        ValueError: if `predictions` has other tokens than the teacher, or comes with the joint objective.
         FileNotFoundError: if the teacher cannot be read.
     """
     if predictions and any(step.objective.name.startswith("joint") for step in steps):
@@ -115,7 +115,7 @@ def plan_steps(
         student = StudentConfig(**scale.student).to_dict()
         for version in ("transformers_version", "dbyte_version"):
             student.pop(version, None)
-        for name in ("suffix", "router_suffixes"):  # they came after the first runs, whose addresses stay
+        for name in ("suffix", "router_suffixes"):  # newer than the first runs, whose addresses must stay
             if not student[name]:
                 del student[name]
         if step.stage != 2:  # off, so that students that differ in these alone share their Stage 1

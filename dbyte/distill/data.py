@@ -60,7 +60,7 @@ def packed_rows(
 ) -> Rows:
     """Align and pack texts into rows, or load them if they were packed before.
 
-    source: hash of the texts; with the tokenizer's table and the sizes of `pack` it addresses the file.
+    source: hash of the texts; the file's name is a hash of it, the tokenizer and the sizes of `pack`.
     """
     described = {"packing": PACKING, "source": source, "tokens": token_bytes.content_hash,
                  "tokenizer": token_bytes.backend.to_str() if token_bytes.backend else None, "row_bytes": row_bytes}
@@ -85,7 +85,7 @@ def _documents(texts: list[str], token_bytes: TokenBytes) -> Iterator[Document]:
 
 
 def training_rows(scale: Scale, token_bytes: TokenBytes, *, seed: int, positions: int | None = None) -> Rows:
-    """The packed training rows of a scale, for a core of so many positions (None: any)."""
+    """The packed training rows of a scale, for a core of so many positions (None: no limit)."""
     corpora = training_corpora(scale, seed=seed)
     source = content_hash([corpus.content_hash for corpus in corpora] + [seed])
     return packed_rows(mixed_texts(corpora, seed=seed), token_bytes, row_bytes=scale.row_bytes, source=source,

@@ -1,7 +1,7 @@
-"""Interrupts during training: heard between two updates, so that a checkpoint is written first.
+"""Interrupts during training: obeyed between two updates, so that a checkpoint is written first.
 
-The first Ctrl-C (SIGINT) or SIGTERM is noted, and does what it would have done once the run is safe. A second one of
-the same kind does that at once. A signal that the process was told to ignore, as in the background, stays ignored.
+The first Ctrl-C (SIGINT) or SIGTERM is noted, and takes its usual effect once the checkpoint is written. A second one
+of the same kind takes effect at once. A signal that the process ignores, as in the background, stays so.
 """
 
 import os
@@ -17,7 +17,7 @@ SAID = b"\ninterrupted: a checkpoint is written after this update (interrupt aga
 def noted_interrupts() -> Iterator[list[int]]:
     """Give a list of the signals noted so far; at the end the first of them is raised, and KeyboardInterrupt after it.
 
-    Only a main thread hears signals; in another the list stays empty.
+    Only the main thread receives signals; in another thread the list stays empty.
     """
     noted: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()

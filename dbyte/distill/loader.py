@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 
 @dataclass
 class Feed:
-    """`batch_rows` rows an update out of rows in memory, starting `first_row` rows into the seeded order.
+    """`batch_rows` rows per update out of rows in memory, starting `first_row` rows into the seeded order.
 
     Rows hold equal bytes but unequal tokens, and a batch is padded to its longest. So, if `grouped`, inside a window of
     WINDOW batches rows of similar token counts go together, which saves core work on mixed text.
@@ -52,7 +52,7 @@ class Feed:
         return self.rows.batch(self.row_numbers(update, part=part, parts=parts))
 
     def row_numbers(self, update: int, *, part: int = 0, parts: int = 1) -> np.ndarray:
-        """Which rows that is, int64; ValueError if the rows of an update cannot be shared equally."""
+        """The numbers of the rows in that share, int64 [batch_rows / parts]; ValueError if parts does not divide."""
         if self.batch_rows % parts:
             raise ValueError(f"an update has {self.batch_rows} rows, which {parts} processes cannot share equally: "
                              "choose a number of processes that divides it")
@@ -85,14 +85,14 @@ class Feed:
         self.first_row = facts.get("next_row", 0)
 
     def state(self) -> dict:
-        """What a checkpoint must keep besides the update's number: nothing."""
+        """What a checkpoint must keep next to the update's number: nothing."""
         return {}
 
     def restore(self, state: dict, update: int) -> None:
-        """Resume from a checkpoint: nothing to do."""
+        """Resume from a checkpoint; a Feed has no state, so nothing is done."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Release nothing: a Feed reads nothing ahead."""
 
 
 class StreamFeed:
@@ -101,7 +101,7 @@ class StreamFeed:
     Args:
         corpora: (name, bytes), as in a Scale; the bytes are only the proportions in which the corpora are mixed.
         lanes: how many parts the corpora are split into; it divides batch_rows, which is the default.
-        positions: the most tokens of a document that the core has room for; None: any.
+        positions: the most tokens of a document that the core has room for; None: no limit.
     Raises:
         ValueError: for numbers that do not divide, an unknown corpus, and in `batch` what is wrong with the text.
         ConnectionError: in `batch` and `describe`, where the hub cannot be read.
@@ -119,7 +119,7 @@ class StreamFeed:
         if not self.corpora or any(amount <= 0 for _, amount in self.corpora):
             raise ValueError(f"corpora need a name and a positive number of bytes each, found {self.corpora}")
         if batch_rows < 1 or self.lanes < 1 or batch_rows % self.lanes:
-            raise ValueError(f"an update of {batch_rows} rows cannot take as many of each of {self.lanes} lanes: "
+            raise ValueError(f"an update of {batch_rows} rows cannot take equally many from {self.lanes} lanes: "
                              "lanes must divide batch_rows")
         self._states: dict[int, dict] = {}  # by lane, after the last batch handed out; none yet: at the beginning
         self._update = 0
@@ -129,7 +129,7 @@ class StreamFeed:
     def batch(self, update: int, *, part: int = 0, parts: int = 1) -> Batch:
         """The rows of an update (0, 1, .. in this order), or one of `parts` equal shares of them; parts divides lanes.
 
-        Raises ValueError if updates are asked for out of order or another share than before is asked for.
+        Raises ValueError for an update out of order, or another share than before.
         """
         if update != self._update:
             raise ValueError(f"a stream gives updates in their order: the next is {self._update}, asked for was "
@@ -170,7 +170,7 @@ class StreamFeed:
         self._update = update
 
     def describe(self) -> dict:
-        """What decides the rows: two feeds of one description give the same. Opens the corpora to find their content.
+        """What decides the rows: equal descriptions give equal rows. Opens the corpora to find their content.
 
         A hub dataset without a revision is described by the commit that its main branch has now, and read from there.
         """

@@ -18,7 +18,7 @@ from dbyte.text.packing import Batch
 class Objective:
     """The sum over its (weight, term) of weight * summed loss / count.
 
-    Sums and counts are apart, so that the counts of all micro-batches and processes are known before one of them runs.
+    Sums and counts are separate: the counts of all micro-batches and processes are known before one of them runs.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Objective:
 
     @property
     def reads_teacher(self) -> str:
-        """What the terms read of the teacher: "whole"; "embeddings"; or "", where it may be None."""
+        """What the terms read of the teacher: "whole", "embeddings", or "" for nothing (it may be None)."""
         read = {term.reads_teacher for _, term in self.terms}
         return "whole" if "whole" in read else "embeddings" if "embeddings" in read else ""
 

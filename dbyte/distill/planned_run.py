@@ -12,8 +12,8 @@ from dbyte.distill.steps import Step
 class PlannedRun:
     """A step and the run that it becomes.
 
-    run: None if the address is not known yet, because the teacher is not trained; then there is no feed, either. feed:
-    the rows that the step reads. teacher: the student's, or the one that a teacher continues, as a folder or hub name.
+    run: None if the address is not known yet, because the teacher is not trained; then feed is None too. feed: the rows
+    that the step reads. teacher: the student's, or the one that a teacher continues, as a folder or hub name.
     predictions: the model whose predictions Eq. 3 takes, None: the teacher.
     """
 

@@ -53,9 +53,9 @@ class Processes:
         return module if self.count == 1 else DistributedDataParallel(module, broadcast_buffers=False)
 
     def deferred(self, module: nn.Module, *, last: bool) -> AbstractContextManager:
-        """Under DDP share gradients in the `last` of an update's backward passes alone.
+        """Under DDP, share gradients only in the `last` backward pass of an update.
 
-        FSDP2 shares them in each of them: until then it would hold them in full.
+        FSDP2 shares them in every pass, since it would otherwise hold them in full.
         """
         return module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
 
@@ -73,7 +73,7 @@ class Processes:
         return values
 
     def of_first(self, ask: Callable[[], T]) -> T:
-        """What the first process finds, in all of them; the others do not ask."""
+        """What `ask` returns in the first process, in all of them; only the first calls it."""
         return self.gathered(ask() if self.is_first else None)[0]
 
     def wait(self) -> None:
@@ -95,7 +95,7 @@ class Processes:
 class Launch:
     """How a run is computed; its address does not depend on it.
 
-    rows_at_once: rows of a micro-batch, None: all of the process's share. recompute: keep no activations inside blocks
+    rows_at_once: rows of a micro-batch, None: all rows of the process. recompute: keep no activations inside blocks
     and compute them again in backward. tensorboard: write its files too. backend: of Mamba2 (model/backends.py),
     None: the best for device and precision.
     """
@@ -128,7 +128,7 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
 
     expected: how many there must be; None: as many as the launcher says.
     Raises:
-        ValueError: for an unknown sharding, a device that is not here, or if fewer or more met than were asked for.
+        ValueError: for an unknown sharding, a missing device, or another number of processes than `expected`.
     """
     if sharding not in SHARDINGS:
         raise ValueError(f"unknown sharding {sharding!r}: choose one of {', '.join(SHARDINGS)}")
@@ -139,7 +139,7 @@ def join(device: str = "cpu", *, expected: int | None = None, sharding: str = "d
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-        if not dist.is_initialized():  # FSDP2 shards over a group, be it of one
+        if not dist.is_initialized():  # FSDP2 shards over a group, even of one process
             dist.init_process_group("gloo" if device == "cpu" else "nccl", store=dist.HashStore(), rank=0, world_size=1)
         found = Processes(state.process_index, state.num_processes, str(state.device), sharding)
     asked = expected or launched

@@ -1,9 +1,9 @@
-"""What a run prints and logs while it trains: JSON lines always; a bar if someone watches, else a line
-now and then, at least every LINE_SECONDS.
+"""What a run prints and logs while it trains: JSON lines always; a bar if someone watches, else a line now and then, at
+least every LINE_SECONDS.
 
-Someone watches a terminal, and a notebook whose front end could ask its reader for input, as JupyterLab says with every
-cell that it sends. papermill, nbconvert and `python -m dbyte reproduce` run a notebook in the same kind of kernel but
-cannot ask anybody: there a bar would leave every frame in the notebook that is kept, so they get lines.
+Someone watches if the output is a terminal, or a notebook whose front end can ask for input: JupyterLab says so with
+every cell that it sends. papermill, nbconvert and `python -m dbyte reproduce` run a notebook in the same kind of kernel
+but cannot ask for input. They get lines, since a bar would leave every frame in the notebook that is kept.
 
 TensorBoard gets the same numbers on request (extra `tensorboard`).
 """
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Pace:
-    """Tells when a line is due: before LINE_SECONDS pass without one, if the next part takes as long as the last.
+    """Tells when a line is due: so that LINE_SECONDS never pass without one, if parts take equally long.
 
     said: when the last line was printed, in seconds; -inf makes the first part due.
     """
@@ -57,14 +57,14 @@ def told(parts: Sequence[T], what: str) -> Iterator[T]:
 
 
 class ProgressLog:
-    """The log of one run, from update `first` on; `seconds` are those of the run, earlier sittings included."""
+    """The log of one run, from update `first` on; `seconds` are those of the run, earlier sessions included."""
 
     def __init__(self, run: Run, name: str, updates: int, first: int, *, tensorboard: bool = False):
         self.board = summary_writer()(run.folder / "tensorboard", purge_step=first) if tensorboard else None
         kept = run.metrics_path.read_text(errors="replace").splitlines() if run.metrics_path.exists() else []
         before = [line for line in kept if _is_before(line, first)]
         atomic_write(run.metrics_path, "".join(line + "\n" for line in before))
-        self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # a killed run keeps what it logged
+        self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # line by line, should it be killed
         self.every = max(updates // LINES, 1)
         self.name = name
         self.pace = Pace(said=-math.inf)
@@ -119,7 +119,7 @@ def watched_stream() -> TextIO | None:
 
 
 def _is_before(line: str, update: int) -> bool:
-    """True for a logged line of an earlier update; False also for a line that was cut short."""
+    """True for a logged line of an earlier update; False also for an incomplete line."""
     try:
         return json.loads(line)["update"] < update
     except (ValueError, KeyError, TypeError):

@@ -17,8 +17,8 @@ from dbyte.distill.runs import SCHEMA, content_hash, folder_bytes, model_hash, r
 class Entry:
     """One run folder on disk; `config` is empty if config.json cannot be read, `facts` if the run is not finished.
 
-    notes: for whom it was trained, empty if that was not written down. name: the sixteen hexadecimal digits that the
-    run is called by. parent: the name of the run that this one continues, or nothing. step: its name, `?` if not known.
+    notes: which scale, command and variant asked for it, empty if not recorded. name: its sixteen hexadecimal digits.
+    parent: the name of the run that this one continues, or "". step: the name of its step, `?` if not known.
     """
 
     def __init__(self, folder: Path):
@@ -44,7 +44,7 @@ class Entry:
 def is_held(folder: Path) -> bool:
     """True while a process holds the run's lock."""
     try:
-        with (folder / "lock").open() as file:  # shared, so that two that look do not block each other
+        with (folder / "lock").open() as file:  # shared, so that two readers do not block each other
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (BlockingIOError, FileNotFoundError) as error:
         return isinstance(error, BlockingIOError)
@@ -68,7 +68,7 @@ def find(name: str, root: Path) -> Entry:
 
 
 def lineage(entry: Entry, root: Path) -> list[Entry]:
-    """The run and the runs it came from, oldest first, as far as they are still there; the teacher's is the first."""
+    """The run and its ancestors, oldest first, as far as they are still on disk; the teacher's run is the first."""
     everything = {other.name: other for other in entries(root)}
     line = [entry]
     while line[0].parent in everything:
@@ -93,7 +93,7 @@ def problems(entry: Entry) -> list[str]:
 
 
 def leftovers(root: Path) -> list[Path]:
-    """What killed processes left: temporary and replaced folders of runs that nobody holds."""
+    """What killed processes left: temporary and replaced folders of runs that no process holds."""
     found = [*root.glob("*.removed.tmp"), *root.glob("data/*.tmp")]
     for entry in entries(root):
         inside = [*entry.folder.glob("*"), *entry.folder.glob("snapshots/*")]
@@ -107,7 +107,7 @@ def leftovers(root: Path) -> list[Path]:
 
 
 def unused(root: Path, results: Path) -> list[Entry]:
-    """Runs that no file in results/ names and that no such run came from, but for runs that a process holds."""
+    """Runs that no result needs (no file in results/ names them or a run that continues them) and no process holds."""
     cited = {_json(path).get("config_hash") for path in results.glob("*/*.json")}
     needed = {relative.name for entry in entries(root) if entry.name in cited for relative in lineage(entry, root)}
     return [entry for entry in entries(root) if entry.name not in needed and not is_held(entry.folder)]
@@ -126,7 +126,7 @@ def remove(folders: Iterable[Path]) -> int:
     """Remove folders, each first renamed so that a half-removed one is not taken for a run; returns the bytes freed.
 
     Raises:
-        BlockingIOError: if a process holds one of them; what came before it is gone, nothing after it is touched.
+        BlockingIOError: if a process holds one of them; folders before it are gone, those after it stay.
     """
     freed = 0
     for folder in folders:
@@ -140,7 +140,7 @@ def remove(folders: Iterable[Path]) -> int:
 
 
 def listing(found: list[Entry]) -> str:
-    """One line a run: name, state, step, for whom, seed, megabytes trained on, minutes, megabytes on disk, parent."""
+    """One line per run: name, state, step, who asked, seed, MB trained on, minutes, MB on disk, parent."""
     import pandas as pd
 
     asked = ("scale", "asked by", "variant")

@@ -1,7 +1,7 @@
-"""Runs on disk: addressed by their content, resumed exactly, and never half-written.
+"""Runs on disk: each at an address (a hash of its content), resumed exactly, and never half-written.
 
     runs/<hash>/config.json        what was run: step, parent, data, versions of the layout
-    runs/<hash>/notes.json         for whom it was trained: scale, notebook or command, variant
+    runs/<hash>/notes.json         who asked for it: scale, notebook or command, variant
     runs/<hash>/metrics.jsonl      one line per logged update
     runs/<hash>/checkpoint/        the last resumable state, while the run is not complete
     runs/<hash>/snapshots/<bytes>/ models kept on the way
@@ -29,7 +29,7 @@ from dbyte.atomic import atomic_write, explain_full_disk
 from dbyte.paths import RUNS
 from dbyte.presets import TEACHERS
 
-SCHEMA = 3  # raise it when old runs must not be taken for new ones
+SCHEMA = 3  # raise it when old runs must not be mistaken for new ones
 NOTEBOOK = "DBYTE_NOTEBOOK"  # the variable in which the runner tells a notebook's kernel its name
 
 
@@ -63,7 +63,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def noted(scale: str, variant: str = "") -> dict[str, str]:
-    """The notes of a run that is about to be planned: no part of its address, since others may need it too."""
+    """The notes of a run that is about to be planned; no part of its address, since other commands may need it too."""
     program = "train" if "train" in sys.argv[1:] else Path(sys.argv[0]).stem
     return {"scale": scale, "asked by": os.environ.get(NOTEBOOK) or program, "variant": variant}
 
@@ -91,7 +91,7 @@ def folder_bytes(folder: Path) -> int:
 def atomic_dir(folder: Path, *, needed: int = 0) -> Iterator[Path]:
     """Give a temporary folder to fill; on success seal it with checksums and rename it to `folder`, else remove it.
 
-    needed: about how many bytes it will have, which a full disk's error tells; 0: not known.
+    needed: about how many bytes it will have, for the message of a full disk; 0: not known.
     Raises:
         OSError: from the disk (a full one included); `folder` is then as it was, or next to it as `.old`.
     """
@@ -120,7 +120,7 @@ def atomic_dir(folder: Path, *, needed: int = 0) -> Iterator[Path]:
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file; another process that holds it is waited for, which is said."""
+    """Hold a lock file; while another process holds it, wait, after a message."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -157,7 +157,7 @@ def verify(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{folder / 'sums.json'} cannot be read ({error})"
     found = checksums(folder)
-    for name in sorted(expected):  # a file that was added later is read by nobody
+    for name in sorted(expected):  # nobody reads a file that was added later
         if expected[name] != found.get(name):
             return f"{folder / name} is {'damaged' if name in found else 'missing'}"
     return None
@@ -166,7 +166,7 @@ def verify(folder: Path) -> str | None:
 class Run:
     """One content-addressed run folder; making the object writes nothing.
 
-    notes: what is written down when it is trained, next to the config that it is addressed by.
+    notes: written to notes.json when it is trained. The hash of config, with the parent's, is the address.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process, after another one that holds it."""
+        """Hold the run's lock; while another process holds it, wait."""
         with file_lock(self.folder / "lock"):
             for left in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
                 shutil.rmtree(left, ignore_errors=True)

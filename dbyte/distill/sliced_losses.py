@@ -27,7 +27,7 @@ def distill(
     """A divergence of DIVERGENCES in nats, summed over T positions; "forward" equals `losses.distill` of all logits.
 
     student_TE, teacher_TE: the hidden states of the positions that count; widths may differ. student_head_VE,
-    teacher_head_VE: head weights; the student's receives a gradient if it asks for one. rows: positions a slice, >= 1.
+    teacher_head_VE: head weights; the student's gets a gradient if it asks for one. rows: positions per slice, >= 1.
     """
     pair = DIVERGENCES[divergence]
     teacher_TE = teacher_TE.detach()
@@ -43,7 +43,7 @@ def next_token(hidden_TE: Tensor, head_VE: Tensor, next_T: Tensor, *, rows: int 
     """Cross-entropy in nats of the tokens next_T (int64), summed over T positions.
 
     hidden_TE: hidden states of the positions that count. head_VE: head weight; it receives a gradient if it asks for
-    one. rows: positions a slice, >= 1.
+    one. rows: positions per slice, >= 1.
     """
     def loss(where: slice, log_TV: Tensor) -> tuple[Tensor, Tensor]:
         next_T1 = next_T[where, None]

@@ -45,9 +45,9 @@ class Step:
     included. warmup: the share of updates with a rising rate, in [0, 1]. floor: the final rate over the peak rate, in
     [0, 1]. clip: the largest gradient norm. snapshots: how many evenly spaced copies of the model are kept on the way,
     the final one not counted. grouped: batches of rows with similar token counts, which is faster where the core runs,
-    but such batches lean to one corpus. decoding: give the student new byte heads of this kind ("mbp") before the step;
-    None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`;
-    None: not at all. Raises ValueError if a value leaves its range.
+    but such a batch is mostly of one corpus. decoding: give the student new byte heads of this kind ("mbp") before the
+    step; None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`; None:
+    not at all. Raises ValueError if a value leaves its range.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Step:
                              f"{self.warmup}, {self.floor}, {self.snapshots}")
 
     def describe(self) -> dict:
-        """The step as plain JSON data: what its run is addressed by."""
+        """The step as plain JSON data, which is part of the address of its run."""
         groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
         described = vars(self) | {"objective": self.objective.name, "groups": groups, "betas": list(self.betas),
                                   "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
@@ -96,7 +96,7 @@ class Step:
         return {round(updates * k / (self.snapshots + 1)) for k in range(1, self.snapshots + 1)} - {0, updates}
 
     def thaw(self, model: nn.Module) -> list[dict[str, nn.Parameter]]:
-        """Freeze the model but for the step's parts; returns the parameters of each group by name.
+        """Freeze all of the model except the step's parts; returns the parameters of each group by name.
 
         Raises ValueError if a group names no parameter of the model.
         """
@@ -140,7 +140,7 @@ class Step:
 
 
 def check_sharding(steps: Iterable[Step], sharding: str) -> None:
-    """Raise ValueError if FSDP2 would shard what one of the steps needs in full; asked before anything is loaded."""
+    """Raise ValueError if FSDP2 would shard what one of the steps needs in full; call it before anything is loaded."""
     for step in steps:
         if sharding == "fsdp2" and any(group.muon_rate for group in step.groups):
             raise ValueError(f"step {step.name!r} trains with Muon, which needs whole matrices: use --sharding ddp, or "
@@ -185,7 +185,7 @@ def stage2(
     """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13.
 
     core_rate: of the core in step 2.2; 0 leaves it frozen. boundary_loss: step 2.2 also trains the router, by Eq. 4, as
-    the authors' code does. decoding: "mbp" gives the student MBP's two heads for its own (section 4.1.2).
+    the authors' code does. decoding: "mbp" replaces the student's byte heads by MBP's two (section 4.1.2).
     targets: "labels", the next byte along the router's boundaries (the paper), or one of `objectives.along_tokens`,
     along the teacher's tokens; own_bytes: after these, so many bytes more as in step 2.2 with "labels", so that it
     trains along the boundaries that it will use. Raises ValueError for other targets, or with "mbp".

@@ -54,7 +54,7 @@ def train_tokenizer(texts: list[str], *, vocabulary: int) -> PreTrainedTokenizer
 
 
 def teacher_step(shape: TeacherShape) -> Step:
-    """How a teacher of this shape is trained."""
+    """The step that trains a teacher of this shape."""
     return Step("0 teacher", 0, objectives.token, (Group(EVERYTHING, shape.rate, shape.muon_rate),), shape.train_bytes,
                 warmup=shape.warmup, floor=0.05, betas=shape.betas)
 
@@ -62,8 +62,8 @@ def teacher_step(shape: TeacherShape) -> Step:
 def teacher_run(scale: Scale, *, seed: int, launch: Launch = ALONE) -> Path:
     """Return the folder or hub name of the scale's teacher; one with a `TeacherShape` is trained first if need be.
 
-    A scale that continues another trains that one's teacher further, with its tokenizer; ValueError if the two have
-    other sizes.
+    A scale that continues another trains the other's teacher further, with its tokenizer; ValueError if the two
+    teachers differ in size.
     """
     if isinstance(scale.teacher, str):
         return teacher_folder(scale.teacher)

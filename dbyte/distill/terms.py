@@ -3,6 +3,8 @@
 A term names the positions that it is summed over without running the model: so the counts of all micro-batches and
 processes are known before the first of them runs, and a mean is never a mean of means. Parts that no term reads do not
 run: step 1.1 needs no core, step 1.3 neither core nor head. Parts that do not train leave no graph.
+
+Shape letters: B rows, L bytes, M tokens or chunks, D byte width, E core width, K symbols of a byte head, T positions.
 """
 
 from collections.abc import Callable
@@ -92,7 +94,7 @@ class Forward:
 class Term:
     """One loss, and the positions that it is summed over.
 
-    loss: (forward, mask) to (sum, count), fp32 and int64. where: batch to the bool mask, which no model is run for.
+    loss: (forward, mask) to (sum, count), fp32 and int64. where: batch to the bool mask, without running a model.
     reads_teacher: "whole"; "embeddings", a look-up; or "", where the teacher may be None. routes: whether it reads the
     router's probabilities.
     """
@@ -234,5 +236,5 @@ def _sorted_vocabulary(student: nn.Module) -> SortedVocabulary:
 
 
 def language_model(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """The last hidden states of a causal language model on the batch's tokens."""
+    """The last hidden states [B, M, E] of a causal language model on the batch's tokens."""
     return run_core(model.model, model.get_input_embeddings()(batch.token_ids_BM), batch.token_document_BM)

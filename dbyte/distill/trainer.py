@@ -52,16 +52,17 @@ class Update(NamedTuple):
 
 
 class Trainee(nn.Module):
-    """What DDP and FSDP2 wrap: from a batch to the sums of an objective, under autocast if precision is half."""
+    """What DDP and FSDP2 wrap: from a batch to the sums of an objective, under autocast if precision is bf16."""
 
     def __init__(self, model: nn.Module, teacher: nn.Module | None, objective: Objective, precision: str = "fp32"):
         super().__init__()
         self.model = model
         self.objective = objective
-        self._teacher = (teacher,)  # in a tuple it is no submodule: nothing of it is trained, sharded or saved
+        self._teacher = (teacher,)  # in a tuple, not a submodule: nothing of it is trained, sharded or saved
         self.half = PRECISIONS[precision]
 
     def forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The weighted sum of each term over the batch, fp32 scalars."""
         kind = batch.byte_ids_BL.device.type
         with torch.autocast(kind, self.half) if self.half else nullcontext():
             return self.objective.sums(self.model, self._teacher[0], batch)
@@ -74,7 +75,7 @@ def train(
 ) -> None:
     """Train `model` by one step, resuming the run's checkpoint if there is one, and complete the run.
 
-    A run that another process trains is waited for, and is then found complete or resumed.
+    If another process trains the run, wait for it; then the run is complete, or it is resumed here.
 
     Args:
         teacher: what the step's objective reads; it is moved to the device. None if it reads nothing.
@@ -85,7 +86,7 @@ def train(
         FloatingPointError: if loss or gradient is not finite; the batch and where it came from are saved, the model is
             not.
         KeyboardInterrupt: for Ctrl-C, after the update and a checkpoint.
-        ValueError: if the processes cannot share the rows of an update; of `check_sharding` and `training_backend`.
+        ValueError: if the processes cannot share the rows of an update, and as `check_sharding`, `training_backend`.
     """
     processes = launch.processes
     check_sharding((step,), processes.sharding)
@@ -166,10 +167,10 @@ def train_on(
     batch: Batch, step: Step, lr_scale: float, trainee: nn.Module, optimisers: list[torch.optim.Optimizer], *,
     launch: Launch = ALONE,
 ) -> Update:
-    """One update at `lr_scale` times the peak rates on this process's rows; nothing moves if it is not finite.
+    """One update at `lr_scale` times the peak rates on this process's rows; if it is not finite, weights stay.
 
     Gradients of micro-batches and processes add up to those of one large batch: each term is divided by its count over
-    all of them, which is known before.
+    all of them, which is known before any of them runs.
     """
     processes = launch.processes
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]

@@ -17,10 +17,10 @@ from dbyte.presets import Scale, TeacherShape
 
 @dataclass(frozen=True)
 class Variant:
-    """A name, the steps that the student takes, and the arguments of StudentConfig that are not the scale's.
+    """A name, the steps that the student takes, and the arguments of StudentConfig that differ from the scale's.
 
-    teacher: whose core, head, tokens and embeddings the student has, None: the scale's. predictions: the one of the
-    same tokens whose predictions Eq. 3 takes, None: the teacher's own.
+    teacher: whose core, head, tokens and embeddings the student has, None: the scale's. predictions: a teacher with the
+    same tokens, whose predictions Eq. 3 takes; None: `teacher` itself.
     """
 
     name: str
@@ -33,9 +33,9 @@ class Variant:
 def run_variant(
     scale: Scale, variant: Variant, *, seed: int, teacher_seed: int = 0, batch_rows: int | None = None
 ) -> list[Run]:
-    """Train one variant, or load what is trained; seed: the student's. Steps that variants share are trained once.
+    """Train one variant, or load what is trained; returns one complete run per step. Shared steps are trained once.
 
-    batch_rows: of the student's updates, None: the scale's, by which teachers are trained in any case.
+    seed: the student's. batch_rows: rows of the student's updates, None: the scale's; teachers always have the scale's.
     """
     def folder(teacher: TeacherShape | str) -> Path:
         return teacher_run(replace(scale, teacher=teacher, continues=None), seed=teacher_seed)
@@ -97,7 +97,7 @@ def alignments(scale: Scale) -> tuple[Variant, ...]:
 
 
 # Of Eq. 2, Eq. 3 and Eq. 4 in the joint objective, one weight changed at a time. More of Eq. 3 alone is left out: it is
-# the one of the three that by itself leaves the student near chance (Table 3).
+# the one of the three that alone leaves the student near chance (Table 3).
 JOINT_WEIGHTS = ((1, 1, 1), (0.1, 1, 1), (10, 1, 1), (1, 0.1, 1), (1, 1, 0.1), (1, 1, 10))
 
 
@@ -121,7 +121,7 @@ def orders(scale: Scale) -> tuple[Variant, ...]:
 
 def routers(scale: Scale) -> tuple[Variant, ...]:
     """Table 9: steps 1.1 to 1.3 with the router that reads the encoder, and with one of its own (appendix B)."""
-    plain = dict(router_suffixes=0)  # which a split router does not have
+    plain = dict(router_suffixes=0)  # a split router has none
     split = dict(router="split", router_width=scale.student["byte_width"], router_layers=2)
     return Variant("integrated", sequence(scale), plain), Variant("split", sequence(scale), plain | split)
 
@@ -144,13 +144,13 @@ def teachers(scale: Scale) -> tuple[Variant, ...]:
 def byte_sft(scale: Scale) -> tuple[Variant, ...]:
     """Stage 2 after one Stage 1, as in the paper and with what the authors' code does differently.
 
-    Confidence goes with the boundary loss: without that loss no router trains in step 2.2 for it to guide.
+    Confidence needs the boundary loss: without that loss the router does not train in step 2.2.
     """
     size = scale.ablation.step_bytes
     stage2_settings = {**scale.stage2, "head_bytes": size, "full_bytes": size}
     plain = sequence(scale) + stage2(**{**stage2_settings, "boundary_loss": False})
     routed = sequence(scale) + stage2(**{**stage2_settings, "boundary_loss": True})
-    options = dict(router_suffixes=0)  # smoothing needs it, and all continue one Stage 1
+    options = dict(router_suffixes=0)  # smoothing needs 0, and all rows continue one Stage 1
     return (
         Variant("plain", plain, options),
         Variant("boundary loss in 2.2", routed, options),
@@ -169,7 +169,7 @@ PENALTY = 3.0
 def boundary_learning(scale: Scale) -> tuple[Variant, ...]:
     """Table 7: step 1.3 as it is; with more bytes, the control; on trimmed text; and with the white space penalty.
 
-    All continue the finished Stage 1 of the curriculum, train the router alone, and see the same number of bytes more.
+    All continue the finished Stage 1 of the curriculum and train the router alone, on equally many further bytes.
     """
     stage1 = curriculum(scale)[:3]
     more = replace(stage1[2], name="1.3 boundary, more", train_bytes=scale.ablation.step_bytes, snapshots=0)

@@ -1,7 +1,6 @@
-"""An ablation table, measured: every variant over the seeds of a scale, on the same items, each compared with one of
-them.
+"""An ablation table, measured: every variant over the seeds of a scale, on the same items, compared with one of them.
 
-One teacher serves all seeds: what varies between seeds is the student's first weights and the order of what it reads.
+All seeds have the same teacher: between seeds only the student's first weights and the order of its rows differ.
 """
 
 import math
@@ -18,7 +17,7 @@ from dbyte.model.student import ByteStudent
 from dbyte.presets import Scale
 
 Trained = Mapping[str, Sequence[Sequence[Run]]]  # variant -> for each seed, a run for each of its steps
-Measured = Mapping[str, Sequence[Mapping[str, ColumnResult]]]  # variant -> for each seed, a result for each column
+Measurements = Mapping[str, Sequence[Mapping[str, ColumnResult]]]  # variant -> for each seed, a result for each column
 
 
 def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
@@ -31,14 +30,14 @@ def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
                            for k in range(scale.ablation.seeds)] for variant in variants}
 
 
-def measure(measurer: Measurer, trained: Trained, reading: str) -> Measured:
+def measure(measurer: Measurer, trained: Trained, reading: str) -> Measurements:
     """MiniBench of every student after its last step; reading as in measure.py."""
     items = measurer.scale.ablation.items
     return {name: [measurer.columns(runs[-1].model_folder, reading, items=items) for runs in by_seed]
             for name, by_seed in trained.items()}
 
 
-def accuracy_rows(measured: Measured, **more: object) -> list[dict]:
+def accuracy_rows(measured: Measurements, **more: object) -> list[dict]:
     """Tidy rows in percent: model, task (and their average), value, stderr over seeds and items, n, seeds."""
     rows = []
     for name, by_seed in measured.items():
@@ -82,7 +81,7 @@ def curriculum_rows(
 
 
 def kept_models(runs: Sequence[Run]) -> list[tuple[int, Path, str]]:
-    """Bytes since the first step began, folder and step of each model that a student left on its way, the last too."""
+    """(bytes since the first step began, folder, step) of each kept model of a student, the last one included."""
     kept = []
     seen = 0
     for run in runs:
@@ -93,7 +92,7 @@ def kept_models(runs: Sequence[Run]) -> list[tuple[int, Path, str]]:
     return kept
 
 
-def variant_difference_rows(measured: Measured, first: str, others: Sequence[str] | None = None) -> list[dict]:
+def variant_difference_rows(measured: Measurements, first: str, others: Sequence[str] | None = None) -> list[dict]:
     """Tidy rows of `first` minus each other variant on the same items, in points, task by task and on average.
 
     others: names, None: all. The verdict is on "`first` is ahead".
@@ -111,7 +110,7 @@ def variant_difference_rows(measured: Measured, first: str, others: Sequence[str
     return rows
 
 
-def best_of(measured: Measured, names: Sequence[str]) -> str:
+def best_of(measured: Measurements, names: Sequence[str]) -> str:
     """The name of the variant with the highest average over columns and seeds; of equals, the first.
 
     Chosen and reported on the same items, it looks better than it is.
@@ -120,7 +119,7 @@ def best_of(measured: Measured, names: Sequence[str]) -> str:
     return max(names, key=lambda name: average[name])
 
 
-def retention_rows(measured: Measured, baselines: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
+def retention_rows(measured: Measurements, baselines: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
     """Tidy rows in percent: each variant's average over that of its baseline, a token model, on the same items."""
     rows = []
     for name, by_seed in measured.items():
@@ -172,7 +171,7 @@ def loss_rows(trained: Trained, *, step: int = -1) -> list[dict]:
 
 
 def curve_rows(trained: Trained, *, step: int = 0) -> list[dict]:
-    """The logged loss of one step against its bytes, averaged over seeds, a tenth of the log a row."""
+    """The logged loss of one step against its bytes, averaged over seeds, one row per tenth of the log."""
     rows = []
     for name, by_seed in trained.items():
         logs = [runs[step].metrics() for runs in by_seed]

@@ -2,6 +2,8 @@
 
 Teacher and student see the same pieces of the same documents, each from BOS; the text's bytes are scored, EOS is not.
 A piece is at most `row_bytes` long and ends at a token's end, as in training.
+
+Shape letters: P pieces, B pieces of a batch, M tokens, E teacher width, V vocabulary.
 """
 
 import math

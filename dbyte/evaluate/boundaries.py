@@ -22,7 +22,7 @@ BATCH_ROWS = 16
 class Agreement:
     """Counts over bytes; precision, recall and f1 in [0, 1].
 
-    hits: boundaries of both. false_cuts: of the router alone. missed_cuts: of the teacher alone. n: bytes that count.
+    hits: boundaries of both. false_cuts: the router's alone. missed_cuts: the teacher's alone. n: bytes that count.
     """
 
     hits: int
@@ -62,7 +62,7 @@ def decisions(student: ByteStudent, rows: Rows) -> Iterator[tuple[Batch, torch.T
 
 
 def byte_rows(student: ByteStudent, row: Rows, **where: str) -> list[dict]:
-    """Tidy rows of one row of text, a byte each, BOS and EOS left out.
+    """Tidy rows of one row of text, one per byte, BOS and EOS left out.
 
     value: the router's probability of a boundary after the byte, 1 where the format fixes one. teacher: 1 where a token
     ends. decided: 1 where the router decides. ValueError for more than one row.

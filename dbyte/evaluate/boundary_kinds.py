@@ -40,7 +40,7 @@ BEFORE_SPACE, OTHER_WHITE, NON_ASCII, DIGITS, PUNCTUATION, IN_WORD = range(len(K
 SPACE, WHITE = 0x20, b" \t\n\r\v\f"  # line breaks are no spaces here: tokenizers join them to what stands before
 WHO = ("router", "teacher")
 CONSISTENT = 95.0  # percent of the places before a space at which "consistently" begins: our reading, none is given
-# Of `space_rows`: what is judged is that the value lies above this; nan: it is not judged.
+# Of `space_rows`, where a cut is a boundary: the claim is that the value lies above this; nan: there is none.
 SPACE_MEASURES = {"router cuts": CONSISTENT, "teacher cuts": math.nan, "router - teacher": 0.0,
                   "recall beyond elsewhere": 0.0, "false cuts": math.nan,
                   "false cuts beyond chance": 0.0}
@@ -64,7 +64,7 @@ def kinds(byte_ids_BL: Tensor) -> Tensor:
 class Tally:
     """What the router and the teacher do in each piece of a text.
 
-    counts_PK4: int64, Agreement's hits, false cuts, missed cuts and all positions, by kind. lengths_PN: who -> int64,
+    counts_PK4: int64, Agreement's hits, false and missed ones and all positions, by kind. lengths_PN: who -> int64,
     chunks of each length in bytes; BOS and EOS, which are always chunks of their own, are left out.
     """
 
@@ -77,7 +77,7 @@ class Tally:
 
 
 def tally(student: ByteStudent, rows: Rows) -> Tally:
-    """Count over all rows, piece by piece."""
+    """Count what router and teacher do in all rows, piece by piece."""
     counts = []
     lengths = {who: [] for who in WHO}
     for batch, prob_BL, routed_BL in decisions(student, rows):
@@ -109,7 +109,7 @@ def _count(piece: Tensor, column: Tensor, pieces: int, columns: int) -> Tensor:
 
 
 def kind_rows(found: Tally, **where: str) -> list[dict]:
-    """Tidy rows a kind, and one for all: F1 in percent as value, precision, recall and their counts.
+    """Tidy rows, one per kind and one for all: F1 in percent as value, precision, recall and their counts.
 
     A kind at which neither router nor teacher sets a boundary has no F1 and no row, one of fewer than FEWEST positions
     no error. An error of 0 (nothing wrong in any piece) says little where n is small.
@@ -138,7 +138,7 @@ def space_rows(found: Tally, **where: str) -> list[dict]:
 
     router cuts, teacher cuts   P(boundary | before a space), of the router and of the teacher
     router - teacher            their difference at the same positions: a router that prefers spaces is above 0
-    recall beyond elsewhere     the router's recall before a space minus that at all other kinds: one that leans on
+    recall beyond elsewhere     the router's recall before a space minus that at all other kinds: one that relies on
                                 spaces finds the teacher's boundaries there and misses others, and is above 0
     false cuts                  the share of the router's false boundaries that is before a space
     false cuts beyond chance    that, minus the share there of all positions without a boundary of the teacher, which
@@ -194,7 +194,7 @@ def mean_rows(found: Tally, **where: str) -> list[dict]:
 
 
 def length_rows(found: Tally, **where: str) -> list[dict]:
-    """Tidy rows a chunk length that occurs, of router and teacher: its share of the chunks in percent, n chunks."""
+    """Tidy rows, one per chunk length that occurs, of router and teacher: its share of the chunks (%), n chunks."""
     rows = []
     for who, lengths_PN in found.lengths_PN.items():
         chunks_P = lengths_PN.sum(1)

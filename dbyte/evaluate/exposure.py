@@ -8,8 +8,8 @@ by its look-ahead. Each is compared with what the router says of the same bytes 
 Bytes count by their distance from the prompt's end, in bins. Bytes whose boundary the format fixes do not count.
 
 Words: each document is split at every byte inside a word of letters, and what is written greedily after the split is
-compared with the rest of that word. A token model cannot read a prompt that ends inside a token as what it is; a byte
-model should not mind.
+compared with the rest of that word. A token model reads a prompt that ends inside a token as other tokens; a byte
+model should not be affected.
 
 Shape letters: B rows, L bytes.
 """

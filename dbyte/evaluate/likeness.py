@@ -1,4 +1,4 @@
-"""How like its teacher a Stage-1 student is on held-out text: Eq. 3 as a measurement, along the teacher's boundaries.
+"""How close a Stage-1 student is to its teacher on held-out text: Eq. 3, measured along the teacher's boundaries.
 
 Shape letters: B rows, M tokens, V vocabulary, S positions that predict a token.
 """
@@ -22,8 +22,8 @@ def likeness(student: ByteStudent, teacher: PreTrainedModel, rows: Rows) -> dict
     """Compare the next-token distributions of a student and its teacher at every token of packed rows.
 
     Returns:
-        divergence: KL(teacher || student) in nats a token; agreement: the share of tokens with the same likeliest next
-        token, in [0, 1]; divergence_stderr and agreement_stderr, which take rows as draws; n: tokens that are
+        divergence: KL(teacher || student) in nats per token; agreement: the share of tokens with the same likeliest
+        next token, in [0, 1]; divergence_stderr and agreement_stderr, which take rows as draws; n: tokens that are
         predicted.
     """
     counts = []

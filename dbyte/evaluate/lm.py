@@ -8,16 +8,16 @@ log p(byte) is exact.
 Where the context ends: as in the harness's own Hugging Face adapter, its trailing white space moves to the
 continuation. With the tokenizer's boundaries context and continuation are encoded as one text, so that scores compare
 token by token with the teacher's. Along the router's boundaries the context ends a chunk at Stage 1; at Stage 2 whether
-it does belongs to the score. The target text is the tokenizer's own (NFC for Qwen). An empty continuation is refused.
+it does belongs to the score. The target text is the tokenizer's own (NFC for Qwen). An empty continuation is an error.
 
 What does not fit: the context of a text of more chunks than the core has positions is truncated from the left, at the
 end of a chunk and never inside a character. What remains begins a document of its own, with BOS. The router sees
 another beginning then and may chunk the text otherwise, so truncation is repeated until the text fits. The continuation
-is never truncated. `truncated` counts; `lm_eval` reports it among its results. A rolling text is scored in pieces of as
+is never truncated. `truncated` holds the counts, which `lm_eval` reports. A rolling text is scored in pieces of as
 many chunks as the core has positions.
 
 The order of requests, the size of batches and compiled code (`dbyte.native`) change no score beyond rounding, and no
-draw: it belongs to the seed, the prompt and which repeat of the prompt it is.
+random draw: a draw depends on the seed, the prompt and the number of its repeat.
 """
 
 import warnings
@@ -52,7 +52,7 @@ READINGS = {"stage1/tokenizer": (1, "tokenizer"), "stage1/router": (1, "router")
 ARGUMENTS = {"stage": int, "boundaries": str, "beam": int, "rows": int, "device": str, "compiled": bool,
              "dtype": str}
 NUMBERS = {"temperature": float, "top_k": int, "top_p": float, "seed": int, "max_gen_bytes": int}
-LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness's words for one thing
+LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness's names for one limit
 
 
 # -- texts that do not fit --------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ class Truncated:
 
     def __str__(self) -> str:
         return (f"{self.cut_texts} of {self.texts} texts had more chunks than the core has positions: "
-                f"{self.cut_bytes} bytes of their contexts were cut from the left")
+                f"{self.cut_bytes} bytes at the beginning of their contexts were left out")
 
 
 def truncate(scorer: Scorer, request: Request, *, room: int = 0) -> Request:
@@ -178,7 +178,7 @@ class StudentLM(LM):
         """Load a student for the harness; arguments as of `load_lm`, the folder under the harness's name `pretrained`.
 
         These arguments win over the harness's own options. Its batch_size is another word for rows: the number 1 is its
-        default, by which nobody asks for anything (--batch_size 1 comes as text), and "auto" is max_batch_size. If no
+        default and is ignored (--batch_size 1 comes as text), and "auto" is max_batch_size. If no
         device is named, the harness asks for cuda:0; without a GPU that becomes the CPU, with a warning.
         Raises:
             ValueError: for arguments that are not known here, and as of `load_lm`.
@@ -206,7 +206,7 @@ class StudentLM(LM):
                              f"pretrained=FOLDER, {known}")
         if str(arguments.get("device")).startswith("cuda") and not torch.cuda.is_available():
             warnings.warn(f"device {arguments['device']!r}, lm_eval's default, is not here: students run on the CPU "
-                          "(--device cpu says so yourself)", stacklevel=2)
+                          "(--device cpu asks for it)", stacklevel=2)
             arguments["device"] = "cpu"
         return load_lm(folder, **arguments)
 
@@ -217,7 +217,7 @@ class StudentLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """By what the harness tells apart the requests that it keeps."""
+        """The name under which the harness caches requests."""
         return self.token_bytes.name
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -244,10 +244,10 @@ class StudentLM(LM):
         return [(value, score.greedy) for value, score in zip(nats, scores, strict=True)]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue contexts until one of `until`, greedily unless told otherwise; at most `rows` of them at a time.
+        """Continue contexts until one of `until`, greedily by default; at most `rows` of them at a time.
 
         The limit is `max_gen_bytes`, else `max_gen_toks` (the harness's default: 256) times BYTES_A_TOKEN. See
-        `generation_options`. Equal requests, the harness's repeats, are drawn apart.
+        `generation_options`. Equal requests, the harness's repeats, get different draws.
         """
         contexts = [request.args[0] for request in requests]
         options = [generation_options(request.args[1]) for request in requests]
@@ -278,7 +278,7 @@ class StudentLM(LM):
     # -- from strings to bytes ----------------------------------------------------------------------------------------
 
     def _fitting(self, request: Request, *, room: int = 0) -> Request:
-        """The request as it fits, counted."""
+        """The truncated request; counts what is left out."""
         fitting = truncate(self.scorer, request, room=room)
         lost = len(request.text) - len(fitting.text)
         self.truncated.texts += 1
@@ -352,7 +352,7 @@ def load_lm(
 ) -> StudentLM:
     """A student from its folder, as the harness sees it.
 
-    stage: None for the one that the student was trained to. The other one is refused, since what it needs was never
+    stage: None for the one that the student was trained to. The other one is an error, since what it needs was never
     trained (Stage 2) or has changed since (Stage 1). boundaries: None for the router's, or with MBP the decoder's own.
     rows, beam, compiled: see `StudentLM`. dtype: of the weights, "auto" as they were saved, or "float32".
     Raises:

@@ -1,13 +1,13 @@
 """What is measured of a model on disk: MiniBench, bits per byte on held-out text, agreement of its boundaries.
 
-Every measurement is addressed by what it depends on (the model's weights, how it is read, the items or documents) and
-kept in runs/measured/<hash>.json, so that no notebook measures again what another one has.
+The address of a measurement is a hash of what it depends on (the model's weights, how it is read, the items or
+documents). It is kept in runs/measured/<hash>.json, so that no notebook measures again what another one has measured.
 
 A reading says how a model is scored: "token" for a teacher; "stage1/tokenizer" and "stage1/router" for a student that
 writes tokens, along the teacher's boundaries or its own; for one that writes bytes "stage2/router", the joint score,
 and "stage2/own", that of JBP or MBP along the decoder's own boundaries (see score.py, score_own_boundaries.py).
-Columns that are generated have another address where a compiler is: compiled steps agree with plain ones within
-rounding, so where two symbols nearly tie a text may differ. Scores keep theirs, as for batches of another size.
+Columns that are generated have another address where there is a compiler: compiled steps agree with plain ones within
+rounding, so where two symbols nearly tie a text may differ. The address of scores does not depend on a compiler.
 """
 
 import json
@@ -45,7 +45,7 @@ from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 
-MEASURING = 1  # raise it when all measurements change, so that nothing old is taken for new
+MEASURING = 1  # raise it when all measurements change, so that old ones are not used
 # What the key of scores has beyond their reading; raised when scores along the decoder's own boundaries change.
 SCORED = {"stage2/own": {"own boundaries": 2}}
 PROMPT_BYTES = 64  # of a document, before a decoder continues
@@ -103,7 +103,7 @@ class Measurer:
         return ColumnResult(**found | {"correct": tuple(found["correct"])})
 
     def likeness(self, folder: Path, teacher: Path, corpus: str) -> dict:
-        """How like its teacher a Stage-1 student is on a corpus's held-out documents: as `likeness` says it."""
+        """How close a Stage-1 student is to its teacher on a corpus's held-out documents: what `likeness` returns."""
         texts = self._heldout(corpus)
         key = {"likeness": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes,
                "teacher": model_hash(teacher)}
@@ -216,7 +216,7 @@ class Measurer:
             text = json.dumps({"key": full, "found": found}, default=np.ndarray.tolist)
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, text)
-            kept = json.loads(text)  # what is measured now looks as it will when it is read
+            kept = json.loads(text)  # as it will be when it is read from the file
         return {name: value for name, value in kept["found"].items() if name != "seconds"}
 
 

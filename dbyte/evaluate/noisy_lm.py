@@ -1,8 +1,8 @@
 """Any model of lm-evaluation-harness under character noise: each request is perturbed before the model answers it.
 
-As in BLT (arXiv 2412.09871, section 6.1), a perturbation strikes the prompt, the completion, or both. The prompt is all
+As in BLT (arXiv 2412.09871, section 6.1), a perturbation changes the prompt, the completion, or both. The prompt is all
 that stands before the completion, template included; the white space that a completion begins with stays. Equal prompts
-are perturbed alike, so all choices of an item have the same prompt. What is generated cannot be perturbed: such a
+get equal noise, so all choices of an item have the same prompt. What is generated cannot be perturbed: such a
 column has the place "prompt" alone. Where a column's accuracy is normalised by length (acc_norm), the lengths are those
 of the unperturbed choices.
 """
@@ -20,7 +20,7 @@ PLACES = ("prompt", "completion", "both")
 
 @dataclass(frozen=True)
 class Noise:
-    """A perturbation, where it strikes, and its seed; ValueError for a kind or place that does not exist."""
+    """A perturbation, the place where it is applied, and its seed; ValueError for an unknown kind or place."""
 
     kind: str
     place: str = "both"

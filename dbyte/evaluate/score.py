@@ -14,7 +14,7 @@ could add up to more than one. The sum over both flags of each byte ("folded") i
 sees the next byte. It is returned next to the joint score, never in its place. `score_beam.py` tightens the bound, and
 `score_own_boundaries.py` scores along the boundaries that the decoder itself decides.
 
-Requests that begin alike are read once (`shared_prefix.py`). What no score depends on is not computed.
+Requests that begin alike are read once (`shared_prefix.py`). The heads run only where something is scored.
 
 Shape letters: N texts, R rows to read (a text may be in several), L bytes of the longest text with BOS, V vocabulary;
 T nodes of the tree of bytes, K nodes of the tree of chunks, E core width, S tokens that are scored, P bytes that are
@@ -107,7 +107,7 @@ def batch_by_prefix(requests: Iterable[Request], *, batch_bytes: int) -> list[li
 
 
 class Scorer:
-    """Scores requests with one student along given tokens or the router's boundaries; batches change no result."""
+    """Scores requests with one student along given tokens or the router's boundaries, whatever the batches."""
 
     needs_jbp = True  # at Stage 2
 
@@ -202,7 +202,7 @@ class Scorer:
     def _token_log_probs(
         self, core_KE: Tensor, node_S: np.ndarray, token_S: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """log P(token) at each of these chunks [S], and whether no token is likelier; the head runs once a chunk."""
+        """log P(token) at each of these chunks [S], and whether no token is likelier; the head runs once per chunk."""
         node_K, place_S = np.unique(node_S, return_inverse=True)
         nats_S = np.zeros(len(token_S))
         best_S = np.zeros(len(token_S), dtype=bool)
@@ -235,7 +235,7 @@ class Scorer:
 def scored_places(texts: SharedTexts, batch: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
     """Two masks (bool [N, L], BOS at place 0): the bytes that are scored, and each context's last byte.
 
-    The byte of the latter is given, but its flag belongs to the score. An empty context has none: BOS is always a
+    The context's last byte is given, but its flag is scored. An empty context has no such byte, since BOS is always a
     chunk.
     """
     place_L = np.arange(texts.node_NL.shape[1])

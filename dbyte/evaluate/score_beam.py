@@ -5,7 +5,7 @@ router picks. A beam adds more terms. A path is a choice of flags; each round fl
 where that costs least, and scores the `width` likeliest new paths completely, along their own chunks. All of them are
 different ways to write the same bytes, so their sum is at least the joint score and at most the probability.
 
-Free are the flags from the context's last byte (which the router set with the continuation in sight) to the byte before
+Free are the flags from the context's last byte (which the router set knowing the continuation) to the byte before
 the text's last. The last byte's flag changes nothing that is scored, so both of its values count in every path. The
 context's other flags are the router's: what is bounded is the probability of the continuation given the context as the
 router chunked it. Every path that was scored counts, so a wider beam or more rounds never loosen the bound.

@@ -29,7 +29,7 @@ from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent, is_special
 
 ROWS, MOST_ROWS = 64, 256
-ROUNDS = 12  # then few texts are left, whose boundaries change again and again
+ROUNDS = 12  # by then only few texts have boundaries that still change
 
 
 @dataclass(frozen=True)

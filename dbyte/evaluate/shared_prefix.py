@@ -1,4 +1,4 @@
-"""Texts that begin alike, read by a student once as far as they do: the choices of an item share its context.
+"""Texts that begin alike: a student reads their common beginning once, such as the context of an item's choices.
 
 The texts of a batch are a tree of bytes (`dbyte/text/prefix_tree.py`), and their chunks a tree of the bytes that end
 them. What the decoder reads at a byte is the byte and the newest chunk, so it has a third tree, of such pairs. Whether
@@ -27,7 +27,7 @@ from dbyte.text.spans import BOS, EOS
 class SharedTexts:
     """Texts after BOS as trees, and what a student's parts say of their nodes.
 
-    node_NL: the node of each byte, BOS first, -1 after a text's end. length_N: how many they are.
+    node_NL: the node of each byte, BOS first, -1 after a text's end. length_N: bytes of each text, with BOS.
     """
 
     def __init__(self, texts: Sequence[bytes], *, engine: Engine):
@@ -78,7 +78,7 @@ class SharedTexts:
 
     @cached_property
     def suffix_T(self) -> Tensor:
-        """The longest token that ends at each node: it depends on what is before the node alone."""
+        """The longest token that ends at each node (int64); it depends on the bytes up to the node alone."""
         node_NL = torch.from_numpy(self.tree.leaves()).to(self.byte_T.device)
         suffix_NL = self.student.suffix_table.find(self.byte_T[node_NL])  # past a row's end this is garbage
         suffix_T = torch.empty_like(self.byte_T)

@@ -27,10 +27,10 @@ from dbyte.text.spans import EOS, TokenBytes
 
 
 @dataclass(frozen=True)
-class Wrote:
+class Output:
     """What one call wrote over all rows: bytes, and positions of the core or tokens.
 
-    reading: of its seconds, those in which a student read the prompts; a teacher's are not told apart.
+    reading: seconds in which a student read the prompts; 0 for a teacher, not measured.
     """
 
     text_bytes: int
@@ -40,10 +40,10 @@ class Wrote:
 
 def student_writes(
     student: ByteStudent, prompts: Sequence[bytes], new_bytes: int, *, stage: int, engine: Engine | None = None
-) -> Callable[[], Wrote]:
-    """A call that reads the prompts and writes new_bytes a row."""
+) -> Callable[[], Output]:
+    """A function that reads the prompts and writes new_bytes per row, by Stage 1 or 2."""
 
-    def call() -> Wrote:
+    def call() -> Output:
         started = time.perf_counter()
         writer = begin(student, prompts, max_new_bytes=new_bytes, sampling=Sampling(), stage=stage, valid_utf8=False,
                        engine=engine)
@@ -51,15 +51,15 @@ def student_writes(
         no_text = [token for token, text in enumerate(writer.tokens) if not text] if stage == 1 else []
         writer.symbols.floor_SX[:, no_text or slice(EOS, None, BYTES)] = float("-inf")
         writer.run()
-        return Wrote(sum(map(len, writer.written)), writer.core_rows, reading)
+        return Output(sum(map(len, writer.written)), writer.core_rows, reading)
 
     return call
 
 
 def teacher_writes(
     teacher: PreTrainedModel, token_bytes: TokenBytes, prompts: Sequence[bytes], new_bytes: int
-) -> Callable[[], Wrote]:
-    """A call of transformers' generation that writes about new_bytes a row, by the prompts' bytes a token."""
+) -> Callable[[], Output]:
+    """A function that writes about new_bytes per row with transformers, at the prompts' bytes per token."""
     rows = [[token_bytes.bos_token_id, *token_bytes.align(prompt.decode(errors="ignore")).token_ids.tolist()]
             for prompt in prompts]
     longest = max(map(len, rows))
@@ -68,18 +68,17 @@ def teacher_writes(
     mask_BM = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=teacher.device)
     tokens = max(new_bytes * sum(map(len, rows)) // sum(map(len, prompts)), 1)
 
-    def call() -> Wrote:
+    def call() -> Output:
         with torch.inference_mode(), fast_products():
             out_BM = teacher.generate(ids_BM, attention_mask=mask_BM, max_new_tokens=tokens, min_new_tokens=tokens,
                                       do_sample=False, pad_token_id=pad)[:, longest:]
-        return Wrote(int(token_bytes.lengths[out_BM.cpu().numpy()].sum()), out_BM.numel())
+        return Output(int(token_bytes.lengths[out_BM.cpu().numpy()].sum()), out_BM.numel())
 
     return call
 
 
-def rates(calls: dict[str, Callable[[], Wrote]], *, rounds: int) -> dict[str, tuple[float, float]]:
-    """(bytes a second, half the spread between quartiles) of each call, medians of rounds in turn after one unmeasured.
-    """
+def rates(calls: dict[str, Callable[[], Output]], *, rounds: int) -> dict[str, tuple[float, float]]:
+    """Name -> (median bytes per second, half the interquartile range) over `rounds` rounds, after one warm-up round."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -92,7 +91,7 @@ def rates(calls: dict[str, Callable[[], Wrote]], *, rounds: int) -> dict[str, tu
 
 
 def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, rounds: int = 3) -> list[dict]:
-    """Tidy rows of bytes a second, 1 and 16 rows, prompts and texts of `size` bytes; Stage 1 is the first student's.
+    """Tidy rows of bytes per second, 1 and 16 rows, prompts and texts of `size` bytes; Stage 1 is the first student's.
 
     All run where the first student is. Students write by plain steps, and by compiled ones too where these can run.
     stderr is half the spread between quartiles of the rounds, n their number.

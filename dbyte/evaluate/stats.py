@@ -1,7 +1,7 @@
 """Errors of accuracies, and verdicts on claims: seeded, over per-item vectors of right and wrong.
 
 Teacher and student answer the same items, so differences and ratios are resampled by item in pairs: what makes an
-item hard for both cancels. Averages over benchmark columns weigh each column alike (the paper's convention, Table 1)
+item hard for both cancels. Averages over benchmark columns weigh each column equally (the paper's convention, Table 1)
 and resample the items within each column. One model's accuracy is a share in [0, 1], as the harness reports it; a
 comparison of two is in percentage points or percent, as the paper's tables print it. An item that was asked in several
 ways (noise in several places) has the mean of its answers, between 0 and 1.
@@ -29,7 +29,7 @@ from scipy.stats import t as student_t
 
 Columns = Mapping[str, Sequence[float]]  # column name -> per-item correctness, 0 or 1
 Models = Columns | Sequence[Columns]  # one model, or one of each seed
-Ratio = tuple[Sequence[float], Sequence[float]]  # what is over the bar, and under it, in each piece of text
+Ratio = tuple[Sequence[float], Sequence[float]]  # numerators and denominators, one of each per piece of text
 AVERAGE = "average"  # of the columns, as a task in tidy rows
 LEVEL = 0.95  # of all intervals
 Z95 = 1.96  # standard errors to either end of a normal 95 % interval
@@ -84,18 +84,18 @@ def wilson(correct: Sequence[float]) -> Interval:
 
 
 def ratio_of_sums(*ratios: Ratio) -> Estimate:
-    """The sum of one list [P] by the sum of another, or of two such ratios the first minus the second.
+    """The sum of numerators [P] over the sum of denominators [P]; of two such ratios, the first minus the second.
 
     The error is over P independent pieces of text: what is counted in one comes together, so its parts are no items of
     their own, and errors of two ratios over the same pieces may cancel. First order (linearised); nan for one piece,
-    which says nothing on how pieces differ. ValueError for a sum of 0 under the bar.
+    which says nothing on how pieces differ. ValueError for denominators whose sum is 0.
     """
     value = 0.0
-    pull_P = 0.0  # how far each piece pulls it from where the others would leave it
+    pull_P = 0.0  # the influence of each piece on the value
     for sign, (over_P, under_P) in zip((1, -1), ratios, strict=False):
         under = np.sum(under_P)
         if not under:
-            raise ValueError("a ratio of sums needs something under the bar, found the sum 0")
+            raise ValueError("a ratio of sums needs something under the bar, found the sum 0: leave it out")
         ratio = np.sum(over_P) / under
         value += sign * ratio
         pull_P += sign * (np.asarray(over_P) - ratio * np.asarray(under_P)) / under
@@ -113,7 +113,7 @@ def accuracy_over_seeds(correct_S: Sequence[Sequence[float]]) -> Interval:
 
 
 def mean_over_seeds(value_S: Sequence[float]) -> Interval:
-    """The mean of one number a seed with its 95 % interval (Student's t); one seed has no interval (nan ends)."""
+    """The mean of one number per seed with its 95 % interval (Student's t); one seed has no interval (nan ends)."""
     half = _half_over_seeds(value_S) if len(value_S) > 1 else math.nan
     value = float(np.mean(value_S))
     return Interval(value, value - half, value + half)
@@ -136,7 +136,7 @@ def difference(student: Models, teacher: Models, *, seed: int = 0) -> Interval:
 def retention(student: Models, teacher: Columns, *, seed: int = 0) -> Interval:
     """Student over teacher average over columns, in percent (100 keeps everything), with its paired bootstrap interval.
 
-    A list of students, one a seed, against their one teacher gives the interval over seeds and items.
+    A list of students, one per seed, against their one teacher gives the interval over seeds and items.
     Raises:
         ValueError: if the two do not hold the same columns with the same numbers of items, or if the teacher got
             nothing right, which leaves nothing to retain.
@@ -152,7 +152,7 @@ def kept_above_chance(noisy: Columns, clean: Columns, *, chance: float) -> Inter
     """Eq. 5 (appendix A.1) over columns whose chance is `chance` on average, in percent, with its bootstrap interval.
 
     An item is drawn with its answers to clean and noisy text. nan where the clean accuracy is not above chance. A
-    resample in which it is not says nothing on what is left, and counts as nothing left.
+    resample whose clean accuracy is not above chance counts as 0.
     """
     def kept(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         # means of a few items at chance may miss it by a rounding error, by which nothing may be divided
@@ -186,7 +186,7 @@ def verdict(low: float, high: float, *, threshold: float = 0.0, direction: str =
     if direction not in ("above", "below"):
         raise ValueError(f'direction must be "above" or "below", got {direction!r}')
     if not low <= high:
-        raise ValueError(f"verdict needs low <= high, got low={low}, high={high}")
+        raise ValueError(f"verdict needs low <= high, found low={low}, high={high}: pass the ends of an interval")
     above = low > threshold
     below = high < threshold
     claimed, denied = (above, below) if direction == "above" else (below, above)
@@ -202,7 +202,7 @@ def interval_row(found: Interval, n: int) -> dict:
 def difference_rows(
     what: str, one: Columns, other: Columns, *, direction: str = "above", threshold: float = 0.0
 ) -> list[dict]:
-    """Tidy rows of one - other in points, a row a column and one for their average, with the verdict on the claim."""
+    """Tidy rows of one - other in points: one row per column and one for the average, with the verdict on the claim."""
     rows = []
     for task in (*one, AVERAGE):
         ours, theirs = (of_task(side, task) for side in (one, other))
@@ -227,8 +227,7 @@ def items_in(columns: Columns) -> int:
 
 
 def _compared(student: Models, teacher: Models, statistic: Callable, *, seed: int) -> Interval:
-    """100 * statistic(student average, teacher average) with its interval over items, and over seeds if there are any.
-    """
+    """100 * statistic(student average, teacher average) with its interval over items, and over seeds if several."""
     if isinstance(student, Mapping):
         return _paired(student, teacher, statistic, seed=seed)
     if not student or len(student) != len(teacher):

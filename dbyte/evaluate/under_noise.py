@@ -54,7 +54,7 @@ def chances(scale: Scale, *, only: Sequence[str] | None = None) -> dict[str, flo
 def answers(
     measurer: Measurer, folder: Path, reading: str, *, items: int, only: Sequence[str] | None = None
 ) -> Answers:
-    """What a model answers to the first `items` of each column (`only` these), clean and under each perturbation."""
+    """Whether a model is right on the first `items` of each column (or `only` some), clean and under each noise."""
     def correct(column: Column | Benchmark, noise: Noise | None = None) -> np.ndarray:
         return np.asarray(measurer.column(folder, reading, column, items=items, noise=noise).correct, dtype=float)
 
@@ -85,7 +85,7 @@ def of(kind: str, found: Answers) -> Columns:
 def noise_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dict]:
     """Accuracy in percent: model, task (and the average of all), kind (and the average of all noise), value, stderr, n.
 
-    Columns weigh alike in their average, and their items are independent, so variances add up.
+    Columns weigh equally in their average, and their items are independent, so variances add up.
     """
     rows = []
     for task in (*found, AVERAGE):
@@ -99,7 +99,7 @@ def noise_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dic
 
 
 def score_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dict]:
-    """Eq. 5 with its interval in percent, and Delta in points, a row a task and one for their average.
+    """Eq. 5 with its interval in percent, and Delta in points: one row per task and one for the average.
 
     A task on which the model is not above chance has no score and no row.
     """

@@ -43,13 +43,13 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
-        """Mix each document of each row on its own; document_BL int, contiguous per document, None: one a row."""
+        """Mix each document on its own: [B, L, D]; document_BL: int, contiguous, None: one document per row."""
         return self._mix(hidden_BLD, document_BL)[0]
 
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, AttentionState]:
         """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64).
 
-        slots: bytes that the state has room for, at least those that are given.
+        slots: bytes that the state has room for; at least L.
         """
         mixed_BLD, *past = self._mix(hidden_BLD, None)
         more = max(slots - hidden_BLD.shape[1], 0)

@@ -1,4 +1,4 @@
-"""The backends of a mixer: four functions of tensors, which compute the same whichever backend they are of.
+"""The backends of a mixer: four functions of tensors, which compute the same values in every backend.
 
     torch     as the equations stand, in plain torch, on any device: the reference
     fast      the products and hand-written backward passes of kernels/fast.py, for fp32 on a CPU; `torch` elsewhere
@@ -25,7 +25,7 @@ PACKAGES = ("mamba_ssm", "causal_conv1d")
 
 
 def split_linear(hidden_BLD: Tensor, weight_OD: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
-    """The product with a weight, in parts of these sizes."""
+    """hidden times weight_OD transposed, split into parts [B, L, size] of these sizes, whose sum is O."""
     return F.linear(hidden_BLD, weight_OD).split(sizes, dim=-1)
 
 
@@ -48,7 +48,7 @@ def gated_linear(hidden_BLI: Tensor, gate_BLI: Tensor, norm_I: Tensor, weight_DI
 
 @dataclass(frozen=True)
 class Operators:
-    """What a mixer is computed with."""
+    """The four functions that a mixer calls, as one backend has them."""
 
     split_linear: Callable
     convolve_silu: Callable
@@ -62,7 +62,7 @@ TRITON = replace(TORCH, convolve_silu=triton.convolve_silu, scan=triton.scan)
 
 
 def operators(backend: str | Operators, hidden: Tensor) -> Operators:
-    """What a backend computes this input with; operators stand for themselves."""
+    """The functions with which a backend computes this input; Operators are returned as they are."""
     if isinstance(backend, Operators):
         return backend
     if backend == "triton":

@@ -28,8 +28,8 @@ State = Mamba2State | AttentionState | ConvolutionState
 class StackShape:
     """The sizes of one stack; raises ValueError where a size is below its minimum.
 
-    mixer: "mamba2", "attention" or "convolution". ffn_width is that of a Mamba2 stack: what another mixer has fewer
-    goes into wider feed-forward networks. window: how many bytes attention or the convolution sees, 2 at least with a
+    mixer: "mamba2", "attention" or "convolution". ffn_width is that of a Mamba2 stack: with a mixer of fewer parameters
+    the feed-forward networks are wider. window: how many bytes attention or the convolution sees, 2 at least with a
     convolution; 0: attention sees all of the document.
     """
 
@@ -78,7 +78,7 @@ def _parameters(module: nn.Module) -> int:
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
+    """down(silu(gate(x)) * up(x)), [B, L, D] to [B, L, D]."""
 
     def __init__(self, width: int, ffn_width: int):
         super().__init__()
@@ -92,7 +92,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """hidden + mixer(norm(hidden)), then hidden + SwiGLU(norm(hidden)) unless the feed-forward width is 0."""
+    """hidden + mixer(norm(hidden)), then hidden + SwiGLU(norm(hidden)) unless its width is 0; all are [B, L, D]."""
 
     def __init__(self, shape: StackShape):
         super().__init__()
@@ -106,9 +106,11 @@ class Block(nn.Module):
         return hidden if self.ffn is None else hidden + self.ffn(self.ffn_norm(hidden))
 
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
+        """Run one block: [B, L, D]; document_BL as in `Mamba2.forward`."""
         return self._feed_forward(hidden_BLD + self.mixer(self.mixer_norm(hidden_BLD), document_BL))
 
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int) -> tuple[Tensor, State]:
+        """Run right-padded rows of one document each; also return the mixer's state after byte length_B - 1."""
         mixed_BLD, state = self.mixer.prefill(self.mixer_norm(hidden_BLD), length_B, slots=slots)
         return self._feed_forward(hidden_BLD + mixed_BLD), state
 
@@ -122,6 +124,7 @@ class Stack(nn.Module):
         self.norm = nn.RMSNorm(shape.width, eps=NORM_EPS)
 
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
+        """Run all blocks: [B, L, D]; document_BL: int, contiguous per document, None: one document per row."""
         for block in self.blocks:
             hidden_BLD = block(hidden_BLD, document_BL)
         return self.norm(hidden_BLD)
@@ -129,8 +132,7 @@ class Stack(nn.Module):
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, list[State]]:
         """Run right-padded rows of one document each; also return each block's state after byte length_B - 1.
 
-        slots: for so many bytes a state of attention has room, at least for those that are given. `StackStep` continues
-        from these states.
+        slots: bytes that a state of attention has room for, at least L. `stack_step` continues from these states.
         """
         states = []
         for block in self.blocks:
@@ -140,7 +142,7 @@ class Stack(nn.Module):
 
     @torch.no_grad()
     def empty_state(self, rows: int, *, slots: int = 0) -> list[State]:
-        """The state before the first byte of a document, that of no byte; slots as in `prefill`."""
+        """Each block's state before the first byte of a document, for so many rows; slots as in `prefill`."""
         weight = self.norm.weight
         no_byte_B = weight.new_zeros(rows, dtype=torch.long)
         return self.prefill(weight.new_zeros(rows, 1, len(weight)), no_byte_B, slots=slots)[1]

@@ -32,7 +32,7 @@ def checkpoint_activations(model: nn.Module, on: bool) -> None:
 
 
 def halve(teacher: nn.Module) -> None:
-    """Turn weights to bf16, but not buffers: rotary frequencies do not survive fewer bits."""
+    """Turn weights to bf16, but not buffers: rotary frequencies need more bits."""
     for weight in teacher.parameters():
         weight.data = weight.data.bfloat16()
 
@@ -57,11 +57,12 @@ def share_frozen(student: nn.Module, teacher: PreTrainedModel) -> int:
 
 
 class EmbeddingsOnly(nn.Module):
-    """What step 1.1 needs of a teacher: its targets are a look-up in this table, so nothing else goes to the device."""
+    """The part of a teacher that step 1.1 reads, its table of embeddings; nothing else goes to the device."""
 
     def __init__(self, teacher: PreTrainedModel):
         super().__init__()
         self.embedding = teacher.get_input_embeddings()
 
     def get_input_embeddings(self) -> nn.Embedding:
+        """The teacher's table of embeddings [V, E]; transformers' name for it."""
         return self.embedding

@@ -29,7 +29,7 @@ class Chunks:
 
     position_BM: the byte that ends each chunk, 0 where padded.   document_BM: its document, -1 where padded.
     mask_BM: bool, True for a real chunk.
-    visible_BL: the chunk that byte i may see, -1 for NULL.   boundary_BL: bool, what was laid out.
+    visible_BL: the chunk that byte i may see, -1 for NULL.   boundary_BL: bool, the given boundaries.
     """
 
     position_BM: Tensor
@@ -40,7 +40,7 @@ class Chunks:
 
 
 def find_chunks(boundary_BL: Tensor, document_BL: Tensor, mask_BL: Tensor) -> Chunks:
-    """Lay out the chunks that boundary_BL (bool) closes; padded bytes (mask_BL False) close none.
+    """Find the chunks that boundary_BL (bool) closes; padded bytes (mask_BL False) close none.
 
     Raises:
         ValueError: if a boundary lies on a padded byte.
@@ -100,6 +100,6 @@ def smooth(core_BME: Tensor, confidence_BM: Tensor, chunks: Chunks) -> Tensor:
 
 
 def straight_through(up_BLE: Tensor, boundary_prob_BL: Tensor, boundary_BL: Tensor) -> Tensor:
-    """Times one in value; the gradient is that of a product with the router's confidence in what was decided."""
+    """Return up_BLE unchanged; its gradient is that of its product with the router's confidence in each decision."""
     confidence_BL = torch.where(boundary_BL, boundary_prob_BL, 1 - boundary_prob_BL)
     return up_BLE * (1 + (confidence_BL - confidence_BL.detach()))[..., None].to(up_BLE.dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 def convolve_silu(hidden_BLX: Tensor, weight_XW: Tensor, bias_X: Tensor, document_BL: Tensor | None) -> Tensor:
     """SiLU of the convolution, [B, L, X]: byte i sees bytes i - W + 1 .. i of its document, the last tap being its own.
 
-    document_BL: int, contiguous per document; None: one document a row. Half precision is added up in fp32.
+    document_BL: int, contiguous per document; None: one document per row. Half precision is summed in fp32.
     """
     L, W = hidden_BLX.shape[1], weight_XW.shape[1]
     wide = torch.promote_types(hidden_BLX.dtype, torch.float32)

@@ -37,7 +37,7 @@ def positions_within(document_BM: Tensor) -> Tensor:
 
 
 def restarted(document_BM: Tensor, limit: int) -> Tensor:
-    """Split documents of more than `limit` positions into several of at most `limit`; all documents are renumbered."""
+    """Split documents (int64 [B, M], -1: padding) of more than `limit` positions into shorter ones, all renumbered."""
     M = document_BM.shape[1]
     if M <= limit:
         return document_BM
@@ -64,4 +64,4 @@ def check_positions(needed: int, limit: int) -> None:
     """Raise ValueError if a document needs more positions than the core has."""
     if needed > limit:
         raise ValueError(f"a document has {needed} chunks, but the core was built for {limit} positions "
-                         "(max_position_embeddings): cut the text, or pack shorter rows")
+                         "(max_position_embeddings): shorten the text, or pack shorter rows")

@@ -1,4 +1,4 @@
-"""A gated depthwise convolution over the bytes of a document: a control for Table 5 that sees near bytes alone.
+"""A gated depthwise convolution over the bytes of a document: a control for Table 5 that sees nearby bytes only.
 
 It is Mamba2 without its state: the same gate, norm and projections around a causal convolution of more taps. It has the
 interface of `Mamba2`: a row in parallel, a prompt with its state, and a step.
@@ -40,19 +40,19 @@ class GatedConvolution(nn.Module):
         self.out_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
-        """Mix each document of each row on its own; document_BL int, contiguous per document, None: one a row."""
+        """Mix each document on its own: [B, L, D]; document_BL: int, contiguous, None: one document per row."""
         return self._mix(hidden_BLD, document_BL)[0]
 
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, ConvolutionState]:
         """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64).
 
-        slots: for attention; this state does not grow.
+        slots: not used here, only by attention: this state does not grow.
         """
         mixed_BLD, input_BLI = self._mix(hidden_BLD, None)
         return mixed_BLD, ConvolutionState(last_inputs(input_BLI, length_B, self.taps - 1))
 
     def step(self, hidden_BD: Tensor, state: ConvolutionState, commit: bool) -> Tensor:
-        """Mix one byte a row; commit False: leave the state as it is."""
+        """Mix one byte per row: [B, D]; commit False: leave the state as it is."""
         gate_BI, input_BI = F.linear(hidden_BD, self.in_proj.weight).chunk(2, dim=-1)
         window_BWI = torch.cat([state.conv_BWI, input_BI[:, None]], dim=1)
         if commit:
@@ -62,7 +62,7 @@ class GatedConvolution(nn.Module):
 
     def _mix(self, hidden_BLD: Tensor, document_BL: Tensor | None) -> tuple[Tensor, Tensor]:
         """The mixer's output, and what its convolution read."""
-        by = operators("fast" if self.backend == "fast" else "torch", hidden_BLD)  # triton has no kernel for it
+        by = operators("fast" if self.backend == "fast" else "torch", hidden_BLD)  # triton has no kernel for this mixer
         inner = len(self.norm_weight)
         gate_BLI, input_BLI = by.split_linear(hidden_BLD, self.in_proj.weight, [inner, inner])
         mixed_BLI = by.convolve_silu(input_BLI, self.conv1d.weight[:, 0], self.conv1d.bias, document_BL)

@@ -1,7 +1,7 @@
 """A teacher from a GGUF file: the three families' config, weights (de-quantised) and tokenizer, by the package `gguf`.
 
 A GGUF names the rules by which a text is split before the BPE (`tokenizer.ggml.pre`), but does not hold them: those of
-the three families are in PRE_TOKENIZERS, any other is refused, since wrong rules give other tokens without a word.
+the three families are in PRE_TOKENIZERS, any other is an error, since wrong rules would silently give other tokens.
 Llama's queries and keys are stored with their rotary halves interleaved and are put back. Llama 3's frequencies are
 stored as divisors; the rule that gives them is found again and checked.
 """
@@ -68,7 +68,7 @@ def read_gguf(path: Path) -> GGUF:
 
     Raises:
         ModuleNotFoundError: without the package `gguf`.
-        ValueError: if the file is no GGUF, is cut off, or is of another family than FAMILIES.
+        ValueError: if the file is no GGUF, is not complete, or is of another family than FAMILIES.
     """
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
@@ -131,14 +131,14 @@ def gguf_model(file: GGUF) -> PreTrainedModel:
                 weight = halves(weight, head_width=model.config.head_dim)
             if weight.shape != parameter.shape:
                 raise ValueError(f"{file.path}: {stored} has the shape {tuple(weight.shape)}, the model needs "
-                                 f"{tuple(parameter.shape)}")
+                                 f"{tuple(parameter.shape)}: download the file again")
             parameter.copy_(weight)
     _check_frequencies(file, model)
     return model.eval()
 
 
 def halves(weight_OI: torch.Tensor, *, head_width: int) -> torch.Tensor:
-    """Put the rows of each head from llama.cpp's order (pairs side by side) into transformers' (first halves first)."""
+    """Put the rows of each head from llama.cpp's order (in pairs) into transformers' (first halves first)."""
     pairs_HPTI = weight_OI.view(-1, head_width // 2, 2, weight_OI.shape[-1])
     return pairs_HPTI.transpose(1, 2).reshape(weight_OI.shape)
 

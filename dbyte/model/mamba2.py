@@ -28,7 +28,7 @@ A_MIN, A_MAX = 1.0, 16.0
 class Mamba2State:
     """The state between two bytes: the last W - 1 inputs of the convolution, and the SSM state.
 
-    With N first, a step reads the SSM state along C by one product a row.
+    N comes first, so that a step reads the SSM state along C with one product per row.
     """
 
     conv_BWX: Tensor  # W - 1 rows, oldest first
@@ -83,13 +83,13 @@ class Mamba2(nn.Module):
         self.norm.weight.fill_(1.0)
 
     def forward(self, hidden_BLD: Tensor, document_BL: Tensor | None = None) -> Tensor:
-        """Mix each document of each row on its own; document_BL int, contiguous per document, None: one a row."""
+        """Mix each document on its own: [B, L, D]; document_BL: int, contiguous, None: one document per row."""
         return self._mix(hidden_BLD, document_BL, None)[0]
 
     def prefill(self, hidden_BLD: Tensor, length_B: Tensor, *, slots: int = 0) -> tuple[Tensor, Mamba2State]:
         """Mix right-padded rows that hold one document each; also return the state after byte length_B - 1 (int64).
 
-        slots: for attention; this state does not grow.
+        slots: not used here, only by attention: this state does not grow.
         """
         real_BL = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device) < length_B[:, None]
         mixed_BLD, xBC_BLX, state_BHPN = self._mix(hidden_BLD, None, real_BL)

@@ -1,4 +1,4 @@
-"""Attention over packed documents that leaves out what no byte of a block can see.
+"""Attention over packed documents that skips the keys which no query of a block can see.
 
 A packed row is a run of documents, and the library's attention computes every pair of its positions before it masks
 those of other documents and later ones. Here a row is divided into a few blocks of queries. Each block reads only the

@@ -23,7 +23,7 @@ BYTES = 256
 
 
 def over_documents(prob_BL: Tensor, document_BL: Tensor) -> Tensor:
-    """Append a column for the row's last byte; the last byte of a document has no next byte: p = 1."""
+    """Append a column for the row's last byte: [B, L]; p = 1 at a document's last byte, which has no next byte."""
     next_starts_BL = document_starts(document_BL)[:, 1:]
     return F.pad(prob_BL.masked_fill(next_starts_BL, 1.0), (0, 1), value=1.0)
 
@@ -52,7 +52,7 @@ class Router(nn.Module):
 
 
 class SplitRouter(nn.Module):
-    """Probability that a chunk ends at each byte, from raw bytes up to the next one, apart from the encoder."""
+    """Probability that a chunk ends at each byte, from the raw bytes up to the next one, without the encoder."""
 
     def __init__(self, shape: StackShape):
         super().__init__()
@@ -66,5 +66,5 @@ class SplitRouter(nn.Module):
         return over_documents(self.prob_before(hidden_BLD[:, 1:]), document_BL)
 
     def prob_before(self, hidden_XD: Tensor) -> Tensor:
-        """The boundary probability (fp32) of the bytes just before those with these states of the stack."""
+        """The boundary probability (fp32 [X]) of the bytes just before those with these states of the stack."""
         return self.head(hidden_XD)[..., 0].float().sigmoid()

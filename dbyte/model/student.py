@@ -182,7 +182,7 @@ class ByteStudent(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave modules as their constructors made them; `from_pretrained` refuses a folder that lacks weights."""
+        """Leave modules as their constructors made them; `from_pretrained` raises if a folder lacks weights."""
 
     def with_decoding(self, decoding: str) -> "ByteStudent":
         """Return a student with new, untrained byte heads of "jbp" or "mbp"; all else is copied from this one."""
@@ -209,7 +209,7 @@ class ByteStudent(PreTrainedModel):
         return self.encoder(self.byte_embedding(byte_ids_BL), document_BL)
 
     def route(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
-        """Return boundary_prob_BL; BOS and EOS are chunks of their own by the alignment contract, not by learning."""
+        """Return boundary_prob_BL in [0, 1]: 1 at BOS, before EOS and at EOS, chunks by contract, not by learning."""
         read = byte_ids_BL if self.config.router == "split" else encoded_BLD
         before_eos_BL = F.pad(byte_ids_BL[:, 1:] == EOS, (0, 1))
         prob_BL = self.router(read, document_BL)
@@ -232,18 +232,18 @@ class ByteStudent(PreTrainedModel):
     ) -> Tensor:
         """Project the encoder's states at the last bytes of chunks to the core's width: [X, E].
 
-        suffix: gives the longest tokens that end at these bytes (int64 [X]); asked by a student with suffixes alone.
+        suffix: returns the longest tokens that end at these bytes (int64 [X]); only a student with suffixes calls it.
         project: the engine's `encoder_projection`, None: the student's own.
         """
         embedding_XE = (project or self.encoder_projection)(encoded_XD)
         if self.config.suffix:
             embedding_XE = embedding_XE + self.encoder_projection.of_suffix(encoded_XD, suffix())
-        # what autocast halves is widened again: the core adds up many small changes
+        # back from autocast's half precision: the core adds up many small changes
         return embedding_XE.to(encoded_XD.dtype)
 
     @cached_property
     def suffix_table(self) -> SuffixTable:
-        """The tokens as `suffix.py` finds them."""
+        """The teacher's tokens by hash, to find the longest one that ends at a byte; see suffix.py."""
         return SuffixTable(self.token_texts(), bos_token_id=self.config.bos_token_id,
                            eos_token_id=self.config.eos_token_id)
 
@@ -332,7 +332,7 @@ class ByteStudent(PreTrainedModel):
                                  f"{tuple(given.shape)}")
         mask_BL = torch.ones_like(byte_ids_BL, dtype=torch.bool) if mask_BL is None else mask_BL.bool()
         if bool((mask_BL[:, 1:] & ~mask_BL[:, :-1]).any()):
-            raise ValueError("mask_BL must be True for real bytes and False for padding at the row's tail only")
+            raise ValueError("mask_BL must be False only at a row's tail, found True after False: pad at the end")
         document_BL = torch.zeros_like(byte_ids_BL) if document_BL is None else document_BL
         return document_BL.masked_fill(~mask_BL, -1), mask_BL
 
@@ -350,7 +350,8 @@ class ByteStudent(PreTrainedModel):
             tokenizer: the teacher's, for the table of token bytes that Stage 1 writes text with; with a folder or hub
                 name it is loaded from there.
         Raises:
-            ValueError: if the teacher is not a decoder with a token head, or its tokenizer is not byte-exact.
+            ValueError: if the teacher is not a decoder with a token head, its tokenizer is not byte-exact or has other
+                tokens, or a config with suffixes has no tokenizer. FileNotFoundError: for a missing folder or name.
         """
         if not isinstance(teacher, PreTrainedModel):
             if tokenizer is None and has_tokenizer(teacher):

@@ -1,4 +1,4 @@
-"""The longest token that ends at a byte, and the teacher's embedding of it: what a chunk is if nothing else is known.
+"""The longest token that ends at a byte, and the teacher's embedding of it: a first guess of a chunk's embedding.
 
 A chunk is nearly always a token, and the longest token of the vocabulary that the text so far ends with is nearly
 always that token, wherever the chunk began. So its embedding is most of what step 1.1 has to learn, and nothing has to
@@ -23,8 +23,8 @@ from dbyte.text.spans import BOS, EOS
 LONGEST = 16  # bytes; of SmolLM2's 49,152 tokens 99.7 % are no longer
 FACTOR = 6364136223846793005  # of the hash (Knuth's)
 OPEN = 4.0  # the gate's first bias: sigmoid(4) = 0.98
-ODDS_SCALE = 0.3  # of the embeddings that the router learns, at first
-ODDS_STEP = 100.0  # a token is met rarely: its embedding learns so much faster than the rate says
+ODDS_SCALE = 0.3  # initial scale of the embeddings that the router learns
+ODDS_STEP = 100.0  # each token is rare: its embedding learns this many times faster than the rate says
 ODDS_FLOOR = 1e-6  # of a probability whose log-odds are taken
 
 
@@ -49,9 +49,9 @@ class SuffixProjection(nn.Linear):
 
 
 class SuffixOdds(nn.Module):
-    """What the longest tokens that end at a byte and at the next one say of a boundary between them: log-odds.
+    """Log-odds of a boundary between two neighbouring bytes, from the longest token that ends at each of them.
 
-    Whether a token goes on is a matter of spelling, of which a frozen encoder carries a part alone. Embeddings of both
+    Whether a token continues depends on spelling, of which a frozen encoder holds only a part. Embeddings of both
     tokens, `width` wide and learned from where tokens end, go through one hidden layer.
     """
 
@@ -72,7 +72,7 @@ class SuffixOdds(nn.Module):
 class SuffixTable:
     """The vocabulary by the hashes of its tokens, to find the longest one that ends at each byte.
 
-    The hash of bytes is the sum of (byte + 1) * FACTOR**k, k = 1 for the last of them, as int64 wraps it around: the
+    The hash of bytes is the sum of (byte + 1) * FACTOR**k, k = 1 for the last of them, with the overflow of int64: the
     hashes of all suffixes are one running sum.
     """
 
@@ -92,8 +92,8 @@ class SuffixTable:
     def find(self, byte_BL: Tensor) -> Tensor:
         """The id of the longest token that ends at each byte (int64 [B, L]), BOS's where none does.
 
-        byte_BL: int64, each row from its beginning, or with the LONGEST - 1 bytes before those that are asked for; -1
-        where a row has no byte. A false find has a chance of V / 2**64.
+        byte_BL: int64, each row from its beginning, or with the LONGEST - 1 bytes before the first one of interest; -1
+        where a row has no byte. A wrong token is found with probability V / 2**64.
         """
         if self.known[0][1].device != byte_BL.device:  # moved once: writing text asks for every chunk
             self.known = [(length, key_K.to(byte_BL.device), id_K.to(byte_BL.device))

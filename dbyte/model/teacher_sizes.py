@@ -15,7 +15,7 @@ PAPER = ("meta-llama/Llama-3.2-3B", "Qwen/Qwen3-4B", "allenai/OLMo-2-0425-1B")
 
 
 def core_config(name: str) -> PreTrainedConfig:
-    """The config of a published teacher, or of the one in a folder; ValueError naming those that are known."""
+    """The config of a published teacher, or of the one in a folder; ValueError, with the known names, for others."""
     if (Path(name) / "config.json").is_file():
         return AutoConfig.from_pretrained(name)
     if name not in CORES:

@@ -1,7 +1,7 @@
 // Arithmetic of a few rows in fp32 on a CPU: products with packed weights, norms, SwiGLU, attention over a cache.
 //
 // Nothing here allocates memory. A row is computed by the same instructions in the same order whatever rows are next to it,
-// so a batch gives the very numbers of a row alone, and rows can be shared between threads.
+// so a batch gives exactly the numbers of a row alone, and rows can be shared between threads.
 //
 // Shape letters: R rows, F feed-forward width, H heads, G key-value heads, S slots.
 
@@ -16,7 +16,7 @@ extern "C" {
 
 namespace {
 
-// Numbers of a register, and how many rows' sums over a panel fill most registers. A vector that is wider than a register
+// Floats of a register, and how many rows' sums over a panel fill most registers. A vector wider than a register
 // would live in memory: many times slower.
 #if defined(__AVX512F__)
 constexpr int LANES = 16, ROWS = 8;
@@ -31,7 +31,7 @@ typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(s
 inline Lanes& lanes(float* at) { return *reinterpret_cast<Lanes*>(at); }
 inline const Lanes& lanes(const float* at) { return *reinterpret_cast<const Lanes*>(at); }
 
-inline float exponential(float x) {  // without a branch, so that loops over it become vector code; 2e-7 at most
+inline float exponential(float x) {  // without a branch, so that loops become vector code; error 2e-7 at most
     x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
     float n = __builtin_floorf(x * 1.44269504f + 0.5f);
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -130,14 +130,13 @@ void rotate(float* head, int heads, int width, const float* cos, const float* si
     }
 }
 
-// Prefetch n numbers: heads that take turns hide from the processor that rows are read in order.
+// Prefetch n floats: heads alternate, so the processor does not see that rows are read in order.
 void fetch(const float* from, long n) {
     for (long i = 0; i < n; i += 16) __builtin_prefetch(from + i);
 }
 
-// The heads of one row over keys and values [used, G, width], the heads' results [width] one after
-// the other. Positions are taken a few at a time for all heads, so that memory is read in its order; sums stay in
-// registers where the width is known.
+// Attention of the heads of one row over keys and values [used, G, width]: out [H, width]. Positions are
+// taken a few at a time for all heads, so that memory is read in order; sums stay in registers if the width is known.
 template <int known>
 void attend_by(const float* query, const float* keys, const float* values, int used, int H, int G, int any_width,
                       float scale, float* score_HS, float* out) {

@@ -22,7 +22,7 @@ from dbyte.native import library
 from dbyte.native.library import PackedWeights, address, cached_pack, ffi, is_cpu_fp32, num_threads
 from dbyte.text.prefix_tree import Tree
 
-NOWHERE, EMPTY = -1, -2  # of a node in native.cpp: from the node before it, or not kept; from no state at all
+NOWHERE, EMPTY = -1, -2  # in native.cpp: from[t] -1: the node before, -2: an empty state; keep[t] -1: not kept
 PLAIN_ROTARY = ("default", "linear", "llama3", "yarn")  # whose angles do not depend on how long a text has grown
 
 
@@ -32,7 +32,7 @@ class NativeEngine(Engine):
     compiled = True
 
     def stack_step(self, stack: Stack) -> StackStep:
-        """A stack for one byte a row; see `Engine.stack_step`."""
+        """A stack as a function of one byte per row; see `Engine.stack_step`."""
         return cached_pack(stack, NativeStack) if is_native_stack(stack) else super().stack_step(stack)
 
     def core_cache(self, *, rows: int, slots: int) -> CoreCache:
@@ -106,7 +106,7 @@ def is_native_stack(stack: Stack) -> bool:
 
 
 class NativeStack:
-    """A stack of Mamba2 in C++: one byte a row, prompts, trees of texts."""
+    """A stack of Mamba2 in C++: one byte per row, prompts, trees of texts."""
 
     def __init__(self, stack: Stack):
         self.packed = PackedWeights()

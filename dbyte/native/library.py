@@ -1,7 +1,7 @@
 """The C++ of this folder, compiled for this machine and bound as native.hpp declares it: for fp32 on a CPU.
 
-It is compiled once a process, in a second or two, into a folder that is deleted afterwards: code for one machine's CPU
-is of no use to another that shares its disk.
+It is compiled once per process, in a second or two, into a folder that is deleted afterwards: code for one machine's
+CPU is of no use to another that shares its disk.
 """
 
 import os
@@ -25,11 +25,10 @@ Packed = TypeVar("Packed")
 SOURCE = Path(__file__).with_name("native.cpp")
 ffi = cffi.FFI()
 ffi.cdef(SOURCE.with_suffix(".hpp").read_text())
-# finite, unsigned zeros: then a clamp is a minimum and a maximum, and not branches, of which GCC computes each
+# finite numbers, unsigned zeros: then GCC makes a clamp a minimum and a maximum instead of branches
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffinite-math-only",
          "-fno-signed-zeros", "-fopenmp", "-shared", "-fPIC")
 PANEL = 32  # outputs next to each other in a packed weight, as in arithmetic.hpp
-TILE = 64  # rows that go through all blocks or layers before the next ones do, as in native.cpp
 # Two rows are worth a thread (docs/log.md, 2026-11-30, has the times). On a machine that is busy with other work, torch
 # on one thread (OMP_NUM_THREADS=1) is faster.
 ROWS_A_THREAD = 2
@@ -80,7 +79,7 @@ def library() -> Any:
 
 
 def address(tensor: Tensor) -> Any:
-    """Where a tensor's numbers lie, as C takes it."""
+    """A tensor's data pointer, as a C `void *`."""
     return ffi.cast("void *", tensor.data_ptr())
 
 
@@ -131,7 +130,7 @@ def num_threads(rows: int) -> int:
 
 
 def split_trees(roots: np.ndarray) -> tuple[list[int], int]:
-    """Split nodes of trees into runs of similar length, one a thread: their bounds, and how many runs there are.
+    """Split nodes of trees into runs of similar length, one per thread: their bounds, and how many runs there are.
 
     roots: where trees begin, ascending, from 0, and at the end the number of nodes.
     """

@@ -24,7 +24,7 @@ struct alignas(sizeof(float) * LANES) Line {
     float numbers[LANES];
 };
 
-// some(first, end, memory) for one range of `count` after the other, a thread each; memory holds so many numbers.
+// Calls some(first, end, memory) for equal parts of 0 .. count, one thread per part; memory has room for `numbers`.
 template <typename Some>
 void in_threads(int threads, int count, long numbers, const Some& some) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
@@ -35,7 +35,7 @@ void in_threads(int threads, int count, long numbers, const Some& some) {
     }
 }
 
-// The most rows of a thread.
+// The largest number of rows that one thread gets.
 long share(int rows, int threads) { return (rows + threads - 1) / threads; }
 
 // -- a stack of Mamba2 -----------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ struct State {
     float *conv_WX, *ssm_NI;
 };
 
-// One row after the projection in [I + X + H], gate first: its gated and normed output [I]; the states change if commit.
+// The gated and normed output [I] of one row from its projection in [I + X + H], gate first. If commit, states change.
 void mix(const Block& block, const float* in, const State& state, bool commit, float* work, float* __restrict out) {
     const int N = block.state_size, H = block.heads, I = block.out.in, X = I + 2 * N, P = I / H, W = block.taps;
     const float *gate_I = in, *new_X = in + I, *dt_H = new_X + X, *last_X = block.taps_WX + (W - 1) * X;
@@ -80,13 +80,13 @@ void mix(const Block& block, const float* in, const State& state, bool commit, f
     norm_in_place(out, nullptr, block.gate_eps, 1, I, mixed_X);
 }
 
-// How many numbers run_block takes as its memory.
+// How many floats of working memory run_block needs.
 long block_memory(const Block& block, long rows) {
     const long wide = std::max(block.in.out + block.out.in, block.gate_up.out + block.down.in);
     return rows * (block.in.in + wide) + 3L * (block.out.in + 2 * block.state_size);
 }
 
-// hidden [R, D] through a block. state_of(r) is called before a row is taken in, after(r) when it has been.
+// Runs hidden [R, D] through a block, in place. Calls state_of(r) before row r is computed, and after(r) after it.
 template <typename StateOf, typename After>
 void run_block(const Block& block, float* hidden, int rows, bool commit, const StateOf& state_of, const After& after,
                float* work) {
@@ -109,13 +109,13 @@ void run_block(const Block& block, float* hidden, int rows, bool commit, const S
 
 // -- a core ----------------------------------------------------------------------------------------------------------
 
-// Rows of a cache: keys and values [layers, *, S, G, width], `apart` numbers between layers.
+// A cache: keys and values [layers, *, S, G, width]; a layer begins `apart` floats after the one before.
 struct Cache {
     float *keys, *values;
     long apart;
 };
 
-// How many numbers core_rows takes as its memory.
+// How many floats of working memory core_rows needs.
 long core_memory(const Core& core, long rows) {
     const Layer& one = core.layers[0];
     const long wide = std::max(one.query_key_value.out + one.out.in, one.gate_up.out + one.down.in);

@@ -2,7 +2,7 @@
 
 The script is the source. The .ipynb is written from it and takes its outputs from a run, with the cell by which
 papermill set that run's parameters: so it shows what its outputs were made with. Nothing in it changes by itself: cell
-ids are hashes of the sources, counts run from 1, and it holds no times. Two files agree if their cells, but for that
+ids are hashes of the sources, counts run from 1, and it holds no times. Two files agree if their cells, except that
 one, have the same types, sources and tags; dates do not matter.
 """
 
@@ -124,7 +124,7 @@ def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNod
 
 
 def differences(script: NotebookNode, paired: NotebookNode) -> list[str]:
-    """Return how the two differ in cell types, tags and sources, one line a cell; empty where they agree.
+    """Return how the two differ in cell types, tags and sources, one line per cell; empty where they agree.
 
     The .ipynb may have one cell more: papermill's, right below that of the parameters.
     """

@@ -40,7 +40,7 @@ KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1",  # kernel `python3` is this interprete
 
 
 @dataclass(eq=False)
-class Planned:
+class NotebookRun:
     """A notebook that is ready to run, and while it runs its process.
 
     executed: where it goes. needs: numbers of the notebooks that it builds on. parameters: what replaces its defaults.
@@ -71,7 +71,7 @@ class Planned:
 
 
 def plan(scripts: Sequence[Path], *, given: Mapping[str, object], where_known: Mapping[str, object], out: Path
-         ) -> tuple[Planned, ...]:
+         ) -> tuple[NotebookRun, ...]:
     """Read every notebook and check that it takes the `given` parameters.
 
     where_known: parameters for those notebooks that have them. Raises ValueError that names the first misfit, and for
@@ -88,7 +88,7 @@ def plan(scripts: Sequence[Path], *, given: Mapping[str, object], where_known: M
             kind = type(known[name])
             if known[name] is not None and type(value) is not kind:
                 raise ValueError(f"{script.stem}: parameter {name!r} must be {kind.__name__}, found {value!r}")
-        planned.append(Planned(script, notebook, out / f"{script.stem}.ipynb", needs(script), mine))
+        planned.append(NotebookRun(script, notebook, out / f"{script.stem}.ipynb", needs(script), mine))
     for name in where_known:
         if not any(name in one.parameters for one in planned):
             raise ValueError(f"none of these notebooks has a parameter {name!r}: leave it out")
@@ -104,7 +104,7 @@ def threads_each(jobs: int) -> int:
     return max(cores // jobs, 1)
 
 
-def start(one: Planned, *, jobs: int) -> None:
+def start(one: NotebookRun, *, jobs: int) -> None:
     """Start a notebook in a process of its own, on its share of the cores."""
     print(f"[{one.name}] start, {len(one.notebook.cells)} cells", flush=True)
     partial = one.unfinished("partial")
@@ -124,13 +124,13 @@ def start(one: Planned, *, jobs: int) -> None:
     one.relay.start()
 
 
-def relay(one: Planned) -> None:
+def relay(one: NotebookRun) -> None:
     """Print each line that a notebook says after its number, so that several notebooks can share a terminal."""
     for line in one.process.stdout:
         print(f"[{one.number}] {line}", end="", flush=True)
 
 
-def run_in_order(planned: Sequence[Planned], *, jobs: int) -> Iterator[Planned]:
+def run_in_order(planned: Sequence[NotebookRun], *, jobs: int) -> Iterator[NotebookRun]:
     """Run up to `jobs` notebooks at a time, in order of need, and yield each as it ends; after a failure none starts.
 
     What is not planned is not waited for. Closed early, as by Ctrl-C, it stops those that run and their kernels.
@@ -204,7 +204,7 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def announce(planned: Sequence[Planned], *, scale: str, results: Path, jobs: int, device: str) -> None:
+def announce(planned: Sequence[NotebookRun], *, scale: str, results: Path, jobs: int, device: str) -> None:
     """Print what will run, how long each notebook took here before, and where everything goes."""
     rows = remembered(scale, results=results, device=device)
     at_once = f", {jobs} at a time, threads of each: {threads_each(jobs)}" if jobs > 1 else ""

@@ -94,7 +94,7 @@ class Tally:
 
 
 class Counter(TorchDispatchMode):
-    """Counts by scope the FLOPs of all that runs while it is entered, and what `keep` is told of.
+    """Counts by scope the FLOPs of all that runs while it is entered, and the tensors given to `keep`.
 
     The hooks stay on student and teacher. gpu: their cores take the blocks of attention that a GPU has.
     """

@@ -13,7 +13,7 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Device:
-    """One device: peak dense bf16 FLOP/s, bytes of memory (None where nobody said), and what else its sheet says."""
+    """One device: peak dense bf16 FLOP/s, bytes of memory (None: not known), and the rest of its data sheet."""
 
     name: str
     flops_per_second: float

@@ -44,7 +44,7 @@ class Footprint:
 def footprint(
     student: ByteStudent, teacher_parameters: int, step: Step, counted: Counted, *, half: bool, gpus: int, sharding: str
 ) -> Footprint:
-    """Memory of one of `gpus` GPUs in a step, of which one row was counted.
+    """Memory of one of `gpus` GPUs in a step, given the counts of one row.
 
     student: on any device, meta included. half: products run in bf16. sharding: one of SHARDINGS.
     """

@@ -162,7 +162,7 @@ def _table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def millions_table(corner: str, columns: Mapping[str, Mapping[str, float]]) -> str:
-    """A part a row in millions, empty where a column has none, and the sum."""
+    """One row per part, in millions, empty where a column has none, and the sum."""
     parts = dict.fromkeys(part for counts in columns.values() for part in counts)
     rows = {part: [counts.get(part) for counts in columns.values()] for part in parts}
     rows["all"] = [sum(counts.values()) for counts in columns.values()]
@@ -171,7 +171,7 @@ def millions_table(corner: str, columns: Mapping[str, Mapping[str, float]]) -> s
 
 
 def time_table(setting: Setting, planned: list[StepPlan]) -> str:
-    """A step a row, then its stages and all: bytes, FLOPs, hours on all GPUs together, GPU-hours."""
+    """One row per step, then per stage, then all: bytes, FLOPs, hours on all GPUs together, GPU-hours."""
     rows = {one.step.name: [one] for one in planned}
     for stage in (1, 2):
         rows[f"stage {stage}"] = [one for one in planned if one.step.stage == stage]
@@ -187,7 +187,7 @@ def time_table(setting: Setting, planned: list[StepPlan]) -> str:
 
 
 def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
-    """A kind of memory a row, a step a column, and how many rows at a time fit."""
+    """One row per kind of memory, one column per step, and how many rows at a time fit."""
     each = [one.memory.kinds | {"all of these": one.memory.fixed, "activations of one row": one.memory.row}
             for one in planned]
     lines = [(kind, *(f"{kinds[kind] / GIGA:,.3g}" for kinds in each)) for kind in each[0]]
@@ -200,7 +200,7 @@ def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
 
 
 def assumptions(setting: Setting, row: Batch) -> str:
-    """What the numbers rest on, a line each: assumptions.md with the numbers of this plan."""
+    """What the plan assumes, one line each: assumptions.md with the numbers of this plan."""
     text = Path(__file__).with_name("assumptions.md").read_text(encoding="utf-8")
     blocks = attention_blocks(positions_within(row.token_document_BM), gpu=setting.half())
     chunks = row.token_ids_BM.shape[1]

@@ -1,4 +1,4 @@
-"""Ablations: a table with a row a variant, accuracies with errors next to the teacher's, curves against bytes.
+"""Ablations: a table with one row per variant, accuracies with errors next to the teacher's, curves against bytes.
 
 All from results alone, in the style of figures.py; variants keep the order in which they were defined.
 """
@@ -18,7 +18,7 @@ MARKERS = "osD^vPX*hd"
 
 
 def table(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Return `value ± stderr` a task, a row a variant, in the order given; the average of the columns stands last."""
+    """Return `value ± stderr` per task, one row per variant, in the order given; the average is the last column."""
     tasks = sorted(wide(rows), key="average".__eq__)
     cells = estimates(rows, rows=["model"], columns="task", order=tasks).set_index("model")
     return cells.loc[list(order)].rename_axis("variant").reset_index()
@@ -44,7 +44,7 @@ def _task_panels(rows: pd.DataFrame, *, size: tuple[float, float], label: str, *
 
 @rc_context(STYLE)
 def accuracy_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataFrame) -> Figure:
-    """Return a panel a task, a bar a variant: accuracy, two standard errors, its teacher as a line, chance dotted.
+    """Return one panel per task, one bar per variant: accuracy, two standard errors, teacher (line), chance (dots).
 
     rows: variant as model, task, value, stderr, chance. teacher: rows of one teacher, or of one by each variant's name.
     """
@@ -75,7 +75,7 @@ def since_the_first_byte(curves: pd.DataFrame, dynamics: pd.DataFrame) -> pd.Dat
 
 @rc_context(STYLE)
 def loss_figure(curves: pd.DataFrame, order: Sequence[str], *, label: str) -> Figure:
-    """Return the training loss, on a logarithmic axis, against megabytes, a line a variant.
+    """Return the training loss, on a logarithmic axis, against megabytes, one line per variant.
 
     curves: variant as model, train_bytes, value, stderr. Bands are two standard errors over seeds.
     """
@@ -94,7 +94,7 @@ def loss_figure(curves: pd.DataFrame, order: Sequence[str], *, label: str) -> Fi
 
 @rc_context(STYLE)
 def curves_figure(rows: pd.DataFrame, order: Sequence[str], *, teacher: pd.DataFrame) -> Figure:
-    """Return a panel a task: accuracy against megabytes, a line a variant; the teacher as a line, chance dotted.
+    """Return one panel per task: accuracy against megabytes, one line per variant; teacher (line), chance (dots).
 
     With the steps of Stage 1 as variants it is Figure 2.
 

@@ -1,4 +1,4 @@
-"""The paper's arithmetic done again from its own printed numbers: one row a number, with the slack of rounding.
+"""The paper's arithmetic done again from its own printed numbers: one row per number, with the tolerance of rounding.
 
 Every number here is read as text from published/, so its printed decimals say how far off it may be: half a unit of the
 last one. A number that follows from others may differ by its own half unit and by what theirs do to it; of one quantity

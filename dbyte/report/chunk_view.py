@@ -58,7 +58,7 @@ LINE, KEY_HEIGHT = 4.2, 3.8  # from line to line, and of the key
 
 
 def figure(rows: pd.DataFrame, *, per_line: int = 84) -> Figure:
-    """Return the texts of one corpus as a picture, `per_line` bytes a line, clean text first.
+    """Return the texts of one corpus as a picture, `per_line` bytes per line, clean text first.
 
     rows: corpus, text, place, byte, value (probability), teacher.
     """

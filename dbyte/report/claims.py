@@ -38,7 +38,7 @@ class NotMeasured(LookupError):
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A number with its 95 % interval, its items, and the threshold that the results name with it (or nan)."""
 
     value: float
@@ -62,10 +62,10 @@ class Criterion:
     part: str = ""
     where: Mapping[str, str] = field(default_factory=dict)
 
-    def bound(self, found: Measured) -> float:
+    def bound(self, found: Measurement) -> float:
         return found.threshold if self.threshold is None else self.threshold
 
-    def verdict(self, found: Measured) -> str:
+    def verdict(self, found: Measurement) -> str:
         return verdict(found.low, found.high, threshold=self.bound(found), direction=self.direction)
 
 
@@ -151,7 +151,7 @@ def _criteria(entry: Mapping, paper: float, corpora: Sequence[str]) -> Iterator[
 # -- a number from the rows of a file ---------------------------------------------------------------------------------
 
 
-def measure(criterion: Criterion, frame: pd.DataFrame) -> Measured:
+def measure(criterion: Criterion, frame: pd.DataFrame) -> Measurement:
     """Return the number of a criterion from the rows of its file; NotMeasured where they do not have it."""
     entry = criterion.entry
     if "kept" in entry:
@@ -170,7 +170,7 @@ def measure(criterion: Criterion, frame: pd.DataFrame) -> Measured:
         student, teacher = (pd.DataFrame([each], index=[""]) for each in found)
         return _around(replace(_retained(teacher, student), n=one.n))
     if {"low", "high"} <= set(one.index):
-        return Measured(one.value, one.low, one.high, int(one.n), one.get("threshold", math.nan))
+        return Measurement(one.value, one.low, one.high, int(one.n), one.get("threshold", math.nan))
     return _around(one)
 
 
@@ -191,7 +191,7 @@ def find(frame: pd.DataFrame, where: Mapping[str, str], pick: str | None = None)
     return rows.iloc[0]
 
 
-def _of_averages(frame: pd.DataFrame, one: str, other: str, compared: Callable[..., Estimate]) -> Measured:
+def _of_averages(frame: pd.DataFrame, one: str, other: str, compared: Callable[..., Estimate]) -> Measurement:
     """Two models compared by their averages over the paper's columns."""
     models = {name: rows.set_index("task") for name, rows in of_paper(frame).groupby("model")}
     if lost := sorted({one, other} - set(models)):
@@ -207,10 +207,10 @@ def _retained(teacher: pd.DataFrame, student: pd.DataFrame) -> Estimate:
         raise NotMeasured(str(error)) from error
 
 
-def _around(found: Estimate | pd.Series) -> Measured:
+def _around(found: Estimate | pd.Series) -> Measurement:
     """An estimate with its normal interval, which is empty where nothing was sampled."""
     half = 0.0 if math.isnan(found.stderr) else Z95 * found.stderr
-    return Measured(float(found.value), float(found.value - half), float(found.value + half), int(found.n))
+    return Measurement(float(found.value), float(found.value - half), float(found.value + half), int(found.n))
 
 
 # -- verdicts ---------------------------------------------------------------------------------------------------------
@@ -230,7 +230,8 @@ def judge(claim: Claim, read: Read, *, notebooks: Path = NOTEBOOKS) -> dict:
         return _unmeasured(str(error))
     decide = max if claim.some else min
     criterion, ours = decide(found, key=lambda pair: ORDER.index(pair[0].verdict(pair[1])))
-    bound, file = criterion.bound(ours), criterion.entry["file"]
+    bound = criterion.bound(ours)
+    file = criterion.entry["file"]
     return asdict(ours) | {
         "asked": f"{criterion.part} {criterion.direction} {bound:.4g}".strip(), "direction": criterion.direction,
         "threshold": bound, "seeds": len(read(file).attrs["provenance"]["seeds"]), "file": file,
@@ -238,14 +239,14 @@ def judge(claim: Claim, read: Read, *, notebooks: Path = NOTEBOOKS) -> dict:
 
 
 def _unmeasured(why: str) -> dict:
-    return asdict(Measured(math.nan, math.nan, math.nan, 0)) | {
+    return asdict(Measurement(math.nan, math.nan, math.nan, 0)) | {
         "asked": "", "direction": "", "seeds": 0, "file": "", "verdict": UNMEASURED, "why": why}
 
 
 def judged(*, scale: Scale, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS) -> pd.DataFrame:
-    """One row a claim: what it says, the paper's number, ours with interval, n, seeds, what was asked, verdict, cost.
+    """One row per claim: what it says, the paper's number, ours with interval, n, seeds, what was asked, verdict, cost.
 
-    Numbers that do not exist are nan. `minutes` is what the claim's notebook took at its longest.
+    Numbers that do not exist are nan. `minutes` is the longest run of the claim's notebook.
     """
     read = partial(read_results, scale=scale.name, folder=folder)
     times = read_if_any("notebook_times", scale=scale.name, folder=folder)

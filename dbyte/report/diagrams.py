@@ -38,7 +38,7 @@ def _label(character: str) -> str:
 
 
 def _strip(axes: Axes, pieces: Sequence[bytes], *, top: float, per_line: int) -> float:
-    """Draw one text from height `top` downwards, `per_line` bytes a line, and return the height where it ends."""
+    """Draw one text from height `top` downwards, `per_line` bytes per line, and return the height where it ends."""
     text = b"".join(pieces)
     owner = [index for index, piece in enumerate(pieces) for _ in piece]
     for place, byte in enumerate(text):
@@ -118,7 +118,7 @@ def _step(axes: Axes, x: float, step: Step) -> None:
 
 
 def pipeline_figure(steps: Sequence[Step]) -> Figure:
-    """Return the way from the teacher to the byte-level student: a column a step, what trains in it, what is frozen.
+    """Return the way from the teacher to the byte-level student: one column per step, what trains, what is frozen.
 
     steps: a curriculum, its steps of Stage 1 before those of Stage 2. Raises ValueError for any other order, or for a
     step with another objective than those of section 4.2.

@@ -1,7 +1,7 @@
 """One call that scores a student and its teacher on the same items, as a table and as JSON.
 
 Every accuracy comes with its standard error and number of items; student minus teacher is compared item by item, with a
-paired bootstrap interval; averages weigh each task alike. The JSON holds every item's right and wrong, the hash of the
+paired bootstrap interval; averages weigh tasks equally. The JSON holds every item's right and wrong, the hash of the
 items, versions, seeds and times, and how much context did not fit.
 """
 
@@ -76,8 +76,7 @@ def compared(student: Columns, teacher: Columns, *, seed: int) -> dict:
 
 
 def table(found: Mapping) -> str:
-    """Return what `evaluated` found as a GitHub table: accuracies in percent with errors, differences with intervals.
-    """
+    """Return what `evaluated` found as a GitHub table: accuracies (%) with errors, differences with intervals."""
     results = {who: found[who] for who in ("student", "teacher") if who in found}
     rows = []
     for task, one in next(iter(results.values())).items():
@@ -90,8 +89,8 @@ def table(found: Mapping) -> str:
     lines = [markdown(pd.DataFrame(rows))]
     if "difference" in found:
         kept = found["retention"]
-        lines.append(f"All tasks alike: student - teacher {_shown(found['average difference'])} points, retention "
-                     f"{_shown(kept) if kept else 'not defined: the teacher has nothing right'} "
+        lines.append(f"All tasks, weighted equally: student - teacher {_shown(found['average difference'])} points, "
+                     f"retention {_shown(kept) if kept else 'not defined: the teacher has nothing right'} "
                      "percent (95 % intervals, paired bootstrap over items)")
     return "\n".join([*lines, *found["facts"]["notes"]])
 

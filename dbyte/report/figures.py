@@ -50,7 +50,7 @@ def save(figure: Figure, name: str, *, frames: Sequence[pd.DataFrame], published
         raise ValueError(f"figure {name!r} must be drawn from what read_results returned: pass those very frames")
     scales = sorted({frame.attrs["provenance"]["scale"] for frame in frames} | ({scale} if scale else set()))
     if len(scales) != 1:
-        raise ValueError(f"figure {name!r} mixes the scales {scales}: draw one figure a scale")
+        raise ValueError(f"figure {name!r} mixes the scales {scales}: draw one figure per scale")
     reads = {frame.attrs["file"]: frame.attrs["provenance"]["sha256"] for frame in frames}
     sidecar = {"figure": name, "scale": scales[0], "reads": dict(sorted(reads.items())), "published": list(published)}
     path = folder / scales[0] / f"{name}.png"
@@ -92,7 +92,7 @@ def legend_above(figure: Figure) -> Figure:
 
 @rc_context(STYLE)
 def exposure_figure(exposure: pd.DataFrame) -> Figure:
-    """Return how often decoded boundaries are not the router's against the distance from the prompt, a panel a corpus.
+    """Return how often decoded boundaries are not the router's by distance from the prompt, one panel per corpus.
 
     exposure: rows with model ("JBP", "MBP"), corpus, text ("given", "written"), first, last, value (percent), stderr.
     """
@@ -112,7 +112,7 @@ def exposure_figure(exposure: pd.DataFrame) -> Figure:
 
 @rc_context(STYLE)
 def lengths_figure(lengths: pd.DataFrame, *, longest: int = 12) -> Figure:
-    """Return how long chunks are, a row of panels a corpus and a panel a text, clean first; router against teacher.
+    """Return chunk lengths, router against teacher: one row of panels per corpus, one panel per text, clean first.
 
     lengths: rows with corpus, text, who ("router", "teacher"), length (bytes), value (percent), stderr. Longer chunks
     count as `longest`; the error of that bin takes its lengths as independent.
@@ -148,7 +148,7 @@ def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) 
 
 
 def _dots(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str], *, key: str, missing: str = "") -> None:
-    """Draw a line a name (value in the column `key` -> label), with dots of teacher and stages, or what is missing."""
+    """Draw one line per name (value in the column `key` -> label), with dots of the models, or what is missing."""
     for index in [index for index, name in enumerate(names) if name not in set(rows[key])]:
         axes.text(52, index, missing, color=GREY, fontsize=8, ha="center", va="center", backgroundcolor="white")
     for offset, (model, (colour, marker)) in zip((-0.22, 0.0, 0.22), LOOKS.items(), strict=True):
@@ -194,7 +194,7 @@ def retention_figure(main: pd.DataFrame, *, paper: Mapping[str, pd.DataFrame]) -
 
 @rc_context(STYLE)
 def robustness_figure(robustness: pd.DataFrame) -> Figure:
-    """Return accuracy under each kind of noise (appendix A.1), a panel a task; the dashed line is chance.
+    """Return accuracy under each kind of noise (appendix A.1), one panel per task; the dashed line is chance.
 
     robustness: rows with model ("teacher", "stage1", "stage2"), task, kind, value (percent), stderr, chance. The
     average over tasks, if there is one, is the last panel. Raises ValueError where a model is missing.
@@ -221,7 +221,7 @@ EDGE = 110  # beyond any difference of two percentages; where an interval has no
 
 @rc_context(STYLE)
 def claims_figure(found: pd.DataFrame) -> Figure:
-    """Return the claims at a glance, a row a claim in words: how far each measurement is on the claim's own side.
+    """Return the claims at a glance, one row per claim: how far each measurement is on the claim's own side.
 
     found: what `claims.judged` returned. Right of zero is what the paper says, left of it the opposite. The unit is a
     point (of accuracy, of a score, or of a percentage), on an axis that is logarithmic beyond ten, which is shaded.

@@ -135,6 +135,6 @@ def bars(boundary_L: Tensor) -> list[str]:
 
 
 def strip(lines: Mapping[str, Sequence[object]]) -> None:
-    """Print lists of one length below one another, a column a byte, each with its name on the left."""
+    """Print lists of one length below one another, one column per byte, each with its name on the left."""
     for name, cells in lines.items():
         print(f"{name:20s}" + "".join(f"{cell!s:>4s}" for cell in cells))

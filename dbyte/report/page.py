@@ -29,8 +29,8 @@ from dbyte.report.results import read_if_any, read_results
 from dbyte.report.tables import both_students, estimates, main_table, markdown
 
 CAPTIONS = tomllib.loads((files("dbyte.report") / "captions.toml").read_text(encoding="utf-8"))
-ALL_COLUMNS = ("`all columns`: teacher and student of notebook 16, which read the whole world and were taught all. The "
-               "others were taught four. Averages are over the paper's columns, of which SPELL is none.")
+ALL_COLUMNS = ("`all columns`: teacher and student of notebook 16, which were taught all columns. The other models "
+               "were taught four. Averages are over the paper's columns, and SPELL is not one of them.")
 CSS = (files("dbyte.report") / "page.css").read_text(encoding="utf-8")
 Read = Callable[[str], pd.DataFrame | None]  # the name of a results file -> its rows, None where there are none
 
@@ -40,7 +40,7 @@ END = "<!-- end of the generated part -->"
 
 def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
            notebooks: Path = NOTEBOOKS) -> Iterator[str]:
-    """Yield the report's parts in order as markdown: a heading, a paragraph, a table or a picture each."""
+    """Yield the report's parts in order as markdown: each is a heading, a paragraph, a table or a picture."""
     found = claims.judged(scale=scale, folder=results, notebooks=notebooks)
     name = scale.name
     read = partial(read_if_any, scale=name, folder=results)
@@ -63,26 +63,25 @@ def headline(read: Read) -> Iterator[str]:
         yield "Not measured yet: notebook 02 has not run at this scale."
         return
     seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
-    yield f"Held-out items a column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}."
-    every, letters = read("all_columns"), read("mini_cute")
+    yield f"Held-out items per column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}."
+    every = read("all_columns")
     if every is not None:
         yield ALL_COLUMNS
     yield markdown(main_table(frame) if every is None else both_students(frame, every))
-    if letters is not None:
+    if (letters := read("mini_cute")) is not None:
         yield "The letters of made-up words (MiniCUTE), by the models of notebook 16:"
         yield markdown(main_table(letters))
 
 
 def bits_and_boundaries(read: Read) -> Iterator[str]:
     """Bits per byte of teacher and student, and how well the router's boundaries agree with the teacher's tokens."""
-    bits, stage2_bits, edges = read("bits_stage1"), read("bits"), read("boundaries_stage1")
-    if bits is not None:
-        if stage2_bits is not None:
+    if (bits := read("bits_stage1")) is not None:
+        if (stage2_bits := read("bits")) is not None:
             bits = pd.concat([bits, stage2_bits[stage2_bits["model"] == "stage2"]])
         yield ("Bits per byte on held-out documents (± standard error over pieces); `stage2` is the joint score, a "
                "bound:")
         yield markdown(estimates(bits, rows=["model"], columns="corpus", order=sorted(set(bits["corpus"])), digits=4))
-    if edges is not None:
+    if (edges := read("boundaries_stage1")) is not None:
         f1 = ", ".join(f"{row.corpus} {row.value:.2f} ± {row.stderr:.2f}" for row in edges.itertuples())
         yield f"The router's boundaries against the tokenizer's on held-out text, F1 in percent: {f1}."
 
@@ -114,7 +113,7 @@ def judged_claims(found: pd.DataFrame) -> Iterator[str]:
     """The paper's claims: those with a verdict as a table, the others as one."""
     yield "## The paper's claims"
     yield (f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or its opposite, where the whole "
-           "interval is on one side of what it asks; minutes are those of its notebook at its longest.")
+           "interval is on one side of what it asks; minutes are those of its notebook's longest run.")
     measured = found[found["verdict"] != UNMEASURED]
     if len(measured):
         yield markdown(claims.shown(measured))
@@ -136,13 +135,12 @@ def slips() -> Iterator[str]:
 def costs(read: Read) -> Iterator[str]:
     """How long it took, and on what."""
     yield "## Cost"
-    times, main = read("notebook_times"), read("main")
-    if times is not None:
-        yield (f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, each at its longest: with "
-               "nothing trained before, where it ever ran so.")
+    if (times := read("notebook_times")) is not None:
+        yield (f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, the longest run of each: later "
+               "runs load what is trained.")
         yield markdown(pd.DataFrame({"notebook": times["notebook"], "minutes": times["value"] / 60,
                                      "commit": times["commit"].str[:12] + times["commit"].str[40:]}), digits=1)
-    if main is not None:
+    if (main := read("main")) is not None:
         facts = main.attrs["provenance"]
         packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
         yield f"Measured on {facts['device']}, {facts['platform']}, with {packages}."
@@ -203,8 +201,8 @@ def readme_numbers(*, folder: Path = RESULTS) -> str:
     minutes = ", ".join(f"{row.notebook[:2]}: {row.value / 60:.0f}" for row in read("notebook_times").itertuples())
     return "\n\n".join((
         f"Scale `{COMMITTED_SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
-        f"percent ± standard error on {int(main.n.max())} held-out items a column at most; GSM8K is generated and "
-        f"matched. {ALL_COLUMNS} Minutes of each notebook at its longest, less what it found trained: {minutes}.",
+        f"percent ± standard error on at most {int(main.n.max())} held-out items per column; GSM8K is generated and "
+        f"matched. {ALL_COLUMNS} Minutes of each notebook's longest run, which may have loaded models: {minutes}.",
         markdown(both_students(pd.concat([main, given]), read("all_columns")))))
 
 

@@ -1,5 +1,4 @@
-"""What the paper prints, read from published/*.csv, so that no number is typed twice, and the lists of what is checked.
-"""
+"""What the paper prints, read from published/*.csv so that no number is typed twice, and the lists of checks."""
 
 import tomllib
 from importlib.resources import files
@@ -9,7 +8,7 @@ import pandas as pd
 SOURCE = "arXiv 2602.01007"
 FOLDER = files("dbyte.report") / "published"
 KEYS = {"table01_main": ["method", "model", "role"], "table10_teacher_scale": ["student", "method"]}
-SIDEWAYS = ("metric", "task")  # the first column of tables with a column a model
+SIDEWAYS = ("metric", "task")  # the first column of tables with one column per model
 
 
 def tables() -> tuple[str, ...]:

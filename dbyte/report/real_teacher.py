@@ -121,7 +121,8 @@ def without_alignment(scale: Scale, runs: Sequence[Run], teacher: Path, *, seed:
     size = sum(len(one.byte_ids) for one in aligned) / sum(len(one.token_ids) for one in aligned)
     config = ByteStudent.from_pretrained(runs[0].model_folder).config
     align, distil = curriculum(scale)[:2]
-    config.suffix, config.router_suffixes = False, 0  # not counted: the address of this run depends on neither
+    config.suffix = False  # not counted, as the suffixes of the router: the address of this run depends on neither
+    config.router_suffixes = 0
     row = one_document(config, scale.row_bytes, size)
     dear, cheap = (sum(count_step(config, step, row, backend="fast").flops.values()) for step in (distil, align))
     return replace(distil, groups=(align.groups[0], *distil.groups[1:]), warmup=align.warmup, snapshots=0,

@@ -1,4 +1,4 @@
-"""Numbers on disk: results/<scale>/<name>.csv, one measured value a row, and <name>.json, where it comes from.
+"""Numbers on disk: results/<scale>/<name>.csv, one measured value per row, and <name>.json, where it comes from.
 
 Notebooks write here through a `Recorder`; tables and figures read from here only. A row is tidy: the key columns say
 what was measured, `value` is the number, `stderr` its standard error (empty where nothing was sampled, as for a time),
@@ -32,7 +32,7 @@ SIGNIFICANT = "%.6g"  # more digits than anything measured here is exact to, and
 class Recorder:
     """Writes the results of one notebook, each file with the time that its rows took, and reads them back.
 
-    scale, seeds, device: what every file of the notebook is measured with. folder: where results/ lies.
+    scale, seeds, device: what every file of the notebook is measured with. folder: where results/ is.
 
         record = results.begin("smoke", seeds=[0])
         with record("stage1", keys=["model", "task"], of=runs[2]) as rows:
@@ -136,7 +136,7 @@ def read_results(name: str, *, scale: str, folder: Path = RESULTS) -> pd.DataFra
     text = path.read_bytes().decode("utf-8")
     provenance = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if hashlib.sha256(text.encode()).hexdigest() != provenance["sha256"]:
-        raise ValueError(f"{path} is not the file its .json describes (edited by hand, or a write was cut off): "
+        raise ValueError(f"{path} is not the file its .json describes (edited by hand, or a write did not finish): "
                          f"make it again with: python -m dbyte reproduce --scale {scale}")
     if (provenance["name"], provenance["scale"]) != (name, scale):
         raise ValueError(f"{path} holds {provenance['name']!r} at scale {provenance['scale']!r}: it was moved here; "

@@ -68,7 +68,7 @@ def retention_of_means(teacher: pd.DataFrame, student: pd.DataFrame) -> Estimate
 
 
 def wide(frame: pd.DataFrame, *, rows: str = "model", columns: str = "task", values: str = "value") -> pd.DataFrame:
-    """Return tidy results as one row a `rows` key and one column a `columns` key, benchmarks in the paper's order."""
+    """Return tidy results, one row per `rows` key, one column per `columns` key, benchmarks in the paper's order."""
     table = frame.pivot(index=rows, columns=columns, values=values)
     order = [name for name in BENCHMARKS if name in table] + [name for name in table if name not in BENCHMARKS]
     return table[order]
@@ -76,7 +76,7 @@ def wide(frame: pd.DataFrame, *, rows: str = "model", columns: str = "task", val
 
 def estimates(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequence[str],
               digits: int = 1) -> pd.DataFrame:
-    """Return tidy results as text `value ± stderr`, a row a value of `rows` and a column a value of `columns`.
+    """Return tidy results as text `value ± stderr`, one row per value of `rows`, one column per value of `columns`.
 
     order: the columns in this order, those that the frame has.
     """
@@ -91,7 +91,7 @@ def words(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequ
 
 
 def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame:
-    """Return Table 1 for our rows: a `value ± stderr` column a task, `average drop` and `retention %`, teacher first.
+    """Return Table 1 for our rows: a `value ± stderr` column per task, `average drop` and `retention %`, teacher first.
 
     frame: tidy results with the keys model and task, accuracies in percent; a task that is no column of the paper is
     shown and not averaged. Raises ValueError without a teacher row.
@@ -161,14 +161,14 @@ def decoding_differences(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement_table(exposure: pd.DataFrame) -> pd.DataFrame:
-    """Return how often boundaries agree with the router's, in percent of all bytes, a row a model and corpus."""
+    """Return how often boundaries agree with the router's, in percent of all bytes, one row per model and corpus."""
     sums = exposure.groupby(["model", "corpus", "text"])[["n", "deviating"]].sum().reset_index()
     sums = sums.assign(share=100 * (1 - sums["deviating"] / sums["n"]))
     return sums.pivot(index=["model", "corpus"], columns="text", values="share").reset_index().rename_axis(columns=None)
 
 
 def by_noise(accuracy: pd.DataFrame, *, models: Sequence[str]) -> pd.DataFrame:
-    """Return `value ± stderr` in percent, a row a task and kind of noise, a column a model; the average stands last.
+    """Return `value ± stderr` in percent, one row per task and noise, one column per model; the average is last.
 
     accuracy: rows with model, task, kind, value, stderr, chance.
     """
@@ -180,7 +180,7 @@ def by_noise(accuracy: pd.DataFrame, *, models: Sequence[str]) -> pd.DataFrame:
 
 
 def robustness_scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return Eq. 5 with its interval of 95 %, and Delta, a row a task and model, as text."""
+    """Return Eq. 5 with its interval of 95 %, and Delta, one row per task and model, as text."""
     return pd.DataFrame([{"task": row.task, "model": row.model, SCORE: f"{row.value:.1f}",
                           "95 % interval": f"{row.low:.1f} to {row.high:.1f}", DELTA: f"{row.delta:.1f}",
                           "n": str(row.n)} for row in frame.itertuples()])
@@ -189,7 +189,7 @@ def robustness_scores(frame: pd.DataFrame) -> pd.DataFrame:
 def robustness_with_paper(
     table: str, columns: Mapping[str, str], accuracy: pd.DataFrame, score: pd.DataFrame, *, task: str = "average"
 ) -> pd.DataFrame:
-    """Return a published table's columns and ours, a row a metric; ours on one task or the average of all.
+    """Return a published table's columns and ours, one row per metric; ours on one task or the average of all.
 
     columns: our model -> the paper's column. score: empty where no model is above chance. A score that is not defined
     is left empty.

@@ -79,9 +79,9 @@ def harness_config(name: str, rows: Callable[[], list[dict]], options: dict, *, 
 
 
 def at_least_one(limit: int | None) -> int | None:
-    """The number of items a column, or None; ValueError if it is below 1."""
+    """Return the number of items per column, or None; ValueError if it is below 1."""
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 item a column, got {limit}")
+        raise ValueError(f"limit must be at least 1 item per column, found {limit}")
     return limit
 
 

@@ -77,7 +77,7 @@ def _hellas(rng: Random, name: str, script: scripts.Script, done: int) -> dict:
 
 
 def _piqa(rng: Random, goal: str, tool: world.Tool) -> dict:
-    r"""PIQA, after PIQA: which of two tools serves a goal; one item a goal.
+    r"""PIQA, after PIQA: which of two tools serves a goal; one item per goal.
 
     Example: "Question: How do you cut the bread?\nAnswer:" with " Use the knife." and " Use the kettle.". Training text
     states the use in prose, but never asks for this goal.

@@ -2,7 +2,7 @@
 
 Each is lm-evaluation-harness's own task, its configuration read from the installed harness, so prompts, metrics and
 filters are those everybody reports. Items come from the hub, or from local files: FOLDER/SPLIT.jsonl with the hub's own
-rows, one JSON object a line, or the layouts in which some benchmarks are passed around (the original authors' files,
+rows, one JSON object per line, or the layouts in which some benchmarks are distributed (the original authors' files,
 llm-foundry's lines of query, choices and gold), whose records are turned into rows as the hub has them.
 
 The paper names neither the number of worked examples (shots) nor metrics. Shots are the harness's defaults: five for
@@ -130,7 +130,7 @@ def data_folder() -> Path | None:
 
 
 def with_labels(given: Items, labels: list[str]) -> Items:
-    """PIQA's rows and their file of labels, a line an item, as its authors pass them around."""
+    """PIQA's rows with their labels from a second file, one line per item, as its authors distribute them."""
     if len(given) != len(labels) or {*labels} - {"0", "1"}:
         raise ValueError(f"piqa has {len(given)} items but {len(labels)} labels, among them {sorted({*labels})[:3]}: "
                          "dev-labels.lst needs one label, 0 or 1, for each item of dev.jsonl")

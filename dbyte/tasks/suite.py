@@ -4,7 +4,7 @@
 for seven of CUTE's kinds asked of made-up words; the last two need a model that was trained on `world_full`.
 
 A column's bare name means MiniBench's if it has one of that name, else the benchmark's, else CUTE's; a column of
-mini_cute is always written mini_cute/COLUMN. Results always name the group, so nobody takes one for another.
+mini_cute is always written mini_cute/COLUMN. Results always name the group, so that columns are not confused.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from dbyte.tasks.paper import BENCHMARKS
 COLUMNS = {"mini": minibench.EVERY, "paper": BENCHMARKS, "cute": CUTE_COLUMNS, "mini_cute": minibench.MINI_CUTE}
 GROUPS = {group: [(group, column) for column in columns] for group, columns in COLUMNS.items()}
 GROUPS |= {"mini": [("mini", column) for column in minibench.COLUMNS], "mini_full": GROUPS["mini"]}
-# What each name stands for. The last group comes first here, so that a bare column is the first group's that has it.
+# What each name stands for. Groups are in reverse, so that a bare name is the column of the first group that has it.
 NAMED = {column: [(group, column)] for group, columns in reversed(COLUMNS.items()) for column in columns}
 NAMED |= {f"{group}/{column}": [(group, column)] for group, columns in COLUMNS.items() for column in columns} | GROUPS
 

@@ -1,7 +1,7 @@
 """Training text that holds a benchmark's items: a document that shares 13 words in a row with one is left out.
 
-Words are runs of letters and digits, in lower case, so that neither punctuation nor line ends hide a copy. Thirteen is
-what GPT-3's report (arXiv 2005.14165, appendix C) and most after it take.
+Words are runs of letters and digits, in lower case, so that neither punctuation nor line ends hide a copy. The
+number 13 is that of GPT-3's report (arXiv 2005.14165, appendix C) and of most later ones.
 """
 
 import re

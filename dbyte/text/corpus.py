@@ -2,7 +2,7 @@
 
     world                          the built-in world, endless: max_bytes says how much
     world_full                     the world with everything that the columns of MiniBench need, endless
-    echoes, lookups                pairs of words said again, and lists of letters: to learn to look back, endless
+    echoes, lookups                repeated pairs of words, and lists of letters: they teach to look back, endless
     pydocs                         documentation strings of the standard library and of installed packages: real prose
     file:PATH                      a .txt, a .jsonl ({"text": ...} a line) or a folder of them
     hub:NAME[:CONFIG][@REVISION]   a dataset of the Hugging Face hub, or a local folder in its layout, streamed:
@@ -114,12 +114,12 @@ def of_split(texts: Iterable[str], split: str) -> Iterator[str]:
 
 
 def in_order(texts: Iterable[str], *, seed: int) -> list[str]:
-    """The texts ordered by a hash of seed and text, which does not depend on the order they came in."""
+    """The texts ordered by a hash of seed and text, so the order in which they came does not matter."""
     return sorted(texts, key=lambda text: hashlib.sha256(f"{seed} ".encode() + text.encode()).digest())
 
 
 def up_to(texts: Iterable[str], *, max_bytes: int | None, name: str) -> Iterator[str]:
-    """Documents as long as their sum fits into max_bytes (None: all); ValueError if not even the first does."""
+    """The first documents whose bytes together fit into max_bytes (None: all); ValueError if not even one fits."""
     total = 0
     for text in texts:
         before = total

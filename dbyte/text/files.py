@@ -1,9 +1,9 @@
 """Documents from files: a .txt, a .jsonl, or a folder of them, read as strict UTF-8 with every byte kept.
 
 A .txt is split into documents at blank lines. Each has as many paragraphs as fit into DOCUMENT_CHARACTERS; a longer
-paragraph is a document of its own. Line ends around a document are dropped, nothing else is. A .jsonl has one object a
-line with the document under "text". A folder gives its .txt and .jsonl files at any depth, sorted by path. A relative
-path starts at the working directory, or at the project's root if the working directory has nothing of that name.
+paragraph is a document of its own. Only line ends around a document are dropped. A .jsonl has one object per line with
+the document under "text". A folder gives its .txt and .jsonl files at any depth, sorted by path. A relative path starts
+at the working directory, or at the project's root if the working directory has nothing of that name.
 """
 
 import json

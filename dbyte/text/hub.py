@@ -21,7 +21,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def parse_place(place: str) -> tuple[str, str | None, str | None]:
-    """(name, config, revision); an existing folder is a name, whatever characters its path holds."""
+    """Split into (name, config, revision); an existing folder is a name as a whole. FileNotFoundError if missing."""
     folder = Path(place).expanduser()
     if folder.is_dir():
         return str(folder), None, None
@@ -34,9 +34,9 @@ def parse_place(place: str) -> tuple[str, str | None, str | None]:
 
 
 def streamed(place: str, *, revision: str | None = None) -> "IterableDataset":
-    """A dataset's train split in Arrow tables; `revision` stands for the one in `place`, which a folder does not have.
+    """A dataset's train split in Arrow tables; `revision` replaces the one in `place` (a folder has none).
 
-    Of parquet nothing is read yet; of other formats as much as tells the columns. Raises ConnectionError if it cannot
+    Parquet is not read yet, other formats as far as is needed to know the columns. Raises ConnectionError if it cannot
     be read, and FileNotFoundError for a missing folder.
     """
     name, config, own_revision = parse_place(place)
@@ -71,7 +71,7 @@ def texts_of(dataset: "IterableDataset", place: str) -> Iterator[list[str]]:
 
 
 def commit(place: str) -> str:
-    """The commit that the place of a hub dataset stands for now; of a folder the hash of its files' names and sizes.
+    """The commit that a hub dataset's name stands for now; for a folder, the hash of its files' names and sizes.
 
     A complete commit id is returned as it is, without asking the hub. Raises ConnectionError where the hub is needed
     and cannot be asked.

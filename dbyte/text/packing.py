@@ -1,10 +1,10 @@
 """Documents packed into rows of bytes: from aligned texts to the batches that training reads.
 
 A document is BOS + text + EOS, where BOS and EOS are chunks of their own and stand for the teacher's own tokens. A row
-holds whole documents and a padded tail, and every byte carries the number of its document. A longer document is cut at
-token ends into pieces. Each piece opens with BOS, since it is a document of its own to the model; only the last closes
-with EOS.
-The paper (arXiv 2602.01007, section 5) trains on rows of a fixed number of bytes and does not say how rows end.
+holds whole documents and a padded tail, and every byte carries the number of its document. A longer document is split
+at token ends into pieces. Each piece opens with BOS, since it is a document of its own to the model; only the last
+closes with EOS. The paper (arXiv 2602.01007, section 5) trains on rows of a fixed number of bytes and does not say how
+rows end.
 
 Shapes: R rows, L bytes in a row, M tokens in a row, B rows in a batch.
 """
@@ -114,7 +114,7 @@ class Rows:
             raise ValueError(f"rows need bytes uint8, boundaries bool and documents int16 of one shape, not empty, and "
                              f"token ids int32; found {found}")
         if not np.array_equal(self.boundary.sum(axis=1), (self.token_ids >= 0).sum(axis=1)):
-            raise ValueError("rows need one boundary a token in every row")
+            raise ValueError("rows need one boundary a token in every row, found others: pack the documents again")
 
     def __len__(self) -> int:
         return len(self.byte_ids)
@@ -134,7 +134,7 @@ class Rows:
         return digest.hexdigest()
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """The rows `indices`, int [B], as a Batch on the CPU."""
+        """The rows with these numbers, int [B], as a Batch on the CPU."""
         boundary_BL = self.boundary[indices]
         document_BL = self.document[indices].astype(np.int64)
         most_tokens = (self.token_ids[indices] >= 0).sum(axis=1).max(initial=0)
@@ -179,7 +179,7 @@ def joined(chosen: Sequence[tuple[Rows, int]]) -> Rows:
 
 
 def padded(parts: list[np.ndarray], size: int = 0) -> np.ndarray:
-    """One-dimensional arrays as rows of `size`, or of the longest: integers with a sign are padded with -1, else 0."""
+    """One-dimensional arrays as rows of `size`, or of the longest; padded with -1 if signed integers, else with 0."""
     fill = -1 if np.issubdtype(parts[0].dtype, np.signedinteger) else 0
     rows = np.full((len(parts), max(size, *map(len, parts))), fill, dtype=parts[0].dtype)
     for row, part in zip(rows, parts, strict=True):
@@ -209,10 +209,9 @@ def pack(documents: Iterable[Document], *, row_bytes: int, positions: int | None
 
 
 def cut(whole: Document, *, row_bytes: int, positions: int | None = None) -> Iterator[Document]:
-    """Cut a document of more bytes than a row, or more tokens than `positions`, at token ends, as late as possible.
+    """Split a document of more bytes than a row, or more tokens than `positions`, at token ends, as late as possible.
 
-    A document that fits is returned as it is. Raises ValueError for fewer than 3 positions, or a token that no row can
-    hold.
+    A document that fits is yielded as it is. Raises ValueError for fewer than 3 positions, or a token that fits no row.
     """
     positions = row_bytes if positions is None else positions
     if positions < 3:
@@ -240,7 +239,7 @@ def cut(whole: Document, *, row_bytes: int, positions: int | None = None) -> Ite
 
 
 def place(sizes: Sequence[int], *, row_bytes: int) -> list[list[int]]:
-    """Best-fit decreasing packing, one window of documents after another: the documents (by index) of every row."""
+    """Best-fit decreasing packing of documents of these sizes in bytes, window by window: the indices in each row."""
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free bytes, row) of rows that may still be filled, ascending
     order = iter(range(len(sizes)))

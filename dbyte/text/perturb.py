@@ -1,6 +1,6 @@
 """Text with character noise: the five perturbations of the paper's appendix A.1, which takes them from BLT.
 
-BLT (arXiv 2412.09871, section 6.1) names them in a line each; where that line can be read in two ways, this is how:
+BLT (arXiv 2412.09871, section 6.1) gives one line to each; where it can be read in two ways, this is our reading:
 
     antspeak     upper case, and one space between every two characters (a space becomes three)
     drop         each character is left out with probability 0.1
@@ -9,10 +9,10 @@ BLT (arXiv 2412.09871, section 6.1) names them in a line each; where that line c
     uppercase    upper case
 
 A character is Unicode's extended grapheme cluster (UAX 29): a code point with the marks that belong to it, so no accent
-is ever torn off. A line end of two code points stays two characters. Case is Unicode's: a letter without case stays,
+loses its letter. A line end of two code points stays two characters. Case is Unicode's: a letter without case stays,
 "ß" becomes "SS". A text that is not empty stays so: where every character is drawn to be dropped, the first is kept.
 
-The draws belong to (perturbation, seed, text): the same text is perturbed alike wherever it stands, two texts are not.
+Random numbers depend on (perturbation, seed, text) alone: equal texts get equal noise, different texts do not.
 """
 
 from random import Random
@@ -26,7 +26,7 @@ CHARACTER = regex.compile(r"\r|\X")
 
 
 def perturb(text: str, kind: str, seed: int = 0) -> str:
-    """Return `text` with one of the five perturbations, the same for the same text, kind and seed.
+    """Return `text` with one of the five perturbations; equal text, kind and seed give an equal result.
 
     Args:
         kind: "antspeak", "drop", "random_case", "repeat" or "uppercase".

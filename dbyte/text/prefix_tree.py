@@ -1,7 +1,7 @@
 """Sequences as a tree: what several of them begin with is stored once.
 
-The nodes are numbered as the sequences in sorted order pass them: parents before children, one subtree after the other,
-and a run of nodes without a fork has consecutive numbers. Texts are sequences of bytes; a text's chunks are a
+Nodes are numbered in the order in which the sorted sequences reach them: parents before children, one subtree after the
+other, and a run of nodes without a fork has consecutive numbers. Texts are sequences of bytes; a text's chunks are a
 sequence of the nodes that end them, so chunks are shared exactly where bytes and boundaries are.
 
 Shape letters: N sequences, L the longest of them, T nodes.
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FEW = 8  # with fewer symbols in common sequences are read apart
-LARGE = 2048  # nodes of a tree, from which on it must share more: a part in WORTH_A_FORK of its nodes
+FEW = 8  # a sequence that shares fewer symbols begins a tree of its own
+LARGE = 2048  # nodes; a larger tree takes a sequence only if it shares 1 / WORTH_A_FORK of as many nodes
 WORTH_A_FORK = 4
 
 
@@ -34,7 +34,7 @@ class Tree:
     def of(cls, sequences: Sequence[Sequence[int]], *, apart: bool = False) -> "Tree":
         """A tree of sequences (bytes, or not negative integers) of at least one symbol each.
 
-        apart: begin a new root where little is shared, or a tree is large: trees can be read in parallel.
+        apart: begin a new root where little is shared or a tree is large, since trees can be read in parallel.
         """
         order = sorted(range(len(sequences)), key=sequences.__getitem__)
         length_N = np.array([len(sequences[k]) for k in order])
@@ -63,7 +63,7 @@ class Tree:
         return len(self.symbol_T)
 
     def leaves(self) -> np.ndarray:
-        """The rows of node_NL whose last node has no child, each once: they pass every node."""
+        """The rows of node_NL whose last node has no child, each once; together they contain every node."""
         last_N = self.node_NL.max(1)  # a child has a higher number than its parent
         ends, row = np.unique(last_N, return_index=True)
         return self.node_NL[row[~np.isin(ends, self.parent_T)]]
@@ -89,7 +89,7 @@ class Tree:
 
 
 def _apart(shared_N: np.ndarray, length_N: np.ndarray) -> np.ndarray:
-    """What sequences in sorted order share with the one before, nothing where they begin a root of their own."""
+    """How many symbols each sorted sequence shares with the one before; 0 where it begins a root of its own."""
     kept = []
     size = 0
     for shared, length in zip(shared_N.tolist(), length_N.tolist(), strict=True):

@@ -35,7 +35,7 @@ PACKAGES = {  # import name -> distribution
 SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "test", "tests"})
 MIN_BYTES = 200
 MIN_LETTERS = 0.75  # share of letters and spaces among the characters: tables and formulas have less
-MAX_SESSION = 0.25  # share of interpreter prompts among the lines
+MAX_SESSION = 0.25  # share of lines that are interpreter prompts
 FORMAT = {"format": "dbyte.pydocs", "schema": 1}
 
 
@@ -110,6 +110,6 @@ def unique(texts: Iterator[str]) -> list[str]:
     first: dict[str, str] = {}
     for text in texts:
         collapsed = " ".join(text.split())
-        # The smallest of them, so that the order in which files are read does not matter.
+        # The smallest, so that the order in which files are read does not matter.
         first[collapsed] = min(text, first.get(collapsed, text))
     return sorted(text for text in first.values() if text == text.encode(errors="ignore").decode())

@@ -7,8 +7,8 @@ Deviation: the authors' code uses character offsets, which give all tokens of on
 lose tokens; offsets are never used here.
 
 The target text is the text after the tokenizer's own normaliser. None and the canonical normalisers (NFC, NFD) are
-accepted; a normaliser that changes what the text says is refused (see exact.py). Special tokens that are written out in
-a text are plain text; added tokens that are not special stay the teacher's tokens.
+accepted; any other is an error, since it changes what the text says (see exact.py). Special tokens that are written out
+in a text are plain text; added tokens that are not special stay the teacher's tokens.
 
 Shapes: L bytes, M tokens, V vocabulary.
 """
@@ -44,7 +44,7 @@ TEXTS_PER_CALL = 256
 
 
 def listed(data: bytes) -> str:
-    """Bytes as a reader knows them, the first nine of them: "0x04, 0xF1"."""
+    """Bytes in hexadecimal, at most nine of them and the number of the rest: "0x04, 0xF1"."""
     return ", ".join(f"0x{byte:02X}" for byte in data[:9]) + (f" and {len(data) - 9} more" if len(data) > 9 else "")
 
 
@@ -97,7 +97,7 @@ class TokenBytes:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: "PreTrainedTokenizerBase") -> "TokenBytes":
-        """Build the table from a transformers tokenizer; ValueError names one that cannot be byte-exact, and why."""
+        """Build the table from a transformers tokenizer; ValueError, with the reason, if it cannot be byte-exact."""
         name = tokenizer_name(tokenizer)
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             refusal = "it has no fast backend"
@@ -116,7 +116,7 @@ class TokenBytes:
         forms = [form.format(content) for content in added for form in ("{}", "a{}b", " {0} \n{0}")]
         table.align_batch(list(filter(table.can_spell, forms)))
         if table.missing_bytes:
-            # without the tokenizer's path and from one place: so Python says it once
+            # one text from one place, without the tokenizer's path: so Python shows it once
             warnings.warn(f"the tokenizer has no token for {listed(table.missing_bytes)}: a text with such a byte is "
                           "refused, and left out of training", stacklevel=1)
         return table
@@ -140,7 +140,7 @@ class TokenBytes:
         return not self.missing_bytes or not any(byte in self.missing_bytes for byte in set(text.encode()))
 
     def spelled(self, texts: Sequence[str]) -> list[str]:
-        """The training texts that the tokenizer can spell; those that it cannot are left out, which is said."""
+        """The training texts that the tokenizer can spell; prints how many others are left out."""
         kept = [text for text in texts if self.can_spell(text)]
         if len(kept) != len(texts):
             print(f"{len(texts) - len(kept)} of {len(texts)} documents hold a byte that {self.name} has no token for "
@@ -173,7 +173,7 @@ class TokenBytes:
             raise ValueError(f"the text holds the byte 0x{byte:02X} at byte {at}, which {self.name} has no token for: "
                              "remove it from the text")
         normaliser = self.tokenizer().normalizer
-        # ASCII is in every canonical form, and other normalisers are refused.
+        # ASCII is in every canonical form, and other normalisers are errors.
         return text if normaliser is None or text.isascii() else normaliser.normalize_str(text)
 
     def align(self, text: str) -> Aligned:
@@ -191,7 +191,7 @@ class TokenBytes:
 
     def _align_some(self, texts: Sequence[str]) -> Iterator[Aligned]:
         # Normalised before encoding: added tokens split the text first, and normalising the pieces alone could differ
-        # where a combining mark follows an added token. To normalise once more changes nothing.
+        # where a combining mark follows an added token. Normalising twice changes nothing.
         normalised = [self.normalise(text) for text in texts]
         targets = [text.encode() for text in normalised]
         encodings = self.backend.encode_batch_fast(normalised, add_special_tokens=False)

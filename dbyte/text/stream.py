@@ -70,7 +70,7 @@ class Lane:
                       "taken": taken.tolist(), "group": 0, "row": 0})
 
     def state(self) -> dict:
-        """Everything that `restore` needs, plain JSON."""
+        """Everything that `restore` needs, as plain JSON."""
         return self._begun | {"row": self._row}
 
     def restore(self, state: dict) -> None:
@@ -85,7 +85,7 @@ class Lane:
         self._row = state["row"]
 
     def next_row(self) -> tuple[Rows, int]:
-        """The next row: the rows of its group, and its index among them."""
+        """The next row, as (the rows of its group, its index among them)."""
         if self._rows is None:
             self._rows = self._pack_group()
             self._order = np.random.default_rng([self.seed, self.lane, self._number]).permutation(len(self._rows))
@@ -184,7 +184,7 @@ class WorldSource:
         return hashlib.sha256("".join(self.documents(0, 0)).encode()).hexdigest()
 
     def documents(self, lane: int, number: int) -> list[str]:
-        """The number-th few documents of a lane."""
+        """The documents of a lane that are drawn together, by their number (0, 1, ...)."""
         digest = hashlib.sha256(f"{self.seed} {lane} {number}".encode()).digest()
         return list(WORLDS[self.name](seed=int.from_bytes(digest[:8], "big"), max_bytes=4 * MIN_BYTES))
 
@@ -245,7 +245,7 @@ class HubSource:
 
     @cached_property
     def revision(self) -> str:
-        """The commit that is read, whatever happens to a branch later; of a folder the hash of its listing."""
+        """The commit that is read, whatever happens to a branch later; for a folder, the hash of its listing."""
         return commit(self.place)
 
     def dataset(self, lanes: int) -> "IterableDataset":

@@ -72,7 +72,7 @@ class Sum:
     second: int
 
     def answer(self) -> str:
-        """The worked answer, one step a sentence, closed by `#### N`."""
+        """The worked answer, one sentence per step, and `#### N` at its end."""
         told = []
         value = self.start
         for change in (self.first, self.second):
