@@ -1,11 +1,11 @@
 """What the readings of byte probabilities cost next to the teacher's own forward pass, and how far they are apart.
 
-    python benchmarks/byte_probabilities.py FOLDER [--text PATH]          writes benchmarks/byte_probabilities.md
+    python benchmarks/byte_probabilities.py FOLDER [--text PATH]        writes benchmarks/byte_probabilities.md
 
-FOLDER: a teacher, such as `python -m dbyte teacher smollm2-135m --out FOLDER` makes. Timed in turn in one process, on the
-beginning of a text that the teacher never saw (by default a passage of the Python documentation): its forward pass with
-logits; the last hidden states with the "joint" sums in place of logits; "coverings" of the same bytes; and once the beam,
-byte by byte. Distance: the Jensen-Shannon divergence to "coverings", mean over bytes, in nats.
+FOLDER: a teacher, such as `python -m dbyte teacher smollm2-135m --out FOLDER` makes. Timed in turn in one process, on
+the beginning of a text (by default documentation strings of Python): its forward pass with logits; the same with the
+sums of "joint" in place of the logits; "coverings" of the same bytes; and once the beam, byte by byte. Distance: the
+Jensen-Shannon divergence to "coverings", mean over bytes, in nats.
 """
 
 import argparse
@@ -56,8 +56,8 @@ def main(folder: Path, text: str) -> None:
     calls = {"forward": torch.inference_mode()(lambda: teacher.model(ids_1M)), "joint": joint,
              "coverings": lambda: teacher.read(timed)}
     spent = {name: median(seconds) for name, seconds in interleaved(calls, rounds=ROUNDS).items()}
-    lines = [f"{folder.name}: {len(token_M) - 1} tokens, {len(timed.encode())} bytes, {len(teacher.vocabulary):,} token "
-             f"ids. {machine()}; medians of {ROUNDS} rounds in turn.", "",
+    lines = [f"{folder.name}: {len(token_M) - 1} tokens, {len(timed.encode())} bytes, {len(teacher.vocabulary):,} "
+             f"token ids. {machine()}; medians of {ROUNDS} rounds in turn.", "",
              "| reading | ms | of the forward pass |", "|---|---:|---:|"]
     lines += [f"| {name} | {1e3 * seconds:.0f} | {seconds / spent['forward']:.2f} |" for name, seconds in spent.items()]
     part = text.encode()[:BEAMED].decode(errors="ignore")
