@@ -158,14 +158,14 @@ def boundary_rows(measurer: Measurer, trained: Trained) -> list[dict]:
     return rows
 
 
-def loss_rows(trained: Trained, *, step: int = -1) -> list[dict]:
-    """The loss of one step over the last tenth of its updates, whose rows were read for the first time: value, stderr.
+def loss_rows(trained: Trained) -> list[dict]:
+    """The last step's loss over the last tenth of its updates, whose rows were read for the first time: value, stderr.
 
     Losses of different objectives do not compare.
     """
     rows = []
     for name, by_seed in trained.items():
-        logs = [runs[step].metrics() for runs in by_seed]
+        logs = [runs[-1].metrics() for runs in by_seed]
         rows.append(_loss_row(name, [log[-max(len(log) // 10, 1) :] for log in logs]))
     return rows
 
