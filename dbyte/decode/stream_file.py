@@ -17,7 +17,7 @@ from dbyte.decode.stream import ByteStream
 from dbyte.model.student import ByteStudent
 
 OPTIONS = ("encoder_window", "head_width", "smoothing")  # change a state, but no shape or name of a weight
-HASHED_VALUES = 2**16  # of a weight
+HASHED_VALUES = 2**16  # of each weight at most, evenly spaced
 
 def save_stream(stream: ByteStream, path: str | Path, *, notes: dict) -> None:
     """Write a stream to one file, completely or not at all.
@@ -78,12 +78,8 @@ def _bytes(value: dict) -> dict | bytes:
 
 
 def weights_hash(student: ByteStudent) -> str:
-    """A hash of the student's options and all its weights; of a large one, evenly spaced values.
-
-    No part is left out: a step trains some parts and leaves the others as they are.
-    """
-    options = {name: getattr(student.config, name) for name in OPTIONS}
-    digest = hashlib.sha256(str(options).encode())
+    """A hash of the options and of all weights: a step of the curriculum trains some and leaves the others alone."""
+    digest = hashlib.sha256(str([getattr(student.config, name) for name in OPTIONS]).encode())
     for name, weight in student.state_dict().items():
         digest.update(str((name, tuple(weight.shape), weight.dtype)).encode())
         values = weight.flatten()[:: 1 + weight.numel() // HASHED_VALUES].cpu().contiguous()

@@ -72,8 +72,7 @@ def curriculum_rows(
     Along the teacher's boundaries, since the router learns in step 1.3 only. only: the names of some columns.
     """
     items = measurer.scale.dynamics_items
-    rows = column_rows("teacher", measurer.columns(teacher, "token", items=items, only=only), step="0",
-                       train_bytes=0)
+    rows = column_rows("teacher", measurer.columns(teacher, "token", items=items, only=only), step="0", train_bytes=0)
     for seen, folder, step in kept_models(runs[:2]):
         found = measurer.columns(folder, "stage1/tokenizer", items=items, only=only)
         rows += column_rows("student", found, step=step, train_bytes=seen)
