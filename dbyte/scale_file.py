@@ -30,8 +30,7 @@ STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,
     boundary_floor=float, snapshots=int)
-STAGE2 = dict(
-    head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, boundary_loss=bool)
+STAGE2 = dict(head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, boundary_loss=bool)
 # The steps' bytes, which have no default.
 STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "stage2": ("head_bytes", "full_bytes")}
 TEXT = "DBYTE_TEXT"  # the variable that names a folder of text, for a corpus file:$DBYTE_TEXT
@@ -70,7 +69,9 @@ def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] 
     keys = get_type_hints(scale) | {"student": STUDENT, "stage1": STAGE1, "stage2": STAGE2}
     keys["whole_world"] = {"teacher": get_type_hints(shape), "lessons": tuple[Lesson, ...]}
     del keys["name"], keys["continues"]  # the file's name; made by `presets.whole_world`
-    name, where, own = file.name.removesuffix(".toml"), file.name, _load(file)
+    name = file.name.removesuffix(".toml")
+    where = file.name
+    own = _load(file)
     base = own.pop("base", None)
     table = typed(own, keys, where, whole=False)
     if base is not None:

@@ -1,11 +1,14 @@
 """The recurrent path is the parallel one, batched is alone, what is written is what was asked for; scores by hand."""
 
+import json
 import math
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import VARIANTS, make_student
 from oracle import Oracle
+from safetensors import safe_open
 
 from dbyte.decode.core_cache import CoreCache
 from dbyte.decode.generate import begin, generate, generate_stream
@@ -15,7 +18,7 @@ from dbyte.decode.stream_file import save_stream
 from dbyte.decode.writer import Writer
 from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_scores, teacher_nats
 from dbyte.evaluate.score import Request, Scorer
-from dbyte.model.student import BYTES
+from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS, EOS
 
 TEXT = "Where does Mira live? 😀 caf\u00e9"
@@ -269,6 +272,31 @@ def test_a_saved_writer_resumes_as_if_it_had_never_stopped(teacher, tokenizer, s
         Writer.load(other, tmp_path / "stream")
     with pytest.raises(FileNotFoundError):
         Writer.load(student, tmp_path / "none")
+
+
+def test_a_stream_is_refused_to_every_student_but_the_one_that_wrote_it(teacher, tokenizer, tmp_path):
+    """Steps 1.2 and 1.3 leave byte embedding and head alone, so these do not tell their students apart."""
+    student = make_student(teacher, tokenizer)
+    path = tmp_path / "stream"
+    Writer(ByteStream(student, PROMPTS, new_bytes=9), PROMPTS, sampling=Sampling(0.0), limit=9).save(path)
+    student.save_pretrained(tmp_path / "student")
+    Writer.load(ByteStudent.from_pretrained(tmp_path / "student"), path)
+    for part in ("encoder", "router", "core", "decoder", "token_head", "null_E"):
+        other = make_student(teacher, tokenizer)
+        trained = next(weight for name, weight in other.named_parameters() if name.startswith(part))
+        with torch.no_grad():
+            trained.mul_(1.01)
+        with pytest.raises(ValueError, match="another student"):
+            Writer.load(other, path)
+    with pytest.raises(ValueError, match="another student"):  # the same weights, put together in another way
+        Writer.load(make_student(teacher, tokenizer, smoothing=True), path)
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    facts["student"] = facts.pop("weights")
+    path.write_bytes(safetensors.torch.save(tensors, {"facts": json.dumps(facts)}))
+    with pytest.raises(ValueError, match="earlier version, .* read the prompt again"):
+        Writer.load(student, path)
 
 
 def test_rows_that_leave_in_any_order_leave_the_others_alone(student):

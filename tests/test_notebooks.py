@@ -8,14 +8,14 @@ import jupytext
 import pytest
 
 from dbyte.notebook import pairing
-from dbyte.notebook.pairing import differences, home_scale, needs, parameters, read_notebook, read_script, tags
+from dbyte.notebook.pairing import home_scale, mismatches, needs, parameters, read_notebook, read_script, tags
 from dbyte.paths import RESULTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if pairing.NAME.fullmatch(path.stem))
 EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "04_ablation_alignment", "05_ablation_encoder",
             "06_decoding_strategies", "07_boundary_visualization", "08_robustness", "09_router", "10_teacher_scale",
-            "14_curriculum_order", "15_ablation_byte_sft", "17_real_teacher", "99_claims"}
+            "14_curriculum_order", "15_ablation_byte_sft", "16_all_columns", "17_real_teacher", "99_claims"}
 LINES = 15
 SHELL = {"subprocess", "pip", "os.system", "get_ipython"}
 RECORDER = {"write_results", "read_results", "time", "environment"}  # only `results.begin` gives these
@@ -35,7 +35,7 @@ def test_the_expected_notebooks_are_there_and_no_half_pair():
 @each
 def test_the_pair_agrees_and_both_ask_for_kernel_python3(script):
     paired = read_notebook(script.with_suffix(".ipynb"))
-    assert not differences(read_script(script), paired)
+    assert not mismatches(read_script(script), paired)
     for notebook in (jupytext.read(script), paired):
         assert (notebook.metadata["kernelspec"]["name"], notebook.metadata["kernelspec"]["language"]) == (
             "python3", "python")

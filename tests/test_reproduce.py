@@ -136,7 +136,7 @@ def test_the_committed_scale_writes_the_pair_and_writes_it_again_the_same(tmp_pa
     assert cells[2].source == '# Parameters\nscale = "small"\nseed = 3\n', "the parameters of these very outputs"
     assert cells[2].cell_type == "raw", "shown, not run: papermill alone and Run All take the defaults"
     assert [cell.get("execution_count") for cell in cells] == [None, 1, None, 2, 3]
-    assert not pairing.differences(pairing.read_script(path), pairing.read_notebook(paired))
+    assert not pairing.mismatches(pairing.read_script(path), pairing.read_notebook(paired))
     text = first.decode()
     assert '"papermill"' not in text and str(tmp_path) not in text
     assert not pairing.sync(path) and run(tmp_path, scale="small", seed=3) == 0
@@ -366,7 +366,7 @@ def test_sync_keeps_the_outputs_and_ids_of_unchanged_cells(tmp_path):
     outputs_kept = pairing.with_outputs(pairing.read_script(path), executed=executed)
     pairing.write_notebook(path.with_suffix(".ipynb"), outputs_kept)
     path.write_text(path.read_text().replace("print(seed)", "print(seed + 1)"))
-    assert pairing.differences(pairing.read_script(path), pairing.read_notebook(path.with_suffix(".ipynb")))
+    assert pairing.mismatches(pairing.read_script(path), pairing.read_notebook(path.with_suffix(".ipynb")))
     before = pairing.read_notebook(path.with_suffix(".ipynb"))
     assert pairing.sync(path)
     after = pairing.read_notebook(path.with_suffix(".ipynb"))
@@ -375,15 +375,15 @@ def test_sync_keeps_the_outputs_and_ids_of_unchanged_cells(tmp_path):
     assert after.cells[-1].outputs == [] and after.cells[-1].execution_count is None
 
 
-def test_differences_sees_source_tags_type_and_a_lost_cell(tmp_path):
+def test_mismatches_sees_source_tags_type_and_a_lost_cell(tmp_path):
     notebook = pairing.read_script(script(tmp_path, "00_a"))
     assert pairing.parameters(notebook, name="a") == {"scale": "smoke", "seed": 0}
     for change in (lambda cells: cells[2].update(source="1"), lambda cells: cells[1].metadata.update(tags=[]),
                    lambda cells: cells[2].update(cell_type="markdown"), lambda cells: cells.pop()):
         other = nbformat.from_dict(notebook)
-        assert not pairing.differences(notebook, other)
+        assert not pairing.mismatches(notebook, other)
         change(other.cells)
-        assert len(pairing.differences(notebook, other)) == 1
+        assert len(pairing.mismatches(notebook, other)) == 1
 
 
 @pytest.mark.parametrize(("places", "source", "lines"), [
@@ -396,7 +396,7 @@ def test_one_cell_of_papermill_below_the_parameters_is_no_difference(tmp_path, p
     paired = nbformat.from_dict(notebook)
     for place in places:
         paired.cells.insert(place, nbformat.v4.new_code_cell(source, metadata={"tags": [pairing.INJECTED]}))
-    found = pairing.differences(notebook, paired)
+    found = pairing.mismatches(notebook, paired)
     assert len(found) == len(lines) and all(words in line for words, line in zip(lines, found, strict=True)), found
 
 

@@ -20,7 +20,7 @@ def declare(commands: argparse._SubParsersAction) -> None:
 
 
 def notebooks(arguments: argparse.Namespace) -> int:
-    from dbyte.notebook.pairing import differences, find_scripts, read_notebook, read_script, sync
+    from dbyte.notebook.pairing import find_scripts, mismatches, read_notebook, read_script, sync
     from dbyte.paths import NOTEBOOKS
 
     status = 0
@@ -29,7 +29,7 @@ def notebooks(arguments: argparse.Namespace) -> int:
         if arguments.write:
             print(f"{paired.name}: {'written' if sync(script) else 'agrees'}")
             continue
-        found = differences(read_script(script), read_notebook(paired)) if paired.exists() else ["it is missing"]
+        found = mismatches(read_script(script), read_notebook(paired)) if paired.exists() else ["it is missing"]
         print("\n".join(f"{paired.name}: {line}" for line in found) or f"{paired.name}: agrees")
         status |= bool(found)
     return status

@@ -60,7 +60,8 @@ def listing(scales: "Iterable[Scale]") -> str:
 
     rows = []
     for scale in scales:
-        teacher, student = scale.teacher, scale.student
+        teacher = scale.teacher
+        student = scale.student
         if not isinstance(teacher, str):
             teacher = f"{teacher.family}, {teacher.layers} x {teacher.width}, {teacher.vocabulary:,} tokens"
         corpora = ", ".join(f"{name.split('@')[0]} {size / 1e6:,g}" for name, size in scale.corpora)

@@ -16,6 +16,8 @@ from dbyte.decode.engine import Engine
 from dbyte.decode.stream import ByteStream
 from dbyte.model.student import ByteStudent
 
+OPTIONS = ("encoder_window", "head_width", "smoothing")  # change a state, but no shape or name of a weight
+HASHED_VALUES = 2**16  # of each weight at most, evenly spaced
 
 def save_stream(stream: ByteStream, path: str | Path, *, notes: dict) -> None:
     """Write a stream to one file, completely or not at all.
@@ -26,7 +28,7 @@ def save_stream(stream: ByteStream, path: str | Path, *, notes: dict) -> None:
     *tensors, keys, values = (getattr(holder, name) for holder, name, _ in stream.parts())
     used = max(cache.length)
     tensors += [keys[:, :, :used], values[:, :, :used]]
-    facts = {"student": weights_hash(stream.student), "stage": stream.stage, "slots": cache.slots,
+    facts = {"weights": weights_hash(stream.student), "stage": stream.stage, "slots": cache.slots,
              "byte_slots": stream.byte_slots, "length": cache.length, "tensors": len(tensors), "notes": notes}
     named = {str(place): tensor.cpu().contiguous().clone() for place, tensor in enumerate(tensors)}
     atomic_write(Path(path), safetensors.torch.save(named, {"facts": json.dumps(facts, default=_hex)}))
@@ -48,7 +50,10 @@ def load_stream(student: ByteStudent, path: str | Path, *, engine: Engine | None
             *tensors, keys, values = (file.get_tensor(str(place)) for place in range(held["tensors"]))
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no stream, or damaged ({error}): name a file that Writer.save wrote") from error
-    if held["student"] != weights_hash(student):
+    if "weights" not in held:
+        raise ValueError(f"the stream in {path} is of an earlier version, which did not note all of its student's "
+                         "weights: read the prompt again")
+    if held["weights"] != weights_hash(student):
         raise ValueError(f"the stream in {path} was written by another student: load it with the student that "
                          "wrote it, or read the prompt again")
     stream = ByteStream.empty(Engine(student) if engine is None else engine, len(held["length"]), stage=held["stage"],
@@ -73,9 +78,10 @@ def _bytes(value: dict) -> dict | bytes:
 
 
 def weights_hash(student: ByteStudent) -> str:
-    """A hash of the byte embedding and the byte head; students that differ in other parts alone are not told apart."""
-    digest = hashlib.sha256()
-    for weight in (student.byte_embedding.weight, student.byte_head.weight):
-        digest.update(str((tuple(weight.shape), weight.dtype)).encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    """A hash of the options and of all weights: a step of the curriculum trains some and leaves the others alone."""
+    digest = hashlib.sha256(str([getattr(student.config, name) for name in OPTIONS]).encode())
+    for name, weight in student.state_dict().items():
+        digest.update(str((name, tuple(weight.shape), weight.dtype)).encode())
+        values = weight.flatten()[:: 1 + weight.numel() // HASHED_VALUES].cpu().contiguous()
+        digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -3,6 +3,8 @@
 The rows of an update are the same however many processes share it, so a run may resume with another number of them. A
 `Feed` is a pure function of the update's number. A `StreamFeed` splits its corpora into lanes and takes the same number
 of rows from each lane; part p of n reads the lanes p, p + n, ... Its state is that of the rows handed out.
+
+Shape letters: R rows.
 """
 
 from collections import deque

@@ -6,6 +6,8 @@ A run that is interrupted or killed at any moment and started again ends with th
 for their seconds), bit for bit on one machine's CPU: see checkpoint.py and interrupts.py. How it is computed
 (processes, sharding, micro-batches) changes no more than the order of sums, and may change when a run resumes. A GPU
 adds up some gradients in no fixed order, killed or not.
+
+Shape letters: B rows, L bytes, K micro-batches, T terms of the objective.
 """
 
 import math
@@ -118,9 +120,7 @@ def train(
                 state.finish(step)
 
 
-def _updates(
-    state: State, step: Step, trainee: nn.Module, launch: Launch, backend: str, interrupts: list[int]
-) -> None:
+def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backend: str, interrupts: list[int]) -> None:
     """Run the updates that the state has not seen yet, up to the first interrupt that one of the processes notes."""
     run = state.run
     feed = state.feed

@@ -54,9 +54,9 @@ def sequence(scale: Scale, **changes: object) -> tuple[Step, Step, Step]:
     return stage1(**{**scale.stage1, **given, **changes})
 
 
-def with_snapshots(variants: Sequence[Variant], snapshots: int = 3) -> tuple[Variant, ...]:
-    """Return the variants with more snapshots, evenly spaced in each step: other runs, the same final weights."""
-    return tuple(replace(variant, steps=tuple(replace(step, snapshots=snapshots) for step in variant.steps))
+def with_snapshots(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Return the variants with three snapshots, evenly spaced in each step: other runs, the same final weights."""
+    return tuple(replace(variant, steps=tuple(replace(step, snapshots=3) for step in variant.steps))
                  for variant in variants)
 
 

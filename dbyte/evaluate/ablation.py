@@ -72,8 +72,7 @@ def curriculum_rows(
     Along the teacher's boundaries, since the router learns in step 1.3 only. only: the names of some columns.
     """
     items = measurer.scale.dynamics_items
-    rows = column_rows("teacher", measurer.columns(teacher, "token", items=items, only=only), step="0",
-                       train_bytes=0)
+    rows = column_rows("teacher", measurer.columns(teacher, "token", items=items, only=only), step="0", train_bytes=0)
     for seen, folder, step in kept_models(runs[:2]):
         found = measurer.columns(folder, "stage1/tokenizer", items=items, only=only)
         rows += column_rows("student", found, step=step, train_bytes=seen)
@@ -158,14 +157,14 @@ def boundary_rows(measurer: Measurer, trained: Trained) -> list[dict]:
     return rows
 
 
-def loss_rows(trained: Trained, *, step: int = -1) -> list[dict]:
-    """The loss of one step over the last tenth of its updates, whose rows were read for the first time: value, stderr.
+def loss_rows(trained: Trained) -> list[dict]:
+    """The last step's loss over the last tenth of its updates, whose rows were read for the first time: value, stderr.
 
     Losses of different objectives do not compare.
     """
     rows = []
     for name, by_seed in trained.items():
-        logs = [runs[step].metrics() for runs in by_seed]
+        logs = [runs[-1].metrics() for runs in by_seed]
         rows.append(_loss_row(name, [log[-max(len(log) // 10, 1) :] for log in logs]))
     return rows
 

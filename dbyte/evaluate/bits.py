@@ -43,11 +43,11 @@ def token_ends(piece: Document) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def teacher_nats(teacher: PreTrainedModel, pieces: list[Document], *, rows: int = 16) -> list[float]:
+def teacher_nats(teacher: PreTrainedModel, pieces: list[Document]) -> list[float]:
     """Negative log-probability of each piece's text under a token model, from BOS, in nats."""
     nats = []
     collator = Collator(pieces, sort_fn=lambda piece: len(piece.token_ids))
-    for batch in collator.get_batched(n=rows):
+    for batch in collator.get_batched(n=16):
         tokens = [torch.as_tensor(piece.token_ids[: 1 + len(token_ends(piece))].astype(np.int64)) for piece in batch]
         ids_BM = pad_sequence(tokens, batch_first=True).to(teacher.device)
         document_BM = pad_sequence([torch.zeros_like(ids_M) for ids_M in tokens], batch_first=True, padding_value=-1)

@@ -1,6 +1,8 @@
 """How well the router's boundaries agree with the teacher's tokens: precision, recall and F1 on held-out text.
 
 Only bytes that the router decides count (`losses.routed`): what the format fixes would flatter the score.
+
+Shape letters: B rows, L bytes, D byte width.
 """
 
 import math

@@ -26,9 +26,7 @@ def likeness(student: ByteStudent, teacher: PreTrainedModel, rows: Rows) -> dict
         next token, in [0, 1]; divergence_stderr and agreement_stderr, which take rows as draws; n: tokens that are
         predicted.
     """
-    counts = []
-    divergences = []
-    agreements = []
+    found = []
     for start in range(0, len(rows), BATCH_ROWS):
         batch = rows.batch(range(start, min(start + BATCH_ROWS, len(rows)))).to(student.device)
         mask_BM = has_next(batch.token_document_BM)
@@ -36,21 +34,19 @@ def likeness(student: ByteStudent, teacher: PreTrainedModel, rows: Rows) -> dict
             student_BME = Forward(student, teacher, batch).token_hidden()
             teacher_BME = language_model(teacher, batch)
         for student_ME, teacher_ME, mask_M in zip(student_BME, teacher_BME, mask_BM, strict=True):
-            divergence, agreement = _row(student.token_head(student_ME[mask_M]),
-                                         teacher.get_output_embeddings()(teacher_ME[mask_M]))
-            counts.append(int(mask_M.sum()))
-            divergences.append(divergence)
-            agreements.append(agreement)
+            found.append(_row(student.token_head(student_ME[mask_M]),
+                              teacher.get_output_embeddings()(teacher_ME[mask_M])))
+    divergences, agreements, counts = zip(*found, strict=True)
     divergence = ratio_of_sums((divergences, counts))
     agreement = ratio_of_sums((agreements, counts))
     return {"divergence": divergence.value, "divergence_stderr": divergence.stderr, "agreement": agreement.value,
             "agreement_stderr": agreement.stderr, "n": sum(counts)}
 
 
-def _row(student_SV: torch.Tensor, teacher_SV: torch.Tensor) -> tuple[float, float]:
-    """The summed divergence of a row's positions, and how many have the same likeliest token."""
+def _row(student_SV: torch.Tensor, teacher_SV: torch.Tensor) -> tuple[float, float, int]:
+    """The summed divergence of a row's positions, how many have the same likeliest token, and how many there are."""
     divergence = agreement = 0.0
     for student, teacher in zip(student_SV.split(POSITIONS_AT_ONCE), teacher_SV.split(POSITIONS_AT_ONCE), strict=True):
         divergence += forward_kl(student.float().log_softmax(-1), teacher.float().log_softmax(-1))[0].item()
         agreement += (student.argmax(-1) == teacher.argmax(-1)).sum().item()
-    return divergence, agreement
+    return divergence, agreement, len(student_SV)

@@ -49,8 +49,7 @@ from dbyte.text.spans import TokenBytes
 BYTES_A_TOKEN = 4  # of a limit that is given in tokens
 READINGS = {"stage1/tokenizer": (1, "tokenizer"), "stage1/router": (1, "router"), "stage2/router": (2, "router"),
             "stage2/own": (2, "own")}  # stage and boundaries by the names that notebooks and addresses have
-ARGUMENTS = {"stage": int, "boundaries": str, "beam": int, "rows": int, "device": str, "compiled": bool,
-             "dtype": str}
+ARGUMENTS = {"stage": int, "boundaries": str, "beam": int, "rows": int, "device": str, "compiled": bool, "dtype": str}
 NUMBERS = {"temperature": float, "top_k": int, "top_p": float, "seed": int, "max_gen_bytes": int}
 LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness's names for one limit
 
@@ -373,5 +372,4 @@ def load_lm(
     stage = student.config.stage
     if boundaries is None:
         boundaries = "own" if stage == 2 and student.second_head is not None else "router"
-    return StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, beam=beam, rows=rows,
-                     compiled=compiled)
+    return StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, beam=beam, rows=rows, compiled=compiled)

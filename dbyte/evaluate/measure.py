@@ -8,6 +8,8 @@ writes tokens, along the teacher's boundaries or its own; for one that writes by
 and "stage2/own", that of JBP or MBP along the decoder's own boundaries (see score.py, score_own_boundaries.py).
 Columns that are generated have another address where there is a compiler: compiled steps agree with plain ones within
 rounding, so where two symbols nearly tie a text may differ. The address of scores does not depend on a compiler.
+
+Shape letters: P pieces of text, N lengths of chunks in bytes, K kinds of positions.
 """
 
 import json

@@ -111,9 +111,7 @@ class Scorer:
 
     needs_jbp = True  # at Stage 2
 
-    def __init__(
-        self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384, engine: Engine | None = None
-    ):
+    def __init__(self, student: ByteStudent, *, stage: int, batch_bytes: int = 16384, engine: Engine | None = None):
         """batch_bytes: about how many bytes are read at a time. engine: computes the student's parts; None: torch.
 
         Raises:
@@ -180,9 +178,7 @@ class Scorer:
                 ends.append(start)
         return ends
 
-    def _token_scores(
-        self, batch: list[Request], ends: list[list[int]], core_KE: Tensor, chunks: Tree
-    ) -> list[Score]:
+    def _token_scores(self, batch: list[Request], ends: list[list[int]], core_KE: Tensor, chunks: Tree) -> list[Score]:
         """Sum over the tokens that end after the context; the k-th token is predicted at chunk k (chunk 0 is BOS)."""
         owner_S = []
         node_S = []

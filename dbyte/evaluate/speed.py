@@ -25,6 +25,8 @@ from dbyte.native import engine_for
 from dbyte.tasks.world.world import world_documents
 from dbyte.text.spans import EOS, TokenBytes
 
+ROUNDS = 3
+
 
 @dataclass(frozen=True)
 class Output:
@@ -90,7 +92,7 @@ def rates(calls: dict[str, Callable[[], Output]], *, rounds: int) -> dict[str, t
             for name, values in found.items()}
 
 
-def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, rounds: int = 3) -> list[dict]:
+def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int) -> list[dict]:
     """Tidy rows of bytes per second, 1 and 16 rows, prompts and texts of `size` bytes; Stage 1 is the first student's.
 
     All run where the first student is. Students write by plain steps, and by compiled ones too where these can run.
@@ -109,6 +111,6 @@ def speed_rows(students: dict[str, ByteStudent], teacher: Path, *, size: int, ro
             for name, student, stage in [("Stage 1", first, 1), *((name, one, 2) for name, one in students.items())]:
                 engine = engine_for(student, compiled)
                 calls[f"{name}{way}"] = student_writes(student, prompts, size, stage=stage, engine=engine)
-        found += [{"decoder": name, "rows": rows, "value": rate, "stderr": spread, "n": rounds}
-                  for name, (rate, spread) in rates(calls, rounds=rounds).items()]
+        found += [{"decoder": name, "rows": rows, "value": rate, "stderr": spread, "n": ROUNDS}
+                  for name, (rate, spread) in rates(calls, rounds=ROUNDS).items()]
     return found

@@ -158,7 +158,8 @@ def _check_frequencies(file: GGUF, model: PreTrainedModel) -> None:
 def gguf_tokenizer(file: GGUF) -> PreTrainedTokenizerFast:
     """The tokenizer of a GGUF file, with its chat template; ValueError unless it is a byte-level BPE of known rules."""
     values = file.values
-    kind, rules = values.get("tokenizer.ggml.model"), values.get("tokenizer.ggml.pre")
+    kind = values.get("tokenizer.ggml.model")
+    rules = values.get("tokenizer.ggml.pre")
     if kind != "gpt2" or rules not in PRE_TOKENIZERS:
         raise ValueError(f"{file.path} has a tokenizer of the kind {kind!r} with the rules {rules!r}: known is a "
                          f"byte-level BPE ('gpt2') with the rules {', '.join(PRE_TOKENIZERS)}. Give the model's folder "

@@ -66,9 +66,7 @@ def load_tokenizer(name: Path | str, *, revision: str | None = None) -> PreTrain
         return AutoTokenizer.from_pretrained(str(name), revision=revision)
 
 
-def load_model(
-    name: Path | str, *, device: str = "cpu", dtype: torch.dtype | str | None = None
-) -> PreTrainedModel:
+def load_model(name: Path | str, *, device: str = "cpu", dtype: torch.dtype | str | None = None) -> PreTrainedModel:
     """Load a teacher's model alone, in eval mode; dtype and errors are those of `load_teacher`."""
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"

@@ -146,9 +146,7 @@ class NativeStack:
         output_BLD[real_BL] = self._read(hidden_BLD[real_BL], from_T, keep_T, kept_BX, np.append(0, end_B.numpy()))
         return output_BLD, self._states(kept_BX)
 
-    def _read(
-        self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, kept_CX: Tensor, roots: np.ndarray
-    ) -> Tensor:
+    def _read(self, hidden_TD: Tensor, from_T: Tensor, keep_T: Tensor, kept_CX: Tensor, roots: np.ndarray) -> Tensor:
         """The outputs [T, D]; see `stack_read` in native.cpp."""
         hidden_TD = hidden_TD.clone(memory_format=torch.contiguous_format)
         if len(hidden_TD):

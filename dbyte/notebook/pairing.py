@@ -123,7 +123,7 @@ def with_outputs(source: NotebookNode, *, executed: NotebookNode) -> NotebookNod
     return result
 
 
-def differences(script: NotebookNode, paired: NotebookNode) -> list[str]:
+def mismatches(script: NotebookNode, paired: NotebookNode) -> list[str]:
     """Return how the two differ in cell types, tags and sources, one line per cell; empty where they agree.
 
     The .ipynb may have one cell more: papermill's, right below that of the parameters.
@@ -161,7 +161,7 @@ def sync(script: Path) -> bool:
     source = read_script(script)
     paired = script.with_suffix(".ipynb")
     if paired.exists():
-        if not differences(source, read_notebook(paired)):
+        if not mismatches(source, read_notebook(paired)):
             return False
         source = with_outputs(source, executed=read_notebook(paired))
     write_notebook(paired, source)

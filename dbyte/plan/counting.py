@@ -84,7 +84,7 @@ ELSEWHERE: Scope = ("", None)  # outside of all modules: the heads' products in 
 
 
 @dataclass
-class Tally:
+class Cost:
     """FLOPs forward and backward, bytes that autograd keeps, and bytes that enter a layer."""
 
     forward: int = 0
@@ -101,7 +101,7 @@ class Counter(TorchDispatchMode):
 
     def __init__(self, student: ByteStudent, teacher: PreTrainedModel, *, gpu: bool):
         super().__init__()
-        self.tallies: dict[Scope, Tally] = defaultdict(Tally)
+        self.costs: dict[Scope, Cost] = defaultdict(Cost)
         self.scopes = [ELSEWHERE]  # those that are open
         self.changes = [(0, ELSEWHERE)]  # of the scope: (the first number of a node of the graph, the scope)
         weights = [weight for model in (student, teacher) for weight in (*model.parameters(), *model.buffers())]
@@ -118,7 +118,7 @@ class Counter(TorchDispatchMode):
 
     def _enter(self, scope: Scope, module: nn.Module, args: tuple) -> None:
         if args:
-            self.tallies[scope].entering = args[0].untyped_storage().nbytes()
+            self.costs[scope].entering = args[0].untyped_storage().nbytes()
         self.scopes.append(scope)
         self.changes.append((_get_sequence_nr(), scope))
 
@@ -132,10 +132,10 @@ class Counter(TorchDispatchMode):
             flops = formula(*args, **(kwargs or {}), out_val=out)
             node = _current_autograd_node()
             if node is None:
-                self.tallies[self.scopes[-1]].forward += flops
+                self.costs[self.scopes[-1]].forward += flops
             else:  # in backward: what the forward pass of this scope left
                 place = bisect(self.changes, node._sequence_nr(), key=itemgetter(0)) - 1
-                self.tallies[self.changes[place][1]].backward += flops
+                self.costs[self.changes[place][1]].backward += flops
         elif func is aten._to_copy.default and _storage(args[0]) in self.weights:
             self.weights[_storage(out)] = out
         return out
@@ -145,7 +145,7 @@ class Counter(TorchDispatchMode):
         address = _storage(tensor)
         if address not in self.weights and address not in self.storages:
             self.storages[address] = tensor
-            self.tallies[self.scopes[-1]].kept += tensor.untyped_storage().nbytes()
+            self.costs[self.scopes[-1]].kept += tensor.untyped_storage().nbytes()
         return tensor
 
     def by_kernel(self, function: Callable) -> Callable:
@@ -195,7 +195,8 @@ def without_numbers(config: StudentConfig) -> tuple[ByteStudent, PreTrainedModel
     if getattr(core, "layer_types", None):
         core.layer_types = core.layer_types[:ALIKE]
     with torch.device("meta"):
-        student, teacher = ByteStudent(config), AutoModelForCausalLM.from_config(core, attn_implementation=PACKED)
+        student = ByteStudent(config)
+        teacher = AutoModelForCausalLM.from_config(core, attn_implementation=PACKED)
     with FakeTensorMode(allow_non_fake_inputs=True):
         student.to_empty(device="cpu")
         teacher.to_empty(device="cpu")
@@ -226,7 +227,7 @@ def count_step(
         loss.backward()
     layers = {"encoder": config.encoder_layers, "decoder": config.decoder_layers, "router": config.router_layers,
               **dict.fromkeys(("core", TEACHER[0]), config.core_config.num_hidden_layers)}
-    counted = summed(counter.tallies, layers, checkpointing=checkpointing)
+    counted = summed(counter.costs, layers, checkpointing=checkpointing)
     if step.stage == 2:
         counted.flops["decoder_projection"] += counted.flops.pop(ELSEWHERE[0])
     elif elsewhere := counted.flops.pop(ELSEWHERE[0]):
@@ -237,20 +238,20 @@ def count_step(
     return counted
 
 
-def summed(tallies: Mapping[Scope, Tally], layers: Mapping[str, int], *, checkpointing: bool = False) -> Counted:
+def summed(costs: Mapping[Scope, Cost], layers: Mapping[str, int], *, checkpointing: bool = False) -> Counted:
     """The sum over scopes, in the order of PARTS; layers: how many a part has, where those are more than ALIKE."""
     flops = dict.fromkeys((*PARTS, ELSEWHERE[0]), 0)
     kept = 0
     again = defaultdict(int)  # what is kept of one layer of each part while it runs again
-    for (part, place), tally in tallies.items():
+    for (part, place), cost in costs.items():
         times = 1 + max(layers.get(part, 0) - ALIKE, 0) * (place == ALIKE - 1)
-        twice = checkpointing and place is not None and tally.kept > 0
+        twice = checkpointing and place is not None and cost.kept > 0
         if twice:
-            again[part] = max(again[part], tally.kept)
-        flops[part] += times * (tally.forward * (1 + twice) + tally.backward)
-        kept += times * (tally.entering if twice else tally.kept)
-    return Counted(flops, kept + sum(again.values()), {part for part, _ in tallies},
-                   {part for (part, _), tally in tallies.items() if tally.kept})
+            again[part] = max(again[part], cost.kept)
+        flops[part] += times * (cost.forward * (1 + twice) + cost.backward)
+        kept += times * (cost.entering if twice else cost.kept)
+    return Counted(flops, kept + sum(again.values()), {part for part, _ in costs},
+                   {part for (part, _), cost in costs.items() if cost.kept})
 
 
 def muon_flops(student: ByteStudent, step: Step) -> int:

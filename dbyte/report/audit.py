@@ -86,16 +86,12 @@ def _score(averages: Sequence[float]) -> float:
     return robustness_score(clean / 100, noisy / 100)  # HellaSwag has four choices: the default chance
 
 
-def _jbp_symbols(_: Sequence[float]) -> float:
-    """Both ranges hold 256, the first by its closed end: `len` of what is written, not of what is meant."""
-    return len(range(0, 256 + 1)) + len(range(256, 512))
-
-
 RULES = {  # by their names in audit.toml
     "sum": sum, "mean": fmean, "smallest": min, "largest": max, "mean drop": _mean_drop, "Eq. 5": _score,
     "difference": lambda pair: pair[0] - pair[1], "quotient": lambda pair: pair[0] / pair[1],
     "percent": lambda pair: 100 * pair[0] / pair[1], "difference of mean drops": _difference_of_mean_drops,
-    "symbols of JBP": _jbp_symbols,
+    # as the ranges are written, not as they are meant: both hold 256, the first by its closed end
+    "symbols of JBP": lambda _: len(range(0, 256 + 1)) + len(range(256, 512)),
 }
 
 

@@ -15,6 +15,7 @@ from dbyte.distill.steps import CORE, DECODER, ENCODER, ROUTER, Step
 from dbyte.report.figures import GREY, STYLE
 
 CHUNK_COLOURS = ("#a9d6f2", "#f7efa0", "#ecc3d9", "#c2e6cf")  # pale enough for black text; neighbours differ
+PER_LINE = 44  # bytes of a text
 VISIBLE = {" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥"}
 
 
@@ -37,12 +38,12 @@ def _label(character: str) -> str:
     return shown if drawable and shown.isprintable() else f"U+{ord(character):X}"
 
 
-def _strip(axes: Axes, pieces: Sequence[bytes], *, top: float, per_line: int) -> float:
-    """Draw one text from height `top` downwards, `per_line` bytes per line, and return the height where it ends."""
+def _strip(axes: Axes, pieces: Sequence[bytes], *, top: float) -> float:
+    """Draw one text from height `top` downwards and return the height where it ends."""
     text = b"".join(pieces)
     owner = [index for index, piece in enumerate(pieces) for _ in piece]
     for place, byte in enumerate(text):
-        x, y = place % per_line, top - 2.5 * (place // per_line)
+        x, y = place % PER_LINE, top - 2.5 * (place // PER_LINE)
         colour = CHUNK_COLOURS[owner[place] % len(CHUNK_COLOURS)]
         axes.add_patch(Rectangle((x, y - 2), 1, 2, facecolor=colour, edgecolor="white", linewidth=0.6))
         axes.text(x + 0.5, y - 1.5, f"{byte:02x}", ha="center", va="center", fontsize=6, color="#333333",
@@ -51,29 +52,29 @@ def _strip(axes: Axes, pieces: Sequence[bytes], *, top: float, per_line: int) ->
             axes.plot([x + 1, x + 1], [y - 2.12, y + 0.12], color="black", linewidth=1.6, zorder=3)
     for start, size, label in characters(text):
         # A character whose bytes wrap is written over those on its first line.
-        x, y = start % per_line, top - 2.5 * (start // per_line)
-        middle = x + min(size, per_line - x) / 2
+        x, y = start % PER_LINE, top - 2.5 * (start // PER_LINE)
+        middle = x + min(size, PER_LINE - x) / 2
         axes.text(middle, y - 0.6, label, ha="center", va="center", fontsize=9 if len(label) == 1 else 5, zorder=4,
                   path_effects=[withStroke(linewidth=2, foreground="white")])  # readable on top of a boundary's bar
-    return top - 2.5 * -(-len(text) // per_line)
+    return top - 2.5 * -(-len(text) // PER_LINE)
 
 
-def alignment_figure(examples: Sequence[tuple[str, Sequence[bytes]]], *, per_line: int = 44) -> Figure:
+def alignment_figure(examples: Sequence[tuple[str, Sequence[bytes]]]) -> Figure:
     """Return texts as bytes in the colours of their chunks: characters above, hex below, a bar at each boundary.
 
     examples: (title, the bytes of each chunk). Raises ValueError for an empty text.
     """
     if empty := [title for title, pieces in examples if not b"".join(pieces)]:
         raise ValueError(f"nothing to draw for {', '.join(empty)}: the text is empty")
-    heights = [1.6 + 2.5 * -(-sum(map(len, pieces)) // per_line) for _, pieces in examples]
+    heights = [1.6 + 2.5 * -(-sum(map(len, pieces)) // PER_LINE) for _, pieces in examples]
     with rc_context(STYLE):
-        figure = Figure(figsize=(0.2 * per_line + 0.2, 0.2 * sum(heights)))
+        figure = Figure(figsize=(0.2 * PER_LINE + 0.2, 0.2 * sum(heights)))
         axes = figure.add_axes((0, 0, 1, 1))
         top = 0.0
         for title, pieces in examples:
             axes.text(0, top - 0.75, title, fontsize=9, fontweight="bold", va="center")
-            top = _strip(axes, pieces, top=top - 1.5, per_line=per_line) - 0.1
-        axes.set(xlim=(-0.2, per_line + 0.2), ylim=(top, 0.2))
+            top = _strip(axes, pieces, top=top - 1.5) - 0.1
+        axes.set(xlim=(-0.2, PER_LINE + 0.2), ylim=(top, 0.2))
         axes.axis("off")
     return figure
 

@@ -36,6 +36,7 @@ WHO = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
 VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
 BARS = {"elinewidth": 1, "capsize": 2}  # of errors
 MB = 1e6
+LONGEST = 12  # bytes of a chunk that has a bin of its own
 
 
 def save(figure: Figure, name: str, *, frames: Sequence[pd.DataFrame], published: Sequence[str] = (),
@@ -111,40 +112,40 @@ def exposure_figure(exposure: pd.DataFrame) -> Figure:
 
 
 @rc_context(STYLE)
-def lengths_figure(lengths: pd.DataFrame, *, longest: int = 12) -> Figure:
+def lengths_figure(lengths: pd.DataFrame) -> Figure:
     """Return chunk lengths, router against teacher: one row of panels per corpus, one panel per text, clean first.
 
     lengths: rows with corpus, text, who ("router", "teacher"), length (bytes), value (percent), stderr. Longer chunks
-    count as `longest`; the error of that bin takes its lengths as independent.
+    count as LONGEST; the error of that bin takes its lengths as independent.
     """
     corpora = sorted(set(lengths["corpus"]))
     texts = sorted(set(lengths["text"]), key=lambda name: (name != "clean", name))
     figure, grid = panels(len(corpora), len(texts), size=(0.8 + 1.65 * len(texts), 0.9 + 1.9 * len(corpora)),
                           sharex=True, sharey="row",
-                          labels=(f"length of a chunk (bytes; {longest} and more together)", ""))
+                          labels=(f"length of a chunk (bytes; {LONGEST} and more together)", ""))
     for line, corpus in zip(grid, corpora, strict=True):
         line[0].set_ylabel(f"{corpus}\nchunks (%)", fontsize=9)
         for axes, text in zip(line, texts, strict=True):
             rows = lengths[(lengths["corpus"] == corpus) & (lengths["text"] == text)]
-            _lengths_panel(axes, rows, title=text, longest=longest)
+            _lengths_panel(axes, rows, title=text)
         line[0].set_ylim(bottom=0)  # after all are drawn: it ends the scaling of the shared axis
     return legend_above(figure)
 
 
-def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str, longest: int) -> None:
+def _lengths_panel(axes: Axes, rows: pd.DataFrame, *, title: str) -> None:
     """Draw the shares of one text, and write the means of all lengths next to its curves."""
     for height, (who, part) in zip((0.9, 0.78), rows.groupby("who"), strict=False):
         colour, marker = WHO[who]
         mean = (part["length"] * part["value"]).sum() / part["value"].sum()
         axes.annotate(f"{who}: mean {mean:.2f}", (0.97, height), xycoords="axes fraction", ha="right", color=colour,
                       fontsize=8)
-        binned = part.assign(length=part["length"].clip(upper=longest), square=part["stderr"].fillna(0) ** 2)
-        binned = binned.groupby("length")[["value", "square"]].sum().reindex(range(1, longest + 1), fill_value=0)
+        binned = part.assign(length=part["length"].clip(upper=LONGEST), square=part["stderr"].fillna(0) ** 2)
+        binned = binned.groupby("length")[["value", "square"]].sum().reindex(range(1, LONGEST + 1), fill_value=0)
         axes.errorbar(binned.index, binned["value"], yerr=SIGMA * binned["square"] ** 0.5, label=who, color=colour,
                       marker=marker, markersize=3, linewidth=1.1, elinewidth=0.8,
                       linestyle="--" if who == "router" else "-")
     axes.set_title(title)
-    axes.set_xticks([1, *range(4, longest + 1, 4)])
+    axes.set_xticks([1, *range(4, LONGEST + 1, 4)])
 
 
 def _dots(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str], *, key: str, missing: str = "") -> None:

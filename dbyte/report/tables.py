@@ -67,9 +67,9 @@ def retention_of_means(teacher: pd.DataFrame, student: pd.DataFrame) -> Estimate
     return Estimate(100 * ratio, 100 * math.sqrt(variance) / of_teacher, len(both))
 
 
-def wide(frame: pd.DataFrame, *, rows: str = "model", columns: str = "task", values: str = "value") -> pd.DataFrame:
-    """Return tidy results, one row per `rows` key, one column per `columns` key, benchmarks in the paper's order."""
-    table = frame.pivot(index=rows, columns=columns, values=values)
+def wide(frame: pd.DataFrame, *, rows: str = "model", values: str = "value") -> pd.DataFrame:
+    """Return tidy results, one row per `rows` key, one column per task, benchmarks in the paper's order."""
+    table = frame.pivot(index=rows, columns="task", values=values)
     order = [name for name in BENCHMARKS if name in table] + [name for name in table if name not in BENCHMARKS]
     return table[order]
 
@@ -90,23 +90,24 @@ def words(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequ
     return table[[name for name in order if name in table]].reset_index().rename_axis(columns=None)
 
 
-def main_table(frame: pd.DataFrame, *, teacher: str = "teacher") -> pd.DataFrame:
+def main_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return Table 1 for our rows: a `value ± stderr` column per task, `average drop` and `retention %`, teacher first.
 
     frame: tidy results with the keys model and task, accuracies in percent; a task that is no column of the paper is
     shown and not averaged. Raises ValueError without a teacher row.
     """
     models = {name: rows.set_index("task") for name, rows in of_paper(frame).groupby("model")}
-    if teacher not in models:
-        raise ValueError(f"expected a model {teacher!r} to compare with, found {sorted(models)}")
+    if "teacher" not in models:
+        raise ValueError(f"expected a model 'teacher' to compare with, found {sorted(models)}")
+    teacher = models["teacher"]
     table = estimates(frame, rows=["model"], columns="task", order=list(wide(frame))).set_index("model")
-    for model in table.index.drop(teacher):
-        drop = average_drop(models[teacher], models[model])
+    for model in table.index.drop("teacher"):
+        drop = average_drop(teacher, models[model])
         table.loc[model, "average drop"] = with_error(drop.value, drop.stderr)
-        if models[teacher]["value"].any():  # where the teacher has nothing right, the cell stays empty
-            kept = retention_of_means(models[teacher], models[model])
+        if teacher["value"].any():  # where the teacher has nothing right, the cell stays empty
+            kept = retention_of_means(teacher, models[model])
             table.loc[model, "retention %"] = with_error(kept.value, kept.stderr)
-    return table.loc[[teacher, *sorted(table.index.drop(teacher))]].fillna("").reset_index()
+    return table.loc[["teacher", *table.index.drop("teacher")]].fillna("").reset_index()
 
 
 def both_students(four: pd.DataFrame, nine: pd.DataFrame) -> pd.DataFrame:

@@ -200,7 +200,7 @@ def _spell(rng: Random) -> dict:
     return {"question": spelling.SPELL.question.format(word=word), "answer": spelling.SPELL.answer(word, "", "")}
 
 
-def _cute(rng: Random, kind: spelling.Kind) -> dict:
+def _cute(rng: Random, kind: spelling.QuestionKind) -> dict:
     r"""A column of MINI_CUTE: a question of one kind about the letters of a made-up word.
 
     Example: "Question: Exchange b and m in bimolu.\nAnswer:" -> " mibolu".

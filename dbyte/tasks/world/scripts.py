@@ -35,6 +35,5 @@ PAIRS = WORLD.split("script", [((name, script.name), (name, script)) for name in
 
 def paragraph(rng: Random, cast: Sequence[str]) -> str:
     """Two complete scripts, each about one of the cast, that are not held out."""
-    allowed = [(name, script) for name in cast for script in SCRIPTS
-               if not WORLD.held_out("script", name, script.name)]
+    allowed = [(name, script) for name in cast for script in SCRIPTS if not WORLD.held_out("script", name, script.name)]
     return " ".join(script.told(name, len(ORDER)) for name, script in rng.sample(allowed, 2))

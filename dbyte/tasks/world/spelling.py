@@ -16,7 +16,7 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
 @dataclass(frozen=True)
-class Kind:
+class QuestionKind:
     """One of CUTE's kinds: its name, the question about {word} and letters {a} and {b}, and how it is answered.
 
     a is a letter of the word; b is a letter that the word lacks, or with `both` another that it has. chance: how often
@@ -30,17 +30,17 @@ class Kind:
     chance: float = 0.0
 
 
-SPELL = Kind("spell", "Spell the word {word}.", lambda word, a, b: " ".join(word))
+SPELL = QuestionKind("spell", "Spell the word {word}.", lambda word, a, b: " ".join(word))
 KINDS = (
     SPELL,
-    Kind("spell_inverse", "Which word is spelt {spelt}?", lambda word, a, b: word),
-    Kind("contains_char", "Is there a letter {a} in {word}?", lambda word, a, b: "Yes" if a in word else "No",
-         chance=0.5),
-    Kind("ins_char", "Put {b} behind every {a} in {word}.", lambda word, a, b: word.replace(a, a + b)),
-    Kind("del_char", "Leave out every {a} in {word}.", lambda word, a, b: word.replace(a, "")),
-    Kind("sub_char", "Replace every {a} by {b} in {word}.", lambda word, a, b: word.replace(a, b)),
-    Kind("swap_char", "Exchange {a} and {b} in {word}.", lambda word, a, b: word.translate(str.maketrans(a + b, b + a)),
-         both=True),
+    QuestionKind("spell_inverse", "Which word is spelt {spelt}?", lambda word, a, b: word),
+    QuestionKind("contains_char", "Is there a letter {a} in {word}?", lambda word, a, b: "Yes" if a in word else "No",
+                 chance=0.5),
+    QuestionKind("ins_char", "Put {b} behind every {a} in {word}.", lambda word, a, b: word.replace(a, a + b)),
+    QuestionKind("del_char", "Leave out every {a} in {word}.", lambda word, a, b: word.replace(a, "")),
+    QuestionKind("sub_char", "Replace every {a} by {b} in {word}.", lambda word, a, b: word.replace(a, b)),
+    QuestionKind("swap_char", "Exchange {a} and {b} in {word}.",
+                 lambda word, a, b: word.translate(str.maketrans(a + b, b + a)), both=True),
 )
 
 
@@ -52,7 +52,7 @@ def word(rng: Random, *, held_out: bool) -> str:
             return made
 
 
-def asked(rng: Random, kind: Kind, *, held_out: bool) -> tuple[str, str]:
+def asked(rng: Random, kind: QuestionKind, *, held_out: bool) -> tuple[str, str]:
     """A question of this kind about a word that is held out or not, and its answer.
 
     If the word is not held out, the answer is no held-out word either; this is checked for every kind.
