@@ -23,7 +23,8 @@ LINES = 80  # of a function at most
 TEXTS = (".py", ".cpp", ".hpp", ".md", ".toml", ".yaml", "")
 
 SOURCES = {path.relative_to(folder).with_suffix("").as_posix().replace("/", "."): path
-           for folder, inner in ((ROOT / "dbyte", ""), (ROOT, TASKS)) for path in sorted((folder / inner).rglob("*.py"))}
+           for folder, within in ((ROOT / "dbyte", "."), (ROOT, TASKS))
+           for path in sorted((folder / within).rglob("*.py"))}
 
 
 @cache
