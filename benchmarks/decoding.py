@@ -37,8 +37,8 @@ from dbyte.model.packed_attention import PACKED
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
-from dbyte.tasks.world.world import world_documents
 from dbyte.text.spans import TokenBytes
+from dbyte_tasks.world.world import world_documents
 
 SCALE = "small"
 ROUNDS = 5

@@ -28,7 +28,7 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.lm import load_lm
 from dbyte.model.teacher import load_teacher
-from dbyte.tasks import minibench
+from dbyte_tasks import minibench
 
 SCALE, ITEMS, ROUNDS = "small", 500, 3
 COLUMNS = [name for name in minibench.EVERY if name != "SPELL"]  # the paper's nine

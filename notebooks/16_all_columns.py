@@ -35,9 +35,9 @@ from dbyte.evaluate import stats
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.report import figures, results, tables
 from dbyte.report.published import published
-from dbyte.tasks import minibench
-from dbyte.tasks.minibench import MINI_CUTE
-from dbyte.tasks.world.letters import SUBJECTS
+from dbyte_tasks import minibench
+from dbyte_tasks.minibench import MINI_CUTE
+from dbyte_tasks.world.letters import SUBJECTS
 
 # %%
 chosen = presets.whole_world(presets.scale(scale))

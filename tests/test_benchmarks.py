@@ -15,10 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dbyte.distill.teacher import train_tokenizer
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.lm import StudentLM
-from dbyte.tasks import cute, suite
-from dbyte.tasks import paper as benchmarks
-from dbyte.tasks.paper import BENCHMARKS
 from dbyte.text.spans import TokenBytes
+from dbyte_tasks import cute, suite
+from dbyte_tasks import paper as benchmarks
+from dbyte_tasks.paper import BENCHMARKS
 
 SHARED = Path(os.environ.get("DBYTE_SHARED", Path(__file__).parents[2] / "shared")) / "data/eval"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=(

@@ -17,9 +17,9 @@ from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.noisy_lm import Noise, NoisyLM
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Ablation
-from dbyte.tasks import minibench
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import BOS
+from dbyte_tasks import minibench
 
 TOY = dataclasses.replace(TOY, ablation=Ablation(8_000, 2, 4, 1))
 SPACES = [b for b in range(BOS) if chr(b).isspace() and b < 128]

@@ -17,9 +17,9 @@ from dbyte.model import core
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import TeacherShape, scale
-from dbyte.tasks import minibench
 from dbyte.text.corpus import load_corpus
 from dbyte.text.spans import TokenBytes
+from dbyte_tasks import minibench
 
 TOY = dataclasses.replace(
     scale("smoke"), name="toy", corpora=(("world", 60_000),), heldout_bytes=8_000, row_bytes=1024, batch_rows=2,

@@ -12,17 +12,19 @@ import pytest
 from dbyte.paths import ROOT
 
 GROUND = ("presets", "scale_file", "paths", "version", "atomic", "device", "memory")
+TASKS = "dbyte_tasks"  # a package of its own: MiniBench and its world need nothing of dbyte
 # From the bottom to the top. A module imports lower floors and its own folder; folders of one floor do not see each
 # other. The face is what `import dbyte` and `python -m dbyte` load.
-FLOORS = (GROUND, ("kernels", "tasks"), ("text",), ("model",), ("byte_probabilities",), ("distill",), ("decode",),
+FLOORS = (GROUND, ("kernels", TASKS), ("text",), ("model",), ("byte_probabilities",), ("distill",), ("decode",),
           ("native",), ("evaluate",), ("plan",), ("report",), ("notebook",), ("commands",), ("__init__", "__main__"))
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
-SLOW = ("model", "distill", "text", "tasks")  # folders that hold the readable reference only
+SLOW = ("model", "distill", "text")  # folders that hold the readable reference only
 LINES = 80  # of a function at most
 TEXTS = (".py", ".cpp", ".hpp", ".md", ".toml", ".yaml", "")
 
-SOURCES = {path.relative_to(ROOT / "dbyte").with_suffix("").as_posix().replace("/", "."): path
-           for path in sorted((ROOT / "dbyte").rglob("*.py"))}
+SOURCES = {path.relative_to(folder).with_suffix("").as_posix().replace("/", "."): path
+           for folder, within in ((ROOT / "dbyte", "."), (ROOT, TASKS))
+           for path in sorted((folder / within).rglob("*.py"))}
 
 
 @cache
@@ -31,10 +33,11 @@ def tree(module: str) -> ast.Module:
 
 
 def module_of(name: str) -> str | None:
-    """The module of dbyte that a dotted name is in: 'dbyte.text.spans.BOS' -> 'text.spans'; None for other packages."""
-    if name.split(".")[0] != "dbyte":
+    """The module of ours that a dotted name is in: 'dbyte.text.spans.BOS' -> 'text.spans'; None for other packages."""
+    package = name.split(".")[0]
+    if package not in ("dbyte", TASKS):
         return None
-    inner = name.removeprefix("dbyte").removeprefix(".")
+    inner = name if package == TASKS else name.removeprefix("dbyte").removeprefix(".")
     for candidate in (inner, f"{inner}.__init__" if inner else "__init__"):
         if candidate in SOURCES:
             return candidate
@@ -76,6 +79,11 @@ def test_a_room_imports_lower_floors_only(name):
     upward = [f"{module} -> {other}" for module in SOURCES if room(module) == name for other in imports(module)
               if room(other) != name and FLOOR[room(other)] >= FLOOR[name] and name not in GROUND]
     assert not upward
+
+
+def test_the_tasks_import_nothing_of_dbyte():
+    assert not [f"{module} -> {other}" for module in SOURCES if room(module) == TASKS
+                for other in imports(module) if room(other) != TASKS]
 
 
 def test_the_ground_imports_nothing_but_the_ground():

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from dbyte.distill import progress
 from dbyte.evaluate.harness import correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.stats import retention
-from dbyte.tasks.column import items_hash
-from dbyte.tasks.minibench import COLUMNS, EVERY, MINI_CUTE, items, taught_by
-from dbyte.tasks.world import kinds, letters, reasons, scripts
-from dbyte.tasks.world.full import WORLDS
-from dbyte.tasks.world.world import TOOLS, WORLD, world_documents
+from dbyte_tasks.column import items_hash
+from dbyte_tasks.minibench import COLUMNS, EVERY, MINI_CUTE, items, taught_by
+from dbyte_tasks.world import kinds, letters, reasons, scripts
+from dbyte_tasks.world.full import WORLDS
+from dbyte_tasks.world.world import TOOLS, WORLD, world_documents
 
 # What cached measurements answered: a changed item makes them wrong.
 HASHES = {

@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGES = ("dbyte", "dbyte_tasks")
 HEAVY = ("gguf", "triton", "mamba_ssm", "causal_conv1d", "lm_eval", "datasets", "matplotlib")
 # environment.yml follows conda-forge's kernel builds here, not pyproject.toml: mamba-ssm is built there for pytorch
 # 2.10, causal-conv1d and triton come along with that pytorch.
@@ -107,10 +108,11 @@ def imported(path):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names) - {"dbyte"}
+    return found - set(sys.stdlib_module_names) - set(PACKAGES)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "dbyte").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py")),
+                         ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_the_code_imports_is_declared(path):
     declared = CORE | EXTRAS["cuda"] | (EXTRAS["notebooks"] if path.name in NOTEBOOK_MODULES else {})
     declared |= EXTRAS["teachers"] if path.name == "gguf_file.py" else {}
@@ -130,7 +132,8 @@ def test_no_tracked_file_is_large():
 
 def test_the_wheel_holds_all_of_the_package_and_the_entry_point(tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(ROOT / "dbyte", source / "dbyte", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     (source / "tests").mkdir()
     (source / "tests" / "__init__.py").touch()
     (source / "README.md").write_text("# dbyte\n")
@@ -143,7 +146,8 @@ def test_the_wheel_holds_all_of_the_package_and_the_entry_point(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
         entry = archive.read(next(name for name in packed if name.endswith("entry_points.txt"))).decode()
-    files = {str(path.relative_to(source)) for path in (source / "dbyte").rglob("*") if path.is_file()}
+    files = {str(path.relative_to(source)) for name in PACKAGES for path in (source / name).rglob("*")
+             if path.is_file()}
     assert files <= packed, f"missing in the wheel: {sorted(files - packed)}"
     assert not [name for name in packed if name.startswith("tests")]
     assert "dbyte = dbyte.__main__:main" in entry

@@ -20,7 +20,7 @@ from dbyte.paths import ROOT
 from dbyte.presets import DEVICE, FAMILIES, PAPER_SIZES, SCALES, TEACHERS, changed, scale, whole_world
 from dbyte.report.published import published
 from dbyte.scale_file import STAGE1, STAGE2, STUDENT, TEXT, as_toml
-from dbyte.tasks.minibench import EVERY, taught_by
+from dbyte_tasks.minibench import EVERY, taught_by
 
 
 def test_an_unknown_scale_names_the_choices():

@@ -3,8 +3,8 @@
 import pytest
 
 from dbyte.evaluate.under_noise import prose_column
-from dbyte.tasks import prose
 from dbyte.text.corpus import load_corpus
+from dbyte_tasks import prose
 
 
 @pytest.fixture(scope="module")

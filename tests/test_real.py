@@ -23,9 +23,9 @@ from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.report import real_teacher
 from dbyte.scale_file import TEXT
-from dbyte.tasks.paper import BENCHMARKS, data_folder
 from dbyte.text.contamination import WORDS_IN_A_ROW, runs_of_words, texts_in, without_items
 from dbyte.text.corpus import load_corpus
+from dbyte_tasks.paper import BENCHMARKS, data_folder
 
 ITEM = "To open a jar that is stuck, run its lid under hot water for about a minute, then twist."
 PIQA = {"goal": "To open a jar that is stuck", "sol1": ITEM, "sol2": "Shout at it."}

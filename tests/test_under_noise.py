@@ -8,8 +8,8 @@ import pytest
 
 from dbyte.evaluate import stats, under_noise
 from dbyte.presets import scale
-from dbyte.tasks.world import full as full_world
 from dbyte.text.perturb import KINDS
+from dbyte_tasks.world import full as full_world
 
 
 def found(clean, noisy, *, n=200, seed=0, tasks=("A", "B")):

@@ -11,12 +11,12 @@ from random import Random
 import numpy as np
 import pytest
 
-from dbyte.tasks.world import chains, kinds, letters, reasons, spelling
-from dbyte.tasks.world import world as w
-from dbyte.tasks.world.full import ECHOED, WORLDS
-from dbyte.tasks.world.world import NAMES, PLACES, THINGS, WORLD, world_documents
 from dbyte.text.corpus import load_corpus
 from dbyte.text.stream import source_of
+from dbyte_tasks.world import chains, kinds, letters, reasons, spelling
+from dbyte_tasks.world import world as w
+from dbyte_tasks.world.full import ECHOED, WORLDS
+from dbyte_tasks.world.world import NAMES, PLACES, THINGS, WORLD, world_documents
 
 NUMBERS = re.compile(r"has (\d+) \w+\. Then \w+ (\w+)[a-z ]* (\d+) [^.]*\. Then \w+ (\w+)[a-z ]* (\d+) ")
 STEPS = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)\. (\d+) ([+-]) (\d+) = (\d+)\. #### (\d+)\n")

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.data is not None and not arguments.data.is_dir():
         raise FileNotFoundError(f"--data {arguments.data} is no folder: name the one that holds piqa/, arc/, cute/ ..")
     from dbyte.report import evaluation
-    from dbyte.tasks.paper import data_folder
+    from dbyte_tasks.paper import data_folder
 
     found = evaluation.evaluated(
         model=arguments.model, teacher=arguments.teacher, tasks=arguments.tasks.split(","),

@@ -16,12 +16,12 @@ import numpy as np
 from dbyte.distill.runs import content_hash
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
-from dbyte.tasks.paper import BENCHMARKS, data_folder
 from dbyte.text.contamination import texts_in, without_items
 from dbyte.text.corpus import Corpus, load_corpus
 from dbyte.text.packing import Document, Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
+from dbyte_tasks.paper import BENCHMARKS, data_folder
 
 PACKING = 1  # raise it when packing or alignment changes what rows hold
 DOCUMENTS_AT_ONCE = 512

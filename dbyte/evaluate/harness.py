@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from dbyte.distill.progress import told
 from dbyte.evaluate.stats import proportion
 from dbyte.kernels.fast import fast_products
-from dbyte.tasks.column import HarnessTask, items_hash
+from dbyte_tasks.column import HarnessTask, items_hash
 
 FEWSHOT_SEED = 1234  # the harness's own default, which it sets only around the evaluator
 

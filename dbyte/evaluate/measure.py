@@ -39,13 +39,13 @@ from dbyte.model.teacher import load_teacher, load_tokenizer
 from dbyte.native.library import find_compiler
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
-from dbyte.tasks import minibench
-from dbyte.tasks.column import Column, items_hash
-from dbyte.tasks.paper import BENCHMARKS, Benchmark, data_folder
 from dbyte.text.corpus import Corpus
 from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
+from dbyte_tasks import minibench
+from dbyte_tasks.column import Column, items_hash
+from dbyte_tasks.paper import BENCHMARKS, Benchmark, data_folder
 
 MEASURING = 1  # raise it when all measurements change, so that old ones are not used
 # What the key of scores has beyond their reading; raised when scores along the decoder's own boundaries change.

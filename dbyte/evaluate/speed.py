@@ -22,8 +22,8 @@ from dbyte.kernels.fast import fast_products
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
-from dbyte.tasks.world.world import world_documents
 from dbyte.text.spans import EOS, TokenBytes
+from dbyte_tasks.world.world import world_documents
 
 ROUNDS = 3
 

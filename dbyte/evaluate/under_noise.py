@@ -17,11 +17,11 @@ from dbyte.evaluate.measure import CLEAN, Measurer
 from dbyte.evaluate.noisy_lm import PLACES, Noise
 from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.presets import Scale
-from dbyte.tasks import minibench, prose
-from dbyte.tasks.column import Column
-from dbyte.tasks.paper import BENCHMARKS, Benchmark
 from dbyte.text.corpus import load_corpus
 from dbyte.text.perturb import KINDS
+from dbyte_tasks import minibench, prose
+from dbyte_tasks.column import Column
+from dbyte_tasks.paper import BENCHMARKS, Benchmark
 
 NOISE_AVERAGE = "noise average"
 PAPERS = "HellaS"  # the column of Tables 6 to 8, which `world_full` teaches; `world` teaches the others

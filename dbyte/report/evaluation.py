@@ -24,7 +24,7 @@ from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
 from dbyte.report.provenance import environment
 from dbyte.report.tables import markdown, with_error
-from dbyte.tasks import suite
+from dbyte_tasks import suite
 
 
 def evaluated(

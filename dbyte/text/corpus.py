@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
-from dbyte.tasks.world.full import WORLDS
 from dbyte.text.files import file_documents, readable_files
 from dbyte.text.hub import streamed, texts_of
 from dbyte.text.pydocs import load_pydocs
+from dbyte_tasks.world.full import WORLDS
 
 CHOICES = "world, world_full, echoes, lookups, pydocs, file:PATH, hub:NAME"
 SPLITS = ("train", "heldout")

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dbyte.tasks.world.full import WORLDS
-from dbyte.tasks.world.world import MIN_BYTES
 from dbyte.text.corpus import CHOICES, Corpus, load_corpus, of_split
 from dbyte.text.hub import READ, commit, reading, streamed, texts_of
 from dbyte.text.packing import Rows, document, pack
 from dbyte.text.spans import TokenBytes
+from dbyte_tasks.world.full import WORLDS
+from dbyte_tasks.world.world import MIN_BYTES
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from dbyte.tasks.world.world import PLACES, THINGS, WORDS, WORLD, question_answer
+from dbyte_tasks.world.world import PLACES, THINGS, WORDS, WORLD, question_answer
 
 CONTAINERS = tuple(WORDS["containers"].split())
 

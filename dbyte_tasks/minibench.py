@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from dbyte.tasks.column import Column
-from dbyte.tasks.world import chains, full, kinds, letters, reasons, scripts, spelling, world
-from dbyte.tasks.world.world import NAMES, PLACES, TOOLS, WORLD, shuffled
+from dbyte_tasks.column import Column
+from dbyte_tasks.world import chains, full, kinds, letters, reasons, scripts, spelling, world
+from dbyte_tasks.world.world import NAMES, PLACES, TOOLS, WORLD, shuffled
 
 # For each column its metric, chance and harness options.
 ASKED = tomllib.loads(Path(__file__).with_name("minibench.toml").read_text(encoding="utf-8"))
@@ -221,7 +221,7 @@ EVERY = {column.name: column for column in (  # Table 4's order, then ours
     _sampled("GSM8K", _gsm8k, [(problem,) for problem in WORLD.sums[True]]),
     _distinct("SPELL", _spell, key="question"),
 )}
-MINI_CUTE = {  # the kinds that need no real words; the others are in dbyte/tasks/cute.py
+MINI_CUTE = {  # the kinds that need no real words; the others are in dbyte_tasks/cute.py
     kind.name: _distinct(kind.name, partial(_cute, kind=kind), key="question",
                          asked=ASKED["SPELL"] | {"chance": kind.chance}) for kind in spelling.KINDS
 }

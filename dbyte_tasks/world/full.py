@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from random import Random
 
-from dbyte.tasks.world import chains, kinds, letters, reasons, scripts, spelling
-from dbyte.tasks.world import world as w
+from dbyte_tasks.world import chains, kinds, letters, reasons, scripts, spelling
+from dbyte_tasks.world import world as w
 
 NAME = "world_full"
 ECHOED = tuple(sorted({*w.NAMES, *w.PLACES, *w.THINGS, *w.COLOURS, *(v for each in w.ATTRIBUTES for v in each.values)}))

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dbyte.tasks import minibench
-from dbyte.tasks.column import HarnessTask
-from dbyte.tasks.cute import CUTE_COLUMNS, cute_task
-from dbyte.tasks.paper import BENCHMARKS
+from dbyte_tasks import minibench
+from dbyte_tasks.column import HarnessTask
+from dbyte_tasks.cute import CUTE_COLUMNS, cute_task
+from dbyte_tasks.paper import BENCHMARKS
 
 COLUMNS = {"mini": minibench.EVERY, "paper": BENCHMARKS, "cute": CUTE_COLUMNS, "mini_cute": minibench.MINI_CUTE}
 GROUPS = {group: [(group, column) for column in columns] for group, columns in COLUMNS.items()}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
 
-from dbyte.tasks.column import HarnessTask, at_least_one, datasets_of
+from dbyte_tasks.column import HarnessTask, at_least_one, datasets_of
 
 SUBJECT = "The following are multiple choice questions (with answers) about {{subject|replace('_', ' ')}}.\n\n"
 LETTERS = "ABCDEFGH"

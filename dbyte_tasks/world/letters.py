@@ -15,8 +15,8 @@ with the fact's ordinary question.
 from collections.abc import Sequence
 from random import Random
 
-from dbyte.tasks.world import world
-from dbyte.tasks.world.world import ATTRIBUTES, NAMES, PLACES, THINGS, WORLD, question_answer, shuffled
+from dbyte_tasks.world import world
+from dbyte_tasks.world.world import ATTRIBUTES, NAMES, PLACES, THINGS, WORLD, question_answer, shuffled
 
 Ask = tuple[str, list[str], int]  # a question, four options, the number of the right one
 LETTERS = "ABCD"

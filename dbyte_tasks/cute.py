@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbyte.tasks.column import HarnessTask, at_least_one, harness_config
+from dbyte_tasks.column import HarnessTask, at_least_one, harness_config
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from random import Random
 
-from dbyte.tasks.column import Column
-from dbyte.tasks.world.world import shuffled
+from dbyte_tasks.column import Column
+from dbyte_tasks.world.world import shuffled
 
 NAME = "Prose"
 CORPUS = "pydocs"  # the corpus whose held-out documents are asked about

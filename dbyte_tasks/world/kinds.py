@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from dbyte.tasks.world.world import WORDS, WORLD, question_answer
+from dbyte_tasks.world.world import WORDS, WORLD, question_answer
 
 
 @dataclass(frozen=True)

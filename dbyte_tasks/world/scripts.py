@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from dbyte.tasks.world.world import NAMES, WORDS, WORLD
+from dbyte_tasks.world.world import NAMES, WORDS, WORLD
 
 ORDER = ("First", "Then", "Then", "Last")
 

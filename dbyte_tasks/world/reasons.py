@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
-from dbyte.tasks.world.world import WORDS, WORLD, question_answer
+from dbyte_tasks.world.world import WORDS, WORLD, question_answer
 
 
 class Deed(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from dbyte.tasks.world.world import WORLD, question_answer
+from dbyte_tasks.world.world import WORLD, question_answer
 
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
