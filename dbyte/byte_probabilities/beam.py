@@ -103,7 +103,7 @@ class Beam:
         for state in list(self.states):
             node = self.vocabulary.node(self._left(state))
             for token in self.vocabulary.id_V[node.low : node.low + node.ended].tolist():
-                self._add(state, token, node.depth, least)
+                self._add(state, token, node.depth, least if node.goes_on else -math.inf)
         self._ask()
 
     def _add(self, state: State, token: int, size: int, least: float = -math.inf) -> None:
@@ -111,7 +111,8 @@ class Beam:
         if prob := self.prob_V[state.node][token].item():
             log_prob = state.of_node + math.log(prob)
             if log_prob > least:
-                self.states.append(State(self.tree.add(state.node, token, size), log_prob, log_prob))
+                # a new node also where a healed beam comes back to one that was forgotten
+                self.states.append(State(self.tree.add(state.node, token, size, again=True), log_prob, log_prob))
 
     def _ask(self) -> None:
         """Let the model read new nodes; forget what it said of nodes that no state is at."""
@@ -119,7 +120,8 @@ class Beam:
             for column, node in enumerate(nodes):
                 prob_V = log_VT[:, column].exp()
                 if self.encodings:
-                    prob_V *= self.encodings.may_follow(self.tree.token[node]).to(prob_V.device)
+                    before = self.text[: self.tree.place[node]]
+                    prob_V *= self.encodings.may_follow(before, self.tree.token[node]).to(prob_V.device)
                 self.prob_V[node] = prob_V
         self.prob_V = {state.node: self.prob_V[state.node] for state in self.states}
 
@@ -138,6 +140,10 @@ class Beam:
             self._add(self.states[0], self.vocabulary.id_V[node.low].item(), len(piece))
             self.states = self.states[-1:]
             self._ask()
+        state = self.states[0]
+        node = self.vocabulary.node(self._left(state))
+        mass = self.prob_V[state.node][self.id_V[node.low : node.high]].sum().item()
+        self.states = [State(state.node, state.of_node, state.of_node + math.log(max(mass, 1e-300)))]
 
     def _split(self, data: bytes) -> list[bytes] | None:
         """The tokens of some bytes, the first as long as possible; what is left over is the beginning of a token."""

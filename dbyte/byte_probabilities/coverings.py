@@ -62,7 +62,8 @@ def coverings(
             for child in children[node]:
                 log_prob_N[child] = log_prob_N[node] + log_VT[tree.token[child], column].double()
         prob_VT = log_VT.exp()
-        prob_VT *= torch.stack([encodings.may_follow(tree.token[node]) for node in nodes], dim=1).to(prob_VT.device)
+        prob_VT *= torch.stack([encodings.may_follow(data[: tree.place[node]], tree.token[node]) for node in nodes],
+                               dim=1).to(prob_VT.device)
         prob_VT = prob_VT[id_V]
         lefts = [data[tree.place[node] :] for node in nodes]
         paths = [vocabulary.path(left) for left in lefts]

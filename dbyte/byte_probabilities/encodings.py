@@ -5,11 +5,16 @@ last token of that beginning's encoding; what encodings have in common is there 
 yet how the text will be split into words, so there each kind of character that may come of it gives an encoding.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import accumulate
 from unicodedata import category
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
 
 from dbyte.byte_probabilities.merges import Merges
 from dbyte.text.exact import byte_of_character
@@ -17,6 +22,8 @@ from dbyte.text.spans import TokenBytes
 
 WORDS_BACK = 2  # an encoding is made again from so many words before its end: no tokenizer here looks further ahead
 KINDS = "LMNZ"  # letters, marks, numbers, white space: the kinds of characters that splitting into words tells apart
+CONTRACTED = "sdmtlvreSDMTLVRE"  # letters of 's, 'd, 'm, 't, 'll, 've and 're, which are words of their own
+BYTES_BACK = 96  # of the text before a token, to find its last word
 NO_UTF8 = "\ufffd"  # stands for a byte that is no UTF-8
 Character = tuple[str, bytes]
 LETTER_OF = {byte: letter for letter, byte in byte_of_character().items()}
@@ -39,8 +46,10 @@ class TokenTree:
     def __len__(self) -> int:
         return len(self.token)
 
-    def add(self, parent: int, token: int, size: int) -> int:
-        """The node of a token of `size` bytes after a node; it is made if it is not there."""
+    def add(self, parent: int, token: int, size: int, *, again: bool = False) -> int:
+        """The node of a token of `size` bytes after a node; it is made if it is not there, or `again` even if it is."""
+        if again:
+            self._child.pop((parent, token), None)
         node = self._child.setdefault((parent, token), len(self))
         if node == len(self):
             self.token.append(token)
@@ -64,8 +73,16 @@ class Encodings:
     def __init__(self, tokens: TokenBytes, *, size: int):
         """tokens: with a tokenizer, else ValueError. size: token ids of the model."""
         self.tokens = tokens
-        self.backend = tokens.tokenizer()
-        self.may_follow = Merges(self.backend, size=size).may_follow
+        # bytes are taken as they are: a text has been normalised before
+        specification = json.loads(tokens.tokenizer().to_str()) | {"normalizer": None}
+        self.backend = Tokenizer.from_str(json.dumps(specification))
+        self.backend.encode_special_tokens = True
+        self.merges = Merges(self.backend, size=size)
+        begins = [beginnings(text) for text in tokens.token_bytes] + [()] * (size - len(tokens))
+        number = {each: at for at, each in enumerate(dict.fromkeys(begins))}
+        self.beginnings_B = list(number)
+        self.beginning_V = torch.tensor([number[each] for each in begins])
+        self._splits_after = lru_cache(maxsize=65536)(self._splits_after)
         self.single = {token[0] for token in tokens.token_bytes if len(token) == 1}
         self._encode_text = lru_cache(maxsize=65536)(
             lambda text: tuple(self.backend.encode(text, add_special_tokens=False).ids))
@@ -99,6 +116,26 @@ class Encodings:
                     node = self._add(tree, node, token)
         return tree
 
+    def may_follow(self, before: bytes, token: int) -> Tensor:
+        """Whether each token may be the next one in an encoding, after a token that ends these bytes (bool [V]).
+
+        It may if the text is split into words between the two; within a word, merges decide.
+        """
+        allowed_V = self.merges.may_follow(token)
+        characters, cut = split_characters(before[-BYTES_BACK:].lstrip(bytes(range(0x80, 0xC0))))
+        if cut or not characters:
+            return allowed_V
+        start, end = self._words(characters)[-1]
+        word = "".join(character for character, _ in characters[start:end])
+        return allowed_V | self._splits_after(word)[self.beginning_V]
+
+    def _splits_after(self, word: str) -> Tensor:
+        """Whether words are split between a text's last word so far and each beginning of a token (bool [B])."""
+        def splits(beginning: str) -> bool:
+            return any(start == len(word) for start, _ in self._places(word + beginning))
+
+        return torch.tensor([any(map(splits, each)) for each in self.beginnings_B])
+
     def _add(self, tree: TokenTree, node: int, token: int) -> int:
         return tree.add(node, token, len(self.tokens.token_bytes[token]))
 
@@ -115,7 +152,9 @@ class Encodings:
 
     def _words(self, characters: list[Character]) -> list[tuple[int, int]]:
         """Where the words begin and end into which the tokenizer splits some characters."""
-        text = "".join(character for character, _ in characters)
+        return self._places("".join(character for character, _ in characters))
+
+    def _places(self, text: str) -> list[tuple[int, int]]:
         return [place for _, place in self.backend.pre_tokenizer.pre_tokenize_str(text)]
 
     def _encode(self, characters: list[Character]) -> tuple[int, ...]:
@@ -144,6 +183,27 @@ def split_characters(data: bytes) -> tuple[list[Character], bytes]:
         characters.append((NO_UTF8, data[error.start : error.start + 1]))
         data = data[error.start + 1 :]
     return characters, b""
+
+
+def beginnings(token: bytes) -> tuple[str, ...]:
+    """What splitting into words may see of a token's beginning; nothing if it begins within a character."""
+    characters, cut = split_characters(token)
+    starts = [_like(character) for character, _ in characters[:1]]
+    if cut and not starts:
+        starts = list(map(_like, completions(cut)))
+    if NO_UTF8 in starts:
+        return ()
+    second = "".join(_like(character) for character, _ in characters[1:2])
+    longer = [start + (second or "x") for start in starts if start.isspace() or second and start in CONTRACTED]
+    return tuple(starts + longer) if not second else tuple(longer or starts)
+
+
+@cache
+def _like(character: str) -> str:
+    """One character for all of its kind."""
+    if character in CONTRACTED + NO_UTF8 + " \t\r\n'":
+        return character
+    return {"L": "x", "M": "\u0301", "N": "1", "Z": "\u3000", "C": "\0"}.get(category(character)[0], "!")
 
 
 @cache

@@ -4,10 +4,8 @@ A BPE cuts no text into the tokens "t" and "he" if it has a merge that joins byt
 joined otherwise. Whether it would is decided by two tokens alone: let x be a part at the end of the left token, and y
 one at the beginning of the right one, as their own merges build them up. The merge of x and y is made, and the pair is
 no encoding, if it comes before x is merged within the left token, and not after y is merged within the right one (of
-equal merges the leftmost is made first). A sequence of tokens is an encoding of its bytes if each pair in it is.
-
-What the splitting of a text into words adds is left out: it forbids hardly any pair that merges allow, since merges
-were learned within such words.
+equal merges the leftmost is made first). The tokens of a word are its encoding if each pair of them is one. Where a
+text is split into words, `encodings.py` knows.
 
 Shape letter: V token ids.
 """

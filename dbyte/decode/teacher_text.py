@@ -9,12 +9,13 @@ model's distribution of texts that begin with the prompt, and hardly cost more t
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from transformers import DynamicCache
 
 from dbyte.byte_probabilities.coverings import coverings
 from dbyte.byte_probabilities.encodings import split_characters
 from dbyte.byte_probabilities.teacher_lm import ByteTeacher
-from dbyte.decode.sampling import Sampling
+from dbyte.decode.sampling import Sampler, Sampling
+from dbyte.model.core import check_positions
 from dbyte.text.spans import utf8
 
 
@@ -25,45 +26,43 @@ def generate_from_teacher(
 ) -> list[str] | list[bytes]:
     """Continue each prompt, which may end at any byte, until EOS, a stop string (left out) or max_new_bytes.
 
-    temperature: 1 draws from the model's distribution of texts after the prompt; 0 takes the likeliest covering, then
-    the likeliest tokens. top_k, top_p: of the tokens that follow; see `sampling.Sampling`. as_bytes: return raw bytes;
-    else text, with U+FFFD for a character that the limit cuts; after a prompt that ends within a character it begins
-    with the whole character. Raises ValueError as `decode.generate.generate` does.
+    temperature: 1 draws from the model's distribution of texts after the prompt, equal prompts apart; 0 takes the
+    likeliest covering, then the likeliest tokens. top_k, top_p: of coverings and of tokens; see `sampling.Sampling`.
+    as_bytes: return raw bytes; else text, with U+FFFD for a character that the limit cuts; after a prompt that ends
+    within a character it begins with the whole character. Raises ValueError as `decode.generate.generate` does, or
+    where the text outgrows the model's positions.
     """
     if isinstance(prompts, str | bytes):
         raise ValueError(f"generate expects a list of prompts, found {type(prompts).__name__}: put it into a list")
     if max_new_bytes < 1:
         raise ValueError(f"max_new_bytes must be at least 1, found {max_new_bytes}")
-    sampling = Sampling(temperature, top_k, top_p, seed)
     data = [teacher.bytes_of(prompt) for prompt in prompts]
+    sampler = Sampler(Sampling(temperature, top_k, top_p, seed), data)
     stops = [utf8(text) for text in stop]
-    written = [_continue(teacher, prompt, sampling, max_new_bytes, stops) for prompt in data]
+    written = [_continue(teacher, prompt, row, sampler, max_new_bytes, stops) for row, prompt in enumerate(data)]
     if as_bytes:
         return written
     return [(split_characters(prompt)[1] + text).decode(errors="replace")
             for prompt, text in zip(data, written, strict=True)]
 
 
-def _continue(teacher: ByteTeacher, prompt: bytes, sampling: Sampling, limit: int, stops: list[bytes]) -> bytes:
+def _continue(
+    teacher: ByteTeacher, prompt: bytes, row: int, sampler: Sampler, limit: int, stops: list[bytes]
+) -> bytes:
     found = coverings(prompt, teacher.teacher, teacher.vocabulary, teacher.encodings, last=True).last
-    log_prob_C = torch.tensor([log_prob for _, log_prob in found], dtype=torch.float64)
-
-    def written(id_M: Tensor) -> tuple[bytes, bool]:
-        """What tokens add to the prompt, and whether that is enough."""
-        text = teacher.tokens.decode(id_M[1:].tolist())[len(prompt) :][:limit]
-        ends = [text.find(each) for each in stops if each in text]
-        return text[: min(ends, default=limit)], len(text) == limit or bool(ends)
-
-    draws = sampling.temperature > 0
-    with torch.random.fork_rng(enabled=draws):
-        torch.manual_seed(sampling.seed)
-        chosen = (torch.multinomial((log_prob_C / sampling.temperature).softmax(0), 1) if draws
-                  else log_prob_C.argmax())
-        id_1M = torch.tensor([found[chosen.item()][0]], device=teacher.model.device)
-        if not written(id_1M[0])[1]:
-            id_1M = teacher.model.generate(
-                id_1M, max_new_tokens=limit, do_sample=draws, temperature=sampling.temperature if draws else None,
-                top_k=sampling.top_k or 0 if draws else None, top_p=sampling.top_p if draws else None,
-                eos_token_id=teacher.vocabulary.stop_ids(), pad_token_id=teacher.tokens.eos_token_id,
-                stopping_criteria=[lambda ids, _: torch.tensor([written(ids[0])[1]], device=ids.device)])
-    return written(id_1M[0])[0]
+    log_prob_1C = torch.tensor([[log_prob for _, log_prob in found]], dtype=torch.float64)
+    tokens = list(found[sampler.draw(log_prob_1C, [row]).item()][0])
+    text_of = teacher.vocabulary.text_of
+    written = b"".join(text_of[token] for token in tokens)[len(prompt) :]
+    model = teacher.model
+    cache = DynamicCache()
+    while len(written) < limit and not any(stop in written for stop in stops):
+        check_positions(len(tokens), model.config.max_position_embeddings)
+        new_1M = torch.tensor([tokens[cache.get_seq_length() :]], device=model.device)
+        logits_1V = model(new_1M, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        tokens.append(sampler.draw(logits_1V, [row]).item())
+        if not text_of[tokens[-1]]:
+            break
+        written += text_of[tokens[-1]]
+    written = written[:limit]
+    return written[: min((written.find(stop) for stop in stops if stop in written), default=limit)]
