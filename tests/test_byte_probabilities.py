@@ -178,6 +178,7 @@ def test_a_wider_beam_comes_nearer():
     exact = read(K=10**6, epsilon=1e-30)
     narrow, wide = read(K=1, epsilon=0.3), read(K=5, epsilon=0.001)
     assert normalised(narrow) and normalised(wide)
+    assert all(normalised(read(K=K, epsilon=0.9)) for K in (1, 2, 10))  # also where each state's token has to end
     distances = [(table.exp() - exact.exp()).abs().sum(1).mean().item() / 2 for table in (narrow, wide)]
     assert distances[1] < 0.01 < distances[0]
 
@@ -259,7 +260,7 @@ def test_merges_say_which_pairs_the_tokenizers_own_model_leaves_alone(tokens_and
 def test_what_the_tokenizer_itself_writes_is_never_refused(tokens_and_encodings):
     """Also where splitting into words keeps apart what merges would join: two spaces, digits, contractions."""
     table, encodings = tokens_and_encodings
-    for text in filter(table.can_spell, HARD):
+    for text in filter(table.can_spell, [*HARD, "\u0915\u094d\u200d\u0937 \u0915\u094d\u0915"]):
         place = 0
         for left, right in pairwise(table.align(text).token_ids.tolist()):
             place += len(table.token_bytes[left])

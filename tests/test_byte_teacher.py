@@ -136,6 +136,9 @@ def test_a_prompt_may_end_within_a_word_or_a_character(byte_teacher):
     for end in (5, 9, len(data) - 1):
         found, = dbyte.generate(byte_teacher, [data[:end]], max_new_bytes=4, as_bytes=True)
         assert found == data[end : end + 4]
+    for end in range(3, 20):  # a stop string beyond the limit, in the same token
+        found, = dbyte.generate(byte_teacher, [data[:end]], max_new_bytes=1, stop=[text[end + 2]], as_bytes=True)
+        assert found in (data[end : end + 1], b"")
     assert dbyte.generate(byte_teacher, [data[:-1]], max_new_bytes=9) == ["é"]
     assert dbyte.generate(byte_teacher, ["The ca"], max_new_bytes=99, stop=["on", "mat"]) == ["t sat "]
     assert dbyte.generate(byte_teacher, ["The ca"], max_new_bytes=99, stop=["zz"]) == [text[6:]]
