@@ -116,6 +116,7 @@ miniature.source(losses.align)
 
 # %%
 embedding_BME = teacher.get_input_embeddings()(batch.token_ids_BM)
+miniature.shape("embedding_BME", embedding_BME, "what the teacher has for each token")
 total, count = losses.align(chunk_BME, embedding_BME, batch.token_mask_BM)
 print(f"{total / count:.2f} a token, over {count} tokens")
 
@@ -129,6 +130,7 @@ miniature.source(losses.distill)
 # %%
 teacher_BME = run_core(teacher.model, embedding_BME, batch.token_document_BM)
 teacher_BMV = teacher.lm_head(teacher_BME)
+miniature.shape("teacher_BMV", teacher_BMV, "what the teacher says of the token after each token")
 total, count = losses.distill(logits_BMV, teacher_BMV, losses.has_next(batch.token_document_BM))
 print(f"{total / count:.2f} nats a token, over the {count} tokens that another one follows")
 
@@ -142,6 +144,7 @@ miniature.source(losses.boundary)
 
 # %%
 routed_BL = losses.routed(batch.byte_ids_BL, batch.document_BL)
+miniature.shape("routed_BL", routed_BL, "True at the bytes whose boundaries the router decides")
 total, count = losses.boundary(boundary_prob_BL, batch.boundary_BL, routed_BL)
 print(f"{total / count:.2f} nats a byte, over the {count} bytes that the router decides")
 

@@ -67,6 +67,7 @@ chunks = find_chunks(boundary_BL, batch.document_BL, batch.mask_BL)
 chunk_BME = student.chunk_embeddings(encoded_BLD, chunks)
 core_BME = student.run_core(chunk_BME, chunks)
 miniature.shape("encoded_BLD", encoded_BLD, "each byte, in the light of all bytes before it")
+miniature.shape("boundary_prob_BL", boundary_prob_BL, "how probable it is that a chunk ends at the byte")
 miniature.shape("boundary_BL", boundary_BL, "True at the last byte of each chunk")
 miniature.shape("chunk_BME", chunk_BME, "the state at each boundary, at the core's width")
 miniature.shape("core_BME", core_BME, "each chunk, in the light of all chunks before it")
@@ -104,6 +105,7 @@ miniature.shape("logits_BLK2", logits_BLK2, "the next byte, and whether a chunk 
 
 # %%
 label_BL = losses.joint_labels(batch.byte_ids_BL, chunks.boundary_BL)
+miniature.shape("label_BL", label_BL, "the next byte, plus 256 if a chunk ends at it")
 miniature.strip({"byte": miniature.glyphs(batch.byte_ids_BL[0, first]),
                  "its label": label_BL[0, first].tolist(),
                  "which says": miniature.glyphs(label_BL[0, first])})

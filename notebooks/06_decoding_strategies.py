@@ -53,6 +53,7 @@ jbp = miniature.Miniature()
 jbp.train(*miniature.STAGE1, *miniature.STAGE2)
 mbp = miniature.Miniature(decoding="mbp")
 mbp.train(*miniature.STAGE1, *miniature.STAGE2)
+jbp.picture()
 
 # %% [markdown]
 # **The difficulty.** The router compares a byte with the next one. Does a chunk end at the `f` of `The caf`? Where
@@ -65,6 +66,7 @@ for text in ("The caf", "The café"):
     document_BL = torch.zeros_like(ids_BL)
     prob_BL = jbp.student.route(jbp.student.encode(ids_BL, document_BL), ids_BL, document_BL)
     print(f"{text!r:12s} p = {prob_BL[0, 7]:.2f} at the f")
+miniature.shape("prob_BL", prob_BL, "how probable it is that a chunk ends at each byte of the longer text")
 
 # %% [markdown]
 # **JBP** lets one head say both. A symbol is the byte, plus 256 if a chunk ends there. Prompted with `The caf`, the
@@ -80,6 +82,7 @@ for _ in range(2):
     print(f"symbol {symbol}: {miniature.glyph(symbol)}   p = {logits_K2.softmax(0)[symbol]:.2f}")
     stepped.append(logits_K2)
     stream.step(torch.tensor([symbol % 256]), torch.tensor([symbol >= 256]))
+miniature.shape("logits_K2", logits_K2, "the joint symbol after the last byte")
 
 # %% [markdown]
 # The parallel forward reads the same bytes at once, along the same boundaries, and must say the same. Prediction $i$
@@ -89,6 +92,8 @@ for _ in range(2):
 row = jbp.packed("The café").batch([0])
 out = jbp.student(row.byte_ids_BL, row.boundary_BL, row.document_BL, row.mask_BL)
 miniature.shape("byte_logits_BLK2", out.byte_logits, "the joint symbol after each byte")
+miniature.strip({"byte": miniature.glyphs(row.byte_ids_BL[0, :11]),
+                 "a chunk ends here": miniature.bars(out.boundary[0, :11])})
 difference = (torch.stack(stepped) - out.byte_logits[0, 7:9]).abs().max()
 assert difference < 1e-3, difference
 print("step by step and in parallel: the same logits")
@@ -104,6 +109,7 @@ miniature.shape("byte_logits_BLK", out.byte_logits, "the byte after each byte")
 miniature.shape("second_logits_BLK", out.second_logits, "the byte after that")
 first = slice(0, 18)
 miniature.strip({"byte": miniature.glyphs(batch.byte_ids_BL[0, first]),
+                 "a chunk ends here": miniature.bars(out.boundary[0, first]),
                  "first head": miniature.glyphs(out.byte_logits[0, first].argmax(-1)),
                  "second head": miniature.glyphs(out.second_logits[0, first].argmax(-1))})
 
