@@ -23,6 +23,7 @@ BYTES = 256
 STOP = 256  # of "bytes" and "ends": the text ends; within a token, "ends" alone: the token ends
 JOINT = 2 * BYTES  # symbols of JBP (section 4.1.2): a byte, + 256 if it ends its token
 JOINT_STOP = JOINT - 1  # the byte EOS, which is a token
+FEW = 8  # a node that fewer than one in so many positions ask for
 ALPHABETS = {"bytes": BYTES + 1, "ends": BYTES + 1, "joint": JOINT}
 
 
@@ -131,9 +132,12 @@ class SortedVocabulary:
                 continue
             position_X, row_X = torch.tensor(asked, device=prob_VT.device).T
             low, high = ranges[0][1], ranges[-1][2]
-            some_XX = prob_VT[low:high] if len(asked) == len(paths) else prob_VT[low:high, position_X]
+            few = FEW * len(asked) < len(paths)  # to copy many columns takes longer than to add up all
+            some_XT = prob_VT[low:high, position_X] if few else prob_VT[low:high]
             # torch adds up columns in blocks, so fp32 is enough for up to V numbers
-            sums_XX = torch.stack([some_XX[first - low : end - low].sum(0) for _, first, end in ranges])
+            sums_XX = torch.stack([some_XT[first - low : end - low].sum(0) for _, first, end in ranges])
+            if not few:
+                sums_XX = sums_XX[:, position_X]
             symbol_X1 = torch.tensor([[symbol] for symbol, _, _ in ranges], device=prob_VT.device)
             table_SR.index_put_((symbol_X1, row_X), sums_XX.double(), accumulate=True)
         return table_SR.T

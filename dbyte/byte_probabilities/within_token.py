@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dbyte.byte_probabilities.vocabulary import BYTES, JOINT_STOP, STOP, Node, SortedVocabulary
 
-ROWS_AT_ONCE = 256  # positions whose probabilities of all tokens are in memory together
+ROWS_AT_ONCE = 512  # positions whose probabilities of all tokens are in memory together
 
 
 @torch.no_grad()
