@@ -78,7 +78,7 @@ def _bytes(value: dict) -> dict | bytes:
 
 
 def weights_hash(student: ByteStudent) -> str:
-    """A hash of the options and of values of all weights: a step of the curriculum trains some of them and not others."""
+    """A hash of the options and of values of all weights: a step of the curriculum trains some and not others."""
     digest = hashlib.sha256(str([getattr(student.config, name) for name in OPTIONS]).encode())
     for name, weight in student.state_dict().items():
         digest.update(str((name, tuple(weight.shape), weight.dtype)).encode())
