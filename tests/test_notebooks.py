@@ -1,11 +1,15 @@
 """The notebooks: each script and its .ipynb agree by content, and both keep the rules that let any runner run them."""
 
 import ast
+import os
 import re
+import shutil
 from pathlib import Path
 
 import jupytext
 import pytest
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
 from dbyte.notebook import pairing
 from dbyte.notebook.pairing import home_scale, mismatches, needs, parameters, read_notebook, read_script, tags
@@ -125,3 +129,15 @@ def test_the_committed_outputs_are_whole_of_one_commit_and_below_the_parameters_
                   if "results.begin(" in cell.source]
     assert printed.startswith(f"scale    {values['scale']}, seed {values['seed']}\n")
     assert len(re.findall(r"^code +[0-9a-f]{40}(?:\+changes)?$", printed, flags=re.MULTILINE)) == 1
+
+
+def test_a_notebook_that_is_newer_than_its_script_opens_in_jupyterlab(tmp_path):
+    """As after a `git pull` that brings new outputs alone."""
+    shutil.copy(FOLDER.parent / "jupytext.toml", tmp_path)
+    for suffix in (".py", ".ipynb"):
+        shutil.copy(FOLDER / f"02_stage2_byte_sft{suffix}", tmp_path)
+    newer = (tmp_path / "02_stage2_byte_sft.py").stat().st_mtime + 3600
+    os.utime(tmp_path / "02_stage2_byte_sft.ipynb", (newer, newer))
+    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
+    cells = manager.get("02_stage2_byte_sft.ipynb")["content"]["cells"]
+    assert any(cell.get("outputs") for cell in cells)
