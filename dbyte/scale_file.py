@@ -30,7 +30,9 @@ STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,
     boundary_floor=float, snapshots=int)
-STAGE2 = dict(head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, boundary_loss=bool)
+STAGE2 = dict(
+    head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, head_muon=float,
+    boundary_loss=bool)
 # The steps' bytes, which have no default.
 STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "stage2": ("head_bytes", "full_bytes")}
 TEXT = "DBYTE_TEXT"  # the variable that names a folder of text, for a corpus file:$DBYTE_TEXT

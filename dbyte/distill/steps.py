@@ -179,18 +179,19 @@ def stage1(
 
 def stage2(
     *, head_bytes: int, full_bytes: int, head_rate: float = 1e-3, outer_rate: float = 4e-5, core_rate: float = 2e-5,
-    boundary_loss: bool = False, decoding: str | None = None,
+    head_muon: float = 0.0, boundary_loss: bool = False, decoding: str | None = None,
 ) -> tuple[Step, ...]:
     """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13.
 
-    core_rate: of the core in step 2.2; 0 leaves it frozen. boundary_loss: step 2.2 also trains the router, by Eq. 4, as
-    the authors' code does. decoding: "mbp" replaces the student's byte heads by MBP's two (section 4.1.2).
+    core_rate: of the core in step 2.2; 0 leaves it frozen. head_muon: `Group.muon_rate` of step 2.1. boundary_loss: step
+    2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" replaces the student's byte heads
+    by MBP's two (section 4.1.2).
     """
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
     core = (Group(CORE, core_rate),) if core_rate else ()
     full = objectives.full_with_boundary if boundary_loss else objectives.full
     return (
-        Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate),), head_bytes, warmup=0.1, floor=0.1,
+        Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate, head_muon),), head_bytes, warmup=0.1, floor=0.1,
              decoding=decoding),
         Step("2.2 full", 2, full, (Group(outer, outer_rate), *core), full_bytes, warmup=0.01,
              floor=0.1),
