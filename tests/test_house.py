@@ -126,11 +126,13 @@ def test_no_text_refers_to_a_design_page_that_is_not_here():
     word = "DESIGN" + " "
     folders = [ROOT / name for name in ("dbyte", "docs", "notebooks", "tests", "benchmarks", "launch", ".ci")]
     texts = [path for folder in folders for path in folder.rglob("*") if path.suffix in TEXTS and path.is_file()]
-    texts += [ROOT / name for name in ("README.md", "Makefile", "pyproject.toml", "environment.yml")]
+    texts += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml",
+                                   "environment.yml")]
     assert not [path for path in texts if word in path.read_text(encoding="utf-8", errors="ignore")]
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+                                  *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_a_page_names_files_that_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#:]+)\)", text)
