@@ -74,4 +74,4 @@ notebooks: $(STAMP)
 
 clean:
 	rm -rf $(VENV) build dist dbyte.egg-info .pytest_cache .ruff_cache
-	find dbyte tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find dbyte dbyte_paper dbyte_tasks tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +

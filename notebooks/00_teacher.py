@@ -33,8 +33,8 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, bits_row, column_rows
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import FIGURES
-from dbyte.report import diagrams, figures, results, tables
 from dbyte.text.spans import TokenBytes
+from dbyte_paper import diagrams, figures, results, tables
 
 # %%
 chosen = presets.scale(scale)

@@ -35,7 +35,7 @@ from dbyte.evaluate.stats import retention
 from dbyte.model.chunking import find_chunks
 from dbyte.model.core import run_core
 from dbyte.paths import FIGURES
-from dbyte.report import ablations, diagrams, figures, miniature, results, tables
+from dbyte_paper import ablations, diagrams, figures, miniature, results, tables
 
 # %%
 chosen = presets.scale(scale)

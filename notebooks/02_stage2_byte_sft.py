@@ -36,8 +36,8 @@ from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.evaluate.stats import difference, difference_rows, retention
 from dbyte.model.chunking import dechunk, find_chunks
 from dbyte.model.router import THRESHOLD
-from dbyte.report import audit, figures, miniature, results, tables
-from dbyte.report.published import published
+from dbyte_paper import audit, figures, miniature, results, tables
+from dbyte_paper.published import published
 
 # %%
 chosen = presets.scale(scale)

@@ -30,7 +30,7 @@ from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.evaluate.boundary_kinds import SPACE_MEASURES, kind_rows, length_rows, mean_rows, space_rows
 from dbyte.evaluate.measure import TEXTS, Measurer
-from dbyte.report import chunk_view, figures, results, tables
+from dbyte_paper import chunk_view, figures, results, tables
 
 # %%
 chosen = presets.scale(scale)

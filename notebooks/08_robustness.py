@@ -34,7 +34,7 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import boundary_learning, perturbed_students, perturbed_teacher, run_variant
 from dbyte.evaluate import under_noise
 from dbyte.evaluate.measure import Measurer, boundary_row
-from dbyte.report import figures, results, tables
+from dbyte_paper import figures, results, tables
 
 # %%
 chosen = presets.scale(scale)

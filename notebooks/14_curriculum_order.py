@@ -28,7 +28,7 @@ from dbyte import presets
 from dbyte.distill.variants import orders
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer
-from dbyte.report import ablations, results, tables
+from dbyte_paper import ablations, results, tables
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)

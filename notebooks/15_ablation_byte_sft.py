@@ -34,7 +34,7 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.distill.variants import byte_sft
 from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
-from dbyte.report import ablations, figures, results, tables
+from dbyte_paper import ablations, figures, results, tables
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)

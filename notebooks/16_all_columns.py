@@ -33,8 +33,8 @@ from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate import stats
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
-from dbyte.report import figures, results, tables
-from dbyte.report.published import published
+from dbyte_paper import figures, results, tables
+from dbyte_paper.published import published
 from dbyte_tasks import minibench
 from dbyte_tasks.minibench import MINI_CUTE
 from dbyte_tasks.world.letters import SUBJECTS

@@ -38,7 +38,7 @@ from dbyte.evaluate import under_noise
 from dbyte.evaluate.ablation import curriculum_rows
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.teacher import load_teacher
-from dbyte.report import ablations, chunk_view, figures, real_teacher, results, tables
+from dbyte_paper import ablations, chunk_view, figures, real_teacher, results, tables
 
 # %%
 chosen = presets.scale(scale)

@@ -12,7 +12,7 @@
 # # 99 · The claims of the paper, and its arithmetic
 #
 # Every directional and numerical claim of the abstract, sections 5 and 6 and appendices A to D, in our words
-# (`dbyte/report/published/claims.toml`), judged by what the other notebooks measured at this scale. Nothing is trained
+# (`dbyte_paper/published/claims.toml`), judged by what the other notebooks measured at this scale. Nothing is trained
 # or evaluated here: whatever `results/<scale>/` holds is judged, and the rest is listed as not yet measured.
 #
 # **Cost:** seconds.
@@ -25,8 +25,8 @@ seed = 0
 from IPython.display import Image
 
 from dbyte import presets
-from dbyte.report import audit, claims, figures, results, tables
-from dbyte.report.claims import UNMEASURED
+from dbyte_paper import audit, claims, figures, results, tables
+from dbyte_paper.claims import UNMEASURED
 
 # %%
 chosen = presets.scale(scale)

@@ -5,8 +5,8 @@ from statistics import fmean
 
 import pytest
 
-from dbyte.report import audit
-from dbyte.report.published import entries, quoted
+from dbyte_paper import audit
+from dbyte_paper.published import entries, quoted
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from dbyte.distill.losses import routed
 from dbyte.evaluate import boundary_kinds as bk
 from dbyte.evaluate import measure
 from dbyte.evaluate.boundaries import Agreement, byte_rows
-from dbyte.report import chunk_view, tables
 from dbyte.text.corpus import Corpus
 from dbyte.text.packing import document, pack
 from dbyte.text.perturb import perturb
 from dbyte.text.spans import BOS, EOS
+from dbyte_paper import chunk_view, tables
 
 
 def one_row(token_bytes, text):

@@ -8,10 +8,10 @@ import pytest
 from dbyte import presets
 from dbyte.evaluate.stats import verdict
 from dbyte.paths import NOTEBOOKS, RESULTS
-from dbyte.report import claims
-from dbyte.report.claims import Claim, Criterion, find, judge, measure
-from dbyte.report.results import read_results, write_results
-from dbyte.report.tables import BENCHMARKS
+from dbyte_paper import claims
+from dbyte_paper.claims import Claim, Criterion, find, judge, measure
+from dbyte_paper.results import read_results, write_results
+from dbyte_paper.tables import BENCHMARKS
 
 CLAIM = dict(id="one", where="here", says="it is so", notebook="01_one")
 

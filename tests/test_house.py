@@ -13,17 +13,18 @@ from dbyte.paths import ROOT
 
 GROUND = ("presets", "scale_file", "paths", "version", "atomic", "device", "memory")
 TASKS = "dbyte_tasks"  # a package of its own: MiniBench and its world need nothing of dbyte
+PAPER = "dbyte_paper"  # a package of its own: the pages of the paper are made from results of dbyte
 # From the bottom to the top. A module imports lower floors and its own folder; folders of one floor do not see each
 # other. The face is what `import dbyte` and `python -m dbyte` load.
 FLOORS = (GROUND, ("kernels", TASKS), ("text",), ("model",), ("distill",), ("decode",), ("native",), ("evaluate",),
-          ("plan",), ("report",), ("notebook",), ("commands",), ("__init__", "__main__"))
+          ("plan",), (PAPER,), ("commands",), ("__init__", "__main__"))
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 SLOW = ("model", "distill", "text")  # folders that hold the readable reference only
 LINES = 80  # of a function at most
 TEXTS = (".py", ".cpp", ".hpp", ".md", ".toml", ".yaml", "")
 
 SOURCES = {path.relative_to(folder).with_suffix("").as_posix().replace("/", "."): path
-           for folder, within in ((ROOT / "dbyte", "."), (ROOT, TASKS))
+           for folder, within in ((ROOT / "dbyte", "."), (ROOT, TASKS), (ROOT, PAPER))
            for path in sorted((folder / within).rglob("*.py"))}
 
 
@@ -35,9 +36,9 @@ def tree(module: str) -> ast.Module:
 def module_of(name: str) -> str | None:
     """The module of ours that a dotted name is in: 'dbyte.text.spans.BOS' -> 'text.spans'; None for other packages."""
     package = name.split(".")[0]
-    if package not in ("dbyte", TASKS):
+    if package not in ("dbyte", TASKS, PAPER):
         return None
-    inner = name if package == TASKS else name.removeprefix("dbyte").removeprefix(".")
+    inner = name if package != "dbyte" else name.removeprefix("dbyte").removeprefix(".")
     for candidate in (inner, f"{inner}.__init__" if inner else "__init__"):
         if candidate in SOURCES:
             return candidate
@@ -46,7 +47,7 @@ def module_of(name: str) -> str | None:
 
 @cache
 def imports(module: str, *, types: bool = True) -> frozenset[str]:
-    """What a module imports of dbyte, at the top, in a function and, with `types`, under TYPE_CHECKING."""
+    """What a module imports of ours, at the top, in a function and, with `types`, under TYPE_CHECKING."""
     names = set()
     only_types = {id(inner) for node in ast.walk(tree(module)) if isinstance(node, ast.If)
                   and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" for inner in ast.walk(node)}
@@ -124,7 +125,8 @@ def test_no_docstring_leans_on_its_neighbour():
 
 def test_no_text_refers_to_a_design_page_that_is_not_here():
     word = "DESIGN" + " "
-    folders = [ROOT / name for name in ("dbyte", "docs", "notebooks", "tests", "benchmarks", "launch", ".ci")]
+    folders = [ROOT / name for name in (
+        "dbyte", PAPER, TASKS, "docs", "notebooks", "tests", "benchmarks", "launch", ".ci")]
     texts = [path for folder in folders for path in folder.rglob("*") if path.suffix in TEXTS and path.is_file()]
     texts += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml",
                                    "environment.yml")]
@@ -136,7 +138,8 @@ def test_no_text_refers_to_a_design_page_that_is_not_here():
 def test_a_page_names_files_that_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#:]+)\)", text)
-    named = re.findall(r"`((?:dbyte|tests|benchmarks|launch|docs)/[\w./]+)`", text) if page != "docs/log.md" else []
+    ours = r"`((?:dbyte|dbyte_paper|dbyte_tasks|tests|benchmarks|launch|docs)/[\w./]+)`"
+    named = re.findall(ours, text) if page != "docs/log.md" else []
     missing = [name for name in links if not (ROOT / page).parent.joinpath(name).exists()]
     missing += [name for name in named if not (ROOT / name).exists()]
     assert not missing

@@ -5,7 +5,7 @@ import torch
 
 import dbyte
 from dbyte.distill import losses
-from dbyte.report import miniature
+from dbyte_paper import miniature
 
 
 @pytest.fixture(scope="module", params=["jbp", "mbp"])

@@ -11,9 +11,9 @@ import pytest
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
-from dbyte.notebook import pairing
-from dbyte.notebook.pairing import home_scale, mismatches, needs, parameters, read_notebook, read_script, tags
 from dbyte.paths import RESULTS
+from dbyte_paper import pairing
+from dbyte_paper.pairing import home_scale, mismatches, needs, parameters, read_notebook, read_script, tags
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if pairing.NAME.fullmatch(path.stem))

@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PACKAGES = ("dbyte", "dbyte_tasks")
+PACKAGES = ("dbyte", "dbyte_paper", "dbyte_tasks")
 HEAVY = ("gguf", "triton", "mamba_ssm", "causal_conv1d", "lm_eval", "datasets", "matplotlib")
 # environment.yml follows conda-forge's kernel builds here, not pyproject.toml: mamba-ssm is built there for pytorch
 # 2.10, causal-conv1d and triton come along with that pytorch.

@@ -9,10 +9,10 @@ import pytest
 from test_report import MAIN, write
 
 from dbyte import paths, presets
-from dbyte.report import claims, figures, page
-from dbyte.report.figures import save, write_png
-from dbyte.report.results import read_results
-from dbyte.report.tables import markdown
+from dbyte_paper import claims, figures, page
+from dbyte_paper.figures import save, write_png
+from dbyte_paper.results import read_results
+from dbyte_paper.tables import markdown
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from conftest import Ask
 import dbyte
 from dbyte.evaluate.noisy_lm import PLACES, Noise, NoisyLM
 from dbyte.evaluate.stats import robustness_score
-from dbyte.report.published import published
 from dbyte.text.perturb import KINDS, REPEATS, perturb
+from dbyte_paper.published import published
 
 LONG = "The quick brown fox jumps over the lazy dog, and then it rests. " * 200
 SCRIPTS = ["", " ", "x", "naïve café", "e\u0301a\u0308 decomposed", "👩‍🚀👍🏽 🇩🇪 ❤️", "日本語テキスト", "ИЖЕ и слово",

@@ -13,7 +13,7 @@ from dbyte.plan.counting import count_step
 from dbyte.plan.devices import device
 from dbyte.plan.plan import Setting, meta_student, parameters_by_part, plan_steps, plan_text, teacher_parameters
 from dbyte.presets import PAPER_SIZES, SCALES, scale
-from dbyte.report.published import published
+from dbyte_paper.published import published
 
 # The parameters that each model's card or weight index gives, embeddings counted once where they are tied.
 PUBLISHED = {"meta-llama/Llama-3.2-1B": 1_235_814_400, "meta-llama/Llama-3.2-3B": 3_212_749_824,

@@ -18,8 +18,8 @@ from dbyte.model.student import StudentConfig
 from dbyte.model.teacher import check_family
 from dbyte.paths import ROOT
 from dbyte.presets import DEVICE, FAMILIES, PAPER_SIZES, SCALES, TEACHERS, changed, scale, whole_world
-from dbyte.report.published import published
 from dbyte.scale_file import STAGE1, STAGE2, STUDENT, TEXT, as_toml
+from dbyte_paper.published import published
 from dbyte_tasks.minibench import EVERY, taught_by
 
 

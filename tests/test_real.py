@@ -21,10 +21,10 @@ from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.likeness import likeness
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent, StudentConfig
-from dbyte.report import real_teacher
 from dbyte.scale_file import TEXT
 from dbyte.text.contamination import WORDS_IN_A_ROW, runs_of_words, texts_in, without_items
 from dbyte.text.corpus import load_corpus
+from dbyte_paper import real_teacher
 from dbyte_tasks.paper import BENCHMARKS, data_folder
 
 ITEM = "To open a jar that is stuck, run its lid under hot water for about a minute, then twist."

@@ -16,11 +16,11 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.runs import Run
 from dbyte.evaluate import under_noise
-from dbyte.report import ablations, diagrams, figures, tables
-from dbyte.report.published import published
-from dbyte.report.published import tables as published_tables
-from dbyte.report.results import Recorder, read_results, write_results
 from dbyte.text.perturb import KINDS
+from dbyte_paper import ablations, diagrams, figures, tables
+from dbyte_paper.published import published
+from dbyte_paper.published import tables as published_tables
+from dbyte_paper.results import Recorder, read_results, write_results
 
 MAIN = [{"model": model, "task": task, "value": level - drop, "stderr": 1.5, "n": 200}
         for model, drop in (("teacher", 0.0), ("stage1", 1.0), ("stage2", 4.0))

@@ -15,12 +15,11 @@ from conftest import hearing
 
 from dbyte import paths, presets
 from dbyte.__main__ import main
-from dbyte.notebook import pairing
-from dbyte.notebook import reproduce as reproduce_module
-from dbyte.notebook.reproduce import GRACE, TIMES, plan, remember, remembered, reproduce, threads_each
-from dbyte.report import provenance
-from dbyte.report.results import read_results
 from dbyte.text import files
+from dbyte_paper import pairing, provenance
+from dbyte_paper import reproduce as reproduce_module
+from dbyte_paper.reproduce import GRACE, TIMES, plan, remember, remembered, reproduce, threads_each
+from dbyte_paper.results import read_results
 
 HEADER = """\
 # ---

@@ -20,8 +20,8 @@ def declare(commands: argparse._SubParsersAction) -> None:
 
 
 def notebooks(arguments: argparse.Namespace) -> int:
-    from dbyte.notebook.pairing import find_scripts, mismatches, read_notebook, read_script, sync
     from dbyte.paths import NOTEBOOKS
+    from dbyte_paper.pairing import find_scripts, mismatches, read_notebook, read_script, sync
 
     status = 0
     for script in find_scripts(NOTEBOOKS):
@@ -36,7 +36,7 @@ def notebooks(arguments: argparse.Namespace) -> int:
 
 
 def readme(arguments: argparse.Namespace) -> int:
-    from dbyte.report import page
+    from dbyte_paper import page
 
     agrees = page.readme(write=arguments.write)
     print("README.md is up to date" if agrees else "README.md differs: run `python -m dbyte readme --write`")
@@ -45,8 +45,8 @@ def readme(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     from dbyte import presets
-    from dbyte.notebook.reproduce import shown
-    from dbyte.report import page
+    from dbyte_paper import page
+    from dbyte_paper.reproduce import shown
 
     chosen = presets.scale(arguments.scale, arguments.settings)
     agrees = page.report(chosen, write=arguments.write)

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("name what to evaluate: --model DIR for a student, --teacher DIR for a teacher, or both")
     if arguments.data is not None and not arguments.data.is_dir():
         raise FileNotFoundError(f"--data {arguments.data} is no folder: name the one that holds piqa/, arc/, cute/ ..")
-    from dbyte.report import evaluation
+    from dbyte_paper import evaluation
     from dbyte_tasks.paper import data_folder
 
     found = evaluation.evaluated(

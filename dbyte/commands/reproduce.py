@@ -35,8 +35,8 @@ def literal(text: str) -> object:
 
 def run(arguments: argparse.Namespace) -> int:
     from dbyte.device import check_device
-    from dbyte.notebook.reproduce import reproduce
     from dbyte.presets import DEVICE
+    from dbyte_paper.reproduce import reproduce
 
     if arguments.device:
         check_device(arguments.device)

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from dbyte.device import check_device
 from dbyte.paths import ROOT
 
+CODE = ("dbyte", "dbyte_paper", "dbyte_tasks", "pyproject.toml")  # what computes
 # Those that can change a number; the rest is in constraints.txt.
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "lm-eval", "numpy", "pandas")
 OPTIONAL_PACKAGES = ("triton", "mamba-ssm", "causal-conv1d")
@@ -20,10 +21,10 @@ def _git(*arguments: str) -> str:
 
 
 def commit() -> str:
-    """Return the commit of the code: 40 hex digits, then `+changes` where dbyte/ differs from it, or `unknown`."""
+    """Return the commit of the code: 40 hex digits, then `+changes` where CODE differs from it, or `unknown`."""
     try:
         # Only what computes counts: writing results must not make the next result look home-made.
-        changed = _git("status", "--porcelain", "--", "dbyte", "pyproject.toml")
+        changed = _git("status", "--porcelain", "--", *CODE)
         return _git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

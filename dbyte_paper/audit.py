@@ -17,8 +17,8 @@ from statistics import fmean, harmonic_mean
 import pandas as pd
 
 from dbyte.evaluate.stats import robustness_score
-from dbyte.report.published import entries, lines, number, quoted
-from dbyte.report.tables import BENCHMARKS, DELTA, NOISE, SCORE
+from dbyte_paper.published import entries, lines, number, quoted
+from dbyte_paper.tables import BENCHMARKS, DELTA, NOISE, SCORE
 
 Rule = Callable[[Sequence[float]], float]
 Line = Mapping[str, str]  # column -> printed, of one model

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dbyte.model.router import THRESHOLD
-from dbyte.report.diagrams import CHUNK_COLOURS, VISIBLE, characters
-from dbyte.report.figures import GREY, STYLE
+from dbyte_paper.diagrams import CHUNK_COLOURS, VISIBLE, characters
+from dbyte_paper.figures import GREY, STYLE
 
 BOTH = "boundary of both"
 ROUTER = "boundary of the router alone"

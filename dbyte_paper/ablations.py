@@ -10,8 +10,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dbyte.report.figures import BARS, GREY, MB, STYLE, legend_above, panels
-from dbyte.report.tables import SIGMA, estimates, in_points, wide
+from dbyte_paper.figures import BARS, GREY, MB, STYLE, legend_above, panels
+from dbyte_paper.tables import SIGMA, estimates, in_points, wide
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7a7a7a", "#5e4fa2", "#8c564b")
 MARKERS = "osD^vPX*hd"

@@ -6,7 +6,7 @@ from importlib.resources import files
 import pandas as pd
 
 SOURCE = "arXiv 2602.01007"
-FOLDER = files("dbyte.report") / "published"
+FOLDER = files("dbyte_paper") / "published"
 KEYS = {"table01_main": ["method", "model", "role"], "table10_teacher_scale": ["student", "method"]}
 SIDEWAYS = ("metric", "task")  # the first column of tables with one column per model
 

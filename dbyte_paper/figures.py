@@ -20,10 +20,10 @@ from matplotlib.lines import Line2D
 
 from dbyte.atomic import atomic_write
 from dbyte.paths import FIGURES
-from dbyte.report.claims import UNMEASURED
-from dbyte.report.tables import BENCHMARKS, NOISE, SIGMA, wide
+from dbyte_paper.claims import UNMEASURED
+from dbyte_paper.tables import BENCHMARKS, NOISE, SIGMA, wide
 
-STYLE = rc_params_from_file(str(files("dbyte.report") / "figures.mplstyle"), use_default_template=False)
+STYLE = rc_params_from_file(str(files("dbyte_paper") / "figures.mplstyle"), use_default_template=False)
 GREY = "#7a7a7a"
 # Each with a marker of its own: colour is never the only sign.
 LOOKS = {"teacher": ("#000000", "D"), "stage1": ("#0072b2", "o"), "stage2": ("#d55e00", "s")}

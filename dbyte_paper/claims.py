@@ -21,9 +21,9 @@ import pandas as pd
 from dbyte.evaluate.stats import Z95, Estimate, verdict
 from dbyte.paths import NOTEBOOKS, RESULTS
 from dbyte.presets import Scale
-from dbyte.report.published import entries, lines, quoted
-from dbyte.report.results import read_if_any, read_results
-from dbyte.report.tables import BENCHMARKS, average_drop, of_paper, retention_of_means
+from dbyte_paper.published import entries, lines, quoted
+from dbyte_paper.results import read_if_any, read_results
+from dbyte_paper.tables import BENCHMARKS, average_drop, of_paper, retention_of_means
 
 KINDS = ("row", "kept", "ahead", "share", "total")  # of numbers, each a field of a criterion
 FIELDS = {*KINDS, "file", "each_corpus", "part", "above", "below"}

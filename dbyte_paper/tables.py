@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dbyte.evaluate.stats import Estimate
-from dbyte.report.published import published
+from dbyte_paper.published import published
 
 BENCHMARKS = ("LMB", "HellaS", "PIQA", "ARC-E", "ARC-C", "WINO", "OBQA", "MMLU", "GSM8K")
 NOISE = {"clean": "HellaSwag original", "noise average": "HellaSwag noise avg", "antspeak": "AntSpeak", "drop": "Drop",

@@ -22,9 +22,9 @@ from dbyte.distill.teacher import train_tokenizer
 from dbyte.distill.trainer import Trainee, train_on
 from dbyte.evaluate.boundaries import byte_rows
 from dbyte.model.student import ByteStudent, StudentConfig
-from dbyte.report import chunk_view
 from dbyte.text.packing import document, pack
 from dbyte.text.spans import BOS, EOS, TokenBytes
+from dbyte_paper import chunk_view
 
 SENTENCES = ("The café is open.", "Is there tea for two?")
 ROW_BYTES = 48  # both sentences with BOS and EOS, and a few bytes of padding

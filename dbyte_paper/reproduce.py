@@ -21,7 +21,8 @@ from nbformat import NotebookNode
 
 from dbyte.atomic import atomic_write
 from dbyte.distill.runs import NOTEBOOK
-from dbyte.notebook.pairing import (
+from dbyte.paths import FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
+from dbyte_paper.pairing import (
     find_scripts,
     home_scale,
     needs,
@@ -31,7 +32,6 @@ from dbyte.notebook.pairing import (
     with_outputs,
     write_notebook,
 )
-from dbyte.paths import FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
 
 TIMES = "notebook_times"  # the results that remember how long each notebook took
 GRACE = 20.0  # seconds in which a notebook that is told to stop stops its kernel
@@ -117,7 +117,7 @@ def start(one: NotebookRun, *, jobs: int) -> None:
     one.began = time.monotonic()
     # Ctrl-C on a terminal reaches this process only; the others end as their standard input does.
     one.process = subprocess.Popen(
-        [sys.executable, "-m", "dbyte.notebook.execution", partial.absolute(), json.dumps(one.parameters)],
+        [sys.executable, "-m", "dbyte_paper.execution", partial.absolute(), json.dumps(one.parameters)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
         errors="replace", env=environment, start_new_session=True)
     one.relay = threading.Thread(target=relay, args=(one,), daemon=True)
@@ -173,7 +173,7 @@ def run_in_order(planned: Sequence[NotebookRun], *, jobs: int) -> Iterator[Noteb
 
 def remembered(scale: str, *, results: Path, device: str) -> dict[str, dict[str, object]]:
     """Return notebook -> its row of times at this scale, empty where there are none or another device took them."""
-    from dbyte.report.results import read_results
+    from dbyte_paper.results import read_results
 
     try:
         frame = read_results(TIMES, scale=scale, folder=results)
@@ -189,8 +189,8 @@ def remember(name: str, seconds: float, *, scale: str, seed: int, results: Path,
 
     Faster code shows when the file is removed before a run from empty `runs/`.
     """
-    from dbyte.report.provenance import commit
-    from dbyte.report.results import write_results
+    from dbyte_paper.provenance import commit
+    from dbyte_paper.results import write_results
 
     rows = remembered(scale, results=results, device=device)
     if name not in rows or seconds > rows[name]["value"]:
@@ -236,10 +236,10 @@ def reproduce(
     from dbyte import presets
     from dbyte.device import check_device
     from dbyte.distill.curriculum import check_sizes
-    from dbyte.report.page import report, report_path
-    from dbyte.report.provenance import commit
     from dbyte.scale_file import as_toml
     from dbyte.text.corpus import check_files
+    from dbyte_paper.page import report, report_path
+    from dbyte_paper.provenance import commit
 
     if jobs < 1:
         raise ValueError(f"--jobs must be a whole number of at least 1, found {jobs}")
@@ -279,7 +279,7 @@ def reproduce(
                 write_notebook(one.script.with_suffix(".ipynb"), paired)
             elif home:
                 print(f"[{one.name}] the .ipynb next to the script stays as it was: it shows the work of one commit, "
-                      "and dbyte/ has others or has changes", flush=True)
+                      "and the code has others or has changes", flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}" + f"; not started: {', '.join(one.name for one in left)}" * bool(left),
               flush=True)

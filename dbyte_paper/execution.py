@@ -1,6 +1,6 @@
 """One notebook under papermill, in a process of its own.
 
-    python -m dbyte.notebook.execution FILE.ipynb '{"scale": "smoke", "seed": 0}'
+    python -m dbyte_paper.execution FILE.ipynb '{"scale": "smoke", "seed": 0}'
 
 The notebook is executed in place, from the project's root. It ends with this process, and this process ends when its
 standard input closes: so neither outlives the one that started them.
@@ -18,8 +18,8 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillException
 
-from dbyte.notebook.pairing import KERNELSPEC
 from dbyte.paths import ROOT
+from dbyte_paper.pairing import KERNELSPEC
 
 
 def start_cell(cell: NotebookNode, cell_index: int) -> None:

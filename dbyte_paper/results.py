@@ -22,7 +22,7 @@ from dbyte.atomic import atomic_write
 from dbyte.distill.runs import Run
 from dbyte.memory import ask_for_huge_pages
 from dbyte.paths import RESULTS
-from dbyte.report.provenance import environment
+from dbyte_paper.provenance import environment
 
 MEASURE = ("value", "stderr", "n")
 SIGNIFICANT = "%.6g"  # more digits than anything measured here is exact to, and short enough to read in a diff

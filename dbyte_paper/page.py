@@ -22,16 +22,16 @@ import pandas as pd
 from dbyte.atomic import up_to_date
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
 from dbyte.presets import Scale
-from dbyte.report import audit, claims
-from dbyte.report.claims import UNMEASURED
-from dbyte.report.published import SOURCE
-from dbyte.report.results import read_if_any, read_results
-from dbyte.report.tables import both_students, estimates, main_table, markdown
+from dbyte_paper import audit, claims
+from dbyte_paper.claims import UNMEASURED
+from dbyte_paper.published import SOURCE
+from dbyte_paper.results import read_if_any, read_results
+from dbyte_paper.tables import both_students, estimates, main_table, markdown
 
-CAPTIONS = tomllib.loads((files("dbyte.report") / "captions.toml").read_text(encoding="utf-8"))
+CAPTIONS = tomllib.loads((files("dbyte_paper") / "captions.toml").read_text(encoding="utf-8"))
 ALL_COLUMNS = ("`all columns`: teacher and student of notebook 16, which were taught all columns. The other models "
                "were taught four. Averages are over the paper's columns, and SPELL is not one of them.")
-CSS = (files("dbyte.report") / "page.css").read_text(encoding="utf-8")
+CSS = (files("dbyte_paper") / "page.css").read_text(encoding="utf-8")
 Read = Callable[[str], pd.DataFrame | None]  # the name of a results file -> its rows, None where there are none
 
 BEGIN = "<!-- generated from results/small by `python -m dbyte readme --write` -->"  # around the README's numbers

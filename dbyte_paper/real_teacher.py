@@ -24,10 +24,10 @@ from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_tokenizer
 from dbyte.plan.counting import count_step, one_document
 from dbyte.presets import Scale
-from dbyte.report.tables import SIGMA
 from dbyte.text.corpus import load_corpus
 from dbyte.text.files import readable_files
 from dbyte.text.spans import TokenBytes
+from dbyte_paper.tables import SIGMA
 
 TEACHER = "teacher"
 NEAR = "near chance"

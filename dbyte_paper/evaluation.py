@@ -22,8 +22,8 @@ from dbyte.evaluate.lm import StudentLM, load_lm
 from dbyte.evaluate.stats import AVERAGE, Columns, difference, of_task, retention
 from dbyte.model.teacher import load_teacher
 from dbyte.paths import RUNS
-from dbyte.report.provenance import environment
-from dbyte.report.tables import markdown, with_error
+from dbyte_paper.provenance import environment
+from dbyte_paper.tables import markdown, with_error
 from dbyte_tasks import suite
 
 

@@ -12,7 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
 
 from dbyte.distill.steps import CORE, DECODER, ENCODER, ROUTER, Step
-from dbyte.report.figures import GREY, STYLE
+from dbyte_paper.figures import GREY, STYLE
 
 CHUNK_COLOURS = ("#a9d6f2", "#f7efa0", "#ecc3d9", "#c2e6cf")  # pale enough for black text; neighbours differ
 PER_LINE = 44  # bytes of a text
@@ -82,7 +82,7 @@ def alignment_figure(examples: Sequence[tuple[str, Sequence[bytes]]]) -> Figure:
 PARTS = {"encoder": ENCODER, "router": ROUTER, "core": CORE, "head": DECODER}  # a row of the picture each, upwards
 HEAD = {1: "LM head", 2: "dechunk, decoder,\nbyte head"}
 TEACHER = ("embeddings", "tokenizer", "transformer", "LM head")
-CARDS = {objective: card for card in tomllib.loads((files("dbyte.report") / "pipeline.toml").read_text("utf-8"))["card"]
+CARDS = {objective: card for card in tomllib.loads((files("dbyte_paper") / "pipeline.toml").read_text("utf-8"))["card"]
          for objective in card["objectives"]}
 TRAIN_COLOUR = "#f2b33d"
 LINE = "#555555"

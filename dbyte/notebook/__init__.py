@@ -1,1 +1,0 @@
-"""Run the notebooks under papermill, in the order of what they need."""

@@ -1,1 +1,0 @@
-"""Results in, tables and figures out: nothing here trains or evaluates."""
