@@ -29,6 +29,7 @@ from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.lm import load_lm
 from dbyte.model.teacher import load_teacher
 from dbyte_tasks import minibench
+from dbyte_tasks.column import HarnessTask
 
 SCALE, ITEMS, ROUNDS = "small", 500, 3
 COLUMNS = [name for name in minibench.EVERY if name != "SPELL"]  # the paper's nine
@@ -39,12 +40,18 @@ HALF = 0.5  # the goal, of the teacher's items a second
 LIMIT = 180.0  # and seconds for all columns
 
 
+def mini(column: str, items: int) -> HarnessTask:
+    """The first items of a column of MiniBench."""
+    return minibench.EVERY[column].as_task(items)
+
+
 @dataclass
 class Timed:
     """An adapter whose calls are timed: the seconds inside it of each round, and all seconds, by column."""
 
     lm: object
     clock: Callable[[], float]
+    task: Callable[[str, int], HarnessTask] = mini
     inside: float = 0.0
     calls: dict[str, list[float]] = field(default_factory=dict)
     wholes: dict[str, list[float]] = field(default_factory=dict)
@@ -67,7 +74,7 @@ class Timed:
         """Answer a column; how many items it has."""
         self.inside = 0.0
         started = self.clock()
-        answered = evaluate_tasks(self.lm, [minibench.EVERY[column].as_task(items)])[column].n
+        answered = evaluate_tasks(self.lm, [self.task(column, items)])[column].n
         if count:
             self.calls.setdefault(column, []).append(self.inside)
             self.wholes.setdefault(column, []).append(self.clock() - started)

@@ -65,7 +65,7 @@ def measure(
     """Run a few updates of a step, in turn with a product whose rate is known."""
     modelled = mean((sum(count_step(student.config, step, as_cut(step, student, batch), backend="fast").flops.values())
                      + muon_flops(student, step)) / batch.byte_ids_BL.numel() for batch in batches)
-    call = updates(step, student, teacher, batches)
+    call = updates(step, student, teacher, batches, "fast")
     many = sum(batch.byte_ids_BL.numel() for batch in batches)
     seconds = interleaved({"step": call, "matmul": matmul()}, rounds=rounds)
     return StepRate(step, modelled, flops(call) / many, many, median(seconds["step"]),

@@ -26,6 +26,7 @@ from dbyte import presets
 from dbyte.distill.curriculum import curriculum, new_student
 from dbyte.distill.data import training_rows
 from dbyte.distill.loader import Feed
+from dbyte.distill.processes import ALONE, Launch
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Trainee, train_on
@@ -88,7 +89,8 @@ def made_up(rows: int, row_bytes: int, vocabulary: int, *, document_bytes: int =
                  token_document_BM=token_document_BM, token_mask_BM=torch.ones_like(token_document_BM).bool())
 
 
-def updates(step: Step, student: ByteStudent, teacher: torch.nn.Module, batches: list[Batch], backend: str):
+def updates(step: Step, student: ByteStudent, teacher: torch.nn.Module, batches: list[Batch], backend: str, *,
+            launch: Launch = ALONE):
     """A call that makes one update a batch; the rate is next to nothing, so that rounds stay alike."""
     optimisers = step.optimisers(student)
     trainee = Trainee(student, teacher, step.objective)
@@ -97,7 +99,7 @@ def updates(step: Step, student: ByteStudent, teacher: torch.nn.Module, batches:
         student.use_backend(backend)
         with fast_products() if backend == "fast" else nullcontext():  # as the trainer does
             for batch in batches:
-                train_on(batch, step, 1e-6, trainee, optimisers)
+                train_on(batch, step, 1e-6, trainee, optimisers, launch=launch)
 
     return call
 
