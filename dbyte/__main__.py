@@ -7,7 +7,7 @@ import sys
 from dbyte.commands import COMMANDS
 from dbyte.memory import ask_for_huge_pages
 
-EXTRAS = {"gguf": "teachers"} | dict.fromkeys(  # what may be missing, and the extra that installs it
+EXTRAS = {"gguf": "teachers", "peft": "lora"} | dict.fromkeys(  # what may be missing, and the extra that installs it
     ("papermill", "jupytext", "nbformat", "nbclient", "ipykernel"), "notebooks")
 # Words in a RuntimeError; torch has an exception class of its own only for a full GPU.
 TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed")
@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # --help waits in a buffer, too
         ask_for_huge_pages()
+        if not sys.stderr.isatty():  # a log would keep every frame of transformers' bars, which read this when imported
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         check_seed(getattr(arguments, "seed", 0))
         status = arguments.run(arguments)
         sys.stdout.flush()

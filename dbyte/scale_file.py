@@ -29,10 +29,10 @@ MAY_BE_ZERO = {"ffn_width", "encoder_window", "router_ffn_width", "router_suffix
 STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,
-    boundary_floor=float, snapshots=int)
+    boundary_floor=float, snapshots=int, vocabulary=float, noisy=float, core_lora=int)
 STAGE2 = dict(
     head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, head_muon=float,
-    boundary_loss=bool)
+    boundary_loss=bool, core_lora=int, head_passes=int)
 # The steps' bytes, which have no default.
 STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "stage2": ("head_bytes", "full_bytes")}
 TEXT = "DBYTE_TEXT"  # the variable that names a folder of text, for a corpus file:$DBYTE_TEXT

@@ -21,6 +21,7 @@ from dbyte.distill.processes import Processes, full_tensor, shard_like
 from dbyte.distill.runs import Run, atomic_dir, write_json
 from dbyte.distill.steps import Step
 from dbyte.memory import peak_bytes
+from dbyte.model.adapters import merged_state
 from dbyte.text.packing import Batch
 
 
@@ -145,7 +146,8 @@ class State:
 
     def _model_writer(self) -> Callable[[Path], None]:
         """What writes the model into a folder; `save_pretrained` cannot gather weights that are sharded by itself."""
-        weights = self._gathered(self.model.state_dict()) if self.processes.sharding == "fsdp2" else None
+        sharded = self.processes.sharding == "fsdp2"
+        weights = self._gathered(self.model.state_dict()) if sharded else merged_state(self.model)
 
         def write(folder: Path) -> None:
             self.model.save_pretrained(folder, state_dict=weights)

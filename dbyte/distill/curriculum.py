@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dbyte.distill.data import training_rows, transformed_rows
 from dbyte.distill.loader import Feed, StreamFeed
+from dbyte.distill.mixed_rows import mixed_feed
 from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import Launch
 from dbyte.distill.runs import Run, model_hash, noted
@@ -107,11 +108,18 @@ def plan_steps(
     for step in steps:
         rows_of_step = rows if step.text is None else transformed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
+        if rows_of_step is None and step.is_mixed:
+            raise ValueError(f"step {step.name!r} has vocabulary rows, noisy rows or several passes, for which all rows "
+                             f"must be in memory, and scale {scale.name!r} streams its corpora: set streamed = false")
         if rows_of_step is None:
             feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows,
                               seed=seed, lanes=math.gcd(scale.batch_rows, LANES), positions=positions)
         else:
             feed = Feed(rows_of_step, scale.batch_rows, seed, grouped=step.grouped)
+            if step.is_mixed:
+                an_update = scale.batch_rows * scale.row_bytes
+                feed.first_row = sum(one.step.updates(an_update) for one in planned) * scale.batch_rows
+                feed = mixed_feed(feed, step, token_bytes)
         student = StudentConfig(**scale.student).to_dict()
         for version in ("transformers_version", "dbyte_version"):
             student.pop(version, None)

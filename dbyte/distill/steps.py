@@ -6,13 +6,14 @@ the loop proves it by listing both.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
 from dbyte.distill import objectives
 from dbyte.distill.objectives import Objective
+from dbyte.model.adapters import ADAPTER, add_adapters
 
 ENCODER = ("byte_embedding", "encoder", "encoder_projection")
 ROUTER = ("router",)
@@ -28,12 +29,14 @@ class Group:
     """Parameters under these module names, trained at one peak learning rate (> 0).
 
     muon_rate: train the matrices (embeddings not counted) with Muon at this peak rate instead; 0: AdamW for all, as the
-    paper does. On few bytes Muon learns more: see docs/log.md.
+    paper does. On few bytes Muon learns more: see docs/log.md. lora: train low-rank adapters of this rank in place of
+    the parts, which must be the core; 0: the parts themselves.
     """
 
     parts: tuple[str, ...]
     rate: float
     muon_rate: float = 0.0
+    lora: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Step:
     the final one not counted. grouped: batches of rows with similar token counts, which is faster where the core runs,
     but such a batch is mostly of one corpus. decoding: give the student new byte heads of this kind ("mbp") before the
     step; None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`; None:
-    not at all. Raises ValueError if a value leaves its range.
+    not at all. vocabulary, noisy: shares of the rows, in [0, 1), and passes over them, see mixed_rows.py; more than one
+    pass is for the decoder alone, whose input is then kept. Raises ValueError if a value leaves its range.
     """
 
     name: str
@@ -63,6 +67,9 @@ class Step:
     grouped: bool = True
     decoding: str | None = None
     text: str | None = None
+    vocabulary: float = 0.0
+    noisy: float = 0.0
+    passes: int = 1
 
     def __post_init__(self):
         if self.train_bytes <= 0 or not self.groups or any(group.rate <= 0 for group in self.groups):
@@ -71,16 +78,28 @@ class Step:
         if not (0 <= self.warmup <= 1 and 0 <= self.floor <= 1 and self.snapshots >= 0):
             raise ValueError(f"step {self.name!r}: warmup and floor lie in [0, 1], snapshots >= 0; found "
                              f"{self.warmup}, {self.floor}, {self.snapshots}")
+        if not (0 <= self.vocabulary < 1 and 0 <= self.noisy < 1 and self.passes >= 1
+                and all(group.lora >= 0 for group in self.groups)):
+            raise ValueError(f"step {self.name!r}: the shares of vocabulary rows and of noisy rows lie in [0, 1), passes "
+                             f"are at least 1 and ranks at least 0; found {self.vocabulary}, {self.noisy}, "
+                             f"{self.passes}, {[group.lora for group in self.groups]}")
+        trained = {part for group in self.groups for part in group.parts}
+        assert self.passes == 1 or trained <= {*DECODER}, "what the decoder reads would change, and is kept"
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether its rows are not those of the text as it is."""
+        return bool(self.vocabulary or self.noisy or self.passes > 1)
+
+    def updates(self, bytes_an_update: int) -> int:
+        """How many updates the budget pays for, at least one."""
+        return max(round(self.train_bytes / bytes_an_update), 1)
 
     def describe(self) -> dict:
         """The step as plain JSON data, which is part of the address of its run."""
-        groups = [vars(group) | {"parts": list(group.parts)} for group in self.groups]
-        described = vars(self) | {"objective": self.objective.name, "groups": groups, "betas": list(self.betas),
-                                  "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
-        for name in ("decoding", "text"):  # they came after the first runs, whose addresses stay
-            if described[name] is None:
-                del described[name]
-        return described
+        groups = [_given(group) | {"parts": list(group.parts)} for group in self.groups]
+        return _given(self) | {"objective": self.objective.name, "groups": groups, "betas": list(self.betas),
+                               "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
 
     def lr_scale(self, update: int, updates: int) -> float:
         """What the peak rates are multiplied by at an update: linear warm-up to 1, then cosine to the floor."""
@@ -99,11 +118,15 @@ class Step:
 
         Raises ValueError if a group names no parameter of the model.
         """
+        for group in self.groups:
+            if group.lora:
+                add_adapters(model.get_submodule(*group.parts), group.lora)
         model.requires_grad_(False)
         chosen = []
         for group in self.groups:
             weights = {name: weight for name, weight in model.named_parameters() if not weight.requires_grad
-                       and any(part == "" or f"{name}.".startswith(f"{part}.") for part in group.parts)}
+                       and any(part == "" or f"{name}.".startswith(f"{part}.") for part in group.parts)
+                       and (ADAPTER in name or not group.lora)}
             if not weights:
                 parts = [name for name, _ in model.named_children()]
                 raise ValueError(f"step {self.name!r} trains {group.parts}, which names no (further) parameter of "
@@ -138,39 +161,50 @@ class Step:
         return optimisers
 
 
+LATER = ("decoding", "text", "vocabulary", "noisy", "passes", "lora")  # than the first runs, whose addresses stay
+
+
+def _given(value: Step | Group) -> dict:
+    """The fields of a step or group, without those of LATER that have their default."""
+    return {each.name: getattr(value, each.name) for each in fields(value)
+            if each.name not in LATER or getattr(value, each.name) != each.default}
+
+
 def check_sharding(steps: Iterable[Step], sharding: str) -> None:
     """Raise ValueError if FSDP2 would shard what one of the steps needs in full; call it before anything is loaded."""
     for step in steps:
-        if sharding == "fsdp2" and any(group.muon_rate for group in step.groups):
-            raise ValueError(f"step {step.name!r} trains with Muon, which needs whole matrices: use --sharding ddp, or "
-                             "a scale that trains with AdamW alone (hub, paper)")
+        if sharding == "fsdp2" and any(group.muon_rate or group.lora for group in step.groups):
+            raise ValueError(f"step {step.name!r} trains with Muon or adapters, which need whole matrices: use "
+                             "--sharding ddp, or a scale that trains with AdamW alone (hub, paper)")
 
 
 def stage1(
     *, align_bytes: int, distill_bytes: int, boundary_bytes: int, boundary_loss: bool = False,
     align_rate: float = 1e-3, encoder_rate: float = 1e-3, core_rate: float = 2e-5, boundary_rate: float = 1e-3,
     align_muon: float = 0.0, encoder_muon: float = 0.0, boundary_muon: float = 0.0,
-    boundary_floor: float = 0.1, snapshots: int = 0,
+    boundary_floor: float = 0.1, snapshots: int = 0, vocabulary: float = 0.0, noisy: float = 0.0, core_lora: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1).
 
     Rates default to Table 13 and section 6.1.
 
     Args:
-        core_rate: of the core in step 1.2; 0 leaves it frozen.
+        core_rate: of the core in step 1.2; 0 leaves it frozen. core_lora: rank of the adapters that train in its place.
         boundary_loss: steps 1.1 and 1.2 train the router too, by Eq. 4, at the rates of step 1.3.
         align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1, of the encoder in step 1.2, and of step
             1.3, whose batches are not grouped: no core runs in it.
+        vocabulary, noisy: shares of such rows in step 1.1.
     """
     align = objectives.align_with_boundary if boundary_loss else objectives.align
     distill = objectives.distill_with_boundary if boundary_loss else objectives.distill
     router = (Group(ROUTER, boundary_rate, boundary_muon),)
     routed = router if boundary_loss else ()
     aligned = (Group(ENCODER, align_rate, align_muon), *routed)
-    core = (Group(CORE, core_rate),) if core_rate else ()
+    core = (Group(CORE, core_rate, lora=core_lora),) if core_rate else ()
     distilled = (Group(ENCODER, encoder_rate, encoder_muon), *core, *routed)
     return (
-        Step("1.1 align", 1, align, aligned, align_bytes, warmup=0.2, snapshots=snapshots),
+        Step("1.1 align", 1, align, aligned, align_bytes, warmup=0.2, snapshots=snapshots, grouped=not vocabulary,
+             vocabulary=vocabulary, noisy=noisy),
         Step("1.2 distill", 1, distill, distilled, distill_bytes, warmup=0.01, floor=0.1, snapshots=snapshots),
         Step("1.3 boundary", 1, objectives.boundary, router, boundary_bytes, warmup=0.1, floor=boundary_floor,
              grouped=False),
@@ -179,20 +213,21 @@ def stage1(
 
 def stage2(
     *, head_bytes: int, full_bytes: int, head_rate: float = 1e-3, outer_rate: float = 4e-5, core_rate: float = 2e-5,
-    head_muon: float = 0.0, boundary_loss: bool = False, decoding: str | None = None,
+    head_muon: float = 0.0, boundary_loss: bool = False, decoding: str | None = None, core_lora: int = 0,
+    head_passes: int = 1,
 ) -> tuple[Step, ...]:
     """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13.
 
     core_rate: of the core in step 2.2; 0 leaves it frozen. head_muon: `Group.muon_rate` of step 2.1. boundary_loss: step
     2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" replaces the student's byte heads
-    by MBP's two (section 4.1.2).
+    by MBP's two (section 4.1.2). core_lora: as in stage1. head_passes: step 2.1 reads a share of its rows so many times.
     """
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
-    core = (Group(CORE, core_rate),) if core_rate else ()
+    core = (Group(CORE, core_rate, lora=core_lora),) if core_rate else ()
     full = objectives.full_with_boundary if boundary_loss else objectives.full
     return (
         Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate, head_muon),), head_bytes, warmup=0.1, floor=0.1,
-             decoding=decoding),
+             decoding=decoding, passes=head_passes),
         Step("2.2 full", 2, full, (Group(outer, outer_rate), *core), full_bytes, warmup=0.01,
              floor=0.1),
     )

@@ -60,12 +60,16 @@ class Forward:
         return replace(chunks, document_BM=restarted(chunks.document_BM, positions))
 
     @cached_property
+    def core_BME(self) -> Tensor:
+        """The core's output along the router's chunks."""
+        chunks = self.router_chunks
+        return self.model.run_core(self.model.chunk_embeddings(self.encoded_BLD, chunks, self.batch.byte_ids_BL), chunks)
+
+    @cached_property
     def decoded_BLD(self) -> Tensor:
         """The decoder's output for each byte, along the router's chunks."""
-        chunks = self.router_chunks
-        embedding_BME = self.model.chunk_embeddings(self.encoded_BLD, chunks, self.batch.byte_ids_BL)
-        core_BME = self.model.run_core(embedding_BME, chunks)
-        return self.model.decode(core_BME, self.encoded_BLD, chunks, self.batch.document_BL, self.prob_BL)
+        return self.model.decode(self.core_BME, self.encoded_BLD, self.router_chunks, self.batch.document_BL,
+                                 self.prob_BL)
 
     @cached_property
     def teacher_chunks(self) -> Chunks:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from dbyte.distill.checkpoint import State
 from dbyte.distill.interrupts import noted_interrupts
+from dbyte.distill.kept_states import forward_way
 from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.objectives import Objective, mean
 from dbyte.distill.processes import ALONE, Launch, full_tensor
@@ -54,20 +55,25 @@ class Update(NamedTuple):
 
 
 class Trainee(nn.Module):
-    """What DDP and FSDP2 wrap: from a batch to the sums of an objective, under autocast if precision is bf16."""
+    """What DDP and FSDP2 wrap: from a batch to the sums of an objective, under autocast if precision is bf16.
 
-    def __init__(self, model: nn.Module, teacher: nn.Module | None, objective: Objective, precision: str = "fp32"):
+    kept: keep what a frozen core says of a row for the next pass.
+    """
+
+    def __init__(self, model: nn.Module, teacher: nn.Module | None, objective: Objective, precision: str = "fp32", *,
+                 kept: bool = False):
         super().__init__()
         self.model = model
         self.objective = objective
         self._teacher = (teacher,)  # in a tuple, not a submodule: nothing of it is trained, sharded or saved
         self.half = PRECISIONS[precision]
+        self.way = forward_way(kept=kept)
 
     def forward(self, batch: Batch) -> tuple[Tensor, ...]:
         """The weighted sum of each term over the batch, fp32 scalars."""
         kind = batch.byte_ids_BL.device.type
         with torch.autocast(kind, self.half) if self.half else nullcontext():
-            return self.objective.sums(self.model, self._teacher[0], batch)
+            return self.objective.sums(self.model, self._teacher[0], batch, self.way)
 
 
 def train(
@@ -111,7 +117,8 @@ def train(
         if step.objective.reads_teacher == "whole":
             share_frozen(model, teacher)
         checkpoint_activations(model, launch.recompute)
-        trainee = processes.wrap(Trainee(model, teacher, step.objective, precision), sharding_units(model))
+        trainee = Trainee(model, teacher, step.objective, precision, kept=step.passes > 1)
+        trainee = processes.wrap(trainee, sharding_units(model))
         state = State(run, model, step.optimisers(model), feed, processes, save_extra)
         with noted_interrupts() as interrupts:
             with fast_products() if backend == "fast" else nullcontext():
@@ -126,7 +133,7 @@ def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backe
     feed = state.feed
     processes = state.processes
     bytes_an_update = feed.batch_rows * feed.row_bytes
-    updates = max(round(step.train_bytes / bytes_an_update), 1)
+    updates = step.updates(bytes_an_update)
     first = state.resume()
     log = None
     if processes.is_first:
@@ -205,7 +212,8 @@ def _announce(step: Step, model: nn.Module, updates: int, first: int, backend: s
     groups = []
     for group in step.groups:
         muon = f", matrices by Muon at {group.muon_rate:g}" if group.muon_rate else ""
-        groups.append(f"{'+'.join(part or 'all' for part in group.parts)} at {group.rate:g}{muon}")
+        lora = f" by adapters of rank {group.lora}" if group.lora else ""
+        groups.append(f"{'+'.join(part or 'all' for part in group.parts)}{lora} at {group.rate:g}{muon}")
     resumed = f", resumed at {first}" if first else ""
     mixer = f"; Mamba2 by {backend}" if isinstance(model, ByteStudent) else ""
     print(f"{step.name}: {updates} updates{resumed}; trains {', '.join(groups)} ({trained:,} parameters); "

@@ -46,6 +46,7 @@ def share_frozen(student: nn.Module, teacher: PreTrainedModel) -> int:
     own = dict(teacher.named_parameters()) | {"lm_head.weight": teacher.get_output_embeddings().weight}
     saved = 0
     for name, weight in student.named_parameters():
+        name = name.replace(".base_layer.", ".")  # of a map with an adapter
         twin = own.get("lm_head.weight" if name == "token_head.weight" else name.replace("core.", "model.", 1))
         if weight.requires_grad or twin is None or weight.data_ptr() == twin.data_ptr():
             continue
