@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ("dbyte", "dbyte_paper", "dbyte_tasks")
-HEAVY = ("gguf", "triton", "mamba_ssm", "causal_conv1d", "lm_eval", "datasets", "matplotlib")
+HEAVY = ("gguf", "peft", "triton", "mamba_ssm", "causal_conv1d", "lm_eval", "datasets", "matplotlib")
 # environment.yml follows conda-forge's kernel builds here, not pyproject.toml: mamba-ssm is built there for pytorch
 # 2.10, causal-conv1d and triton come along with that pytorch.
 CONDA_DIFFERS = {"torch": "2.10.*", "mamba-ssm": "2.3.1"}
@@ -24,6 +24,7 @@ CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 CONDA_ONLY = {"python", "cuda-version", "pip", "einops"}  # einops: conda's mamba-ssm asks for it
 MODULE_OF = {"lm-eval": "lm_eval", "huggingface-hub": "huggingface_hub", "mamba-ssm": "mamba_ssm",
              "causal-conv1d": "causal_conv1d"}
+OPTIONAL = {"gguf_file.py": "teachers", "adapters.py": "lora"}  # module -> the extra that it imports
 # What only the extra `notebooks` can run.
 NOTEBOOK_MODULES = {"execution.py", "miniature.py", "pairing.py", "reproduce.py"}
 
@@ -115,7 +116,7 @@ def imported(path):
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_the_code_imports_is_declared(path):
     declared = CORE | EXTRAS["cuda"] | (EXTRAS["notebooks"] if path.name in NOTEBOOK_MODULES else {})
-    declared |= EXTRAS["teachers"] if path.name == "gguf_file.py" else {}
+    declared |= EXTRAS[OPTIONAL[path.name]] if path.name in OPTIONAL else {}
     undeclared = imported(path) - {MODULE_OF.get(name, name) for name in declared}
     undeclared -= {"IPython"} if "ipykernel" in declared else set()  # it comes with ipykernel
     assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not declare for it"
