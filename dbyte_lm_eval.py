@@ -1,45 +1,28 @@
-"""`lm_eval --model dbyte`: tell lm-evaluation-harness of the student's adapter when its models are imported.
+"""`dbyte-lm-eval`: the command `lm_eval` of lm-evaluation-harness, arguments and all, with the model `dbyte` added.
 
-The harness (0.4.13) keeps a registry of lazily imported models but looks for no plugins. So `dbyte-lm-eval.pth`, which
-is installed next to this file, imports this module when Python starts, and this module waits for the harness. It uses
-the standard library alone, and a program that never imports the harness pays one comparison an import.
+The harness (0.4.13) keeps a registry of lazily imported models and looks for no plugins: neither for entry points nor
+in `--include_path`, whose functions are loaded after the model. Its registry and its command line are importable
+though, so this program registers the adapter and then runs the command. Nothing has to happen when Python starts.
 """
 
-import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-
-HARNESS, NAME, ADAPTER = "lm_eval.models", "dbyte", "dbyte.evaluate.lm:StudentLM"
-
-
-class Waiting(MetaPathFinder):
-    """Finds nothing itself; lets the harness's models be found as always and then adds the adapter to them."""
-
-    def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
-        """The ordinary spec of `lm_eval.models`, which registers the adapter once it has run; None for all others."""
-        if name != HARNESS:
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
-
-            def run_and_register(module) -> None:
-                run(module)
-                register()
-
-            spec.loader.exec_module = run_and_register
-        return spec
+NAME, ADAPTER = "dbyte", "dbyte.evaluate.lm:StudentLM"
 
 
 def register() -> None:
     """Add the adapter to the harness's registry, by its place: nothing of dbyte is imported before it is asked for."""
+    import lm_eval.models  # noqa: F401  the harness fills an empty registry only
     from lm_eval.api.registry import model_registry
 
-    if NAME not in model_registry:
-        model_registry.register(NAME, target=ADAPTER)
+    model_registry.register(NAME, target=ADAPTER)
 
 
-if HARNESS in sys.modules:
+def main() -> None:
+    """Run the harness's own command."""
+    from lm_eval.__main__ import cli_evaluate
+
     register()
-elif not any(type(finder).__name__ == "Waiting" and type(finder).__module__ == __name__ for finder in sys.meta_path):
-    sys.meta_path.insert(0, Waiting())
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

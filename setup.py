@@ -1,17 +1,23 @@
-"""Everything is in pyproject.toml but the one file that belongs next to the packages, not inside: dbyte-lm-eval.pth."""
+"""Everything is in pyproject.toml but this: a wheel carries the notebooks' scripts, which lie beside the packages."""
 
-import os
-import sysconfig
+from pathlib import Path
+from shutil import copy
 
-from setuptools import Distribution, setup
-
-
-class WithData(Distribution):
-    """Setuptools asks an editable install `has_data`, which no distribution answers: data files were left out."""
-
-    def has_data(self) -> bool:
-        return self.has_data_files()
+from setuptools import setup
+from setuptools.command.build_py import build_py
 
 
-packages = os.path.relpath(sysconfig.get_path("purelib"), sysconfig.get_path("data"))
-setup(data_files=[(packages, ["dbyte-lm-eval.pth"])], distclass=WithData)
+class WithNotebooks(build_py):
+    """Copies the scripts to where dbyte/paths.py looks outside a checkout; an editable install has the checkout."""
+
+    def run(self) -> None:
+        """Build as always, then copy."""
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "dbyte_paper", "notebooks")
+            target.mkdir(parents=True, exist_ok=True)
+            for script in Path(__file__).parent.glob("notebooks/*.py"):
+                copy(script, target)
+
+
+setup(cmdclass={"build_py": WithNotebooks})

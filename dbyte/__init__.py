@@ -19,6 +19,7 @@ _HOMES = {
     "ByteStudent": "dbyte.model.student", "StudentConfig": "dbyte.model.student",
     "StudentOutput": "dbyte.model.student",
     "ssd": "dbyte.model.ssd", "losses": "dbyte.distill", "perturb": "dbyte.text.perturb",
+    "ByteTokenizer": "dbyte.text.byte_tokenizer", "push_to_hub": "dbyte.evaluate.model_card",
 }
 __all__ = ["__version__", "generate", "generate_stream", *_HOMES]
 

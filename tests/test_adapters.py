@@ -422,18 +422,18 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 
 
 def test_lm_eval_knows_the_student_by_name(folders, tmp_path):
-    """The harness's own command in a process of its own, with the file that installation puts beside the packages."""
+    """The harness's own command, with the adapter in its registry, in a process of its own."""
     (tmp_path / "words.yaml").write_text(TASK)
     (tmp_path / "words.py").write_text("import datasets\n\n\ndef load(**_):\n"
                                        "    return {'test': datasets.Dataset.from_list([{'text': 'The'}] * 3)}\n")
-    start = f"import site, sys; sys.path.insert(0, {str(ROOT)!r}); site.addsitedir({str(ROOT)!r}); "
-    command = ["lm_eval", "--model", "dbyte", "--model_args", f"pretrained={folders / 'stage2'},beam=1", "--tasks",
-               "two_words", "--include_path", tmp_path, "--output_path", tmp_path / "out", "--batch_size", "2"]
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+    command = ["dbyte-lm-eval", "--model", "dbyte", "--model_args", f"pretrained={folders / 'stage2'},beam=1",
+               "--tasks", "two_words", "--include_path", tmp_path, "--output_path", tmp_path / "out", "--batch_size", "2"]
     run = subprocess.run(
         [sys.executable, "-c", f"{start}sys.argv = {[str(a) for a in command]!r}; "
          "from lm_eval.tasks import TaskManager; "
          "TaskManager.__init__.__defaults__ = (None, None, False, None); "  # not its own thousands of tasks: 20 s
-         "from lm_eval.__main__ import cli_evaluate; cli_evaluate()"],
+         "from dbyte_lm_eval import main; main()"],
         capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
     assert torch.cuda.is_available() or "lm_eval's default, is not here: students run on the CPU" in run.stderr
