@@ -39,8 +39,12 @@ def find_root(start: Path, *, package: Path) -> Path:
     return start
 
 
-ROOT = find_root(Path.cwd(), package=Path(__file__).resolve().parent)
+PACKAGE = Path(__file__).resolve().parent
+ROOT = find_root(Path.cwd(), package=PACKAGE)
+SHIPPED = PACKAGE.parent / "dbyte_paper" / "notebooks"  # the scripts alone, in a wheel
 NOTEBOOKS = ROOT / "notebooks"  # the percent scripts and their paired .ipynb
+if SHIPPED.is_dir() and not NOTEBOOKS.is_dir():
+    NOTEBOOKS = SHIPPED
 COMMITTED_SCALE = "small"       # the scale whose results, figures and executed notebooks are tracked
 RUNS = ROOT / "runs"            # checkpoints, packed rows, executed notebooks: never tracked
 RESULTS = ROOT / "results"      # results/<scale>/: every number

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from dbyte.device import check_device
 from dbyte.paths import ROOT
@@ -21,7 +22,12 @@ def _git(*arguments: str) -> str:
 
 
 def commit() -> str:
-    """Return the commit of the code: 40 hex digits, then `+changes` where CODE differs from it, or `unknown`."""
+    """Return the commit of the code: 40 hex digits, then `+changes` where CODE differs from it, or `unknown`.
+
+    Code that does not lie in the project's root, such as a wheel's, is not what a repository around the root has.
+    """
+    if Path(__file__).resolve().parents[1] != ROOT:
+        return "unknown"
     try:
         # Only what computes counts: writing results must not make the next result look home-made.
         changed = _git("status", "--porcelain", "--", *CODE)

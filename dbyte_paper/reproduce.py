@@ -274,7 +274,7 @@ def reproduce(
             if jobs == 1:  # on cores of its own, so its time says what it costs
                 remember(one.name, one.seconds, scale=scale, seed=seed, results=results, device=chosen.device)
             home = scale == home_scale(one.script)
-            if home and commit() == code and not code.endswith("+changes"):
+            if home and commit() == code and re.fullmatch("[0-9a-f]{40}", code):
                 paired = with_outputs(one.notebook, executed=read_notebook(one.executed))
                 write_notebook(one.script.with_suffix(".ipynb"), paired)
             elif home:

@@ -428,7 +428,8 @@ def test_lm_eval_knows_the_student_by_name(folders, tmp_path):
                                        "    return {'test': datasets.Dataset.from_list([{'text': 'The'}] * 3)}\n")
     start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
     command = ["dbyte-lm-eval", "--model", "dbyte", "--model_args", f"pretrained={folders / 'stage2'},beam=1",
-               "--tasks", "two_words", "--include_path", tmp_path, "--output_path", tmp_path / "out", "--batch_size", "2"]
+               "--tasks", "two_words", "--include_path", tmp_path, "--output_path", tmp_path / "out", "--batch_size",
+               "2"]
     run = subprocess.run(
         [sys.executable, "-c", f"{start}sys.argv = {[str(a) for a in command]!r}; "
          "from lm_eval.tasks import TaskManager; "

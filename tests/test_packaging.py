@@ -1,11 +1,13 @@
 """The package: exact pins that agree everywhere, a light import, declared dependencies, data inside the wheel."""
 
 import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
@@ -51,7 +53,7 @@ EVERY = CORE | {name: version for extra in EXTRAS.values() for name, version in 
 
 
 def run(*command, **kwargs):
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)
 
 
 def test_pins_are_exact_and_the_extras_exist():
@@ -131,24 +133,77 @@ def test_no_tracked_file_is_large():
     assert not large
 
 
-def test_the_wheel_holds_all_of_the_package_and_the_entry_point(tmp_path):
-    source = tmp_path / "source"
-    for name in PACKAGES:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of this tree, built without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in (*PACKAGES, "notebooks"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     (source / "tests").mkdir()
     (source / "tests" / "__init__.py").touch()
     (source / "README.md").write_text("# dbyte\n")
-    for name in ("pyproject.toml", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "LICENSE", "dbyte_lm_eval.py"):
         shutil.copy(ROOT / name, source)
-    program = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
+    program = f"from setuptools.build_meta import build_wheel; build_wheel({str(folder)!r})"
     answer = run(sys.executable, "-c", program, cwd=source)
     assert answer.returncode == 0, answer.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_all_of_the_packages_the_notebooks_and_the_entry_points(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
         entry = archive.read(next(name for name in packed if name.endswith("entry_points.txt"))).decode()
-    files = {str(path.relative_to(source)) for name in PACKAGES for path in (source / name).rglob("*")
-             if path.is_file()}
+    files = {str(path.relative_to(ROOT)) for name in PACKAGES for path in (ROOT / name).rglob("*")
+             if path.is_file() and "__pycache__" not in path.parts}
+    files |= {f"dbyte_paper/notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.py")}
     assert files <= packed, f"missing in the wheel: {sorted(files - packed)}"
-    assert not [name for name in packed if name.startswith("tests")]
-    assert "dbyte = dbyte.__main__:main" in entry
+    assert not [name for name in packed if name.startswith("tests") or name.endswith(".pth")]
+    assert "dbyte = dbyte.__main__:main" in entry and "dbyte-lm-eval = dbyte_lm_eval:main" in entry
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """The programs of an environment that holds this wheel, and whatever this interpreter has but dbyte."""
+    folder = tmp_path_factory.mktemp("environment")
+    assert run(sys.executable, "-m", "venv", "--without-pip", str(folder)).returncode == 0
+    programs = folder / "bin"
+    where = run(programs / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
+    # A line of a .pth adds the folder; the .pth files in it, such as the one of an editable dbyte, are not read.
+    (Path(where) / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    answer = run(sys.executable, "-m", "pip", "--python", programs / "python", "install", "--no-deps", "--no-index",
+                 "--no-compile", "--quiet", wheel)
+    assert answer.returncode == 0, answer.stderr
+    return programs
+
+
+def outside(programs, folder, *command, timeout=600):
+    """Run a program of the environment in a folder outside any checkout."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DBYTE_ROOT")}
+    return subprocess.run([programs / command[0], *command[1:]], cwd=folder, env=clean, capture_output=True, text=True,
+                          timeout=timeout)
+
+
+def test_an_installed_wheel_has_its_notebooks_and_data_outside_a_checkout(installed, tmp_path):
+    code = ("from dbyte import paths; from dbyte_paper import pairing, published; "
+            "print(paths.ROOT, len(pairing.find_scripts(paths.NOTEBOOKS)), len(published.tables()), paths.__file__)")
+    answer = outside(installed, tmp_path, "python", "-c", code)
+    assert answer.returncode == 0, answer.stderr
+    root, scripts, tables, file = answer.stdout.split()
+    assert Path(root) == tmp_path and int(tables) == 13 and not Path(file).is_relative_to(ROOT)
+    assert int(scripts) == len(list((ROOT / "notebooks").glob("[0-9][0-9]_*.py")))
+    listed = outside(installed, tmp_path, "dbyte", "scales")
+    assert listed.returncode == 0 and "smoke" in listed.stdout
+
+
+@pytest.mark.exhaustive
+def test_an_installed_wheel_reproduces_a_notebook_outside_a_checkout(installed, tmp_path):
+    small = ["--set", "teacher.train_bytes=20e3", "--set", "items=4"]
+    answer = outside(installed, tmp_path, "dbyte", "reproduce", "--scale", "smoke", "--only", "00", *small, timeout=900)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    (facts,) = tmp_path.glob("results/smoke-*/teacher.json")
+    assert json.loads(facts.read_text())["commit"] == "unknown", "a wheel does not know its commit"
+    assert list(tmp_path.glob("runs/notebooks/*/00_teacher.ipynb"))
+    assert not list(Path(installed.parent).rglob("*.ipynb")), "nothing is written into the environment"
