@@ -20,11 +20,13 @@ import mistune
 import pandas as pd
 
 from dbyte.atomic import up_to_date
+from dbyte.evaluate.stats import AVERAGE
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
 from dbyte.presets import Scale
 from dbyte_paper import audit, claims
 from dbyte_paper.claims import UNMEASURED
 from dbyte_paper.published import SOURCE
+from dbyte_paper.real_teacher import MODELS, kept_table
 from dbyte_paper.results import read_if_any, read_results
 from dbyte_paper.tables import both_students, estimates, main_table, markdown
 
@@ -34,7 +36,8 @@ ALL_COLUMNS = ("`all columns`: teacher and student of notebook 16, which were ta
 CSS = (files("dbyte_paper") / "page.css").read_text(encoding="utf-8")
 Read = Callable[[str], pd.DataFrame | None]  # the name of a results file -> its rows, None where there are none
 
-BEGIN = "<!-- generated from results/small by `python -m dbyte readme --write` -->"  # around the README's numbers
+BEGIN = "<!-- generated from results/ by `python -m dbyte readme --write` -->"  # around the README's numbers
+REAL = "real"  # the scale of the README's first table
 END = "<!-- end of the generated part -->"
 
 
@@ -58,9 +61,12 @@ def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
 def headline(read: Read) -> Iterator[str]:
     """Teacher, Stage 1 and Stage 2."""
     yield "## What is kept"
+    if (real := read("real_columns")) is not None:
+        yield from one_teacher(real, read("real_text"))
     frame = read("main")
     if frame is None:
-        yield "Not measured yet: notebook 02 has not run at this scale."
+        if real is None:
+            yield "Not measured yet: notebook 02 has not run at this scale."
         return
     seeds = ", ".join(map(str, frame.attrs["provenance"]["seeds"]))
     yield f"Held-out items per column: {int(frame['n'].min())} to {int(frame['n'].max())}. Seeds: {seeds}."
@@ -71,6 +77,26 @@ def headline(read: Read) -> Iterator[str]:
     if (letters := read("mini_cute")) is not None:
         yield "The letters of made-up words (MiniCUTE), by the models of notebook 16:"
         yield markdown(main_table(letters))
+
+
+def one_teacher(columns: pd.DataFrame, text: pd.DataFrame | None) -> Iterator[str]:
+    """What notebook 17 measured of one teacher's student: accuracy, and its text if that was read."""
+    judged = columns[columns["near_chance"] == ""]
+    yield (f"One teacher and its student (notebook 17), {seeds_of(columns)}, the same items for all, at most "
+           f"{int(judged.loc[judged['task'] != AVERAGE, 'n'].max())} a column. A student of Stage 1 is read along the "
+           "tokenizer's boundaries or its router's. Averages leave out columns where the teacher is near chance; what "
+           "is kept is accuracy above chance over the teacher's, with the 95 % interval of resampled items.")
+    yield markdown(kept_table(columns))
+    if text is not None:
+        models = [name for name in MODELS if name in set(text["model"])]
+        yield "Held-out text (± standard error over pieces), along the same boundaries; Stage 2's bits are a bound:"
+        yield markdown(estimates(text, rows=["corpus", "measure"], columns="model", order=models, digits=3))
+
+
+def seeds_of(frame: pd.DataFrame) -> str:
+    """Return the seeds of results as words."""
+    seeds = frame.attrs["provenance"]["seeds"]
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def bits_and_boundaries(read: Read) -> Iterator[str]:
@@ -192,15 +218,23 @@ def report(scale: Scale, *, write: bool, results: Path = RESULTS, figures: Path 
 
 
 def readme_numbers(*, folder: Path = RESULTS) -> str:
-    """Return the README's results at the committed scale as markdown; FileNotFoundError where they were never made."""
+    """Return the README's results as markdown, those of the pretrained teacher first where there are any.
+
+    FileNotFoundError where those of the committed scale were never made.
+    """
     read = partial(read_results, scale=COMMITTED_SCALE, folder=folder)
+    real = partial(read_if_any, scale=REAL, folder=folder)
+    lead = []
+    if (columns := real("real_columns")) is not None:
+        lead = [f"### A pretrained teacher: scale `{REAL}`", *one_teacher(columns, real("real_text")),
+                f"### Teachers trained here: scale `{COMMITTED_SCALE}`"]
     main = read("main")
     stage1 = read("stage1")
     given = stage1[~stage1.model.isin(main.model.unique())]
     facts = main.attrs["provenance"]
     minutes = ", ".join(f"{row.notebook[:2]}: {row.value / 60:.0f}" for row in read("notebook_times").itertuples())
     return "\n\n".join((
-        f"Scale `{COMMITTED_SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
+        *lead, f"Scale `{COMMITTED_SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy in "
         f"percent ± standard error on at most {int(main.n.max())} held-out items per column; GSM8K is generated and "
         f"matched. {ALL_COLUMNS} Minutes of each notebook's longest run, which may have loaded models: {minutes}.",
         markdown(both_students(pd.concat([main, given]), read("all_columns")))))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.data import heldout_corpus
@@ -27,9 +28,10 @@ from dbyte.presets import Scale
 from dbyte.text.corpus import load_corpus
 from dbyte.text.files import readable_files
 from dbyte.text.spans import TokenBytes
-from dbyte_paper.tables import SIGMA
+from dbyte_paper.tables import BENCHMARKS, SIGMA, estimates
 
 TEACHER = "teacher"
+MODELS = (TEACHER, "after 1.1", "Stage 1, tokenizer's", "Stage 1, router's", "Stage 2")
 NEAR = "near chance"
 KL, AGREEMENT, BITS = "KL to the teacher, nats a token", "same likeliest token, %", "bits per byte"
 
@@ -37,6 +39,21 @@ KL, AGREEMENT, BITS = "KL to the teacher, nats a token", "same likeliest token, 
 def is_near_chance(result: ColumnResult) -> bool:
     """True where a model is less than two standard errors above what guessing scores."""
     return result.accuracy <= result.chance + SIGMA * result.stderr
+
+
+def answered(measurer: Measurer, models: Mapping[str, tuple[Path, str]]) -> dict[str, dict[str, ColumnResult]]:
+    """What each model answers of the scale's columns, all on the same items.
+
+    A column on which the teacher is near chance has nothing to keep: the others are asked only its first
+    `dynamics_items` items.
+    """
+    found = {TEACHER: measurer.columns(*models[TEACHER])}
+    few = {task: measurer.scale.dynamics_items for task, result in found[TEACHER].items() if is_near_chance(result)}
+    for model, how in models.items():
+        if model != TEACHER:
+            found[model] = {task: measurer.columns(*how, items=few.get(task), only=[task])[task]
+                            for task in found[TEACHER]}
+    return found
 
 
 def kept_rows(found: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
@@ -49,7 +66,7 @@ def kept_rows(found: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
     for model, results in found.items():
         own = column_rows(model, results)
         rows += [row | {"near_chance": "" if row["task"] in judged else NEAR}
-                 | _kept(results, found[TEACHER], [row["task"]]) for row in own]
+                 | _kept(results, found[TEACHER], [row["task"]] if row["task"] in judged else []) for row in own]
         if mean := [row for row in own if row["task"] in judged]:
             rows.append({"model": model, "task": stats.AVERAGE, "value": float(np.mean([row["value"] for row in mean])),
                          "stderr": math.hypot(*(row["stderr"] for row in mean)) / len(mean),
@@ -59,13 +76,26 @@ def kept_rows(found: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
 
 
 def _kept(results: Mapping[str, ColumnResult], teacher: Mapping[str, ColumnResult], tasks: Sequence[str]) -> dict:
-    """Retention plain and above chance over some columns, with intervals; nan where the teacher has nothing to keep."""
+    """Retention plain and above chance over some columns, with intervals; nan where there is nothing to keep."""
     ours, theirs = ({task: one[task].correct for task in tasks} for one in (results, teacher))
     nothing = stats.Interval(math.nan, math.nan, math.nan)
     plain = stats.retention(ours, theirs) if any(map(any, theirs.values())) else nothing
-    above = stats.kept_above_chance(ours, theirs, chance=float(np.mean([teacher[task].chance for task in tasks])))
+    above = (stats.kept_above_chance(ours, theirs, chance=float(np.mean([teacher[task].chance for task in tasks])))
+             if tasks else nothing)
     return {f"{name}{end}": getattr(found, part) for name, found in (("kept", plain), ("above_chance", above))
             for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))}
+
+
+def kept_table(columns: pd.DataFrame) -> pd.DataFrame:
+    """`kept_rows` for readers: accuracy by column, their average, and how much of it is above chance, teacher first."""
+    named = columns.assign(task=columns.task.where(columns.near_chance == "", columns.task + f" ({NEAR})"))
+    order = [f"{task}{mark}" for mark in ("", f" ({NEAR})") for task in BENCHMARKS] + [stats.AVERAGE]
+    table = estimates(named, rows=["model"], columns="task", order=list(dict.fromkeys([*order, *named.task])))
+    means = columns[columns.task == stats.AVERAGE].set_index("model")
+    kept = {model: f"{row.above_chance:.1f} ({row.above_chance_low:.1f} to {row.above_chance_high:.1f})"
+            for model, row in means.iterrows()}
+    table = table.assign(kept=table["model"].map(kept).fillna("")).rename(columns={"kept": "kept above chance, %"})
+    return table.sort_values("model", key=lambda names: names.map(MODELS.index))
 
 
 def text_rows(measurer: Measurer, models: Mapping[str, tuple[Path, str]]) -> list[dict]:

@@ -12,10 +12,10 @@
 # %% [markdown]
 # # 17 · One teacher, from tokens to bytes, and what is left of it
 #
-# Table 1, Figures 2 and 3 and Table 6 of the paper for one teacher on one page. At scale `real` it is a pretrained
-# model that was not trained here, and training text and benchmarks are real; at the other scales it is the scale's own
-# teacher with MiniBench. Measured is what each step keeps: accuracy, the divergence from the teacher and bits per byte,
-# the router's boundaries, robustness, and what the student writes. A control leaves out step 1.1.
+# Table 1 and Figures 2 and 3 of the paper for one teacher on one page. At scale `real` it is a pretrained model that was
+# not trained here, and training text and benchmarks are real; at the other scales it is the scale's own teacher with
+# MiniBench. Measured is what each step keeps: accuracy, the divergence from the teacher and bits per byte, the router's
+# boundaries, and what the student writes. Notebook 18 asks what step 1.1 is worth, and reads Table 6.
 #
 # **Claims:** alignment alone recovers most of the teacher; Stage 1 keeps nearly all of it; Stage 2 costs a few points.
 # **Cost:** at `real` up to three hours of two CPU cores, nearly all of it training, which resumes where it stopped; at
@@ -34,7 +34,6 @@ from IPython.display import Image, Markdown
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate import under_noise
 from dbyte.evaluate.ablation import curriculum_rows
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.teacher import load_teacher
@@ -72,22 +71,19 @@ tables.Table(cost.drop(columns="stderr"))
 #
 # The same items through the same harness for all. "Tokenizer's" and "router's" say whose boundaries a student of
 # Stage 1 is read along. A column is near chance, and left out of the averages, where the teacher is less than two
-# standard errors above what guessing scores.
+# standard errors above what guessing scores; there the students are asked fewer items, and nothing can be kept.
 
 # %%
 measurer = Measurer(chosen, seed)
-models = {"teacher": (teacher, "token"), "after 1.1": (runs[0].model_folder, "stage1/tokenizer"),
-          "Stage 1, tokenizer's": (final, "stage1/tokenizer"), "Stage 1, router's": (final, "stage1/router"),
-          "Stage 2": (runs[4].model_folder, "stage2/router")}
+models = dict(zip(real_teacher.MODELS, (
+    (teacher, "token"), (runs[0].model_folder, "stage1/tokenizer"), (final, "stage1/tokenizer"),
+    (final, "stage1/router"), (runs[4].model_folder, "stage2/router")), strict=True))
 
 # %%
 with record("real_columns", keys=["model", "task"], of=runs[4]) as rows:
-    rows += real_teacher.kept_rows({model: measurer.columns(*how) for model, how in models.items()})
+    rows += real_teacher.kept_rows(real_teacher.answered(measurer, models))
 columns = record.read("real_columns")
-named = columns.assign(task=[f"{row.task} ({row.near_chance})" if row.near_chance else row.task
-                             for row in columns.itertuples()])
-table = tables.estimates(named, rows=["model"], columns="task", order=sorted(named.task.unique()))
-tables.Table(table.set_index("model").loc[list(models)].reset_index())
+tables.Table(real_teacher.kept_table(columns))
 
 # %% [markdown]
 # What is kept, in percent of the teacher's accuracy, and of its accuracy above chance, with 95 % bootstrap intervals
@@ -160,45 +156,6 @@ of_teacher = dynamics[dynamics.model == "teacher"]
 steps = dynamics[dynamics.model == "student"].assign(model="step " + dynamics.step)
 picture = ablations.curves_figure(steps, ["step 1.1", "step 1.2"], teacher=of_teacher)
 Image(figures.save(picture, "real_dynamics", frames=[dynamics]))
-
-# %% [markdown]
-# ## What step 1.1 is worth
-#
-# The control has no step 1.1. It begins with step 1.2, at the rates of step 1.1 for its untrained encoder, and reads
-# as many bytes as the training FLOPs of both steps buy. Both are read along the tokenizer's boundaries.
-
-# %%
-step = real_teacher.without_alignment(chosen, runs, teacher, seed=seed)
-control = run_steps(chosen, (step,), seed=seed)[0]
-pair = {"teacher": (teacher, "token"), "1.1, then 1.2": (runs[1].model_folder, "stage1/tokenizer"),
-        "1.2 alone": (control.model_folder, "stage1/tokenizer")}
-with record("real_control", keys=["corpus", "measure", "model"], of=control) as rows:
-    rows += real_teacher.text_rows(measurer, pair)
-without = record.read("real_control")
-print(f"1.2 alone: {step.train_bytes / 1e6:.2f} MB; with 1.1: {runs[0].facts()['train_bytes'] / 1e6:.2f} MB of 1.1 and "
-      f"{runs[1].facts()['train_bytes'] / 1e6:.2f} MB of 1.2")
-tables.Table(tables.estimates(without, rows=["corpus", "measure"], columns="model", order=list(pair), digits=3))
-
-# %% [markdown]
-# ## Table 6: character noise
-#
-# Accuracy in percent, clean and under the five perturbations, each in prompt, completion and both, which are averaged.
-# At `real` on HellaSwag, as in the paper; elsewhere on the columns of notebook 08.
-
-# %%
-asked = min(chosen.dynamics_items, chosen.ablation.items)
-readers = {"teacher": models["teacher"], "stage1": models["Stage 1, router's"], "stage2": models["Stage 2"]}
-chance = under_noise.chances(chosen)
-noisy = {}
-with record("real_noise", keys=["model", "task", "kind"], of=runs[4]) as rows:
-    for model, how in readers.items():
-        noisy[model] = under_noise.answers(measurer, *how, items=asked)
-        rows += under_noise.noise_rows(model, noisy[model], chance)
-noise = record.read("real_noise")
-tables.Table(tables.by_noise(noise, models=list(readers)))
-
-# %%
-Image(figures.save(figures.robustness_figure(noise), "real_noise", frames=[noise]))
 
 # %% [markdown]
 # ## Figure 3: a passage

@@ -19,7 +19,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if pairing.NAME.fullmatch(path.stem))
 EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "04_ablation_alignment", "05_ablation_encoder",
             "06_decoding_strategies", "07_boundary_visualization", "08_robustness", "09_router", "10_teacher_scale",
-            "14_curriculum_order", "15_ablation_byte_sft", "16_all_columns", "17_real_teacher", "99_claims"}
+            "14_curriculum_order", "15_ablation_byte_sft", "16_all_columns", "17_real_teacher",
+            "18_real_controls", "99_claims"}
 LINES = 15
 SHELL = {"subprocess", "pip", "os.system", "get_ipython"}
 RECORDER = {"write_results", "read_results", "time", "environment"}  # only `results.begin` gives these

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -9,9 +10,11 @@ import pytest
 from test_report import MAIN, write
 
 from dbyte import paths, presets
+from dbyte.evaluate.harness import ColumnResult
 from dbyte_paper import claims, figures, page
 from dbyte_paper.figures import save, write_png
-from dbyte_paper.results import read_results
+from dbyte_paper.real_teacher import kept_rows
+from dbyte_paper.results import read_if_any, read_results
 from dbyte_paper.tables import markdown
 
 
@@ -116,6 +119,21 @@ def test_the_readme_takes_a_generated_part_between_its_markers():
     assert page.with_numbers(text, "new") == f"before\n{page.BEGIN}\n\nnew\n\n{page.END}\nafter"
     with pytest.raises(ValueError, match="once each"):
         page.with_numbers("no markers", "new")
+
+
+def test_the_page_of_a_pretrained_teacher_begins_with_its_table(tmp_path):
+    right = (1,) * 60 + (0,) * 40
+    found = {model: {"LMB": ColumnResult("LMB", "acc", 60.0, 0.05, 100, 0.0, right, ""),
+                     "WINO": ColumnResult("WINO", "acc", 0.5, 0.05, 100, 0.5, right, "")}
+             for model in ("Stage 2", "teacher")}
+    write(tmp_path, kept_rows(found), name="real_columns", scale="real")
+    columns = read_results("real_columns", scale="real", folder=tmp_path)
+    said, table = page.one_teacher(columns, None)
+    assert "seeds 0, 1" in said and "at most 100 a column" in said
+    head, _, *rows = table.splitlines()
+    assert head == "| model | LMB | WINO (near chance) | average | kept above chance, % |"
+    assert [row.split(" | ")[0] for row in rows] == ["| teacher", "| Stage 2"]
+    assert list(page.headline(partial(read_if_any, scale="real", folder=tmp_path)))[1:] == [said, table]
 
 
 def test_every_claim_is_on_the_figure_on_its_own_side():
