@@ -12,10 +12,10 @@
 # %% [markdown]
 # # 17 · One teacher, from tokens to bytes, and what is left of it
 #
-# Table 1 and Figures 2 and 3 of the paper for one teacher on one page. At scale `real` it is a pretrained model that was
+# Table 1 and Figure 3 of the paper for one teacher on one page. At scale `real` it is a pretrained model that was
 # not trained here, and training text and benchmarks are real; at the other scales it is the scale's own teacher with
 # MiniBench. Measured is what each step keeps: accuracy, the divergence from the teacher and bits per byte, the router's
-# boundaries, and what the student writes. Notebook 18 asks what step 1.1 is worth, and reads Table 6.
+# boundaries, and what the student writes. Notebook 18 has Figure 2, a control without step 1.1, and Table 6.
 #
 # **Claims:** alignment alone recovers most of the teacher; Stage 1 keeps nearly all of it; Stage 2 costs a few points.
 # **Cost:** at `real` up to three hours of two CPU cores, nearly all of it training, which resumes where it stopped; at
@@ -34,10 +34,9 @@ from IPython.display import Image, Markdown
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate.ablation import curriculum_rows
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.teacher import load_teacher
-from dbyte_paper import ablations, chunk_view, figures, real_teacher, results, tables
+from dbyte_paper import chunk_view, figures, real_teacher, results, tables
 
 # %%
 chosen = presets.scale(scale)
@@ -131,31 +130,6 @@ tables.Table(bits.assign(more=more)[["corpus", "model", "value", "stderr", "n", 
 with record("real_router", keys=["corpus"], of=runs[2]) as rows:
     rows += real_teacher.router_rows(measurer, final)
 tables.Table(record.read("real_router").sort_values("value", ascending=False), digits=1)
-
-# %% [markdown]
-# ## Figure 2: two phases
-#
-# After each model that steps 1.1 and 1.2 kept on their way: the divergence from the teacher, and the accuracy on two
-# columns with fewer items than above. All along the tokenizer's boundaries.
-
-# %%
-with record("real_divergence", keys=["model", "corpus", "train_bytes"], of=runs[1]) as rows:
-    rows += real_teacher.divergence_rows(measurer, runs[:2], teacher)
-divergence = record.read("real_divergence")
-lines = divergence.assign(model=divergence.model + ", " + divergence.corpus)
-lines.attrs = divergence.attrs
-picture = ablations.loss_figure(lines, sorted(lines.model.unique()), label=real_teacher.KL)
-Image(figures.save(picture, "real_divergence", frames=[divergence]))
-
-# %%
-watched = ["LMB", "PIQA"]
-with record("real_dynamics", keys=["model", "task", "train_bytes"], of=runs[1]) as rows:
-    rows += curriculum_rows(measurer, runs, teacher, only=watched)
-dynamics = record.read("real_dynamics")
-of_teacher = dynamics[dynamics.model == "teacher"]
-steps = dynamics[dynamics.model == "student"].assign(model="step " + dynamics.step)
-picture = ablations.curves_figure(steps, ["step 1.1", "step 1.2"], teacher=of_teacher)
-Image(figures.save(picture, "real_dynamics", frames=[dynamics]))
 
 # %% [markdown]
 # ## Figure 3: a passage

@@ -10,10 +10,11 @@
 # ---
 
 # %% [markdown]
-# # 18 · The same teacher: what step 1.1 is worth, and character noise
+# # 18 · The same teacher: two phases, what step 1.1 is worth, and character noise
 #
-# Two questions about the students of notebook 17. A control leaves out step 1.1, at as many training FLOPs. And Table 6:
-# how much accuracy is left where letters are dropped, repeated or in another case.
+# Three questions about the students of notebook 17. How they come closer to their teacher (Figure 2). What step 1.1 is
+# worth: a control leaves it out, at as many training FLOPs. And Table 6: how much accuracy is left where letters are
+# dropped, repeated or in another case.
 #
 # **Claims:** without alignment the same FLOPs buy a student further from its teacher; a byte-level student loses less to
 # noise than its teacher.
@@ -32,8 +33,9 @@ from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate import under_noise
+from dbyte.evaluate.ablation import curriculum_rows
 from dbyte.evaluate.measure import Measurer
-from dbyte_paper import figures, real_teacher, results, tables
+from dbyte_paper import ablations, figures, real_teacher, results, tables
 
 # %%
 chosen = presets.scale(scale)
@@ -41,6 +43,31 @@ record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 measurer = Measurer(chosen, seed)
 teacher = teacher_run(chosen, seed=seed)
 runs = run_steps(chosen, curriculum(chosen), seed=seed)
+
+# %% [markdown]
+# ## Figure 2: two phases
+#
+# After each model that steps 1.1 and 1.2 kept on their way: the divergence from the teacher, and the accuracy on two
+# columns with fewer items than above. All along the tokenizer's boundaries.
+
+# %%
+with record("real_divergence", keys=["model", "corpus", "train_bytes"], of=runs[1]) as rows:
+    rows += real_teacher.divergence_rows(measurer, runs[:2], teacher)
+divergence = record.read("real_divergence")
+lines = divergence.assign(model=divergence.model + ", " + divergence.corpus)
+lines.attrs = divergence.attrs
+picture = ablations.loss_figure(lines, sorted(lines.model.unique()), label=real_teacher.KL)
+Image(figures.save(picture, "real_divergence", frames=[divergence]))
+
+# %%
+watched = ["LMB", "PIQA"]
+with record("real_dynamics", keys=["model", "task", "train_bytes"], of=runs[1]) as rows:
+    rows += curriculum_rows(measurer, runs, teacher, only=watched)
+dynamics = record.read("real_dynamics")
+of_teacher = dynamics[dynamics.model == "teacher"]
+steps = dynamics[dynamics.model == "student"].assign(model="step " + dynamics.step)
+picture = ablations.curves_figure(steps, ["step 1.1", "step 1.2"], teacher=of_teacher)
+Image(figures.save(picture, "real_dynamics", frames=[dynamics]))
 
 # %% [markdown]
 # ## What step 1.1 is worth
