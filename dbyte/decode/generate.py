@@ -135,21 +135,26 @@ def begin(
     prompt_ends: list[list[int]] | None = None, repeats: Sequence[int] | None = None, engine: Engine | None = None,
 ) -> Writer:
     """Read the prompts and return the writer that continues them; arguments and errors are those of `generate`."""
-    if max_new_bytes < 1:
-        raise ValueError(f"max_new_bytes must be at least 1, found {max_new_bytes}")
+    check_limits(max_new_bytes, stop)
     if stage not in (None, 1, 2):
         raise ValueError(f"stage must be 1 (writes tokens), 2 (writes bytes) or None (as trained), found {stage!r}")
     if stage == 2 and student.config.stage == 1:
         raise ValueError("this student is of Stage 1, its byte heads were never trained: write with stage=1, or use a "
                          "student of Stage 2")
-    if isinstance(stop, str | bytes) or not all(text and isinstance(text, str) for text in stop):
-        raise ValueError(f"stop must be a list of strings that are not empty, found {stop!r}")
     encoded = _encoded(student, prompts)
     with evaluating(student):
         stream = ByteStream(student, encoded, new_bytes=max_new_bytes, stage=stage or student.config.stage or 2,
                             prompt_ends=prompt_ends, engine=engine)
     return Writer(stream, encoded, sampling=sampling, limit=max_new_bytes, stops=[utf8(text) for text in stop],
                   valid_utf8=valid_utf8, repeats=repeats)
+
+
+def check_limits(max_new_bytes: int, stop: Sequence[str]) -> None:
+    """Raise ValueError for a limit below 1, or stop strings that are empty or not in a list."""
+    if max_new_bytes < 1:
+        raise ValueError(f"max_new_bytes must be at least 1, found {max_new_bytes}")
+    if isinstance(stop, str | bytes) or not all(text and isinstance(text, str) for text in stop):
+        raise ValueError(f"stop must be a list of strings that are not empty, found {stop!r}")
 
 
 def _encoded(student: ByteStudent, prompts: Sequence[str | bytes]) -> list[bytes]:

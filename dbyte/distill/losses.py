@@ -4,6 +4,7 @@
     distill     L_distill   Eq. 3      KL(teacher || student) over the vocabulary, at token ends
     boundary    L_boundary  Eq. 4      binary cross-entropy of the router's probability, per byte
     next_byte   section 4.2.2          cross-entropy over the 512 joint symbols of JBP (section 4.1.2)
+    dense       not in the paper       KL(teacher || student) over these symbols, within the teacher's tokens
 
 The caller divides the summed loss by the summed count once, so that a mean is never a mean of means.
 
@@ -63,6 +64,15 @@ def next_byte(joint_logits_BLK2: Tensor, label_BL: Tensor, mask_BL: Tensor) -> L
     """Cross-entropy in nats of the joint symbol (next byte, ends a chunk), over masked bytes."""
     ce_BL = F.cross_entropy(joint_logits_BLK2.float().transpose(1, 2), label_BL, reduction="none")
     return (ce_BL * mask_BL).sum(), mask_BL.sum()
+
+
+def dense(joint_logits_PK2: Tensor, teacher_PK2: Tensor) -> Loss:
+    """KL(teacher || student) in nats over the joint symbols, summed over P bytes.
+
+    teacher_PK2: the teacher's log-probabilities, as `byte_probabilities/within_token.py` has them; -inf is allowed.
+    """
+    kl = F.kl_div(log_softmax(joint_logits_PK2), teacher_PK2.exp(), reduction="sum")
+    return kl, torch.tensor(len(teacher_PK2), device=teacher_PK2.device)
 
 
 # -- divergences ------------------------------------------------------------------------------------------------------

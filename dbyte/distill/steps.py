@@ -20,6 +20,7 @@ ROUTER = ("router",)
 CORE = ("core",)
 DECODER = ("null_E", "residual", "decoder_projection", "decoder", "byte_head", "second_head")
 EVERYTHING = ("",)
+TARGETS = ("labels", "tokens", "dense", "mixed")  # of Stage 2
 MUON_DECAY = 0.01
 NO_DECAY = ("A_log", "dt_bias", "D", "null_E", "embed_tokens.weight", "byte_embedding.weight")
 
@@ -214,20 +215,31 @@ def stage1(
 def stage2(
     *, head_bytes: int, full_bytes: int, head_rate: float = 1e-3, outer_rate: float = 4e-5, core_rate: float = 2e-5,
     head_muon: float = 0.0, boundary_loss: bool = False, decoding: str | None = None, core_lora: int = 0,
-    head_passes: int = 1,
+    head_passes: int = 1, targets: str = "labels", own_bytes: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13.
 
-    core_rate: of the core in step 2.2; 0 leaves it frozen. head_muon: `Group.muon_rate` of step 2.1. boundary_loss: step
-    2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" replaces the student's byte heads
-    by MBP's two (section 4.1.2). core_lora: as in stage1. head_passes: step 2.1 reads a share of its rows so many times.
+    core_rate: of the core in step 2.2; 0 leaves it frozen. head_muon: `Group.muon_rate` of step 2.1. boundary_loss:
+    step 2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" replaces the student's byte
+    heads by MBP's two (section 4.1.2). core_lora: as in stage1. head_passes: step 2.1 reads a share of its rows so many
+    times. targets: "labels", the next byte along the router's boundaries (the paper), or one of
+    `objectives.along_tokens`, along the teacher's tokens. own_bytes: after these, so many bytes more as in step 2.2
+    with "labels", so that it trains along the boundaries that it will use. Raises ValueError for other targets, or with
+    "mbp".
     """
+    if targets not in TARGETS or (decoding and targets != "labels"):
+        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, and \"labels\" with MBP; found {targets!r}")
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
     core = (Group(CORE, core_rate, lora=core_lora),) if core_rate else ()
-    full = objectives.full_with_boundary if boundary_loss else objectives.full
-    return (
-        Step("2.1 head", 2, objectives.head, (Group(DECODER, head_rate, head_muon),), head_bytes, warmup=0.1, floor=0.1,
+    head = objectives.head
+    full = own = objectives.full_with_boundary if boundary_loss else objectives.full
+    if targets != "labels":
+        head = objectives.along_tokens(targets)
+        full = objectives.along_tokens(targets, boundary=boundary_loss)
+    groups = (Group(outer, outer_rate), *core)
+    steps = (
+        Step("2.1 head", 2, head, (Group(DECODER, head_rate, head_muon),), head_bytes, warmup=0.1, floor=0.1,
              decoding=decoding, passes=head_passes),
-        Step("2.2 full", 2, full, (Group(outer, outer_rate), *core), full_bytes, warmup=0.01,
-             floor=0.1),
+        Step("2.2 full", 2, full, groups, full_bytes, warmup=0.01, floor=0.1),
     )
+    return steps + ((Step("2.2 own", 2, own, groups, own_bytes, warmup=0.01, floor=0.1),) if own_bytes else ())

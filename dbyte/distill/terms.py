@@ -10,11 +10,14 @@ Shape letters: B rows, L bytes, M tokens or chunks, D byte width, E core width, 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from dbyte.byte_probabilities import within_token
+from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.distill import losses, sliced_losses
 from dbyte.distill.losses import Loss
 from dbyte.model.chunking import Chunks, find_chunks
@@ -68,8 +71,15 @@ class Forward:
     @cached_property
     def decoded_BLD(self) -> Tensor:
         """The decoder's output for each byte, along the router's chunks."""
-        return self.model.decode(self.core_BME, self.encoded_BLD, self.router_chunks, self.batch.document_BL,
-                                 self.prob_BL)
+        return self._decode(self.core_BME, self.router_chunks)
+
+    @cached_property
+    def decoded_along_tokens_BLD(self) -> Tensor:
+        """The decoder's output for each byte, along the teacher's tokens."""
+        return self._decode(self.token_hidden(), self.teacher_chunks)
+
+    def _decode(self, core_BME: Tensor, chunks: Chunks) -> Tensor:
+        return self.model.decode(core_BME, self.encoded_BLD, chunks, self.batch.document_BL, self.prob_BL)
 
     @cached_property
     def teacher_chunks(self) -> Chunks:
@@ -107,6 +117,10 @@ def _term(where: Callable[[Batch], Tensor], **reads: object) -> Callable[[Callab
 
 def _predicted_tokens(batch: Batch) -> Tensor:
     return losses.has_next(batch.token_document_BM)
+
+
+def _predicted_bytes(batch: Batch) -> Tensor:
+    return losses.has_next(batch.document_BL)
 
 
 def _routed_bytes(batch: Batch) -> Tensor:
@@ -157,7 +171,7 @@ def space_penalty(forward: Forward, mask_BL: Tensor) -> Loss:
     return losses.space_penalty(forward.prob_BL, before_space_BL, mask_BL)
 
 
-@_term(lambda batch: losses.has_next(batch.document_BL))
+@_term(_predicted_bytes)
 def next_byte(forward: Forward, mask_BL: Tensor) -> Loss:
     """The next byte, along the router's boundaries (section 4.2.2).
 
@@ -170,6 +184,30 @@ def next_byte(forward: Forward, mask_BL: Tensor) -> Loss:
     else:
         label_BL = byte_ids_BL.roll(-1, 1)
     return losses.next_byte(logits_BLK, label_BL, mask_BL)
+
+
+@_term(_predicted_bytes)
+def next_byte_along_tokens(forward: Forward, mask_BL: Tensor) -> Loss:
+    """The next byte and whether it ends a token, along the teacher's tokens: Stage 2 without the router (JBP alone)."""
+    label_BL = losses.joint_labels(forward.batch.byte_ids_BL, forward.batch.boundary_BL)
+    return losses.next_byte(forward.model.byte_head(forward.decoded_along_tokens_BLD), label_BL, mask_BL)
+
+
+@_term(_predicted_bytes, reads_teacher="whole")
+def dense(forward: Forward, mask_BL: Tensor) -> Loss:
+    """KL from what the teacher says of each byte within its tokens, along these tokens (JBP alone).
+
+    Not in the paper: its labels say which symbol came, these which might have.
+    """
+    batch = forward.batch
+    where = _predicted_tokens(batch).nonzero(as_tuple=True)
+    vocabulary = _sorted_vocabulary(forward.model)
+    with torch.no_grad():
+        hidden_TE = language_model(forward.teacher, batch)[where]
+        head_VE = forward.teacher.get_output_embeddings().weight[vocabulary.id_V.to(hidden_TE.device)]
+    next_T = batch.token_ids_BM.roll(-1, dims=1)[where]
+    teacher_PK2 = within_token.log_probs(hidden_TE, head_VE, next_T.tolist(), vocabulary)
+    return losses.dense(forward.model.byte_head(forward.decoded_along_tokens_BLD[mask_BL]), teacher_PK2)
 
 
 @_term(lambda batch: losses.has_two(batch.document_BL))
@@ -195,6 +233,15 @@ def next_token_of_teacher(forward: Forward, mask_BM: Tensor) -> Loss:
     next_T = forward.batch.token_ids_BM.roll(-1, dims=1)[mask_BM]
     hidden_BME = language_model(forward.model, forward.batch)
     return sliced_losses.next_token(hidden_BME[mask_BM], forward.model.get_output_embeddings().weight, next_T)
+
+
+_vocabularies: WeakKeyDictionary[nn.Module, SortedVocabulary] = WeakKeyDictionary()
+
+
+def _sorted_vocabulary(student: nn.Module) -> SortedVocabulary:
+    if student not in _vocabularies:
+        _vocabularies[student] = SortedVocabulary(student.token_texts(), size=student.config.core_config.vocab_size)
+    return _vocabularies[student]
 
 
 def language_model(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -156,6 +156,13 @@ class TokenBytes:
         digest.update(b"".join(self.token_bytes))
         return digest.hexdigest()
 
+    def tokenizer(self) -> "Tokenizer":
+        """`backend`; ValueError for a table without one."""
+        if self.backend is None:
+            raise ValueError("this table has no tokenizer, so it can decode but not align or normalise; build it with "
+                             "TokenBytes.from_tokenizer(tokenizer)")
+        return self.backend
+
     def normalise(self, text: str) -> str:
         """The target text: `text` after the tokenizer's own normaliser; ValueError for what no token can spell."""
         if not isinstance(text, str):
@@ -165,10 +172,7 @@ class TokenBytes:
             at, byte = next(each for each in enumerate(data) if each[1] in self.missing_bytes)
             raise ValueError(f"the text holds the byte 0x{byte:02X} at byte {at}, which {self.name} has no token for: "
                              "remove it from the text")
-        if self.backend is None:
-            raise ValueError("this table has no tokenizer, so it can decode but not align or normalise; build it with "
-                             "TokenBytes.from_tokenizer(tokenizer)")
-        normaliser = self.backend.normalizer
+        normaliser = self.tokenizer().normalizer
         # ASCII is in every canonical form, and other normalisers are errors.
         return text if normaliser is None or text.isascii() else normaliser.normalize_str(text)
 
