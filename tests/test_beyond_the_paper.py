@@ -185,7 +185,7 @@ def test_kept_states_are_the_cores_and_a_row_is_read_once(student, batch, monkey
         found = way(student, None, first).decoded_BLD
         torch.testing.assert_close(found, wanted[: len(found)], rtol=1e-4, atol=1e-5)
         with pytest.raises(TypeError):
-            forward_way(kept=True)(student, None, first).decoded_BLD  # another run keeps its own
+            _ = forward_way(kept=True)(student, None, first).decoded_BLD  # another run keeps its own
 
 
 def test_rows_of_equal_bytes_and_other_documents_are_not_mistaken(student, batch):
@@ -195,7 +195,7 @@ def test_rows_of_equal_bytes_and_other_documents_are_not_mistaken(student, batch
     document_BL = one.document_BL.masked_fill(torch.arange(one.mask_BL.shape[1]) >= end, -1)
     other = dataclasses.replace(one, document_BL=document_BL, mask_BL=document_BL >= 0)
     with torch.no_grad():
-        way(student, None, one).decoded_BLD
+        _ = way(student, None, one).decoded_BLD
         found, wanted = way(student, None, other).core_BME, Forward(student, None, other).core_BME
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 

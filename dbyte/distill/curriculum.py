@@ -109,8 +109,9 @@ def plan_steps(
         rows_of_step = rows if step.text is None else transformed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
         if rows_of_step is None and step.is_mixed:
-            raise ValueError(f"step {step.name!r} has vocabulary rows, noisy rows or several passes, for which all rows "
-                             f"must be in memory, and scale {scale.name!r} streams its corpora: set streamed = false")
+            raise ValueError(f"step {step.name!r} has vocabulary rows, noisy rows or several passes, for which all "
+                             f"rows must be in memory, and scale {scale.name!r} streams its corpora: set "
+                             "streamed = false")
         if rows_of_step is None:
             feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows,
                               seed=seed, lanes=math.gcd(scale.batch_rows, LANES), positions=positions)

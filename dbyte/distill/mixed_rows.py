@@ -24,7 +24,7 @@ CASE = 0x20  # the bit in which a letter's cases differ
 
 
 def mixed_feed(feed: Feed, step: Step, token_bytes: TokenBytes) -> Feed:
-    """The feed of a step with vocabulary rows, noisy rows or passes, in place of one of text that begins where it would.
+    """The feed of a step with vocabulary rows, noisy rows or passes, in place of one of text that begins there too.
 
     Of the rows of one pass the first `vocabulary` share is replaced by vocabulary rows, ids in ascending order, which
     are merged the oftener the lower, and of the others the first `noisy` share is noisy. The new feed shuffles them.

@@ -81,8 +81,8 @@ class Step:
                              f"{self.warmup}, {self.floor}, {self.snapshots}")
         if not (0 <= self.vocabulary < 1 and 0 <= self.noisy < 1 and self.passes >= 1
                 and all(group.lora >= 0 for group in self.groups)):
-            raise ValueError(f"step {self.name!r}: the shares of vocabulary rows and of noisy rows lie in [0, 1), passes "
-                             f"are at least 1 and ranks at least 0; found {self.vocabulary}, {self.noisy}, "
+            raise ValueError(f"step {self.name!r}: the shares of vocabulary rows and of noisy rows lie in [0, 1), "
+                             f"passes are at least 1 and ranks at least 0; found {self.vocabulary}, {self.noisy}, "
                              f"{self.passes}, {[group.lora for group in self.groups]}")
         trained = {part for group in self.groups for part in group.parts}
         assert self.passes == 1 or trained <= {*DECODER}, "what the decoder reads would change, and is kept"

@@ -66,7 +66,8 @@ class Forward:
     def core_BME(self) -> Tensor:
         """The core's output along the router's chunks."""
         chunks = self.router_chunks
-        return self.model.run_core(self.model.chunk_embeddings(self.encoded_BLD, chunks, self.batch.byte_ids_BL), chunks)
+        embedding_BME = self.model.chunk_embeddings(self.encoded_BLD, chunks, self.batch.byte_ids_BL)
+        return self.model.run_core(embedding_BME, chunks)
 
     @cached_property
     def decoded_BLD(self) -> Tensor:
