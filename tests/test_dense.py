@@ -4,10 +4,13 @@ import pytest
 import torch
 from conftest import make_student, make_teacher
 
+from dbyte import presets
 from dbyte.byte_probabilities import within_token
 from dbyte.distill import losses, objectives, terms
+from dbyte.distill.curriculum import check_sizes, curriculum
 from dbyte.distill.steps import TARGETS, stage2
 from dbyte.distill.terms import Forward, language_model
+from dbyte.distill.variants import byte_targets
 
 BYTES = {"head_bytes": 100, "full_bytes": 100}
 
@@ -92,6 +95,24 @@ def test_stage_2_has_the_targets_that_are_asked_for_and_then_its_own_boundaries(
     assert names["dense"] == ["dense", "dense with_boundary"]
     *_, last = stage2(**BYTES, targets="dense", boundary_loss=True, own_bytes=50)
     assert (last.objective.name, last.train_bytes) == ("full_with_boundary", 50)
+
+
+def test_the_rows_of_the_table_have_one_stage_1_and_equal_bytes():
+    scale = presets.scale("smoke")
+    rows = {variant.name: variant.steps for variant in byte_targets(scale)}
+    assert list(rows) == list(TARGETS) and rows["labels"] == curriculum(scale)
+    assert {steps[:3] for steps in rows.values()} == {curriculum(scale)[:3]}
+    assert len({sum(step.train_bytes for step in steps[3:]) for steps in rows.values()}) == 1
+    for name in ("tokens", "dense", "mixed"):
+        *_, full, own = rows[name]
+        assert full.objective.name == f"{name} with_boundary" and own.objective == rows["labels"][-1].objective
+
+
+def test_a_scale_may_name_the_targets():
+    steps = curriculum(presets.scale("smoke", ["stage2.targets=dense", "stage2.own_bytes=5e4"]))[3:]
+    assert [step.objective.name for step in steps] == ["dense", "dense with_boundary", "full_with_boundary"]
+    with pytest.raises(ValueError, match="targets must be one of"):
+        check_sizes(presets.scale("smoke", ["stage2.targets=soft"]))
 
 
 @pytest.mark.parametrize("wrong", [{"targets": "soft"}, {"targets": "dense", "decoding": "mbp"}])

@@ -160,6 +160,24 @@ def byte_sft(scale: Scale) -> tuple[Variant, ...]:
     )
 
 
+OWN_SHARE = 0.25  # of the bytes of step 2.2: the last ones, along the boundaries that the student will use
+
+
+def byte_targets(scale: Scale) -> tuple[Variant, ...]:
+    """Stage 2 at the scale's bytes by what a byte is taught, which the paper does in the first way only.
+
+    "labels": the next byte along the router's boundaries. The others end with that and begin along the teacher's
+    tokens: "tokens" with the symbols of the text, the control for "dense", the teacher's distribution over them, and
+    "mixed", half of each. All continue the curriculum's Stage 1.
+    """
+    begun = curriculum(scale)[:3]
+    own = round(OWN_SHARE * scale.stage2["full_bytes"])
+    along = {"full_bytes": scale.stage2["full_bytes"] - own, "own_bytes": own}
+    return tuple(Variant(targets, (*begun, *stage2(**{**scale.stage2, **changes, "targets": targets})))
+                 for targets, changes in (("labels", {"own_bytes": 0}), ("tokens", along), ("dense", along),
+                                          ("mixed", along)))
+
+
 # -- Tables 7 and 8: other training text ------------------------------------------------------------------------------
 
 # Above 1 the best that a router can say of a token's end before white space is "no boundary": p = 1 / (1 + weight).
