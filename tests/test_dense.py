@@ -6,7 +6,8 @@ from conftest import make_student, make_teacher
 
 from dbyte import presets
 from dbyte.byte_probabilities import within_token
-from dbyte.distill import losses, objectives, terms
+from dbyte.distill import losses
+from dbyte.distill.along_tokens import along_tokens, sorted_vocabulary
 from dbyte.distill.curriculum import check_sizes, curriculum
 from dbyte.distill.steps import TARGETS, stage2
 from dbyte.distill.terms import Forward, language_model
@@ -28,7 +29,7 @@ def student(teacher, tokenizer):
 def target(student, teacher, batch):
     """The teacher's distribution at each byte that is predicted, token by token."""
     rows = []
-    vocabulary = terms._sorted_vocabulary(student)
+    vocabulary = sorted_vocabulary(student)
     hidden_BME = language_model(teacher, batch)
     head_VE = teacher.get_output_embeddings().weight[vocabulary.id_V]
     for row, document_M in enumerate(batch.token_document_BM):
@@ -57,7 +58,7 @@ def test_each_byte_has_the_row_of_its_own_token(student, teacher, batch):
 
 @torch.inference_mode()
 def test_the_loss_is_the_divergence_from_that_table(student, teacher, batch):
-    objective = objectives.along_tokens("dense")
+    objective = along_tokens("dense")
     (total,) = objective.sums(student, teacher, batch)
     (count,) = objective.counts(batch)
     mask_BL = losses.has_next(batch.document_BL)
@@ -76,14 +77,14 @@ def test_a_student_that_says_what_the_teacher_says_has_no_loss(student, teacher,
 
 
 def test_mixed_is_the_mean_of_labels_and_distributions(student, teacher, batch):
-    means = {name: objectives.along_tokens(name)(student, teacher, batch) for name in ("tokens", "dense", "mixed")}
+    means = {name: along_tokens(name)(student, teacher, batch) for name in ("tokens", "dense", "mixed")}
     torch.testing.assert_close(means["mixed"], (means["tokens"] + means["dense"]) / 2)
 
 
 def test_the_decoder_learns_from_the_distribution_and_the_teacher_takes_no_gradient(student, teacher, batch):
     student.zero_grad()
     teacher.zero_grad()
-    objectives.along_tokens("dense")(student, teacher, batch).backward()
+    along_tokens("dense")(student, teacher, batch).backward()
     assert student.byte_head.weight.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in teacher.parameters())
 

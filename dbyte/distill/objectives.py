@@ -75,19 +75,6 @@ full = Objective("full", ((1, terms.next_byte), (1, terms.second_byte)))
 full_with_boundary = Objective(
     "full_with_boundary", ((1, terms.next_byte), (1, terms.second_byte), (1, terms.boundary)))
 
-
-def along_tokens(targets: str, *, boundary: bool = False) -> Objective:
-    """Stage 2 along the teacher's tokens, which the paper has not: its labels follow the router's boundaries.
-
-    targets: "tokens", the symbols of the text; "dense", the teacher's distribution over them; "mixed", the mean of
-    both. boundary: Eq. 4 next to it.
-    """
-    chosen = {"tokens": ((1, terms.next_byte_along_tokens),), "dense": ((1, terms.dense),),
-              "mixed": ((0.5, terms.next_byte_along_tokens), (0.5, terms.dense))}[targets]
-    return Objective(f"{targets} with_boundary" if boundary else targets,
-                     chosen + (((1, terms.boundary),) if boundary else ()))
-
-
 # Stage 1 on its own tokens (Table 8): next-token cross-entropy along the teacher's tokens, with Eq. 4.
 next_token = Objective("next_token", ((1, terms.next_token), (1, terms.boundary)))
 

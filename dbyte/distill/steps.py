@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dbyte.distill import objectives
+from dbyte.distill.along_tokens import TERMS, along_tokens
 from dbyte.distill.objectives import Objective
 from dbyte.model.adapters import ADAPTER, add_adapters
 
@@ -20,7 +21,7 @@ ROUTER = ("router",)
 CORE = ("core",)
 DECODER = ("null_E", "residual", "decoder_projection", "decoder", "byte_head", "second_head")
 EVERYTHING = ("",)
-TARGETS = ("labels", "tokens", "dense", "mixed")  # of Stage 2
+TARGETS = ("labels", *TERMS)  # of Stage 2
 MUON_DECAY = 0.01
 NO_DECAY = ("A_log", "dt_bias", "D", "null_E", "embed_tokens.weight", "byte_embedding.weight")
 
@@ -223,7 +224,7 @@ def stage2(
     step 2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" replaces the student's byte
     heads by MBP's two (section 4.1.2). core_lora: as in stage1. head_passes: step 2.1 reads a share of its rows so many
     times. targets: "labels", the next byte along the router's boundaries (the paper), or one of
-    `objectives.along_tokens`, along the teacher's tokens. own_bytes: after these, so many bytes more as in step 2.2
+    `along_tokens.TERMS`, along the teacher's tokens. own_bytes: after these, so many bytes more as in step 2.2
     with "labels", so that it trains along the boundaries that it will use. Raises ValueError for other targets, or with
     "mbp".
     """
@@ -234,8 +235,7 @@ def stage2(
     head = objectives.head
     full = own = objectives.full_with_boundary if boundary_loss else objectives.full
     if targets != "labels":
-        head = objectives.along_tokens(targets)
-        full = objectives.along_tokens(targets, boundary=boundary_loss)
+        head, full = along_tokens(targets), along_tokens(targets, routed=boundary_loss)
     groups = (Group(outer, outer_rate), *core)
     steps = (
         Step("2.1 head", 2, head, (Group(DECODER, head_rate, head_muon),), head_bytes, warmup=0.1, floor=0.1,

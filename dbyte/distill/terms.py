@@ -10,14 +10,11 @@ Shape letters: B rows, L bytes, M tokens or chunks, D byte width, E core width, 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dbyte.byte_probabilities import within_token
-from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.distill import losses, sliced_losses
 from dbyte.distill.losses import Loss
 from dbyte.model.chunking import Chunks, find_chunks
@@ -111,16 +108,16 @@ class Term:
     routes: bool = False
 
 
-def _term(where: Callable[[Batch], Tensor], **reads: object) -> Callable[[Callable], Term]:
+def term(where: Callable[[Batch], Tensor], **reads: object) -> Callable[[Callable], Term]:
     """Make the decorated loss a Term over these positions."""
     return lambda loss: Term(loss, where, **reads)
 
 
-def _predicted_tokens(batch: Batch) -> Tensor:
+def predicted_tokens(batch: Batch) -> Tensor:
     return losses.has_next(batch.token_document_BM)
 
 
-def _predicted_bytes(batch: Batch) -> Tensor:
+def predicted_bytes(batch: Batch) -> Tensor:
     return losses.has_next(batch.document_BL)
 
 
@@ -128,7 +125,7 @@ def _routed_bytes(batch: Batch) -> Tensor:
     return losses.routed(batch.byte_ids_BL, batch.document_BL)
 
 
-@_term(lambda batch: batch.token_mask_BM, reads_teacher="embeddings")
+@term(lambda batch: batch.token_mask_BM, reads_teacher="embeddings")
 def align(forward: Forward, mask_BM: Tensor) -> Loss:
     """Eq. 2, at the teacher's boundaries."""
     with torch.no_grad():
@@ -136,7 +133,7 @@ def align(forward: Forward, mask_BM: Tensor) -> Loss:
     return losses.align(forward.chunk_embeddings(), embedding_BME, mask_BM)
 
 
-@_term(lambda batch: batch.token_mask_BM, reads_teacher="embeddings")
+@term(lambda batch: batch.token_mask_BM, reads_teacher="embeddings")
 def align_mean(forward: Forward, mask_BM: Tensor) -> Loss:
     """Eq. 2 with the mean over E in place of the sum, as in the authors' code."""
     total, count = align.loss(forward, mask_BM)
@@ -154,25 +151,25 @@ def _divergence(forward: Forward, mask_BM: Tensor, *, divergence: str = "forward
         forward.teacher.get_output_embeddings().weight, divergence=divergence)
 
 
-distill = Term(_divergence, _predicted_tokens, reads_teacher="whole")
+distill = Term(_divergence, predicted_tokens, reads_teacher="whole")
 distill_reverse = replace(distill, loss=partial(_divergence, divergence="reverse"))
 distill_js = replace(distill, loss=partial(_divergence, divergence="js"))
 
 
-@_term(_routed_bytes, routes=True)
+@term(_routed_bytes, routes=True)
 def boundary(forward: Forward, mask_BL: Tensor) -> Loss:
     """Eq. 4, against the teacher's boundaries."""
     return losses.boundary(forward.prob_BL, forward.batch.boundary_BL, mask_BL)
 
 
-@_term(_routed_bytes, routes=True)
+@term(_routed_bytes, routes=True)
 def space_penalty(forward: Forward, mask_BL: Tensor) -> Loss:
     """Appendix A.2's penalty on boundaries right before white space."""
     before_space_BL = losses.before_space(forward.batch.byte_ids_BL, forward.batch.document_BL)
     return losses.space_penalty(forward.prob_BL, before_space_BL, mask_BL)
 
 
-@_term(_predicted_bytes)
+@term(predicted_bytes)
 def next_byte(forward: Forward, mask_BL: Tensor) -> Loss:
     """The next byte, along the router's boundaries (section 4.2.2).
 
@@ -187,31 +184,7 @@ def next_byte(forward: Forward, mask_BL: Tensor) -> Loss:
     return losses.next_byte(logits_BLK, label_BL, mask_BL)
 
 
-@_term(_predicted_bytes)
-def next_byte_along_tokens(forward: Forward, mask_BL: Tensor) -> Loss:
-    """The next byte and whether it ends a token, along the teacher's tokens: Stage 2 without the router (JBP alone)."""
-    label_BL = losses.joint_labels(forward.batch.byte_ids_BL, forward.batch.boundary_BL)
-    return losses.next_byte(forward.model.byte_head(forward.decoded_along_tokens_BLD), label_BL, mask_BL)
-
-
-@_term(_predicted_bytes, reads_teacher="whole")
-def dense(forward: Forward, mask_BL: Tensor) -> Loss:
-    """KL from what the teacher says of each byte within its tokens, along these tokens (JBP alone).
-
-    Not in the paper: its labels say which symbol came, these which might have.
-    """
-    batch = forward.batch
-    where = _predicted_tokens(batch).nonzero(as_tuple=True)
-    vocabulary = _sorted_vocabulary(forward.model)
-    with torch.no_grad():
-        hidden_TE = language_model(forward.teacher, batch)[where]
-        head_VE = forward.teacher.get_output_embeddings().weight[vocabulary.id_V.to(hidden_TE.device)]
-    next_T = batch.token_ids_BM.roll(-1, dims=1)[where]
-    teacher_PK2 = within_token.log_probs(hidden_TE, head_VE, next_T.tolist(), vocabulary)
-    return losses.dense(forward.model.byte_head(forward.decoded_along_tokens_BLD[mask_BL]), teacher_PK2)
-
-
-@_term(lambda batch: losses.has_two(batch.document_BL))
+@term(lambda batch: losses.has_two(batch.document_BL))
 def second_byte(forward: Forward, mask_BL: Tensor) -> Loss:
     """The byte after the next one by MBP's second head (section 4.1.2); zero for JBP, which has none."""
     if forward.model.second_head is None:
@@ -220,7 +193,7 @@ def second_byte(forward: Forward, mask_BL: Tensor) -> Loss:
     return losses.next_byte(second_logits_BLK, forward.batch.byte_ids_BL.roll(-2, 1), mask_BL)
 
 
-@_term(_predicted_tokens)
+@term(predicted_tokens)
 def next_token(forward: Forward, mask_BM: Tensor) -> Loss:
     """Cross-entropy of the next token, at the teacher's boundaries."""
     where = mask_BM.nonzero(as_tuple=True)
@@ -228,21 +201,12 @@ def next_token(forward: Forward, mask_BM: Tensor) -> Loss:
     return sliced_losses.next_token(forward.token_hidden()[where], forward.model.token_head.weight, next_T)
 
 
-@_term(_predicted_tokens)
+@term(predicted_tokens)
 def next_token_of_teacher(forward: Forward, mask_BM: Tensor) -> Loss:
     """Cross-entropy of the next token, where the model is a causal language model such as a teacher."""
     next_T = forward.batch.token_ids_BM.roll(-1, dims=1)[mask_BM]
     hidden_BME = language_model(forward.model, forward.batch)
     return sliced_losses.next_token(hidden_BME[mask_BM], forward.model.get_output_embeddings().weight, next_T)
-
-
-_vocabularies: WeakKeyDictionary[nn.Module, SortedVocabulary] = WeakKeyDictionary()
-
-
-def _sorted_vocabulary(student: nn.Module) -> SortedVocabulary:
-    if student not in _vocabularies:
-        _vocabularies[student] = SortedVocabulary(student.token_texts(), size=student.config.core_config.vocab_size)
-    return _vocabularies[student]
 
 
 def language_model(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -1,0 +1,70 @@
+"""Stage 2 along the teacher's tokens, which the paper has not: its labels follow the router's boundaries.
+
+The next symbol (a byte, and whether it ends a token) may then be that of the text, or the distribution that the teacher
+has over all of them (`byte_probabilities/within_token.py`). For JBP alone, whose byte head has these 512 symbols.
+
+Shape letters: B rows, L bytes, M tokens, T tokens that are predicted, E core width, V token ids, P bytes that are
+predicted, K2 joint symbols.
+"""
+
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from dbyte.byte_probabilities import within_token
+from dbyte.byte_probabilities.vocabulary import SortedVocabulary
+from dbyte.distill import losses
+from dbyte.distill.losses import Loss
+from dbyte.distill.objectives import Objective
+from dbyte.distill.terms import Forward, boundary, language_model, predicted_bytes, predicted_tokens, term
+
+_vocabularies: WeakKeyDictionary[nn.Module, SortedVocabulary] = WeakKeyDictionary()
+
+
+@term(predicted_bytes)
+def symbols_of_text(forward: Forward, mask_BL: Tensor) -> Loss:
+    """Cross-entropy of the next byte and whether it ends a token, along the teacher's tokens."""
+    label_BL = losses.joint_labels(forward.batch.byte_ids_BL, forward.batch.boundary_BL)
+    return losses.next_byte(forward.model.byte_head(forward.decoded_along_tokens_BLD), label_BL, mask_BL)
+
+
+@term(predicted_bytes, reads_teacher="whole")
+def symbols_of_teacher(forward: Forward, mask_BL: Tensor) -> Loss:
+    """KL from what the teacher says of each byte within its tokens: labels say which came, these which might have."""
+    teacher_PK2 = teacher_symbols(forward)
+    return losses.dense(forward.model.byte_head(forward.decoded_along_tokens_BLD[mask_BL]), teacher_PK2)
+
+
+@torch.no_grad()
+def teacher_symbols(forward: Forward) -> Tensor:
+    """The teacher's log-probabilities of the symbols at each byte that is predicted, token by token: [P, K2]."""
+    batch = forward.batch
+    where = predicted_tokens(batch).nonzero(as_tuple=True)
+    vocabulary = sorted_vocabulary(forward.model)
+    hidden_TE = language_model(forward.teacher, batch)[where]
+    head_VE = forward.teacher.get_output_embeddings().weight[vocabulary.id_V.to(hidden_TE.device)]
+    next_T = batch.token_ids_BM.roll(-1, dims=1)[where]
+    return within_token.log_probs(hidden_TE, head_VE, next_T.tolist(), vocabulary)
+
+
+def sorted_vocabulary(student: nn.Module) -> SortedVocabulary:
+    """The vocabulary of a student's teacher, sorted once."""
+    if student not in _vocabularies:
+        _vocabularies[student] = SortedVocabulary(student.token_texts(), size=student.config.core_config.vocab_size)
+    return _vocabularies[student]
+
+
+TERMS = {"tokens": ((1, symbols_of_text),), "dense": ((1, symbols_of_teacher),),
+         "mixed": ((0.5, symbols_of_text), (0.5, symbols_of_teacher))}
+
+
+def along_tokens(targets: str, *, routed: bool = False) -> Objective:
+    """The objective of a step of Stage 2.
+
+    targets: "tokens", the symbols of the text; "dense", the teacher's distribution over them; "mixed", the mean of
+    both. routed: Eq. 4 next to it.
+    """
+    if routed:
+        return Objective(f"{targets} with_boundary", (*TERMS[targets], (1, boundary)))
+    return Objective(targets, TERMS[targets])
