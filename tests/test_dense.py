@@ -12,6 +12,7 @@ from dbyte.distill.curriculum import check_sizes, curriculum
 from dbyte.distill.steps import TARGETS, stage2
 from dbyte.distill.terms import Forward, language_model
 from dbyte.distill.variants import byte_targets
+from dbyte.plan.counting import count_step
 
 BYTES = {"head_bytes": 100, "full_bytes": 100}
 
@@ -114,6 +115,11 @@ def test_a_scale_may_name_the_targets():
     assert [step.objective.name for step in steps] == ["dense", "dense with_boundary", "full_with_boundary"]
     with pytest.raises(ValueError, match="targets must be one of"):
         check_sizes(presets.scale("smoke", ["stage2.targets=soft"]))
+
+
+def test_a_plan_does_not_count_what_depends_on_the_text(student, batch):
+    with pytest.raises(ValueError, match="'2.1 head' takes the teacher's distributions.*plan without stage2.targets"):
+        count_step(student.config, stage2(**BYTES, targets="dense")[0], batch)
 
 
 @pytest.mark.parametrize("wrong", [{"targets": "soft"}, {"targets": "dense", "decoding": "mbp"}])

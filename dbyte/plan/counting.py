@@ -212,7 +212,13 @@ def count_step(
 
     half: as on a GPU: bf16 autocast, and the blocks of attention there. backend: of Mamba2. checkpointing: layers keep
     their inputs and run forward twice, and one of each part is kept whole while it does.
+
+    Raises ValueError for a step of Stage 2 that reads the teacher.
     """
+    if step.stage == 2 and step.objective.reads_teacher:
+        raise ValueError(f"step {step.name!r} takes the teacher's distributions over bytes, whose sums depend on the "
+                         "tokens of the text: plan without stage2.targets; what they cost is in "
+                         "benchmarks/byte_probabilities.md")
     student, teacher = without_numbers(config)
     step.thaw(student)
     counter = Counter(student, teacher, gpu=half)
