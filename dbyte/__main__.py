@@ -1,6 +1,7 @@
 """The command line, `python -m dbyte COMMAND`: the parser, and how errors are reported."""
 
 import argparse
+import errno
 import os
 import sys
 
@@ -11,6 +12,7 @@ EXTRAS = {"gguf": "teachers", "peft": "lora"} | dict.fromkeys(  # what may be mi
     ("papermill", "jupytext", "nbformat", "nbclient", "ipykernel"), "notebooks")
 # Words in a RuntimeError; torch has an exception class of its own only for a full GPU.
 TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed")
+NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
 SEEDS = 2**63
 READER_GONE = 141  # as a shell says of a program that ended by SIGPIPE
 
@@ -59,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.traceback:
             raise
         print(f"dbyte: error: {error}", file=sys.stderr)
+        if getattr(error, "errno", None) in NOT_WRITABLE:
+            print("this place cannot be used: change its rights, or set $DBYTE_ROOT to a folder whose runs/, results/ "
+                  "and figures/ can be written", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
         if arguments.traceback or not is_too_large(error):

@@ -123,7 +123,7 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_student_arrives_on_a_hub_whole_and_with_its_card(runs, monkeypatch):
+def test_a_student_arrives_on_a_hub_whole_and_with_its_card(runs, monkeypatch, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for name, value in {"ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": False}.items():
@@ -134,8 +134,17 @@ def test_a_student_arrives_on_a_hub_whole_and_with_its_card(runs, monkeypatch):
     finally:
         server.shutdown()
     assert address == f"http://127.0.0.1:{server.server_port}/me/mine"
-    for path in runs[-1].model_folder.iterdir():
-        assert Hub.files[path.name] == path.read_bytes(), path.name
+    here = {path.name: path.read_bytes() for path in runs[-1].model_folder.iterdir() if path.name != "sums.json"}
+    assert here.keys() <= Hub.files.keys() and "sums.json" not in Hub.files
+    assert all(Hub.files[name] == data for name, data in here.items() if name != "config.json")
+    assert str(ROOT).encode() in here["config.json"] and b"_name_or_path" not in Hub.files["config.json"], "private"
+    folder = tmp_path / "arrived"
+    folder.mkdir()
+    for name in here:
+        (folder / name).write_bytes(Hub.files[name])
+    arrived = dbyte.ByteStudent.from_pretrained(folder).state_dict()
+    assert all(weight.equal(arrived[name]) for name, weight in
+               dbyte.ByteStudent.from_pretrained(runs[-1].model_folder).state_dict().items())
     assert Hub.files["README.md"].decode() == model_card(runs[-1].folder, title="me/mine")
 
 

@@ -120,3 +120,10 @@ def test_the_command_lists_verifies_and_only_prunes_when_told(family, monkeypatc
     assert main(["runs", "verify"]) == 1 and "is damaged" in capsys.readouterr().out
     both = ["--run", parent.hash[:9], "--run", child.hash[:9]]
     assert main(["runs", "prune", *both, "--yes"]) == 0 and not run_list.entries(root), "each goes once"
+
+
+def test_a_touched_list_of_sums_is_named_even_where_it_says_the_same(family):
+    _, parent, *_ = family
+    sums = parent.model_folder / "sums.json"
+    sums.write_text(sums.read_text().replace("\n", " "))
+    assert run_list.problems(run_list.Entry(parent.folder)) == [f"{sums} is damaged"]

@@ -59,7 +59,12 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
-    atomic_write(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+    atomic_write(path, as_json(value))
+
+
+def as_json(value: object) -> str:
+    """A value as `write_json` writes it."""
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
 def noted(scale: str, variant: str = "") -> dict[str, str]:
@@ -156,6 +161,8 @@ def verify(folder: Path) -> str | None:
         expected = read_json(folder / "sums.json")
     except (OSError, ValueError) as error:
         return f"{folder / 'sums.json'} cannot be read ({error})"
+    if (folder / "sums.json").read_text(encoding="utf-8") != as_json(expected):  # it has no sum of its own
+        return f"{folder / 'sums.json'} is damaged"
     found = checksums(folder)
     for name in sorted(expected):  # nobody reads a file that was added later
         if expected[name] != found.get(name):

@@ -114,8 +114,11 @@ def push_to_hub(folder: str | Path, name: str, *, private: bool = False) -> str:
     hub = HfApi()
     try:
         address = hub.create_repo(name, private=private, exist_ok=True)
-        hub.upload_folder(repo_id=name, folder_path=finished(Path(folder)).folder / "model")
-        hub.upload_file(repo_id=name, path_or_fileobj=card.encode(), path_in_repo="README.md")
+        model = finished(Path(folder)).folder / "model"
+        hub.upload_folder(repo_id=name, folder_path=model, ignore_patterns=["config.json", "sums.json"])
+        config = json.dumps(without_paths(read_json(model / "config.json")), indent=2)
+        for path, text in (("config.json", config), ("README.md", card)):
+            hub.upload_file(repo_id=name, path_or_fileobj=text.encode(), path_in_repo=path)
     except HFValidationError as error:
         raise ValueError(f"{name!r} can be no name on the hub ({error}): expected user/name") from error
     except (HTTPError, OSError) as error:
@@ -123,6 +126,12 @@ def push_to_hub(folder: str | Path, name: str, *, private: bool = False) -> str:
         raise ConnectionError(f"{name} could not be written on the hub ({reason}): log in (`hf auth login`) as someone "
                               "who may write there, unset $HF_HUB_OFFLINE, or give another name") from error
     return str(address)
+
+
+def without_paths(config: dict) -> dict:
+    """A config without the folders that it and the configs in it were read from, which are this machine's own."""
+    return {name: without_paths(value) if isinstance(value, dict) else value for name, value in config.items()
+            if name != "_name_or_path"}
 
 
 def _row(run: Entry) -> str:

@@ -31,6 +31,7 @@ from dbyte.model.packed_attention import PACKED
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter, over_documents
 from dbyte.model.suffix import SuffixOdds, SuffixProjection, SuffixTable
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, model_kind, read_teacher
+from dbyte.model.weights import check_sizes, reading_weights
 from dbyte.presets import PAPER_SIZES
 from dbyte.text.spans import BOS, EOS, TokenBytes
 from dbyte.version import __version__
@@ -393,14 +394,24 @@ class ByteStudent(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options) -> "ByteStudent":
-        """Load a student as transformers does; ValueError for another kind of model, or that names missing weights."""
+        """Load a student as transformers does, from safetensors alone, which must fit the config (see weights.py).
+
+        Raises ValueError for another kind of model, or weights that are missing, damaged or of other sizes.
+        """
         if (kind := model_kind(folder)) != cls.config_class.model_type:
             raise ValueError(f"{folder} holds a {kind} model, not a byte-level student: name the folder of a student, "
                              "as `python -m dbyte train` prints it. A teacher is evaluated by `evaluate --teacher` or "
                              "the harness's own adapter (lm_eval --model hf), and a student made of it by `train "
                              "--teacher`")
         wants_info = options.pop("output_loading_info", False)
-        student, info = super().from_pretrained(folder, output_loading_info=True, **options)
+        options["use_safetensors"] = True
+        with reading_weights(folder):
+            if Path(folder).is_dir():
+                config = cls.config_class.from_pretrained(folder)
+                routed = config.router_layers if config.router == "split" else 0
+                core = config.core_config.num_hidden_layers
+                check_sizes(Path(folder), cls, layers=config.encoder_layers + config.decoder_layers + routed + core)
+            student, info = super().from_pretrained(folder, output_loading_info=True, **options)
         if info["missing_keys"]:
             raise ValueError(f"{folder} lacks weights of the student: {sorted(info['missing_keys'])[:5]}; it was not "
                              "saved whole, or by another version: save it again with save_pretrained")

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from dbyte.model.packed_attention import PACKED
+from dbyte.model.weights import reading_weights
 from dbyte.presets import FAMILIES, TEACHERS
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights", "tokenizer"
@@ -50,7 +50,8 @@ def read_teacher(name: Path | str) -> tuple[PreTrainedConfig, PreTrainedTokenize
     """
     revision = TEACHERS.get(str(name))
     with _reading(name, needed=(CONFIG, WEIGHTS, TOKENIZER)):
-        config = AutoConfig.from_pretrained(str(name), revision=revision)
+        # Without a word on it, transformers asks on a terminal whether to run the folder's code.
+        config = AutoConfig.from_pretrained(str(name), revision=revision, trust_remote_code=False)
         return config, load_tokenizer(name, revision=revision)
 
 
@@ -63,17 +64,17 @@ def load_tokenizer(name: Path | str, *, revision: str | None = None) -> PreTrain
     try:
         return PreTrainedTokenizerFast.from_pretrained(str(name), revision=revision)
     except (ValueError, OSError):  # no tokenizer.json: AutoTokenizer says what is missing
-        return AutoTokenizer.from_pretrained(str(name), revision=revision)
+        return AutoTokenizer.from_pretrained(str(name), revision=revision, trust_remote_code=False)
 
 
 def load_model(name: Path | str, *, device: str = "cpu", dtype: torch.dtype | str | None = None) -> PreTrainedModel:
     """Load a teacher's model alone, in eval mode; dtype and errors are those of `load_teacher`."""
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-    with _reading(name, needed=(CONFIG, WEIGHTS)):
+    with _reading(name, needed=(CONFIG, WEIGHTS)), reading_weights(name):
         model, info = AutoModelForCausalLM.from_pretrained(
             str(name), revision=TEACHERS.get(str(name)), dtype=dtype, attn_implementation=PACKED,
-            output_loading_info=True)
+            output_loading_info=True, use_safetensors=True, trust_remote_code=False)
     check_family(model)
     if info["missing_keys"]:
         raise ValueError(f"the weights in {name} lack {sorted(info['missing_keys'])[:3]} and maybe more: save or "
@@ -95,8 +96,6 @@ def _reading(name: Path | str, *, needed: tuple[str, ...]) -> Iterator[None]:
             raise ValueError(f"{name} holds a byte-level student, not a teacher: name a causal language model of the "
                              f"families {', '.join(FAMILIES)} (ByteStudent.from_pretrained reads the student)")
         yield
-    except SafetensorError as error:
-        raise ValueError(f"the weights in {name} are damaged ({error}): save or download them again") from error
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(
@@ -114,8 +113,15 @@ def _has(name: Path | str, what: str) -> bool:
 
 
 def model_kind(name: Path | str) -> str | None:
-    """The `model_type` in the config.json of a folder or hub name, without building anything; None if it says none."""
-    return PreTrainedConfig.get_config_dict(str(name), revision=TEACHERS.get(str(name)))[0].get("model_type")
+    """The `model_type` in the config.json of a folder or hub name, without building anything; None if it says none.
+
+    Raises ValueError if config.json holds no object, or is nested without end.
+    """
+    try:
+        return PreTrainedConfig.get_config_dict(str(name), revision=TEACHERS.get(str(name)))[0].get("model_type")
+    except (RecursionError, TypeError, AttributeError) as error:
+        raise ValueError(f"the config.json of {name} is no JSON object of settings ({type(error).__name__}): save or "
+                         "download it again") from error
 
 
 def has_tokenizer(name: Path | str) -> bool:
