@@ -435,7 +435,7 @@ def test_lm_eval_knows_the_student_by_name(folders, tmp_path):
          "from lm_eval.tasks import TaskManager; "
          "TaskManager.__init__.__defaults__ = (None, None, False, None); "  # not its own thousands of tasks: 20 s
          "from dbyte_lm_eval import main; main()"],
-        capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        capture_output=True, text=True, cwd=tmp_path, timeout=900)
     assert run.returncode == 0, run.stderr[-3000:]
     assert torch.cuda.is_available() or "lm_eval's default, is not here: students run on the CPU" in run.stderr
     (file,) = (tmp_path / "out").rglob("results_*.json")
