@@ -31,7 +31,8 @@ from dbyte.text.spans import TokenBytes
 from dbyte_paper.tables import BENCHMARKS, SIGMA, estimates
 
 TEACHER = "teacher"
-MODELS = (TEACHER, "after 1.1", "Stage 1, tokenizer's", "Stage 1, router's", "Stage 2")
+ON_ITS_WAY = "after 1.1"
+MODELS = (TEACHER, ON_ITS_WAY, "Stage 1, tokenizer's", "Stage 1, router's", "Stage 2")
 NEAR = "near chance"
 KL, AGREEMENT, BITS = "KL to the teacher, nats a token", "same likeliest token, %", "bits per byte"
 
@@ -44,15 +45,17 @@ def is_near_chance(result: ColumnResult) -> bool:
 def answered(measurer: Measurer, models: Mapping[str, tuple[Path, str]]) -> dict[str, dict[str, ColumnResult]]:
     """What each model answers of the scale's columns, all on the same items.
 
-    A column on which the teacher is near chance has nothing to keep: the others are asked only its first
-    `dynamics_items` items.
+    Only the first `dynamics_items` items are asked of a student on its way, after step 1.1, and of every student where
+    the teacher is near chance: there is nothing to keep.
     """
     found = {TEACHER: measurer.columns(*models[TEACHER])}
-    few = {task: measurer.scale.dynamics_items for task, result in found[TEACHER].items() if is_near_chance(result)}
+    near = {task for task, result in found[TEACHER].items() if is_near_chance(result)}
     for model, how in models.items():
         if model != TEACHER:
-            found[model] = {task: measurer.columns(*how, items=few.get(task), only=[task])[task]
-                            for task in found[TEACHER]}
+            found[model] = {}
+            for task in found[TEACHER]:
+                few = measurer.scale.dynamics_items if task in near or model == ON_ITS_WAY else None
+                found[model] |= measurer.columns(*how, items=few, only=[task])
     return found
 
 
@@ -76,8 +79,12 @@ def kept_rows(found: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
 
 
 def _kept(results: Mapping[str, ColumnResult], teacher: Mapping[str, ColumnResult], tasks: Sequence[str]) -> dict:
-    """Retention plain and above chance over some columns, with intervals; nan where there is nothing to keep."""
-    ours, theirs = ({task: one[task].correct for task in tasks} for one in (results, teacher))
+    """Retention plain and above chance over some columns, with intervals; nan where there is nothing to keep.
+
+    Items are paired; a model that was asked fewer is compared with the teacher on these.
+    """
+    ours = {task: results[task].correct for task in tasks}
+    theirs = {task: teacher[task].correct[:len(ours[task])] for task in tasks}
     nothing = stats.Interval(math.nan, math.nan, math.nan)
     plain = stats.retention(ours, theirs) if any(map(any, theirs.values())) else nothing
     above = (stats.kept_above_chance(ours, theirs, chance=float(np.mean([teacher[task].chance for task in tasks])))

@@ -70,7 +70,8 @@ tables.Table(cost.drop(columns="stderr"))
 #
 # The same items through the same harness for all. "Tokenizer's" and "router's" say whose boundaries a student of
 # Stage 1 is read along. A column is near chance, and left out of the averages, where the teacher is less than two
-# standard errors above what guessing scores; there the students are asked fewer items, and nothing can be kept.
+# standard errors above what guessing scores; there the students are asked fewer items, and nothing can be kept. After
+# step 1.1 fewer items are asked too: what is kept is then of the teacher's answers to these.
 
 # %%
 measurer = Measurer(chosen, seed)

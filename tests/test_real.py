@@ -209,6 +209,25 @@ def test_what_is_kept_above_chance_by_hand_and_a_column_near_chance_is_marked_an
     assert rows["teacher", "average"]["above_chance"] == 100
 
 
+def test_a_model_that_is_asked_fewer_items_is_compared_on_these():
+    found = {"teacher": {"A": result([1, 0] * 50, 0.0)}, "student": {"A": result([1, 0, 0, 0] * 5, 0.0)}}
+    rows = {(row["model"], row["task"]): row for row in real_teacher.kept_rows(found)}
+    assert rows["student", "A"]["kept"] == pytest.approx(50) and rows["student", "A"]["n"] == 20
+
+
+def test_students_are_asked_fewer_items_where_nothing_can_be_kept():
+    def columns(folder, reading, *, items=None, only=("A", "C")):
+        n = items or 100
+        return {task: result(([1, 0, 1, 1] if task == "A" else [1, 0]) * (n // len([1, 0])), 0.5) for task in only}
+
+    measurer = SimpleNamespace(scale=SimpleNamespace(dynamics_items=20), columns=columns)
+    found = real_teacher.answered(measurer, dict.fromkeys(real_teacher.MODELS, ("", "")))
+    assert list(found) == list(real_teacher.MODELS)
+    asked = {model: {task: one.n for task, one in of.items()} for model, of in found.items()}
+    assert asked["teacher"]["A"] == asked["Stage 2"]["A"] > asked["after 1.1"]["A"]
+    assert asked["teacher"]["C"] > asked["Stage 2"]["C"] == asked["after 1.1"]["C"]
+
+
 def test_the_control_without_alignment_costs_as_many_flops():
     runs = run_steps(TOY, curriculum(TOY)[:2], seed=0)
     step = real_teacher.without_alignment(TOY, runs, teacher_run(TOY, seed=0), seed=0)
