@@ -63,7 +63,7 @@ STAGES = {"Stage 1": (2, 1), "Stage 2": (4, 2)}  # the place of the step, the st
 
 @dataclass(frozen=True)
 class Record:
-    """What a run has written down: bytes trained, seconds, peak bytes of its process (0: not known), if it ended."""
+    """What a run has written down: bytes trained, seconds, peak bytes of its process (0: not yet known), its end."""
 
     train_bytes: int
     seconds: float

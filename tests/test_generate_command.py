@@ -193,6 +193,7 @@ def test_an_interrupt_leaves_whole_characters_and_a_line_and_exits_130(endless):
     assert running.returncode == 130, errors.decode()
     text = (first + rest).decode()  # raises if a character is cut
     assert text.endswith("\n") and set(text[:-1]) <= {"a", "b"} and b"Traceback" not in errors
+    assert b"Loading weights" not in errors, "a bar in a log"
 
 
 def test_a_conversation_on_a_terminal_continues_after_an_interrupt(endless):

@@ -174,7 +174,10 @@ def test_sizes_that_only_a_model_or_a_step_can_judge_are_told_with_their_table()
     for text, message in (("student.head_width=7", "student: .* must be a multiple of head_width = 7"),
                           ("student.router=none", "student: router must be one of .*'none'"),
                           ("stage1.align_rate=0", "stage1: step '1.1 align' needs .* positive rates"),
-                          ("stage2.head_rate=-1", "stage2: step '2.1 head' .* positive rates")):
+                          ("stage2.head_rate=-1", "stage2: step '2.1 head' .* positive rates"),
+                          ("row_bytes=2", r"row_bytes must lie in 3\.\.65534, found 2"),
+                          ("row_bytes=1e6", r"row_bytes must lie in 3\.\.65534, found 1000000"),
+                          ('benchmarks=["PIQB"]', "unknown column 'PIQB': choose from LMB")):
         with pytest.raises(ValueError, match=message):
             check_sizes(scale("small", [text]))
     for one in SCALES.values():

@@ -78,6 +78,15 @@ def test_the_training_text_of_a_scale_with_benchmarks_lacks_documents_with_their
     assert len(clean) == len(whole) - 1 and "1 of" in capsys.readouterr().out
 
 
+def test_items_that_are_not_there_are_told_with_the_remedy(data, monkeypatch):
+    scale = replace(TOY, benchmarks=("HellaS",))
+    with pytest.raises(FileNotFoundError, match="HellaS: looked in .*leave the column out of `benchmarks`"):
+        training_corpora(scale, seed=0)
+    monkeypatch.delenv("DBYTE_DATA")
+    with pytest.raises(ConnectionError, match="Hub.*set .DBYTE_DATA to a folder that has their items"):
+        training_corpora(scale, seed=0)
+
+
 # -- where items and text come from -----------------------------------------------------------------------------------
 
 
@@ -106,6 +115,9 @@ def test_text_of_ones_own_is_read_where_the_variable_names_a_folder_and_left_out
     found = [text for split in ("train", "heldout")
              for text in load_corpus_or_nothing(presets.scale("real").corpora[0][0], split)]
     assert found == ["A paragraph of my own."]
+    monkeypatch.setenv(TEXT, str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"'\$DBYTE_TEXT' = .*gone \(working"):
+        load_corpus(presets.scale("real").corpora[0][0])
     monkeypatch.delenv(TEXT)
     assert [name for name, _ in presets.scale("real").corpora] == ["pydocs"]
     (tmp_path / "mine.toml").write_text(f'base = "real"\ncorpora = [["file:${TEXT}", 1000]]\n')

@@ -169,7 +169,7 @@ def test_a_damaged_file_a_missing_one_and_a_folder_that_exists_are_refused(token
         assert main(["teacher", str(file), "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
     assert main(["teacher", str(tmp_path / "none.gguf"), "--out", str(tmp_path / "out")]) == 2
-    assert "none.gguf" in capsys.readouterr().err
+    assert "none.gguf is no file" in capsys.readouterr().err
     assert main(["teacher", str(file), "--out", str(tmp_path)]) == 2
     assert "exists: name a folder that does not" in capsys.readouterr().err
     (tmp_path / "file").touch()

@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dbyte.distill.progress import summary_writer
     from dbyte.distill.steps import check_sharding
     from dbyte.distill.teacher import teacher_run, teacher_step
+    from dbyte.model.adapters import check_peft
     from dbyte.model.backends import training_backend
 
     check_sizes(scale)
@@ -66,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     of_teacher = () if isinstance(scale.teacher, str) else (teacher_step(scale.teacher),)
     check_sharding(of_teacher + chosen, arguments.sharding)
     training_backend(arguments.backend, device=scale.device, precision=scale.precision)
+    if any(group.lora for step in chosen for group in step.groups):
+        check_peft()
     if arguments.tensorboard:
         summary_writer()
     launch = Launch(join(scale.device, expected=arguments.processes, sharding=arguments.sharding),

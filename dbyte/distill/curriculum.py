@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dbyte.distill.data import training_rows, transformed_rows
+from dbyte.distill.data import check_data, training_rows, transformed_rows
 from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.mixed_rows import mixed_feed
 from dbyte.distill.planned_run import PlannedRun
@@ -37,6 +37,7 @@ def curriculum(scale: Scale, *, decoding: str | None = None) -> tuple[Step, ...]
 
 def check_sizes(scale: Scale) -> None:
     """Raise ValueError, with the name of the scale's table, for impossible sizes, rates or choices."""
+    check_data(scale)
     for table, make in (("student", StudentConfig), ("stage1", stage1), ("stage2", stage2)):
         try:
             make(**getattr(scale, table))
@@ -108,19 +109,13 @@ def plan_steps(
     for step in steps:
         rows_of_step = rows if step.text is None else transformed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
-        if rows_of_step is None and step.is_mixed:
-            raise ValueError(f"step {step.name!r} has vocabulary rows, noisy rows or several passes, for which all "
-                             f"rows must be in memory, and scale {scale.name!r} streams its corpora: set "
-                             "streamed = false")
         if rows_of_step is None:
             feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows,
                               seed=seed, lanes=math.gcd(scale.batch_rows, LANES), positions=positions)
         else:
             feed = Feed(rows_of_step, scale.batch_rows, seed, grouped=step.grouped)
-            if step.is_mixed:
-                an_update = scale.batch_rows * scale.row_bytes
-                feed.first_row = sum(one.step.updates(an_update) for one in planned) * scale.batch_rows
-                feed = mixed_feed(feed, step, token_bytes)
+        updates = sum(one.step.updates(scale.batch_rows * scale.row_bytes) for one in planned)
+        feed = mixed_feed(feed, step, token_bytes, first_row=updates * scale.batch_rows)
         student = StudentConfig(**scale.student).to_dict()
         for version in ("transformers_version", "dbyte_version"):
             student.pop(version, None)

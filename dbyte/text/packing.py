@@ -26,6 +26,7 @@ from dbyte.text.spans import BOS, EOS, Aligned, TokenBytes
 FORMAT = {"format": "dbyte.rows", "schema": "1"}
 WINDOW = 4096  # documents sorted together: more choice fills rows better, a bound keeps the order of the text
 OPEN_ROWS = 512  # rows with room left that the next window may still fill
+LEAST_ROW_BYTES = 3  # BOS, a byte, EOS
 MAX_ROW_BYTES = 65534  # two bytes a document at least, and document numbers are int16
 DTYPES = {"byte_ids": np.uint8, "boundary": np.bool_, "document": np.int16, "token_ids": np.int32}
 
@@ -193,8 +194,8 @@ def pack(documents: Iterable[Document], *, row_bytes: int, positions: int | None
     positions: the most tokens of a document that the core has room for, BOS and EOS included; None: no limit. Raises
     ValueError for no documents, a size out of range, or a token that no row can hold.
     """
-    if not 3 <= row_bytes <= MAX_ROW_BYTES:
-        raise ValueError(f"row_bytes must lie in 3..{MAX_ROW_BYTES}, found {row_bytes}")
+    if not LEAST_ROW_BYTES <= row_bytes <= MAX_ROW_BYTES:
+        raise ValueError(f"row_bytes must lie in {LEAST_ROW_BYTES}..{MAX_ROW_BYTES}, found {row_bytes}")
     pieces = [piece for whole in documents for piece in cut(whole, row_bytes=row_bytes, positions=positions)]
     if not pieces:
         raise ValueError("there are no documents to pack; is the corpus or the split empty?")
