@@ -229,8 +229,8 @@ def stage2(
     along the boundaries that it will use. Raises ValueError for other targets, or with "mbp" or several passes.
     """
     if targets not in TARGETS or ((decoding or head_passes > 1) and targets != "labels"):
-        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, and \"labels\" with MBP or several head_passes, "
-                         f"whose states are kept along the router's boundaries; found {targets!r}")
+        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, and \"labels\" with MBP or several head_passes,"
+                         f" whose states are kept along the router's boundaries; found {targets!r}")
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
     head = objectives.head
     full = own = objectives.full_with_boundary if boundary_loss else objectives.full
