@@ -14,12 +14,12 @@ from dbyte.distill.curriculum import curriculum, plan_steps, run_steps
 from dbyte.distill.kept_states import forward_way
 from dbyte.distill.loader import Feed
 from dbyte.distill.mixed_rows import NOISE, mixed_feed, with_noise
+from dbyte.distill.runs import Run
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.terms import Forward
-from dbyte.distill.trainer import Trainee, train_on
+from dbyte.distill.trainer import Trainee, train, train_on
 from dbyte.model.adapters import merged_state
 from dbyte.model.student import ByteStudent
-from dbyte.model.teacher import load_teacher
 from dbyte.plan.counting import count_step, one_document
 from dbyte.text.packing import document, pack
 
@@ -221,13 +221,19 @@ def test_a_step_of_two_passes_trains_as_one_that_runs_the_core_again(teacher, ma
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_passes_are_part_of_the_curriculum_and_other_steps_refuse_them(monkeypatch):
+def test_a_run_of_two_passes_keeps_states_and_other_steps_refuse_them(
+        teacher, many_rows, token_bytes, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("dbyte.distill.trainer.forward_way",
                         lambda *, kept: asked.append(kept) or kept_states.forward_way(kept=kept))
-    scale = with_options(stage2=dict(head_passes=2))
-    runs = run_steps(scale, curriculum(scale)[:4], seed=0)
-    assert asked[-1] and runs[3].facts()["updates"] == 4
-    assert load_teacher(teacher_run(scale, seed=0))
+    for passes in 2, 1:
+        step = steps.stage2(head_bytes=160 * 8, full_bytes=1, head_passes=passes)[0]
+        run = Run({"passes": passes}, root=tmp_path)
+        feed = mixed_feed(Feed(many_rows, 2, seed=0), step, token_bytes)
+        train(run, step, feed, model=make_student(teacher))
+        assert run.facts()["updates"] == 4 and run.facts()["next_row"] == 8
+    assert asked == [True, False]
     with pytest.raises(AssertionError, match="is kept"):
         dataclasses.replace(curriculum(TOY)[0], passes=2)
+    with pytest.raises(ValueError, match="several head_passes"):
+        steps.stage2(head_bytes=1, full_bytes=1, head_passes=2, targets="tokens")
