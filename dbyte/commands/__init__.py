@@ -3,6 +3,6 @@
 Heavy imports belong into `run`, so that `--help` answers at once.
 """
 
-from dbyte.commands import checks, evaluate, generate, plan, push, reproduce, runs, scales, teacher, train
+from dbyte.commands import checks, evaluate, generate, plan, push, reproduce, runs, scales, teacher, train, transfer
 
-COMMANDS = (reproduce, teacher, train, generate, evaluate, push, runs, scales, plan, checks)
+COMMANDS = (reproduce, teacher, train, transfer, generate, evaluate, push, runs, scales, plan, checks)

@@ -11,10 +11,13 @@ ADAPTER = ".lora_"  # in the names of an adapter's weights
 SCALE = 2  # of what an adapter adds, as is usual: peft's lora_alpha over its rank
 
 
-def add_adapters(core: PreTrainedModel, rank: int) -> None:
-    """Give every linear map of a core an adapter, which adds nothing yet; a core that has them is left as it is.
+def add_adapters(
+    core: PreTrainedModel, rank: int, *, maps: str | list[str] = "all-linear", scale: float = SCALE
+) -> None:
+    """Give linear maps of a core adapters, which add nothing yet; a core that has them is left as it is.
 
-    Raises ModuleNotFoundError without the package peft.
+    maps: the last names of those that get one, or all. scale: alpha over rank. Raises ModuleNotFoundError without the
+    package peft.
     """
     if any(ADAPTER in name for name, _ in core.named_parameters()):
         return
@@ -22,7 +25,7 @@ def add_adapters(core: PreTrainedModel, rank: int) -> None:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same first weights in a run that is resumed
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules="all-linear"), core)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=maps), core)
 
 
 def check_peft() -> None:

@@ -1,0 +1,422 @@
+"""Transfer to another tokenizer: bytes line up, heads see what they may, losses reduce, vocabularies begin as told."""
+
+from functools import cache
+from itertools import product
+
+import pytest
+import torch
+from conftest import make_teacher
+from tiny_tokenizers import KINDS, TEXTS
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dbyte.byte_probabilities import ByteTeacher, within_token
+from dbyte.distill import sliced_losses
+from dbyte.distill.losses import forward_kl, has_next
+from dbyte.distill.terms import language_model
+from dbyte.model.adapters import ADAPTER, merged_state
+from dbyte.text.spans import BOS, EOS, TokenBytes
+from dbyte.transfer import losses
+from dbyte.transfer.byte_targets import ByteReading, Shards, WhileTraining
+from dbyte.transfer.byte_tokenizer import byte_tokenizer
+from dbyte.transfer.heads import HEADS, LONGEST, SYMBOLS
+from dbyte.transfer.methods import ChunkTerm, PairedForward, chunk_ends, method, predicting
+from dbyte.transfer.paired import paired_documents, paired_rows
+from dbyte.transfer.spans import END, common_chunks, token_spans
+from dbyte.transfer.student import TransferStudent
+from dbyte.transfer.vocabulary import INITS, averaged, old_tokens, with_vocabulary
+
+LOCAL = {**KINDS, "bytes": byte_tokenizer}
+HARD = [text for name, text in TEXTS.items() if not name.startswith("long")] + ["donaudampfschiff" * 40, " " * 150]
+PROSE = ["All human beings are born free. They're endowed with reason.", "naïve café 😀 中文", "1 + 2 = 3. " * 4]
+ROW = 256
+
+
+@cache
+def tokens(kind):
+    return TokenBytes.from_tokenizer(LOCAL[kind]())
+
+
+@cache
+def rows(student, teacher):
+    return paired_rows(PROSE, tokens(student), tokens(teacher), row_bytes=ROW)
+
+
+def whole(pair):
+    batch = rows(*pair)
+    return batch.batch(range(len(batch)))
+
+
+def forward(student, teacher, batch, **parts):
+    return PairedForward(TransferStudent(student, **parts), teacher, batch)
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("student", "teacher"), list(product(LOCAL, LOCAL)))
+def test_tokens_of_both_stand_for_the_same_bytes_piece_by_piece(student, teacher):
+    own, other = tokens(student), tokens(teacher)
+    pieces = list(paired_documents(HARD, own, other, row_bytes=ROW))
+    text = b"".join(bytes(piece.byte_ids[1:]).removesuffix(bytes([EOS])) for piece, _ in pieces)
+    assert text == "".join(own.normalise(other.normalise(each)) for each in HARD).encode()
+    for piece, twin in pieces:
+        assert piece.byte_ids.tolist() == twin.byte_ids.tolist() and len(piece) <= ROW and piece.byte_ids[0] == BOS
+        for each, table in ((piece, own), (twin, other)):
+            ends = each.boundary.nonzero()[0]
+            starts = [0, *(ends[:-1] + 1)]
+            spelled = [bytes(each.byte_ids[start : end + 1]) for start, end in zip(starts, ends, strict=True)]
+            known = {bytes([BOS]): table.bos_token_id, bytes([EOS]): table.eos_token_id}
+            for token, text in zip(each.token_ids.tolist(), spelled, strict=True):
+                assert known[text] == token if text in known else table.token_bytes[token] == text
+
+
+@pytest.mark.parametrize("longest", [3, LONGEST])  # three, since these vocabularies have few tokens of over ten bytes
+@pytest.mark.parametrize("student", LOCAL)
+def test_rows_of_targets_lie_at_the_bytes_of_the_students_tokens(student, longest):
+    """The j-th head of a token reads the target of the token's j-th byte, and nothing beyond its end or the last head."""
+    batch = paired_rows(HARD, tokens(student), tokens("qwen"), row_bytes=ROW)
+    batch = batch.batch(range(len(batch)))
+    where_BM = predicting(batch).roll(1, 1)
+    spans = token_spans(batch, where_BM, longest=longest)
+    table = tokens(student)
+    texts = [table.token_bytes[token] for token in batch.token_ids_BM[where_BM].tolist()]
+    assert longest == LONGEST or student == "bytes" or any(len(text) > longest for text in texts)
+    flat = batch.byte_ids_BL.flatten()
+    for text, places, mask, symbols in zip(texts, *spans, strict=True):
+        expected = list(text[:longest]) or [END]
+        assert mask.sum() == len(expected) and symbols[mask].tolist() == expected and not symbols[~mask].any()
+        assert places[mask].diff().eq(1).all() and flat[places[mask]].tolist() == (list(text[:longest]) or [EOS])
+
+
+def test_a_text_without_common_ends_is_left_out_and_said(capsys):
+    spaces = " " * 150
+    kept = list(paired_documents([spaces, "abc"], tokens("bytes"), tokens("gpt2"), row_bytes=40))
+    longest = max(map(len, tokens("gpt2").align(spaces).byte_ids.split(1)))
+    assert longest == 1 and b"".join(bytes(own.byte_ids) for own, _ in kept).count(b"abc") == 1
+    found = capsys.readouterr().out
+    assert ("1 documents are left out" in found) == (len(kept) == 1)
+
+
+def test_tokenizers_that_normalise_differently_are_refused():
+    from tokenizers import normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = KINDS["gpt2"]().backend_tokenizer.to_str()
+    other = PreTrainedTokenizerFast(tokenizer_object=type(KINDS["gpt2"]().backend_tokenizer).from_str(backend),
+                                    bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    other.backend_tokenizer.normalizer = normalizers.NFD()
+    with pytest.raises(ValueError, match="normalise the same text differently"):
+        paired_rows(["caf\u00e9"], tokens("qwen"), TokenBytes.from_tokenizer(other), row_bytes=ROW)
+
+
+def test_splitting_a_batch_keeps_both_sides_and_targets_together():
+    pair = paired_rows(PROSE * 3, tokens("bytes"), tokens("qwen"), row_bytes=ROW)
+    symbol = torch.arange(len(pair))[:, None, None].expand(-1, ROW, 2).short()
+    pair = type(pair)(pair.student, pair.teacher, lambda rows: (symbol[list(rows)], symbol[list(rows)].half()))
+    batch = pair.batch(range(len(pair)))
+    assert len(pair) > 2
+    for number, part in enumerate(batch.split(1)):
+        alone = pair.batch([number])
+        assert torch.equal(part.teacher.byte_ids_BL, part.byte_ids_BL)
+        assert all(torch.equal(getattr(part, name), getattr(alone, name)) for name in ("token_ids_BM", "symbol_BLK"))
+        assert torch.equal(part.teacher.token_ids_BM, alone.teacher.token_ids_BM)
+
+
+# -- heads ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_reads_the_bytes_before_only_and_the_parallel_one_none(name):
+    torch.manual_seed(0)
+    head = HEADS[name](32)
+    hidden_TE, symbol_TJ = torch.randn(3, 32), torch.randint(0, 256, (3, LONGEST))
+    logits = head(hidden_TE, symbol_TJ)
+    assert logits.shape == (3, LONGEST, SYMBOLS)
+    changed = symbol_TJ.clone()
+    changed[:, 4] += 1
+    differs_J = (head(hidden_TE, changed) - logits).abs().amax((0, 2)) > 1e-6
+    assert not differs_J[:5].any() and differs_J[5].item() == (name != "parallel")
+    assert ((head(hidden_TE + 1, symbol_TJ) - logits).abs().amax((0, 2)) > 1e-6).all()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_no_head_changes_a_token_logit_and_none_is_saved(name, tmp_path):
+    plain = make_teacher(vocabulary=500)
+    student = TransferStudent(make_teacher(vocabulary=500), head=name)
+    tokens_1M = torch.arange(20)[None]
+    with torch.inference_mode():
+        assert torch.equal(student.student(tokens_1M).logits, plain(tokens_1M).logits)
+        student.save_pretrained(tmp_path)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+        assert torch.equal(loaded(tokens_1M).logits, plain(tokens_1M).logits)
+    assert loaded.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_what_lies_beyond_a_tokens_end_changes_no_loss():
+    torch.manual_seed(0)
+    batch, teacher = whole(("qwen", "llama3")), make_teacher(vocabulary=500)
+    read = WhileTraining(ByteReading("joint"), KINDS["llama3"]())
+    way = PairedForward(TransferStudent(make_teacher(vocabulary=500), head="parallel"), teacher, batch, read=read)
+    logits_TJS = torch.randn(*way.spans.mask_TJ.shape, SYMBOLS, requires_grad=True)
+    losses.byte_divergence(logits_TJS[way.spans.mask_TJ], *way.targets).backward()
+    moved_TJ = logits_TJS.grad.abs().sum(-1) > 0
+    assert torch.equal(moved_TJ, way.spans.mask_TJ) and not moved_TJ.all()
+
+
+# -- losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_divergence_of_kept_symbols_by_hand_and_never_above_the_whole():
+    torch.manual_seed(0)
+    logits_NS, whole_NS = torch.randn(5, SYMBOLS), torch.randn(5, SYMBOLS).mul(4).softmax(-1)
+    full = (whole_NS * (whole_NS.log() - logits_NS.log_softmax(-1))).sum()
+    found = [losses.byte_divergence(logits_NS, *reversed(whole_NS.topk(kept))).item() for kept in (2, 16, SYMBOLS)]
+    assert found[0] < found[1] < found[2] == pytest.approx(full.item(), rel=1e-4)
+    prob_NK, symbol_NK = whole_NS.topk(2)
+    student_NK = logits_NS.softmax(-1).gather(1, symbol_NK)
+    p, q = (torch.cat([each, 1 - each.sum(1, keepdim=True)], 1) for each in (prob_NK, student_NK))
+    assert found[0] == pytest.approx((p * (p / q).log()).sum().item(), rel=1e-4)
+    assert losses.byte_divergence(whole_NS.log(), *reversed(whole_NS.topk(16))) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_binarised_divergence_is_that_of_two_coins_and_keeps_its_size():
+    log_p, log_q = torch.tensor([-0.5, -3.0, -40.0]), torch.tensor([-1.0, -3.0, -2.0])
+    p, q = log_p.double().exp(), log_q.double().exp()
+    coins = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    torch.testing.assert_close(losses.binarised(log_p, log_q, temperature=1).double(), coins, rtol=1e-4, atol=1e-5)
+    limit = (log_p - log_q) + log_p * (log_q / log_p).log()
+    torch.testing.assert_close(losses.binarised(log_p, log_q, temperature=1e4), limit, rtol=0.05, atol=1e-3)
+
+
+def test_with_equal_tokenizers_chunks_are_tokens_and_alm_compares_their_probabilities():
+    teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
+    batch = whole(("qwen", "qwen"))
+    own, other = common_chunks(batch, batch.teacher)
+    assert own.last_BM.sum() == batch.token_mask_BM.sum() and torch.equal(own.of_token_BM, other.of_token_BM)
+    nowhere = torch.ones(500, dtype=torch.bool)  # a word may begin with any token: nothing is weighed
+    way = forward(student, teacher, batch)
+    found, count = ChunkTerm(nowhere, nowhere, 1.0, 0.0)(way, chunk_ends(batch)), has_next(batch.token_document_BM)
+    next_T1 = batch.token_ids_BM.roll(-1, 1)[count][:, None]
+    log_T = [model.get_output_embeddings()(language_model(model, batch))[count].log_softmax(-1).gather(1, next_T1)
+             for model in (teacher, student)]
+    torch.testing.assert_close(found[0], losses.binarised(*log_T, temperature=1).sum(), rtol=1e-4, atol=1e-4)
+    assert found[1] == count.sum()
+    same = ChunkTerm(nowhere, nowhere, 1.0, 0.0)(forward(teacher, teacher, batch), chunk_ends(batch))[0]
+    assert abs(same) < 1e-4 < found[0]
+
+
+def test_the_byte_terms_add_up_to_plain_distillation_over_tokens():
+    """With equal tokenizers: the divergence of tokens is that of their bytes, each after the bytes before it."""
+    vocabulary = ByteTeacher(make_teacher(vocabulary=500), KINDS["qwen"]()).vocabulary
+    hidden = {name: torch.randn(1, 32) for name in ("teacher", "student")}
+    head_VE = torch.randn(500, 32)
+    sorted_VE = head_VE[vocabulary.id_V]
+    spelled = [token for token in range(500) if vocabulary.text_of[token]]
+    rows = {name: within_token.log_probs(each.expand(len(spelled), -1), sorted_VE, spelled, vocabulary)
+            for name, each in hidden.items()}
+    sizes = [len(vocabulary.text_of[token]) for token in spelled]
+    by_row = (torch.xlogy(rows["teacher"].exp(), rows["teacher"].exp())
+              - rows["teacher"].exp() * rows["student"].clamp(min=-1e4)).sum(1)
+    by_token = torch.stack([each.sum() for each in by_row.split(sizes)])
+    log_V = {name: (each @ head_VE.T)[0].log_softmax(0) for name, each in hidden.items()}
+    stop = [token for token in range(500) if not vocabulary.text_of[token]]
+    stop_p, stop_q = (log_V[name][stop].logsumexp(0) for name in ("teacher", "student"))
+    # the bytes do not tell special tokens apart: they are one symbol, which has its first byte's row alone
+    grouped_p, grouped_q = (torch.cat([log_V[name][spelled], each[None]])[None]
+                            for name, each in (("teacher", stop_p), ("student", stop_q)))
+    expected = forward_kl(grouped_q, grouped_p)[0]
+    end = within_token.log_probs(hidden["teacher"], sorted_VE, stop[:1], vocabulary)
+    other = within_token.log_probs(hidden["student"], sorted_VE, stop[:1], vocabulary)
+    of_end = (torch.xlogy(end.exp(), end.exp()) - end.exp() * other.clamp(min=-1e4)).sum()
+    found = (log_V["teacher"][spelled].exp() * by_token).sum() + stop_p.exp() * of_end
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_sft_is_next_token_cross_entropy_and_bld_adds_its_bytes():
+    teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
+    batch = whole(("qwen", "llama3"))
+    both = dict(student=tokens("qwen"), teacher=tokens("llama3"), read=WhileTraining(ByteReading("joint"),
+                                                                                    KINDS["llama3"]()))
+    model = TransferStudent(student, head="parallel")
+    sums = {name: method(name, **both).sums(model, teacher, batch) for name in ("sft", "byte_ce", "bld")}
+    mask = predicting(batch)
+    expected, _ = sliced_losses.next_token(language_model(student, batch)[mask], student.lm_head.weight,
+                                           batch.token_ids_BM.roll(-1, 1)[mask])
+    assert sums["sft"][0] == expected and len(sums["sft"]) == 1
+    assert sums["bld"][:2] == sums["byte_ce"] and sums["bld"][2] > 0
+    halved = method("bld", byte_weight=0.5, kl_weight=1.0, **both).sums(model, teacher, batch)
+    torch.testing.assert_close(torch.stack(halved), torch.stack(sums["bld"]) * torch.tensor([1, 0.5, 10]))
+    assert {count.item() for count in method("bld", **both).counts(batch)} == {mask.sum().item()}
+
+
+def test_alm_counts_chunks_and_drops_those_before_no_word():
+    teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
+    batch = whole(("bytes", "llama3"))
+    both = dict(student=tokens("bytes"), teacher=tokens("llama3"))
+    model = TransferStudent(with_vocabulary(student, tokens("qwen"), byte_tokenizer()), teacher_width=32)
+    found = {gamma: method("alm", gamma=gamma, **both).sums(model, teacher, batch) for gamma in (0.0, 0.1, 0.999)}
+    assert found[0.0][0] > found[0.1][0] > found[0.999][0] >= 0
+    assert (chunk_ends(batch).sum() == torch.stack(method("alm", **both).counts(batch))).all()
+    own, other = common_chunks(batch, batch.teacher)
+    assert own.last_BM.sum() == other.last_BM.sum() < batch.token_mask_BM.sum()
+
+
+# -- the teacher's bytes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reading", ["coverings", "beam", "joint"])
+def test_a_rows_targets_are_the_teachers_readings_of_its_documents(reading):
+    teacher = ByteTeacher(make_teacher(vocabulary=500), KINDS["llama3"]())
+    row = rows("bytes", "llama3").teacher.batch([0])
+    table_LS = ByteReading(reading, kept=257).table(teacher, row)
+    data = [bytes(row.byte_ids_BL[0, row.document_BL[0] == number].tolist()) for number in row.document_BL[0].unique()
+            if number >= 0]
+    expected = [teacher.read(each[1:-1], reading).log_prob_RS if reading != "joint" else None for each in data]
+    assert data[0].endswith(bytes([EOS])) and len(data) > 1
+    for number, one in enumerate(expected):
+        found = table_LS[row.document_BL[0] == number]
+        assert not found[0].any() and torch.allclose(found[1:].exp().sum(1), torch.ones(len(found) - 1), atol=1e-5)
+        if one is not None:
+            torch.testing.assert_close(found[1:].exp(), one.exp(), rtol=0, atol=1e-5)
+        else:  # along tokens, a token's first byte is as likely as all tokens that begin with it
+            log_V = teacher.model(row.token_ids_BM).logits[0, 0].log_softmax(-1)
+            starts = torch.tensor([text[:1] == data[0][1:2] for text in teacher.vocabulary.text_of])
+            if number == 0:
+                assert found[1, data[0][1]] == pytest.approx(log_V[starts].logsumexp(0).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("reading", ["coverings", "beam", "joint"])
+def test_precomputed_targets_are_those_on_the_fly_and_an_interrupted_call_goes_on_to_the_same_bits(
+        reading, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dbyte.transfer.byte_targets.SHARD_ROWS", 1)
+    model, tokenizer = make_teacher(vocabulary=500), KINDS["qwen"]()
+    pair = paired_rows(["All human beings", "naïve 😀", "1 + 2 = 3."], tokens("bytes"), tokens("qwen"), row_bytes=24)
+    assert len(pair) == 3
+    how = ByteReading(reading)
+    whole, broken = (Shards(tmp_path / name, "address", pair.teacher) for name in ("whole", "broken"))
+    whole.complete(how, lambda: ByteTeacher(model, tokenizer))
+    asked = []
+
+    def once(self, teacher, rows):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(rows)
+        return read(self, teacher, rows)
+
+    read = ByteReading.of_rows
+    monkeypatch.setattr(ByteReading, "of_rows", once)
+    with pytest.raises(KeyboardInterrupt):
+        broken.complete(how, lambda: ByteTeacher(model, tokenizer))
+    monkeypatch.setattr(ByteReading, "of_rows", read)
+    files = sorted(broken.folder.iterdir())
+    assert len(files) == 2
+    files[1].write_bytes(files[1].read_bytes()[:-1] + b"\x7f")
+    before = files[0].stat().st_mtime_ns
+    broken.complete(how, lambda: ByteTeacher(model, tokenizer))
+    assert "is damaged; it is computed again" in capsys.readouterr().out and files[0].stat().st_mtime_ns == before
+    assert {path.name: path.read_bytes() for path in whole.folder.iterdir()} == {
+        path.name: path.read_bytes() for path in broken.folder.iterdir()}
+    broken.complete(how, lambda: pytest.fail("nothing is missing"))
+    batch = pair.batch([2, 0, 1])
+    for kept, now in zip(whole([2, 0, 1]), WhileTraining(how, tokenizer)(model, batch.teacher), strict=True):
+        assert torch.equal(kept, now) and kept.any()
+
+
+# -- LoRA and vocabularies --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_merged_adapters_say_what_applied_ones_say(tied, tmp_path):
+    plain = make_teacher(vocabulary=500, tied=tied)
+    student = TransferStudent(make_teacher(vocabulary=500, tied=tied), rank=4, head="parallel")
+    adapters = {name: weight for name, weight in student.named_parameters() if ADAPTER in name}
+    tokens_1M = torch.arange(24)[None]
+    with torch.no_grad():
+        for weight in adapters.values():
+            weight.normal_(0, 0.2)
+        applied = student.student(tokens_1M).logits
+        student.save_pretrained(tmp_path, state_dict=merged_state(student))
+        flat = AutoModelForCausalLM.from_pretrained(tmp_path)
+        torch.testing.assert_close(flat(tokens_1M).logits, applied, rtol=1e-4, atol=1e-4)
+        assert torch.equal(student.student(tokens_1M).logits, applied)
+        assert not torch.allclose(applied, plain(tokens_1M).logits, atol=1e-2)
+    assert flat.state_dict().keys() == plain.state_dict().keys()
+    assert len(adapters) == 2 * 2 * 2, "query and value of two layers, two matrices each"
+    assert all(".q_proj." in name or ".v_proj." in name for name in adapters)
+
+
+@pytest.mark.parametrize("init", ["mean", "fvt", "mined"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_with_its_own_tokenizer_again_says_the_same(init, tied):
+    model = make_teacher(vocabulary=500, tied=tied)
+    again = with_vocabulary(model, tokens("qwen"), KINDS["qwen"](), init=init)
+    spelled = torch.tensor([token for token, text in enumerate(tokens("qwen").token_bytes) if text])
+    with torch.inference_mode():
+        found, expected = (each(spelled[None, :60]).logits[..., spelled] for each in (again, model))
+        assert torch.equal(found, expected)
+    assert (again.lm_head.weight is again.model.embed_tokens.weight) == tied
+
+
+def test_new_tokens_begin_as_the_mean_of_what_spells_them():
+    old, new = tokens("qwen"), tokens("llama3")
+    for init in ("mean", "fvt"):
+        for token, found in enumerate(old_tokens(new, old, init)):
+            if new.token_bytes[token]:
+                assert b"".join(old.token_bytes[each] for each in found) == new.token_bytes[token]
+    found = old_tokens(new, old, "mean")
+    assert (found[new.bos_token_id], found[new.eos_token_id]) == ([old.bos_token_id], [old.eos_token_id])
+    table = torch.randn(len(old), 8)
+    rows = averaged(table, [[3, 5], [], [7]])
+    torch.testing.assert_close(rows, torch.stack([table[[3, 5]].mean(0), table.mean(0), table[7]]))
+
+
+def test_mined_takes_the_token_with_the_smallest_edit_distance():
+    def distance(one, two):
+        row = list(range(len(two) + 1))
+        for i, a in enumerate(one, start=1):
+            before, row[0] = row[0], i
+            for j, b in enumerate(two, start=1):
+                before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+        return row[-1]
+
+    old, new = tokens("qwen"), tokens("llama3")
+    found = old_tokens(new, old, "mined")
+    texts = [text for text in old.token_bytes if text]
+    for token in range(300, 340):
+        (chosen,) = found[token]
+        least = min(distance(new.token_bytes[token], text) for text in texts)
+        assert distance(new.token_bytes[token], old.token_bytes[chosen]) == least
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("kind", ["bytes", "gpt2"])
+def test_a_new_vocabulary_is_saved_as_any_model_and_loaded_with_its_tokenizer(init, kind, tmp_path):
+    model = with_vocabulary(make_teacher(vocabulary=500), tokens("qwen"), LOCAL[kind](), init=init)
+    model.save_pretrained(tmp_path)
+    LOCAL[kind]().save_pretrained(tmp_path)
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("naïve 中文", add_special_tokens=False).input_ids
+    assert tokens(kind).decode(ids) == "naïve 中文".encode() and len(tokenizer) == model.config.vocab_size
+    with torch.inference_mode():
+        assert torch.equal(loaded(torch.tensor([ids])).logits, model(torch.tensor([ids])).logits)
+    assert loaded.config.eos_token_id == tokenizer.eos_token_id and isinstance(loaded, type(model))
+
+
+def test_the_byte_tokenizer_spells_any_text_with_its_bytes():
+    table = tokens("bytes")
+    for text in HARD:
+        assert table.align(text).token_ids.tolist() == list(text.encode())
+    assert (table.bos_token_id, table.eos_token_id, len(table)) == (256, 257, 258)
+
+
+@pytest.mark.parametrize(("wrong", "match"), [
+    (lambda: with_vocabulary(make_teacher(), tokens("qwen"), byte_tokenizer(), init="best"), "unknown init"),
+    (lambda: ByteReading("exact"), "a reading of bytes is one of coverings, beam, joint"),
+    (lambda: ByteReading(kept=300), "keeps 1 to 257 symbols"),
+    (lambda: method("dskd", student=tokens("qwen"), teacher=tokens("qwen")), "choose one of sft, byte_ce, bld"),
+    (lambda: method("bld", kl_weight=-1, student=tokens("qwen"), teacher=tokens("qwen")), "must be at least 0"),
+    (lambda: method("alm", temperature=0, student=tokens("qwen"), teacher=tokens("qwen")), "temperature above 0"),
+])
+def test_wrong_settings_are_errors(wrong, match):
+    with pytest.raises(ValueError, match=match):
+        wrong()

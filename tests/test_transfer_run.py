@@ -1,0 +1,162 @@
+"""A transfer from beginning to end: what trains, resumed == uninterrupted, precomputed == on the fly, clear errors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import make_teacher
+from safetensors.torch import load_file
+from tiny_tokenizers import KINDS
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dbyte.__main__ import main
+from dbyte.distill import trainer
+from dbyte.distill.runs import Run
+from dbyte.model.teacher import load_model
+from dbyte.text.corpus import Corpus, load_corpus
+from dbyte.transfer.byte_targets import ByteReading
+from dbyte.transfer.plan import Transfer, plan, transfer
+from dbyte_paper.transferred import bits_table
+
+TEXTS = load_corpus("world", max_bytes=3000).documents
+TOY = dict(train_bytes=4 * 2 * 128, row_bytes=128, batch_rows=2, rank=4, reading=ByteReading("joint"), rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A teacher with a vocabulary of 500."""
+    place = tmp_path_factory.mktemp("teacher")
+    make_teacher(vocabulary=500).save_pretrained(place)
+    KINDS["qwen"]().save_pretrained(place)
+    return str(place)
+
+
+def planned(folder, root, name="run", **changes):
+    asked = Transfer(folder, **({"tokenizer": "bytes"} | TOY | changes))
+    found = plan(asked, TEXTS, seed=0)
+    return replace(found, run=Run({"what": name}, root=root))
+
+
+def weights(run):
+    return load_file(run.model_folder / "model.safetensors")
+
+
+def same(one, two):
+    first, second = weights(one), weights(two)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"rank": 0}, {"method": "alm_sft"}, {"method": "sft", "tokenizer": None}, {"head": "sequential"},
+    {"head": "decoder", "method": "byte_ce"}, {"method": "alm", "rank": 0}])
+def test_it_trains_what_it_says_and_saves_a_plain_model_with_its_tokenizer(folder, tmp_path, changes):
+    one = planned(folder, tmp_path, **changes)
+    before = one.first_student().state_dict()
+    run = transfer(one)
+    after = weights(run)
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    adapted = {name for name in after if name.endswith(("q_proj.weight", "v_proj.weight"))}
+    tables = {"model.embed_tokens.weight", "lm_head.weight"}
+    assert after.keys() == before.keys()
+    if one.asked.rank:
+        assert adapted <= moved <= adapted | tables
+    else:
+        assert moved == set(after)
+    if one.asked.method != "alm":
+        assert tables <= moved
+    tokenizer = AutoTokenizer.from_pretrained(run.model_folder)
+    model = AutoModelForCausalLM.from_pretrained(run.model_folder)
+    assert len(tokenizer) <= model.config.vocab_size == (258 if one.asked.tokenizer else 500)
+    losses = [line["loss"] for line in run.metrics()]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+
+
+def test_a_resumed_transfer_equals_an_uninterrupted_one(folder, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    straight = transfer(planned(folder, tmp_path, "straight"))
+    update, done = trainer.train_on, []
+
+    def counted(*arguments, **options):
+        if len(done) == 2:
+            raise Killed
+        done.append(None)
+        return update(*arguments, **options)
+
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(trainer, "train_on", counted)
+    with pytest.raises(Killed):
+        transfer(planned(folder, tmp_path, "killed"))
+    monkeypatch.setattr(trainer, "train_on", update)
+    one = planned(folder, tmp_path, "killed")
+    assert one.run.status() == "resumable"
+    run = transfer(one)
+    assert same(run, straight)
+    assert [line | {"seconds": 0} for line in run.metrics()] == [line | {"seconds": 0} for line in straight.metrics()]
+    written = (run.folder / "complete.json").stat().st_mtime_ns
+    assert transfer(one) is run and (run.folder / "complete.json").stat().st_mtime_ns == written
+
+
+def test_precomputed_targets_train_the_same_student(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("dbyte.transfer.plan.RUNS", tmp_path)
+    now = transfer(planned(folder, tmp_path, "now"))
+    assert not (tmp_path / "data").exists()
+    assert same(now, transfer(planned(folder, tmp_path, "before", precompute=True)))
+    assert list((tmp_path / "data").glob("targets-*/*.safetensors"))
+    assert not same(now, transfer(planned(folder, tmp_path, "sft", method="byte_ce")))
+
+
+def test_the_address_holds_what_decides_the_weights(folder):
+    def address(**changes):
+        return plan(Transfer(folder, **({"tokenizer": "bytes"} | TOY | changes)), TEXTS, seed=0).run.hash
+
+    others = [address(**change) for change in (
+        {}, {"tokenizer": None}, {"method": "sft"}, {"init": "fvt"}, {"head": "decoder"}, {"rank": 2}, {"rate": 1e-3},
+        {"reading": ByteReading("beam")}, {"weights": {"kl_weight": 0.5}}, {"batch_rows": 1})]
+    assert len(set(others)) == len(others)
+    assert address(precompute=True) == others[0]
+    assert address(method="sft", head="decoder", reading=ByteReading("beam")) == others[2], "it has no byte head"
+
+
+def test_bits_compare_the_same_text(folder, tmp_path):
+    one = planned(folder, tmp_path, "sft", method="sft", rank=0)
+    transfer(one)
+    found = bits_table(one, [Corpus("world", "heldout", TEXTS[:3])]).set_index("model").value
+    assert found["student"] < found["student before"]
+    alike = planned(folder, tmp_path, "alike", tokenizer=None, train_bytes=1)
+    with alike.run.locked():
+        alike.run.complete(load_model(folder).save_pretrained, facts={})
+    found = bits_table(alike, [Corpus("world", "heldout", TEXTS[:3])]).set_index("model").value
+    assert found["student"] == found["teacher"] == found["student before"]
+
+
+@pytest.mark.parametrize(("given", "match"), [
+    (["--tokenizer", "nowhere/at/all"], "no tokenizer could be read from 'nowhere/at/all'"),
+    (["--method", "dskd"], "a method of sft, byte_ce, bld, alm, alm_sft"), (["--head", "deep"], "a head of parallel"),
+    (["--rank", "-1"], "a rank of LoRA of 0"), (["--reading", "exact"], "a reading of bytes is one of"),
+    (["--row-bytes", "512"], "has only 256 positions: take shorter rows"), (["--rate", "0"], "positive rates"),
+    (["--kl-weight", "-1"], "must be at least 0"), (["--corpus", "nothing=10"], "unknown corpus"),
+    (["--tokenizer", "bytes", "--init", "best"], "unknown init")])
+def test_wrong_input_is_told_in_one_line(folder, given, match, capsys):
+    small = ["--corpus", "world=3000", "--row-bytes", "128", "--train-bytes", "256", "--batch-rows", "1", "--rank", "2"]
+    assert main(["transfer", "--teacher", folder, *small, *given]) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path, folder, capsys):
+    assert main(["transfer", "--teacher", folder, "--tokenizer", str(tmp_path), "--corpus", "world=3000"]) == 2
+    assert "holds no tokenizer.json" in capsys.readouterr().err
+
+
+def test_the_command_trains_evaluates_and_does_nothing_twice(folder, capsys):
+    command = ["transfer", "--teacher", folder, "--tokenizer", "bytes", "--corpus", "world=3000", "--row-bytes", "128",
+               "--train-bytes", "256", "--batch-rows", "1", "--rank", "2", "--heldout-bytes", "2000", "--reading",
+               "joint"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert "transfer: 2 updates" in first and "student before" in first
+    assert main(command) == 0
+    second = capsys.readouterr().out
+    assert "updates" not in second and second.splitlines()[-1] == first.splitlines()[-1]
