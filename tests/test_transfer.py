@@ -77,15 +77,20 @@ def test_rows_of_targets_lie_at_the_bytes_of_the_students_tokens(student, longes
     batch = paired_rows(HARD, tokens(student), tokens("qwen"), row_bytes=ROW)
     batch = batch.batch(range(len(batch)))
     where_BM = predicting(batch).roll(1, 1)
-    spans = token_spans(batch, where_BM, longest=longest)
-    table = tokens(student)
-    texts = [table.token_bytes[token] for token in batch.token_ids_BM[where_BM].tolist()]
+    texts = [tokens(student).token_bytes[token] for token in batch.token_ids_BM[where_BM].tolist()]
     assert longest == LONGEST or student == "bytes" or any(len(text) > longest for text in texts)
-    flat = batch.byte_ids_BL.flatten()
-    for text, places, mask, symbols in zip(texts, *spans, strict=True):
-        expected = list(text[:longest]) or [END]
-        assert mask.sum() == len(expected) and symbols[mask].tolist() == expected and not symbols[~mask].any()
-        assert places[mask].diff().eq(1).all() and flat[places[mask]].tolist() == (list(text[:longest]) or [EOS])
+    flat = batch.byte_ids_BL.flatten().tolist()
+    ends = []
+    for text, places, mask, symbols in zip(texts, *(each.tolist() for each in token_spans(batch, where_BM,
+                                                                                         longest=longest)), strict=True):
+        size = min(max(len(text), 1), longest)
+        assert mask == [j < size for j in range(longest)] and not any(symbols[size:])
+        assert symbols[:size] == (list(text[:size]) or [END])
+        assert places[:size] == list(range(places[0], places[0] + size))
+        assert [flat[place] for place in places[:size]] == (list(text[:size]) or [EOS])
+        ends.append(places[0] + max(len(text), 1))
+    boundary_BL = batch.boundary_BL & (batch.byte_ids_BL != BOS)
+    assert [end - 1 for end in ends] == boundary_BL.flatten().nonzero()[:, 0].tolist()
 
 
 def test_a_text_without_common_ends_is_left_out_and_said(capsys):
@@ -110,7 +115,7 @@ def test_tokenizers_that_normalise_differently_are_refused():
 
 
 def test_splitting_a_batch_keeps_both_sides_and_targets_together():
-    pair = paired_rows(PROSE * 3, tokens("bytes"), tokens("qwen"), row_bytes=ROW)
+    pair = paired_rows(PROSE * 6, tokens("bytes"), tokens("qwen"), row_bytes=ROW)
     symbol = torch.arange(len(pair))[:, None, None].expand(-1, ROW, 2).short()
     pair = type(pair)(pair.student, pair.teacher, lambda rows: (symbol[list(rows)], symbol[list(rows)].half()))
     batch = pair.batch(range(len(pair)))
@@ -168,15 +173,16 @@ def test_what_lies_beyond_a_tokens_end_changes_no_loss():
 
 def test_the_divergence_of_kept_symbols_by_hand_and_never_above_the_whole():
     torch.manual_seed(0)
-    logits_NS, whole_NS = torch.randn(5, SYMBOLS), torch.randn(5, SYMBOLS).mul(4).softmax(-1)
-    full = (whole_NS * (whole_NS.log() - logits_NS.log_softmax(-1))).sum()
-    found = [losses.byte_divergence(logits_NS, *reversed(whole_NS.topk(kept))).item() for kept in (2, 16, SYMBOLS)]
+    logits_NS, whole_NS = torch.randn(5, SYMBOLS), torch.randn(5, END + 1).mul(4).softmax(-1)
+    full = (whole_NS * (whole_NS.log() - logits_NS.log_softmax(-1)[:, : END + 1])).sum()
+    found = [losses.byte_divergence(logits_NS, *reversed(whole_NS.topk(kept))).item() for kept in (2, 16, END + 1)]
     assert found[0] < found[1] < found[2] == pytest.approx(full.item(), rel=1e-4)
     prob_NK, symbol_NK = whole_NS.topk(2)
     student_NK = logits_NS.softmax(-1).gather(1, symbol_NK)
     p, q = (torch.cat([each, 1 - each.sum(1, keepdim=True)], 1) for each in (prob_NK, student_NK))
     assert found[0] == pytest.approx((p * (p / q).log()).sum().item(), rel=1e-4)
-    assert losses.byte_divergence(whole_NS.log(), *reversed(whole_NS.topk(16))) == pytest.approx(0, abs=1e-5)
+    same_NS = torch.nn.functional.pad(whole_NS.log(), (0, SYMBOLS - END - 1), value=-1e4)
+    assert losses.byte_divergence(same_NS, *reversed(whole_NS.topk(16))) == pytest.approx(0, abs=1e-5)
 
 
 def test_the_binarised_divergence_is_that_of_two_coins_and_keeps_its_size():

@@ -34,7 +34,7 @@ from dbyte.transfer.spans import END
 
 READINGS = ("coverings", "beam", "joint")
 SHARD_ROWS = 64
-FORMAT = {"format": "dbyte.byte_targets", "schema": "1"}
+SCHEMA = 1  # of shards; raise it when what they hold changes
 Kept = tuple[Tensor, Tensor]  # symbols, int16 [.., L, K], and their probabilities, fp16; zeros at BOS and padding
 
 
@@ -129,8 +129,8 @@ class Shards:
             which = range(number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, len(self.rows)))
             rows = [self.rows.batch([row]).to(teacher.model.device) for row in which]
             symbol, prob = reading.of_rows(teacher, rows)
-            metadata = FORMAT | {"of": self.address, "sha256": _digest(symbol, prob)}
-            atomic_write(self._path(number), save({"symbol": symbol, "prob": prob}, metadata=metadata))
+            sealed = save({"symbol": symbol, "prob": prob}, metadata=self._seal(symbol, prob))
+            atomic_write(self._path(number), sealed)
 
     def __call__(self, numbers: Sequence[int]) -> Kept:
         """The targets of these rows."""
@@ -143,20 +143,20 @@ class Shards:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:05d}.safetensors"
 
+    def _seal(self, *tensors: Tensor) -> dict[str, str]:
+        """What a shard says of itself; one entry, for the order of several is not fixed."""
+        digest = hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors))
+        return {"dbyte.byte_targets": f"{SCHEMA} {self.address} {digest.hexdigest()}"}
+
     def _is_sound(self, number: int) -> bool:
         path = self._path(number)
         if not path.exists():
             return False
         try:
             with safe_open(path, framework="pt") as file:
-                sha256 = _digest(file.get_tensor("symbol"), file.get_tensor("prob"))
-                sound = file.metadata() == FORMAT | {"of": self.address, "sha256": sha256}
+                sound = file.metadata() == self._seal(file.get_tensor("symbol"), file.get_tensor("prob"))
         except (SafetensorError, OSError):
             sound = False
         if not sound:
             print(f"{path} is damaged; it is computed again", flush=True)
         return sound
-
-
-def _digest(*tensors: Tensor) -> str:
-    return hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()
