@@ -73,7 +73,7 @@ def test_tokens_of_both_stand_for_the_same_bytes_piece_by_piece(student, teacher
 @pytest.mark.parametrize("longest", [3, LONGEST])  # three, since these vocabularies have few tokens of over ten bytes
 @pytest.mark.parametrize("student", LOCAL)
 def test_rows_of_targets_lie_at_the_bytes_of_the_students_tokens(student, longest):
-    """The j-th head of a token reads the target of the token's j-th byte, and nothing beyond its end or the last head."""
+    """The j-th head of a token reads the target of its j-th byte, and nothing beyond its end or the last head."""
     batch = paired_rows(HARD, tokens(student), tokens("qwen"), row_bytes=ROW)
     batch = batch.batch(range(len(batch)))
     where_BM = predicting(batch).roll(1, 1)
@@ -81,8 +81,8 @@ def test_rows_of_targets_lie_at_the_bytes_of_the_students_tokens(student, longes
     assert longest == LONGEST or student == "bytes" or any(len(text) > longest for text in texts)
     flat = batch.byte_ids_BL.flatten().tolist()
     ends = []
-    for text, places, mask, symbols in zip(texts, *(each.tolist() for each in token_spans(batch, where_BM,
-                                                                                         longest=longest)), strict=True):
+    spans = [each.tolist() for each in token_spans(batch, where_BM, longest=longest)]
+    for text, places, mask, symbols in zip(texts, *spans, strict=True):
         size = min(max(len(text), 1), longest)
         assert mask == [j < size for j in range(longest)] and not any(symbols[size:])
         assert symbols[:size] == (list(text[:size]) or [END])
@@ -265,6 +265,22 @@ def test_alm_counts_chunks_and_drops_those_before_no_word():
     assert (chunk_ends(batch).sum() == torch.stack(method("alm", **both).counts(batch))).all()
     own, other = common_chunks(batch, batch.teacher)
     assert own.last_BM.sum() == other.last_BM.sum() < batch.token_mask_BM.sum()
+
+
+def test_alm_alone_teaches_a_student_what_its_teacher_says():
+    teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
+    batch = whole(("bytes", "llama3"))
+    objective = method("alm", student=tokens("bytes"), teacher=tokens("llama3"), gamma=0.0)
+    model = TransferStudent(with_vocabulary(student, tokens("qwen"), byte_tokenizer()), teacher_width=32)
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses_by_step = []
+    for _ in range(20):
+        optimiser.zero_grad()
+        loss = objective(model, teacher, batch)
+        loss.backward()
+        optimiser.step()
+        losses_by_step.append(loss.item())
+    assert losses_by_step[-1] < 0.6 * losses_by_step[0]
 
 
 # -- the teacher's bytes ----------------------------------------------------------------------------------------------
