@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -63,7 +62,6 @@ def other_tokenizer(scale: Scale, *, seed: int) -> str:
     return str(folder)
 
 
-@cache
 def _texts(scale: Scale, size: int, seed: int) -> tuple[list[str], list[str]]:
     """Training texts of so many bytes, or all there are, and those after them to choose rates on."""
     texts = iter(mixed_texts(training_corpora(scale, seed=seed), seed=seed))
