@@ -225,10 +225,15 @@ def scale(root: Path) -> Path:
 
 
 def bits(root: Path) -> dict[str, str]:
-    """What must not depend on kills: checksums of models, metrics without seconds, scores, a notebook's results."""
+    """What must not depend on kills: checksums of models, metrics without seconds, scores, a notebook's results.
+
+    A model's config.json names the folders that it was read from, so it is compared without this root.
+    """
     found = {}
     for run in sorted(path.parent for path in root.glob("runs/*/complete.json")):
-        found[run.name] = (run / "model" / "sums.json").read_text()
+        sums = json.loads((run / "model" / "sums.json").read_text())
+        sums["config.json"] = (run / "model" / "config.json").read_text().replace(str(root), "")
+        found[run.name] = json.dumps(sums, sort_keys=True)
         lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
         kept = [{name: value for name, value in line.items() if "second" not in name} for line in lines]
         found[f"{run.name}/metrics.jsonl"] = json.dumps(kept, sort_keys=True)
