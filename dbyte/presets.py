@@ -100,6 +100,45 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class OnPolicy:
+    """What on-policy distillation trains on (section 5.3): whose completions of which prompts, and how many.
+
+    prompts: as in `distill/prompts.py`. most: how many of them at most. rows: prompts of an update. prompt_bytes: a
+    longer one is left out. new_bytes: of a completion at most. rate: peak learning rate of all of Stage 1. temperature:
+    of the draws, 0: the likeliest tokens. chat: prompts are turns of a user, under the teacher's chat template.
+    teacher_share, corpus_share: the share of rows that the teacher wrote, and of rows of corpus text; the student
+    writes the rest. Raises ValueError for a number out of range, or shares that are not whole rows.
+    """
+
+    prompts: str
+    most: int
+    rows: int
+    updates: int
+    prompt_bytes: int
+    new_bytes: int
+    rate: float
+    temperature: float = 1.0
+    chat: bool = False
+    teacher_share: float = 0.0
+    corpus_share: float = 0.0
+
+    def __post_init__(self):
+        _at_least(1, vars(self), ("most", "rows", "updates", "prompt_bytes", "new_bytes"))
+        _at_least(0, vars(self), ("temperature", "teacher_share", "corpus_share"))
+        if self.teacher_share + self.corpus_share > 1:
+            raise ValueError(f"teacher_share and corpus_share are parts of one, found {self.teacher_share} and "
+                             f"{self.corpus_share}")
+        if any(share * self.rows % 1 for share in (self.teacher_share, self.corpus_share)):
+            raise ValueError(f"teacher_share and corpus_share must give whole rows of {self.rows}, found "
+                             f"{self.teacher_share} and {self.corpus_share}")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the longest row: BOS, prompt, completion and EOS."""
+        return self.prompt_bytes + self.new_bytes + 2
+
+
+@dataclass(frozen=True)
 class Scale:
     """One setting of the dial.
 
@@ -112,8 +151,8 @@ class Scale:
     ablation: what the many students of the ablations get. teachers: those of Table 10, None: there are none. continues:
     the scale whose teacher this one's continues, with its tokenizer, None: it starts from new weights. benchmarks:
     columns of the paper that are measured on real items, of which no training text may hold one (contamination.py).
-    whole_world: what `whole_world` changes, None: nothing. Raises ValueError for rows or bytes below 1, steps without
-    bytes, or an unknown precision.
+    whole_world: what `whole_world` changes, None: nothing. on_policy: of Table 2, None: there is none. Raises
+    ValueError for rows or bytes below 1, steps without bytes, or an unknown precision.
     """
 
     name: str
@@ -136,6 +175,7 @@ class Scale:
     precision: str = "fp32"
     whole_world: Mapping[str, object] | None = None
     benchmarks: tuple[str, ...] = ()
+    on_policy: OnPolicy | None = None
 
     def __post_init__(self):
         _at_least(1, vars(self),

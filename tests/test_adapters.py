@@ -407,7 +407,7 @@ def test_the_harness_repeats_a_task_and_is_refused_a_chat(student, token_bytes):
         assert texts == dbyte.generate(student, [row["text"]] * 8, stage=2, max_new_bytes=12, temperature=1.0, seed=1,
                                        valid_utf8=False)
         assert len(set(texts)) == 8
-    with pytest.raises(ValueError, match="no chat template yet: leave out --apply_chat_template"):
+    with pytest.raises(ValueError, match="tokenizer has no chat template: leave out --apply_chat_template"):
         evaluate(apply_chat_template=True)
 
 

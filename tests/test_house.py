@@ -16,8 +16,8 @@ TASKS = "dbyte_tasks"  # a package of its own: MiniBench and its world need noth
 PAPER = "dbyte_paper"  # a package of its own: the pages of the paper are made from results of dbyte
 # From the bottom to the top. A module imports lower floors and its own folder; folders of one floor do not see each
 # other. The face is what `import dbyte` and `python -m dbyte` load.
-FLOORS = (GROUND, ("kernels", TASKS), ("text",), ("model",), ("byte_probabilities",), ("distill",), ("transfer",),
-          ("decode",), ("native",), ("evaluate",), ("plan",), (PAPER,), ("commands",), ("__init__", "__main__"))
+FLOORS = (GROUND, ("kernels", TASKS), ("text",), ("model",), ("byte_probabilities",), ("decode",), ("distill",),
+          ("transfer",), ("native",), ("evaluate",), ("plan",), (PAPER,), ("commands",), ("__init__", "__main__"))
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 SLOW = ("model", "distill", "text")  # folders that hold the readable reference only
 LINES = 80  # of a function at most

@@ -80,8 +80,10 @@ def plain(divergence: str, student_TV: Tensor, teacher_TV: Tensor) -> Tensor:
         return (p * (p / q).log()).sum()
 
     s, t = student_TV.softmax(-1), teacher_TV.softmax(-1)
-    m = (s + t) / 2
-    return {"forward": kl(t, s), "reverse": kl(s, t), "js": (kl(s, m) + kl(t, m)) / 2}[divergence]
+    if isinstance(divergence, float):
+        m = divergence * t + (1 - divergence) * s
+        return divergence * kl(t, m) + (1 - divergence) * kl(s, m)
+    return {"forward": kl(t, s), "reverse": kl(s, t)}[divergence]
 
 
 @pytest.fixture
@@ -100,10 +102,11 @@ def assert_equal_with_gradients(found, expected, weights):
 
 
 @pytest.mark.parametrize("rows", [4, 100])
-@pytest.mark.parametrize("divergence", losses.DIVERGENCES)
+@pytest.mark.parametrize("divergence", ["forward", "reverse", 0.2, 0.5, 0.9])
 def test_slices_give_the_plain_value_and_gradients(inputs, divergence, rows):
     student, head, teacher, teacher_head = inputs
-    total, count = sliced_losses.distill(*inputs, divergence=divergence, rows=rows)
+    beta = {"forward": 0, "reverse": 1}.get(divergence, divergence)
+    total, count = sliced_losses.distill(*inputs, divergence=losses.generalised(beta), rows=rows)
     assert count == 9
     assert_equal_with_gradients(total, plain(divergence, student @ head.T, teacher @ teacher_head.T), [student, head])
 
@@ -115,6 +118,24 @@ def test_slices_of_next_tokens_give_the_plain_value_and_gradients(inputs, rows):
     total, count = sliced_losses.next_token(hidden, head, next_T, rows=rows)
     assert count == 9
     assert_equal_with_gradients(total, F.cross_entropy(hidden @ head.T, next_T, reduction="sum"), [hidden, head])
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_log_probabilities_of_tokens_have_the_plain_values_and_gradients(inputs, rows):
+    hidden, head, *_ = inputs
+    next_T = torch.tensor([0, 10, 3, 3, 5, 6, 7, 8, 9])
+    found_T = sliced_losses.token_log_probs(hidden, head, next_T, rows=rows)
+    plain_T = (hidden @ head.T).log_softmax(-1)[range(9), next_T]
+    assert_equal_with_gradients((found_T ** 2).sum(), (plain_T ** 2).sum(), [hidden, head])
+    assert sliced_losses.token_log_probs(hidden[:0], head, next_T[:0]).shape == (0,)
+
+
+def test_an_event_and_its_contrary_make_up_one():
+    log_T = torch.tensor([-1e-9, -1e-3, -1.0, -30.0], requires_grad=True)
+    both_T2 = losses.whether(log_T)
+    torch.testing.assert_close(both_T2.exp().sum(-1), torch.ones(4))
+    losses.reverse_kl(both_T2, both_T2.detach() * 0.9)[0].backward()
+    assert both_T2.isfinite().all() and log_T.grad.isfinite().all()
 
 
 def test_a_frozen_head_gets_no_gradient_and_no_position_gives_zero():

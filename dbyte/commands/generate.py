@@ -18,6 +18,8 @@ def declare(commands: argparse._SubParsersAction) -> None:
                          help="read prompts from a file, one per line (repeatable)")
     command.add_argument("--rows", type=int, default=16, metavar="N",
                          help="prompts that are continued together, default 16")
+    command.add_argument("--chat", action="store_true", help="talk with the student of an instruct teacher: a prompt "
+                         "is a user's turn under the teacher's chat template, and answers are remembered")
     command.add_argument("--stage", type=int, help="1 writes tokens, 2 bytes (default: as trained)")
     command.add_argument("--max-new-bytes", type=int, default=256, metavar="N", help="default 256")
     command.add_argument("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest symbol")
@@ -44,10 +46,14 @@ def run(arguments: argparse.Namespace) -> int:
     from dbyte.distill.runs import model_folder
 
     check_device(arguments.device)
-    student = load_student(model_folder(Path(arguments.folder)), stage=arguments.stage).to(arguments.device)
+    folder = model_folder(Path(arguments.folder))
+    student = load_student(folder, stage=arguments.stage).to(arguments.device)
+    chat = _template(folder) if arguments.chat else None
     try:
         if prompts is None:
-            return _converse(student, arguments)
+            return _converse(student, arguments, chat)
+        if chat:
+            prompts = [_turn(chat, [], prompt) for prompt in prompts]
         repeats = equal_before(prompts)
         for first in range(0, len(prompts), arguments.rows):
             rows = slice(first, first + arguments.rows)
@@ -79,9 +85,32 @@ def _read(name: str) -> bytes:
     return data
 
 
-def _converse(student, arguments: argparse.Namespace) -> int:
-    """Ask for prompts and continue each until the input ends; Ctrl-C ends a text, or at the prompt the command."""
+def _template(folder: Path):
+    """The chat template that lies with a student."""
+    from dbyte.model.teacher import load_tokenizer
+    from dbyte.text.chat import ChatTemplate
+    from dbyte.text.spans import TokenBytes
+
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} has no tokenizer (looked for tokenizer.json), and so no chat template: save "
+                                "the teacher's there")
+    tokenizer = load_tokenizer(folder)
+    return ChatTemplate.from_tokenizer(tokenizer, TokenBytes.from_tokenizer(tokenizer))
+
+
+def _turn(chat, history: list[dict[str, str]], said: bytes) -> bytes:
+    """The bytes of a conversation, up to where the answer to what was said begins."""
+    said = said.decode(errors="replace").removesuffix("\n")
+    return bytes(chat.encode([*history, {"role": "user", "content": said}], reply=True).byte_ids.tolist())
+
+
+def _converse(student, arguments: argparse.Namespace, chat=None) -> int:
+    """Ask for prompts and continue each until the input ends; Ctrl-C ends a text, or at the prompt the command.
+
+    chat: a template, to remember what was said and answered; an answer that was interrupted is forgotten.
+    """
     print("One prompt per line; Ctrl-C ends a text, Ctrl-D the command.", file=sys.stderr)
+    history: list[dict[str, str]] = []
     while True:
         try:
             prompt = input("> ").encode(errors="surrogateescape")
@@ -89,15 +118,19 @@ def _converse(student, arguments: argparse.Namespace) -> int:
             _end_line()
             return 0
         try:
-            _write(student, [prompt], arguments)
+            (answer,) = _write(student, [prompt if chat is None else _turn(chat, history, prompt)], arguments)
+            history += [{"role": "user", "content": prompt.decode(errors="replace")},
+                        {"role": "assistant", "content": answer.decode(errors="replace")}]
         except KeyboardInterrupt:
             _end_line()
         except ValueError as error:
             print(f"dbyte: error: {error}", file=sys.stderr)
 
 
-def _write(student, prompts: list[bytes], arguments: argparse.Namespace, *, repeats: list[int] | None = None) -> None:
-    """Print the continuations in the prompts' order, each as it becomes certain and on lines of its own.
+def _write(
+    student, prompts: list[bytes], arguments: argparse.Namespace, *, repeats: list[int] | None = None
+) -> list[bytes]:
+    """Print the continuations in the prompts' order, each as it becomes certain and on lines of its own; returns them.
 
     All advance together; a later one is printed when those before it have ended.
     """
@@ -108,13 +141,14 @@ def _write(student, prompts: list[bytes], arguments: argparse.Namespace, *, repe
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     writer = begin(student, prompts, max_new_bytes=arguments.max_new_bytes, sampling=sampling, stop=arguments.stop,
                    stage=arguments.stage, valid_utf8=not arguments.raw, repeats=repeats,
-                   engine=engine_for(student, arguments.compiled))
+                   engine=engine_for(student, arguments.compiled), chat=arguments.chat)
     for row in range(len(prompts)):
         for piece in pieces(writer, row, as_bytes=arguments.raw):
             sys.stdout.buffer.write(piece if arguments.raw else piece.encode())  # whatever the locale says
             sys.stdout.buffer.flush()
         if not arguments.raw:
             _end_line()
+    return [bytes(text) for text in writer.written]
 
 
 def _end_line() -> None:

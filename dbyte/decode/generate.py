@@ -42,7 +42,7 @@ def generate(
     student: ByteStudent, prompts: Sequence[str | bytes], *, max_new_bytes: int = 256, temperature: float = 0.0,
     top_k: int | None = None, top_p: float = 1.0, seed: int = 0, stop: Sequence[str] = (), stage: int | None = None,
     as_bytes: bool = False, valid_utf8: bool | None = None, prompt_ends: list[list[int]] | None = None,
-    repeats: Sequence[int] | None = None, engine: Engine | None = None,
+    repeats: Sequence[int] | None = None, engine: Engine | None = None, chat: bool = False,
 ) -> list[str] | list[bytes]:
     """Continue each prompt until EOS, a stop string (left out of the result) or `max_new_bytes`.
 
@@ -58,7 +58,7 @@ def generate(
             (Stage 1 before its router has learned); None: along the router's boundaries.
         repeats: for each row, the number of the repeat of its prompt, so that equal prompts in several calls get
             different draws; None: counted in this call.
-        engine: computes the student's steps; None: plain torch.
+        engine: computes the student's steps; None: plain torch. chat: as in `ByteStream`.
     Raises:
         ValueError: for a prompt or stop string of another type; a lone surrogate; a byte of a prompt that the student's
             tokens cannot spell, reserved bytes 0xFE or 0xFF or, with valid_utf8, no UTF-8; a prompt of more chunks than
@@ -71,7 +71,7 @@ def generate(
         return []
     writer = begin(student, prompts, max_new_bytes=max_new_bytes, sampling=Sampling(temperature, top_k, top_p, seed),
                    stop=stop, stage=stage, valid_utf8=not as_bytes if valid_utf8 is None else valid_utf8,
-                   prompt_ends=prompt_ends, repeats=repeats, engine=engine)
+                   prompt_ends=prompt_ends, repeats=repeats, engine=engine, chat=chat)
     with evaluating(student):
         writer.run()
     return [bytes(text) for text in writer.written] if as_bytes else [writer.text(row) for row in range(len(prompts))]
@@ -133,8 +133,12 @@ def begin(
     student: ByteStudent, prompts: Sequence[str | bytes], *, max_new_bytes: int, sampling: Sampling,
     stop: Sequence[str] = (), stage: int | None = None, valid_utf8: bool = True,
     prompt_ends: list[list[int]] | None = None, repeats: Sequence[int] | None = None, engine: Engine | None = None,
+    chat: bool = False, kind: type[Writer] = Writer,
 ) -> Writer:
-    """Read the prompts and return the writer that continues them; arguments and errors are those of `generate`."""
+    """Read the prompts and return the writer that continues them; arguments and errors are those of `generate`.
+
+    chat: as in `ByteStream`. kind: the class of the writer.
+    """
     check_limits(max_new_bytes, stop)
     if stage not in (None, 1, 2):
         raise ValueError(f"stage must be 1 (writes tokens), 2 (writes bytes) or None (as trained), found {stage!r}")
@@ -144,9 +148,9 @@ def begin(
     encoded = _encoded(student, prompts)
     with evaluating(student):
         stream = ByteStream(student, encoded, new_bytes=max_new_bytes, stage=stage or student.config.stage or 2,
-                            prompt_ends=prompt_ends, engine=engine)
-    return Writer(stream, encoded, sampling=sampling, limit=max_new_bytes, stops=[utf8(text) for text in stop],
-                  valid_utf8=valid_utf8, repeats=repeats)
+                            prompt_ends=prompt_ends, engine=engine, chat=chat)
+    return kind(stream, encoded, sampling=sampling, limit=max_new_bytes, stops=[utf8(text) for text in stop],
+                valid_utf8=valid_utf8, repeats=repeats, chat=chat)
 
 
 def check_limits(max_new_bytes: int, stop: Sequence[str]) -> None:

@@ -26,8 +26,7 @@ from torch import Tensor
 from dbyte.decode.engine import Engine, StackStep
 from dbyte.model.blocks import State
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
-from dbyte.model.student import is_special
-from dbyte.text.spans import EOS
+from dbyte.text.spans import EOS, is_special
 
 
 class LookAhead:

@@ -30,9 +30,9 @@ from dbyte.decode.lookahead import LookAhead
 from dbyte.kernels.fast import fast_products
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.router import THRESHOLD
-from dbyte.model.student import BYTES, ByteStudent, is_special
+from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.suffix import LONGEST
-from dbyte.text.spans import BOS, EOS
+from dbyte.text.spans import BOS, EOS, is_special
 
 
 class ByteStream:
@@ -46,16 +46,17 @@ class ByteStream:
     @torch.inference_mode()
     def __init__(
         self, student: ByteStudent, prompts: list[bytes], *, new_bytes: int, stage: int = 2,
-        prompt_ends: list[list[int]] | None = None, engine: Engine | None = None,
+        prompt_ends: list[list[int]] | None = None, engine: Engine | None = None, chat: bool = False,
     ):
         """Read prompts (bytes without BOS, may be empty), leaving room for `new_bytes` more.
 
         stage: at 1 no decoder runs. prompt_ends: where chunks end in each prompt (bytes from its start), for a student
         whose router has not learned yet; None: the router decides. engine: computes the student's parts; None: torch.
+        chat: prompts may hold bytes that stand for tokens of a chat template (text/chat.py).
         Raises:
             ValueError: for a prompt of more chunks than the core has positions, or bytes that UTF-8 does not have.
         """
-        for prompt in prompts:
+        for prompt in prompts if not chat else ():
             check_text_bytes(prompt)
         engine = Engine(student) if engine is None else engine
         with fast_products():

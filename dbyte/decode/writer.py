@@ -8,6 +8,7 @@ One loop for three decoders. Each advance gives every row that needs one a new s
 Shape letters: B rows that still write, R rows that draw, V tokens, K bytes.
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,8 +23,9 @@ from dbyte.decode.stream import ByteStream
 from dbyte.decode.stream_file import load_stream, save_stream
 from dbyte.decode.utf8 import Alphabet, anything, broken_character, over_tokens, state_after, transitions
 from dbyte.model.student import BYTES, ByteStudent
-from dbyte.text.spans import EOS
+from dbyte.text.spans import EOS, RESERVED
 
+NOT_TEXT = re.compile(b"[" + re.escape(bytes(RESERVED)) + b"]")
 SAVED = ("before", "written", "stops", "limit", "valid_utf8", "rows", "states", "queues", "ended", "core_rows")
 
 
@@ -37,11 +39,11 @@ class Writer:
     def __init__(
         self, stream: ByteStream, before: Sequence[bytes], *, sampling: Sampling, limit: int,
         stops: Sequence[bytes] = (), valid_utf8: bool = True, repeats: Sequence[int] | None = None,
-        drawn: Sequence[int] | None = None,
+        drawn: Sequence[int] | None = None, chat: bool = False,
     ):
         """before: the text of each row of the stream so far. limit: the most new bytes per row.
 
-        repeats, drawn: see `Sampler`.
+        repeats, drawn: see `Sampler`. chat: as in `ByteStream`.
 
         Raises:
             ValueError: with valid_utf8, for a row that is no UTF-8; its last character may be broken off.
@@ -55,8 +57,9 @@ class Writer:
         self.ended: list[list[bool]] = [[] for _ in before]
         self.rows = list(range(len(before)))  # the numbers of the texts that the stream's rows hold
         self.sampler = Sampler(sampling, before, repeats=repeats, drawn=drawn)
-        self.states = [state_after(text) if valid_utf8 else 0 for text in before]
-        self.broken = [broken_character(text) if valid_utf8 else b"" for text in before]
+        texts = [NOT_TEXT.split(text)[-1] for text in self.before] if chat else self.before
+        self.states = [state_after(text) if valid_utf8 else 0 for text in texts]
+        self.broken = [broken_character(text) if valid_utf8 else b"" for text in texts]
         self.queues = [b""] * len(before)  # at Stage 1, bytes of each text's token that have not been taken in
         self.core_rows = 0
         student = stream.student

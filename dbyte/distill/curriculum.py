@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dbyte.distill.data import check_data, training_rows, transformed_rows
 from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.mixed_rows import mixed_feed
+from dbyte.distill.on_policy import OnPolicyFeed, on_policy_feed
 from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import Launch
 from dbyte.distill.runs import Run, model_hash, noted
@@ -109,7 +110,9 @@ def plan_steps(
     for step in steps:
         rows_of_step = rows if step.text is None else transformed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
-        if rows_of_step is None:
+        if step.policy is not None:
+            feed = on_policy_feed(scale, step.policy, tokenizer, seeds=(seed, teacher_seed), positions=positions)
+        elif rows_of_step is None:
             feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows,
                               seed=seed, lanes=math.gcd(scale.batch_rows, LANES), positions=positions)
         else:
@@ -160,6 +163,8 @@ def execute(scale: Scale, planned: tuple[PlannedRun, ...], *, seed: int, launch:
         settings = one.run.config["student"]
         model.config.update({"stage": one.step.stage} | {name: settings[name] for name in STAGE2_ALONE})
         one.feed.follow(parent.facts() if parent else {})
+        if isinstance(one.feed, OnPolicyFeed):
+            one.feed.watch(model, read)
         train(one.run, one.step, one.feed, model=model, teacher=read, device=scale.device,
               precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
     return [one.run for one in planned]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class Feed:
     first_row: int = 0
     grouped: bool = True
     _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    told: ClassVar[dict] = {}  # what a log shows of the last batch
 
     @property
     def row_bytes(self) -> int:
@@ -108,6 +109,8 @@ class StreamFeed:
         ValueError: for numbers that do not divide, an unknown corpus, and in `batch` what is wrong with the text.
         ConnectionError: in `batch` and `describe`, where the hub cannot be read.
     """
+
+    told: ClassVar[dict] = {}
 
     def __init__(self, corpora: Sequence[tuple[str, int]], token_bytes: TokenBytes, *, row_bytes: int, batch_rows: int,
                  seed: int, lanes: int | None = None, positions: int | None = None):

@@ -9,20 +9,22 @@
 The caller divides the summed loss by the summed count once, so that a mean is never a mean of means.
 
 Logits over a large vocabulary do not fit in memory, so training evaluates Eq. 3 on a slice of positions at a time:
-`sliced_losses.py` applies the heads there and calls the same DIVERGENCES.
+`sliced_losses.py` applies the heads there and calls the same functions.
 
 Shape letters: B rows, L bytes, M chunks or tokens, E core width, V vocabulary, K2 = 512 joint symbols, T positions.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dbyte.text.spans import BOS, EOS
+from dbyte.text.spans import is_special
 
 Loss = tuple[Tensor, Tensor]
+Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # of log-probabilities [T, V] of student and teacher
 WHITE_SPACE = tuple(b" \t\n\r\v\f")
 PROB_FLOOR = 1e-6  # a cosine router reaches p = 0 or 1 exactly; the log must not
 
@@ -96,20 +98,37 @@ def reverse_kl(student_TV: Tensor, teacher_TV: Tensor) -> tuple[Tensor, Tensor]:
     return kl_T1.sum(), prob_TV * (ratio_TV - kl_T1)
 
 
-def jensen_shannon(student_TV: Tensor, teacher_TV: Tensor) -> tuple[Tensor, Tensor]:
-    """(KL(student || mean) + KL(teacher || mean)) / 2 from log-probabilities: its sum in nats, and its gradient.
+def generalised(beta: float) -> Divergence:
+    """The generalised Jensen-Shannon divergence of on-policy distillation (Agarwal et al. 2024), for beta in [0, 1].
 
-    It lies in [0, log 2] for each position. The gradient is that in the student's logits.
+    beta KL(teacher || mean) + (1 - beta) KL(student || mean) with mean = beta teacher + (1 - beta) student; at 0 it is
+    Eq. 3, at 1 reverse KL. As above: the sum in nats, and the gradient in the student's logits. ValueError for another
+    beta.
     """
-    mean_TV = torch.logaddexp(student_TV, teacher_TV) - math.log(2)
-    prob_TV = student_TV.exp()
-    ratio_TV = student_TV - mean_TV
-    own_T1 = (prob_TV * ratio_TV).sum(-1, keepdim=True)
-    other = F.kl_div(mean_TV, teacher_TV, reduction="sum", log_target=True)
-    return (own_T1.sum() + other) / 2, prob_TV * (ratio_TV - own_T1) / 2
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must lie in [0, 1] (0: KL(teacher || student), 1: the reverse), found {beta}")
+    if beta in (0, 1):
+        return reverse_kl if beta else forward_kl
+
+    def pair(student_TV: Tensor, teacher_TV: Tensor) -> tuple[Tensor, Tensor]:
+        mean_TV = torch.logaddexp(student_TV + math.log1p(-beta), teacher_TV + math.log(beta))
+        prob_TV = student_TV.exp()
+        ratio_TV = student_TV - mean_TV
+        own_T1 = (prob_TV * ratio_TV).sum(-1, keepdim=True)
+        other = F.kl_div(mean_TV, teacher_TV, reduction="sum", log_target=True)
+        return (1 - beta) * own_T1.sum() + beta * other, (1 - beta) * prob_TV * (ratio_TV - own_T1)
+
+    return pair
 
 
-DIVERGENCES = {"forward": forward_kl, "reverse": reverse_kl, "js": jensen_shannon}
+jensen_shannon = generalised(0.5)  # in [0, log 2] for each position
+
+
+def whether(log_T: Tensor) -> Tensor:
+    """Log-probabilities [T, 2] of an event of log-probability log_T (<= 0) and of its contrary, in fp32 or wider."""
+    log_T = log_T.to(torch.promote_types(log_T.dtype, torch.float32)).clamp(max=-PROB_FLOOR)
+    return torch.stack([log_T, torch.log(-torch.expm1(log_T))], dim=-1)
+
 
 # -- labels and masks -------------------------------------------------------------------------------------------------
 
@@ -141,8 +160,8 @@ def has_two(document_BX: Tensor) -> Tensor:
 def routed(byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
     """True for the bytes whose boundary the router decides: text bytes that another text byte follows.
 
-    BOS, EOS, the byte before EOS and the last byte of a document are boundaries by contract.
+    Bytes that are tokens by themselves (BOS, EOS), the byte before one and a document's last are boundaries by rule.
     """
-    special_BL = (byte_ids_BL == BOS) | (byte_ids_BL == EOS)
+    special_BL = is_special(byte_ids_BL)
     next_special_BL = F.pad(special_BL[:, 1:], (0, 1), value=True)
     return has_next(document_BL) & ~special_BL & ~next_special_BL

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dbyte.distill import terms
+from dbyte.distill import on_policy_loss, terms
 from dbyte.distill.terms import Forward, Term
 from dbyte.text.packing import Batch
 
@@ -82,6 +82,11 @@ next_token = Objective("next_token", ((1, terms.next_token), (1, terms.boundary)
 def boundary_penalised(weight: float) -> Objective:
     """Step 1.3 with a penalty on boundaries right before white space (appendix A.2's Whitespace Penalty)."""
     return Objective(f"boundary_penalised {weight:g}", ((1, terms.boundary), (weight, terms.space_penalty)))
+
+
+def on_policy(beta: float = 1.0) -> Objective:
+    """Section 5.3: a divergence from the teacher along what was written (1: reverse KL, 0: Eq. 3), and Eq. 4."""
+    return Objective(f"on_policy {beta:g}", ((1, on_policy_loss.judged(beta)), (1, terms.boundary)))
 
 
 def joint(align: float, distill: float, boundary: float) -> Objective:

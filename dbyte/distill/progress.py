@@ -74,9 +74,10 @@ class ProgressLog:
                         disable=watched is None)
 
     def write(
-        self, update: int, *, loss: float, norm: float, rates: list[float], seconds: float, train_bytes: int
+        self, update: int, *, loss: float, norm: float, rates: list[float], seconds: float, train_bytes: int,
+        more: dict | None = None,
     ) -> None:
-        """Log one update, if it is one of about LINES, or the last; rates: the learning rate of each group."""
+        """Log one update, if it is one of about LINES, or the last; rates: of each group. more: further values."""
         self.bar.update()
         is_last = update + 1 == self.bar.total
         is_logged = update % self.every == 0 or is_last
@@ -90,7 +91,7 @@ class ProgressLog:
         if not is_logged:
             return
         line = json.dumps({"update": update, "bytes": train_bytes, "loss": loss, "norm": norm, "rates": rates,
-                           "seconds": round(seconds, 3)}) + "\n"
+                           "seconds": round(seconds, 3)} | (more or {})) + "\n"
         try:
             self.file.write(line)
         except OSError as error:

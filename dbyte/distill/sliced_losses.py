@@ -2,7 +2,7 @@
 
 With 128k tokens the logits are the largest tensors of a step. Here the logits of a slice live until the slice's
 gradient is taken and are gone before the next, so memory beyond the inputs is O(slice * V), whatever T is. The
-divergence of a slice is one of `losses.DIVERGENCES`; the sum over slices equals `losses.distill` of all logits.
+divergence of a slice is a function of `losses.py`; the sum over slices equals `losses.distill` of all logits.
 
 Shape letters: T positions, E width, V vocabulary.
 """
@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from dbyte.distill.losses import DIVERGENCES, Loss, log_softmax
+from dbyte.distill.losses import Divergence, Loss, forward_kl, log_softmax
 from dbyte.kernels.fast import product
 
 ROWS_AT_ONCE = 1024  # positions of a slice
@@ -22,19 +23,18 @@ SliceLoss = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
 
 def distill(
     student_TE: Tensor, student_head_VE: Tensor, teacher_TE: Tensor, teacher_head_VE: Tensor,
-    *, divergence: str = "forward", rows: int = ROWS_AT_ONCE,
+    *, divergence: Divergence = forward_kl, rows: int = ROWS_AT_ONCE,
 ) -> Loss:
-    """A divergence of DIVERGENCES in nats, summed over T positions; "forward" equals `losses.distill` of all logits.
+    """A divergence in nats, summed over T positions; with forward KL it equals `losses.distill` of all logits.
 
     student_TE, teacher_TE: the hidden states of the positions that count; widths may differ. student_head_VE,
     teacher_head_VE: head weights; the student's gets a gradient if it asks for one. rows: positions per slice, >= 1.
     """
-    pair = DIVERGENCES[divergence]
     teacher_TE = teacher_TE.detach()
     teacher_head_VE = teacher_head_VE.detach()
 
     def loss(where: slice, student_TV: Tensor) -> tuple[Tensor, Tensor]:
-        return pair(student_TV, log_softmax(product(teacher_TE[where], teacher_head_VE)))
+        return divergence(student_TV, log_softmax(product(teacher_TE[where], teacher_head_VE)))
 
     return _OverSlices.apply(student_TE, student_head_VE, loss, rows), _count(student_TE)
 
@@ -51,6 +51,19 @@ def next_token(hidden_TE: Tensor, head_VE: Tensor, next_T: Tensor, *, rows: int 
         return -log_TV.gather(1, next_T1).sum(), log_TV.exp().scatter_add_(1, next_T1, minus_one)
 
     return _OverSlices.apply(hidden_TE, head_VE, loss, rows), _count(hidden_TE)
+
+
+def token_log_probs(hidden_TE: Tensor, head_VE: Tensor, token_T: Tensor, *, rows: int = ROWS_AT_ONCE) -> Tensor:
+    """Log-probability of each of the tokens token_T (int64) in nats, [T], fp32 or wider; backward computes logits anew.
+
+    Arguments are those of `next_token`.
+    """
+    def chosen(hidden_TE: Tensor, head_VE: Tensor, token_T: Tensor) -> Tensor:
+        return log_softmax(product(hidden_TE, head_VE)).gather(1, token_T[:, None])[:, 0]
+
+    slices = [slice(start, start + rows) for start in range(0, max(len(hidden_TE), 1), rows)]
+    return torch.cat([checkpoint(chosen, hidden_TE[where], head_VE, token_T[where], use_reentrant=False)
+                      for where in slices])
 
 
 def _count(hidden_TE: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from dbyte.distill import objectives
 from dbyte.distill.along_tokens import TERMS, along_tokens
 from dbyte.distill.objectives import Objective
 from dbyte.model.adapters import ADAPTER, add_adapters
+from dbyte.presets import OnPolicy
 
 ENCODER = ("byte_embedding", "encoder", "encoder_projection")
 ROUTER = ("router",)
@@ -52,7 +53,8 @@ class Step:
     but such a batch is mostly of one corpus. decoding: give the student new byte heads of this kind ("mbp") before the
     step; None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`; None:
     not at all. vocabulary, noisy: shares of the rows, in [0, 1), and passes over them, see mixed_rows.py; more than one
-    pass is for the decoder alone, whose input is then kept. Raises ValueError if a value leaves its range.
+    pass is for the decoder alone, whose input is then kept. policy: samples in place of the scale's rows, see
+    on_policy.py. Raises ValueError if a value leaves its range.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Step:
     vocabulary: float = 0.0
     noisy: float = 0.0
     passes: int = 1
+    policy: OnPolicy | None = None
 
     def __post_init__(self):
         if self.train_bytes <= 0 or not self.groups or any(group.rate <= 0 for group in self.groups):
@@ -95,8 +98,9 @@ class Step:
     def describe(self) -> dict:
         """The step as plain JSON data, which is part of the address of its run."""
         groups = [_given(group) | {"parts": list(group.parts)} for group in self.groups]
+        policy = {"policy": dict(vars(self.policy))} if self.policy else {}
         return _given(self) | {"objective": self.objective.name, "groups": groups, "betas": list(self.betas),
-                               "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY}
+                               "no_decay": list(NO_DECAY), "muon_decay": MUON_DECAY} | policy
 
     def lr_scale(self, update: int, updates: int) -> float:
         """What the peak rates are multiplied by at an update: linear warm-up to 1, then cosine to the floor."""
@@ -158,7 +162,7 @@ class Step:
         return optimisers
 
 
-LATER = ("decoding", "text", "vocabulary", "noisy", "passes", "lora")  # than the first runs, whose addresses stay
+LATER = ("decoding", "text", "vocabulary", "noisy", "passes", "lora", "policy")  # than the first addresses, which stay
 
 
 def _given(value: Step | Group) -> dict:
@@ -170,6 +174,9 @@ def _given(value: Step | Group) -> dict:
 def check_sharding(steps: Iterable[Step], sharding: str) -> None:
     """Raise ValueError if FSDP2 would shard what one of the steps needs in full; call it before anything is loaded."""
     for step in steps:
+        if sharding == "fsdp2" and step.policy is not None:
+            raise ValueError(f"step {step.name!r} writes its own samples, which needs whole weights: use --sharding "
+                             "ddp")
         if sharding == "fsdp2" and any(group.muon_rate or group.lora for group in step.groups):
             raise ValueError(f"step {step.name!r} trains with Muon or adapters, which need whole matrices: use "
                              "--sharding ddp, or a scale that trains with AdamW alone (hub, paper)")

@@ -140,8 +140,8 @@ def align_mean(forward: Forward, mask_BM: Tensor) -> Loss:
     return total / forward.model.config.core_config.hidden_size, count
 
 
-def _divergence(forward: Forward, mask_BM: Tensor, *, divergence: str = "forward") -> Loss:
-    """Eq. 3, at the teacher's boundaries, or another of `losses.DIVERGENCES`."""
+def _divergence(forward: Forward, mask_BM: Tensor, *, divergence: losses.Divergence = losses.forward_kl) -> Loss:
+    """Eq. 3, at the teacher's boundaries, or another divergence."""
     student_BME = forward.token_hidden()
     with torch.no_grad():
         teacher_BME = language_model(forward.teacher, forward.batch)
@@ -152,8 +152,8 @@ def _divergence(forward: Forward, mask_BM: Tensor, *, divergence: str = "forward
 
 
 distill = Term(_divergence, predicted_tokens, reads_teacher="whole")
-distill_reverse = replace(distill, loss=partial(_divergence, divergence="reverse"))
-distill_js = replace(distill, loss=partial(_divergence, divergence="js"))
+distill_reverse = replace(distill, loss=partial(_divergence, divergence=losses.reverse_kl))
+distill_js = replace(distill, loss=partial(_divergence, divergence=losses.jensen_shannon))
 
 
 @term(_routed_bytes, routes=True)

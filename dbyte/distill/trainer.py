@@ -44,10 +44,11 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 class Update(NamedTuple):
-    """The mean loss of one update over all processes, and the gradient norm before clipping."""
+    """The mean loss of one update over all processes, the gradient norm before clipping, and the mean of each term."""
 
     loss: float
     norm: float
+    terms: tuple[float, ...] = ()
 
     def is_finite(self) -> bool:
         """True if neither is infinite or not a number."""
@@ -152,7 +153,7 @@ def _updates(state: State, step: Step, trainee: nn.Module, launch: Launch, backe
         if log:
             rates = [group["lr"] for optimiser in state.optimisers for group in optimiser.param_groups]
             log.write(update, loss=done.loss, norm=done.norm, rates=rates, seconds=state.seconds,
-                      train_bytes=state.update * bytes_an_update)
+                      train_bytes=state.update * bytes_an_update, more={"terms": done.terms} | feed.told)
         if state.update in step.snapshot_updates(updates):
             state.save_snapshot(state.update * bytes_an_update)
         due = processes.is_first and time.monotonic() >= next_save and state.update < updates
@@ -189,15 +190,18 @@ def train_on(
     for optimiser in optimisers:
         optimiser.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=batch.byte_ids_BL.device)
+    terms_T = torch.zeros(len(counts_T), device=loss.device)
     for place, each in enumerate(micro_batches):
         with processes.deferred(trainee, last=place + 1 == len(micro_batches)):
             # sharding averages the gradients of processes, and they must add up
-            loss_of_each = mean(trainee(each), tuple(counts_T)) * processes.count
+            sums = trainee(each)
+            loss_of_each = mean(sums, tuple(counts_T)) * processes.count
             loss_of_each.backward()
         loss += loss_of_each.detach()
+        terms_T += torch.stack([total.detach() for total in sums]) / counts_T.clamp(min=1)
     weights = [weight for group in groups for weight in group["params"]]
     norm = full_tensor(nn.utils.clip_grad_norm_(weights, step.clip)).item()
-    done = Update(processes.total(loss).item() / processes.count, norm)
+    done = Update(processes.total(loss).item() / processes.count, norm, tuple(processes.total(terms_T).tolist()))
     if done.is_finite():
         for optimiser in optimisers:
             optimiser.step()

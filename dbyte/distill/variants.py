@@ -178,6 +178,35 @@ def byte_targets(scale: Scale) -> tuple[Variant, ...]:
                                           ("mixed", along)))
 
 
+# -- Table 2: who writes the text that the teacher judges -------------------------------------------------------------
+
+
+def on_policy(scale: Scale) -> tuple[Variant, ...]:
+    """Table 2: a short Stage 1; then on-policy; and at equal updates two controls that the paper does not have.
+
+    One judges rows of the corpus by Eq. 3, which is more of step 1.2; the other what the teacher wrote after the same
+    prompts, so that only the writer differs. All of Stage 1 trains, with Eq. 4. ValueError for a scale without
+    [on_policy].
+    """
+    policy = scale.on_policy
+    if policy is None:
+        raise ValueError(f"scale {scale.name} has no table [on_policy], which Table 2 needs: give its file one, "
+                         "as dbyte/scales/small.toml has")
+    stage1 = sequence(scale)
+    everything = Group(ENCODER + ROUTER + CORE + ("token_head",), policy.rate)
+    step = Step("1.4 on-policy", 1, objectives.on_policy(), (everything,),
+                policy.updates * policy.rows * policy.row_bytes, warmup=0.03, policy=policy)
+    of_teacher = replace(step, name="1.4 teacher-written", policy=replace(policy, teacher_share=1.0))
+    of_corpus = replace(step, name="1.4 corpus", objective=objectives.on_policy(0.0),
+                        policy=replace(policy, corpus_share=1.0))
+    return (
+        Variant("Stage 1", stage1),
+        Variant("+ on-policy", (*stage1, step)),
+        Variant("+ step 1.2 on the corpus", (*stage1, of_corpus)),
+        Variant("+ teacher-written", (*stage1, of_teacher)),
+    )
+
+
 # -- Tables 7 and 8: other training text ------------------------------------------------------------------------------
 
 # Above 1 the best that a router can say of a token's end before white space is "no boundary": p = 1 / (1 + weight).

@@ -183,6 +183,27 @@ def curve_rows(trained: Trained, *, step: int = 0) -> list[dict]:
     return rows
 
 
+def watched_rows(trained: Trained, names: Sequence[str]) -> list[dict]:
+    """Logged values of the last step, in ten parts of the log: model, quantity, train_bytes, value, stderr over seeds.
+
+    names: keys of the log, or `divergence`, the first term of the objective; a log without one gives no rows for it.
+    """
+    rows = []
+    for name, by_seed in trained.items():
+        logs = [[line | {"divergence": line["terms"][0]} for line in runs[-1].metrics()] for runs in by_seed]
+        count = min(map(len, logs))
+        parts = min(count, 10)
+        for quantity in names:
+            for part in range(parts):
+                chosen = slice(part * count // parts, (part + 1) * count // parts)
+                values = [[line[quantity] for line in log[chosen] if quantity in line] for log in logs]
+                if all(values):
+                    found = stats.mean_over_seeds([sum(each) / len(each) for each in values])
+                    rows.append(_row(found, len(logs), by_seed, model=name, quantity=quantity)
+                                | {"train_bytes": logs[0][chosen.stop - 1]["bytes"]})
+    return rows
+
+
 def sizes(trained: Trained) -> dict[str, int]:
     """Parameters of each variant's encoder."""
     return {name: sum(weight.numel() for weight in ByteStudent.from_pretrained(by_seed[0][-1].model_folder)

@@ -44,6 +44,7 @@ from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_tokenizer
 from dbyte.native import engine_for
+from dbyte.text.chat import ChatTemplate
 from dbyte.text.spans import TokenBytes
 
 BYTES_A_TOKEN = 4  # of a limit that is given in tokens
@@ -135,6 +136,7 @@ class StudentLM(LM):
         rows: how many texts are generated at a time. batch_bytes: about how many bytes are scored at a time.
         beam: width of the beam over flags (Stage 2), 0 for the joint score alone.
         compiled: read and write by compiled code; None: where there is a C++ compiler.
+        chat: the teacher's template, for --apply_chat_template; None: there is none.
     Raises:
         ValueError: for another stage or boundaries, or those that the stage or the student does not have; for a beam
             along other boundaries than Stage 2's router's; for no rows; for another table of tokens than the student's.
@@ -142,7 +144,7 @@ class StudentLM(LM):
 
     def __init__(
         self, student: ByteStudent, token_bytes: TokenBytes, *, stage: int, boundaries: str = "router", rows: int = 64,
-        batch_bytes: int = 16384, beam: int = 0, compiled: bool | None = None,
+        batch_bytes: int = 16384, beam: int = 0, compiled: bool | None = None, chat: ChatTemplate | None = None,
     ):
         super().__init__()
         if (stage, boundaries) not in READINGS.values():
@@ -164,6 +166,8 @@ class StudentLM(LM):
         kind = OwnBoundariesScorer if boundaries == "own" else Scorer
         self.scorer = kind(student, stage=stage, batch_bytes=batch_bytes, engine=self.engine)
         self.truncated = Truncated()
+        self.chat = chat
+        self.in_chat = False  # whether contexts are conversations
 
     # -- what `lm_eval --model dbyte` calls ---------------------------------------------------------------------------
 
@@ -220,8 +224,16 @@ class StudentLM(LM):
         return self.token_bytes.name
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Refuse: students have no chat template yet."""
-        raise ValueError("students have no chat template yet: leave out --apply_chat_template")
+        """A conversation as the teacher's template writes it; from now on contexts are such texts.
+
+        Raises:
+            ValueError: if the tokenizer has no template, or as `ChatTemplate.render`.
+        """
+        if self.chat is None:
+            raise ValueError("the student's tokenizer has no chat template: leave out --apply_chat_template, or "
+                             "evaluate a student of an instruct teacher")
+        self.in_chat = True
+        return self.chat.render(chat_history, reply=add_generation_prompt)
 
     # -- what the harness asks ----------------------------------------------------------------------------------------
 
@@ -272,7 +284,7 @@ class StudentLM(LM):
             ends.append(token_ends)
         return generate(
             self.student, prompts, stage=self.stage, valid_utf8=False, repeats=repeats, engine=self.engine,
-            prompt_ends=ends if self.boundaries == "tokenizer" else None, **options)
+            prompt_ends=ends if self.boundaries == "tokenizer" else None, chat=self.in_chat, **options)
 
     # -- from strings to bytes ----------------------------------------------------------------------------------------
 
@@ -287,10 +299,12 @@ class StudentLM(LM):
 
     def _encoded(self, texts: Sequence[str]) -> list[tuple[bytes, tuple[int, ...] | None]]:
         """The bytes of each text and, with the tokenizer's boundaries, where its tokens end."""
-        if self.boundaries != "tokenizer":
+        given = self.boundaries == "tokenizer"
+        if not given and not self.in_chat:
             return [(self.token_bytes.normalise(text).encode(), None) for text in texts]
-        return [(bytes(aligned.byte_ids.tolist()), tuple((aligned.boundary.nonzero()[:, 0] + 1).tolist()))
-                for aligned in self.token_bytes.align_batch(texts)]
+        found = map(self.chat.align, texts) if self.in_chat else self.token_bytes.align_batch(texts)
+        return [(bytes(aligned.byte_ids.tolist()),
+                 tuple((aligned.boundary.nonzero()[:, 0] + 1).tolist()) if given else None) for aligned in found]
 
     def _requests(self, pairs: list[tuple[str, str]]) -> list[Request]:
         """(context, continuation) pairs as requests; ValueError for an empty continuation."""
@@ -307,7 +321,8 @@ class StudentLM(LM):
         for (context, _), (text, ends) in zip(split, texts, strict=True):
             alone, alone_ends = contexts[context]
             if ends is None:  # a character that the two make together belongs to the continuation
-                start = len(commonprefix([alone.decode(), text.decode()]).encode())
+                both = [each.decode(errors="surrogateescape") for each in (alone, text)]
+                start = len(commonprefix(both).encode(errors="surrogateescape"))
             else:  # context and continuation may join to fewer tokens than the context alone has
                 before = min(len(alone_ends), len(ends) - 1)
                 start = ends[before - 1] if before else 0
@@ -368,8 +383,11 @@ def load_lm(
         student.float()
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer (looked for tokenizer.json): save the teacher's there")
-    token_bytes = TokenBytes.from_tokenizer(load_tokenizer(folder))
+    tokenizer = load_tokenizer(folder)
+    token_bytes = TokenBytes.from_tokenizer(tokenizer)
+    chat = ChatTemplate.from_tokenizer(tokenizer, token_bytes) if tokenizer.chat_template else None
     stage = student.config.stage
     if boundaries is None:
         boundaries = "own" if stage == 2 and student.second_head is not None else "router"
-    return StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, beam=beam, rows=rows, compiled=compiled)
+    return StudentLM(student, token_bytes, stage=stage, boundaries=boundaries, beam=beam, rows=rows, compiled=compiled,
+                     chat=chat)

@@ -35,6 +35,7 @@ from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.kernels.fast import fast_products
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.prefix_tree import Tree, shared_bytes
+from dbyte.text.spans import RESERVED
 
 LOGITS_AT_ONCE = 2**23  # numbers of a table of log-probabilities
 
@@ -74,6 +75,8 @@ class Vocabulary:
 
     def __init__(self, student: ByteStudent):
         self.id_of = {text: token for token, text in reversed(list(enumerate(student.token_texts()))) if text}
+        # Tokens of a chat template stand in contexts only, so they are never scored and need no ids of their own.
+        self.id_of |= {bytes([byte]): student.config.eos_token_id for byte in RESERVED}
         self.longest = max(map(len, self.id_of))
 
     def split(self, chunk: bytes) -> list[bytes]:

@@ -26,7 +26,8 @@ from dbyte.decode.engine import Engine
 from dbyte.decode.stream import ByteStream, check_text_bytes
 from dbyte.evaluate.score import Request, Score, Scorer, flag_log_probs, scored_places
 from dbyte.evaluate.shared_prefix import SharedTexts
-from dbyte.model.student import BYTES, ByteStudent, is_special
+from dbyte.model.student import BYTES, ByteStudent
+from dbyte.text.spans import is_special
 
 ROWS, MOST_ROWS = 64, 256
 ROUNDS = 12  # by then only few texts have boundaries that still change

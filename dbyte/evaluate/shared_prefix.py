@@ -19,9 +19,8 @@ from torch import Tensor
 from dbyte.decode.engine import Engine
 from dbyte.model.chunking import CONFIDENCE_FLOOR
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
-from dbyte.model.student import is_special
 from dbyte.text.prefix_tree import Tree
-from dbyte.text.spans import BOS, EOS
+from dbyte.text.spans import BOS, is_special
 
 
 class SharedTexts:
@@ -60,7 +59,7 @@ class SharedTexts:
         else:
             read_TD = self.engine.read_stack(router.stack, router.byte_embedding(self.byte_T), self.tree)
             prob_T = router.prob_before(read_TD)
-        return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | (self.byte_T == EOS), 1.0)
+        return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | is_special(self.byte_T), 1.0)
 
     def flags(self) -> np.ndarray:
         """Whether the router ends a chunk at each byte of each text: bool [N, L]; at a text's last byte it does."""

@@ -33,7 +33,7 @@ from dbyte.model.suffix import SuffixOdds, SuffixProjection, SuffixTable
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, model_kind, read_teacher
 from dbyte.model.weights import check_sizes, reading_weights
 from dbyte.presets import PAPER_SIZES
-from dbyte.text.spans import BOS, EOS, TokenBytes
+from dbyte.text.spans import TokenBytes, is_special
 from dbyte.version import __version__
 
 JOINT = 2 * BYTES
@@ -210,15 +210,15 @@ class ByteStudent(PreTrainedModel):
         return self.encoder(self.byte_embedding(byte_ids_BL), document_BL)
 
     def route(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
-        """Return boundary_prob_BL in [0, 1]: 1 at BOS, before EOS and at EOS, chunks by contract, not by learning."""
+        """Return boundary_prob_BL in [0, 1]: 1 at and before a byte that is a token by itself, by contract."""
         read = byte_ids_BL if self.config.router == "split" else encoded_BLD
-        before_eos_BL = F.pad(byte_ids_BL[:, 1:] == EOS, (0, 1))
+        special_BL = is_special(byte_ids_BL)
         prob_BL = self.router(read, document_BL)
         if self.config.router_suffixes:
             suffix_BL = self.suffix_table.find(byte_ids_BL)
             prob_BL = over_documents(self.router.suffixes(prob_BL[:, :-1], suffix_BL[:, :-1], suffix_BL[:, 1:]),
                                      document_BL)
-        return prob_BL.masked_fill(is_special(byte_ids_BL) | before_eos_BL, 1.0)
+        return prob_BL.masked_fill(special_BL | F.pad(special_BL[:, 1:], (0, 1)), 1.0)
 
     def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks, byte_ids_BL: Tensor | None = None) -> Tensor:
         """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings.
@@ -423,11 +423,6 @@ class ByteStudent(PreTrainedModel):
             raise ValueError("this student has no table of token bytes: build it with from_teacher(..., tokenizer=...)")
         table = bytes(self.token_table.tolist())
         return [table[start:end] for start, end in pairwise(self.token_offset.tolist())]
-
-
-def is_special(byte_ids_BL: Tensor) -> Tensor:
-    """True for BOS and EOS, which UTF-8 never contains."""
-    return (byte_ids_BL == BOS) | (byte_ids_BL == EOS)
 
 
 AutoConfig.register("dbyte", StudentConfig)

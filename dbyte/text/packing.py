@@ -91,7 +91,7 @@ class Batch:
         return parts
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        return Batch(*(change(getattr(self, each.name)) for each in fields(self)))
+        return type(self)(*(change(getattr(self, each.name)) for each in fields(self)))
 
 
 @dataclass(frozen=True)

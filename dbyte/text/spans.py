@@ -40,7 +40,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BOS, EOS = 254, 255  # bytes that UTF-8 never uses
+RESERVED = (0xC0, 0xC1, *range(0xF5, 0x100))  # all of those: BOS, EOS, and room for a chat template (chat.py)
 TEXTS_PER_CALL = 256
+
+
+def is_special(byte_ids: torch.Tensor) -> torch.Tensor:
+    """True for RESERVED bytes, each of which stands for a token that is not text."""
+    return (byte_ids >= RESERVED[2]) | ((byte_ids | 1) == RESERVED[1])
 
 
 def listed(data: bytes) -> str:
