@@ -163,7 +163,10 @@ class Child:
             if self.has_ended():
                 return self.status
             time.sleep(0.005)
-        os.killpg(self.pid, signal.SIGKILL)
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has no group of its own yet
+            os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         return None
 
@@ -219,9 +222,11 @@ def notebook(root: Path) -> int:
 
 
 def scale(root: Path) -> Path:
-    """The file of the toy's scale below a root."""
-    (root / "toy.toml").write_text(TOY)
-    return root / "toy.toml"
+    """The file of the toy's scale, beside a root: the root may be a disk that is full."""
+    file = root.parent / "toy.toml"
+    if not file.exists():
+        file.write_text(TOY)
+    return file
 
 
 def bits(root: Path) -> dict[str, str]:
