@@ -85,7 +85,7 @@ def train_arms(
 ) -> tuple[dict[str, list[list[Run]]], pd.DataFrame]:
     """Each arm by the scale's seeds of an ablation, at its best rate with the first seed; and the sweep.
 
-    shared: fields of `Transfer` that all arms have. Returns the runs as evaluate/ablation.py takes them, and rows (arm,
+    shared: fields of `Transfer` that all arms have. Returns the runs as ablation_runs.py takes them, and rows (arm,
     rate, value: bits per byte on the choosing texts).
     """
     size = train_bytes or scale.ablation.step_bytes

@@ -234,8 +234,8 @@ def readme_numbers(*, folder: Path = RESULTS) -> str:
     facts = main.attrs["provenance"]
     minutes = ", ".join(f"{row.notebook[:2]}: {row.value / 60:.0f}" for row in read("notebook_times").itertuples())
     return "\n\n".join((
-        *lead, f"Scale `{COMMITTED_SCALE}`, seeds {', '.join(map(str, facts['seeds']))}, {facts['device']}. Accuracy "
-        f"in percent ± standard error on at most {int(main.n.max())} held-out items per column; GSM8K is generated and "
+        *lead, f"Scale `{COMMITTED_SCALE}`, {seeds_of(main)}, {facts['device']}. Accuracy in "
+        f"percent ± standard error on at most {int(main.n.max())} held-out items per column; GSM8K is generated and "
         f"matched. {ALL_COLUMNS} Minutes of each notebook's longest run, which may have loaded models: {minutes}.",
         markdown(both_students(pd.concat([main, given]), read("all_columns")))))
 

@@ -18,7 +18,6 @@ from dbyte.distill.data import heldout_corpus
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import Step
 from dbyte.evaluate import stats
-from dbyte.evaluate.ablation import kept_models
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.model.student import ByteStudent
@@ -28,6 +27,7 @@ from dbyte.presets import Scale
 from dbyte.text.corpus import load_corpus
 from dbyte.text.files import readable_files
 from dbyte.text.spans import TokenBytes
+from dbyte_paper.ablation_runs import kept_models
 from dbyte_paper.tables import BENCHMARKS, SIGMA, estimates
 
 TEACHER = "teacher"

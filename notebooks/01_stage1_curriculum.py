@@ -29,13 +29,13 @@ from IPython.display import Image
 from dbyte import losses, presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate.ablation import curriculum_rows
 from dbyte.evaluate.measure import Measurer, bits_row, boundary_row, column_rows
 from dbyte.evaluate.stats import retention
 from dbyte.model.chunking import find_chunks
 from dbyte.model.core import run_core
 from dbyte.paths import FIGURES
 from dbyte_paper import ablations, diagrams, figures, miniature, results, tables
+from dbyte_paper.ablation_runs import curriculum_rows
 
 # %%
 chosen = presets.scale(scale)

@@ -28,10 +28,9 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import alignments, with_snapshots
-from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
-from dbyte_paper import ablations, figures, results, tables
+from dbyte_paper import ablation_runs, ablations, figures, results, tables
+from dbyte_paper.variants import alignments, with_snapshots
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
@@ -49,7 +48,7 @@ print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {chosen.a
 teacher = teacher_run(chosen, seed=seed)
 variants = alignments(chosen)
 order = [variant.name for variant in variants]
-trained = ablation.train(chosen, variants, seed=seed)
+trained = ablation_runs.train(chosen, variants, seed=seed)
 sequence = trained[order[0]][0][-1]
 for name, by_seed in trained.items():
     print(f"{name:28s}", " -> ".join(f"{run.facts()['step']} ({run.facts()['seconds']:.0f} s)" for run in by_seed[0]))
@@ -57,8 +56,8 @@ for name, by_seed in trained.items():
 # %%
 measurer = Measurer(chosen, seed)
 with record("alignment", keys=["model", "task"], of=sequence) as rows:
-    measured = ablation.measure(measurer, trained, "stage1/tokenizer")
-    rows += ablation.accuracy_rows(measured)
+    measured = ablation_runs.measure(measurer, trained, "stage1/tokenizer")
+    rows += ablation_runs.accuracy_rows(measured)
 found = record.read("alignment")
 tables.Table(ablations.table(found, order))
 
@@ -80,7 +79,7 @@ tables.Table(tables.published("table03_ablation_alignment"), digits=1)
 
 # %%
 with record("alignment_difference", keys=["what", "task"], of=sequence) as rows:
-    rows += ablation.variant_difference_rows(measured, order[0])
+    rows += ablation_runs.variant_difference_rows(measured, order[0])
 differences = record.read("alignment_difference")
 tables.Table(ablations.differences(differences))
 
@@ -98,9 +97,9 @@ tables.Table(claim[["task", "value", "low", "high", "n", "verdict"]], digits=1)
 # second half of the sequence is its step 1.2.
 
 # %%
-kept = ablation.train(chosen, with_snapshots(variants[:2]), seed=seed)
+kept = ablation_runs.train(chosen, with_snapshots(variants[:2]), seed=seed)
 with record("alignment_dynamics", keys=["model", "task", "train_bytes"], of=sequence) as rows:
-    rows += ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
+    rows += ablation_runs.dynamics_rows(measurer, kept, "stage1/tokenizer")
 dynamics = record.read("alignment_dynamics")
 picture = ablations.curves_figure(dynamics, order[:2], teacher=level)
 Image(figures.save(picture, "alignment_dynamics", frames=[dynamics, level]))
@@ -113,7 +112,7 @@ Image(figures.save(picture, "alignment_dynamics", frames=[dynamics, level]))
 
 # %%
 with record("alignment_curves", keys=["model", "train_bytes"], of=sequence) as rows:
-    rows += ablation.curve_rows({name: trained[name] for name in order[:2]}, step=-1)
+    rows += ablation_runs.curve_rows({name: trained[name] for name in order[:2]}, step=-1)
 curves = record.read("alignment_curves")
 counted = ablations.since_the_first_byte(curves, dynamics)
 picture = ablations.loss_figure(counted, order[:2], label="divergence from the teacher (Eq. 3)")

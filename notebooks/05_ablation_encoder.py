@@ -28,10 +28,9 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import encoders, with_snapshots
-from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
-from dbyte_paper import ablations, figures, results, tables
+from dbyte_paper import ablation_runs, ablations, figures, results, tables
+from dbyte_paper.variants import encoders, with_snapshots
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
@@ -43,7 +42,7 @@ print(f"{chosen.ablation.step_bytes / 1e6:g} MB a student, seeds {seeds}, {items
 # %% [markdown]
 # ## Nine encoders, one step
 #
-# Every encoder reads the same bytes under the same teacher. A row is data (`dbyte/distill/variants.py`): a name, the
+# Every encoder reads the same bytes under the same teacher. A row is data (`dbyte_paper/variants.py`): a name, the
 # steps, and what its student has that others have not. An encoder without Mamba2 has its feed-forward networks widened
 # until it has as many parameters; those of other depth or width have more or fewer.
 
@@ -51,9 +50,9 @@ print(f"{chosen.ablation.step_bytes / 1e6:g} MB a student, seeds {seeds}, {items
 teacher = teacher_run(chosen, seed=seed)
 variants = encoders(chosen)
 order = [variant.name for variant in variants]
-trained = ablation.train(chosen, variants, seed=seed)
+trained = ablation_runs.train(chosen, variants, seed=seed)
 mamba = trained[order[0]][0][0]
-for name, count in ablation.sizes(trained).items():
+for name, count in ablation_runs.sizes(trained).items():
     print(f"{name:26s} {count:9,} parameters, {trained[name][0][0].facts()['seconds']:6.0f} s of training")
 
 # %% [markdown]
@@ -64,7 +63,7 @@ for name, count in ablation.sizes(trained).items():
 
 # %%
 with record("encoder_curves", keys=["model", "train_bytes"], of=mamba) as rows:
-    rows += ablation.curve_rows(trained)
+    rows += ablation_runs.curve_rows(trained)
 curves = record.read("encoder_curves")
 picture = ablations.loss_figure(curves, order, label="alignment loss (Eq. 2)")
 Image(figures.save(picture, "encoder_loss", frames=[curves]))
@@ -74,7 +73,7 @@ Image(figures.save(picture, "encoder_loss", frames=[curves]))
 
 # %%
 with record("encoder_loss", keys=["model", "task"], of=mamba) as rows:
-    rows += ablation.loss_rows(trained)
+    rows += ablation_runs.loss_rows(trained)
 tables.Table(record.read("encoder_loss").sort_values("value"), digits=4)
 
 # %% [markdown]
@@ -86,8 +85,8 @@ tables.Table(record.read("encoder_loss").sort_values("value"), digits=4)
 # %%
 measurer = Measurer(chosen, seed)
 with record("encoder", keys=["model", "task"], of=mamba) as rows:
-    measured = ablation.measure(measurer, trained, "stage1/tokenizer")
-    rows += ablation.accuracy_rows(measured)
+    measured = ablation_runs.measure(measurer, trained, "stage1/tokenizer")
+    rows += ablation_runs.accuracy_rows(measured)
 found = record.read("encoder")
 tables.Table(ablations.table(found, order))
 
@@ -110,9 +109,9 @@ tables.Table(tables.published("table05_ablation_encoder"), digits=1)
 # The two rows of the paper's table, trained again with models kept on the way.
 
 # %%
-kept = ablation.train(chosen, with_snapshots(variants[:2]), seed=seed)
+kept = ablation_runs.train(chosen, with_snapshots(variants[:2]), seed=seed)
 with record("encoder_dynamics", keys=["model", "task", "train_bytes"], of=mamba) as rows:
-    rows += ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
+    rows += ablation_runs.dynamics_rows(measurer, kept, "stage1/tokenizer")
 dynamics = record.read("encoder_dynamics")
 picture = ablations.curves_figure(dynamics, order[:2], teacher=level)
 Image(figures.save(picture, "encoder_dynamics", frames=[dynamics, level]))
@@ -125,8 +124,8 @@ Image(figures.save(picture, "encoder_dynamics", frames=[dynamics, level]))
 
 # %%
 with record("encoder_difference", keys=["what", "task"], of=mamba) as rows:
-    rows += ablation.variant_difference_rows(measured, "Mamba2")
-    rows += ablation.variant_difference_rows(measured, "Mamba2, AdamW", ["Transformer, AdamW"])
+    rows += ablation_runs.variant_difference_rows(measured, "Mamba2")
+    rows += ablation_runs.variant_difference_rows(measured, "Mamba2, AdamW", ["Transformer, AdamW"])
 tables.Table(ablations.differences(record.read("encoder_difference")))
 
 # %% [markdown]

@@ -31,10 +31,9 @@ from IPython.display import Image
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import boundary_learning, perturbed_students, perturbed_teacher, run_variant
-from dbyte.evaluate import under_noise
 from dbyte.evaluate.measure import Measurer, boundary_row
-from dbyte_paper import figures, results, tables
+from dbyte_paper import figures, results, tables, under_noise
+from dbyte_paper.variants import boundary_learning, perturbed_students, perturbed_teacher, run_variant
 
 # %%
 chosen = presets.scale(scale)

@@ -27,10 +27,9 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import routers
-from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
-from dbyte_paper import ablations, figures, results, tables
+from dbyte_paper import ablation_runs, ablations, figures, results, tables
+from dbyte_paper.variants import routers
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
@@ -45,10 +44,10 @@ print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {chosen.a
 
 # %%
 teacher = teacher_run(chosen, seed=seed)
-trained = ablation.train(chosen, routers(chosen), seed=seed)
+trained = ablation_runs.train(chosen, routers(chosen), seed=seed)
 integrated = trained["integrated"][0][-1]
 with record("router_loss", keys=["model", "task"], of=integrated) as rows:
-    rows += ablation.loss_rows(trained)
+    rows += ablation_runs.loss_rows(trained)
 tables.Table(record.read("router_loss"), digits=4)
 
 # %% [markdown]
@@ -59,7 +58,7 @@ tables.Table(record.read("router_loss"), digits=4)
 # %%
 measurer = Measurer(chosen, seed)
 with record("router_f1", keys=["model", "corpus"], of=integrated) as rows:
-    rows += ablation.boundary_rows(measurer, trained)
+    rows += ablation_runs.boundary_rows(measurer, trained)
 tables.Table(record.read("router_f1"))
 
 # %% [markdown]
@@ -71,9 +70,9 @@ tables.Table(record.read("router_f1"))
 # %%
 ideal = "integrated, teacher's boundaries"
 with record("router", keys=["model", "task"], of=integrated) as rows:
-    measured = ablation.measure(measurer, trained, "stage1/router")
-    measured |= ablation.measure(measurer, {ideal: trained["integrated"]}, "stage1/tokenizer")
-    rows += ablation.accuracy_rows(measured)
+    measured = ablation_runs.measure(measurer, trained, "stage1/router")
+    measured |= ablation_runs.measure(measurer, {ideal: trained["integrated"]}, "stage1/tokenizer")
+    rows += ablation_runs.accuracy_rows(measured)
 found = record.read("router")
 tables.Table(ablations.table(found, list(measured)))
 
@@ -98,8 +97,8 @@ tables.Table(tables.published("table09_router"), digits=1)
 
 # %%
 with record("router_difference", keys=["what", "task"], of=integrated) as rows:
-    rows += ablation.variant_difference_rows(measured, "integrated", ["split"])
-    rows += ablation.variant_difference_rows(measured, ideal, ["integrated", "split"])
+    rows += ablation_runs.variant_difference_rows(measured, "integrated", ["split"])
+    rows += ablation_runs.variant_difference_rows(measured, ideal, ["integrated", "split"])
 tables.Table(ablations.differences(record.read("router_difference")))
 
 # %% [markdown]

@@ -32,10 +32,9 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import teachers
-from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, bits_row, column_rows
-from dbyte_paper import ablations, figures, results, tables
+from dbyte_paper import ablation_runs, ablations, figures, results, tables
+from dbyte_paper.variants import teachers
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
@@ -73,7 +72,7 @@ tables.Table(ablations.table(own, list(folders)))
 # 3), and *larger* those of the larger teacher. *other family* takes all steps with its own teacher.
 
 # %%
-trained = ablation.train(chosen, teachers(chosen), seed=seed)
+trained = ablation_runs.train(chosen, teachers(chosen), seed=seed)
 order = list(trained)
 baseline = trained[order[0]][0][-1]
 for name, by_seed in trained.items():
@@ -87,10 +86,10 @@ for name, by_seed in trained.items():
 # %%
 ideal = ", teacher's boundaries"
 with record("teacher_scale", keys=["model", "task"], of=baseline) as rows:
-    measured = ablation.measure(measurer, trained, "stage1/router")
-    for name, by_seed in ablation.measure(measurer, trained, "stage1/tokenizer").items():
+    measured = ablation_runs.measure(measurer, trained, "stage1/router")
+    for name, by_seed in ablation_runs.measure(measurer, trained, "stage1/tokenizer").items():
         measured[name + ideal] = by_seed
-    rows += ablation.accuracy_rows(measured)
+    rows += ablation_runs.accuracy_rows(measured)
 found = record.read("teacher_scale")
 tables.Table(ablations.table(found, list(measured)))
 
@@ -115,7 +114,7 @@ baselines = {}
 for name in measured:
     baselines[name] = taught["other family" if name.startswith("other family") else "own size"]
 with record("teacher_scale_retention", keys=["model"], of=baseline) as rows:
-    rows += ablation.retention_rows(measured, baselines)
+    rows += ablation_runs.retention_rows(measured, baselines)
 kept = record.read("teacher_scale_retention")
 tables.Table(kept[["model", "value", "low", "high", "n", "seeds"]], digits=1)
 
@@ -130,8 +129,8 @@ with record("teacher_scale_bits", keys=["model", "corpus"], of=baseline) as rows
     for name, folder in folders.items():
         for corpus, _ in chosen.corpora:
             rows.append(bits_row("teacher, " + name, corpus, part.bits(folder, "token", corpus)) | {"seeds": 1})
-    rows += ablation.bits_rows(part, trained, "stage1/router")
-    for row in ablation.bits_rows(part, trained, "stage1/tokenizer"):
+    rows += ablation_runs.bits_rows(part, trained, "stage1/router")
+    for row in ablation_runs.bits_rows(part, trained, "stage1/tokenizer"):
         rows.append(row | {"model": row["model"] + ideal})
 bits = record.read("teacher_scale_bits")
 tables.Table(bits[["model", "corpus", "value", "stderr", "n", "seeds"]], digits=4)
@@ -144,7 +143,7 @@ tables.Table(bits[["model", "corpus", "value", "stderr", "n", "seeds"]], digits=
 
 # %%
 with record("teacher_scale_f1", keys=["model", "corpus"], of=baseline) as rows:
-    rows += ablation.boundary_rows(measurer, trained)
+    rows += ablation_runs.boundary_rows(measurer, trained)
 tables.Table(record.read("teacher_scale_f1"))
 
 # %% [markdown]
@@ -154,8 +153,8 @@ tables.Table(record.read("teacher_scale_f1"))
 
 # %%
 with record("teacher_scale_difference", keys=["what", "task"], of=baseline) as rows:
-    rows += ablation.variant_difference_rows(measured, order[0], order[1:])
-    rows += ablation.variant_difference_rows(measured, order[0] + ideal, [name + ideal for name in order[1:]])
+    rows += ablation_runs.variant_difference_rows(measured, order[0], order[1:])
+    rows += ablation_runs.variant_difference_rows(measured, order[0] + ideal, [name + ideal for name in order[1:]])
 tables.Table(ablations.differences(record.read("teacher_scale_difference")))
 
 # %% [markdown]

@@ -39,11 +39,10 @@ from dbyte import presets
 from dbyte.distill.data import heldout_corpus
 from dbyte.distill.steps import stage2
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import Variant, run_variant, sequence
-from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.transfer.byte_targets import ByteReading
-from dbyte_paper import ablations, byte_interface, figures, results, tables
+from dbyte_paper import ablation_runs, ablations, byte_interface, figures, results, tables
+from dbyte_paper.variants import Variant, run_variant, sequence
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
@@ -99,8 +98,8 @@ tables.Table(swept.pivot_table("value", ["pair", "arm"], "rate").rename(columns=
 # %%
 last = next(iter(trained.values()))[0][-1]
 with record("interface", keys=["model", "task"], of=last) as rows:
-    measured = ablation.measure(measurer, trained, "token")
-    rows += ablation.accuracy_rows(measured)
+    measured = ablation_runs.measure(measurer, trained, "token")
+    rows += ablation_runs.accuracy_rows(measured)
 found = record.read("interface")
 tables.Table(ablations.table(found, list(measured)))
 
@@ -116,12 +115,12 @@ Image(figures.save(picture, "interface", frames=[found, level]))
 
 # %%
 with record("interface_kept", keys=["model", "task"], of=last) as rows:
-    rows += ablation.retention_rows(measured, dict.fromkeys(measured, baseline))
+    rows += ablation_runs.retention_rows(measured, dict.fromkeys(measured, baseline))
 tables.Table(record.read("interface_kept"))
 
 # %%
 with record("interface_bits", keys=["model", "corpus"], of=last) as rows:
-    rows += ablation.bits_rows(measurer, trained, "token")
+    rows += ablation_runs.bits_rows(measurer, trained, "token")
 bits = record.read("interface_bits")
 tables.Table(tables.estimates(bits, rows=["model"], columns="corpus", order=sorted(bits.corpus.unique()), digits=3))
 
@@ -136,8 +135,8 @@ some = {arm: byte_interface.ARMS[arm] for arm in ("SFT", "BLD", "ALM")}
 with record("interface_larger", keys=["model", "task"], of=last) as rows:
     runs, _ = byte_interface.train_arms(chosen, some, rates=rates, seed=seed, tokenizer=other, student=str(teacher),
                                         **shared | {"teacher": str(teacher_run(larger, seed=seed))})
-    from_larger = ablation.measure(measurer, runs, "token")
-    rows += ablation.accuracy_rows(from_larger)
+    from_larger = ablation_runs.measure(measurer, runs, "token")
+    rows += ablation_runs.accuracy_rows(from_larger)
 tables.Table(ablations.table(record.read("interface_larger"), list(from_larger)))
 
 # %% [markdown]
@@ -155,9 +154,9 @@ bld, _ = byte_interface.train_arms(chosen, {"BLD": byte_interface.ARMS["BLD"]}, 
 
 # %%
 with record("interface_both_papers", keys=["model", "task"], of=ours[0][-1]) as rows:
-    both = ablation.measure(measurer, {"two stages": ours}, "stage2/router")
-    both |= ablation.measure(measurer, bld, "token")
-    rows += ablation.accuracy_rows(both)
+    both = ablation_runs.measure(measurer, {"two stages": ours}, "stage2/router")
+    both |= ablation_runs.measure(measurer, bld, "token")
+    rows += ablation_runs.accuracy_rows(both)
 tables.Table(ablations.table(record.read("interface_both_papers"), list(both)))
 
 # %% [markdown]
@@ -169,8 +168,8 @@ tables.Table(ablations.table(record.read("interface_both_papers"), list(both)))
 with record("interface_difference", keys=["what", "task"], of=last) as rows:
     for pair in pairs:
         rivals = [f"{arm}, {pair}" for arm in byte_interface.ARMS if arm != "BLD"]
-        rows += ablation.variant_difference_rows(measured, f"BLD, {pair}", rivals)
-    rows += ablation.variant_difference_rows(measured, "BLD, to another BPE", ["BLD, to bytes"])
+        rows += ablation_runs.variant_difference_rows(measured, f"BLD, {pair}", rivals)
+    rows += ablation_runs.variant_difference_rows(measured, "BLD, to another BPE", ["BLD, to bytes"])
 tables.Table(ablations.differences(record.read("interface_difference")))
 
 # %% [markdown]

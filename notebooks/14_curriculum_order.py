@@ -25,10 +25,9 @@ ablation_seeds = None  # as many as the scale has
 
 # %%
 from dbyte import presets
-from dbyte.distill.variants import orders
-from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer
-from dbyte_paper import ablations, results, tables
+from dbyte_paper import ablation_runs, ablations, results, tables
+from dbyte_paper.variants import orders
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
@@ -46,12 +45,12 @@ print(f"{chosen.ablation.step_bytes / 2e6:g} MB a step, seeds {seeds}, {chosen.a
 # router's own boundaries, since the router is trained.
 
 # %%
-trained = ablation.train(chosen, orders(chosen), seed=seed)
+trained = ablation_runs.train(chosen, orders(chosen), seed=seed)
 order = list(trained)
 sequence = trained[order[0]][0][-1]
 with record("order", keys=["model", "task"], of=sequence) as rows:
-    measured = ablation.measure(Measurer(chosen, seed), trained, "stage1/router")
-    rows += ablation.accuracy_rows(measured)
+    measured = ablation_runs.measure(Measurer(chosen, seed), trained, "stage1/router")
+    rows += ablation_runs.accuracy_rows(measured)
 tables.Table(ablations.table(record.read("order"), order))
 
 # %% [markdown]
@@ -62,10 +61,10 @@ tables.Table(ablations.table(record.read("order"), order))
 # So where the sequence is still ahead, the evidence is stronger; where it is not, this choice may be the reason.
 
 # %%
-best = ablation.best_of(measured, [name for name in order if name.startswith("joint")])
+best = ablation_runs.best_of(measured, [name for name in order if name.startswith("joint")])
 with record("order_difference", keys=["what", "task"], of=sequence) as rows:
-    rows += ablation.variant_difference_rows(measured, order[0])
-    rows += ablation.variant_difference_rows(measured | {"best joint": measured[best]}, order[0], ["best joint"])
+    rows += ablation_runs.variant_difference_rows(measured, order[0])
+    rows += ablation_runs.variant_difference_rows(measured | {"best joint": measured[best]}, order[0], ["best joint"])
 print("best joint:", best)
 tables.Table(ablations.differences(record.read("order_difference")))
 

@@ -31,10 +31,9 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import byte_sft
-from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
-from dbyte_paper import ablations, figures, results, tables
+from dbyte_paper import ablation_runs, ablations, figures, results, tables
+from dbyte_paper.variants import byte_sft
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
@@ -49,7 +48,7 @@ print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {items} i
 # Every row starts from the same Stage 1 (steps 1.1 to 1.3, a seed each), and rows that share step 2.1 share its run.
 
 # %%
-trained = ablation.train(chosen, byte_sft(chosen), seed=seed)
+trained = ablation_runs.train(chosen, byte_sft(chosen), seed=seed)
 order = list(trained)
 plain = trained["plain"][0][-1]
 for name, by_seed in trained.items():
@@ -65,9 +64,9 @@ for name, by_seed in trained.items():
 measurer = Measurer(chosen, seed)
 before = {"Stage 1": [runs[:3] for runs in trained["plain"]]}
 with record("byte_sft", keys=["model", "task"], of=plain) as rows:
-    measured = ablation.measure(measurer, trained, "stage2/router")
-    measured |= ablation.measure(measurer, before, "stage1/router")
-    rows += ablation.accuracy_rows(measured)
+    measured = ablation_runs.measure(measurer, trained, "stage2/router")
+    measured |= ablation_runs.measure(measurer, before, "stage1/router")
+    rows += ablation_runs.accuracy_rows(measured)
 found = record.read("byte_sft")
 tables.Table(ablations.table(found, list(measured)))
 
@@ -87,8 +86,8 @@ Image(figures.save(picture, "byte_sft", frames=[found, level]))
 # %%
 with record("byte_sft_difference", keys=["what", "task"], of=plain) as rows:
     for name in order[1:]:
-        rows += ablation.variant_difference_rows(measured, name, ["plain"])
-    rows += ablation.variant_difference_rows(measured, "boundary loss, confidence", ["boundary loss in 2.2"])
+        rows += ablation_runs.variant_difference_rows(measured, name, ["plain"])
+    rows += ablation_runs.variant_difference_rows(measured, "boundary loss, confidence", ["boundary loss in 2.2"])
 tables.Table(ablations.differences(record.read("byte_sft_difference")))
 
 # %% [markdown]
@@ -100,13 +99,13 @@ tables.Table(ablations.differences(record.read("byte_sft_difference")))
 # %%
 part = Measurer(replace(chosen, heldout_bytes=chosen.ablation.heldout_bytes), seed)
 with record("byte_sft_bits", keys=["model", "corpus"], of=plain) as rows:
-    rows += ablation.bits_rows(part, trained, "stage2/router")
+    rows += ablation_runs.bits_rows(part, trained, "stage2/router")
 bits = record.read("byte_sft_bits")
 tables.Table(bits[["model", "corpus", "value", "stderr", "n", "seeds"]], digits=4)
 
 # %%
 with record("byte_sft_f1", keys=["model", "corpus"], of=plain) as rows:
-    rows += ablation.boundary_rows(measurer, trained | before)
+    rows += ablation_runs.boundary_rows(measurer, trained | before)
 tables.Table(record.read("byte_sft_f1"))
 
 # %% [markdown]

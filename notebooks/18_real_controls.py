@@ -16,8 +16,8 @@
 # worth: a control leaves it out, at as many training FLOPs. And Table 6: how much accuracy is left where letters are
 # dropped, repeated or in another case.
 #
-# **Claims:** without alignment the same FLOPs buy a student further from its teacher; a byte-level student loses less to
-# noise than its teacher.
+# **Claims:** without alignment the same FLOPs buy a student further from its teacher; a byte-level student loses less
+# to noise than its teacher.
 # **Cost:** at `real` about an hour of two CPU cores, half of it the training of the control, which resumes where it
 # stopped; at `smoke` a minute after notebook 17. What it took is in `results/<scale>/notebook_times.csv`.
 
@@ -32,10 +32,9 @@ from IPython.display import Image
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate import under_noise
-from dbyte.evaluate.ablation import curriculum_rows
 from dbyte.evaluate.measure import Measurer
-from dbyte_paper import ablations, figures, real_teacher, results, tables
+from dbyte_paper import ablations, figures, real_teacher, results, tables, under_noise
+from dbyte_paper.ablation_runs import curriculum_rows
 
 # %%
 chosen = presets.scale(scale)

@@ -13,11 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from dbyte.distill import curriculum, teacher, variants
+from dbyte.distill import curriculum, teacher
 from dbyte.distill.curriculum import plan_steps
 from dbyte.distill.runs import Run, content_hash
 from dbyte.paths import RESULTS
 from dbyte.presets import SCALES, whole_world
+from dbyte_paper import variants
 
 # Of each scale the addresses of the five steps of the curriculum, and of every table the content hash of all addresses.
 KEPT = json.loads(Path(__file__).with_name("addresses.json").read_text(encoding="utf-8"))

@@ -11,7 +11,6 @@ from test_curriculum import TOY
 from dbyte.distill import data
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import boundary_learning, perturbed_step, perturbed_students, perturbed_teacher, run_variant
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.noisy_lm import Noise, NoisyLM
@@ -19,6 +18,7 @@ from dbyte.model.teacher import load_teacher
 from dbyte.presets import Ablation
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import BOS
+from dbyte_paper.variants import boundary_learning, perturbed_step, perturbed_students, perturbed_teacher, run_variant
 from dbyte_tasks import minibench
 
 TOY = dataclasses.replace(TOY, ablation=Ablation(8_000, 2, 4, 1))

@@ -11,8 +11,8 @@ from dbyte.distill.along_tokens import along_tokens, sorted_vocabulary
 from dbyte.distill.curriculum import check_sizes, curriculum
 from dbyte.distill.steps import TARGETS, stage2
 from dbyte.distill.terms import Forward, language_model
-from dbyte.distill.variants import byte_targets
 from dbyte.plan.counting import count_step
+from dbyte_paper.variants import byte_targets
 
 BYTES = {"head_bytes": 100, "full_bytes": 100}
 

@@ -13,13 +13,13 @@ from dbyte.distill import teacher as teacher_module
 from dbyte.distill.curriculum import check_sizes, curriculum
 from dbyte.distill.steps import stage1, stage2
 from dbyte.distill.teacher import teacher_config
-from dbyte.distill.variants import teachers
 from dbyte.model.student import StudentConfig
 from dbyte.model.teacher import check_family
 from dbyte.paths import ROOT
 from dbyte.presets import DEVICE, FAMILIES, PAPER_SIZES, SCALES, TEACHERS, changed, scale, whole_world
 from dbyte.scale_file import STAGE1, STAGE2, STUDENT, TEXT, as_toml
 from dbyte_paper.published import published
+from dbyte_paper.variants import teachers
 from dbyte_tasks.minibench import EVERY, taught_by
 
 

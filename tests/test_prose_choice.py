@@ -2,8 +2,8 @@
 
 import pytest
 
-from dbyte.evaluate.under_noise import prose_column
 from dbyte.text.corpus import load_corpus
+from dbyte_paper.under_noise import prose_column
 from dbyte_tasks import prose
 
 

@@ -16,7 +16,6 @@ from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.data import training_corpora
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate import under_noise
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.likeness import likeness
 from dbyte.evaluate.measure import Measurer
@@ -24,7 +23,7 @@ from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.scale_file import TEXT
 from dbyte.text.contamination import WORDS_IN_A_ROW, runs_of_words, texts_in, without_items
 from dbyte.text.corpus import load_corpus
-from dbyte_paper import real_teacher
+from dbyte_paper import real_teacher, under_noise
 from dbyte_tasks.paper import BENCHMARKS, data_folder
 
 ITEM = "To open a jar that is stuck, run its lid under hot water for about a minute, then twist."

@@ -15,9 +15,8 @@ from dbyte import presets
 from dbyte.atomic import atomic_write
 from dbyte.distill.curriculum import curriculum
 from dbyte.distill.runs import Run
-from dbyte.evaluate import under_noise
 from dbyte.text.perturb import KINDS
-from dbyte_paper import ablations, diagrams, figures, tables
+from dbyte_paper import ablations, diagrams, figures, tables, under_noise
 from dbyte_paper.published import published
 from dbyte_paper.published import tables as published_tables
 from dbyte_paper.results import Recorder, read_results, write_results

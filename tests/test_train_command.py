@@ -22,9 +22,9 @@ from dbyte.distill.curriculum import curriculum
 from dbyte.distill.run_list import entries
 from dbyte.distill.runs import Run
 from dbyte.distill.teacher_source import WHEELS
-from dbyte.distill.variants import Variant, run_variant
 from dbyte.model.teacher_sizes import CORES, core_config
 from dbyte.paths import ROOT
+from dbyte_paper.variants import Variant, run_variant
 
 HERE = Path(__file__).parent
 

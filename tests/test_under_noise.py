@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbyte.evaluate import stats, under_noise
+from dbyte.evaluate import stats
 from dbyte.presets import scale
 from dbyte.text.perturb import KINDS
+from dbyte_paper import under_noise
 from dbyte_tasks.world import full as full_world
 
 

@@ -8,14 +8,13 @@ import pytest
 import torch
 from test_curriculum import TOY
 
-from dbyte.distill import variants
-from dbyte.distill.variants import Variant, alignments, byte_sft, run_variant, sequence, teachers, with_snapshots
-from dbyte.evaluate import ablation
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent
 from dbyte.paths import ROOT
 from dbyte.presets import SCALES, Ablation, Teachers
+from dbyte_paper import ablation_runs, variants
+from dbyte_paper.variants import Variant, alignments, byte_sft, run_variant, sequence, teachers, with_snapshots
 
 TINY = dataclasses.replace(
     TOY, ablation=Ablation(step_bytes=6_000, batch_rows=1, items=4, seeds=2),
@@ -25,7 +24,7 @@ TINY = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def trained():
-    return ablation.train(TINY, alignments(TINY)[:2], seed=0)
+    return ablation_runs.train(TINY, alignments(TINY)[:2], seed=0)
 
 
 @pytest.mark.parametrize("table", [
@@ -50,7 +49,7 @@ def test_seeds_change_the_student_and_not_its_teacher(trained):
 def test_the_line_that_the_documentation_shows_is_a_row_and_shares_its_first_step(trained):
     shown = re.search(r"```python\n(Variant\(.*\)),\n```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
     row = eval(shown[1], vars(variants), {"scale": TINY})
-    runs = ablation.train(TINY, [row], seed=0)[row.name][0]
+    runs = ablation_runs.train(TINY, [row], seed=0)[row.name][0]
     assert runs[0].hash == trained["align, then distil"][0][0].hash
     assert runs[1].hash != trained["align, then distil"][0][1].hash
 
@@ -97,7 +96,7 @@ def test_on_policy_and_its_controls_continue_one_stage_1_at_equal_updates():
 
 @pytest.fixture(scope="module")
 def by_teacher():
-    return ablation.train(TINY, teachers(TINY), seed=0)
+    return ablation_runs.train(TINY, teachers(TINY), seed=0)
 
 
 def test_a_larger_teacher_changes_what_step_1_2_predicts_and_nothing_else(by_teacher):
@@ -127,21 +126,21 @@ def test_predictions_of_other_tokens_are_refused():
 
 def test_bits_over_seeds_keep_the_error_of_the_text(by_teacher):
     pair, measurer = {"own size": by_teacher["own size"]}, Measurer(TINY, 0)
-    (row,) = ablation.bits_rows(measurer, pair, "stage1/router")
+    (row,) = ablation_runs.bits_rows(measurer, pair, "stage1/router")
     found = [measurer.bits(runs[-1].model_folder, "stage1/router", "world") for runs in pair["own size"]]
     assert row["value"] == pytest.approx(np.mean([one["value"] for one in found]))
     assert row["stderr"] > np.mean([one["stderr"] for one in found]) and (row["n"], row["seeds"]) == (found[0]["n"], 2)
 
 
 def test_a_table_holds_every_row_and_its_average(trained):
-    measured = ablation.measure(Measurer(TINY, 0), trained, "stage1/tokenizer")
-    rows = ablation.accuracy_rows(measured)
+    measured = ablation_runs.measure(Measurer(TINY, 0), trained, "stage1/tokenizer")
+    rows = ablation_runs.accuracy_rows(measured)
     for name, by_seed in measured.items():
         mine = {row["task"]: row for row in rows if row["model"] == name}
         tasks = [task for task in mine if task != "average"]
         assert mine["average"]["value"] == pytest.approx(np.mean([mine[task]["value"] for task in tasks]))
         assert mine["average"]["seeds"] == 2 == len(by_seed)
-    differences = ablation.variant_difference_rows(measured, "distil only")
+    differences = ablation_runs.variant_difference_rows(measured, "distil only")
     of_average = next(row for row in differences if row["task"] == "average")
     levels = [row["value"] for row in rows if row["task"] == "average"]
     assert of_average["value"] == pytest.approx(levels[1] - levels[0])
@@ -149,10 +148,10 @@ def test_a_table_holds_every_row_and_its_average(trained):
 
 
 def test_accuracy_on_the_way_ends_where_the_table_stands(trained):
-    kept = ablation.train(TINY, with_snapshots(alignments(TINY)[:2]), seed=0)
+    kept = ablation_runs.train(TINY, with_snapshots(alignments(TINY)[:2]), seed=0)
     measurer = Measurer(TINY, 0)
-    rows = ablation.dynamics_rows(measurer, kept, "stage1/tokenizer")
-    table = ablation.accuracy_rows(ablation.measure(measurer, trained, "stage1/tokenizer"))
+    rows = ablation_runs.dynamics_rows(measurer, kept, "stage1/tokenizer")
+    table = ablation_runs.accuracy_rows(ablation_runs.measure(measurer, trained, "stage1/tokenizer"))
     for name, by_seed in trained.items():
         assert kept[name][0][-1].hash != by_seed[0][-1].hash
         one, other = (ByteStudent.from_pretrained(runs[0][-1].model_folder).state_dict()
@@ -172,7 +171,7 @@ def test_the_best_row_is_the_one_with_the_highest_average_over_seeds():
                 for right in shares]
 
     measured = {"sequence": of(9, 9), "joint 1": of(8, 2), "joint 2": of(6, 5), "joint 3": of(6, 5)}
-    assert ablation.best_of(measured, ["joint 1", "joint 2", "joint 3"]) == "joint 2"
-    (found,) = (row["value"] for row in ablation.variant_difference_rows(measured, "sequence", ["joint 2"])
+    assert ablation_runs.best_of(measured, ["joint 1", "joint 2", "joint 3"]) == "joint 2"
+    (found,) = (row["value"] for row in ablation_runs.variant_difference_rows(measured, "sequence", ["joint 2"])
                 if row["task"] == "average")
     assert found == pytest.approx(35)

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dbyte.distill.runs import Run
-from dbyte.distill.variants import Variant, run_variant
 from dbyte.evaluate import stats
 from dbyte.evaluate.harness import ColumnResult, correct_by_column
 from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.evaluate.stats import AVERAGE, Interval
 from dbyte.model.student import ByteStudent
 from dbyte.presets import Scale
+from dbyte_paper.variants import Variant, run_variant
 
 Trained = Mapping[str, Sequence[Sequence[Run]]]  # variant -> for each seed, a run for each of its steps
 Measurements = Mapping[str, Sequence[Mapping[str, ColumnResult]]]  # variant -> for each seed, a result for each column
