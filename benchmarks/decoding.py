@@ -32,12 +32,12 @@ from dbyte.decode.generate import begin
 from dbyte.decode.sampling import Sampling
 from dbyte.distill.curriculum import curriculum, new_student, run_steps
 from dbyte.distill.teacher import teacher_config, teacher_run, train_tokenizer
-from dbyte.evaluate.speed import Output, student_writes, teacher_writes
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
 from dbyte.text.spans import TokenBytes
+from dbyte_paper.speed import Output, student_writes, teacher_writes
 from dbyte_tasks.world.world import world_documents
 
 SCALE = "small"

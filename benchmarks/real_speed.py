@@ -38,7 +38,6 @@ from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import Launch
 from dbyte.evaluate.harness import teacher_lm
 from dbyte.evaluate.lm import load_lm
-from dbyte.evaluate.speed import student_writes, teacher_writes
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
@@ -46,6 +45,7 @@ from dbyte.plan.counting import count_step, muon_flops
 from dbyte.plan.plan import meta_student
 from dbyte.presets import Scale
 from dbyte.text.spans import TokenBytes
+from dbyte_paper.speed import student_writes, teacher_writes
 from dbyte_tasks import minibench
 from dbyte_tasks.column import HarnessTask
 from dbyte_tasks.paper import BENCHMARKS, data_folder

@@ -28,11 +28,10 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.variants import on_policy
-from dbyte.evaluate import ablation
 from dbyte.evaluate.measure import Measurer, column_rows
-from dbyte_paper import ablations, figures, results, tables
+from dbyte_paper import ablation_runs, ablations, figures, results, tables
 from dbyte_paper.published import published
+from dbyte_paper.variants import on_policy
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
@@ -48,7 +47,7 @@ print(chosen.on_policy)
 # first, and here it holds for all three.
 
 # %%
-trained = ablation.train(chosen, on_policy(chosen), seed=seed)
+trained = ablation_runs.train(chosen, on_policy(chosen), seed=seed)
 order = list(trained)
 policy = order[1]
 for name in order:
@@ -65,8 +64,8 @@ measurer = Measurer(chosen, seed)
 teacher = measurer.columns(teacher_run(chosen, seed=seed), "token", items=chosen.ablation.items)
 last = trained[policy][0][-1]
 with record("on_policy", keys=["model", "task"], of=last) as rows:
-    measured = ablation.measure(measurer, trained, "stage1/router")
-    rows += ablation.accuracy_rows(measured)
+    measured = ablation_runs.measure(measurer, trained, "stage1/router")
+    rows += ablation_runs.accuracy_rows(measured)
 with record("on_policy_teacher", keys=["model", "task"], of=last) as rows:
     rows += column_rows("teacher", teacher)
 tables.Table(ablations.table(record.read("on_policy"), order))
@@ -90,7 +89,7 @@ tables.Table(published("table02_on_policy"))
 
 # %%
 with record("on_policy_difference", keys=["what", "task"], of=last) as rows:
-    rows += ablation.variant_difference_rows(measured, policy)
+    rows += ablation_runs.variant_difference_rows(measured, policy)
 differences = record.read("on_policy_difference")
 tables.Table(ablations.differences(differences))
 
@@ -113,7 +112,7 @@ tables.Table(ahead.rename(columns={"sum": "columns ahead", "count": "columns"}).
 watched = {name: trained[name] for name in order[1:]}
 quantities = ["divergence", "length", "boundary_f1", "in_full", "coverage", "empty", "repeating", "endless"]
 with record("on_policy_watched", keys=["model", "quantity", "train_bytes"], of=last) as rows:
-    rows += ablation.watched_rows(watched, quantities)
+    rows += ablation_runs.watched_rows(watched, quantities)
 curves = record.read("on_policy_watched")
 picture = ablations.loss_figure(curves[curves.quantity == "divergence"], order[1:], label="divergence (nats a span)")
 Image(figures.save(picture, "on_policy_divergence", frames=[curves]))
@@ -132,7 +131,7 @@ tables.Table(own.agg(["first", "last"]).loc[quantities].reset_index(), digits=3)
 
 # %%
 with record("on_policy_boundaries", keys=["model", "corpus"], of=last) as rows:
-    rows += ablation.boundary_rows(measurer, trained)
+    rows += ablation_runs.boundary_rows(measurer, trained)
 tables.Table(record.read("on_policy_boundaries"))
 
 # %% [markdown]

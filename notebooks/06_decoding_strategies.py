@@ -34,9 +34,9 @@ from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.exposure import claim_rows, deviation_rows, finished_row
 from dbyte.evaluate.measure import Measurer, bits_row, column_rows
-from dbyte.evaluate.speed import speed_rows
 from dbyte.text.spans import BOS
 from dbyte_paper import figures, miniature, results, tables
+from dbyte_paper.speed import speed_rows
 
 # %%
 chosen = presets.scale(scale)

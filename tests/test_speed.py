@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_student
 
-from dbyte.evaluate.speed import Output, rates, student_writes, teacher_writes
+from dbyte_paper.speed import Output, rates, student_writes, teacher_writes
 
 PROMPTS = [b"The cat sat", b"Mira lives in", b"x"]
 

@@ -75,7 +75,7 @@ def test_rows_of_stage_2_share_stage_1_and_differ_as_their_names_say():
 def test_on_policy_and_its_controls_continue_one_stage_1_at_equal_updates():
     policy = dataclasses.replace(TINY.on_policy, rows=2, updates=3, new_bytes=8, most=9)
     tiny = dataclasses.replace(TINY, on_policy=policy, ablation=dataclasses.replace(TINY.ablation, seeds=1))
-    trained = ablation.train(tiny, variants.on_policy(tiny), seed=0)
+    trained = ablation_runs.train(tiny, variants.on_policy(tiny), seed=0)
     runs = {name: by_seed[0] for name, by_seed in trained.items()}
     assert len({run.hash for steps in runs.values() for run in steps[:3]}) == 3
     last = [steps[-1] for name, steps in runs.items() if name != "Stage 1"]
@@ -84,7 +84,7 @@ def test_on_policy_and_its_controls_continue_one_stage_1_at_equal_updates():
     for run in last:
         config = ByteStudent.from_pretrained(run.model_folder).config
         assert config.stage == 1 and all(line["coverage"] == 1 for line in run.metrics())
-    rows = ablation.watched_rows({name: trained[name] for name in list(trained)[1:]}, ["divergence", "length"])
+    rows = ablation_runs.watched_rows({name: trained[name] for name in list(trained)[1:]}, ["divergence", "length"])
     assert {(row["model"], row["quantity"]) for row in rows} == {
         *((name, "divergence") for name in list(trained)[1:]), ("+ on-policy", "length")}
     with pytest.raises(ValueError, match=r"scale toy has no table \[on_policy\]"):
