@@ -129,7 +129,7 @@ def test_the_page_of_a_pretrained_teacher_begins_with_its_table(tmp_path):
     write(tmp_path, kept_rows(found), name="real_columns", scale="real")
     columns = read_results("real_columns", scale="real", folder=tmp_path)
     said, table = page.one_teacher(columns, None)
-    assert "seeds 0, 1" in said and "at most 100 a column" in said
+    assert "seeds 0, 1" in said and "at most 100 items a column" in said
     head, _, *rows = table.splitlines()
     assert head == "| model | LMB | WINO (near chance) | average | kept above chance, % |"
     assert [row.split(" | ")[0] for row in rows] == ["| teacher", "| Stage 2"]
