@@ -11,7 +11,7 @@ from dbyte.text.spans import EOS
 
 PROMPTS = [b"The cat", b"", "naïve café".encode(), b"Where does Mira live?"]
 HOW = dict(new_bytes=40, temperature=1.0, seed=3)
-TEXTS = [b"", b"a", b"\xc3", b"\xa9", b"lo", b"xy "]  # token 0 is EOS
+TEXTS = [b"", b"a", b"\xc3", b"\xa9", b"lo", b"xy ", b"\xa9xy "]  # token 0 is EOS
 
 
 def test_a_student_writes_the_tokens_of_the_text_that_generate_writes(any_student):
@@ -63,7 +63,8 @@ def test_the_teacher_writes_as_it_does_without_cache_and_padding(teacher, tokeni
 
 @pytest.mark.parametrize("tokens, text, kind", [
     ([0], b"\xff", "empty"), ([4, 5, 0], b"loxy \xff", ""), ([4, 5, 4], b"loxy lo", "endless"),
-    ([4, 2, 3, 0], "loé".encode() + b"\xff", ""), ([4, 2], b"lo", "endless"), ([4] * 6, b"lolololol"[:8], "endless"),
+    ([4, 2, 3, 0], "loé".encode() + b"\xff", ""), ([4, 2], b"lo", "endless"), ([4, 4, 4, 2, 6], b"lololo", "endless"),
+    ([4] * 6, b"lolololol"[:8], "endless"),
     ([5] * 12 + [0], b"xy " * 8, "repeating"), ([4, *[5] * 13], b"lo" + b"xy " * 8, "repeating"), ([], b"", "endless"),
 ])
 def test_a_degenerate_sample_is_named_and_limited(tokens, text, kind):
