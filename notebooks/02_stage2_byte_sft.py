@@ -209,6 +209,40 @@ with record("boundaries_stage2", keys=["corpus"], of=runs[4]) as rows:
 tables.Table(record.read("boundaries_stage2"))
 
 # %% [markdown]
+# ## Beyond the paper: what a byte is taught
+#
+# A label says which byte came. The teacher knows which might have, and how probable it was that a token ended there
+# (`dbyte.byte_probabilities`). Four students of one Stage 1, at equal bytes: `labels` is the paper's Stage 2; `tokens`
+# reads the symbols of the text along the teacher's tokens, the control for `dense`, which takes the teacher's
+# distribution over these symbols in their place; `mixed` is half of each. The last quarter of step 2.2 of these three
+# follows the router's boundaries. All are scored along them, as above.
+
+# %%
+from dbyte_paper.variants import byte_targets, run_variant
+
+taught = {}
+for variant in byte_targets(chosen):
+    taught[variant.name] = run_variant(chosen, variant, seed=seed, teacher_seed=seed)[-1].model_folder
+by_targets = {name: measurer.columns(folder, "stage2/router") for name, folder in taught.items()}
+with record("byte_targets", keys=["model", "task"], of=runs[4]) as rows:
+    for name, columns in {"teacher": found["teacher"], **by_targets}.items():
+        rows += column_rows(name, columns)
+tables.Table(tables.main_table(record.read("byte_targets")))
+
+# %%
+marks = {name: {task: column.correct for task, column in columns.items()} for name, columns in by_targets.items()}
+with record("byte_targets_difference", keys=["what", "task"], of=runs[4]) as rows:
+    for one, other in (("dense", "tokens"), ("mixed", "tokens"), ("dense", "labels")):
+        rows += difference_rows(f"{one} - {other}", marks[one], marks[other])
+tables.Table(tables.differences(record.read("byte_targets_difference")))
+
+# %%
+with record("byte_targets_bits", keys=["model", "corpus"], of=runs[4]) as rows:
+    for name, folder in taught.items():
+        rows += [bits_row(name, corpus, measurer.bits(folder, "stage2/router", corpus)) for corpus in names]
+tables.Table(record.read("byte_targets_bits"), digits=4)
+
+# %% [markdown]
 # ## What it writes
 
 # %%
