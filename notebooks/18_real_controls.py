@@ -26,7 +26,6 @@ scale = "smoke"
 seed = 0
 
 # %%
-import dbyte  # isort: skip (before torch: threads that wait then sleep)
 from IPython.display import Image
 
 from dbyte import presets

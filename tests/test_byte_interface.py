@@ -1,4 +1,4 @@
-"""Notebook 12's parts: the exact reading is the measure of the others, each arm has its own rate, numbers have a status."""
+"""Notebook 12: the exact reading is the measure of the others, arms have rates of their own, numbers a status."""
 
 from dataclasses import replace
 
