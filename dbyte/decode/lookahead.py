@@ -26,7 +26,7 @@ from torch import Tensor
 from dbyte.decode.engine import Engine, StackStep
 from dbyte.model.blocks import State
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
-from dbyte.text.spans import EOS, is_special
+from dbyte.text.spans import is_special
 
 
 class LookAhead:
@@ -74,4 +74,4 @@ class LookAhead:
         else:
             tried_BD = self.split(router.byte_embedding(guess_B), self.split_states, commit=False)
             prob_B = router.prob_before(tried_BD)
-        return (prob_B >= THRESHOLD) | is_special(byte_B) | (guess_B == EOS)
+        return (prob_B >= THRESHOLD) | is_special(byte_B) | is_special(guess_B)
