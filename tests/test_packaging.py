@@ -174,7 +174,7 @@ def installed(wheel, tmp_path_factory):
     # A line of a .pth adds the folder; the .pth files in it, such as the one of an editable dbyte, are not read.
     (Path(where) / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     answer = run(sys.executable, "-m", "pip", "--python", programs / "python", "install", "--no-deps", "--no-index",
-                 "--no-compile", "--quiet", wheel)
+                 "--no-compile", "--quiet", "--ignore-installed", wheel)  # of others, whose dbyte pip would take for it
     assert answer.returncode == 0, answer.stderr
     return programs
 
