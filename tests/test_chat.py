@@ -1,14 +1,13 @@
 """Chat templates: their special tokens have bytes of their own, in text, in the student and in the harness."""
 
 import io
-import os
 from copy import deepcopy
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import Ask, make_student, make_teacher
+from test_real_tokenizers import smollm2
 from tiny_tokenizers import LLAMA3_PATTERN, byte_level_bpe, qwen
 from transformers import PreTrainedTokenizerFast
 
@@ -17,8 +16,6 @@ from dbyte.decode.generate import begin, generate
 from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.model.student import ByteStudent
-from dbyte.model.teacher import load_tokenizer
-from dbyte.paths import RUNS
 from dbyte.text.chat import FREE, ChatTemplate
 from dbyte.text.spans import BOS, EOS, TokenBytes, is_special
 
@@ -60,15 +57,7 @@ def qwen_chat():
     return tokenizer
 
 
-def real_smollm2():
-    folders = [Path(os.environ["DBYTE_TOKENIZERS"])] if "DBYTE_TOKENIZERS" in os.environ else []
-    for folder in (*folders, RUNS / "teachers"):
-        if (folder / "smollm2-135m" / "tokenizer.json").is_file():
-            return load_tokenizer(folder / "smollm2-135m")
-    pytest.skip("SmolLM2's tokenizer is not here: python -m dbyte teacher smollm2-135m")
-
-
-KINDS = {"smollm": smollm, "llama": llama, "qwen": qwen_chat, "real smollm2": real_smollm2}
+KINDS = {"smollm": smollm, "llama": llama, "qwen": qwen_chat, "real smollm2": smollm2}
 
 
 def template(tokenizer):

