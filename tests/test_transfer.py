@@ -14,10 +14,10 @@ from dbyte.distill import sliced_losses
 from dbyte.distill.losses import forward_kl, has_next
 from dbyte.distill.terms import language_model
 from dbyte.model.adapters import ADAPTER, merged_state
+from dbyte.text.byte_tokenizer import ByteTokenizer
 from dbyte.text.spans import BOS, EOS, TokenBytes
 from dbyte.transfer import losses
 from dbyte.transfer.byte_targets import ByteReading, Shards, WhileTraining
-from dbyte.transfer.byte_tokenizer import byte_tokenizer
 from dbyte.transfer.heads import HEADS, LONGEST, SYMBOLS
 from dbyte.transfer.methods import ChunkTerm, PairedForward, chunk_ends, method, predicting
 from dbyte.transfer.paired import paired_documents, paired_rows
@@ -25,7 +25,7 @@ from dbyte.transfer.spans import END, common_chunks, token_spans
 from dbyte.transfer.student import TransferStudent
 from dbyte.transfer.vocabulary import INITS, averaged, old_tokens, with_vocabulary
 
-LOCAL = {**KINDS, "bytes": byte_tokenizer}
+LOCAL = {**KINDS, "bytes": ByteTokenizer}
 HARD = [text for name, text in TEXTS.items() if not name.startswith("long")] + ["donaudampfschiff" * 40, " " * 150]
 PROSE = ["All human beings are born free. They're endowed with reason.", "naïve café 😀 中文", "1 + 2 = 3. " * 4]
 ROW = 256
@@ -259,7 +259,7 @@ def test_alm_counts_chunks_and_drops_those_before_no_word():
     teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
     batch = whole(("bytes", "llama3"))
     both = dict(student=tokens("bytes"), teacher=tokens("llama3"))
-    model = TransferStudent(with_vocabulary(student, tokens("qwen"), byte_tokenizer()), teacher_width=32)
+    model = TransferStudent(with_vocabulary(student, tokens("qwen"), ByteTokenizer()), teacher_width=32)
     found = {gamma: method("alm", gamma=gamma, **both).sums(model, teacher, batch) for gamma in (0.0, 0.1, 0.999)}
     assert found[0.0][0] > found[0.1][0] > found[0.999][0] >= 0
     assert (chunk_ends(batch).sum() == torch.stack(method("alm", **both).counts(batch))).all()
@@ -271,7 +271,7 @@ def test_alm_alone_teaches_a_student_what_its_teacher_says():
     teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
     batch = whole(("bytes", "llama3"))
     objective = method("alm", student=tokens("bytes"), teacher=tokens("llama3"), gamma=0.0)
-    model = TransferStudent(with_vocabulary(student, tokens("qwen"), byte_tokenizer()), teacher_width=32)
+    model = TransferStudent(with_vocabulary(student, tokens("qwen"), ByteTokenizer()), teacher_width=32)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses_by_step = []
     for _ in range(20):
@@ -428,11 +428,11 @@ def test_the_byte_tokenizer_spells_any_text_with_its_bytes():
     table = tokens("bytes")
     for text in HARD:
         assert table.align(text).token_ids.tolist() == list(text.encode())
-    assert (table.bos_token_id, table.eos_token_id, len(table)) == (256, 257, 258)
+    assert (table.bos_token_id, table.eos_token_id, len(table)) == (254, 255, 256)
 
 
 @pytest.mark.parametrize(("wrong", "match"), [
-    (lambda: with_vocabulary(make_teacher(), tokens("qwen"), byte_tokenizer(), init="best"), "unknown init"),
+    (lambda: with_vocabulary(make_teacher(), tokens("qwen"), ByteTokenizer(), init="best"), "unknown init"),
     (lambda: ByteReading("exact"), "a reading of bytes is one of coverings, beam, joint"),
     (lambda: ByteReading(kept=300), "keeps 1 to 257 symbols"),
     (lambda: method("dskd", student=tokens("qwen"), teacher=tokens("qwen")), "choose one of sft, byte_ce, bld"),

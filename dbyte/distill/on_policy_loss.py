@@ -11,7 +11,7 @@ vectors that are no distributions.
 Shape letters: B rows, L bytes, M chunks or tokens, E core width, T tokens, S spans, P spans of one token on both sides.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -22,8 +22,6 @@ from torch import Tensor
 from dbyte.distill import losses, sliced_losses
 from dbyte.distill.losses import Loss
 from dbyte.distill.terms import Forward, Term, language_model
-from dbyte.model.chunking import find_chunks
-from dbyte.model.core import restarted
 from dbyte.model.router import THRESHOLD
 from dbyte.text.packing import Batch
 
@@ -88,11 +86,7 @@ def judged(beta: float) -> Term:
 def _judged(forward: Forward, mask_BL: Tensor, *, divergence: losses.Divergence) -> Loss:
     batch = forward.batch
     boundary_BL = torch.where(batch.routed_BL, forward.prob_BL >= THRESHOLD, batch.own_boundary_BL)
-    chunks = find_chunks(boundary_BL, batch.document_BL, batch.mask_BL)
-    positions = forward.model.config.core_config.max_position_embeddings
-    chunks = replace(chunks, document_BM=restarted(chunks.document_BM, positions))  # as in Forward.router_chunks
-    embedding_BME = forward.model.chunk_embeddings(forward.encoded_BLD, chunks, batch.byte_ids_BL)
-    student_BME = forward.model.run_core(embedding_BME, chunks)
+    student_BME = forward.core_along(forward.chunks_along(boundary_BL))
     with torch.no_grad():
         teacher_BME = language_model(forward.teacher, batch)
     heads = forward.model.token_head.weight, forward.teacher.get_output_embeddings().weight

@@ -53,18 +53,24 @@ class Forward:
     @cached_property
     def router_chunks(self) -> Chunks:
         """The chunks that the router's boundaries close."""
-        batch = self.batch
-        chunks = find_chunks((self.prob_BL >= THRESHOLD) & batch.mask_BL, batch.document_BL, batch.mask_BL)
+        return self.chunks_along((self.prob_BL >= THRESHOLD) & self.batch.mask_BL)
+
+    def chunks_along(self, boundary_BL: Tensor) -> Chunks:
+        """The chunks that boundaries of the student close."""
+        chunks = find_chunks(boundary_BL, self.batch.document_BL, self.batch.mask_BL)
         # Rows are packed so that the teacher's tokens fit the core. Finer chunks may not: then the core starts again.
         positions = self.model.config.core_config.max_position_embeddings
         return replace(chunks, document_BM=restarted(chunks.document_BM, positions))
 
+    def core_along(self, chunks: Chunks) -> Tensor:
+        """The core's output for each chunk: [B, M, E]."""
+        embedding_BME = self.model.chunk_embeddings(self.encoded_BLD, chunks, self.batch.byte_ids_BL)
+        return self.model.run_core(embedding_BME, chunks)
+
     @cached_property
     def core_BME(self) -> Tensor:
         """The core's output along the router's chunks."""
-        chunks = self.router_chunks
-        embedding_BME = self.model.chunk_embeddings(self.encoded_BLD, chunks, self.batch.byte_ids_BL)
-        return self.model.run_core(embedding_BME, chunks)
+        return self.core_along(self.router_chunks)
 
     @cached_property
     def decoded_BLD(self) -> Tensor:
@@ -90,7 +96,7 @@ class Forward:
 
     def token_hidden(self) -> Tensor:
         """The core's output for each of the teacher's tokens: [B, M, E]."""
-        return self.model.run_core(self.chunk_embeddings(), self.teacher_chunks)
+        return self.core_along(self.teacher_chunks)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from dbyte.model.teacher import load_model, load_teacher, read_teacher
 from dbyte.paths import RUNS
 from dbyte.text.spans import TokenBytes
 from dbyte.transfer.byte_targets import ByteReading, Shards, WhileTraining
-from dbyte.transfer.byte_tokenizer import open_tokenizer
 from dbyte.transfer.heads import HEADS
 from dbyte.transfer.methods import TERMS, method
 from dbyte.transfer.paired import PairedRows, paired_rows
 from dbyte.transfer.student import TransferStudent
+from dbyte.transfer.tokenizer import open_tokenizer
 from dbyte.transfer.vocabulary import with_vocabulary
 
 
