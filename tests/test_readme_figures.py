@@ -21,7 +21,8 @@ def test_the_numbers_of_the_readme_are_those_of_the_results():
     assert page.readme(write=False), "python -m dbyte readme --write"
 
 
-@pytest.mark.parametrize("change", [("| teacher | 100.0 ± 0.0", "| teacher | 99.9 ± 0.0"), ("seed 0, cpu", "seed 1, cpu")])
+@pytest.mark.parametrize("change", [("| teacher | 100.0 ± 0.0", "| teacher | 99.9 ± 0.0"),
+                                    ("seed 0, cpu", "seed 1, cpu")])
 def test_a_number_that_no_result_has_is_found(change, tmp_path):
     (tmp_path / "README.md").write_text(README.replace(*change), encoding="utf-8")
     assert README.count(change[0]) and not page.readme(write=False, path=tmp_path / "README.md")
