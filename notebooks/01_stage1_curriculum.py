@@ -253,9 +253,9 @@ tables.Table(tables.main_table(record.read("stage1")))
 # ## Real prose
 #
 # Bits per byte on held-out documents. Along the tokenizer's boundaries teacher and student score the same tokens. Along
-# the router's, a chunk that is no token is split into the longest tokens from the left, and a boundary inside a token
-# leaves two shorter tokens that are scored as such. That is the exact probability of one segmentation, and a lower
-# bound of the text's probability.
+# the router's, a chunk that is no token is split as byte-pair encoding splits it, and a boundary inside a token leaves
+# two shorter tokens that are scored as such. That is the exact probability of one segmentation, and a lower bound of
+# the text's probability.
 
 # %%
 with record("bits_stage1", keys=["model", "corpus"], of=runs[2]) as rows:

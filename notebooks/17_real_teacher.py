@@ -33,10 +33,11 @@ from IPython.display import Image, Markdown
 
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.data import heldout_corpus
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.teacher import load_teacher
-from dbyte_paper import chunk_view, figures, real_teacher, results, tables
+from dbyte_paper import chunk_view, figures, real_misses, real_teacher, results, tables
 
 # %%
 chosen = presets.scale(scale)
@@ -131,6 +132,20 @@ tables.Table(bits.assign(more=more)[["corpus", "model", "value", "stderr", "n", 
 with record("real_router", keys=["corpus"], of=runs[2]) as rows:
     rows += real_teacher.router_rows(measurer, final)
 tables.Table(record.read("real_router").sort_values("value", ascending=False), digits=1)
+
+# %% [markdown]
+# What other boundaries than the tokenizer's cost: the student's bits per byte along its router's, less those along the
+# tokenizer's, by how they meet between two ends that both have. A token cut in several leaves tokens that nobody would
+# have written; what the same token costs is the context before it.
+
+# %%
+with record("real_spans", keys=["corpus", "kind"], of=runs[2]) as rows:
+    for corpus, _ in chosen.corpora:
+        documents = heldout_corpus(chosen, corpus, seed=seed).documents
+        rows += ({"corpus": corpus} | row
+                 for row in real_misses.span_rows(final, documents, row_bytes=chosen.row_bytes))
+spans = record.read("real_spans")
+tables.Table(spans.rename(columns={"value": "bits per byte", "n": "spans", "share": "% of spans"}), digits=3)
 
 # %% [markdown]
 # ## Figure 3: a passage

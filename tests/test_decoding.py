@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -20,6 +21,7 @@ from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_scores, t
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import BOS, EOS
+from dbyte_tasks.world.world import world_documents
 
 TEXT = "Where does Mira live? 😀 caf\u00e9"
 PROMPTS = [b"", b"x", b"The cat sat", TEXT.encode()]
@@ -382,6 +384,31 @@ def test_router_cuts_at_stage_1_become_tokens_that_spell_the_text(student):
     for chunk in (b"The", b"Mira lives", "😀".encode()[:3], b"zq\x00"):
         pieces = vocabulary.split(chunk)
         assert b"".join(pieces) == chunk and all(piece in vocabulary.id_of for piece in pieces)
+
+
+def test_a_chunk_of_several_tokens_is_split_as_the_tokenizer_splits_it(student, token_bytes):
+    vocabulary = Scorer(student, stage=1).vocabulary
+    words = {word.rstrip() for word in " ".join(world_documents(seed=3, max_bytes=4000)).split()}
+    several = 0
+    for word in sorted(words):
+        aligned = token_bytes.align(word)
+        tokens = [token_bytes.token_bytes[token] for token in aligned.token_ids.tolist()]
+        several += len(tokens) > 1
+        assert vocabulary.split(word.encode()) == tokens
+    assert several > 10
+
+
+def test_log_probabilities_of_tokens_add_up_to_the_score(student, token_bytes):
+    scorer = Scorer(student, stage=1)
+    texts = {"Mira lives in the house": 4, "The cat": 0}
+    given = [Request(text.encode(), start, tuple((token_bytes.align(text).boundary.nonzero()[:, 0] + 1).tolist()))
+             for text, start in texts.items()]
+    for requests in (given, [replace(request, token_ends=None) for request in given]):
+        for request, score, (ends, nats) in zip(requests, scorer.score(requests), scorer.token_nats(requests),
+                                                strict=True):
+            assert sum(nats) == pytest.approx(score.nats, rel=1e-6)
+            assert ends == sorted(ends) and ends[-1] == len(request.text)
+            assert len(nats) == sum(end > request.start for end in ends)
 
 
 def test_bits_per_byte_by_hand(token_bytes):

@@ -48,8 +48,8 @@ from dbyte_tasks.column import Column, items_hash
 from dbyte_tasks.paper import BENCHMARKS, Benchmark, data_folder
 
 MEASURING = 1  # raise it when all measurements change, so that old ones are not used
-# What the key of scores has beyond their reading; raised when scores along the decoder's own boundaries change.
-SCORED = {"stage2/own": {"own boundaries": 2}}
+# What the key of scores has beyond their reading; raised when the scores of that reading change.
+SCORED = {"stage1/router": {"split": 2}, "stage2/own": {"own boundaries": 2}}
 PROMPT_BYTES = 64  # of a document, before a decoder continues
 SPLIT_BYTES = 160  # of a document, at each of whose bytes a prompt may end
 CLEAN = "clean"  # text as it is

@@ -3,8 +3,8 @@
 Stage 1 scores tokens: the sum of log P(token) given the core's state at the chunk before. The boundaries are
 - "tokenizer": the teacher's own tokens, so a perfect student scores as its teacher does; or
 - "router": the student's own boundaries, and one at the end of the context. Only tokens have a probability: a chunk
-  that is no token (the router missed a boundary) is split into the longest tokens from the left, and a boundary inside
-  a token leaves two shorter tokens, which are scored as such. So the sum is the exact log-probability of one
+  that is no token (the router missed a boundary) is split as byte-pair encoding splits it, and a boundary inside a
+  token leaves two shorter tokens, which are scored as such. So the sum is the exact log-probability of one
   segmentation, and a lower bound of log P(text).
 
 Stage 2 scores bytes and flags: the sum of log p(byte, flag) along the router's boundaries, a lower bound of log
@@ -21,9 +21,11 @@ T nodes of the tree of bytes, K nodes of the tree of chunks, E core width, S tok
 asked for.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -77,16 +79,22 @@ class Vocabulary:
         self.id_of = {text: token for token, text in reversed(list(enumerate(student.token_texts()))) if text}
         # Tokens of a chat template stand in contexts only, so they are never scored and need no ids of their own.
         self.id_of |= {bytes([byte]): student.config.eos_token_id for byte in RESERVED}
-        self.longest = max(map(len, self.id_of))
 
     def split(self, chunk: bytes) -> list[bytes]:
-        """Split bytes into tokens, the longest first from the left; every single byte of UTF-8 is a token."""
-        pieces = []
-        while chunk not in self.id_of:
-            size = next(n for n in range(min(len(chunk) - 1, self.longest), 0, -1) if chunk[:n] in self.id_of)
-            pieces.append(chunk[:size])
-            chunk = chunk[size:]
-        return [*pieces, chunk]
+        """Split bytes into tokens as byte-pair encoding does; every single byte of UTF-8 is a token.
+
+        Of two neighbours those are joined first whose token has the lowest id, since ids are in the order of merges.
+        """
+        if chunk in self.id_of:
+            return [chunk]
+        pieces = [bytes([byte]) for byte in chunk]
+        while len(pieces) > 1:
+            ids = [self.id_of.get(one + two, math.inf) for one, two in pairwise(pieces)]
+            first = ids.index(min(ids))
+            if ids[first] == math.inf:
+                break
+            pieces[first : first + 2] = [pieces[first] + pieces[first + 1]]
+        return pieces
 
 
 def batch_by_prefix(requests: Iterable[Request], *, batch_bytes: int) -> list[list[Request]]:
@@ -158,8 +166,32 @@ class Scorer:
 
     # -- Stage 1 ------------------------------------------------------------------------------------------------------
 
+    @torch.inference_mode()
+    def token_nats(self, requests: Sequence[Request]) -> list[tuple[list[int], list[float]]]:
+        """Stage 1: where the tokens of each text end, and log P of those after the context.
+
+        The requests all have token_ends, or none has.
+        """
+        found = {}
+        for batch in batch_by_prefix(requests, batch_bytes=self.batch_bytes):
+            with fast_products():
+                ends, owner_S, nats_S, _ = self._read_tokens(batch)
+            found |= {request: (places, nats_S[owner_S == row].tolist())
+                      for row, (request, places) in enumerate(zip(batch, ends, strict=True))}
+        return [found[request] for request in requests]
+
     def _score_tokens(self, batch: list[Request]) -> list[Score]:
-        """Along given tokens, or along the router's boundaries, for which the encoder reads the whole text."""
+        """Sum over the tokens that end after the context."""
+        _, owner_S, nats_S, best_S = self._read_tokens(batch)
+        nats_N = np.bincount(owner_S, nats_S, minlength=len(batch))
+        wrong_N = np.bincount(owner_S, ~best_S, minlength=len(batch))
+        return [Score(nats, not wrong) for nats, wrong in zip(nats_N.tolist(), wrong_N.tolist(), strict=True)]
+
+    def _read_tokens(self, batch: list[Request]) -> tuple[list[list[int]], np.ndarray, np.ndarray, np.ndarray]:
+        """Where tokens end; and of those after the context whose they are, log P, and whether none is likelier [S].
+
+        Along given tokens, or along the router's boundaries, for which the encoder reads the whole text.
+        """
         if batch[0].token_ends is None:
             texts = self.read(batch)
             ends = [self._token_ends(request, flag_L) for request, flag_L in zip(batch, texts.flags(), strict=True)]
@@ -168,7 +200,8 @@ class Scorer:
             texts = SharedTexts([request.text[: places[-2] if len(places) > 1 else 0]
                                  for request, places in zip(batch, ends, strict=True)], engine=self.engine)
         chunks = Tree.of([texts.node_NL[row, [0, *places[:-1]]].tolist() for row, places in enumerate(ends)])
-        return self._token_scores(batch, ends, texts.run_core(texts.encoded_TD, chunks), chunks)
+        owner_S, node_S, token_S = self._asked(batch, ends, chunks)
+        return ends, owner_S, *self._token_log_probs(texts.run_core(texts.encoded_TD, chunks), node_S, token_S)
 
     def _token_ends(self, request: Request, flag_L: np.ndarray) -> list[int]:
         """Where tokens end along the router's boundaries; the last bytes of the context and of the text end one."""
@@ -181,22 +214,15 @@ class Scorer:
                 ends.append(start)
         return ends
 
-    def _token_scores(self, batch: list[Request], ends: list[list[int]], core_KE: Tensor, chunks: Tree) -> list[Score]:
-        """Sum over the tokens that end after the context; the k-th token is predicted at chunk k (chunk 0 is BOS)."""
-        owner_S = []
-        node_S = []
-        token_S = []
+    def _asked(self, batch: list[Request], ends: list[list[int]], chunks: Tree) -> tuple[np.ndarray, ...]:
+        """Of the tokens after the context: their rows, chunks and ids; the k-th is predicted at chunk k (0 is BOS)."""
+        asked_S = []
         for row, (request, places) in enumerate(zip(batch, ends, strict=True)):
             first = next(k for k, end in enumerate(places) if end > request.start)
             for k in range(first, len(places)):
                 text = request.text[places[k - 1] if k else 0 : places[k]]
-                owner_S.append(row)
-                node_S.append(chunks.node_NL[row, k])
-                token_S.append(self.vocabulary.id_of[text])
-        nats_S, best_S = self._token_log_probs(core_KE, np.array(node_S), np.array(token_S))
-        nats_N = np.bincount(owner_S, nats_S, minlength=len(batch))
-        wrong_N = np.bincount(owner_S, ~best_S, minlength=len(batch))
-        return [Score(nats, not wrong) for nats, wrong in zip(nats_N.tolist(), wrong_N.tolist(), strict=True)]
+                asked_S.append((row, chunks.node_NL[row, k], self.vocabulary.id_of[text]))
+        return tuple(np.array(asked_S).T)
 
     def _token_log_probs(
         self, core_KE: Tensor, node_S: np.ndarray, token_S: np.ndarray
