@@ -81,9 +81,8 @@ def headline(read: Read) -> Iterator[str]:
 
 def one_teacher(columns: pd.DataFrame, text: pd.DataFrame | None) -> Iterator[str]:
     """What notebook 17 measured of one teacher's student: accuracy, and its text if that was read."""
-    judged = columns[columns["near_chance"] == ""]
     yield (f"One teacher and its student (notebook 17), {seeds_of(columns)}, at most "
-           f"{int(judged.loc[judged['task'] != AVERAGE, 'n'].max())} items a column, fewer after step 1.1 and where "
+           f"{int(columns.loc[columns['task'] != AVERAGE, 'n'].max())} items a column, fewer after step 1.1 and where "
            "the teacher is near chance. A student of Stage 1 is read along the tokenizer's boundaries or its router's. "
            "Averages leave out columns where the teacher is near chance; what "
            "is kept is accuracy above chance over the teacher's, with the 95 % interval of resampled items.")

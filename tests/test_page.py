@@ -136,6 +136,16 @@ def test_the_page_of_a_pretrained_teacher_begins_with_its_table(tmp_path):
     assert list(page.headline(partial(read_if_any, scale="real", folder=tmp_path)))[1:] == [said, table]
 
 
+def test_a_teacher_that_is_near_chance_everywhere_keeps_nothing_and_has_a_page(tmp_path):
+    found = {model: {"WINO": ColumnResult("WINO", "acc", 0.5, 0.05, 100, 0.5, (1, 0) * 50, "")}
+             for model in ("Stage 2", "teacher")}
+    write(tmp_path, kept_rows(found), name="real_columns", scale="real")
+    said, table = page.one_teacher(read_results("real_columns", scale="real", folder=tmp_path), None)
+    assert "at most 100 items a column" in said
+    assert table.splitlines()[0] == "| model | WINO (near chance) | kept above chance, % |"
+    assert table.splitlines()[2].startswith("| teacher | 50.0 ± 5.0 |")
+
+
 def test_every_claim_is_on_the_figure_on_its_own_side():
     rows = [dict(id=name, claim=f"{name} is so", where="6.1; Table 3", notebook="04_x", verdict=verdict, value=value,
                  low=value - 1, high=value + 1, threshold=2.0, direction=direction)
