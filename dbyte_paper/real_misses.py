@@ -54,7 +54,7 @@ def span_rows(folder: Path, texts: Sequence[str], *, row_bytes: int) -> list[dic
         for kind, nats in spans(*sides):
             cost_K[kind] += nats / math.log(2)
             count_K[kind] += 1
-    return _rows("kind", SPANS, cost_PK, pieces, count_K)
+    return [row | {"share": 100 * row["n"] / count_K.sum()} for row in _rows("kind", SPANS, cost_PK, pieces, count_K)]
 
 
 def spans(given: tuple[list[int], list[float]], own: tuple[list[int], list[float]]) -> list[tuple[int, float]]:
@@ -126,13 +126,12 @@ def _add(bits_K: np.ndarray, place_P: np.ndarray, log_P: np.ndarray) -> None:
 def _rows(
     key: str, names: Sequence[str], bits_PK: np.ndarray, pieces: Sequence[Document], count_K: np.ndarray | None = None
 ) -> list[dict]:
-    """Tidy rows of bits over the bytes of all pieces, with the error of a ratio of sums; n: counts, or pieces."""
+    """Tidy rows of bits over the bytes of all pieces, with the error of a ratio of sums; n: counts, None: pieces.
+
+    What was counted nowhere has no row.
+    """
     size_P = [len(text_of(piece)) for piece in pieces]
-    rows = []
-    for place, name in enumerate(names):
-        found = ratio_of_sums((bits_PK[:, place], size_P))
-        rows.append({key: name, "value": found.value, "stderr": found.stderr,
-                     "n": len(pieces) if count_K is None else int(count_K[place])})
-        if count_K is not None:
-            rows[-1]["share"] = 100 * count_K[place] / count_K.sum()
-    return rows
+    count_K = np.full(len(names), len(pieces)) if count_K is None else count_K
+    found = [ratio_of_sums((bits_P, size_P)) for bits_P in bits_PK.T]
+    return [{key: name, "value": one.value, "stderr": one.stderr, "n": int(count)}
+            for name, one, count in zip(names, found, count_K, strict=True) if count]

@@ -39,7 +39,7 @@ def test_the_costs_of_all_spans_are_the_difference_of_both_readings(student, fol
     told, own = (bits([score.nats for score in student_scores(scorer, pieces, boundaries=which)], pieces)
                  for which in ("tokenizer", "router"))
     assert abs(own - told) > 0.1 and sum(row["value"] for row in rows) == pytest.approx(own - told, rel=1e-5)
-    assert [row["kind"] for row in rows] == list(real_misses.SPANS)
+    assert {row["kind"] for row in rows} <= {*real_misses.SPANS} and all(row["n"] for row in rows)
     assert sum(row["share"] for row in rows) == pytest.approx(100)
 
 
