@@ -14,19 +14,21 @@ from dbyte.evaluate.measure import Measurer, column_rows
 from dbyte.evaluate.stats import AVERAGE, Interval
 from dbyte.model.student import ByteStudent
 from dbyte.presets import Scale
+from dbyte_paper.nested import accuracy_over_seeds, mean_over_seeds
 from dbyte_paper.variants import Variant, run_variant
+from dbyte_tasks.column import Marks
 
 Trained = Mapping[str, Sequence[Sequence[Run]]]  # variant -> for each seed, a run for each of its steps
 Measurements = Mapping[str, Sequence[Mapping[str, ColumnResult]]]  # variant -> for each seed, a result for each column
 
 
-def train(scale: Scale, variants: Sequence[Variant], *, seed: int) -> Trained:
+def train(scale: Scale, variants: Sequence[Variant], *, seed: int, batch_rows: int | None = None) -> Trained:
     """Every variant by as many seeds as the scale's ablations have, the first being `seed`, also the teacher's.
 
-    The students read batches of `scale.ablation.batch_rows`.
+    batch_rows: of the students' updates, None: `scale.ablation.batch_rows`.
     """
     return {variant.name: [run_variant(scale, variant, seed=seed + k, teacher_seed=seed,
-                                       batch_rows=scale.ablation.batch_rows)
+                                       batch_rows=batch_rows or scale.ablation.batch_rows)
                            for k in range(scale.ablation.seeds)] for variant in variants}
 
 
@@ -37,19 +39,25 @@ def measure(measurer: Measurer, trained: Trained, reading: str) -> Measurements:
             for name, by_seed in trained.items()}
 
 
-def accuracy_rows(measured: Measurements, **more: object) -> list[dict]:
-    """Tidy rows in percent: model, task (and their average), value, stderr over seeds and items, n, seeds."""
+def accuracy_rows(measured: Measurements, *, arms: Mapping[str, dict] | None = None, **more: object) -> list[dict]:
+    """Tidy rows in percent: model, task (and their average), value, stderr over seeds and items, n, seeds.
+
+    arms: more columns of the rows of each model. more: of all rows.
+    """
     rows = []
     for name, by_seed in measured.items():
+        added = more | (arms or {}).get(name, {})
         for task, first in by_seed[0].items():
-            found = stats.accuracy_over_seeds([columns[task].correct for columns in by_seed])
-            rows.append(_row(found, first.n, by_seed, model=name, task=task) | {"chance": 100 * first.chance} | more)
-        correct = _correct(by_seed)
-        nothing = [{task: [0.0] * len(marks) for task, marks in columns.items()} for columns in correct]
+            found = accuracy_over_seeds([columns[task].correct for columns in by_seed])
+            rows.append(_row(found, first.n, by_seed, model=name, task=task) | added
+                        | {"chance": 100 * first.chance, "clusters": stats.clusters_in({task: first.correct})})
+        correct = correct_of(by_seed)
+        nothing = [{task: Marks.in_clusters([0.0] * len(marks), getattr(marks, "clusters", ()))
+                    for task, marks in columns.items()} for columns in correct]
         chance = sum(result.chance for result in by_seed[0].values()) / len(by_seed[0])
         found = stats.difference(correct, nothing)
         rows.append(_row(found, stats.items_in(correct[0]), by_seed, model=name, task=AVERAGE)
-                    | {"chance": 100 * chance} | more)
+                    | added | {"chance": 100 * chance, "clusters": stats.clusters_in(correct[0])})
     return rows
 
 
@@ -97,14 +105,15 @@ def variant_difference_rows(measured: Measurements, first: str, others: Sequence
     others: names, None: all. The verdict is on "`first` is ahead".
     """
     rows = []
-    ours = _correct(measured[first])
+    ours = correct_of(measured[first])
     for other in others if others is not None else [name for name in measured if name != first]:
-        theirs = _correct(measured[other])
+        theirs = correct_of(measured[other])
         for task in (*ours[0], AVERAGE):
             one, two = ([stats.of_task(columns, task) for columns in side] for side in (ours, theirs))
             found = stats.difference(one, two)
             rows.append(_row(found, stats.items_in(one[0]), one, task=task) | {
                 "what": f"{first} - {other}", "low": found.low, "high": found.high,
+                "clusters": stats.clusters_in(one[0]),
                 "verdict": stats.verdict(found.low, found.high)})
     return rows
 
@@ -122,10 +131,10 @@ def retention_rows(measured: Measurements, baselines: Mapping[str, Mapping[str, 
     """Tidy rows in percent: each variant's average over that of its baseline, a token model, on the same items."""
     rows = []
     for name, by_seed in measured.items():
-        correct = _correct(by_seed)
+        correct = correct_of(by_seed)
         found = stats.retention(correct, correct_by_column(baselines[name]))
         rows.append(_row(found, stats.items_in(correct[0]), by_seed, model=name, task=AVERAGE)
-                    | {"low": found.low, "high": found.high})
+                    | {"low": found.low, "high": found.high, "clusters": stats.clusters_in(correct[0])})
     return rows
 
 
@@ -138,7 +147,7 @@ def bits_rows(measurer: Measurer, trained: Trained, reading: str) -> list[dict]:
     for name, by_seed in trained.items():
         for corpus, _ in measurer.scale.corpora:
             found = [measurer.bits(runs[-1].model_folder, reading, corpus) for runs in by_seed]
-            row = _row(stats.mean_over_seeds([one["value"] for one in found]), found[0]["n"], by_seed, model=name)
+            row = _row(mean_over_seeds([one["value"] for one in found]), found[0]["n"], by_seed, model=name)
             # Every seed reads the same pieces, so that their error does not shrink with seeds.
             of_pieces = sum(one["stderr"] for one in found) / len(found)
             row["stderr"] = math.hypot(of_pieces, 0.0 if math.isnan(row["stderr"]) else row["stderr"])
@@ -152,7 +161,7 @@ def boundary_rows(measurer: Measurer, trained: Trained) -> list[dict]:
     for name, by_seed in trained.items():
         for corpus, _ in measurer.scale.corpora:
             found = [measurer.boundaries(runs[-1].model_folder, corpus) for runs in by_seed]
-            rows.append(_row(stats.mean_over_seeds([100 * one.f1 for one in found]), found[0].n, by_seed, model=name)
+            rows.append(_row(mean_over_seeds([100 * one.f1 for one in found]), found[0].n, by_seed, model=name)
                         | {"corpus": corpus})
     return rows
 
@@ -215,11 +224,12 @@ def _row(found: Interval, n: int, by_seed: Sequence, **keys: str) -> dict:
     return keys | {"value": row["value"], "stderr": row["stderr"], "n": n, "seeds": len(by_seed)}
 
 
-def _correct(by_seed: Sequence[Mapping[str, ColumnResult]]) -> list[dict[str, tuple[int, ...]]]:
+def correct_of(by_seed: Sequence[Mapping[str, ColumnResult]]) -> list[dict[str, tuple[int, ...]]]:
+    """Return the answers of each seed's model by column."""
     return [correct_by_column(columns) for columns in by_seed]
 
 
 def _loss_row(name: str, logs: Sequence[Sequence[dict]]) -> dict:
     """The mean loss of each seed's lines of a log, averaged over seeds."""
     losses = [sum(line["loss"] for line in lines) / len(lines) for lines in logs]
-    return _row(stats.mean_over_seeds(losses), len(logs), logs, model=name, task="loss")
+    return _row(mean_over_seeds(losses), len(logs), logs, model=name, task="loss")

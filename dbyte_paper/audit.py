@@ -16,7 +16,7 @@ from statistics import fmean, harmonic_mean
 
 import pandas as pd
 
-from dbyte.evaluate.stats import robustness_score
+from dbyte_paper.above_chance import robustness_score
 from dbyte_paper.published import entries, lines, number, quoted
 from dbyte_paper.tables import BENCHMARKS, DELTA, NOISE, SCORE
 

@@ -33,7 +33,8 @@ EXPOSURE = ("bytes after the prompt\n\n"
             "JBP: a flag that comes with each byte sets the boundary. MBP: a guess of the next byte does.\n"
             "given text: held-out bytes, so only boundaries are the decoder's. written text: its bytes are, too.")
 WHO = {"teacher": ("#000000", "D"), "router": ("#d55e00", "o")}
-VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "not shown": ("#e69f00", "s"), "opposite": ("#d55e00", "X")}
+VERDICT_LOOKS = {"shown": ("#0072b2", "o"), "equal": ("#009e73", "D"), "not shown": ("#e69f00", "s"),
+                 "opposite": ("#d55e00", "X"), "uninformative": ("#b0b0b0", "|")}
 BARS = {"elinewidth": 1, "capsize": 2}  # of errors
 MB = 1e6
 LONGEST = 12  # bytes of a chunk that has a bin of its own

@@ -20,7 +20,7 @@ import mistune
 import pandas as pd
 
 from dbyte.atomic import up_to_date
-from dbyte.evaluate.stats import AVERAGE
+from dbyte.evaluate.stats import AVERAGE, EQUAL
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
 from dbyte.presets import Scale
 from dbyte_paper import audit, claims
@@ -139,12 +139,19 @@ def judged_claims(found: pd.DataFrame) -> Iterator[str]:
     """The paper's claims: those with a verdict as a table, the others as one."""
     yield "## The paper's claims"
     yield (f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or its opposite, where the whole "
-           "interval is on one side of what it asks; minutes are those of its notebook's longest run.")
+           f"interval is on one side of what it asks, and equal where it lies within {EQUAL:g} points of it; of the "
+           f"{found['primary'].sum()} primary ones it must also pass Holm's test among them (p), the others are "
+           "exploratory. Minutes are those of its notebook's longest run.")
+    judged = found[found["verdict"].isin(claims.ORDER)]
+    if len(judged):
+        yield markdown(claims.shown(judged))
+    if len(without := claims.uninformative(found)):
+        yield ("Measured, and not judged: by a rule that was set before, these numbers could not have told whether "
+               "the claim holds.")
+        yield markdown(without)
     measured = found[found["verdict"] != UNMEASURED]
-    if len(measured):
-        yield markdown(claims.shown(measured))
     if len(measured) < len(found):
-        yield "Not yet measured:"
+        yield "Not measured:"
         yield markdown(claims.missing(found))
 
 

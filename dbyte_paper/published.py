@@ -1,6 +1,7 @@
 """What the paper prints, read from published/*.csv so that no number is typed twice, and the lists of checks."""
 
 import tomllib
+from functools import cache
 from importlib.resources import files
 
 import pandas as pd
@@ -51,9 +52,14 @@ def quoted() -> pd.DataFrame:
     return _read("quoted", as_text=True)
 
 
-def entries(file: str, name: str) -> list[dict]:
-    """Return the entries [[name]] of published/<file>.toml."""
-    return tomllib.loads((FOLDER / f"{file}.toml").read_text(encoding="utf-8"))[name]
+def entries(file: str, name: str) -> list[dict] | dict:
+    """Return the entries [[name]], or the table [name], of published/<file>.toml."""
+    return _toml(file)[name]
+
+
+@cache
+def _toml(file: str) -> dict:
+    return tomllib.loads((FOLDER / f"{file}.toml").read_text(encoding="utf-8"))
 
 
 def _read(name: str, *, as_text: bool) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from dbyte.text.corpus import load_corpus
 from dbyte.text.files import readable_files
 from dbyte.text.spans import TokenBytes
 from dbyte_paper.ablation_runs import kept_models
+from dbyte_paper.above_chance import kept_above_chance
 from dbyte_paper.tables import BENCHMARKS, SIGMA, estimates
 
 TEACHER = "teacher"
@@ -87,7 +88,7 @@ def _kept(results: Mapping[str, ColumnResult], teacher: Mapping[str, ColumnResul
     theirs = {task: teacher[task].correct[:len(ours[task])] for task in tasks}
     nothing = stats.Interval(math.nan, math.nan, math.nan)
     plain = stats.retention(ours, theirs) if any(map(any, theirs.values())) else nothing
-    above = (stats.kept_above_chance(ours, theirs, chance=float(np.mean([teacher[task].chance for task in tasks])))
+    above = (kept_above_chance(ours, theirs, chance=float(np.mean([teacher[task].chance for task in tasks])))
              if tasks else nothing)
     return {f"{name}{end}": getattr(found, part) for name, found in (("kept", plain), ("above_chance", above))
             for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))}

@@ -2,7 +2,7 @@
 
 Average drop: the mean over the columns that both models have of teacher - student, in percentage points. Retention: 100
 times the student's mean over the teacher's on those columns, in percent. Both are the summaries of the paper's Table 1,
-over the paper's columns alone.
+over the paper's columns alone. Guessing alone retains something: next to it is the retention of what is above chance.
 """
 
 import math
@@ -52,17 +52,19 @@ def average_drop(teacher: pd.DataFrame, student: pd.DataFrame) -> Estimate:
     return Estimate((both["value"] - both["value_student"]).mean(), math.sqrt(variance) / len(both), len(both))
 
 
-def retention_of_means(teacher: pd.DataFrame, student: pd.DataFrame) -> Estimate:
+def retention_of_means(teacher: pd.DataFrame, student: pd.DataFrame, *, above_chance: bool = False) -> Estimate:
     """Return 100 * mean(student) / mean(teacher) over the columns that both have, with its first-order standard error.
 
     For numbers without their items; `stats.retention` resamples items. teacher, student: value and stderr by column.
-    Raises ValueError where they share no column or the teacher's mean is 0.
+    above_chance: of both means less the chance of their columns. Raises ValueError where they share no column or the
+    teacher has nothing.
     """
     both = _paired(teacher, student)
-    of_teacher = both["value"].sum()
-    if of_teacher == 0:
-        raise ValueError("the teacher scores 0 on every column: nothing can be retained")
-    ratio = both["value_student"].sum() / of_teacher
+    chance = teacher.loc[both.index, "chance"].sum() if above_chance else 0.0
+    of_teacher = both["value"].sum() - chance
+    if of_teacher <= 0:
+        raise ValueError("the teacher scores 0 on every column, or chance: nothing can be retained")
+    ratio = (both["value_student"].sum() - chance) / of_teacher
     variance = (both["stderr_student"] ** 2 + (ratio * both["stderr"]) ** 2).sum(skipna=False)
     return Estimate(100 * ratio, 100 * math.sqrt(variance) / of_teacher, len(both))
 
@@ -91,7 +93,7 @@ def words(frame: pd.DataFrame, *, rows: Sequence[str], columns: str, order: Sequ
 
 
 def main_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return Table 1 for our rows: a `value ± stderr` column per task, `average drop` and `retention %`, teacher first.
+    """Return Table 1 for our rows: a `value ± stderr` column per task, the drop and what is retained, teacher first.
 
     frame: tidy results with the keys model and task, accuracies in percent; a task that is no column of the paper is
     shown and not averaged. Raises ValueError without a teacher row.
@@ -107,6 +109,10 @@ def main_table(frame: pd.DataFrame) -> pd.DataFrame:
         if teacher["value"].any():  # where the teacher has nothing right, the cell stays empty
             kept = retention_of_means(teacher, models[model])
             table.loc[model, "retention %"] = with_error(kept.value, kept.stderr)
+        shared = teacher.loc[teacher.index.isin(models[model].index)]
+        if "chance" in teacher and shared["value"].sum() > shared["chance"].sum():
+            kept = retention_of_means(teacher, models[model], above_chance=True)
+            table.loc[model, "above chance %"] = with_error(kept.value, kept.stderr)
     return table.loc[["teacher", *table.index.drop("teacher")]].fillna("").reset_index()
 
 

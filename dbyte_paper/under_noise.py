@@ -19,13 +19,15 @@ from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.presets import Scale
 from dbyte.text.corpus import load_corpus
 from dbyte.text.perturb import KINDS
+from dbyte_paper.above_chance import kept_above_chance
 from dbyte_tasks import minibench, prose
-from dbyte_tasks.column import Column
+from dbyte_tasks.column import Column, Marks
 from dbyte_tasks.paper import BENCHMARKS, Benchmark
 
 NOISE_AVERAGE = "noise average"
 PAPERS = "HellaS"  # the column of Tables 6 to 8, which `world_full` teaches; `world` teaches the others
 TAUGHT = (PAPERS, "PIQA", "ARC-E")
+TOGETHER = "together"  # a key of answers: the cluster of each item
 Answers = dict[str, dict[str, np.ndarray]]  # task -> "clean" or perturbation -> [N] between 0 and 1
 
 
@@ -55,14 +57,15 @@ def answers(
     measurer: Measurer, folder: Path, reading: str, *, items: int, only: Sequence[str] | None = None
 ) -> Answers:
     """Whether a model is right on the first `items` of each column (or `only` some), clean and under each noise."""
-    def correct(column: Column | Benchmark, noise: Noise | None = None) -> np.ndarray:
-        return np.asarray(measurer.column(folder, reading, column, items=items, noise=noise).correct, dtype=float)
+    def marks(column: Column | Benchmark, noise: Noise | None = None) -> Marks:
+        return measurer.column(folder, reading, column, items=items, noise=noise).correct
 
     found: Answers = {}
     for name, column in columns(measurer.scale, only=only).items():
-        found[name] = {CLEAN: correct(column)}
+        clean = marks(column)
+        found[name] = {CLEAN: np.asarray(clean, dtype=float), TOGETHER: getattr(clean, "clusters", ())}
         for kind in KINDS:
-            places = [correct(column, Noise(kind, place, measurer.seed)) for place in PLACES]
+            places = [marks(column, Noise(kind, place, measurer.seed)) for place in PLACES]
             found[name][kind] = np.mean(places, axis=0)
     return found
 
@@ -74,9 +77,9 @@ def first(found: Answers, items: int) -> Answers:
 
 def of(kind: str, found: Answers) -> Columns:
     """The answers to one perturbation or to clean text, by task; NOISE_AVERAGE: each item's mean over all five."""
-    if kind == NOISE_AVERAGE:
-        return {task: np.mean([kinds[each] for each in KINDS], axis=0) for task, kinds in found.items()}
-    return {task: kinds[kind] for task, kinds in found.items()}
+    wanted = KINDS if kind == NOISE_AVERAGE else (kind,)
+    return {task: Marks.in_clusters(np.mean([kinds[each] for each in wanted], axis=0), kinds.get(TOGETHER, ()))
+            for task, kinds in found.items()}
 
 
 # -- rows of results --------------------------------------------------------------------------------------------------
@@ -106,9 +109,9 @@ def score_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dic
     rows = []
     for task in (*found, AVERAGE):
         noisy, clean = (stats.of_task(of(kind, found), task) for kind in (NOISE_AVERAGE, CLEAN))
-        score = stats.kept_above_chance(noisy, clean, chance=chance[task])
+        score = kept_above_chance(noisy, clean, chance=chance[task])
         if not np.isnan(score.value):
-            kept, had = (float(np.mean([each.mean() for each in side.values()])) for side in (noisy, clean))
+            kept, had = (float(np.mean([np.mean(each) for each in side.values()])) for side in (noisy, clean))
             row = stats.interval_row(score, stats.items_in(noisy))
             rows.append({"model": model, "task": task} | row | {"delta": 100 * (had - kept)})
     return rows
@@ -168,7 +171,7 @@ def _change_rows(what: str, one: tuple[Columns, Columns], other: tuple[Columns, 
 
     That is twice (a + d) / 2 - (c + b) / 2, and those halves lie in [0, 1] as the bootstrap takes them.
     """
-    ours, theirs = ({task: (first[task] + second[task]) / 2 for task in first}
-                    for first, second in ((one[0], other[1]), (other[0], one[1])))
+    ours, theirs = ({task: Marks.in_clusters(np.add(marks, second[task]) / 2, getattr(marks, "clusters", ()))
+                     for task, marks in first.items()} for first, second in ((one[0], other[1]), (other[0], one[1])))
     return [row | {name: 2 * row[name] for name in ("value", "stderr", "low", "high")}
             for row in stats.difference_rows(what, ours, theirs, **claim)]

@@ -28,6 +28,7 @@ class Variant:
     student: Mapping[str, object] = field(default_factory=dict)
     teacher: TeacherShape | str | None = None
     predictions: TeacherShape | str | None = None
+    rate: float = 0.0  # what a sweep has multiplied the rates of the steps by, 0: they are of no sweep
 
 
 def run_variant(

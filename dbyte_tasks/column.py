@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -30,7 +30,8 @@ class Column:
 
     draw(rng) yields different rows (dicts of strings, integers and lists of strings). harness holds the
     lm-evaluation-harness options that turn a row into requests. chance is the accuracy of guessing, 0 to 1; available
-    is the number of different rows, and default how many are drawn if no number is given. Raises ValueError where these
+    is the number of different rows, and default how many are drawn if no number is given. together(rng) yields for each
+    row what it shares with others, such as the fact that it asks for; None: nothing. Raises ValueError where these
     contradict each other.
     """
 
@@ -41,6 +42,7 @@ class Column:
     available: int
     draw: Callable[[Random], Iterator[dict]]
     harness: dict
+    together: Callable[[Random], Iterator[Hashable]] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.default <= self.available:
@@ -57,6 +59,10 @@ class Column:
         if not 0 < n <= self.available:
             raise ValueError(f"{self.name} has {self.available} items, asked for {n}: choose a limit within that")
         return list(islice(self.draw(Random(f"{self.name} {seed}")), n))
+
+    def clusters(self, n: int, *, seed: int = 0) -> list[Hashable]:
+        """For each of `items(n)` the cluster that it is drawn with; rows that share nothing are their own clusters."""
+        return list(islice(self.together(Random(f"{self.name} {seed}")), n)) if self.together else list(range(n))
 
     def as_task(self, limit: int | None = None, *, seed: int = 0) -> HarnessTask:
         """The column with `limit` items: its default number for None, all it has if those are fewer."""
@@ -95,3 +101,17 @@ def datasets_of(splits: dict[str, list[dict]]) -> dict:
     from datasets import Dataset
 
     return {split: Dataset.from_list(rows) for split, rows in splits.items()}
+
+
+class Marks(tuple):
+    """Answers [N], each 0 to 1, and with `in_clusters` what each is drawn with, such as the fact that it asks for."""
+
+    clusters: tuple = ()
+
+    @classmethod
+    def in_clusters(cls, answers: Iterable[float], clusters: Iterable[Hashable]) -> "Marks":
+        marks = cls(answers)
+        marks.clusters = tuple(clusters)
+        if len(marks.clusters) not in (0, len(marks)):
+            raise ValueError(f"expected a cluster for each of {len(marks)} answers, found {len(marks.clusters)}")
+        return marks

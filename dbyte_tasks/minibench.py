@@ -9,7 +9,7 @@ A column is a function that makes one row, a line of EVERY that says how rows ar
 """
 
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -22,12 +22,20 @@ from dbyte_tasks.world.world import NAMES, PLACES, TOOLS, WORLD, shuffled
 ASKED = tomllib.loads(Path(__file__).with_name("minibench.toml").read_text(encoding="utf-8"))
 
 
-def _sampled(name: str, row: Callable[..., dict], pool: Sequence[tuple]) -> Column:
-    """A column of row(rng, *member) for the members of a pool, none of them twice."""
+def _sampled(name: str, row: Callable[..., dict], pool: Sequence[tuple], *,
+             shared: Callable[..., Hashable] | None = None) -> Column:
+    """A column of row(rng, *member) for the members of a pool, none of them twice.
+
+    shared(*member): what it has in common with other members, None: nothing.
+    """
     def draw(rng: Random) -> Iterator[dict]:
         return (row(rng, *member) for member in rng.sample(pool, len(pool)))
 
-    return Column(name, default=min(500, len(pool)), available=len(pool), draw=draw, **ASKED[name])
+    def together(rng: Random) -> Iterator[Hashable]:
+        return (shared(*member) for member in rng.sample(pool, len(pool)))
+
+    return Column(name, default=min(500, len(pool)), available=len(pool), draw=draw,
+                  together=together if shared else None, **ASKED[name])
 
 
 def _distinct(name: str, row: Callable[[Random], dict], *, key: str, asked: Mapping[str, object] | None = None,
@@ -211,12 +219,15 @@ def _cute(rng: Random, kind: spelling.QuestionKind) -> dict:
 
 EVERY = {column.name: column for column in (  # Table 4's order, then ours
     _distinct("LMB", _lmb, key="text"),
-    _sampled("HellaS", _hellas, [(*pair, done) for pair in scripts.PAIRS[True] for done in range(len(scripts.ORDER))]),
-    _sampled("PIQA", _piqa, WORLD.goals[True]),
-    _sampled("ARC-E", _arc_e, [(*pair, form) for pair in WORLD.questions[True] for form in pair[1].questions]),
+    _sampled("HellaS", _hellas, [(*pair, done) for pair in scripts.PAIRS[True] for done in range(len(scripts.ORDER))],
+             shared=lambda name, script, _: (name, script.name)),
+    _sampled("PIQA", _piqa, WORLD.goals[True], shared=lambda _, tool: tool.name),
+    _sampled("ARC-E", _arc_e, [(*pair, form) for pair in WORLD.questions[True] for form in pair[1].questions],
+             shared=lambda name, attribute, _: (name, attribute.name)),
     _distinct("ARC-C", _arc_c, key="passage"),
     _distinct("WINO", _wino, key="sentence", asked=WINO_ASKED, available=4000),
-    _sampled("OBQA", _obqa, [(fact, form) for fact in kinds.FACTS[True] for form in OBQA_FORMS]),
+    _sampled("OBQA", _obqa, [(fact, form) for fact in kinds.FACTS[True] for form in OBQA_FORMS],
+             shared=lambda fact, _: (fact[1], fact[2])),
     _distinct("MMLU", _mmlu, key="prompt"),
     _sampled("GSM8K", _gsm8k, [(problem,) for problem in WORLD.sums[True]]),
     _distinct("SPELL", _spell, key="question"),

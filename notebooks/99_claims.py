@@ -13,7 +13,8 @@
 #
 # Every directional and numerical claim of the abstract, sections 5 and 6 and appendices A to D, in our words
 # (`dbyte_paper/published/claims.toml`), judged by what the other notebooks measured at this scale. Nothing is trained
-# or evaluated here: whatever `results/<scale>/` holds is judged, and the rest is listed as not yet measured.
+# or evaluated here: whatever `results/<scale>/` holds is judged, and the rest is listed as not measured. The rules are
+# in docs/evaluation.md, "What a claim is worth".
 #
 # **Cost:** seconds.
 
@@ -36,24 +37,35 @@ record = results.begin(chosen.name, seeds=[seed], device=chosen.device)
 # ## The claims at a glance
 #
 # Values right of zero agree with the paper, values left of it are the opposite. A claim is `shown` where its whole
-# interval of 95 % lies on the paper's side of what it asks, `opposite` where all of it lies on the other side, else
-# `not shown`.
+# interval of 95 % lies on the paper's side of what it asks, `opposite` where all of it lies on the other side, `equal`
+# where it lies within two points, else `not shown`. What could have told nothing is `uninformative`.
 
 # %%
 found = claims.judged(scale=chosen)
 measured = found[found["verdict"] != UNMEASURED]
 print(f"{len(found)} claims: {claims.counts(found)}")
-frames = [record.read(name) for name in sorted(set(measured["file"]))]
+frames = [record.read(name) for name in sorted(set(measured["file"]) - {""})]  # "": another scale's
 Image(figures.save(figures.claims_figure(found), "claims", frames=frames, scale=chosen.name))
 
 # %% [markdown]
-# ## Those that were measured
+# ## Those that are judged
 #
 # `asked` is what the number has to be for the claim to hold; of several numbers the one that decides is shown. Errors
-# are over items, and over seeds where there is more than one. Minutes are those of the claim's notebook.
+# are over clusters of items, and over seeds where there is more than one. Of the primary claims, p is Holm's among
+# them. Minutes are those of the claim's notebook.
 
 # %%
-tables.Table(claims.shown(measured)) if len(measured) else "none at this scale yet"
+judged = found[found["verdict"].isin(claims.ORDER)]
+tables.Table(claims.shown(judged)) if len(judged) else "none at this scale yet"
+
+# %% [markdown]
+# ## Those that were measured and are not judged
+#
+# These numbers could not have told whether the claim holds.
+
+# %%
+without = claims.uninformative(found)
+tables.Table(without) if len(without) else "none"
 
 # %% [markdown]
 # ## Those that were not

@@ -282,3 +282,18 @@ def test_the_teacher_generates_greedily_from_bos(model, tokenizer):
 def test_bad_input_is_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_cluster_names_what_its_items_share(seed):
+    for name, shared in (("ARC-E", lambda row, fact: WORLD.facts[fact] == row["choices"][row["label"]]
+                          and fact[0] in row["question"]),
+                         ("PIQA", lambda row, tool: f"Use the {tool}." == row[f"sol{row['label'] + 1}"]),
+                         ("HellaS", lambda row, told: told[0] in row["context"]),
+                         ("OBQA", lambda row, fact: fact[0] in row["question_stem"])):
+        column = EVERY[name]
+        rows, clusters = column.items(100, seed=seed), column.clusters(100, seed=seed)
+        assert len(clusters) == 100 and all(map(shared, rows, clusters)), name
+        assert len(set(column.clusters(column.available))) < column.available
+    assert EVERY["LMB"].clusters(5) == [0, 1, 2, 3, 4], "items that share nothing"
+    assert len(set(EVERY["ARC-E"].clusters(128))) == 64 and len(set(EVERY["PIQA"].clusters(172))) == 32

@@ -21,7 +21,7 @@ EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "03_on_p
             "04_ablation_alignment", "05_ablation_encoder",
             "06_decoding_strategies", "07_boundary_visualization", "08_robustness", "09_router", "10_teacher_scale",
             "14_curriculum_order", "15_ablation_byte_sft", "16_all_columns", "17_real_teacher",
-            "18_real_controls", "99_claims"}
+            "18_real_controls", "19_rates_and_doses", "20_recipe", "99_claims"}
 LINES = 15
 SHELL = {"subprocess", "pip", "os.system", "get_ipython"}
 RECORDER = {"write_results", "read_results", "time", "environment"}  # only `results.begin` gives these
@@ -122,7 +122,7 @@ def test_the_committed_outputs_are_whole_of_one_commit_and_below_the_parameters_
     assert "papermill" not in notebook.metadata
     assert not [key for cell in notebook.cells for key in cell.metadata if key != "tags"]
     times = RESULTS / home_scale(script) / "notebook_times.csv"
-    if not times.exists() or script.stem not in times.read_text(encoding="utf-8"):
+    if not (times.exists() and f"\n{script.stem}," in times.read_text(encoding="utf-8")):
         assert not [cell for cell in code_cells(notebook) if cell.outputs]
         pytest.skip(f"{script.stem} has not run at scale {home_scale(script)} yet, and so has no outputs")
     (given,) = [cell.source for cell in notebook.cells if tags(cell) == (pairing.INJECTED,)]

@@ -151,12 +151,12 @@ def test_every_claim_is_on_the_figure_on_its_own_side():
                  low=value - 1, high=value + 1, threshold=2.0, direction=direction)
             for name, verdict, value, direction in (("a", "shown", 5.0, "above"), ("b", "shown", -3.0, "below"),
                                                     ("c", "opposite", 7.0, "below"),
-                                                    ("d", "not yet measured", float("nan"), ""))]
+                                                    ("d", "not measured", float("nan"), ""))]
     (axes,) = figures.claims_figure(pd.DataFrame(rows)).axes
     assert [label.get_text().split()[0] for label in axes.get_yticklabels()] == list("dcba")
     points = {int(line.get_ydata()[0]): float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
     assert points == {3: 3.0, 2: 5.0, 1: -5.0}, "right of zero is what is claimed, whatever the direction"
-    assert [text.get_text() for text in axes.texts] == ["not yet measured (notebook 04)"]
+    assert [text.get_text() for text in axes.texts] == ["not measured (notebook 04)"]
     assert axes.get_yticklabels()[0].get_text().replace("\N{NO-BREAK SPACE}", " ") == "d is so [6.1; Table 3]"
     assert axes.get_xscale() == "symlog" and "linear to 10 points, logarithmic beyond: shaded" in axes.get_xlabel()
     assert [(box.get_x(), box.get_x() + box.get_width()) for box in axes.patches] == [(-10, -110), (10, 110)]

@@ -9,8 +9,8 @@ from conftest import Ask
 
 import dbyte
 from dbyte.evaluate.noisy_lm import PLACES, Noise, NoisyLM
-from dbyte.evaluate.stats import robustness_score
 from dbyte.text.perturb import KINDS, REPEATS, perturb
+from dbyte_paper.above_chance import robustness_score
 from dbyte_paper.published import published
 
 LONG = "The quick brown fox jumps over the lazy dog, and then it rests. " * 200

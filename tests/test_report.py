@@ -326,6 +326,20 @@ def test_a_loss_is_drawn_against_all_bytes_that_its_student_read():
     assert [list(line.get_xdata()) for line in axes.lines] == [[9e-6, 12e-6], [6e-6, 12e-6]]
 
 
+def test_what_is_kept_above_chance_by_hand():
+    """Three quarters of what a teacher has above a chance of 50 and 0, where plain retention would say 82 %."""
+    rows = [{"model": model, "task": task, "value": value, "stderr": 1.0, "n": 100, "chance": chance}
+            for model, task, value, chance in (("teacher", "PIQA", 90.0, 50.0), ("teacher", "LMB", 90.0, 0.0),
+                                               ("s", "PIQA", 80.0, 50.0), ("s", "LMB", 67.5, 0.0))]
+    table = tables.main_table(pd.DataFrame(rows)).set_index("model")
+    assert table.at["s", "retention %"].startswith("81.9 ±") and table.at["s", "above chance %"].startswith("75.0 ±")
+    level, student = (pd.DataFrame(each).set_index("task") for each in (rows[:2], rows[2:]))
+    kept = tables.retention_of_means(level, student, above_chance=True)
+    assert kept.stderr == pytest.approx(100 * (2 + 2 * 0.75**2) ** 0.5 / 130)
+    guesser = pd.DataFrame([row | {"value": row["chance"]} for row in rows])
+    assert "above chance %" not in tables.main_table(guesser)
+
+
 def test_of_a_teacher_that_scores_nothing_no_share_is_printed():
     rows = [{"model": model, "task": task, "value": 0.0, "stderr": 0.0, "n": 9}
             for model in ("teacher", "student") for task in ("A", "B")]

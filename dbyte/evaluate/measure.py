@@ -15,7 +15,7 @@ Shape letters: P pieces of text, N lengths of chunks in bytes, K kinds of positi
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from dbyte.evaluate.harness import ColumnResult, evaluate_tasks, teacher_lm
 from dbyte.evaluate.likeness import likeness
 from dbyte.evaluate.lm import READINGS, StudentLM
 from dbyte.evaluate.noisy_lm import Noise, NoisyLM
+from dbyte.evaluate.stats import clusters_in
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher, load_tokenizer
 from dbyte.native.library import find_compiler
@@ -44,7 +45,7 @@ from dbyte.text.packing import Rows, document, pack
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 from dbyte_tasks import minibench
-from dbyte_tasks.column import Column, items_hash
+from dbyte_tasks.column import Column, Marks, items_hash
 from dbyte_tasks.paper import BENCHMARKS, Benchmark, data_folder
 
 MEASURING = 1  # raise it when all measurements change, so that old ones are not used
@@ -58,10 +59,11 @@ TEXTS = (CLEAN, *KINDS)  # and with each of the perturbations
 
 @dataclass(frozen=True)
 class Measurer:
-    """Measures models at one scale and seed; ValueError for an unknown reading."""
+    """Measures models at one scale and seed, and MiniBench on items of `drawn`; ValueError for an unknown reading."""
 
     scale: Scale
     seed: int
+    drawn: int = 0
 
     def columns(
         self, folder: Path, reading: str, *, items: int | None = None, only: Sequence[str] | None = None
@@ -89,9 +91,12 @@ class Measurer:
             data = data_folder()
             task = column.as_task(items, data=data)
             key = {"benchmark": column.name, "items": items_hash(column.rows(data)[:items])}
+            together: Sequence[Hashable] = ()  # each item of a real benchmark is its own
         else:
-            task = column.as_task(items)
-            key = {"column": column.name, "items": items_hash(column.items(min(items, column.available)))}
+            asked_for = min(items, column.available)
+            task = column.as_task(items, seed=self.drawn)
+            key = {"column": column.name, "items": items_hash(column.items(asked_for, seed=self.drawn))}
+            together = column.clusters(asked_for, seed=self.drawn)
         asked = {name: value for name, value in task.config.items() if not callable(value)}
         written = "generation_kwargs" in asked
         if written and reading == "stage1/tokenizer":
@@ -102,7 +107,7 @@ class Measurer:
         if noise:
             key["noise"] = asdict(noise)
         found = self._known(key, folder, reading, answers)
-        return ColumnResult(**found | {"correct": tuple(found["correct"])})
+        return ColumnResult(**found | {"correct": Marks.in_clusters(found["correct"], together)})
 
     def likeness(self, folder: Path, teacher: Path, corpus: str) -> dict:
         """How close a Stage-1 student is to its teacher on a corpus's held-out documents: what `likeness` returns."""
@@ -233,9 +238,10 @@ def _token_bytes(folder: Path) -> TokenBytes:
 
 
 def column_rows(model: str, results: dict[str, ColumnResult], **more) -> list[dict]:
-    """MiniBench results as tidy rows in percent: model, task, value, stderr, n, chance and what `more` adds."""
+    """MiniBench results as tidy rows in percent: model, task, value, stderr, n, clusters, chance, and `more`."""
     return [{"model": model, "task": name, "value": 100 * r.accuracy, "stderr": 100 * r.stderr, "n": r.n,
-             "chance": 100 * r.chance, "metric": r.metric} | more for name, r in results.items()]
+             "chance": 100 * r.chance, "metric": r.metric, "clusters": clusters_in({name: r.correct})} | more
+            for name, r in results.items()]
 
 
 def bits_row(model: str, corpus: str, found: dict) -> dict:

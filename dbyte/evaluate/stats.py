@@ -1,10 +1,9 @@
 """Errors of accuracies, and verdicts on claims: seeded, over per-item vectors of right and wrong.
 
-Teacher and student answer the same items, so differences and ratios are resampled by item in pairs: what makes an
-item hard for both cancels. Averages over benchmark columns weigh each column equally (the paper's convention, Table 1)
-and resample the items within each column. One model's accuracy is a share in [0, 1], as the harness reports it; a
-comparison of two is in percentage points or percent, as the paper's tables print it. An item that was asked in several
-ways (noise in several places) has the mean of its answers, between 0 and 1.
+Teacher and student answer the same items, so differences and ratios are resampled in pairs: what makes an item hard for
+both cancels. Averages over benchmark columns weigh each column equally (the paper's convention, Table 1) and resample
+the items within each. One model's accuracy is a share in [0, 1], as the harness reports it; a comparison of two is in
+points or percent, as the paper prints it. An item asked in several ways (noise in several places) has their mean.
 
 Students of several seeds answer the same items. Then two sources of error add up: the spread between seeds, of which
 there are few (hence Student's t), and the items, each with its answers averaged over seeds:
@@ -13,10 +12,11 @@ there are few (hence Student's t), and the items, each with its answers averaged
 
 With one seed there is no spread to see, and the interval is over items alone: a table says how many seeds it had.
 
-Eq. 5 (appendix A.1) divides by the clean accuracy above chance. The caption of the paper's Table 6 calls the score a
-harmonic mean, which it is not; the equation is what is computed here.
+Items that ask for one fact, or share a tool or a document, are right or wrong together: such a cluster is drawn as one
+(`Marks`). Where no cluster differs from another, resampling sees no spread, which proves none. There an interval ends
+where Wilson's does if 0 of as many clusters are seen: z^2 / (G + z^2) away.
 
-Legend: N items, R resamples, S seeds.
+Legend: N items, G clusters, R resamples, S seeds.
 """
 
 import math
@@ -27,6 +27,8 @@ import numpy as np
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student_t
 
+from dbyte_tasks.column import Marks
+
 Columns = Mapping[str, Sequence[float]]  # column name -> per-item correctness, 0 or 1
 Models = Columns | Sequence[Columns]  # one model, or one of each seed
 Ratio = tuple[Sequence[float], Sequence[float]]  # numerators and denominators, one of each per piece of text
@@ -34,6 +36,7 @@ AVERAGE = "average"  # of the columns, as a task in tidy rows
 LEVEL = 0.95  # of all intervals
 Z95 = 1.96  # standard errors to either end of a normal 95 % interval
 RESAMPLES = 10_000  # of the bootstrap
+EQUAL = 2.0  # points within which two sides count as equal
 
 
 # -- one model --------------------------------------------------------------------------------------------------------
@@ -70,10 +73,15 @@ def proportion(correct: Sequence[float]) -> Estimate:
 
 
 def mean_of_items(answers: Sequence[float]) -> Estimate:
-    """The mean of answers [N] between 0 and 1, with its standard error over items."""
-    answers_N = np.asarray(answers, dtype=float)
-    n = len(answers_N)
-    return Estimate(float(answers_N.mean()), float(answers_N.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0, n)
+    """The mean of answers [N] between 0 and 1, with its standard error over clusters of items, which is never 0."""
+    found = ratio_of_sums(tuple(_by_cluster(np.asarray(answers, dtype=float)[None], answers)))
+    seen = found.stderr if found.stderr > 1e-9 else least_half(found.n) / Z95  # of one cluster it is nan
+    return Estimate(found.value, seen, len(answers))
+
+
+def least_half(clusters: int) -> float:
+    """Return how far the interval of a share reaches at least: Wilson's limit where none of so many clusters is 1."""
+    return Z95**2 / (clusters + Z95**2)
 
 
 def wilson(correct: Sequence[float]) -> Interval:
@@ -103,22 +111,6 @@ def ratio_of_sums(*ratios: Ratio) -> Estimate:
     return Estimate(float(value), float(np.sqrt(n / (n - 1) * (pull_P**2).sum())) if n > 1 else math.nan, n)
 
 
-def accuracy_over_seeds(correct_S: Sequence[Sequence[float]]) -> Interval:
-    """Accuracy on one column in percent, averaged over seeds, with its 95 % interval over seeds and items."""
-    item_N = np.mean([np.asarray(correct, dtype=float) for correct in correct_S], axis=0)
-    over_items = Z95 * float(item_N.std(ddof=1)) / math.sqrt(len(item_N)) if len(item_N) > 1 else 0.0
-    half = 100 * math.hypot(over_items, _half_over_seeds([float(np.mean(correct)) for correct in correct_S]))
-    value = 100 * float(item_N.mean())
-    return Interval(value, value - half, value + half)
-
-
-def mean_over_seeds(value_S: Sequence[float]) -> Interval:
-    """The mean of one number per seed with its 95 % interval (Student's t); one seed has no interval (nan ends)."""
-    half = _half_over_seeds(value_S) if len(value_S) > 1 else math.nan
-    value = float(np.mean(value_S))
-    return Interval(value, value - half, value + half)
-
-
 # -- two models on the same items -------------------------------------------------------------------------------------
 
 
@@ -130,7 +122,8 @@ def difference(student: Models, teacher: Models, *, seed: int = 0) -> Interval:
     Raises:
         ValueError: if the two do not hold the same columns with the same numbers of items, or not as many seeds.
     """
-    return _compared(student, teacher, np.subtract, seed=seed)
+    found = compared_over_seeds(student, teacher, np.subtract, seed=seed)
+    return Interval(found.value, max(found.low, -100.0), min(found.high, 100.0))
 
 
 def retention(student: Models, teacher: Columns, *, seed: int = 0) -> Interval:
@@ -145,42 +138,14 @@ def retention(student: Models, teacher: Columns, *, seed: int = 0) -> Interval:
         raise ValueError("retention: the teacher has no correct item in any column, so a ratio has no meaning")
     if not isinstance(student, Mapping):
         teacher = [teacher] * len(student)
-    return _compared(student, teacher, _ratio, seed=seed)
-
-
-def kept_above_chance(noisy: Columns, clean: Columns, *, chance: float) -> Interval:
-    """Eq. 5 (appendix A.1) over columns whose chance is `chance` on average, in percent, with its bootstrap interval.
-
-    An item is drawn with its answers to clean and noisy text. nan where the clean accuracy is not above chance. A
-    resample whose clean accuracy is not above chance counts as 0.
-    """
-    def kept(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        # means of a few items at chance may miss it by a rounding error, by which nothing may be divided
-        return _ratio(one - chance, np.where(np.isclose(other, chance), 0.0, other - chance))
-
-    accuracy = _mean(clean)
-    if accuracy <= chance or np.isclose(accuracy, chance):
-        return Interval(math.nan, math.nan, math.nan)
-    return _compared(noisy, clean, kept, seed=0)
-
-
-def robustness_score(clean: float, perturbed: float, *, chance: float = 0.25) -> float:
-    """Eq. 5 in percent from two accuracies: what is left of that above chance; all in [0, 1].
-
-    100 if noise costs nothing, 0 at chance, negative below it; nan where the clean accuracy is not above chance.
-    ValueError for a number outside [0, 1].
-    """
-    for name, value in (("clean", clean), ("perturbed", perturbed), ("chance", chance)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"robustness_score takes accuracies in [0, 1], found {name} = {value}: divide percent by "
-                             "100")
-    return 100 * (perturbed - chance) / (clean - chance) if clean > chance else math.nan
+    return compared_over_seeds(student, teacher, ratio_or_0, seed=seed)
 
 
 def verdict(low: float, high: float, *, threshold: float = 0.0, direction: str = "above") -> str:
     """What an interval says on the claim "the value is above (or below) the threshold".
 
-    "shown" if all of [low, high] is on the claim's side, "opposite" if all of it is on the other, else "not shown".
+    "shown" if all of [low, high] is on the claim's side, "opposite" if all of it is on the other; else "equal" if all
+    of it is within EQUAL points of the threshold, and "not shown" if it is not.
     ValueError if low > high, an end is not a number, or the direction is neither "above" nor "below".
     """
     if direction not in ("above", "below"):
@@ -190,7 +155,8 @@ def verdict(low: float, high: float, *, threshold: float = 0.0, direction: str =
     above = low > threshold
     below = high < threshold
     claimed, denied = (above, below) if direction == "above" else (below, above)
-    return "shown" if claimed else "opposite" if denied else "not shown"
+    equal = threshold - EQUAL < low and high < threshold + EQUAL
+    return "shown" if claimed else "opposite" if denied else "equal" if equal else "not shown"
 
 
 def interval_row(found: Interval, n: int) -> dict:
@@ -208,7 +174,7 @@ def difference_rows(
         ours, theirs = (of_task(side, task) for side in (one, other))
         found = difference(ours, theirs)
         rows.append({"what": what, "task": task} | interval_row(found, items_in(ours))
-                    | {"claimed": f"{direction} {threshold:g}",
+                    | {"clusters": clusters_in(ours), "claimed": f"{direction} {threshold:g}",
                        "verdict": verdict(found.low, found.high, threshold=threshold, direction=direction)})
     return rows
 
@@ -223,70 +189,97 @@ def items_in(columns: Columns) -> int:
     return sum(map(len, columns.values()))
 
 
+def clusters_in(columns: Columns) -> int:
+    """How many clusters all columns have together; an item without one counts as its own."""
+    return sum(len(set(getattr(answers, "clusters", ())) or answers) for answers in columns.values())
+
+
 # -- resampling, and the spread between seeds -------------------------------------------------------------------------
 
 
-def _compared(student: Models, teacher: Models, statistic: Callable, *, seed: int) -> Interval:
+def compared_over_seeds(student: Models, teacher: Models, statistic: Callable, *, seed: int) -> Interval:
     """100 * statistic(student average, teacher average) with its interval over items, and over seeds if several."""
     if isinstance(student, Mapping):
         return _paired(student, teacher, statistic, seed=seed)
     if not student or len(student) != len(teacher):
         raise ValueError(f"a comparison over seeds needs as many seeds on both sides, found {len(student)} and "
                          f"{len(teacher)}")
-    over_items = _paired(_averaged(student), _averaged(teacher), statistic, seed=seed)
-    value_S = [float(statistic(_mean(one), _mean(other))) for one, other in zip(student, teacher, strict=True)]
-    half = math.hypot((over_items.high - over_items.low) / 2, 100 * _half_over_seeds(value_S))
+    over_items = _paired(averaged(student), averaged(teacher), statistic, seed=seed)
+    value_S = [float(statistic(*map(mean_of_columns, pair))) for pair in zip(student, teacher, strict=True)]
+    half = math.hypot((over_items.high - over_items.low) / 2, 100 * half_over_seeds(value_S))
     return Interval(over_items.value, over_items.value - half, over_items.value + half)
 
 
-def _half_over_seeds(value_S: Sequence[float]) -> float:
+def half_over_seeds(value_S: Sequence[float]) -> float:
+    """Half the interval of a mean over seeds by Student's t; one seed has no spread to see, and 0."""
     S = len(value_S)
     return float(student_t.ppf((1 + LEVEL) / 2, S - 1) * np.std(value_S, ddof=1) / math.sqrt(S)) if S > 1 else 0.0
 
 
-def _averaged(columns_S: Sequence[Columns]) -> Columns:
+def averaged(columns_S: Sequence[Columns]) -> Columns:
+    """Each answer averaged over models that were asked the same items, with their clusters; ValueError if not."""
     if any(_sizes(columns) != _sizes(columns_S[0]) for columns in columns_S):
         raise ValueError("every seed needs the same columns with the same items: measure all with one limit")
-    return {name: np.mean([columns[name] for columns in columns_S], axis=0) for name in columns_S[0]}
+    return {name: Marks.in_clusters(np.mean([columns[name] for columns in columns_S], axis=0),
+                                    getattr(first, "clusters", ())) for name, first in columns_S[0].items()}
 
 
 def _sizes(columns: Columns) -> dict[str, int]:
     return {name: len(correct) for name, correct in columns.items()}
 
 
-def _mean(columns: Columns) -> float:
+def mean_of_columns(columns: Columns) -> float:
+    """The average over columns, each of which weighs the same."""
     return float(np.mean([np.mean(correct) for correct in columns.values()]))
 
 
 def _paired(student: Columns, teacher: Columns, statistic: Callable, *, seed: int) -> Interval:
-    """100 * statistic(student average, teacher average), its percentile interval over items drawn with replacement."""
+    """100 * statistic(student average, teacher average), its percentile interval over clusters drawn again."""
     if not student or _sizes(student) != _sizes(teacher):
         raise ValueError(f"paired comparison needs the same items on both sides, got student {_sizes(student)} and "
                          f"teacher {_sizes(teacher)}: evaluate both with the same columns, limit and seed")
     rng = np.random.default_rng(seed)
     means_2 = np.zeros(2)
     resampled_2R = np.zeros((2, RESAMPLES))
+    unseen = 0.0  # what columns whose clusters all differ alike may hide, of the student's average
     for name in sorted(student):  # sorted: the interval must not depend on the order of the columns
         both_2N = np.stack([_shares(name, side[name]) for side in (student, teacher)])
+        summed_3G = _by_cluster(both_2N, student[name])
         means_2 += both_2N.mean(axis=1) / len(student)
-        resampled_2R += _resampled_means(both_2N, rng) / len(student)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(100 * statistic(*resampled_2R), (tail, 1 - tail))
-    return Interval(100 * float(statistic(*means_2)), float(low), float(high))
+        resampled_2R += _resampled_means(summed_3G, rng) / len(student)
+        ours_G, theirs_G, size_G = summed_3G
+        if np.ptp((ours_G - theirs_G) / size_G) < 1e-9:
+            unseen = math.hypot(unseen, least_half(len(size_G)) / len(student))
+    value = float(statistic(*means_2))
+    below, above = (math.hypot(np.quantile(statistic(*resampled_2R), share) - value,
+                               statistic(means_2[0] + moved, means_2[1]) - value)
+                    for share, moved in (((1 - LEVEL) / 2, -unseen), ((1 + LEVEL) / 2, unseen)))
+    return Interval(100 * value, 100 * (value - below), 100 * (value + above))
 
 
-def _resampled_means(both_2N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means [2, R] of items drawn with replacement, the same items for both rows.
+def _by_cluster(rows_KN: np.ndarray, marks: Sequence[float]) -> np.ndarray:
+    """The rows summed over each cluster of `marks`, or item where it has none, and below them its items: [K + 1, G]."""
+    rows_KN = np.vstack([rows_KN, np.ones(rows_KN.shape[1])])
+    if not (clusters := getattr(marks, "clusters", ())):
+        return rows_KN
+    number = {cluster: place for place, cluster in enumerate(dict.fromkeys(clusters))}
+    of_N = [number[cluster] for cluster in clusters]
+    return np.stack([np.bincount(of_N, weights=row_N) for row_N in rows_KN])
 
-    Only how often each outcome (student, teacher) is drawn matters, and those counts are multinomial: exact, and no
-    [R, N] array of indices is held. Legend: O different outcomes.
+
+def _resampled_means(summed_3G: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means [2, R] of items whose clusters are drawn with replacement, the same clusters for both rows.
+
+    Only how often each outcome (student, teacher, items) is drawn matters, and those counts are multinomial: exact, and
+    no [R, G] array of indices is held. Legend: O different outcomes.
     """
-    outcome_2O, count_O = np.unique(both_2N, axis=1, return_counts=True)
-    counts_RO = rng.multinomial(both_2N.shape[1], count_O / both_2N.shape[1], size=RESAMPLES)
-    return outcome_2O @ counts_RO.T / both_2N.shape[1]
+    outcome_3O, count_O = np.unique(summed_3G, axis=1, return_counts=True)
+    counts_RO = rng.multinomial(summed_3G.shape[1], count_O / summed_3G.shape[1], size=RESAMPLES)
+    drawn_3R = outcome_3O @ counts_RO.T
+    return drawn_3R[:2] / drawn_3R[2]
 
 
-def _ratio(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+def ratio_or_0(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     # A resample in which the teacher has nothing right (tiny N only) says nothing on retention: count it as none.
     return np.divide(student, teacher, out=np.zeros_like(np.asarray(student, float)), where=np.asarray(teacher) > 0)
 
