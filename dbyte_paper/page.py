@@ -23,7 +23,7 @@ from dbyte.atomic import up_to_date
 from dbyte.evaluate.stats import AVERAGE, EQUAL
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
 from dbyte.presets import Scale
-from dbyte_paper import audit, claims
+from dbyte_paper import audit, claims, sentences
 from dbyte_paper.claims import UNMEASURED
 from dbyte_paper.published import SOURCE
 from dbyte_paper.real_teacher import MODELS, kept_table
@@ -37,6 +37,7 @@ CSS = (files("dbyte_paper") / "page.css").read_text(encoding="utf-8")
 Read = Callable[[str], pd.DataFrame | None]  # the name of a results file -> its rows, None where there are none
 
 BEGIN = "<!-- generated from results/ by `python -m dbyte readme --write` -->"  # around the README's numbers
+PRIMARY = "primary_claims"  # the figure that follows Table 1
 REAL = "real"  # the scale of the README's first table
 END = "<!-- end of the generated part -->"
 
@@ -49,13 +50,31 @@ def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
     read = partial(read_if_any, scale=name, folder=results)
     yield (f"What the notebooks measured at scale `{name}`, next to {SOURCE}. Generated from `results/` and "
            "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
+    yield from in_short(read, partial(read_if_any, scale=REAL, folder=results), found)
     yield from headline(read)
+    if (figures / name / f"{PRIMARY}.png").is_file():
+        yield from picture(PRIMARY, figures / name, results / name, page=report_path(name, results=results).parent)
     yield from bits_and_boundaries(read)
     yield from pictures(figures / name, results / name, page=report_path(name, results=results).parent)
     yield from judged_claims(found)
     yield from slips()
     yield from costs(read)
     yield from commits(results / name)
+
+
+def in_short(read: Read, real: Read, found: pd.DataFrame) -> Iterator[str]:
+    """A list of sentences that can be quoted; real: reads the results of the pretrained teacher."""
+    said = []
+    if (columns := real("real_columns")) is not None:
+        said += sentences.of_one_teacher(columns, real("real_text"))
+    for name, taught in (("main", "four columns"), ("all_columns", "nine columns")):
+        if (frame := read(name)) is not None:
+            said += sentences.of_students(frame, columns=taught)
+    said += [*sentences.of_claims(found), *sentences.of_arithmetic(audit.audit())]
+    if (times := read("notebook_times")) is not None:
+        said += sentences.of_costs(times)
+    yield "## In short"
+    yield "\n".join(f"- {sentence}" for sentence in said)
 
 
 def headline(read: Read) -> Iterator[str]:
@@ -122,17 +141,22 @@ def pictures(folder: Path, results: Path, *, page: Path) -> Iterator[str]:
 
     page: the folder of the report, from where the pictures are linked.
     """
-    found = {name: facts["reads"] for name, facts in sidecars(folder).items() if (folder / f"{name}.png").is_file()}
-    now = {f"{name}.csv": facts.get("sha256") for name, facts in sidecars(results).items()}
+    found = [name for name in sidecars(folder) if (folder / f"{name}.png").is_file() and name != PRIMARY]
     if found:
         yield "## Figures"
     for name in [*(name for name in CAPTIONS if name in found), *(name for name in found if name not in CAPTIONS)]:
-        reads = {Path(file).name: sha256 for file, sha256 in found[name].items()}
-        drawn = ", ".join(f"`{file}`" for file in reads) or "no results yet"
-        title = CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
-        older = " These have changed since: run its notebook again." if not reads.items() <= now.items() else ""
-        yield f"![{title.removesuffix('.')}]({Path(relpath(folder / f'{name}.png', page)).as_posix()})"
-        yield f"{title} Drawn from {drawn}.{older}"
+        yield from picture(name, folder, results, page=page)
+
+
+def picture(name: str, folder: Path, results: Path, *, page: Path) -> Iterator[str]:
+    """One figure with its caption, and what it was drawn from."""
+    now = {f"{other}.csv": facts.get("sha256") for other, facts in sidecars(results).items()}
+    reads = {Path(file).name: sha256 for file, sha256 in sidecars(folder)[name]["reads"].items()}
+    drawn = ", ".join(f"`{file}`" for file in reads) or "no results yet"
+    title = CAPTIONS.get(name, name.replace("_", " ").capitalize() + ".")
+    older = " These have changed since: run its notebook again." if not reads.items() <= now.items() else ""
+    yield f"![{title.removesuffix('.')}]({Path(relpath(folder / f'{name}.png', page)).as_posix()})"
+    yield f"{title} Drawn from {drawn}.{older}"
 
 
 def judged_claims(found: pd.DataFrame) -> Iterator[str]:

@@ -48,6 +48,14 @@ frames = [record.read(name) for name in sorted(set(measured["file"]) - {""})]  #
 Image(figures.save(figures.claims_figure(found), "claims", frames=frames, scale=chosen.name))
 
 # %% [markdown]
+# The primary ones alone, one for each question of the paper:
+
+# %%
+primary = found[found["primary"]]
+frames = [record.read(name) for name in sorted(set(primary["file"]) - {""})]
+Image(figures.save(figures.claims_figure(primary), "primary_claims", frames=frames, scale=chosen.name))
+
+# %% [markdown]
 # ## Those that are judged
 #
 # `asked` is what the number has to be for the claim to hold; of several numbers the one that decides is shown. Errors

@@ -11,7 +11,7 @@ from test_report import MAIN, write
 
 from dbyte import paths, presets
 from dbyte.evaluate.harness import ColumnResult
-from dbyte_paper import claims, figures, page
+from dbyte_paper import claims, figures, page, sentences
 from dbyte_paper.figures import save, write_png
 from dbyte_paper.real_teacher import kept_rows
 from dbyte_paper.results import read_if_any, read_results
@@ -144,6 +144,19 @@ def test_a_teacher_that_is_near_chance_everywhere_keeps_nothing_and_has_a_page(t
     assert "at most 100 items a column" in said
     assert table.splitlines()[0] == "| model | WINO (near chance) | kept above chance, % |"
     assert table.splitlines()[2].startswith("| teacher | 50.0 ± 5.0 |")
+
+
+def test_sentences_say_what_the_results_say_and_nothing_that_was_not_measured(tmp_path):
+    found = {model: {"LMB": ColumnResult("LMB", "acc", right / 100, 0.05, 100, 0.0, (1,) * right + (0,) * (100 - right),
+                                         "")} for model, right in (("teacher", 60), ("Stage 2", 30))}
+    write(tmp_path, kept_rows(found), name="real_columns", scale="real")
+    said = list(sentences.of_one_teacher(read_results("real_columns", scale="real", folder=tmp_path), None))
+    assert len(said) == 1 and "accuracy above chance its student keeps 50 % (" in said[0] and "Stage 2" in said[0]
+    claimed = pd.DataFrame({"claim": ["a", "b", "c"], "verdict": ["shown", "opposite", "not measured"],
+                            "primary": [True, True, False]})
+    assert list(sentences.of_claims(claimed)) == [
+        "Of 3 claims of the papers, 1 shown, 0 equal, 0 not shown, 1 opposite, 0 uninformative, 1 not measured.",
+        "Of the 2 primary ones, shown: a. opposite to the paper: b."]
 
 
 def test_every_claim_is_on_the_figure_on_its_own_side():
