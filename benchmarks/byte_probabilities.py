@@ -1,14 +1,18 @@
 """What the readings of byte probabilities cost next to the teacher's own forward pass, and how far they are apart.
 
-    python benchmarks/byte_probabilities.py FOLDER [--text PATH]        writes benchmarks/byte_probabilities.md
+    python benchmarks/byte_probabilities.py FOLDER [--text PATH] [--peer]      writes benchmarks/byte_probabilities.md
 
 FOLDER: a teacher, such as `python -m dbyte teacher smollm2-135m --out FOLDER` makes. Timed in turn in one process, on
 the beginning of a text (by default documentation strings of Python): its forward pass with logits; the same with the
 sums of "joint" in place of the logits; "coverings" of the same bytes; and once the beam, byte by byte. Distance: the
 Jensen-Shannon divergence to "coverings", mean over bytes, in nats.
+
+--peer: genlm-bytes too, with the same beams (pip install --no-deps genlm-bytes genlm-backend arsenal numba llvmlite,
+development only). It spells special tokens by the bytes of their names, which are text there and not here.
 """
 
 import argparse
+import asyncio
 import time
 from pathlib import Path
 from statistics import median
@@ -18,7 +22,9 @@ from measuring import begin, interleaved, machine, write
 from torch import Tensor
 
 from dbyte.byte_probabilities import ByteTeacher, within_token
+from dbyte.byte_probabilities.teacher_lm import Reading
 from dbyte.byte_probabilities.vocabulary import BYTES, STOP
+from dbyte.model.teacher import load_tokenizer
 from dbyte.text.corpus import load_corpus
 
 TIMED, BEAMED = 1000, 300  # bytes
@@ -41,7 +47,24 @@ def divergence(one_RS: Tensor, two_RS: Tensor) -> float:
                for each_RS in (one_RS, two_RS))
 
 
-def main(folder: Path, text: str) -> None:
+async def peer(teacher: ByteTeacher, tokenizer: object, text: bytes, *, K: int, epsilon: float) -> Reading:
+    """What genlm-bytes says of a text by its own beam."""
+    from genlm.backend.llm.hf import AsyncTransformer
+    from genlm.bytes import BeamParams, ByteBeamState
+
+    model = AsyncTransformer(teacher.model, tokenizer, timeout=0)
+    state = await ByteBeamState.initial(model, BeamParams(K=K, prune_threshold=epsilon))
+    log_RS = []
+    for byte in [*text, None]:
+        state = state.prune()
+        said = torch.from_numpy((await state.logp_next()).ps)
+        log_RS.append(torch.cat((said[:BYTES], said[-1:])).log_softmax(0))
+        state = state if byte is None else await (state << byte)
+    await state.cleanup()
+    return Reading(torch.stack(log_RS), torch.tensor([*text]))
+
+
+def main(folder: Path, text: str, *, with_peer: bool) -> None:
     begin()
     teacher = ByteTeacher.from_pretrained(folder)
     timed = text.encode()[:TIMED].decode(errors="ignore")
@@ -67,6 +90,10 @@ def main(folder: Path, text: str) -> None:
     readings = {"coverings": lambda: exact, "joint, of bytes": lambda: teacher.read(part, "joint")}
     readings |= {f"beam, K = {K}, epsilon = {epsilon:g}": lambda K=K, epsilon=epsilon: teacher.read(
         part, "beam", K=K, epsilon=epsilon) for K, epsilon in BEAMS}
+    if with_peer:
+        tokenizer = load_tokenizer(folder)
+        readings |= {f"genlm-bytes, K = {K}, epsilon = {epsilon:g}": lambda K=K, epsilon=epsilon: asyncio.run(peer(
+            teacher, tokenizer, part.encode(), K=K, epsilon=epsilon)) for K, epsilon in BEAMS}
     for name, read in readings.items():
         began = time.perf_counter()
         found = read()
@@ -81,6 +108,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--text", type=Path, help="a text in UTF-8")
+    parser.add_argument("--peer", action="store_true", help="genlm-bytes too")
     arguments = parser.parse_args()
     main(arguments.folder, arguments.text.read_text(encoding="utf-8") if arguments.text
-         else load_corpus("pydocs", split="heldout").documents[0])
+         else load_corpus("pydocs", split="heldout").documents[0], with_peer=arguments.peer)
