@@ -19,7 +19,7 @@
 #
 # **Claims:** without alignment the same FLOPs buy a student further from its teacher; a byte-level student loses less
 # to noise than its teacher.
-# **Cost:** at `real` about two hours of two CPU cores, half of it the training of the control and of another Stage 2,
+# **Cost:** at `real` about an hour and a half of two CPU cores, half of it the training of the control and of another Stage 2,
 # which resumes where it stopped; at `smoke` a minute after notebook 17. What it took is in
 # `results/<scale>/notebook_times.csv`.
 
@@ -34,7 +34,7 @@ from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.data import heldout_corpus
 from dbyte.distill.teacher import teacher_run
-from dbyte.evaluate.measure import Measurer, column_rows
+from dbyte.evaluate.measure import Measurer
 from dbyte_paper import ablations, figures, real_misses, real_teacher, results, tables, under_noise, variants
 from dbyte_paper.ablation_runs import curriculum_rows, curve_rows
 
@@ -145,20 +145,16 @@ places = record.read("real_places")
 tables.Table(tables.estimates(places, rows=["corpus", "place"], columns="model", order=["teacher", *stage2], digits=3))
 
 # %% [markdown]
-# Bits per byte and accuracy of both. The columns have as many items as Figure 2.
+# Bits per byte of both, and how many more than the teacher's:
 
 # %%
 models = {"teacher": (teacher, "token")} | {name: (run.model_folder, "stage2/router") for name, run in stage2.items()}
 with record("real_targets_bits", keys=["corpus", "measure", "model"], of=stage2["dense"]) as rows:
     rows += real_teacher.text_rows(measurer, models)
 bits = record.read("real_targets_bits")
-tables.Table(tables.estimates(bits, rows=["corpus", "measure"], columns="model", order=list(models), digits=3))
-
-# %%
-with record("real_targets", keys=["model", "task"], of=stage2["dense"]) as rows:
-    for name, how in models.items():
-        rows += column_rows(name, measurer.columns(*how, items=chosen.dynamics_items))
-tables.Table(tables.main_table(record.read("real_targets")))
+more = [tables.with_error(row.more, row.more_stderr, digits=1) for row in bits.itertuples()]
+tables.Table(bits.assign(more=more)[["corpus", "model", "value", "stderr", "n", "more"]].rename(
+    columns={"value": "bits per byte", "n": "pieces", "more": "% over the teacher's"}), digits=3)
 
 # %% [markdown]
 # ## What could not be reproduced
