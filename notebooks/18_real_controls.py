@@ -19,8 +19,8 @@
 #
 # **Claims:** without alignment the same FLOPs buy a student further from its teacher; a byte-level student loses less
 # to noise than its teacher.
-# **Cost:** at `real` about an hour and a half of two CPU cores, half of it the training of the control and of another Stage 2,
-# which resumes where it stopped; at `smoke` a minute after notebook 17. What it took is in
+# **Cost:** at `real` about an hour and a half of two CPU cores, most of it the training of the control and of another
+# Stage 2, which resumes where it stopped; at `smoke` a minute after notebook 17. What it took is in
 # `results/<scale>/notebook_times.csv`.
 
 # %% tags=["parameters"]
