@@ -101,7 +101,7 @@ def kept_table(columns: pd.DataFrame) -> pd.DataFrame:
     table = estimates(named, rows=["model"], columns="task", order=list(dict.fromkeys([*order, *named.task])))
     means = columns[columns.task == stats.AVERAGE].set_index("model")
     kept = {model: f"{row.above_chance:.1f} ({row.above_chance_low:.1f} to {row.above_chance_high:.1f})"
-            for model, row in means.iterrows()}
+            for model, row in means.iterrows() if model != TEACHER}
     kept_words = [kept.get(model, "") for model in table["model"]]
     table = table.assign(**{"kept above chance, %": kept_words})
     return table.sort_values("model", key=lambda names: names.map(MODELS.index))
