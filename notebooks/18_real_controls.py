@@ -10,18 +10,16 @@
 # ---
 
 # %% [markdown]
-# # 18 · The same teacher: two phases, what step 1.1 is worth, character noise, and Stage 2 once more
+# # 18 · The same teacher: two phases, what step 1.1 is worth, and character noise
 #
-# Four questions about the students of notebook 17. How they come closer to their teacher (Figure 2). What step 1.1 is
-# worth: a control leaves it out, at as many training FLOPs. Table 6: how much accuracy is left where letters are
-# dropped, repeated or in another case. And where Stage 2 loses its bits: at which bytes of a token, and whether the
-# teacher's own distribution over bytes teaches more than the text's bytes do.
+# Three questions about the students of notebook 17. How they come closer to their teacher (Figure 2). What step 1.1 is
+# worth: a control leaves it out, at as many training FLOPs. And Table 6: how much accuracy is left where letters are
+# dropped, repeated or in another case.
 #
 # **Claims:** without alignment the same FLOPs buy a student further from its teacher; a byte-level student loses less
 # to noise than its teacher.
-# **Cost:** at `real` about an hour and a half of two CPU cores, most of it the training of the control and of another
-# Stage 2, which resumes where it stopped; at `smoke` a minute after notebook 17. What it took is in
-# `results/<scale>/notebook_times.csv`.
+# **Cost:** at `real` about an hour of two CPU cores, half of it the training of the control, which resumes where it
+# stopped; at `smoke` a minute after notebook 17. What it took is in `results/<scale>/notebook_times.csv`.
 
 # %% tags=["parameters"]
 scale = "smoke"
@@ -32,11 +30,10 @@ from IPython.display import Image
 
 from dbyte import presets
 from dbyte.distill.curriculum import curriculum, run_steps
-from dbyte.distill.data import heldout_corpus
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer
-from dbyte_paper import ablations, figures, real_misses, real_teacher, results, tables, under_noise, variants
-from dbyte_paper.ablation_runs import curriculum_rows, curve_rows
+from dbyte_paper import ablations, figures, real_teacher, results, tables, under_noise
+from dbyte_paper.ablation_runs import curriculum_rows
 
 # %%
 chosen = presets.scale(scale)
@@ -109,52 +106,6 @@ tables.Table(tables.by_noise(noise, models=list(readers)))
 
 # %%
 Image(figures.save(figures.robustness_figure(noise), "real_noise", frames=[noise]))
-
-# %% [markdown]
-# ## Stage 2: where its bits are
-#
-# The step before the whole student trains, at which a new decoder reads a core that does not change: its loss against
-# bytes, in nats a byte with its flag, each row of text read once.
-
-# %%
-with record("real_head", keys=["model", "train_bytes"], of=runs[3]) as rows:
-    rows += curve_rows({"step 2.1": [runs]}, step=3)
-head = record.read("real_head")
-picture = ablations.loss_figure(head, ["step 2.1"], label="loss, nats a byte")
-Image(figures.save(picture, "real_head", frames=[head]))
-
-# %% [markdown]
-# Now two students of the same Stage 1 and the same bytes. "Labels" is the one of notebook 17: the next byte, and its
-# flag along the router's boundaries. "Dense" reads the teacher's exact distribution over both, along the tokenizer's
-# tokens, and the router's boundaries in the last quarter of step 2.2 alone.
-#
-# Bits per byte, by how many bytes of its chunk are before a byte, flags included: places add up. The teacher's are
-# exact, along its own tokens.
-
-# %%
-variants_by_name = {variant.name: variant for variant in variants.byte_targets(chosen)}
-stage2 = {name: variants.run_variant(chosen, variants_by_name[name], seed=seed)[-1] for name in ("labels", "dense")}
-with record("real_places", keys=["corpus", "place", "model"], of=stage2["dense"]) as rows:
-    for corpus, _ in chosen.corpora:
-        documents = heldout_corpus(chosen, corpus, seed=seed).documents
-        said = {"teacher": real_misses.teacher_place_rows(teacher, documents, row_bytes=chosen.row_bytes)}
-        for name, run in stage2.items():
-            said[name] = real_misses.student_place_rows(run.model_folder, documents, row_bytes=chosen.row_bytes)
-        rows += ({"corpus": corpus, "model": name} | row for name, found in said.items() for row in found)
-places = record.read("real_places")
-tables.Table(tables.estimates(places, rows=["corpus", "place"], columns="model", order=["teacher", *stage2], digits=3))
-
-# %% [markdown]
-# Bits per byte of both, and how many more than the teacher's:
-
-# %%
-models = {"teacher": (teacher, "token")} | {name: (run.model_folder, "stage2/router") for name, run in stage2.items()}
-with record("real_targets_bits", keys=["corpus", "measure", "model"], of=stage2["dense"]) as rows:
-    rows += real_teacher.text_rows(measurer, models)
-bits = record.read("real_targets_bits")
-more = [tables.with_error(row.more, row.more_stderr, digits=1) for row in bits.itertuples()]
-tables.Table(bits.assign(more=more)[["corpus", "model", "value", "stderr", "n", "more"]].rename(
-    columns={"value": "bits per byte", "n": "pieces", "more": "% over the teacher's"}), digits=3)
 
 # %% [markdown]
 # ## What could not be reproduced
