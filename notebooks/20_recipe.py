@@ -13,8 +13,9 @@
 #
 # The students of the other notebooks depart from the paper's recipe in three ways: Eq. 4 trains beside the other
 # objectives, matrices are trained by Muon, and the router has a SwiGLU network in place of two linear maps. Here every
-# choice of the three is trained at the main budget, the paper's own recipe word for word among them (AdamW, one
-# objective a step, two linear maps, step 1.3 alone). Then the main recipe is repeated with other teachers.
+# choice of the three is trained at the main budget (at `smoke` at a share of it), the paper's own recipe word for word
+# among them (AdamW, one objective a step, two linear maps, step 1.3 alone). Then the main recipe is repeated with other
+# teachers.
 #
 # **Claims:** what Table 1 says is asked of the paper's own recipe, too. **Beyond the paper:** the worth of each
 # departure, and the spread between teachers. **Cost:** `python -m dbyte plan` and docs/log.md; it is the dearest of
@@ -23,7 +24,7 @@
 # %% tags=["parameters"]
 scale = "smoke"
 seed = 0
-teachers = 3
+teachers = None  # as many as the scale's ablations have seeds, at least two
 students = 2
 
 # %%
@@ -32,12 +33,15 @@ from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer
 from dbyte_paper import ablation_runs, evidence, results, tables
-from dbyte_paper.variants import run_variant
+from dbyte_paper.variants import Variant, run_variant
 
 # %%
 chosen = presets.scale(scale)
+teachers = teachers or max(chosen.ablation.seeds, 2)
 record = results.begin(chosen.name, seeds=[seed + k for k in range(max(teachers, students))], device=chosen.device)
-print(f"{teachers} teachers, {students} students each, {chosen.ablation.items} fresh items a column at most")
+share = chosen.ablation.recipe_share
+print(f"{teachers} teachers, {students} students each, {100 * share:g} % of the main budget, "
+      f"{chosen.ablation.items} fresh items a column at most")
 
 # %% [markdown]
 # ## Rates
@@ -46,8 +50,8 @@ print(f"{teachers} teachers, {students} students each, {chosen.ablation.items} f
 # table reports is kept.
 
 # %%
-variants = evidence.at_best_rate(chosen, evidence.recipes(chosen), "stage2/router", seed=seed, share=0.1,
-                                 batch_rows=chosen.batch_rows)
+recipes = [evidence.sized(variant, share) for variant in evidence.recipes(chosen)]
+variants = evidence.at_best_rate(chosen, recipes, "stage2/router", seed=seed, share=0.1, batch_rows=chosen.batch_rows)
 for variant in variants:
     print(f"{variant.name:22s} rates times {variant.rate:.3g}")
 
@@ -90,11 +94,12 @@ tables.Table(record.read("recipe_effects"), digits=1)
 # intervals draw teachers, and for each of them students, and the items that all are asked.
 
 # %%
+main = evidence.sized(Variant("main", curriculum(chosen)), share).steps
 by_teacher = {"stage1": [], "stage2": []}
 for one in range(seed, seed + teachers):
     own = Measurer(chosen, one, drawn=evidence.REPORTING)
     taught = own.columns(teacher_run(chosen, seed=one), "token", items=chosen.ablation.items)
-    several = {"": [run_steps(chosen, curriculum(chosen), seed=one + k, teacher_seed=one) for k in range(students)]}
+    several = {"": [run_steps(chosen, main, seed=one + k, teacher_seed=one) for k in range(students)]}
     for stage, last in (("stage1", 3), ("stage2", 5)):
         part = {"": [steps[:last] for steps in several[""]]}
         read = ablation_runs.measure(own, part, f"{stage}/router")[""]
