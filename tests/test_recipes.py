@@ -25,6 +25,7 @@ from dbyte.model.core import first_layers, run_core
 from dbyte.model.entropy_router import entropy
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
+from dbyte.plan.counting import count_step
 from dbyte.presets import SCALES
 from dbyte.text.spans import BOS
 from dbyte_paper import baselines, claims, results
@@ -293,6 +294,8 @@ def test_stage_1_may_match_the_first_layers_before_eq_3_and_does_not_unless_aske
     assert align.objective.name == "align_and_match_with_boundary 1"
     assert stage1(**sizes, match_layers=2)[0].objective.name == "align_and_match 2"
     assert align.objective.reads_teacher == "whole" and "new_core" not in align.describe()
+    with pytest.raises(ValueError, match="plan without stage1.match_layers"):
+        count_step(StudentConfig(), align, None)
 
 
 # -- what notebook 11 says of them ------------------------------------------------------------------------------------
