@@ -96,6 +96,7 @@ class Ablation:
     heldout_bytes: int = 20_000
     doses: tuple[float, ...] = (1.5, 5.0, 15.0, 65 / 3)  # bytes of each student of a dose response, in step_bytes
     recipe_share: float = 1.0  # of the main budget, for each recipe of notebook 20
+    budgets: tuple[float, ...] = (5 / 3, 5.0, 15.0, 100 / 3)  # bytes of each recipe that is compared, in step_bytes
 
     def __post_init__(self):
         _at_least(1, vars(self), ("step_bytes", "batch_rows", "items", "seeds", "heldout_bytes"))

@@ -29,7 +29,8 @@ MAY_BE_ZERO = {"ffn_width", "encoder_window", "router_ffn_width", "router_suffix
 STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,
-    boundary_floor=float, snapshots=int, vocabulary=float, noisy=float, core_lora=int)
+    boundary_floor=float, snapshots=int, vocabulary=float, noisy=float, core_lora=int,
+    match_layers=int)
 STAGE2 = dict(
     head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, head_muon=float,
     boundary_loss=bool, core_lora=int, head_passes=int, targets=str, own_bytes=int)

@@ -5,17 +5,19 @@ it is not; the equation is what is computed here.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-from dbyte.evaluate.stats import Columns, Interval, compared_over_seeds, mean_of_columns, ratio_or_0
+from dbyte.evaluate.stats import Columns, Interval, Models, compared_over_seeds, mean_of_columns, ratio_or_0
 
 
-def kept_above_chance(noisy: Columns, clean: Columns, *, chance: float) -> Interval:
+def kept_above_chance(noisy: Models, clean: Columns, *, chance: float) -> Interval:
     """Eq. 5 (appendix A.1) over columns whose chance is `chance` on average, in percent, with its bootstrap interval.
 
     An item is drawn with its answers to clean and noisy text. nan where the clean accuracy is not above chance. A
-    resample whose clean accuracy is not above chance counts as 0.
+    resample whose clean accuracy is not above chance counts as 0. A list of students of several seeds in place of
+    `noisy`, and their teacher in place of `clean`, give what is kept of the teacher, over seeds and items.
     """
     def kept(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         # means of a few items at chance may miss it by a rounding error, by which nothing may be divided
@@ -24,7 +26,7 @@ def kept_above_chance(noisy: Columns, clean: Columns, *, chance: float) -> Inter
     accuracy = mean_of_columns(clean)
     if accuracy <= chance or np.isclose(accuracy, chance):
         return Interval(math.nan, math.nan, math.nan)
-    return compared_over_seeds(noisy, clean, kept, seed=0)
+    return compared_over_seeds(noisy, clean if isinstance(noisy, Mapping) else [clean] * len(noisy), kept, seed=0)
 
 
 def robustness_score(clean: float, perturbed: float, *, chance: float = 0.25) -> float:

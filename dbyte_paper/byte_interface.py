@@ -62,7 +62,7 @@ def other_tokenizer(scale: Scale, *, seed: int) -> str:
     return str(folder)
 
 
-def _texts(scale: Scale, size: int, seed: int) -> tuple[list[str], list[str]]:
+def texts_of(scale: Scale, size: int, seed: int) -> tuple[list[str], list[str]]:
     """Training texts of so many bytes, or all there are, and those after them to choose rates on."""
     texts = iter(mixed_texts(training_corpora(scale, seed=seed), seed=seed))
 
@@ -89,7 +89,7 @@ def train_arms(
     rate, value: bits per byte on the choosing texts).
     """
     size = train_bytes or scale.ablation.step_bytes
-    texts, choosing = _texts(scale, size, seed)
+    texts, choosing = texts_of(scale, size, seed)
     trained = {}
     sweep = []
     for name, arm in arms.items():

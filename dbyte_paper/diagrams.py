@@ -105,9 +105,14 @@ def _column(axes: Axes, x: float, title: str, about: str, boxes: Sequence[tuple[
     axes.text(x + WIDTH / 2, TOP + 0.5, about, ha="center", va="top", fontsize=8)
 
 
+def kind(step: Step) -> str:
+    """What a step minimises, without the numbers in its objective's name."""
+    return step.objective.name.split()[0]
+
+
 def _step(axes: Axes, x: float, step: Step) -> None:
     """Draw the column of a step, with the arrow that leads to it."""
-    card = CARDS[step.objective.name]
+    card = CARDS[kind(step)]
     trained = {part for group in step.groups for part in group.parts}
     looks = ["trains" if trained & set(modules) else "frozen" if part in card["uses"] else "not used"
              for part, modules in PARTS.items()]
@@ -125,7 +130,7 @@ def pipeline_figure(steps: Sequence[Step]) -> Figure:
     step with another objective than those of section 4.2.
     """
     stages = [step.stage for step in steps]
-    if not steps or stages != sorted(stages) or any(step.objective.name not in CARDS for step in steps):
+    if not steps or stages != sorted(stages) or any(kind(step) not in CARDS for step in steps):
         raise ValueError(f"the picture needs steps of Stage 1, then of Stage 2, with objectives among "
                          f"{', '.join(CARDS)}; found {[(step.stage, step.objective.name) for step in steps]}")
     with rc_context(STYLE):

@@ -6,9 +6,11 @@ all rates of each, and chooses by items of the seed CHOOSING, which no table rep
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
+from pathlib import Path
 
 from dbyte.distill import objectives
 from dbyte.distill.steps import Step, stage1, stage2
@@ -100,20 +102,28 @@ def at_best_rate(scale: Scale, variants: Sequence[Variant], reading: str, *, see
     Scored are items of the seed CHOOSING of columns with plenty of them; of equal scores, the lower bits per byte of
     the first corpus wins. share: of the bytes, which a sweep reads. batch_rows: as of `train`.
     """
+    def folder(variant: Variant, factor: float) -> Path:
+        tried = sized(at_rate(variant, factor), share)
+        return run_variant(scale, tried, seed=seed, teacher_seed=seed,
+                           batch_rows=batch_rows or scale.ablation.batch_rows)[-1].model_folder
+
+    best = {variant.name: best_factor(scale, partial(folder, variant), reading, seed=seed) for variant in variants}
+    return [at_rate(variant, best[variant.name]) for variant in variants]
+
+
+def best_factor(scale: Scale, folder: Callable[[float], Path], reading: str, *, seed: int) -> float:
+    """The factor of RATES whose model, in the folder that is returned for it, scores best, as in `at_best_rate`."""
     measurer = Measurer(scale, seed, drawn=CHOOSING)
     names = [name for name, column in minibench.taught_by(name for name, _ in scale.corpora).items()
              if column.available >= PLENTY]
     corpus = scale.corpora[0][0]
 
-    def score(variant: Variant, factor: float) -> tuple[float, float]:
-        tried = sized(at_rate(variant, factor), share)
-        folder = run_variant(scale, tried, seed=seed, teacher_seed=seed,
-                             batch_rows=batch_rows or scale.ablation.batch_rows)[-1].model_folder
-        found = measurer.columns(folder, reading, items=scale.ablation.items, only=names)
-        return (sum(column.accuracy for column in found.values()), -measurer.bits(folder, reading, corpus)["value"])
+    def score(factor: float) -> tuple[float, float]:
+        place = folder(factor)
+        found = measurer.columns(place, reading, items=scale.ablation.items, only=names)
+        return (sum(column.accuracy for column in found.values()), -measurer.bits(place, reading, corpus)["value"])
 
-    best = {variant.name: max(RATES, key=lambda factor, one=variant: score(one, factor)) for variant in variants}
-    return [at_rate(variant, best[variant.name]) for variant in variants]
+    return max(RATES, key=score)
 
 
 def arms(variants: Sequence[Variant]) -> dict[str, dict]:

@@ -22,7 +22,7 @@ from dbyte.distill.teacher import plan_teacher, teacher_run
 from dbyte.distill.teacher_source import teacher_folder
 from dbyte.distill.trainer import train
 from dbyte.model.checkpointing import EmbeddingsOnly
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent, StudentConfig, new_core
 from dbyte.model.teacher import load_teacher, read_teacher
 from dbyte.presets import Scale
 from dbyte.text.spans import TokenBytes
@@ -160,6 +160,9 @@ def execute(scale: Scale, planned: tuple[PlannedRun, ...], *, seed: int, launch:
         if one.step.decoding:
             torch.manual_seed(seed)
             model = model.with_decoding(one.step.decoding)
+        if one.step.new_core:
+            torch.manual_seed(-1 - seed)  # by its own seed it would be what a teacher of that seed began as
+            model.core = new_core(model.config.core_config).float()
         settings = one.run.config["student"]
         model.config.update({"stage": one.step.stage} | {name: settings[name] for name in STAGE2_ALONE})
         one.feed.follow(parent.facts() if parent else {})

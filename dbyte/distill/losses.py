@@ -5,6 +5,9 @@
     boundary    L_boundary  Eq. 4      binary cross-entropy of the router's probability, per byte
     next_byte   section 4.2.2          cross-entropy over the 512 joint symbols of JBP (section 4.1.2)
     dense       not in the paper       KL(teacher || student) over these symbols, within the teacher's tokens
+    match       arXiv 2512.15586       distance of the core's states after its first layers, at token ends
+    ratio       arXiv 2507.07955       how far a row's share of boundaries is from the tokens', per byte
+    threshold   for arXiv 2412.09871   least where as many entropies exceed it as tokens end, per byte
 
 The caller divides the summed loss by the summed count once, so that a mean is never a mean of means.
 
@@ -26,6 +29,7 @@ from dbyte.text.spans import is_special
 Loss = tuple[Tensor, Tensor]
 Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # of log-probabilities [T, V] of student and teacher
 WHITE_SPACE = tuple(b" \t\n\r\v\f")
+RAREST = 0.01  # share of boundaries in a row for which the ratio loss stays finite
 PROB_FLOOR = 1e-6  # a cosine router reaches p = 0 or 1 exactly; the log must not
 
 
@@ -75,6 +79,36 @@ def dense(joint_logits_PK2: Tensor, teacher_PK2: Tensor) -> Loss:
     """
     kl = F.kl_div(log_softmax(joint_logits_PK2), teacher_PK2.exp(), reduction="sum")
     return kl, torch.tensor(len(teacher_PK2), device=teacher_PK2.device)
+
+
+def match(student_BME: Tensor, teacher_BME: Tensor, mask_BM: Tensor) -> Loss:
+    """Root mean square over E of the difference of two states (Bolmo's encoder loss), summed over masked positions."""
+    difference_BME = student_BME.float() - teacher_BME.float()
+    distance_BM = torch.linalg.vector_norm(difference_BME, dim=-1) / math.sqrt(difference_BME.shape[-1])
+    return (distance_BM * mask_BM).sum(), mask_BM.sum()
+
+
+def ratio(prob_BL: Tensor, boundary_BL: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Loss:
+    """H-Net's ratio loss, a row's value for each of its masked bytes: F G / s + (1 - F) (1 - G) / (1 - s).
+
+    F, G and s are the row's means of boundaries, of their probabilities, and of label_BL, which H-Net sets to 1 / N by
+    hand. It is 1 at F = G = s. F has no gradient: G moves as long as F is off, and boundaries follow.
+    """
+    count_B = mask_BL.sum(1)
+    F_B, G_B, s_B = ((one_BL.float() * mask_BL).sum(1) / count_B.clamp(min=1)
+                     for one_BL in (boundary_BL, prob_BL, label_BL))
+    s_B = s_B.clamp(RAREST, 1 - RAREST)
+    loss_B = F_B * G_B / s_B + (1 - F_B) * (1 - G_B) / (1 - s_B)
+    return (loss_B * count_B).sum(), count_B.sum()
+
+
+def threshold(entropy_BL: Tensor, threshold_1: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Loss:
+    """Sum of max(entropy - threshold, 0) + label * threshold over masked bytes: a quantile as the least of a sum.
+
+    Its gradient in the threshold is the number of labels less that of entropies above it; entropies have none.
+    """
+    above_BL = (entropy_BL.detach().float() - threshold_1).clamp(min=0)
+    return ((above_BL + label_BL * threshold_1) * mask_BL).sum(), mask_BL.sum()
 
 
 # -- divergences ------------------------------------------------------------------------------------------------------

@@ -59,6 +59,13 @@ align = Objective("align", ((1, terms.align),))
 align_mean = Objective("align_mean", ((1, terms.align_mean),))
 align_with_boundary = Objective("align_with_boundary", ((1, terms.align), (1, terms.boundary)))
 
+
+def align_and_match(layers: int, *, routed: bool = False) -> Objective:
+    """Eq. 2 and, next to it, the core's states after its first layers, before Eq. 3 runs all of them; routed: Eq. 4."""
+    terms_of_step = ((1, terms.align), (1, terms.match(layers)), *(((1, terms.boundary),) if routed else ()))
+    return Objective("align_and_match" + "_with_boundary" * routed + f" {layers}", terms_of_step)
+
+
 # Step 1.2: Eq. 3, or another divergence. With Eq. 4, the encoder keeps what the router reads.
 distill = Objective("distill", ((1, terms.distill),))
 distill_reverse = Objective("distill_reverse", ((1, terms.distill_reverse),))

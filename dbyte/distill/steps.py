@@ -54,7 +54,7 @@ class Step:
     step; None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`; None:
     not at all. vocabulary, noisy: shares of the rows, in [0, 1), and passes over them, see mixed_rows.py; more than one
     pass is for the decoder alone, whose input is then kept. policy: samples in place of the scale's rows, see
-    on_policy.py. Raises ValueError if a value leaves its range.
+    on_policy.py. new_core: the student's core begins from new weights. Raises ValueError if a value leaves its range.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Step:
     noisy: float = 0.0
     passes: int = 1
     policy: OnPolicy | None = None
+    new_core: bool = False
 
     def __post_init__(self):
         if self.train_bytes <= 0 or not self.groups or any(group.rate <= 0 for group in self.groups):
@@ -162,7 +163,8 @@ class Step:
         return optimisers
 
 
-LATER = ("decoding", "text", "vocabulary", "noisy", "passes", "lora", "policy")  # than the first addresses, which stay
+# Fields that are later than the first addresses, which stay.
+LATER = ("decoding", "text", "vocabulary", "noisy", "passes", "lora", "policy", "new_core")
 
 
 def _given(value: Step | Group) -> dict:
@@ -194,6 +196,7 @@ def stage1(
     align_rate: float = 1e-3, encoder_rate: float = 1e-3, core_rate: float = 2e-5, boundary_rate: float = 1e-3,
     align_muon: float = 0.0, encoder_muon: float = 0.0, boundary_muon: float = 0.0,
     boundary_floor: float = 0.1, snapshots: int = 0, vocabulary: float = 0.0, noisy: float = 0.0, core_lora: int = 0,
+    match_layers: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1).
 
@@ -205,8 +208,12 @@ def stage1(
         align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1, of the encoder in step 1.2, and of step
             1.3, whose batches are not grouped: no core runs in it.
         vocabulary, noisy: shares of such rows in step 1.1.
+        match_layers: step 1.1 also matches the core's states after so many of its layers (`terms.match`), 0: it does
+            not, as in the paper.
     """
     align = objectives.align_with_boundary if boundary_loss else objectives.align
+    if match_layers:
+        align = objectives.align_and_match(match_layers, routed=boundary_loss)
     distill = objectives.distill_with_boundary if boundary_loss else objectives.distill
     router = (Group(ROUTER, boundary_rate, boundary_muon),)
     routed = router if boundary_loss else ()

@@ -9,7 +9,7 @@ Shape letters: B rows, L bytes, M tokens or chunks, D byte width, E core width, 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from dbyte.distill import losses, sliced_losses
 from dbyte.distill.losses import Loss
 from dbyte.model.chunking import Chunks, find_chunks
-from dbyte.model.core import restarted, run_core
+from dbyte.model.core import first_layers, restarted, run_core
 from dbyte.model.router import THRESHOLD
 from dbyte.text.packing import Batch
 
@@ -82,6 +82,17 @@ class Forward:
         """The decoder's output for each byte, along the teacher's tokens."""
         return self._decode(self.token_hidden(), self.teacher_chunks)
 
+    @cached_property
+    def teacher_BME(self) -> Tensor:
+        """The teacher's last hidden states."""
+        with torch.no_grad():
+            return language_model(self.teacher, self.batch)
+
+    @cached_property
+    def decoded_from_teacher_BLD(self) -> Tensor:
+        """The decoder's output for each byte, along the teacher's tokens, where it reads the teacher's states."""
+        return self._decode(self.teacher_BME, self.teacher_chunks)
+
     def _decode(self, core_BME: Tensor, chunks: Chunks) -> Tensor:
         return self.model.decode(core_BME, self.encoded_BLD, chunks, self.batch.document_BL, self.prob_BL)
 
@@ -127,7 +138,7 @@ def predicted_bytes(batch: Batch) -> Tensor:
     return losses.has_next(batch.document_BL)
 
 
-def _routed_bytes(batch: Batch) -> Tensor:
+def routed_bytes(batch: Batch) -> Tensor:
     return losses.routed(batch.byte_ids_BL, batch.document_BL)
 
 
@@ -146,14 +157,31 @@ def align_mean(forward: Forward, mask_BM: Tensor) -> Loss:
     return total / forward.model.config.core_config.hidden_size, count
 
 
+@cache
+def match(layers: int) -> Term:
+    """The core's states after its first layers, student against teacher, at the teacher's boundaries.
+
+    arXiv 2512.15586, section 3.2.1, by the notes of its released code: the encoder learns through layers that do not.
+    """
+    def loss(forward: Forward, mask_BM: Tensor) -> Loss:
+        batch = forward.batch
+        student_BME = run_core(first_layers(forward.model.core, layers), forward.chunk_embeddings(),
+                               forward.teacher_chunks.document_BM)
+        with torch.no_grad():
+            embedding_BME = forward.teacher.get_input_embeddings()(batch.token_ids_BM)
+            teacher_BME = run_core(first_layers(forward.teacher.model, layers), embedding_BME,
+                                   batch.token_document_BM)
+        return losses.match(student_BME, teacher_BME, mask_BM)
+
+    return Term(loss, lambda batch: batch.token_mask_BM, reads_teacher="whole")
+
+
 def _divergence(forward: Forward, mask_BM: Tensor, *, divergence: losses.Divergence = losses.forward_kl) -> Loss:
     """Eq. 3, at the teacher's boundaries, or another divergence."""
     student_BME = forward.token_hidden()
-    with torch.no_grad():
-        teacher_BME = language_model(forward.teacher, forward.batch)
     where = mask_BM.nonzero(as_tuple=True)
     return sliced_losses.distill(
-        student_BME[where], forward.model.token_head.weight, teacher_BME[where],
+        student_BME[where], forward.model.token_head.weight, forward.teacher_BME[where],
         forward.teacher.get_output_embeddings().weight, divergence=divergence)
 
 
@@ -162,13 +190,13 @@ distill_reverse = replace(distill, loss=partial(_divergence, divergence=losses.r
 distill_js = replace(distill, loss=partial(_divergence, divergence=losses.jensen_shannon))
 
 
-@term(_routed_bytes, routes=True)
+@term(routed_bytes, routes=True)
 def boundary(forward: Forward, mask_BL: Tensor) -> Loss:
     """Eq. 4, against the teacher's boundaries."""
     return losses.boundary(forward.prob_BL, forward.batch.boundary_BL, mask_BL)
 
 
-@term(_routed_bytes, routes=True)
+@term(routed_bytes, routes=True)
 def space_penalty(forward: Forward, mask_BL: Tensor) -> Loss:
     """Appendix A.2's penalty on boundaries right before white space."""
     before_space_BL = losses.before_space(forward.batch.byte_ids_BL, forward.batch.document_BL)

@@ -11,8 +11,9 @@ Stage 2 scores bytes and flags: the sum of log p(byte, flag) along the router's 
 P(text). The router has seen the continuation's first byte when it sets the flag of the context's last byte. Therefore
 log p(flag | byte) of that byte belongs to the continuation's score; without it the probabilities of all continuations
 could add up to more than one. The sum over both flags of each byte ("folded") is no probability under a router that
-sees the next byte. It is returned next to the joint score, never in its place. `score_beam.py` tightens the bound, and
-`score_own_boundaries.py` scores along the boundaries that the decoder itself decides.
+sees the next byte. It is returned next to the joint score, and in its place only for a router that sees no later byte
+(`entropy_router.py`), whose flags tell nothing: there it is the exact log P(text). `score_beam.py` tightens the bound,
+and `score_own_boundaries.py` scores along the boundaries that the decoder itself decides.
 
 Requests that begin alike are read once (`shared_prefix.py`). The heads run only where something is scored.
 
@@ -35,6 +36,7 @@ from dbyte.decode.engine import Engine
 from dbyte.distill.progress import told
 from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.kernels.fast import fast_products
+from dbyte.model.entropy_router import EntropyRouter
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.prefix_tree import Tree, shared_bytes
 from dbyte.text.spans import RESERVED
@@ -253,6 +255,8 @@ class Scorer:
         folded_NL = np.logaddexp(both_NL2[..., 0], both_NL2[..., 1])
         nats_N = (joint_NL * scored_NL + (joint_NL - folded_NL) * last_NL).sum(1)
         folded_N = (folded_NL * scored_NL).sum(1)
+        if isinstance(self.student.router, EntropyRouter):
+            nats_N = folded_N
         greedy_N = (right_NL | ~scored_NL).all(1)
         return [Score(*values) for values in zip(nats_N.tolist(), greedy_N.tolist(), folded_N.tolist(), strict=True)]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dbyte.decode.engine import Engine
 from dbyte.model.chunking import CONFIDENCE_FLOOR
+from dbyte.model.entropy_router import EntropyRouter
 from dbyte.model.router import THRESHOLD, Router, boundary_prob
 from dbyte.text.prefix_tree import Tree
 from dbyte.text.spans import BOS, is_special
@@ -58,7 +59,8 @@ class SharedTexts:
                 prob_T = router.suffixes(prob_T, self.suffix_T[self.before_T], self.suffix_T)
         else:
             read_TD = self.engine.read_stack(router.stack, router.byte_embedding(self.byte_T), self.tree)
-            prob_T = router.prob_before(read_TD)
+            prob_T = (router.prob_after(read_TD)[self.before_T] if isinstance(router, EntropyRouter)
+                      else router.prob_before(read_TD))
         return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | is_special(self.byte_T), 1.0)
 
     def flags(self) -> np.ndarray:

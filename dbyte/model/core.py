@@ -7,6 +7,8 @@ packed document is computed as if it were alone.
 Shape letters: B rows, M chunks or tokens, E core width.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,6 +60,19 @@ def run_core(core: nn.Module, input_BME: Tensor, document_BM: Tensor, cache: obj
     return core(inputs_embeds=input_BME, attention_mask=document_mask(document_BM, input_BME.dtype),
                 position_ids=position_BM, past_key_values=cache, use_cache=cache is not None,
                 blocks=attention_blocks(position_BM)).last_hidden_state
+
+
+def first_layers(core: nn.Module, layers: int) -> nn.Module:
+    """Return the first layers of a core, whose weights they are, without the norm after its last one.
+
+    ValueError for a number of layers that the core does not have.
+    """
+    if not 1 <= layers <= len(core.layers):
+        raise ValueError(f"this core has {len(core.layers)} layers: name 1 to {len(core.layers)} of them to match, "
+                         f"found {layers}")
+    first = copy.copy(core)
+    first._modules = core._modules | {"layers": core.layers[:layers], "norm": nn.Identity()}
+    return first
 
 
 def check_positions(needed: int, limit: int) -> None:

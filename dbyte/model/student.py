@@ -27,6 +27,7 @@ from dbyte.model.backends import check_backend
 from dbyte.model.blocks import Stack, StackShape
 from dbyte.model.chunking import Chunks, chunk, dechunk, find_chunks, opening_confidence, smooth, straight_through
 from dbyte.model.core import run_core
+from dbyte.model.entropy_router import EntropyRouter
 from dbyte.model.packed_attention import PACKED
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter, over_documents
 from dbyte.model.suffix import SuffixOdds, SuffixProjection, SuffixTable
@@ -37,7 +38,8 @@ from dbyte.text.spans import TokenBytes, is_special
 from dbyte.version import __version__
 
 JOINT = 2 * BYTES
-ROUTERS = ("integrated", "split")
+ROUTERS = ("integrated", "split", "entropy")
+ROUTERS_OF_BYTES = {"split": SplitRouter, "entropy": EntropyRouter}
 DECODINGS = ("jbp", "mbp")
 
 
@@ -48,7 +50,8 @@ class StudentConfig(PreTrainedConfig):
     code); state_size, conv_width, expand, head_width, chunk_size are Mamba2's.
     encoder_mixer "attention" is Table 5's Transformer encoder, "convolution" a control that sees near bytes alone, both
     with as many parameters; encoder_window: how many bytes they see, 0: all (attention). router "integrated" reads the
-    encoder (router_ffn_width 0: two linear maps), "split" has router_layers of router_width of its own (appendix B).
+    encoder (router_ffn_width 0: two linear maps), "split" has router_layers of router_width of its own (appendix B), so
+    has "entropy", BLT's byte model (entropy_router.py).
     router_suffixes: width of the integrated router's own embeddings of suffixes, 0: it reads none, see suffix.py.
     smoothing, confidence: see chunking.py. suffix: a chunk's embedding starts from that of the longest token that ends
     there, see suffix.py. decoding "jbp" has one head over (byte, chunk ends), "mbp" two heads, over the next byte and
@@ -98,12 +101,15 @@ class StudentConfig(PreTrainedConfig):
         for name, choices in (("router", ROUTERS), ("decoding", DECODINGS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}")
-        if self.router_suffixes and (self.smoothing or self.router == "split"):
+        if self.router_suffixes and (self.smoothing or self.router != "integrated"):
             raise ValueError("router_suffixes needs router='integrated' and smoothing=False, whose steps know bytes; "
                              f"found {self.router!r} and {self.smoothing}: set it to 0")
-        if (self.smoothing or self.confidence) and self.router == "split":
-            raise ValueError("smoothing and confidence need the integrated router: a split router does not run while "
+        if (self.smoothing or self.confidence) and self.router != "integrated":
+            raise ValueError("smoothing and confidence need the integrated router: another one does not run while "
                              "text is written, so what it would say then is not known")
+        if self.router == "entropy" and self.decoding == "mbp":
+            raise ValueError("MBP's look-ahead asks the router about the next byte, and router='entropy' reads none: "
+                             "use decoding='jbp'")
         for shape in (self.encoder_shape(), self.decoder_shape(), self.router_shape()):
             with torch.device("meta"):
                 shape.make_mixer()  # raises where widths do not divide, before any weight is made
@@ -126,6 +132,13 @@ class StudentConfig(PreTrainedConfig):
     def router_shape(self) -> StackShape:
         """The shape of the split router's stack: Mamba2 without feed-forward networks."""
         return replace(self.decoder_shape(), width=self.router_width, layers=self.router_layers, ffn_width=0)
+
+
+def new_core(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return a core of new weights: a teacher's transformer without embeddings and head."""
+    core = AutoModel.from_config(config, attn_implementation=PACKED)
+    core.set_input_embeddings(None)
+    return core
 
 
 @dataclass
@@ -167,9 +180,8 @@ class ByteStudent(PreTrainedModel):
                                    else nn.Linear(D, E, bias=False))
         suffixes = SuffixOdds(config.core_config.vocab_size, width) if (width := config.router_suffixes) else None
         self.router = (Router(D, config.router_ffn_width, suffixes) if config.router == "integrated" else
-                       SplitRouter(config.router_shape()))
-        self.core = AutoModel.from_config(config.core_config, attn_implementation=PACKED)
-        self.core.set_input_embeddings(None)
+                       ROUTERS_OF_BYTES[config.router](config.router_shape()))
+        self.core = new_core(config.core_config)
         self.token_head = nn.Linear(E, config.core_config.vocab_size, bias=False)
         self.null_E = nn.Parameter(torch.zeros(E))
         self.residual = nn.Linear(D, E, bias=False)
@@ -211,7 +223,7 @@ class ByteStudent(PreTrainedModel):
 
     def route(self, encoded_BLD: Tensor, byte_ids_BL: Tensor, document_BL: Tensor) -> Tensor:
         """Return boundary_prob_BL in [0, 1]: 1 at and before a byte that is a token by itself, by contract."""
-        read = byte_ids_BL if self.config.router == "split" else encoded_BLD
+        read = encoded_BLD if self.config.router == "integrated" else byte_ids_BL
         special_BL = is_special(byte_ids_BL)
         prob_BL = self.router(read, document_BL)
         if self.config.router_suffixes:

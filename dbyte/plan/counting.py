@@ -213,8 +213,11 @@ def count_step(
     half: as on a GPU: bf16 autocast, and the blocks of attention there. backend: of Mamba2. checkpointing: layers keep
     their inputs and run forward twice, and one of each part is kept whole while it does.
 
-    Raises ValueError for a step of Stage 2 that reads the teacher.
+    Raises ValueError for a step of Stage 2 that reads the teacher, or one that runs a part of the core.
     """
+    if step.objective.name.startswith("align_and_match"):
+        raise ValueError(f"step {step.name!r} runs the first layers of the core alone, which is not counted: plan "
+                         "without stage1.match_layers")
     if step.stage == 2 and step.objective.reads_teacher:
         raise ValueError(f"step {step.name!r} takes the teacher's distributions over bytes, whose sums depend on the "
                          "tokens of the text: plan without stage2.targets; what they cost is in "
