@@ -1,7 +1,8 @@
 """One page of the report: which recipe should I use? Made from the results of notebook 11 for three kinds of reader.
 
-Results `recipes` (model, train_bytes, task, in percent) and `recipes_bits` (model, train_bytes, corpus, in bits per
-byte) have a row for each recipe, budget and measurement, with value, stderr and n. The rows of `teacher` are no recipe.
+Results `recipes_dose` (model, budget, task, in percent) and `recipes_bits` (model, budget, corpus, in bits per byte)
+have a row for each recipe, budget and measurement, with value, stderr, n and train_bytes. A row that has read less than
+its budget is on the way to a recipe (Stage 1 alone, which writes tokens), and is none.
 """
 
 import math
@@ -14,7 +15,7 @@ from dbyte.evaluate.stats import AVERAGE, Estimate
 from dbyte_paper.figures import MB
 from dbyte_paper.tables import SIGMA, markdown, with_error
 
-RECIPES, RECIPES_BITS = "recipes", "recipes_bits"
+SCORES, BITS = "recipes_dose", "recipes_bits"
 BEYOND = 10  # how far the page looks beyond the largest budget, as a factor
 
 
@@ -26,11 +27,11 @@ def which_recipe(read: Callable, real: Callable) -> Iterator[str]:
     (and at `real` if it ran), one with eight the one that is ahead where the curves are drawn on.
     """
     yield "## Which recipe should I use?"
-    bits = read(RECIPES_BITS)
+    bits = read(BITS)
     if bits is None:
         yield "Not measured yet: notebook 11, which compares the recipes, has not run at this scale."
         return
-    scores = read(RECIPES)
+    scores = read(SCORES)
     means = by_budget(bits, "corpus")
     right = by_budget(scores, "task") if scores is not None else {}
     budgets = sorted(means)
@@ -41,7 +42,7 @@ def which_recipe(read: Callable, real: Callable) -> Iterator[str]:
     yield (f"**No GPU.** {_advice(means[budgets[0]])} That is at {_mb(budgets[0])}, the "
            "smallest budget that was measured.")
     yield (f"**One GPU.** {_advice(means[budgets[-1]])} That is at {_mb(budgets[-1])}, the "
-           f"largest.{_at_real(real(RECIPES_BITS))}")
+           f"largest.{_at_real(real(BITS))}")
     yield f"**Eight GPUs.** {_beyond(means, budgets)}"
 
 
@@ -52,7 +53,7 @@ def by_budget(frame: pd.DataFrame, key: str) -> dict[int, dict[str, Estimate]]:
     have at that budget is left out, since its mean would be of something else.
     """
     found: dict[int, dict[str, Estimate]] = {}
-    for budget, rows in frame[frame["model"] != "teacher"].groupby("train_bytes"):
+    for budget, rows in frame[frame["train_bytes"] == frame["budget"]].groupby("budget"):
         chosen = rows[rows[key] == AVERAGE] if (rows[key] == AVERAGE).any() else rows
         for recipe, each in chosen.groupby("model"):
             if set(each[key]) == set(chosen[key]):
