@@ -29,6 +29,7 @@ from dbyte_paper.published import SOURCE
 from dbyte_paper.real_teacher import MODELS, kept_table
 from dbyte_paper.results import read_if_any, read_results
 from dbyte_paper.tables import both_students, estimates, main_table, markdown
+from dbyte_paper.which_recipe import which_recipe
 
 CAPTIONS = tomllib.loads((files("dbyte_paper") / "captions.toml").read_text(encoding="utf-8"))
 ALL_COLUMNS = ("`all columns`: teacher and student of notebook 16, which were taught all columns. The other models "
@@ -55,6 +56,7 @@ def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
     if (figures / name / f"{PRIMARY}.png").is_file():
         yield from picture(PRIMARY, figures / name, results / name, page=report_path(name, results=results).parent)
     yield from bits_and_boundaries(read)
+    yield from which_recipe(read, partial(read_if_any, scale=REAL, folder=results))
     yield from pictures(figures / name, results / name, page=report_path(name, results=results).parent)
     yield from judged_claims(found)
     yield from slips()

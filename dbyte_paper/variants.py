@@ -82,6 +82,24 @@ def encoders(scale: Scale) -> tuple[Variant, ...]:
     )
 
 
+DEPTHS = (1, 2, 4)  # layers of an encoder
+
+
+def encoder_scaling(scale: Scale) -> tuple[Variant, ...]:
+    """Table 5 against depth and bytes: step 1.1 alone by encoders of Mamba2 and of a Transformer, at three budgets.
+
+    At each depth both have as many parameters. The budgets are 1/24, 1/12 and 1/6 of the scale's largest dose, each
+    with a schedule of its own. A name ends with its budget.
+    """
+    most = scale.ablation.doses[-1] * scale.ablation.step_bytes
+    return tuple(
+        Variant(f"{name}, {layers} layer{'s' * (layers > 1)}, {round(most / part)} bytes",
+                sequence(scale, align_bytes=round(most / part), snapshots=0)[:1],
+                dict(encoder_mixer=mixer, encoder_layers=layers))
+        for name, mixer in (("Mamba2", "mamba2"), ("Transformer", "attention")) for layers in DEPTHS
+        for part in (24, 12, 6))
+
+
 def alignments(scale: Scale) -> tuple[Variant, ...]:
     """Table 3: steps 1.1 and 1.2 at equal bytes, with and without the first; then objectives of the authors' code."""
     align, distil, _ = sequence(scale)
