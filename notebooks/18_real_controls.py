@@ -21,7 +21,7 @@
 # to noise than its teacher.
 # **Cost:** at `real` about two hours of two CPU cores, half of it the training of the control and of another Stage 2,
 # which resumes where it stopped; at `smoke` a minute after notebook 17. What it took is in
-# `results/<scale>/notebook_times.csv`.
+# [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

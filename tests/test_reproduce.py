@@ -19,7 +19,7 @@ from dbyte.text import files
 from dbyte_paper import pairing, provenance
 from dbyte_paper import reproduce as reproduce_module
 from dbyte_paper.reproduce import GRACE, TIMES, plan, remember, remembered, reproduce, threads_each
-from dbyte_paper.results import read_results
+from dbyte_paper.results import read_results, write_results
 
 HEADER = """\
 # ---
@@ -169,11 +169,22 @@ def test_a_notebook_that_fails_is_shown_and_the_next_does_not_run(tmp_path, capf
     assert not (tmp_path / "results").exists(), "no report on a run that failed"
 
 
+def test_the_memory_of_a_kernel_is_kept_with_its_time_and_with_rows_that_have_none(tmp_path):
+    rows = [{"notebook": "01_old", "value": 60.0, "stderr": float("nan"), "n": 1, "commit": "a"}]
+    write_results(TIMES, rows, scale="smoke", keys=["notebook"], seeds=[0], config_hash="none", wall_seconds=1,
+                  folder=tmp_path / "results")
+    script(tmp_path, "00_first", PARAMETERS + "# %%\nheld = b'x' * 1_000_000_000\nprint(scale, seed)\n")
+    assert run(tmp_path) == 0
+    peaks = read_results(TIMES, scale="smoke", folder=tmp_path / "results").set_index("notebook")["peak_GB"]
+    assert 1.0 < peaks["00_first"] < 1.5 and peaks.isna()["01_old"]
+
+
 def test_times_of_another_device_are_not_remembered(tmp_path):
-    for name, seconds in (("00_first", 9.0), ("01_second", 3.0), ("00_first", 5.0)):
-        remember(name, seconds, scale="smoke", seed=0, results=tmp_path, device="cpu")
+    for name, seconds, peak in (("00_first", 9.0, 2e9), ("01_second", 3.0, 1e9), ("00_first", 5.0, 3e9)):
+        remember(name, seconds, peak, scale="smoke", seed=0, results=tmp_path, device="cpu")
     kept = remembered("smoke", results=tmp_path, device="cpu")
-    assert {name: row["value"] for name, row in kept.items()} == {"00_first": 9.0, "01_second": 3.0}
+    assert {name: (row["value"], row["peak_GB"]) for name, row in kept.items()} == {
+        "00_first": (9.0, 3.0), "01_second": (3.0, 1.0)}, "the longest and the largest, of two runs"
     assert remembered("smoke", results=tmp_path, device="cuda") == {}
 
 
