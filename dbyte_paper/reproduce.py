@@ -22,6 +22,7 @@ from nbformat import NotebookNode
 from dbyte.atomic import atomic_write
 from dbyte.distill.runs import NOTEBOOK
 from dbyte.paths import FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
+from dbyte_paper.given import check
 from dbyte_paper.pairing import (
     find_scripts,
     home_scale,
@@ -35,6 +36,7 @@ from dbyte_paper.pairing import (
 
 TIMES = "notebook_times"  # the results that remember how long each notebook took, and how much memory
 GRACE = 20.0  # seconds in which a notebook that is told to stop stops its kernel
+OPTIONS = ("scale", "seed", "ablation_seeds")  # parameters that are checked before notebooks are read
 KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1",  # kernel `python3` is this interpreter, not one of the user's
           "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the kernel does not warn about its debugger
 
@@ -82,12 +84,7 @@ def plan(scripts: Sequence[Path], *, given: Mapping[str, object], where_known: M
         notebook = read_script(script)
         known = parameters(notebook, name=script.stem)
         mine = {**given, **{name: value for name, value in where_known.items() if name in known}}
-        for name, value in mine.items():
-            if name not in known:
-                raise ValueError(f"{script.stem} has no parameter {name!r}: it takes {', '.join(known) or 'none'}")
-            kind = type(known[name])
-            if known[name] is not None and type(value) is not kind:
-                raise ValueError(f"{script.stem}: parameter {name!r} must be {kind.__name__}, found {value!r}")
+        check(mine, known, name=script.stem)
         planned.append(NotebookRun(script, notebook, out / f"{script.stem}.ipynb", needs(script), mine))
     for name in where_known:
         if not any(name in one.parameters for one in planned):
@@ -247,6 +244,8 @@ def reproduce(
 
     if jobs < 1:
         raise ValueError(f"--jobs must be a whole number of at least 1, found {jobs}")
+    if twice := [name for name in OPTIONS if name in (extra or {})]:
+        raise ValueError(f"-p {twice[0]} is an option of its own: say --{twice[0].replace('_', '-')}")
     where_known = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
     chosen = presets.changed(presets.scale(scale, settings), **where_known)
     scale = chosen.name

@@ -115,10 +115,10 @@ def page(scripts: tuple[Path, ...], *, folder: Path = RESULTS) -> str:
     return "\n\n".join((
         "# What each notebook costs, reads and writes",
         "<!-- written from the notebooks and results/ by `python docs/notebooks.py --write` -->",
-        "Every notebook reads the corpora of its scale (`python -m dbyte scales show SCALE`) and the models in `runs/`; "
-        "it trains those that are not there. `builds on` are the notebooks whose models it loads. Results go to "
-        "`results/<scale>/NAME.csv` with their sources in `NAME.json`, figures to `figures/<scale>/NAME.png`; `*` is "
-        "filled in by the run. `published/` is what the papers print, in `dbyte_paper/`.",
+        "Every notebook reads the corpora of its scale (`python -m dbyte scales show SCALE`) and the models in "
+        "`runs/`; it trains those that are not there. `builds on` are the notebooks whose models it loads. Results "
+        "go to `results/<scale>/NAME.csv` with their sources in `NAME.json`, figures to `figures/<scale>/NAME.png`; "
+        "`*` is filled in by the run. `published/` is what the papers print, in `dbyte_paper/`.",
         "Minutes are those of its longest run by `python -m dbyte reproduce`, which may have loaded models, and GB the "
         "most memory that its kernel held at once; the memory of a GPU is not in it. An empty cell was not measured at "
         "the scale whose outputs the committed notebook shows. The device is in `results/<scale>/notebook_times.json`.",
