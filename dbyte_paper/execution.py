@@ -3,11 +3,13 @@
     python -m dbyte_paper.execution FILE.ipynb '{"scale": "smoke", "seed": 0}'
 
 The notebook is executed in place, from the project's root. It ends with this process, and this process ends when its
-standard input closes: so neither outlives the one that started them.
+standard input closes: so neither outlives the one that started them. Its metadata then hold `dbyte: peak_bytes`, the
+most memory that its kernel, or a process that the kernel started, held at once.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -19,7 +21,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillException
 
 from dbyte.paths import ROOT
-from dbyte_paper.pairing import KERNELSPEC
+from dbyte_paper.pairing import KERNELSPEC, write_notebook
 
 
 def start_cell(cell: NotebookNode, cell_index: int) -> None:
@@ -39,7 +41,7 @@ def main(path: Path, parameters: dict[str, object]) -> int:
     """Execute the notebook and print what its cells print; return 0, or 1 after printing what failed."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        papermill.execute_notebook(
+        executed = papermill.execute_notebook(
             path, path, parameters=parameters, kernel_name=KERNELSPEC["name"], cwd=ROOT, progress_bar=False,
             stdout_file=sys.stdout, on_cell_start=start_cell, coalesce_streams=True,
             extra_arguments=["--IPKernelApp.log_level=ERROR"])
@@ -49,6 +51,10 @@ def main(path: Path, parameters: dict[str, object]) -> int:
     except (DeadKernelError, RuntimeError) as error:
         print(f"{type(error).__name__}: {error}\n(a kernel that dies has most often run out of memory)")
         return 1
+    # The kernel has ended, or it would not be counted. Linux counts from what the process held that started it.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    executed.metadata["dbyte"] = {"peak_bytes": peak}
+    write_notebook(path, executed)
     return 0
 
 

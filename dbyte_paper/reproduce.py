@@ -22,6 +22,7 @@ from nbformat import NotebookNode
 from dbyte.atomic import atomic_write
 from dbyte.distill.runs import NOTEBOOK
 from dbyte.paths import FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
+from dbyte_paper.given import check
 from dbyte_paper.pairing import (
     find_scripts,
     home_scale,
@@ -33,8 +34,9 @@ from dbyte_paper.pairing import (
     write_notebook,
 )
 
-TIMES = "notebook_times"  # the results that remember how long each notebook took
+TIMES = "notebook_times"  # the results that remember how long each notebook took, and how much memory
 GRACE = 20.0  # seconds in which a notebook that is told to stop stops its kernel
+OPTIONS = ("scale", "seed", "ablation_seeds")  # parameters that are checked before notebooks are read
 KERNEL = {"JUPYTER_PREFER_ENV_PATH": "1",  # kernel `python3` is this interpreter, not one of the user's
           "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the kernel does not warn about its debugger
 
@@ -82,12 +84,7 @@ def plan(scripts: Sequence[Path], *, given: Mapping[str, object], where_known: M
         notebook = read_script(script)
         known = parameters(notebook, name=script.stem)
         mine = {**given, **{name: value for name, value in where_known.items() if name in known}}
-        for name, value in mine.items():
-            if name not in known:
-                raise ValueError(f"{script.stem} has no parameter {name!r}: it takes {', '.join(known) or 'none'}")
-            kind = type(known[name])
-            if known[name] is not None and type(value) is not kind:
-                raise ValueError(f"{script.stem}: parameter {name!r} must be {kind.__name__}, found {value!r}")
+        check(mine, known, name=script.stem)
         planned.append(NotebookRun(script, notebook, out / f"{script.stem}.ipynb", needs(script), mine))
     for name in where_known:
         if not any(name in one.parameters for one in planned):
@@ -184,17 +181,21 @@ def remembered(scale: str, *, results: Path, device: str) -> dict[str, dict[str,
     return {row["notebook"]: row for row in frame.to_dict("records")}
 
 
-def remember(name: str, seconds: float, *, scale: str, seed: int, results: Path, device: str) -> None:
-    """Keep how long a notebook took: the longest of all runs, since a rerun that loads finished training says little.
+def remember(name: str, seconds: float, peak_bytes: int, *, scale: str, seed: int, results: Path, device: str) -> None:
+    """Keep what a notebook took: the most time and memory of all runs, since a rerun that loads models says little.
 
-    Faster code shows when the file is removed before a run from empty `runs/`.
+    Faster code shows when the file is removed before a run from empty `runs/`. Rows of older code hold no memory.
     """
+    from numpy import fmax, nan
+
     from dbyte_paper.provenance import commit
     from dbyte_paper.results import write_results
 
     rows = remembered(scale, results=results, device=device)
-    if name not in rows or seconds > rows[name]["value"]:
-        rows[name] = {"notebook": name, "value": round(seconds, 1), "stderr": float("nan"), "n": 1, "commit": commit()}
+    before = rows.get(name, {"value": -1.0})
+    rows[name] = before if seconds <= before["value"] else {
+        "notebook": name, "value": round(seconds, 1), "stderr": nan, "n": 1, "commit": commit()}
+    rows[name]["peak_GB"] = fmax(before.get("peak_GB", nan), peak_bytes / 1e9)  # fmax: nan is less than any number
     write_results(TIMES, list(rows.values()), scale=scale, keys=["notebook"], seeds=[seed], config_hash="none",
                   wall_seconds=seconds, device=device, folder=results)
 
@@ -243,6 +244,8 @@ def reproduce(
 
     if jobs < 1:
         raise ValueError(f"--jobs must be a whole number of at least 1, found {jobs}")
+    if twice := [name for name in OPTIONS if name in (extra or {})]:
+        raise ValueError(f"-p {twice[0]} is an option of its own: say --{twice[0].replace('_', '-')}")
     where_known = {} if ablation_seeds is None else {"ablation_seeds": ablation_seeds}
     chosen = presets.changed(presets.scale(scale, settings), **where_known)
     scale = chosen.name
@@ -272,7 +275,8 @@ def reproduce(
                 continue
             print(f"[{one.name}] done in {one.seconds:.1f} s: {shown(one.executed)}", flush=True)
             if jobs == 1:  # on cores of its own, so its time says what it costs
-                remember(one.name, one.seconds, scale=scale, seed=seed, results=results, device=chosen.device)
+                peak = read_notebook(one.executed).metadata["dbyte"]["peak_bytes"]
+                remember(one.name, one.seconds, peak, scale=scale, seed=seed, results=results, device=chosen.device)
             home = scale == home_scale(one.script)
             if home and commit() == code and re.fullmatch("[0-9a-f]{40}", code):
                 paired = with_outputs(one.notebook, executed=read_notebook(one.executed))

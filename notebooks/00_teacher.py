@@ -17,7 +17,8 @@
 # their place, and nothing else in the notebooks changes.
 #
 # **Shows:** what the corpora are, that tokens and bytes align exactly, what the teacher has learned.
-# **Cost:** two CPU cores; the minutes that each notebook took are in `results/<scale>/notebook_times.csv`.
+# **Cost:** two CPU cores; minutes, memory, what each notebook reads and writes:
+# [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

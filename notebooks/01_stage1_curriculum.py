@@ -16,7 +16,8 @@
 # tokens end (1.3). The student then reads bytes, sets the boundaries itself, and writes tokens.
 #
 # **Claims:** alignment alone recovers surface-level tasks within few bytes; distillation brings the harder ones;
-# Stage 1 keeps nearly all of the teacher. **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# Stage 1 keeps nearly all of the teacher. **Cost:** two CPU cores; minutes, memory, what it reads and writes:
+# [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -16,7 +16,7 @@
 # says also whether a chunk ends there (JBP, section 4.1.2).
 #
 # **Claims:** Stage 2 keeps most of the teacher, with a few points more lost than at Stage 1 (Table 1).
-# **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# **Cost:** two CPU cores; minutes, memory, what it reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -16,7 +16,8 @@
 #
 # **Claim:** on-policy distillation improves nearly all benchmarks. **Beyond the paper:** two controls at equal updates:
 # more of step 1.2 on the corpus, and the same divergence on what the *teacher* wrote after the same prompts, so that
-# only the writer differs. **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# only the writer differs. **Cost:** two CPU cores; minutes, memory, what it reads and writes:
+# [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

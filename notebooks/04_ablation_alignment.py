@@ -15,8 +15,8 @@
 # steps, and the joint objective, are in notebook 14.
 #
 # **Claim:** at equal bytes, a student that skips the alignment of embeddings collapses. **Beyond the paper:**
-# differences between the paper and the released code, each as a row. **Cost:** two CPU cores; minutes are in
-# `results/<scale>/notebook_times.csv`.
+# differences between the paper and the released code, each as a row. **Cost:** two CPU cores; minutes, memory, what it
+# reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

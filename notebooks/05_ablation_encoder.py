@@ -16,7 +16,7 @@
 #
 # **Claim:** with Mamba2 the student is far ahead of the same student with a Transformer encoder, after the same step.
 # **Questions beyond the paper:** is it Mamba2, or is it that Mamba2 is local? Does depth or width matter?
-# **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# **Cost:** two CPU cores; minutes, memory, what it reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -16,7 +16,7 @@
 # second head and lets the router look at the guess.
 #
 # **Claim:** MBP is marginally better on several columns and far behind on generated multi-step reasoning (GSM8K).
-# **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# **Cost:** two CPU cores; minutes, memory, what it reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -17,7 +17,7 @@
 #
 # **Claims:** the router "consistently predicts boundaries at the character immediately preceding a whitespace" (Space
 # Bias); under AntSpeak it sets one at every character, and where Drop removes spaces it no longer finds segments.
-# **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# **Cost:** two CPU cores; minutes, memory, what it reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

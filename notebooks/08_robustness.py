@@ -18,7 +18,7 @@
 # **Claims:** Stage 1 is about as robust as its teacher, and ahead of it under AntSpeak; Stage 2 is less robust than
 # Stage 1. Trimmed training text keeps accuracy and robustness; a penalty on boundaries before white space makes noise
 # cost less, and clean text more. Fine-tuned on noise, the byte student gains more than the token model.
-# **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# **Cost:** two CPU cores; minutes, memory, what it reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

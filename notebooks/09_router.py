@@ -15,7 +15,8 @@
 # stack of Mamba2 of its own over the raw bytes.
 #
 # **Claims:** the integrated router finds boundaries better and keeps more of the teacher than a split one; even small
-# errors of the router cost much. **Cost:** two CPU cores; minutes are in `results/<scale>/notebook_times.csv`.
+# errors of the router cost much. **Cost:** two CPU cores; minutes, memory, what it reads and writes:
+# [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -16,8 +16,8 @@
 # (Llama, Qwen) and leaves open what another family's teacher does.
 #
 # **Claims:** a larger teacher of the family leaves the student no better, often worse; the recipe works for teachers of
-# several families. **Cost:** two CPU cores, two more teachers to train; minutes are in
-# `results/<scale>/notebook_times.csv`.
+# several families. **Cost:** two CPU cores, two more teachers to train; minutes, memory, what it reads and writes:
+# [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -19,7 +19,7 @@
 # **Claims:** distilling needs far fewer bytes than training anew; both stages lose less than BLT, ALM and H-Net's
 # distillation; Stage 1 matches the latter on a sixth of the bytes; Bolmo is ahead on average, not on facts; BLT is the
 # strongest. **Cost:** each recipe trains once a budget and seed, and twice more at the budget of the sweep;
-# `results/<scale>/notebook_times.csv`. At `real` name few `recipes` and one of `budgets`.
+# [docs/notebooks.md](../docs/notebooks.md). At `real` name few `recipes` and one of `budgets`.
 
 # %% tags=["parameters"]
 scale = "smoke"

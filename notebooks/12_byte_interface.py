@@ -17,8 +17,8 @@
 # the same sweep of rates. No code of BLD is public; what it leaves open is listed in `docs/deviations.md`.
 #
 # **Claims:** BLD is competitive with ALM and ahead on some columns; from one BPE to another nearly all is recovered;
-# bytes lose most; no method is ahead everywhere. **Cost:** two CPU cores; minutes are in
-# `results/<scale>/notebook_times.csv`.
+# bytes lose most; no method is ahead everywhere. **Cost:** two CPU cores; minutes, memory, what it reads and writes:
+# [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -15,8 +15,8 @@
 # them one after the other instead, so that no weights have to be chosen.
 #
 # **Claim:** the sequence is ahead of the joint objective with weights that nobody tuned. **Beyond the paper:** other
-# orders of the three steps, and a sweep of the weights. **Cost:** two CPU cores; minutes are in
-# `results/<scale>/notebook_times.csv`.
+# orders of the three steps, and a sweep of the weights. **Cost:** two CPU cores; minutes, memory, what it reads and
+# writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -17,7 +17,7 @@
 # (*confidence*, straight through, H-Net's; it changes no value).
 #
 # **Question beyond the paper:** which of them matters, for accuracy and for the boundaries? **Cost:** two CPU cores;
-# minutes are in `results/<scale>/notebook_times.csv`.
+# minutes, memory, what it reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

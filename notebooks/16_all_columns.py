@@ -17,8 +17,8 @@
 # are those of notebooks 01 and 02.
 #
 # **Claims:** the teacher is above chance on every column; both stages keep most of it (Table 1). **Beyond the paper:**
-# does a model of bytes know letters that a model of tokens does not see? **Cost:** two CPU cores; minutes are in
-# `results/<scale>/notebook_times.csv`.
+# does a model of bytes know letters that a model of tokens does not see? **Cost:** two CPU cores; minutes, memory, what
+# it reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -19,7 +19,7 @@
 #
 # **Claims:** alignment alone recovers most of the teacher; Stage 1 keeps nearly all of it; Stage 2 costs a few points.
 # **Cost:** at `real` up to three hours of two CPU cores, nearly all of it training, which resumes where it stopped; at
-# `smoke` a minute after notebooks 01 and 02. What it took is in `results/<scale>/notebook_times.csv`.
+# `smoke` a minute after notebooks 01 and 02. What it took is in [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -19,7 +19,7 @@
 # **Claims:** without alignment the same FLOPs buy a student further from its teacher; a byte-level student loses less
 # to noise than its teacher.
 # **Cost:** at `real` about an hour of two CPU cores, half of it the training of the control, which resumes where it
-# stopped; at `smoke` a minute after notebook 17. What it took is in `results/<scale>/notebook_times.csv`.
+# stopped; at `smoke` a minute after notebook 17. What it took is in [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -15,7 +15,7 @@
 # many bytes, each at the best of its own three rates, which were chosen by items that are not reported.
 #
 # **Claims:** aligning first is ahead of distilling alone (section 6.1, Table 3); three steps in sequence are ahead of
-# the joint objective (section 4.2.1). **Cost:** docs/log.md.
+# the joint objective (section 4.2.1). **Cost:** docs/log.md, [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

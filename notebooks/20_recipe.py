@@ -19,7 +19,7 @@
 #
 # **Claims:** what Table 1 says is asked of the paper's own recipe, too. **Beyond the paper:** the worth of each
 # departure, and the spread between teachers. **Cost:** `python -m dbyte plan` and docs/log.md; it is the dearest of
-# the notebooks.
+# the notebooks. What it reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

@@ -17,7 +17,7 @@
 #
 # **Claims:** none of the papers'. The second student goes beyond both.
 # **Cost:** at `real` an hour of two CPU cores, nearly all of it the training of the second Stage 2, which resumes where
-# it stopped; at `smoke` a minute after notebook 17. What it took is in `results/<scale>/notebook_times.csv`.
+# it stopped; at `smoke` a minute after notebook 17. What it took is in [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

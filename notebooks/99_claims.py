@@ -16,7 +16,7 @@
 # or evaluated here: whatever `results/<scale>/` holds is judged, and the rest is listed as not measured. The rules are
 # in docs/evaluation.md, "What a claim is worth".
 #
-# **Cost:** seconds.
+# **Cost:** seconds; what it reads and writes: [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
 scale = "smoke"

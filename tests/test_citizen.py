@@ -61,6 +61,19 @@ def test_the_auto_class_writes_what_the_student_writes(runs):
     assert writes[0] == writes[1]
 
 
+def test_what_the_page_shows_of_other_programs_runs_as_it_is_printed(runs):
+    """But for the name of the run, and the upload."""
+    page = (ROOT / "docs" / "using.md").read_text(encoding="utf-8").split("## Among other programs")[1]
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    shown = [line for line in code.splitlines() if "push_to_hub" not in line]
+    names = {}
+    exec("\n".join(shown).replace("runs/<hash>/model", str(runs[-1].model_folder)), names)
+    assert isinstance(names["student"], dbyte.ByteStudent)
+    written = names["write"](["Anna lives in", "Leo has"])
+    assert written == dbyte.generate(names["student"], ["Anna lives in", "Leo has"], max_new_bytes=64, temperature=0.8,
+                                     stop=["\n"])
+
+
 def test_a_card_says_what_the_run_was_made_of_and_what_it_scored(runs, tmp_path):
     folder = runs[-1].folder
     assert "No evaluation of this model was found" in model_card(folder, evaluated=tmp_path)

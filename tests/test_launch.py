@@ -1,17 +1,25 @@
-"""What travels to a machine without network and back: wheels, and a student without its teacher's weights."""
+"""What travels to a machine without network and back: wheels, and a student without its teacher's weights; Colab."""
 
+import ast
 import dataclasses
 import importlib.util
+import os
+import subprocess
+import sys
+import tomllib
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_curriculum import TOY
 
+from dbyte import presets
+from dbyte.__main__ import parser
 from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.model.student import ByteStudent
 from dbyte.paths import ROOT
+from dbyte_paper import pairing
 
 
 def script(name):
@@ -69,3 +77,48 @@ def test_what_a_machine_has_does_not_travel_and_what_it_needs_does():
     some = wheels.needed(["datasets"], {"pyarrow", "torch"})
     assert "pyarrow" not in some and some["dill"] == everything["dill"]
     assert "socksio" not in wheels.needed(["httpx"], set()), "extras that nobody asked for"
+
+
+# -- launch/colab.ipynb -----------------------------------------------------------------------------------------------
+
+COLAB = ROOT / "launch" / "colab.py"
+
+
+def cells(*, without=()):
+    """The code cells of launch/colab.py, but for those with a tag of `without`."""
+    return [cell.source for cell in pairing.read_script(COLAB).cells
+            if cell.cell_type == "code" and not set(pairing.tags(cell)) & set(without)]
+
+
+def test_the_notebook_for_one_gpu_agrees_with_its_script_and_shows_no_outputs():
+    paired = pairing.read_notebook(COLAB.with_suffix(".ipynb"))
+    assert not pairing.mismatches(pairing.read_script(COLAB), paired), "dbyte_paper.pairing.sync(COLAB)"
+    assert not [cell for cell in paired.cells if cell.get("outputs")]
+
+
+def test_what_the_notebook_for_one_gpu_installs_and_runs_exists():
+    lists = [[one.value if isinstance(one, ast.Constant) else ast.unparse(one) for one in node.elts]
+             for source in cells() for node in ast.walk(ast.parse(source)) if isinstance(node, ast.List)]
+    (install,) = [each for each in lists if "pip" in each]
+    assert (ROOT / install[install.index("-c") + 1]).is_file()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert install[-1].removeprefix(".[").removesuffix("]") in project["optional-dependencies"]
+    (command,) = [each for each in lists if "dbyte" in each and "-m" in each]
+    given = pairing.parameters(pairing.read_script(COLAB), name="colab")
+    asked = parser().parse_args([str(given.get(word, word)) for word in command[command.index("dbyte") + 1:]])
+    assert asked.scale in presets.SCALES and asked.device == "cuda"
+    assert len(pairing.find_scripts(ROOT / "notebooks", only=asked.only)) == len(asked.only.split(","))
+
+
+@pytest.mark.exhaustive
+def test_all_of_the_notebook_for_one_gpu_but_the_installing_runs_on_a_cpu(tmp_path):
+    """In an empty folder, as on Colab, with a clone of this checkout and the notebook that trains nothing."""
+    given = f"source, notebooks, device = {str(ROOT)!r}, '99', 'cpu'"
+    first, imports, place, *rest = cells(without=["install"])
+    program = "\n".join([first, given, imports, place, "python = sys.executable", *rest])
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DBYTE_ROOT")}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=clean, capture_output=True, text=True,
+                          timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(tmp_path / "dbyte") in done.stdout and "[99_claims] done in" in done.stdout
+    assert (tmp_path / "dbyte" / "results" / "smoke" / "REPORT.md").is_file()

@@ -1,9 +1,11 @@
 """The notebooks: each script and its .ipynb agree by content, and both keep the rules that let any runner run them."""
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import jupytext
@@ -11,9 +13,10 @@ import pytest
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
-from dbyte.paths import RESULTS
+from dbyte.paths import FIGURES, RESULTS, ROOT
 from dbyte_paper import pairing
 from dbyte_paper.pairing import home_scale, mismatches, needs, parameters, read_notebook, read_script, tags
+from dbyte_paper.reproduce import TIMES, remember
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if pairing.NAME.fullmatch(path.stem))
@@ -26,6 +29,10 @@ EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "03_on_p
 LINES = 15
 SHELL = {"subprocess", "pip", "os.system", "get_ipython"}
 RECORDER = {"write_results", "read_results", "time", "environment"}  # only `results.begin` gives these
+
+SPEC = importlib.util.spec_from_file_location("notebooks_page", ROOT / "docs" / "notebooks.py")
+page = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(page)
 
 each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 
@@ -145,3 +152,50 @@ def test_a_notebook_that_is_newer_than_its_script_opens_in_jupyterlab(tmp_path):
     manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
     cells = manager.get("02_stage2_byte_sft.ipynb")["content"]["cells"]
     assert any(cell.get("outputs") for cell in cells)
+
+
+# -- docs/notebooks.md ------------------------------------------------------------------------------------------------
+
+
+@each
+def test_its_header_leads_to_its_row_which_says_what_its_code_reads_and_writes(script):
+    # Minutes and memory change with every run: `python docs/notebooks.py`, which CI runs, compares those too.
+    assert "](../docs/notebooks.md)" in read_script(script).cells[0].source, "after **Cost:** in the title's cell"
+    (row,) = [line for line in page.PAGE.read_text(encoding="utf-8").splitlines() if f"[{script.stem}](" in line]
+    assert row.endswith(page.what(script)), "python docs/notebooks.py --write"
+
+
+@pytest.mark.parametrize("scale", ["small", "real"])
+def test_every_committed_result_and_figure_is_written_by_a_notebook_of_the_page(scale):
+    for folder, suffix, names in ((RESULTS, ".csv", page.results), (FIGURES, ".png", page.pictures)):
+        written = set().union(*(names(script) for script in SCRIPTS))
+        found = {path.stem for path in (folder / scale).glob(f"*{suffix}")} - {TIMES}
+        assert found and not [name for name in found if not any(fnmatch(name, each) for each in written)]
+
+
+def test_the_page_has_minutes_and_memory_where_they_were_measured_and_reads_code(tmp_path):
+    path = tmp_path / "00_a.py"
+    path.write_text("""# ---
+# jupyter:
+#   dbyte:
+#     needs: []
+# ---
+
+# %% [markdown]
+# # See `dbyte_paper/published/claims.toml`, $DBYTE_TEXT
+
+# %%
+def kept(data, name):
+    with record(name, keys=["a"], of=data) as rows:
+        rows += data
+kept(3, "one")
+kept(4, "two")
+file = f"drawn_{kept}"
+figures.save(picture, file, frames=[record.read("one"), record.read("other")])
+figures.write_png(picture, FIGURES / "small" / "plain.png")
+""", encoding="utf-8")
+    row = "| `$DBYTE_TEXT`, `other`, `published/claims` | `one`, `two` | `drawn_*`, `plain` |"
+    assert page.page((path,), folder=tmp_path).splitlines()[-1] == (
+        f"| [00_a](../notebooks/00_a.ipynb) | small |  |  |  {row}")
+    remember("00_a", 90.0, 2_340_000_000, scale="small", seed=0, results=tmp_path, device="cpu")
+    assert page.page((path,), folder=tmp_path).endswith(f"| small | 1.5 | 2.3 |  {row}\n")

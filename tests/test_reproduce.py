@@ -18,8 +18,9 @@ from dbyte.__main__ import main
 from dbyte.text import files
 from dbyte_paper import pairing, provenance
 from dbyte_paper import reproduce as reproduce_module
+from dbyte_paper.given import check_cells
 from dbyte_paper.reproduce import GRACE, TIMES, plan, remember, remembered, reproduce, threads_each
-from dbyte_paper.results import read_results
+from dbyte_paper.results import read_results, write_results
 
 HEADER = """\
 # ---
@@ -169,11 +170,22 @@ def test_a_notebook_that_fails_is_shown_and_the_next_does_not_run(tmp_path, capf
     assert not (tmp_path / "results").exists(), "no report on a run that failed"
 
 
+def test_the_memory_of_a_kernel_is_kept_with_its_time_and_with_rows_that_have_none(tmp_path):
+    rows = [{"notebook": "01_old", "value": 60.0, "stderr": float("nan"), "n": 1, "commit": "a"}]
+    write_results(TIMES, rows, scale="smoke", keys=["notebook"], seeds=[0], config_hash="none", wall_seconds=1,
+                  folder=tmp_path / "results")
+    script(tmp_path, "00_first", PARAMETERS + "# %%\nheld = b'x' * 1_000_000_000\nprint(scale, seed)\n")
+    assert run(tmp_path) == 0
+    peaks = read_results(TIMES, scale="smoke", folder=tmp_path / "results").set_index("notebook")["peak_GB"]
+    assert 1.0 < peaks["00_first"] < 1.5 and peaks.isna()["01_old"]
+
+
 def test_times_of_another_device_are_not_remembered(tmp_path):
-    for name, seconds in (("00_first", 9.0), ("01_second", 3.0), ("00_first", 5.0)):
-        remember(name, seconds, scale="smoke", seed=0, results=tmp_path, device="cpu")
+    for name, seconds, peak in (("00_first", 9.0, 2e9), ("01_second", 3.0, 1e9), ("00_first", 5.0, 3e9)):
+        remember(name, seconds, peak, scale="smoke", seed=0, results=tmp_path, device="cpu")
     kept = remembered("smoke", results=tmp_path, device="cpu")
-    assert {name: row["value"] for name, row in kept.items()} == {"00_first": 9.0, "01_second": 3.0}
+    assert {name: (row["value"], row["peak_GB"]) for name, row in kept.items()} == {
+        "00_first": (9.0, 3.0), "01_second": (3.0, 1.0)}, "the longest and the largest, of two runs"
     assert remembered("smoke", results=tmp_path, device="cuda") == {}
 
 
@@ -275,7 +287,7 @@ def test_no_kernel_outlives_the_run(tmp_path, ends):
     ('# %% tags=["parameters"]\nscale = "smoke"\n\n' + "# %%\nprint(scale)\n", "no parameter 'seed'"),
     (PARAMETERS + "# %%\nprint(scale)\n", "nothing reads the parameter seed"),
     (PARAMETERS.replace("0", "int(3)") + READING, "word = literal"),
-    (PARAMETERS.replace("0", "'none'") + READING, "must be str"),
+    (PARAMETERS.replace("0", "'none'") + READING, "01_wrong: parameter 'seed' must be str.*'none'; found 0"),
 ])
 def test_a_notebook_that_would_ignore_a_parameter_stops_everything_before_it_runs(tmp_path, body, message):
     script(tmp_path, "00_fine")
@@ -303,10 +315,40 @@ def test_bad_input_is_named_with_the_choices(tmp_path):
         run(tmp_path)
     script(tmp_path, "00_first")
     for message, bad in (("small", {"scale": "tiny"}), ("expected some of 00_first", {"only": "07"}),
-                         ("no parameter 'sede'", {"extra": {"sede": 1}})):
+                         ("no parameter 'sede': it takes scale, seed", {"extra": {"sede": 1}}),
+                         ("-p scale is an option of its own: say --scale", {"extra": {"scale": "tiny"}}),
+                         ("say --ablation-seeds", {"extra": {"ablation_seeds": "two"}})):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, **bad)
     assert not (tmp_path / "out").exists()
+
+
+OURS = 'scale = "smoke"\nseed = 0\nablation_seeds = None  # as many as the scale has'
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ("sede = 1", "no parameter 'sede': it takes scale, seed, ablation_seeds"),
+    ('seed = "one"', "parameter 'seed' must be int, where the default is 0; found 'one'"),
+    ("seed = 1.5", "parameter 'seed' must be int"), ("seed = True", "parameter 'seed' must be int"),
+    ("scale = 3", "parameter 'scale' must be str, where the default is 'smoke'; found 3"),
+    ('ablation_seeds = "two"', "parameter 'ablation_seeds' must be int, where the default is None; found 'two'")])
+def test_what_papermill_gave_wrongly_is_named_with_the_choices(given, message):
+    with pytest.raises(ValueError, match=message):
+        check_cells(["", OURS, f"# Parameters\n{given}\n", "import dbyte_paper"])
+    check_cells(["", OURS, "# Parameters\nscale = \"tiny\"\nseed = 1\nablation_seeds = 2\n"])
+    check_cells(["", OURS, "# Parameters\nablation_seeds = None\n"])
+    check_cells(["", OURS, given])  # a cell of the reader's
+    check_cells(["", "depth = 2 * 3", f"# Parameters\n{given}\n"])  # a notebook of others
+
+
+@pytest.mark.parametrize("given, says", [("seed=1", ""), ("sede=1", "this notebook has no parameter 'sede'")])
+def test_plain_papermill_ends_below_the_parameters_where_one_is_wrong(tmp_path, given, says):
+    path = script(tmp_path, "00_a", PARAMETERS + "# %%\nimport dbyte_paper\n\n# %%\nprint('went on', seed)\n")
+    pairing.sync(path)
+    done = subprocess.run([sys.executable, "-m", "papermill", path.with_suffix(".ipynb"), tmp_path / "out.ipynb", "-p",
+                           *given.split("=")], env=os.environ | reproduce_module.KERNEL, capture_output=True, text=True)
+    assert ("went on" in outputs(tmp_path / "out.ipynb")) == (done.returncode == 0) == (not says)
+    assert says in done.stderr
 
 
 def test_a_device_or_text_that_is_not_here_is_refused(tmp_path, monkeypatch, capsys):

@@ -45,7 +45,8 @@ def test_the_workflow_runs_what_ci_runs():
     ours = commands((ROOT / ".ci" / "run").read_text()) - {"or", "reproduce", "test-slow"}  # 20 minutes of one machine
     theirs = set().union(*(commands(programs(job)) for job in WORKFLOWS["ci"]["jobs"].values()))
     assert ours <= theirs and "reproduce" in theirs
-    assert "python docs/reading.py" in programs(WORKFLOWS["ci"]["jobs"]["tests"])
+    for page in ("reading", "notebooks"):
+        assert f"python docs/{page}.py" in programs(WORKFLOWS["ci"]["jobs"]["tests"])
 
 
 def chosen(tmp_path, **environment):

@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PACKAGES = ("dbyte", "dbyte_paper", "dbyte_tasks")
 GUIDES = ("README.md", "docs/using.md", "docs/your_own_model.md", "docs/training.md", "docs/evaluation.md",
-          "docs/extending.md", "CONTRIBUTING.md")
+          "docs/extending.md", "docs/notebooks.md", "CONTRIBUTING.md")
 BACKGROUND = ("docs/reading.md", "docs/deviations.md", "docs/log.md", "results/REPORT.md", "results/gpu/REPORT.md",
               "CHANGELOG.md")
 LINK = re.compile(r"(?P<before>\]\()(?P<path>[^)#\s:]+)(?P<anchor>#[^)\s]*)?(?P<after>\))")
