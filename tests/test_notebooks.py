@@ -23,7 +23,7 @@ SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if pairing.NAME.fullmatch(
 EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "03_on_policy",
             "04_ablation_alignment", "05_ablation_encoder",
             "06_decoding_strategies", "07_boundary_visualization", "08_robustness", "09_router", "10_teacher_scale",
-            "11_baselines",
+            "11_baselines", "13_domains",
             "14_curriculum_order", "15_ablation_byte_sft", "16_all_columns", "17_real_teacher",
             "18_real_controls", "19_rates_and_doses", "20_recipe", "21_real_stage2", "99_claims"}
 LINES = 15
