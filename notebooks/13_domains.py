@@ -17,8 +17,9 @@
 #
 # **Questions:** is alignment domain-bound? Does a little of other scripts in the text of Stage 1 help with them? How
 # many bytes does each encoder need for equal loss? On which kinds of text is a student furthest from its teacher?
-# **Cost:** at `small` an estimate of 1.7 core-hours a seed (docs/log.md). At scales with a teacher from elsewhere, such
-# as `real`, the last section alone is measured, by the student of notebook 17; if that is not trained, it is now.
+# **Cost:** at `small` an estimate of 1.7 core-hours a seed (docs/log.md, [docs/notebooks.md](../docs/notebooks.md)). At
+# scales with a teacher from elsewhere, such as `real`, the last section alone is measured, by the student of notebook
+# 17; if that is not trained, it is now.
 
 # %% tags=["parameters"]
 scale = "smoke"
