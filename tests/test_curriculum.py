@@ -123,7 +123,7 @@ def test_every_reading_is_measured_and_remembered(runs, reading, run):
 
 @pytest.mark.parametrize("reading, apart", [("stage2/router", True), ("stage1/router", True), ("token", False)])
 def test_what_compiled_steps_wrote_is_remembered_apart_and_scores_are_not(reading, apart, monkeypatch, tmp_path):
-    keys, answered = {}, dict(column="", metric="", accuracy=0.0, stderr=0.0, n=0, chance=0.0, correct=[],
+    keys, answered = {}, dict(column="", metric="", accuracy=0.0, stderr=0.0, n=2, chance=0.0, correct=[0.0, 0.0],
                               items_hash="")
     for compiler in ("c++", None):
         monkeypatch.setattr("dbyte.evaluate.measure.find_compiler", lambda compiler=compiler: compiler)
