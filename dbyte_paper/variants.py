@@ -88,8 +88,8 @@ DEPTHS = (1, 2, 4)  # layers of an encoder
 def encoder_scaling(scale: Scale) -> tuple[Variant, ...]:
     """Table 5 against depth and bytes: step 1.1 alone by encoders of Mamba2 and of a Transformer, at three budgets.
 
-    At each depth both have as many parameters. The budgets are 1/24, 1/12 and 1/6 of the scale's largest dose, or of its
-    step 1.1 if that reads more, each with a schedule of its own. A name ends with its budget.
+    At each depth both have as many parameters. The budgets are 1/24, 1/12 and 1/6 of the scale's largest dose, or of
+    its step 1.1 if that reads more, each with a schedule of its own. A name ends with its budget.
     """
     most = max(scale.ablation.doses[-1] * scale.ablation.step_bytes, scale.stage1["align_bytes"])
     return tuple(

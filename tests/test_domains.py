@@ -233,8 +233,9 @@ def test_encoders_of_one_depth_are_as_large_and_read_three_budgets(name):
     assert len({row.name for row in rows}) == len(rows) == 18
     by_name = {row.name: row for row in rows}
     assert {row.steps[0].objective.name for row in rows} == {"align"} and all(len(row.steps) == 1 for row in rows)
-    most = domains.largest_dose(scale)
+    most = max(domains.largest_dose(scale), scale.stage1["align_bytes"])
     assert sorted({row.steps[0].train_bytes for row in rows}) == [round(most / part) for part in (24, 12, 6)]
+    assert len({row.steps[0].updates(scale.batch_rows * scale.row_bytes) for row in rows}) == 3
     for layers in (1, 2, 4):
         shapes = [StudentConfig(**{**scale.student, **row.student}).encoder_shape() for row in by_name.values()
                   if row.student["encoder_layers"] == layers]
