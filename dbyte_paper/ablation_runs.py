@@ -207,7 +207,7 @@ def watched_rows(trained: Trained, names: Sequence[str]) -> list[dict]:
                 chosen = slice(part * count // parts, (part + 1) * count // parts)
                 values = [[line[quantity] for line in log[chosen] if quantity in line] for log in logs]
                 if all(values):
-                    found = stats.mean_over_seeds([sum(each) / len(each) for each in values])
+                    found = mean_over_seeds([sum(each) / len(each) for each in values])
                     rows.append(_row(found, len(logs), by_seed, model=name, quantity=quantity)
                                 | {"train_bytes": logs[0][chosen.stop - 1]["bytes"]})
     return rows
