@@ -37,6 +37,7 @@ from dbyte_paper.ablation_runs import Measurements, Trained, correct_of
 from dbyte_paper.ablations import COLOURS, MARKERS
 from dbyte_paper.above_chance import kept_above_chance
 from dbyte_paper.byte_interface import texts_of
+from dbyte_paper.equal_loss import bytes_at
 from dbyte_paper.evidence import SWEEP, at_rate, best_factor
 from dbyte_paper.figures import MB, STYLE, panels
 from dbyte_paper.published import lines
@@ -211,26 +212,15 @@ def curve(rows: pd.DataFrame) -> list[list[tuple[float, float]]]:
 
 
 def bytes_ratio(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> tuple[float, str]:
-    """Bytes of the other over those of the one at the least bits per byte that both reach, by log interpolation.
+    """Bytes of the other over those of the one at the least bits per byte that both reach, by `equal_loss.bytes_at`.
 
     one, other: (bytes, bits) as `curve` returns them. The second value is "at least" where the one has less than that
     from its fewest bytes on, so that it may need fewer, "at most" where the other has, else "".
     """
     level = max(one[-1][1], other[-1][1])
-    (needed, early), (others, other_early) = (bytes_at(level, each) for each in (one, other))
-    side = "" if early == other_early else "at least" if early else "at most"
+    (needed, bound), (others, other_bound) = (bytes_at(each, level) for each in (one, other))
+    side = "" if bound == other_bound else "at least" if bound else "at most"
     return others / needed, side
-
-
-def bytes_at(level: float, points: Sequence[tuple[float, float]]) -> tuple[float, bool]:
-    """After how many bytes a curve reaches a level that it does reach; True if it was below it from the start."""
-    place = next(k for k, (_, bits) in enumerate(points) if bits <= level)
-    size, bits = points[place]
-    if place == 0:
-        return size, bits < level
-    before, higher = points[place - 1]
-    share = (higher - level) / (higher - bits)
-    return math.exp((1 - share) * math.log(before) + share * math.log(size)), False
 
 
 # -- as readers see it ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from dbyte.byte_probabilities.teacher_lm import ByteTeacher
 from dbyte.evaluate.bits import heldout_pieces, text_of, token_ends
 from dbyte.evaluate.score import Request, Scorer, flag_log_probs, scored_places
 from dbyte.evaluate.stats import ratio_of_sums
-from dbyte.model.student import ByteStudent
+from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import load_tokenizer
 from dbyte.text.packing import Document
 from dbyte.text.spans import TokenBytes
@@ -106,7 +106,7 @@ def teacher_place_rows(folder: Path, texts: Sequence[str], *, row_bytes: int) ->
         hidden_TE = teacher.model.model(torch.tensor([ids[:-1]])).last_hidden_state[0]
         log_RS = within_token.log_probs(hidden_TE, teacher.sorted_head_VE, ids[1:], teacher.vocabulary)
         symbol_R = within_token.symbols(ids[1:], teacher.vocabulary)
-        flag_L = np.array([True, *(symbol_R >= 256).tolist()])
+        flag_L = np.array([True, *(symbol_R >= BYTES).tolist()])
         _add(bits_K, _places(flag_L)[1:], log_RS.gather(1, symbol_R[:, None])[:, 0].numpy())
     return _rows("place", PLACES, bits_PK, pieces)
 

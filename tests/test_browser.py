@@ -3,7 +3,7 @@
     pip install playwright==1.65.2 && apt-get install chromium      (or: playwright install chromium; or $CHROMIUM)
     python -m pytest -m exhaustive tests/test_browser.py
 
-Without a browser all of it is skipped. Opening takes seconds a notebook, 05 and 07 by Run All minutes at smoke.
+Without playwright or a browser all of it is skipped.
 """
 
 import os
@@ -24,9 +24,8 @@ from dbyte.paths import ROOT
 from dbyte_paper.pairing import INJECTED, read_notebook, tags
 from dbyte_paper.reproduce import KERNEL
 
-WHY = ("no notebook is looked at in JupyterLab: there is no browser (pip install playwright==1.65.2 && apt-get install "
-       "chromium)")
-playwright = pytest.importorskip("playwright.sync_api", reason=WHY)
+WHY = "no notebook is looked at in JupyterLab: no {} here (pip install playwright==1.65.2 && apt-get install chromium)"
+playwright = pytest.importorskip("playwright.sync_api", reason=WHY.format("playwright"))
 pytestmark = pytest.mark.exhaustive
 
 BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -98,7 +97,7 @@ def lab(clone):
 def browser():
     with playwright.sync_playwright() as started:
         if not BROWSER and not Path(started.chromium.executable_path).exists():
-            pytest.skip(WHY)
+            pytest.skip(WHY.format("browser"))
         browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])  # containers have root alone
         yield browser
         browser.close()

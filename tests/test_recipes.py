@@ -309,7 +309,7 @@ def test_bytes_at_equal_bits_are_read_between_budgets_and_bounded_beyond_them():
     ratio, side = bytes_ratio(slow, fast)
     assert (ratio, side) == (pytest.approx(0.25), "")
     middle, _ = bytes_ratio([(1e6, 2.0), (4e6, 1.0)], [(1e6, 2.5), (16e6, 1.5)])
-    assert middle == pytest.approx(8), "halfway in bits is halfway in the log of bytes"
+    assert middle == pytest.approx(9), "bits fall as a power of bytes: 1.5 of 2.0 and 1.0 is at (4/3)^2 MB"
     assert bytes_ratio([(2e6, 1.0)], slow) == (pytest.approx(8), "at least")
     assert bytes_ratio(slow, [(2e6, 1.0)]) == (pytest.approx(1 / 8), "at most")
 
@@ -319,7 +319,8 @@ def test_a_ratio_has_an_interval_over_seeds_and_no_end_where_a_curve_has_none():
                          for model, size, values in (("a", 1e6, "2.5 2.5"), ("a", 4e6, "1.5 1.5"),
                                                      ("b", 1e6, "3 3"), ("b", 16e6, "1.5 2.0"), ("c", 1e6, "9 9"))])
     both, bound = baselines.ratio_rows(bits, "a", ["b", "c"])
-    assert both["value"] == pytest.approx(math.sqrt(4 * 8)) and both["low"] < both["value"] < both["high"]
+    between = 4 ** (math.log(2.5 / 2) / math.log(2.5 / 1.5))  # MB at which a reaches 2 bits with its second seed
+    assert both["value"] == pytest.approx(math.sqrt(4 * 16 / between)) and both["low"] < both["value"] < both["high"]
     assert (both["bound"], both["seeds"], both["what"]) == ("", 2, "b / a")
     assert bound["bound"] == "at least" and bound["high"] == math.inf and bound["value"] == pytest.approx(1)
     worse = pd.concat([bits, bits.tail(1).assign(train_bytes=4e6, by_seed="9.5 8")])
