@@ -101,7 +101,7 @@ class Ablation:
     def __post_init__(self):
         _at_least(1, vars(self), ("step_bytes", "batch_rows", "items", "seeds", "heldout_bytes"))
         if not 0 < self.recipe_share <= 1:
-            raise ValueError(f"ablation: recipe_share is a share of the main budget, above 0 and at most 1; found "
+            raise ValueError("recipe_share is a share of the main budget, above 0 and at most 1; found "
                              f"{self.recipe_share}")
 
 

@@ -130,6 +130,7 @@ def test_a_setting_changes_one_field_and_the_name(mine):
     ("stage1.align_bytes=lots", "stage1: align_bytes must be a whole number, found 'lots'"),
     ("stage1=5", "setting 'stage1=5': stage1 must be a table, found 5"),
     ("stage1.align_bytes", "a setting is FIELD=VALUE, such as .*found 'stage1.align_bytes'"), ("=5", "a setting is"),
+    ("ablation.recipe_share=0", "ablation: recipe_share is a share .* at most 1; found 0"),
     ("a b=5", "a setting is"), ("items=0", "small.toml with items=0: items must be at least 1, found 0"),
 ])
 def test_a_setting_of_no_field_or_type_is_refused_by_name(text, message):
