@@ -2,7 +2,6 @@
 # jupyter:
 #   dbyte:
 #     needs: ['00']
-#     scale: smoke
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python

@@ -66,6 +66,11 @@ def test_it_declares_the_earlier_notebooks_that_it_builds_on(script):
 
 
 @each
+def test_the_committed_notebook_shows_a_scale_of_results_not_smoke(script):
+    assert home_scale(script) in ("small", "real"), "make reproduce, at smoke, writes to ignored places only"
+
+
+@each
 def test_it_opens_with_title_and_prose_and_its_parameters_are_plain_literals_that_something_reads(script):
     notebook = read_script(script)
     first, second = notebook.cells[:2]
