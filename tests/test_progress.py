@@ -67,6 +67,16 @@ def test_a_log_is_never_silent_for_long_however_long_an_update_takes(updates, se
     assert max((b - a) * seconds for a, b in pairwise(told)) <= max(LINE_SECONDS, seconds)
 
 
+def test_speed_and_time_left_are_those_of_this_session(run, capsys):
+    log = ProgressLog(run, "1.1 align", 10, 0)
+    log.write(4, loss=2.0, norm=1.0, rates=[0.1], seconds=5_000.0, train_bytes=5_000)  # a slow machine
+    log.close()
+    log = ProgressLog(run, "1.1 align", 10, 5)
+    log.write(5, loss=2.0, norm=1.0, rates=[0.1], seconds=5_000.0 + 2, train_bytes=6_000)
+    log.close()
+    assert capsys.readouterr().out.splitlines()[-1].endswith("6/10, loss 2, rates 1.0e-01, 500 bytes/s, 8 s left")
+
+
 def test_a_long_job_is_told_and_a_short_one_is_not(monkeypatch, capsys):
     assert list(told(range(5), "scored batches")) == list(range(5)) and capsys.readouterr().out == ""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.1)

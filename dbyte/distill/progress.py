@@ -57,13 +57,18 @@ def told(parts: Sequence[T], what: str) -> Iterator[T]:
 
 
 class ProgressLog:
-    """The log of one run, from update `first` on; `seconds` are those of the run, earlier sessions included."""
+    """The log of one run, from update `first` on; `seconds` are those of the run, earlier sessions included.
+
+    The speed and the time left that are shown are this session's: the one before may have had another machine.
+    """
 
     def __init__(self, run: Run, name: str, updates: int, first: int, *, tensorboard: bool = False):
         self.board = summary_writer()(run.folder / "tensorboard", purge_step=first) if tensorboard else None
         kept = run.metrics_path.read_text(errors="replace").splitlines() if run.metrics_path.exists() else []
         before = [line for line in kept if _is_before(line, first)]
         atomic_write(run.metrics_path, "".join(line + "\n" for line in before))
+        last = json.loads(before[-1]) if before else {"update": -1, "bytes": 0, "seconds": 0.0}
+        self.updates_before, self.bytes_before, self.seconds_before = last["update"] + 1, last["bytes"], last["seconds"]
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # line by line, should it be killed
         self.every = max(updates // LINES, 1)
         self.name = name
@@ -81,12 +86,13 @@ class ProgressLog:
         self.bar.update()
         is_last = update + 1 == self.bar.total
         is_logged = update % self.every == 0 or is_last
-        speed = f"{train_bytes / max(seconds, 1e-9):,.0f} bytes/s"
+        took = max(seconds - self.seconds_before, 1e-9)
+        speed = f"{(train_bytes - self.bytes_before) / took:,.0f} bytes/s"
         state = f"loss {loss:.4g}, rates {', '.join(f'{rate:.1e}' for rate in rates)}, {speed}"
         if is_logged:
             self.bar.set_postfix_str(state, refresh=False)
         if self.bar.disable and (self.pace.is_due(seconds) or is_last):
-            left = seconds / (update + 1) * (self.bar.total - update - 1)
+            left = took / (update + 1 - self.updates_before) * (self.bar.total - update - 1)
             print(f"  {self.name}: {update + 1}/{self.bar.total}, {state}, {left:.0f} s left", flush=True)
         if not is_logged:
             return
