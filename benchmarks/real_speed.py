@@ -90,7 +90,7 @@ def flops_a_byte(scale: Scale, one: PlannedRun) -> float:
     config = StudentConfig(core_config=core, **scale.student)
     work = sum(sum(count_step(config, one.step, part, backend="fast").flops.values()) for part in parts)
     work += muon_flops(meta_student(core, scale.student), one.step)
-    return work / (scale.batch_rows * scale.row_bytes)
+    return work / (one.feed.batch_rows * scale.row_bytes)
 
 
 def timed_updates(scale: Scale, planned: tuple[PlannedRun, ...], count: int, rounds: int) -> dict[str, float]:
@@ -102,7 +102,7 @@ def timed_updates(scale: Scale, planned: tuple[PlannedRun, ...], count: int, rou
         batches = [one.feed.batch(update) for update in range(count)]
         call = updates(one.step, student, teacher, batches, "fast", launch=Launch(rows_at_once=scale.rows_at_once))
         seconds = interleaved({"step": call}, rounds=rounds)["step"]
-        found[one.step.name] = count * scale.batch_rows * scale.row_bytes / median(seconds)
+        found[one.step.name] = count * one.feed.batch_rows * scale.row_bytes / median(seconds)
     return found
 
 

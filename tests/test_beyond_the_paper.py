@@ -85,6 +85,29 @@ def test_a_scale_that_streams_has_no_such_rows():
         plan_steps(scale, curriculum(scale), seed=0)
 
 
+# -- rows of an update ------------------------------------------------------------------------------------------------
+
+
+def test_a_step_has_rows_of_its_own_an_update_and_goes_on_where_the_one_before_stopped():
+    scale = with_options(stage2=dict(batch_rows=1))
+    teacher_run(TOY, seed=0)
+    plain, own = (plan_steps(one, curriculum(one), seed=0) for one in (TOY, scale))
+    assert [one.address for one in own[:3]] == [one.address for one in plain[:3]]
+    assert [one.run.config["batch_rows"] for one in own] == [*[TOY.batch_rows] * 3, 1, 1]
+    runs = run_steps(scale, curriculum(scale), seed=0)
+    read = [run.facts()["next_row"] for run in runs]
+    updates = [run.facts()["updates"] for run in runs]
+    assert updates[3] == round(scale.stage2["head_bytes"] / scale.row_bytes)
+    assert read == [TOY.batch_rows * sum(updates[:k + 1]) for k in range(3)] + [read[2] + updates[3], read[3] + updates[4]]
+
+
+def test_a_scale_that_streams_has_one_number_of_rows():
+    scale = dataclasses.replace(with_options(stage2=dict(batch_rows=1)), streamed=True)
+    teacher_run(TOY, seed=0)
+    with pytest.raises(ValueError, match="2.1 head.*one batch_rows"):
+        plan_steps(scale, curriculum(scale), seed=0)
+
+
 # -- noisy rows -------------------------------------------------------------------------------------------------------
 
 

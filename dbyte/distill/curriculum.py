@@ -107,18 +107,24 @@ def plan_steps(
     rows = None if scale.streamed else training_rows(scale, token_bytes, seed=teacher_seed, positions=positions)
     teacher_hash = model_hash(folder)
     planned: list[PlannedRun] = []
+    rows_before = 0
     for step in steps:
+        batch_rows = step.batch_rows or scale.batch_rows
+        if scale.streamed and batch_rows != scale.batch_rows:
+            raise ValueError(f"step {step.name!r} has {batch_rows} rows an update and the scale {scale.batch_rows}, but "
+                             "a scale that streams its corpora reads them in as many lanes throughout: set streamed = "
+                             "false, or one batch_rows")
         rows_of_step = rows if step.text is None else transformed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
         if step.policy is not None:
             feed = on_policy_feed(scale, step.policy, tokenizer, seeds=(seed, teacher_seed), positions=positions)
         elif rows_of_step is None:
-            feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=scale.batch_rows,
-                              seed=seed, lanes=math.gcd(scale.batch_rows, LANES), positions=positions)
+            feed = StreamFeed(scale.corpora, token_bytes, row_bytes=scale.row_bytes, batch_rows=batch_rows, seed=seed,
+                              lanes=math.gcd(batch_rows, LANES), positions=positions)
         else:
-            feed = Feed(rows_of_step, scale.batch_rows, seed, grouped=step.grouped)
-        updates = sum(one.step.updates(scale.batch_rows * scale.row_bytes) for one in planned)
-        feed = mixed_feed(feed, step, token_bytes, first_row=updates * scale.batch_rows)
+            feed = Feed(rows_of_step, batch_rows, seed, grouped=step.grouped)
+        feed = mixed_feed(feed, step, token_bytes, first_row=rows_before)
+        rows_before += step.updates(batch_rows * scale.row_bytes) * batch_rows
         student = StudentConfig(**scale.student).to_dict()
         for version in ("transformers_version", "dbyte_version"):
             student.pop(version, None)
@@ -129,7 +135,7 @@ def plan_steps(
             student |= dict.fromkeys(STAGE2_ALONE, False)
         described = {
             "step": step.describe(), "student": student, "teacher": teacher_hash,
-            "data": feed.describe(), "batch_rows": scale.batch_rows, "precision": scale.precision, "seed": seed}
+            "data": feed.describe(), "batch_rows": batch_rows, "precision": scale.precision, "seed": seed}
         if predictions and step.objective.reads_teacher == "whole":
             described["predictions"] = model_hash(predictions)
         run = Run(described, parent=planned[-1].run if planned else None, notes=noted(scale.name, variant))

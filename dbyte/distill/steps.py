@@ -54,7 +54,8 @@ class Step:
     step; None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`; None:
     not at all. vocabulary, noisy: shares of the rows, in [0, 1), and passes over them, see mixed_rows.py; more than one
     pass is for the decoder alone, whose input is then kept. policy: samples in place of the scale's rows, see
-    on_policy.py. new_core: the student's core begins from new weights. Raises ValueError if a value leaves its range.
+    on_policy.py. new_core: the student's core begins from new weights. batch_rows: rows of an update, 0: the scale's.
+    Raises ValueError if a value leaves its range.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Step:
     passes: int = 1
     policy: OnPolicy | None = None
     new_core: bool = False
+    batch_rows: int = 0
 
     def __post_init__(self):
         if self.train_bytes <= 0 or not self.groups or any(group.rate <= 0 for group in self.groups):
@@ -84,11 +86,11 @@ class Step:
         if not (0 <= self.warmup <= 1 and 0 <= self.floor <= 1 and self.snapshots >= 0):
             raise ValueError(f"step {self.name!r}: warmup and floor lie in [0, 1], snapshots >= 0; found "
                              f"{self.warmup}, {self.floor}, {self.snapshots}")
-        if not (0 <= self.vocabulary < 1 and 0 <= self.noisy < 1 and self.passes >= 1
+        if not (0 <= self.vocabulary < 1 and 0 <= self.noisy < 1 and self.passes >= 1 and self.batch_rows >= 0
                 and all(group.lora >= 0 for group in self.groups)):
             raise ValueError(f"step {self.name!r}: shares of vocabulary and noisy rows lie in [0, 1), passes are at "
-                             f"least 1 and ranks at least 0; found {self.vocabulary}, {self.noisy}, "
-                             f"{self.passes}, {[group.lora for group in self.groups]}")
+                             f"least 1, batch_rows and ranks at least 0; found {self.vocabulary}, {self.noisy}, "
+                             f"{self.passes}, {self.batch_rows}, {[group.lora for group in self.groups]}")
         trained = {part for group in self.groups for part in group.parts}
         assert self.passes == 1 or trained <= {*DECODER}, "what the decoder reads would change, and is kept"
 
@@ -164,7 +166,7 @@ class Step:
 
 
 # Fields that are later than the first addresses, which stay.
-LATER = ("decoding", "text", "vocabulary", "noisy", "passes", "lora", "policy", "new_core")
+LATER = ("decoding", "text", "vocabulary", "noisy", "passes", "lora", "policy", "new_core", "batch_rows")
 
 
 def _given(value: Step | Group) -> dict:
@@ -231,7 +233,7 @@ def stage1(
 def stage2(
     *, head_bytes: int, full_bytes: int, head_rate: float = 1e-3, outer_rate: float = 4e-5, core_rate: float = 2e-5,
     head_muon: float = 0.0, boundary_loss: bool = False, decoding: str | None = None, core_lora: int = 0,
-    head_passes: int = 1, targets: str = "labels", own_bytes: int = 0,
+    head_passes: int = 1, targets: str = "labels", own_bytes: int = 0, batch_rows: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13.
 
@@ -240,7 +242,8 @@ def stage2(
     heads by MBP's two (section 4.1.2). core_lora: as in stage1. head_passes: step 2.1 reads fewer rows so many times.
     targets: "labels", the next byte along the router's boundaries (the paper), or one of `along_tokens.TERMS`, along
     the teacher's tokens. own_bytes: after these, so many bytes more as in step 2.2 with "labels", so that it trains
-    along the boundaries that it will use. Raises ValueError for other targets, or with "mbp" or several passes.
+    along the boundaries that it will use. batch_rows: of an update of every step; 0: the scale's, as in the paper.
+    Raises ValueError for other targets, or with "mbp" or several passes.
     """
     if targets not in TARGETS or ((decoding or head_passes > 1) and targets != "labels"):
         raise ValueError(f"targets must be one of {', '.join(TARGETS)}, and \"labels\" with MBP or several head_passes,"
@@ -253,7 +256,9 @@ def stage2(
     groups = (Group(outer, outer_rate), *_core(core_rate, core_lora))
     steps = (
         Step("2.1 head", 2, head, (Group(DECODER, head_rate, head_muon),), head_bytes, warmup=0.1, floor=0.1,
-             decoding=decoding, passes=head_passes),
-        Step("2.2 full", 2, full, groups, full_bytes, warmup=0.01, floor=0.1),
+             decoding=decoding, passes=head_passes, batch_rows=batch_rows),
+        Step("2.2 full", 2, full, groups, full_bytes, warmup=0.01, floor=0.1, batch_rows=batch_rows),
     )
-    return steps + ((Step("2.2 own", 2, own, groups, own_bytes, warmup=0.01, floor=0.1),) if own_bytes else ())
+    if own_bytes:
+        steps += (Step("2.2 own", 2, own, groups, own_bytes, warmup=0.01, floor=0.1, batch_rows=batch_rows),)
+    return steps

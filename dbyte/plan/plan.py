@@ -126,7 +126,7 @@ def plan_steps(setting: Setting) -> tuple[ByteStudent, Batch, list[StepPlan]]:
         counted = count_step(student.config, step, row, half=setting.half(), backend=setting.backend,
                              checkpointing=setting.checkpointing)
         flops = {part: spent / scale.row_bytes for part, spent in counted.flops.items()}
-        flops["Muon"] = muon_flops(student, step) / (scale.batch_rows * scale.row_bytes)
+        flops["Muon"] = muon_flops(student, step) / ((step.batch_rows or scale.batch_rows) * scale.row_bytes)
         seconds = step.train_bytes * sum(flops.values()) / reached
         memory = footprint(student, teacher_parameters(student), step, counted, half=setting.half(), gpus=setting.gpus,
                            sharding=setting.shards())
@@ -192,9 +192,9 @@ def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
             for one in planned]
     lines = [(kind, *(f"{kinds[kind] / GIGA:,.3g}" for kinds in each)) for kind in each[0]]
     if (memory := setting.device.memory_bytes) is not None:
-        rows = -(-setting.scale.batch_rows // setting.gpus)
-        fitting = [min(one.memory.rows_that_fit(memory), rows) for one in planned]
-        lines.append((f"rows at a time (--rows-at-once), of {rows}", *map(str, fitting)))
+        rows = [-(-(one.step.batch_rows or setting.scale.batch_rows) // setting.gpus) for one in planned]
+        fitting = [min(one.memory.rows_that_fit(memory), most) for one, most in zip(planned, rows, strict=True)]
+        lines.append((f"rows at a time (--rows-at-once), of {' or '.join(map(str, sorted({*rows})))}", *map(str, fitting)))
         lines.append(("fits", *("yes" if rows else "no" for rows in fitting)))
     return _table(("", *(one.step.name for one in planned)), lines)
 
