@@ -98,7 +98,8 @@ def test_a_step_has_rows_of_its_own_an_update_and_goes_on_where_the_one_before_s
     read = [run.facts()["next_row"] for run in runs]
     updates = [run.facts()["updates"] for run in runs]
     assert updates[3] == round(scale.stage2["head_bytes"] / scale.row_bytes)
-    assert read == [TOY.batch_rows * sum(updates[:k + 1]) for k in range(3)] + [read[2] + updates[3], read[3] + updates[4]]
+    assert read[:3] == [TOY.batch_rows * sum(updates[:k + 1]) for k in range(3)]
+    assert read[3:] == [read[2] + updates[3], read[3] + updates[4]]
 
 
 def test_a_scale_that_streams_has_one_number_of_rows():

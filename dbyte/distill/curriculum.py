@@ -111,9 +111,9 @@ def plan_steps(
     for step in steps:
         batch_rows = step.batch_rows or scale.batch_rows
         if scale.streamed and batch_rows != scale.batch_rows:
-            raise ValueError(f"step {step.name!r} has {batch_rows} rows an update and the scale {scale.batch_rows}, but "
-                             "a scale that streams its corpora reads them in as many lanes throughout: set streamed = "
-                             "false, or one batch_rows")
+            raise ValueError(f"step {step.name!r} has {batch_rows} rows an update and the scale {scale.batch_rows}, "
+                             "but a scale that streams its corpora reads them in as many lanes throughout: set "
+                             "streamed = false, or one batch_rows")
         rows_of_step = rows if step.text is None else transformed_rows(
             scale, step.text, token_bytes, seed=teacher_seed, max_bytes=step.train_bytes, positions=positions)
         if step.policy is not None:

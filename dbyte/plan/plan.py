@@ -193,8 +193,9 @@ def memory_table(setting: Setting, planned: list[StepPlan]) -> str:
     lines = [(kind, *(f"{kinds[kind] / GIGA:,.3g}" for kinds in each)) for kind in each[0]]
     if (memory := setting.device.memory_bytes) is not None:
         rows = [-(-(one.step.batch_rows or setting.scale.batch_rows) // setting.gpus) for one in planned]
-        fitting = [min(one.memory.rows_that_fit(memory), most) for one, most in zip(planned, rows, strict=True)]
-        lines.append((f"rows at a time (--rows-at-once), of {' or '.join(map(str, sorted({*rows})))}", *map(str, fitting)))
+        fitting = [min(one.memory.rows_that_fit(memory), count) for one, count in zip(planned, rows, strict=True)]
+        most = " or ".join(map(str, sorted({*rows})))
+        lines.append((f"rows at a time (--rows-at-once), of {most}", *map(str, fitting)))
         lines.append(("fits", *("yes" if rows else "no" for rows in fitting)))
     return _table(("", *(one.step.name for one in planned)), lines)
 
