@@ -1,6 +1,7 @@
 """What the paper prints, read from published/*.csv so that no number is typed twice, and the lists of checks."""
 
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -25,12 +26,13 @@ def published(name: str, *, as_text: bool = False) -> pd.DataFrame:
     """
     if name not in tables():
         raise ValueError(f"unknown published table {name!r}: expected one of {', '.join(tables())}")
-    frame = _read(name, as_text=as_text)
+    frame = _read(name, as_text=as_text).copy()
     frame.attrs["source"] = f"{SOURCE}, Table {number(name)}"
     return frame
 
 
-def lines(name: str) -> dict[str, dict[str, str]]:
+@cache
+def lines(name: str) -> Mapping[str, Mapping[str, str]]:
     """Return a published table as model -> column -> printed, whether models are its rows or its columns."""
     frame = published(name, as_text=True)
     if frame.columns[0] in SIDEWAYS:
@@ -49,7 +51,7 @@ def quoted() -> pd.DataFrame:
 
     table, line and column say where the same number stands in a table; they are empty where it stands in none.
     """
-    return _read("quoted", as_text=True)
+    return _read("quoted", as_text=True).copy()
 
 
 def entries(file: str, name: str) -> list[dict] | dict:
@@ -62,6 +64,7 @@ def _toml(file: str) -> dict:
     return tomllib.loads((FOLDER / f"{file}.toml").read_text(encoding="utf-8"))
 
 
+@cache  # a report reads a table dozens of times
 def _read(name: str, *, as_text: bool) -> pd.DataFrame:
     with (FOLDER / f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, dtype=str, keep_default_na=False) if as_text else pd.read_csv(file)
