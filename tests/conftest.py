@@ -72,6 +72,26 @@ def teacher():
     return make_teacher()
 
 
+COSTS = {}
+
+
+@pytest.fixture
+def counted_once(monkeypatch):
+    """A step runs without numbers once for all plans and tests that differ in something else."""
+    from dbyte.plan import counting  # not in the processes that tests start, which import this file too
+
+    count = counting.costs_of
+
+    def once(config, step, batch, **options):
+        tensors = [(one.shape, one.numpy().tobytes()) for one in vars(batch).values()]
+        key = repr((config.to_json_string(), step.describe(), options, tensors))
+        if key not in COSTS:
+            COSTS[key] = count(config, step, batch, **options)
+        return COSTS[key]
+
+    monkeypatch.setattr(counting, "costs_of", once)
+
+
 def hearing() -> None:
     """In a process that a test starts: hear interrupts, which a job in a shell's background was told to ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -142,6 +142,7 @@ def test_a_row_of_one_document():
     assert bytes_D.tolist() == [300, 100]
 
 
+@pytest.mark.usefixtures("counted_once")
 def test_checkpointing_runs_the_blocks_twice_and_keeps_less(batch):
     config = roomy(make_teacher(), encoder_layers=4, decoder_layers=4).config
     once, twice = (count_step(config, STEPS[4], batch, checkpointing=again) for again in (False, True))

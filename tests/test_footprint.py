@@ -13,6 +13,7 @@ from dbyte.model.checkpointing import sharding_units
 from dbyte.plan.counting import count_step, one_document
 from dbyte.plan.footprint import ROWS_AT_ONCE, footprint
 
+pytestmark = pytest.mark.usefixtures("counted_once")
 MOMENTS, COPIES = "moments of the optimiser", "bf16 copies, gathered units, buckets"
 
 

@@ -8,12 +8,12 @@ from dbyte.__main__ import main
 from dbyte.distill.curriculum import curriculum
 from dbyte.model.student import StudentConfig
 from dbyte.model.teacher_sizes import CORES, PAPER, core_config
-from dbyte.plan import plan
-from dbyte.plan.counting import count_step
 from dbyte.plan.devices import device
 from dbyte.plan.plan import Setting, meta_student, parameters_by_part, plan_steps, plan_text, teacher_parameters
 from dbyte.presets import PAPER_SIZES, SCALES, scale
 from dbyte_paper.published import published
+
+pytestmark = pytest.mark.usefixtures("counted_once")
 
 # The parameters that each model's card or weight index gives, embeddings counted once where they are tied.
 PUBLISHED = {"meta-llama/Llama-3.2-1B": 1_235_814_400, "meta-llama/Llama-3.2-3B": 3_212_749_824,
@@ -43,21 +43,6 @@ def test_the_split_router_is_that_of_appendix_b():
     shape = StudentConfig(**PAPER_SIZES, router="split").router_shape()
     assert rows["split router (appendix B)", "hidden dimension"] == str(shape.width)
     assert rows["split router (appendix B)", "layers"] == f"{shape.layers} x Mamba2" and shape.mixer == "mamba2"
-
-
-COUNTED = {}
-
-
-@pytest.fixture(autouse=True)
-def counted_once(monkeypatch):
-    """Steps are counted once for all the plans that differ in something else."""
-    def once(config, step, batch, **options):
-        key = (config.to_json_string(), step.describe(), batch.token_ids_BM.shape, options)
-        if repr(key) not in COUNTED:
-            COUNTED[repr(key)] = count_step(config, step, batch, **options)
-        return COUNTED[repr(key)]
-
-    monkeypatch.setattr(plan, "count_step", once)
 
 
 @pytest.fixture(scope="module")

@@ -215,6 +215,22 @@ def count_step(
 
     Raises ValueError for a step of Stage 2 that reads the teacher, or one that runs a part of the core.
     """
+    core = config.core_config
+    layers = {"encoder": config.encoder_layers, "decoder": config.decoder_layers, "router": config.router_layers,
+              **dict.fromkeys(("core", TEACHER[0]), core.num_hidden_layers)}
+    counted = summed(costs_of(config, step, batch, half=half, backend=backend), layers, checkpointing=checkpointing)
+    if step.stage == 2:
+        counted.flops["decoder_projection"] += counted.flops.pop(ELSEWHERE[0])
+    elif elsewhere := counted.flops.pop(ELSEWHERE[0]):
+        tokens = int(has_next(batch.token_document_BM).sum()) * (step.objective.reads_teacher == "whole")
+        counted.flops[TEACHER[1]] = 2 * tokens * core.vocab_size * core.hidden_size
+        counted.flops["token_head"] = elsewhere - counted.flops[TEACHER[1]]
+        counted.in_graph.add("token_head")
+    return counted
+
+
+def costs_of(config: StudentConfig, step: Step, batch: Batch, *, half: bool, backend: str) -> Mapping[Scope, Cost]:
+    """The costs of an update by part and layer, of at most ALIKE layers; what it takes and raises: `count_step`."""
     if step.objective.name.startswith("align_and_match"):
         raise ValueError(f"step {step.name!r} runs the first layers of the core alone, which is not counted: plan "
                          "without stage1.match_layers")
@@ -234,17 +250,7 @@ def count_step(
               torch.autocast("cpu", torch.bfloat16, enabled=half)):
             loss = mean(step.objective.sums(student, teacher, batch, AtTokens), step.objective.counts(batch))
         loss.backward()
-    layers = {"encoder": config.encoder_layers, "decoder": config.decoder_layers, "router": config.router_layers,
-              **dict.fromkeys(("core", TEACHER[0]), config.core_config.num_hidden_layers)}
-    counted = summed(counter.costs, layers, checkpointing=checkpointing)
-    if step.stage == 2:
-        counted.flops["decoder_projection"] += counted.flops.pop(ELSEWHERE[0])
-    elif elsewhere := counted.flops.pop(ELSEWHERE[0]):
-        tokens = int(has_next(batch.token_document_BM).sum()) * (step.objective.reads_teacher == "whole")
-        counted.flops[TEACHER[1]] = 2 * tokens * teacher.lm_head.weight.numel()
-        counted.flops["token_head"] = elsewhere - counted.flops[TEACHER[1]]
-        counted.in_graph.add("token_head")
-    return counted
+    return counter.costs
 
 
 def summed(costs: Mapping[Scope, Cost], layers: Mapping[str, int], *, checkpointing: bool = False) -> Counted:
