@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from functools import partial
 from html.parser import HTMLParser
 
@@ -18,13 +19,21 @@ from dbyte_paper.results import read_if_any, read_results
 from dbyte_paper.tables import markdown
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    write(folder / "results", scale="small")
+    figure = figures.claims_figure(claims.judged(scale=presets.scale("small"), folder=folder / "results"))
+    frames = [read_results("main", scale="small", folder=folder / "results")]
+    save(figure, "claims", frames=frames, folder=folder / "figures")
+    write_png(figure, folder / "figures" / "small" / "without_source.png")
+    return folder
+
+
 @pytest.fixture
-def folders(tmp_path):
-    write(tmp_path / "results", scale="small")
-    figure = figures.claims_figure(claims.judged(scale=presets.scale("small"), folder=tmp_path / "results"))
-    frames = [read_results("main", scale="small", folder=tmp_path / "results")]
-    save(figure, "claims", frames=frames, folder=tmp_path / "figures")
-    write_png(figure, tmp_path / "figures" / "small" / "without_source.png")
+def folders(drawn, tmp_path):
+    """Results and figures that a test may change: drawn once, which takes seconds, and copied."""
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     return dict(results=tmp_path / "results", figures=tmp_path / "figures")
 
 
