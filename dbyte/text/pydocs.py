@@ -36,6 +36,7 @@ SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "t
 MIN_BYTES = 200
 MIN_LETTERS = 0.75  # share of letters and spaces among the characters: tables and formulas have less
 MAX_SESSION = 0.25  # share of lines that are interpreter prompts
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # fields of a node that hold statements
 FORMAT = {"format": "dbyte.pydocs", "schema": 1}
 
 
@@ -91,18 +92,27 @@ def docstrings_of(source: bytes) -> Iterator[str]:
             tree = ast.parse(source)
         except (SyntaxError, ValueError):
             return
-    for node in ast.walk(tree):
+    for node in _with_blocks(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield ast.get_docstring(node) or ""
 
 
+def _with_blocks(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all below it but expressions, in which most nodes are and no definition is."""
+    yield node
+    for field in BLOCKS:
+        for inner in getattr(node, field, ()):
+            yield from _with_blocks(inner)
+
+
 def is_prose(text: str) -> bool:
     """True for a text of at least MIN_BYTES that is mostly words, with few lines of interpreter sessions."""
+    if len(text.encode(errors="replace")) < MIN_BYTES:  # as most are
+        return False
     letters = sum(character.isalpha() or character == " " for character in text)
     lines = [line.lstrip() for line in text.split("\n") if line.strip()]
     prompts = sum(line.startswith((">>>", "...")) for line in lines)
-    size = len(text.encode(errors="replace"))
-    return size >= MIN_BYTES and letters >= MIN_LETTERS * len(text) and prompts <= MAX_SESSION * len(lines)
+    return letters >= MIN_LETTERS * len(text) and prompts <= MAX_SESSION * len(lines)
 
 
 def unique(texts: Iterator[str]) -> list[str]:
