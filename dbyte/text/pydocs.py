@@ -18,6 +18,7 @@ import os
 import platform
 import sysconfig
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,7 @@ SKIPPED_FOLDERS = frozenset({"__pycache__", "site-packages", "dist-packages", "t
 MIN_BYTES = 200
 MIN_LETTERS = 0.75  # share of letters and spaces among the characters: tables and formulas have less
 MAX_SESSION = 0.25  # share of lines that are interpreter prompts
-BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # fields of a node that hold statements
+BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # fields that hold statements, as a node orders them
 FORMAT = {"format": "dbyte.pydocs", "schema": 1}
 
 
@@ -98,11 +99,14 @@ def docstrings_of(source: bytes) -> Iterator[str]:
 
 
 def _with_blocks(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all below it but expressions, in which most nodes are and no definition is."""
-    yield node
-    for field in BLOCKS:
-        for inner in getattr(node, field, ()):
-            yield from _with_blocks(inner)
+    """As ast.walk, in its order, but for expressions, in which most nodes are and no definition is."""
+    left = deque([node])
+    while left:
+        node = left.popleft()
+        yield node
+        for field in BLOCKS:
+            found = getattr(node, field, ())
+            left.extend(found if isinstance(found, list) else ())  # the body of a lambda is no list
 
 
 def is_prose(text: str) -> bool:
