@@ -16,7 +16,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dbyte.byte_probabilities import ByteTeacher
-from dbyte.byte_probabilities.beam import Beam
 from dbyte.distill.data import mixed_texts, training_corpora
 from dbyte.distill.runs import Run, content_hash
 from dbyte.distill.teacher import train_tokenizer
@@ -132,8 +131,7 @@ def quality_rows(folder: Path, texts: Sequence[str], *, limit: int) -> list[dict
     found = {"coverings": exact, "along tokens": _timed(lambda text: (_along_tokens(teacher, text), 0), beginnings)}
     for K, epsilon in BEAMS:
         def beam(text: str, K: int = K, epsilon: float = epsilon) -> tuple[torch.Tensor, int]:
-            one = Beam(teacher.teacher, teacher.vocabulary, bos_token_id=teacher.tokens.bos_token_id, K=K,
-                       epsilon=epsilon)
+            one = teacher.beam(K=K, epsilon=epsilon)
             return one.log_probs(teacher.bytes_of(text))[:-1], one.healed
 
         found[f"beam, K = {K}, epsilon = {epsilon:g}"] = _timed(beam, beginnings)

@@ -13,9 +13,8 @@ from test_real_tokenizers import build, table_of
 from tiny_tokenizers import EDGES, KINDS, SCRIPTS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from dbyte.byte_probabilities import within_token
+from dbyte.byte_probabilities import coverings, within_token
 from dbyte.byte_probabilities.beam import Beam
-from dbyte.byte_probabilities.coverings import coverings
 from dbyte.byte_probabilities.encodings import Encodings, completions, split_characters
 from dbyte.byte_probabilities.vocabulary import ALPHABETS, JOINT_STOP, STOP, SortedVocabulary
 from dbyte.text.spans import TokenBytes
@@ -44,7 +43,7 @@ TOKENS = [b"a", b"b", b"ab", b"abc", b"", b"bc", b"a", b"\xff", b"\xff\xff", b"\
 def test_what_begins_with_bytes_is_a_range_and_special_ids_are_in_none():
     vocabulary = SortedVocabulary(TOKENS, size=15)
     assert sorted(vocabulary.id_V.tolist()) == list(range(15)) and len(vocabulary) == 15
-    assert sorted(vocabulary.stop_ids()) == [4, 11, 12, 13, 14]
+    assert sorted(vocabulary.id_V[len(vocabulary.texts) :].tolist()) == [4, 11, 12, 13, 14]
     for prefix in [b"", b"a", b"ab", b"abc", b"b", b"\xff", b"\xff\xff", b"\xe4", b"\xe4\xb8", b"c", b"abcd"]:
         begin = sorted(token for token, text in enumerate(TOKENS) if text and text.startswith(prefix))
         node = vocabulary.node(prefix)
@@ -53,9 +52,9 @@ def test_what_begins_with_bytes_is_a_range_and_special_ids_are_in_none():
             continue
         assert sorted(vocabulary.id_V[node.low : node.high].tolist()) == begin
         ends = [token for token in begin if TOKENS[token] == prefix]
-        assert sorted(vocabulary.id_V[node.low : node.low + node.ended].tolist()) == ends
-        assert node.goes_on == (len(ends) < len(begin))
-    assert [node.depth for node in vocabulary.path(b"abcd")] == [0, 1, 2]  # nothing goes on after abc
+        assert sorted(vocabulary.id_V[node.low : node.longer].tolist()) == ends
+        assert (node.longer < node.high) == (len(ends) < len(begin))
+    assert [node.depth for node in vocabulary.path(b"abcd")] == [0, 1, 2, 3]
     assert [node.depth for node in vocabulary.path(b"xy")] == [0]
 
 
@@ -145,17 +144,17 @@ def test_how_many_rows_are_in_memory_at_once_changes_nothing(alphabet):
 
 @cache
 def six_tokens():
+    """A tokenizer of six tokens and EOS, and its encodings."""
     vocabulary = {token.decode(): number for number, token in enumerate(BITS)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b"), ("a", "ab"), ("ab", "c")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    return TokenBytes((b"", *BITS[1:]), 0, 0, backend=backend)
+    table = TokenBytes((b"", *BITS[1:]), 0, 0, backend=backend)
+    return table, Encodings(table, SortedVocabulary(table.token_bytes))
 
 
 class Trigrams:
-    """A token model that looks two tokens back; as a TokenModel."""
-
-    size, device = len(BITS), torch.device("cpu")
+    """A token model that looks two tokens back."""
 
     def __init__(self):
         draw = torch.Generator().manual_seed(1)
@@ -169,6 +168,8 @@ class Trigrams:
 
 
 class TrigramReader:
+    """As a TreeReader."""
+
     def __init__(self, model):
         self.model, self.known = model, 0
 
@@ -181,7 +182,7 @@ class TrigramReader:
 
 def is_encoding(tokens):
     text = b"".join(BITS[token] for token in tokens).decode()
-    return [each.id for each in six_tokens().backend.model.tokenize(text)] == tokens
+    return [each.id for each in six_tokens()[0].backend.model.tokenize(text)] == tokens
 
 
 def brute_force(x, model, valid):
@@ -206,20 +207,34 @@ def brute_force(x, model, valid):
 
 @pytest.mark.parametrize("valid", [True, False])
 def test_brute_force_over_coverings(valid):
-    model, vocabulary = Trigrams(), SortedVocabulary([b"", *BITS[1:]])
-    encodings = Encodings(six_tokens(), size=7)
+    """All of the tokenizer's encodings, and all sequences of tokens."""
+    model, (_, encodings) = Trigrams(), six_tokens()
     expected = torch.stack([brute_force(TEXT[:end], model, valid) for end in range(len(TEXT) + 1)])
-    beam = Beam(model, vocabulary, bos_token_id=0, K=10**6, epsilon=1e-30, encodings=encodings if valid else None)
-    found = [beam.log_probs(TEXT)] + [coverings(TEXT, model, vocabulary, encodings).log_prob_PS] * valid
-    for table in found:
-        torch.testing.assert_close(table.exp().double(), expected, rtol=0, atol=1e-6)
-    assert beam.healed == 0
+    if valid:
+        found = coverings.log_probs(TEXT, model.reader(), encodings)
+    else:
+        beam = Beam(model.reader(), encodings.vocabulary, bos_token_id=0, K=10**6, epsilon=1e-30)
+        found = beam.log_probs(TEXT)
+        assert beam.healed == 0
+    torch.testing.assert_close(found.exp().double(), expected, rtol=0, atol=1e-6)
+
+
+def test_each_covering_of_a_text_is_an_encoding_with_the_models_score():
+    model, (_, encodings) = Trigrams(), six_tokens()
+    for end in range(1, len(TEXT) + 1):
+        found = coverings.coverings(TEXT[:end], model.reader(), encodings)
+        for tokens, log_prob in found:
+            of_tokens = sum(model.after(tokens[:at])[tokens[at]].item() for at in range(1, len(tokens)))
+            assert log_prob == pytest.approx(of_tokens, abs=1e-5) and is_encoding(tokens[1:])
+            assert b"".join(BITS[token] for token in tokens[1:]).startswith(TEXT[:end])
+        assert len({tuple(tokens) for tokens, _ in found}) == len(found)
+    assert coverings.coverings(b"", model.reader(), encodings) == [([0], 0.0)]
 
 
 def test_a_wider_beam_comes_nearer():
     model, vocabulary = Trigrams(), SortedVocabulary([b"", *BITS[1:]])
     def read(**sizes):
-        beam = Beam(model, vocabulary, bos_token_id=0, **sizes)
+        beam = Beam(model.reader(), vocabulary, bos_token_id=0, **sizes)
         return beam.log_probs(TEXT + b"babc")
     exact = read(K=10**6, epsilon=1e-30)
     narrow, wide = read(K=1, epsilon=0.3), read(K=5, epsilon=0.001)
@@ -249,7 +264,7 @@ def test_a_dynamic_programme_over_places_and_contexts():
                 if agreed == size:
                     key = second, token
                     ending[place + size][key] = ending[place + size].get(key, 0.0) + step
-    beam = Beam(model, vocabulary, bos_token_id=0, K=10**6, epsilon=1e-30).log_probs(text)
+    beam = Beam(model.reader(), vocabulary, bos_token_id=0, K=10**6, epsilon=1e-30).log_probs(text)
     # the total of the first byte is that of all texts that are not empty; later ones are ratios
     for place in range(2, len(text)):
         rest = sum(mass * prob[key + (0,)].item() for key, mass in ending[place].items())
@@ -266,13 +281,13 @@ def test_a_dynamic_programme_over_places_and_contexts():
 @cache
 def tiny(kind):
     table = TokenBytes.from_tokenizer(KINDS[kind]())
-    return table, Encodings(table, size=len(table) + 7)
+    return table, Encodings(table, SortedVocabulary(table.token_bytes, size=len(table) + 7))
 
 
 @cache
 def real(family):
     table = table_of(family)
-    return table, Encodings(table, size=len(table))
+    return table, Encodings(table, SortedVocabulary(table.token_bytes))
 
 
 @pytest.fixture(params=[*KINDS, *REAL])
@@ -288,7 +303,7 @@ def test_merges_say_which_pairs_the_tokenizers_own_model_leaves_alone(tokens_and
     draw = random.Random(3)
     model = encodings.backend.model
     letters = {token: text for text, token in encodings.backend.get_vocab(with_added_tokens=False).items()
-               if table.token_bytes[token] and encodings.merges.last.get(token, 0) != 0}
+               if table.token_bytes[token] and (token in encodings.merges.last or len(text) == 1)}
     some = draw.sample(sorted(letters), 12)
     met = set()
     for left in some:
@@ -337,7 +352,8 @@ def test_bytes_that_are_no_utf8_and_cut_characters():
         assert all(encodings.tokens.decode(tree.tokens(node)[1:]) == data[: tree.place[node]]
                    for node in range(len(tree)))
         assert max(tree.place) == len(data)
-    assert split_characters("aé中".encode()[:-1]) == ([("a", b"a"), ("é", "é".encode())], "中".encode()[:-1])
+    assert split_characters("aé中".encode()[:-1]) == ("aé", "中".encode()[:-1])
+    assert split_characters(b"\xe4\xb8a\xed\xa0") == ("\udce4\udcb8a\udced\udca0", b"")
     assert len(encodings.tree(b"")) == 1
     for cut in (b"\xc3", b"\xe4", b"\xe4\xb8", b"\xf0\x9f\x98", b"\xcc", b"\xed"):
         found = completions(cut)

@@ -7,16 +7,16 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import FAMILIES, make_teacher
-from test_byte_probabilities import BITS, HARD, Trigrams, normalised, six_tokens
+from test_byte_probabilities import HARD, Trigrams, normalised, six_tokens
 from tiny_tokenizers import KINDS
 from tokenizers import pre_tokenizers
 
 import dbyte
 from dbyte.byte_probabilities import READINGS, ByteTeacher
 from dbyte.byte_probabilities.beam import Beam
-from dbyte.byte_probabilities.coverings import coverings
-from dbyte.byte_probabilities.encodings import Encodings, TokenTree
-from dbyte.byte_probabilities.token_model import Teacher
+from dbyte.byte_probabilities.coverings import coverings, log_probs
+from dbyte.byte_probabilities.encodings import Encodings
+from dbyte.byte_probabilities.token_model import TokenTree, TreeReader
 from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.decode.teacher_text import generate_from_teacher
 from dbyte.text.spans import TokenBytes
@@ -57,7 +57,7 @@ def test_rows_are_distributions_and_a_beginning_has_the_rows_of_the_whole(byte_t
     for data in (b"a\xff\xfe b\x80", b"The ca\xc3", "中".encode()[:2]):
         assert normalised(byte_teacher.read(data).log_prob_RS)
         assert normalised(byte_teacher.read(data, "beam", K=3, epsilon=0.1).log_prob_RS)
-    beam = Beam(byte_teacher.teacher, byte_teacher.vocabulary, bos_token_id=0, K=3, epsilon=0.1)
+    beam = byte_teacher.beam(K=3, epsilon=0.1)
     assert normalised(beam.log_probs(b"a\xff\xfe b\x80")) and beam.healed > 0
 
 
@@ -72,21 +72,21 @@ def test_bytes_are_read_as_they_are_and_texts_after_the_normaliser():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tree_that_grows_is_read_as_all_at_once_and_each_way_as_a_text(family):
-    teacher = Teacher(make_teacher(family))
-    tree, reader = TokenTree([0]), teacher.reader()
+    model = make_teacher(family)
+    tree, reader = TokenTree(0), TreeReader(model)
     draw = random.Random(0)
     parts = [reader.hidden(tree)]
     for _ in range(4):
         for _ in range(5):
             tree.add(draw.randrange(len(tree)), draw.randrange(2, 300), 1)
         parts.append(reader.hidden(tree))
-    once = teacher.reader().hidden(tree)
+    once = TreeReader(model).hidden(tree)
     torch.testing.assert_close(torch.cat(parts), once, rtol=1e-4, atol=1e-4)
     assert len(reader.hidden(tree)) == 0
-    table_VN = torch.cat([table for _, table in teacher.reader().log_probs(tree)], 1)
+    table_VN = torch.cat([table for _, table in TreeReader(model).log_probs(tree)], 1)
     for node in range(len(tree)):
         with torch.inference_mode():
-            plain_V = teacher.model(torch.tensor([tree.tokens(node)])).logits[0, -1].log_softmax(-1)
+            plain_V = model(torch.tensor([tree.tokens(node)])).logits[0, -1].log_softmax(-1)
         torch.testing.assert_close(table_VN[:, node], plain_V, rtol=1e-4, atol=1e-4)
 
 
@@ -187,18 +187,18 @@ def test_what_is_refused(byte_teacher, tokenizer):
         (lambda: generate_from_teacher(byte_teacher, ["x " * 127], max_new_bytes=5000), "positions"),
         (lambda: SortedVocabulary([b"", b""]), "no token has bytes"),
         (lambda: ByteTeacher(make_teacher(vocabulary=200), tokenizer), "the model has 200 token ids"),
-        (lambda: Encodings(TokenBytes((b"", b"a"), 0, 0), size=2), "has no tokenizer"),
+        (lambda: Encodings(TokenBytes((b"", b"a"), 0, 0), SortedVocabulary([b"", b"a"])), "has no tokenizer"),
     ):
         with pytest.raises(ValueError, match=told):
             call()
 
 
 def test_a_byte_without_a_token_and_a_tokenizer_that_is_not_exact_are_named():
-    encodings, model, vocabulary = Encodings(six_tokens(), size=7), Trigrams(), SortedVocabulary([b"", *BITS[1:]])
+    model, (_, encodings) = Trigrams(), six_tokens()
     with pytest.raises(ValueError, match="0x7A at byte 2, which token bytes has no token for"):
-        coverings(b"abz", model, vocabulary, encodings)
+        log_probs(b"abz", model.reader(), encodings)
     with pytest.raises(ValueError, match=r"no token has the byte 0x7A \(byte 2\)"):
-        Beam(model, vocabulary, bos_token_id=0, K=3, epsilon=0.01).log_probs(b"abz")
+        Beam(model.reader(), encodings.vocabulary, bos_token_id=0, K=3, epsilon=0.01).log_probs(b"abz")
     changed = KINDS["gpt2"].__wrapped__()
     changed.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     with pytest.raises(ValueError, match="not byte-exact"):

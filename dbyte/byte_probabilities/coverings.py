@@ -11,76 +11,74 @@ the model gives to tokens that are no encoding is left out, so each row is divid
 are a node of the tree of encodings, which has about one a byte, and d_m is any token that begins with the bytes they
 leave: one forward pass over the tree, then sums over ranges of the sorted vocabulary.
 
-Shape letters: V token ids, T nodes of a slice, N nodes, R (node, bytes that it leaves), P places of the text, S = 257
-symbols.
+Shape letters: V token ids, T nodes of a slice, N nodes, R nodes and bytes after each, P places of the text, S = 257.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from dbyte.byte_probabilities.encodings import Encodings
-from dbyte.byte_probabilities.token_model import TokenModel
-from dbyte.byte_probabilities.vocabulary import SortedVocabulary
-
-
-@dataclass(frozen=True)
-class Coverings:
-    """All coverings of all beginnings of a text.
-
-    log_prob_PS: log-probabilities (fp32 [L + 1, 257]) of the byte after each beginning, the empty one first; symbol 256
-    ends the text. last: those of the whole text: (its tokens, BOS first; log-probability), the last token may have more
-    bytes than the text.
-    """
-
-    log_prob_PS: Tensor
-    last: list[tuple[list[int], float]]
+from dbyte.byte_probabilities.token_model import TokenTree, TreeReader
 
 
 @torch.inference_mode()
-def coverings(
-    data: bytes, model: TokenModel, vocabulary: SortedVocabulary, encodings: Encodings, *, last: bool = False
-) -> Coverings:
-    """Read a text, or any beginning of one; last: also list the coverings of the whole.
+def log_probs(data: bytes, reader: TreeReader, encodings: Encodings) -> Tensor:
+    """Log-probabilities of the byte after each beginning of a text, the empty one first: fp32 [P, S] on the CPU.
 
-    One forward pass over about a token a byte. Memory is O(bytes * (bytes + longest token)). Raises ValueError for a
-    byte that no token has, or a text longer than the model's positions.
+    data: a text, or any beginning of one; symbol 256 ends it. reader: has read nothing. One forward pass over about a
+    token a byte; memory is O(bytes * (bytes + longest token)). Raises ValueError for a byte that no token has, or a
+    text longer than the model's positions.
     """
     tree = encodings.tree(data)
-    children = [[] for _ in range(len(tree))]
-    for node, parent in enumerate(tree.parent[1:], start=1):
-        children[parent].append(node)
-    id_V = vocabulary.id_V.to(model.device)
-    log_prob_N = torch.zeros(len(tree), dtype=torch.float64)
-    found = []
-    sums = []
-    node_R = []
+    log_sums = []
     place_R = []
-    for nodes, log_VT in model.reader().log_probs(tree):
-        for column, node in enumerate(nodes):
-            for child in children[node]:
-                log_prob_N[child] = log_prob_N[node] + log_VT[tree.token[child], column].double()
-        prob_VT = log_VT.exp()
-        prob_VT *= torch.stack([encodings.may_follow(data[: tree.place[node]], tree.token[node]) for node in nodes],
-                               dim=1).to(prob_VT.device)
-        prob_VT = prob_VT[id_V]
-        lefts = [data[tree.place[node] :] for node in nodes]
-        paths = [vocabulary.path(left) for left in lefts]
-        sums.append(vocabulary.sums(prob_VT, paths, "bytes").cpu())
-        for column, (node, left, path) in enumerate(zip(nodes, lefts, paths, strict=True)):
-            node_R += [node] * len(path)
-            place_R += range(tree.place[node], tree.place[node] + len(path))
-            if last and left and (ending := vocabulary.node(left)):
-                tokens = tree.tokens(node)
+    for nodes, log_prob_T, prob_VT in _read(data, tree, reader, encodings):
+        paths = [encodings.vocabulary.path(data[tree.place[node] :]) for node in nodes]
+        log_prob_R = log_prob_T.repeat_interleave(torch.tensor(list(map(len, paths))))
+        log_sums.append(encodings.vocabulary.sums(prob_VT, paths, "bytes").cpu().log_() + log_prob_R[:, None])
+        place_R += [tree.place[node] + each.depth for node, path in zip(nodes, paths, strict=True) for each in path]
+    return _log_mean(torch.cat(log_sums), torch.tensor(place_R), len(data) + 1)
+
+
+@torch.inference_mode()
+def coverings(data: bytes, reader: TreeReader, encodings: Encodings) -> list[tuple[list[int], float]]:
+    """All coverings of a text: (its tokens, BOS first; log-probability). The last token may have more bytes than it.
+
+    Arguments, memory and errors are those of `log_probs`.
+    """
+    tree = encodings.tree(data)
+    if not data:
+        return [(tree.tokens(0), 0.0)]
+    found = []
+    for nodes, log_prob_T, prob_VT in _read(data, tree, reader, encodings):
+        for node, log_prob, prob_V in zip(nodes, log_prob_T, prob_VT.T, strict=True):
+            left = data[tree.place[node] :]
+            if left and (ending := encodings.vocabulary.node(left)):
                 where = slice(ending.low, ending.high)
-                log_probs = (log_prob_N[node] + prob_VT[where, column].cpu().log()).tolist()
-                found += [([*tokens, token], log_prob)
-                          for token, log_prob in zip(vocabulary.id_V[where].tolist(), log_probs, strict=True)]
-    if last and not data:
-        found = [(tree.tokens(0), 0.0)]
-    log_sums_RS = torch.cat(sums).log_() + log_prob_N[torch.tensor(node_R)][:, None]
-    return Coverings(_log_mean(log_sums_RS, torch.tensor(place_R), len(data) + 1), found)
+                scores = (log_prob + prob_V[where].double().cpu().log()).tolist()
+                found += [([*tree.tokens(node), token], score) for token, score in
+                          zip(encodings.vocabulary.id_V[where].tolist(), scores, strict=True) if score > -torch.inf]
+    return found
+
+
+def _read(
+    data: bytes, tree: TokenTree, reader: TreeReader, encodings: Encodings
+) -> Iterator[tuple[range, Tensor, Tensor]]:
+    """The nodes of a tree of encodings, slice by slice, and what the model says of them and of the next token.
+
+    Yields nodes; their log-probabilities (fp64 [T], CPU); the probabilities of all tokens after each, in sorted order
+    (fp32 [V, T]), zero for a token that does not follow in any encoding.
+    """
+    log_prob_N = torch.zeros(len(tree), dtype=torch.float64)
+    for nodes, log_VT in reader.log_probs(tree):
+        for child, parent in enumerate(tree.parent):
+            if parent in nodes:
+                log_prob_N[child] = log_prob_N[parent] + log_VT[tree.token[child], parent - nodes.start].double()
+        follows = [encodings.may_follow(data[: tree.place[node]], tree.token[node]) for node in nodes]
+        prob_VT = log_VT.exp().mul_(torch.stack(follows, dim=1).to(log_VT.device))
+        yield nodes, log_prob_N[nodes.start : nodes.stop], prob_VT[encodings.vocabulary.id_V]
 
 
 def _log_mean(log_sums_RS: Tensor, place_R: Tensor, places: int) -> Tensor:

@@ -7,12 +7,12 @@ no encoding, if it comes before x is merged within the left token, and not after
 equal merges the leftmost is made first). The tokens of a word are its encoding if each pair of them is one. Where a
 text is split into words, `encodings.py` knows.
 
-Shape letter: V token ids.
+Shape letters: V token ids, P pairs of a token and a part at its beginning.
 """
 
 import json
-from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 NEVER = 2**62  # the rank of a merge that is not made
+BEGINNING, END = 0, 1  # of the two parts that a merge makes a token of
 
 
 class Merges:
@@ -30,69 +31,49 @@ class Merges:
         """backend: a tokenizer whose model is a BPE; size: V."""
         model = json.loads(backend.to_str())["model"]
         id_of = model["vocab"]
-        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        rank_of = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
         self.size = size
-        self.rank = {(id_of[left], id_of[right]): rank for rank, (left, right) in enumerate(pairs)}
-        made = {(id_of[left], id_of[right]): id_of[left + right] for left, right in pairs}
-        self.last = {token: self._last_merge([id_of[letter] for letter in text], made)
-                     for text, token in id_of.items() if all(letter in id_of for letter in text)}
-        self.with_left = defaultdict(list)  # of x: (rank, y), ascending
-        for (left, right), rank in self.rank.items():
-            self.with_left[left].append((rank, right))
-        self._number_beginnings()
+        self.last = {}  # of a token that merges make: its two last parts, and their rank
+        for text, token in id_of.items():
+            if last := _last_merge(text, rank_of):
+                self.last[token] = (*map(id_of.get, last), rank_of[last])
+        self.with_left = defaultdict(list)  # of x: (y, rank), the earliest first
+        for (left, right), rank in rank_of.items():
+            self.with_left[id_of[left]].append((id_of[right], rank))
+        begins = [(token, *part) for token in range(size) for part in self._parts(token, BEGINNING)]
+        self.token_P, self.part_P, self.merged_P = torch.tensor(begins).T
 
-    def _last_merge(self, parts: list[int], made: dict[tuple[int, int], int]) -> tuple[int, int] | None:
-        """The two parts whose merge makes a token of these letters; None if merges do not make one token of them."""
-        while len(parts) > 2:
-            rank, at = min((self.rank.get(pair, NEVER), at) for at, pair in enumerate(pairwise(parts)))
-            if rank == NEVER:
-                return None
-            parts = [*parts[:at], made[parts[at], parts[at + 1]], *parts[at + 2 :]]
-        return tuple(parts) if tuple(parts) in self.rank else None
-
-    def _number_beginnings(self) -> None:
-        """Number tokens so that those that begin with a part y, as merges build them, follow y without a gap.
-
-        Among them, those that merge y later come later.
-        """
-        begins = defaultdict(list)  # of y: (rank, token) of the merges of y and what follows that make a token
-        for token, parts in self.last.items():
-            if parts:
-                begins[parts[0]].append((self.rank[parts], token))
-        self.first_V = [0] * self.size
-        self.end_V = [0] * self.size
-        self.ranks = {}  # of y: those ranks
-        self.starts = {}  # and where the tokens' numbers begin
-        number = 0
-        waiting = [(token, False) for token in range(self.size) if not self.last.get(token)]
-        while waiting:
-            token, done = waiting.pop()
-            if done:
-                self.end_V[token] = number
-                self.starts[token] = [self.first_V[each] for _, each in begins[token]]
-                continue
-            self.first_V[token] = number
-            number += 1
-            begins[token].sort()
-            self.ranks[token] = [rank for rank, _ in begins[token]]
-            waiting.append((token, True))
-            waiting += [(each, False) for _, each in reversed(begins[token])]
-        self.number_V = torch.tensor(self.first_V)
+    def _parts(self, token: int, side: int) -> Iterator[tuple[int, int]]:
+        """The parts at one side of a token, itself first, and the rank of the merge by which each becomes longer."""
+        yield token, NEVER
+        while token in self.last:
+            *parts, rank = self.last[token]
+            token = parts[side]
+            yield token, rank
 
     @lru_cache(maxsize=4096)  # noqa: B019  one object a tokenizer
     def may_follow(self, token: int) -> Tensor:
         """Whether a token may be the next one after this one (bool [V]); ids without merges always may."""
-        allowed_V = torch.ones(self.size, dtype=torch.bool)  # by number
-        part, merged_at = token, NEVER
-        while True:
-            for rank, right in self.with_left[part]:
+        joined = {}  # of each part y: the first merge that joins it to this token
+        for x, merged_at in self._parts(token, END):
+            for y, rank in self.with_left[x]:
                 if rank >= merged_at:
                     break
-                later = bisect_left(self.ranks[right], rank)
-                first = self.starts[right][later] if later < len(self.starts[right]) else self.end_V[right]
-                allowed_V[self.first_V[right]] = False
-                allowed_V[first : self.end_V[right]] = False
-            if not self.last.get(part):
-                return allowed_V[self.number_V]
-            merged_at = self.rank[self.last[part]]
-            part = self.last[part][1]
+                joined[y] = min(rank, joined.get(y, NEVER))
+        joined_V = torch.full((self.size,), NEVER)
+        joined_V[list(joined)] = torch.tensor(list(joined.values()), dtype=torch.long)
+        joined_P = joined_V[self.part_P]
+        allowed_V = torch.ones(self.size, dtype=torch.bool)
+        allowed_V[self.token_P[(joined_P < NEVER) & (joined_P <= self.merged_P)]] = False
+        return allowed_V
+
+
+def _last_merge(text: str, rank_of: dict[tuple[str, str], int]) -> tuple[str, str] | None:
+    """The two parts whose merge makes one token of a text; None if merges do not make one of it."""
+    parts = list(text)
+    while len(parts) > 2:
+        rank, at = min((rank_of.get(pair, NEVER), at) for at, pair in enumerate(pairwise(parts)))
+        if rank == NEVER:
+            return None
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return tuple(parts) if tuple(parts) in rank_of else None

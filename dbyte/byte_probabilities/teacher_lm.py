@@ -22,11 +22,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dbyte.byte_probabilities import within_token
+from dbyte.byte_probabilities import coverings, within_token
 from dbyte.byte_probabilities.beam import Beam
-from dbyte.byte_probabilities.coverings import coverings
-from dbyte.byte_probabilities.encodings import Encodings, TokenTree
-from dbyte.byte_probabilities.token_model import Teacher
+from dbyte.byte_probabilities.encodings import Encodings
+from dbyte.byte_probabilities.token_model import TokenTree, TreeReader
 from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.model.teacher import load_teacher
 from dbyte.text.spans import TokenBytes, utf8
@@ -58,8 +57,7 @@ class ByteTeacher:
         """Raises ValueError for a tokenizer that is not byte-exact, or belongs to a larger model."""
         self.model = model.eval()
         self.tokens = TokenBytes.from_tokenizer(tokenizer)
-        self.teacher = Teacher(model)
-        self.vocabulary = SortedVocabulary(self.tokens.token_bytes, size=self.teacher.size)
+        self.vocabulary = SortedVocabulary(self.tokens.token_bytes, size=len(model.get_output_embeddings().weight))
 
     @classmethod
     def from_pretrained(cls, name: Path | str, *, device: str = "cpu") -> "ByteTeacher":
@@ -69,16 +67,14 @@ class ByteTeacher:
     @cached_property
     def encodings(self) -> Encodings:
         """The tokenizer's encodings of beginnings; made when first asked, which takes seconds."""
-        return Encodings(self.tokens, size=self.teacher.size)
+        return Encodings(self.tokens, self.vocabulary)
 
     @cached_property
     def sorted_head_VE(self) -> Tensor:
         """The head's weight in the vocabulary's order."""
-        return self.teacher.head_VE[self.vocabulary.id_V]
+        return self.model.get_output_embeddings().weight[self.vocabulary.id_V]
 
-    def read(
-        self, text: str | bytes, reading: str = "coverings", *, K: int = 10, epsilon: float = 0.01
-    ) -> Reading:
+    def read(self, text: str | bytes, reading: str = "coverings", *, K: int = 10, epsilon: float = 0.01) -> Reading:
         """The distributions of a text's symbols; bytes may end anywhere, and need not be UTF-8.
 
         reading: one of READINGS; "joint" and "ends" take text, since only a whole text has tokens. K, epsilon: of the
@@ -91,11 +87,15 @@ class ByteTeacher:
             return self._along_tokens(text, reading)
         data = self.bytes_of(text)
         if reading == "coverings":
-            table = coverings(data, self.teacher, self.vocabulary, self.encodings).log_prob_PS
+            table_RS = coverings.log_probs(data, TreeReader(self.model), self.encodings)
         else:
-            table = Beam(self.teacher, self.vocabulary, bos_token_id=self.tokens.bos_token_id, K=K,
-                         epsilon=epsilon).log_probs(data)
-        return Reading(table, torch.tensor(list(data), dtype=torch.long))
+            table_RS = self.beam(K=K, epsilon=epsilon).log_probs(data)
+        return Reading(table_RS, torch.tensor(list(data), dtype=torch.long))
+
+    def beam(self, *, K: int, epsilon: float) -> Beam:
+        """A beam that has read nothing; ValueError for K or epsilon out of range."""
+        return Beam(TreeReader(self.model), self.vocabulary, bos_token_id=self.tokens.bos_token_id, K=K,
+                    epsilon=epsilon)
 
     def next_byte(self, prefix: str | bytes) -> Tensor:
         """Log-probabilities (fp32 [257]) of the byte after these, exact over coverings; symbol 256 ends the text.
@@ -124,12 +124,10 @@ class ByteTeacher:
         if not isinstance(text, str):
             raise ValueError(f"the reading {alphabet!r} is along the tokens of a text, found {type(text).__name__}: "
                              'decode it, or take the reading "coverings"')
-        aligned = self.tokens.align(text)
-        token_M = aligned.token_ids.tolist()
-        tree = TokenTree([self.tokens.bos_token_id])
-        node = 0
-        for token in token_M:
-            node = tree.add(node, token, len(self.tokens.token_bytes[token]))
-        table = within_token.log_probs(self.teacher.reader().hidden(tree), self.sorted_head_VE,
-                                       [*token_M, self.tokens.eos_token_id], self.vocabulary, alphabet=alphabet)
-        return Reading(table.cpu(), within_token.symbols(token_M, self.vocabulary, alphabet=alphabet))
+        token_M = self.tokens.align(text).token_ids.tolist()
+        tree = TokenTree(self.tokens.bos_token_id)
+        for node, token in enumerate(token_M):
+            tree.add(node, token, len(self.tokens.token_bytes[token]))
+        table_RS = within_token.log_probs(TreeReader(self.model).hidden(tree), self.sorted_head_VE,
+                                          [*token_M, self.tokens.eos_token_id], self.vocabulary, alphabet=alphabet)
+        return Reading(table_RS.cpu(), within_token.symbols(token_M, self.vocabulary, alphabet=alphabet))

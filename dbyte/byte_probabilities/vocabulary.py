@@ -7,14 +7,14 @@ range: only numbers >= 0 are added, so nothing cancels, however small it is.
 A token that is text has bytes. All other ids (special tokens, unused and padded ids) end a text, and are counted
 together as one symbol.
 
-Shape letters: V token ids, K of them with bytes, T positions of a token model, R nodes that are asked for, S symbols.
+Shape letters: V token ids, T positions of a token model, X of them that ask for a node, R nodes asked for, S symbols.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import torch
 from torch import Tensor
@@ -29,17 +29,12 @@ ALPHABETS = {"bytes": BYTES + 1, "ends": BYTES + 1, "joint": JOINT}
 
 @dataclass(frozen=True)
 class Node:
-    """The tokens that begin with `depth` certain bytes: sorted places low..high - 1; the first `ended` end there."""
+    """The tokens that begin with `depth` certain bytes: sorted places low..high - 1, longer ones from `longer`."""
 
     depth: int
     low: int
+    longer: int
     high: int
-    ended: int
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether a token begins so and has more bytes."""
-        return self.low + self.ended < self.high
 
 
 class SortedVocabulary:
@@ -68,29 +63,18 @@ class SortedVocabulary:
     def __len__(self) -> int:
         return len(self.id_V)
 
-    def stop_ids(self) -> list[int]:
-        """The ids without bytes."""
-        return self.id_V[len(self.texts) :].tolist()
-
     def node(self, prefix: bytes) -> Node | None:
         """The tokens that begin with these bytes; None if there are none."""
         if prefix not in self._nodes:
             low = bisect_left(self.texts, prefix)
-            after = _after(prefix)
-            high = len(self.texts) if after is None else bisect_left(self.texts, after, lo=low)
-            ended = bisect_left(self.texts, prefix + b"\0", lo=low, hi=high) - low
-            self._nodes[prefix] = Node(len(prefix), low, high, ended) if low < high else None
+            high = bisect_right(self.texts, prefix, lo=low, key=lambda text: text[: len(prefix)])
+            longer = bisect_right(self.texts, prefix, lo=low, hi=high)
+            self._nodes[prefix] = Node(len(prefix), low, longer, high) if low < high else None
         return self._nodes[prefix]
 
     def path(self, text: bytes) -> list[Node]:
-        """The nodes of a text's beginnings, from the empty one on, as far as a token begins so and has more bytes."""
-        nodes = []
-        for size in range(len(text) + 1):
-            node = self.node(text[:size])
-            if node is None or not node.goes_on:
-                break
-            nodes.append(node)
-        return nodes
+        """The nodes of a text's beginnings, from the empty one on, as far as tokens begin so."""
+        return list(takewhile(bool, (self.node(text[:size]) for size in range(len(text) + 1))))
 
     def ranges(self, node: Node, alphabet: str) -> list[tuple[int, int, int]]:
         """The symbols after a node and the sorted places of the tokens that go on with each: (symbol, first, end).
@@ -104,9 +88,8 @@ class SortedVocabulary:
                 byte = self.texts[place][node.depth]
                 return byte + BYTES * (alphabet == "joint" and len(self.texts[place]) == node.depth + 1)
 
-            first = node.low + node.ended
-            found = [(STOP, node.low, first)] if alphabet == "ends" and node.ended else []
-            for each, places in groupby(range(first, node.high), key=symbol):
+            found = [(STOP, node.low, node.longer)] if alphabet == "ends" and node.low < node.longer else []
+            for each, places in groupby(range(node.longer, node.high), key=symbol):
                 first, *rest = places
                 found.append((each, first, first + 1 + len(rest)))
             if node.depth == 0 and len(self.texts) < len(self):
@@ -119,31 +102,24 @@ class SortedVocabulary:
 
         prob_VT: numbers >= 0 for all ids in sorted order, at T positions; paths: one for each position.
         """
-        places = defaultdict(list)  # of a node: the positions where it is asked, and the rows of the table
-        rows = 0
-        for position, path in enumerate(paths):
-            for node in path:
-                places[node].append((position, rows))
-                rows += 1
-        table_SR = prob_VT.new_zeros(ALPHABETS[alphabet], rows, dtype=torch.float64)
-        for node, asked in places.items():
-            ranges = self.ranges(node, alphabet)
-            if not ranges:
-                continue
-            position_X, row_X = torch.tensor(asked, device=prob_VT.device).T
-            low, high = ranges[0][1], ranges[-1][2]
-            few = FEW * len(asked) < len(paths)  # to copy many columns takes longer than to add up all
-            some_XT = prob_VT[low:high, position_X] if few else prob_VT[low:high]
-            # torch adds up columns in blocks, so fp32 is enough for up to V numbers
-            sums_XX = torch.stack([some_XT[first - low : end - low].sum(0) for _, first, end in ranges])
-            if not few:
-                sums_XX = sums_XX[:, position_X]
-            symbol_X1 = torch.tensor([[symbol] for symbol, _, _ in ranges], device=prob_VT.device)
-            table_SR.index_put_((symbol_X1, row_X), sums_XX.double(), accumulate=True)
+        asked = defaultdict(list)  # of a node: the positions that ask for it, and their rows of the table
+        nodes = [(position, node) for position, path in enumerate(paths) for node in path]
+        for row, (position, node) in enumerate(nodes):
+            asked[node].append((position, row))
+        table_SR = prob_VT.new_zeros(ALPHABETS[alphabet], len(nodes), dtype=torch.float64)
+        for node, places in asked.items():
+            if ranges := self.ranges(node, alphabet):
+                position_X, row_X = torch.tensor(places, device=prob_VT.device).T
+                symbol_X1 = torch.tensor([[symbol] for symbol, _, _ in ranges], device=prob_VT.device)
+                table_SR.index_put_((symbol_X1, row_X), _sums(prob_VT, position_X, ranges), accumulate=True)
         return table_SR.T
 
 
-def _after(prefix: bytes) -> bytes | None:
-    """The first bytes in sorted order after all that begin with the prefix; None if there are none."""
-    kept = prefix.rstrip(b"\xff")
-    return kept[:-1] + bytes([kept[-1] + 1]) if kept else None
+def _sums(prob_VT: Tensor, position_X: Tensor, ranges: Sequence[tuple[int, int, int]]) -> Tensor:
+    """The sums over each range at some positions: fp64, a row a range."""
+    low, high = ranges[0][1], ranges[-1][2]
+    few = FEW * len(position_X) < prob_VT.shape[1]  # to copy many columns takes longer than to add up all
+    some_XT = prob_VT[low:high, position_X] if few else prob_VT[low:high]
+    # torch adds up columns in blocks, so fp32 is enough for up to V numbers
+    sums_XX = torch.stack([some_XT[first - low : end - low].sum(0) for _, first, end in ranges])
+    return (sums_XX if few else sums_XX[:, position_X]).double()

@@ -11,8 +11,7 @@ Both are exact for the token model along these tokens: the product over a token'
 and special tokens together are the byte EOS. They are no distribution of text alone, since they know where the tokens
 so far end: `coverings.py` has that.
 
-Shape letters: T tokens that are predicted, E width, V token ids, R symbols of all these tokens, S symbols to choose
-from.
+Shape letters: T tokens that are predicted, E width, V token ids, R symbols of these tokens, S symbols to choose from.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dbyte.byte_probabilities.vocabulary import BYTES, JOINT_STOP, STOP, Node, SortedVocabulary
+from dbyte.byte_probabilities.vocabulary import BYTES, JOINT_STOP, STOP, SortedVocabulary
 
 ROWS_AT_ONCE = 512  # positions whose probabilities of all tokens are in memory together
 LEAST = 1e-30  # a token so much less likely than the likeliest is near the end of what fp32 can hold
@@ -42,7 +41,8 @@ def log_probs(
     for start in range(0, len(hidden_TE), rows):
         logits_VT = (sorted_head_VE @ hidden_TE[start : start + rows].T).float()
         tokens = token_T[start : start + rows]
-        paths = [_path(vocabulary, token, alphabet) for token in tokens]
+        texts = [vocabulary.text_of[token] for token in tokens]
+        paths = [vocabulary.path(text if alphabet == "ends" else text[:-1]) for text in texts]
         logits_VT -= logits_VT.amax(0)
         sums_RS = vocabulary.sums(logits_VT.exp(), paths, alphabet)
         spelled_R = symbols(tokens, vocabulary, alphabet=alphabet).to(sums_RS.device)
@@ -62,10 +62,3 @@ def symbols(token_T: Sequence[int], vocabulary: SortedVocabulary, *, alphabet: s
         else:
             spelled += [*text[:-1], text[-1] + BYTES] if text else [JOINT_STOP]
     return torch.tensor(spelled, dtype=torch.long)
-
-
-def _path(vocabulary: SortedVocabulary, token: int, alphabet: str) -> list[Node]:
-    """The nodes at which the symbols of a token are drawn."""
-    text = vocabulary.text_of[token]
-    sizes = range(len(text) + (alphabet == "ends")) if text else range(1)
-    return [vocabulary.node(text[:size]) for size in sizes]

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from dbyte.byte_probabilities.coverings import coverings
 from dbyte.byte_probabilities.encodings import split_characters
 from dbyte.byte_probabilities.teacher_lm import ByteTeacher
+from dbyte.byte_probabilities.token_model import TreeReader
 from dbyte.decode.generate import check_limits
 from dbyte.decode.sampling import Sampler, Sampling
 from dbyte.model.core import check_positions
@@ -62,7 +63,7 @@ def _check_utf8(prompt: bytes) -> None:
 def _continue(
     teacher: ByteTeacher, prompt: bytes, row: int, sampler: Sampler, limit: int, stops: list[bytes]
 ) -> bytes:
-    found = coverings(prompt, teacher.teacher, teacher.vocabulary, teacher.encodings, last=True).last
+    found = coverings(prompt, TreeReader(teacher.model), teacher.encodings)
     log_prob_1C = torch.tensor([[log_prob for _, log_prob in found]], dtype=torch.float64)
     tokens = list(found[sampler.draw(log_prob_1C, [row]).item()][0])
     text_of = teacher.vocabulary.text_of

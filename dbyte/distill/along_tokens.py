@@ -9,7 +9,6 @@ predicted, K2 joint symbols.
 
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from dbyte.byte_probabilities import within_token
@@ -17,7 +16,7 @@ from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.distill import losses
 from dbyte.distill.losses import Loss
 from dbyte.distill.objectives import Objective
-from dbyte.distill.terms import Forward, boundary, language_model, predicted_bytes, predicted_tokens, term
+from dbyte.distill.terms import Forward, boundary, predicted_bytes, predicted_tokens, term
 
 _vocabularies: WeakKeyDictionary[nn.Module, SortedVocabulary] = WeakKeyDictionary()
 
@@ -32,20 +31,12 @@ def symbols_of_text(forward: Forward, mask_BL: Tensor) -> Loss:
 @term(predicted_bytes, reads_teacher="whole")
 def symbols_of_teacher(forward: Forward, mask_BL: Tensor) -> Loss:
     """KL from what the teacher says of each byte within its tokens: labels say which came, these which might have."""
-    teacher_PK2 = teacher_symbols(forward)
-    return losses.dense(forward.model.byte_head(forward.decoded_along_tokens_BLD[mask_BL]), teacher_PK2)
-
-
-@torch.no_grad()
-def teacher_symbols(forward: Forward) -> Tensor:
-    """The teacher's log-probabilities of the symbols at each byte that is predicted, token by token: [P, K2]."""
-    batch = forward.batch
-    where = predicted_tokens(batch).nonzero(as_tuple=True)
+    predicts_BM = predicted_tokens(forward.batch)
+    next_T = forward.batch.token_ids_BM.roll(-1, dims=1)[predicts_BM]
     vocabulary = sorted_vocabulary(forward.model)
-    hidden_TE = language_model(forward.teacher, batch)[where]
-    head_VE = forward.teacher.get_output_embeddings().weight[vocabulary.id_V.to(hidden_TE.device)]
-    next_T = batch.token_ids_BM.roll(-1, dims=1)[where]
-    return within_token.log_probs(hidden_TE, head_VE, next_T.tolist(), vocabulary)
+    head_VE = forward.teacher.get_output_embeddings().weight.detach()[vocabulary.id_V]
+    teacher_PK2 = within_token.log_probs(forward.teacher_BME[predicts_BM], head_VE, next_T.tolist(), vocabulary)
+    return losses.dense(forward.model.byte_head(forward.decoded_along_tokens_BLD[mask_BL]), teacher_PK2)
 
 
 def sorted_vocabulary(student: nn.Module) -> SortedVocabulary:

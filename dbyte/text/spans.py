@@ -136,14 +136,25 @@ class TokenBytes:
         return np.fromiter(map(len, self.token_bytes), dtype=np.int64, count=len(self.token_bytes))
 
     @cached_property
+    def single_bytes(self) -> frozenset[int]:
+        """The bytes that are tokens by themselves."""
+        return frozenset(token[0] for token in self.token_bytes if len(token) == 1)
+
+    @cached_property
     def missing_bytes(self) -> bytes:
         """The bytes of UTF-8 that the tokenizer has no token for: no text with one of them can be aligned."""
-        alone = {token for token in self.token_bytes if len(token) == 1}
-        return bytes(byte for byte in UTF8_BYTES if bytes([byte]) not in alone)
+        return bytes(byte for byte in UTF8_BYTES if byte not in self.single_bytes)
 
     def can_spell(self, text: str) -> bool:
         """Whether the tokenizer has a token for every byte of a text."""
         return not self.missing_bytes or not any(byte in self.missing_bytes for byte in set(text.encode()))
+
+    def check_bytes(self, data: bytes) -> None:
+        """Raise ValueError for a byte that the tokenizer has no token for."""
+        if foreign := set(data) - self.single_bytes:
+            at = min(map(data.index, foreign))
+            raise ValueError(f"the text holds the byte 0x{data[at]:02X} at byte {at}, which {self.name} has no token "
+                             "for: remove it from the text")
 
     def spelled(self, texts: Sequence[str]) -> list[str]:
         """The training texts that the tokenizer can spell; prints how many others are left out."""
@@ -174,10 +185,8 @@ class TokenBytes:
         if not isinstance(text, str):
             raise ValueError(f"expected a str, found {type(text).__name__}; decode bytes as UTF-8 first")
         data = utf8(text)
-        if not self.can_spell(text):
-            at, byte = next(each for each in enumerate(data) if each[1] in self.missing_bytes)
-            raise ValueError(f"the text holds the byte 0x{byte:02X} at byte {at}, which {self.name} has no token for: "
-                             "remove it from the text")
+        if self.missing_bytes:
+            self.check_bytes(data)
         normaliser = self.tokenizer().normalizer
         # ASCII is in every canonical form, and other normalisers are errors.
         return text if normaliser is None or text.isascii() else normaliser.normalize_str(text)
