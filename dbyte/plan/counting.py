@@ -215,10 +215,11 @@ def count_step(
 
     Raises ValueError for a step of Stage 2 that reads the teacher, or one that runs a part of the core.
     """
+    costs = costs_of(config, step, batch, half=half, backend=backend)
     core = config.core_config
     layers = {"encoder": config.encoder_layers, "decoder": config.decoder_layers, "router": config.router_layers,
               **dict.fromkeys(("core", TEACHER[0]), core.num_hidden_layers)}
-    counted = summed(costs_of(config, step, batch, half=half, backend=backend), layers, checkpointing=checkpointing)
+    counted = summed(costs, layers, checkpointing=checkpointing)
     if step.stage == 2:
         counted.flops["decoder_projection"] += counted.flops.pop(ELSEWHERE[0])
     elif elsewhere := counted.flops.pop(ELSEWHERE[0]):
