@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import make_teacher
 from tiny_tokenizers import KINDS, TEXTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,7 +20,15 @@ from dbyte.text.byte_tokenizer import ByteTokenizer
 from dbyte.text.spans import BOS, EOS, TokenBytes
 from dbyte.transfer.byte_targets import ByteTargets, Shards, byte_table
 from dbyte.transfer.heads import END, HEADS, LONGEST, SYMBOLS
-from dbyte.transfer.methods import PairedForward, byte_divergence, chunk_ends, chunk_loss, token_spans
+from dbyte.transfer.methods import (
+    PairedForward,
+    byte_divergence,
+    chunk_ends,
+    chunk_log_probs,
+    chunk_loss,
+    starts_a_word,
+    token_spans,
+)
 from dbyte.transfer.paired import paired_documents, paired_rows
 from dbyte.transfer.plan import Transfer
 from dbyte.transfer.student import TransferStudent
@@ -60,8 +69,8 @@ def targets(folder, pair, kind, reading="joint"):
     return ByteTargets(folder, pair.teacher, reading)
 
 
-def with_targets(folder, student, teacher):
-    pair = rows(student, teacher)
+def with_targets(folder, student, teacher, times=1):
+    pair = paired_rows(PROSE * times, tokens(student), tokens(teacher), row_bytes=ROW)
     return replace(pair, targets=targets(folder, pair, teacher)).batch(range(len(pair)))
 
 
@@ -297,6 +306,36 @@ def test_alm_counts_chunks_and_drops_those_before_no_word():
     assert found[0.0][0] > found[0.1][0] > found[0.999][0] >= 0
     assert (chunk_ends(batch).sum() == torch.stack(method("alm", "bytes", "llama3").counts(batch))).all()
     assert chunk_ends(batch).sum() < predicted_tokens(batch).sum()
+
+
+@pytest.mark.parametrize("name", ["bld", "alm_sft"])
+def test_a_loss_is_that_of_its_micro_batches(name, tmp_path):
+    torch.manual_seed(0)
+    batch = with_targets(tmp_path, "bytes", "llama3", times=6)
+    teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
+    model = TransferStudent(with_vocabulary(student, tokens("qwen"), ByteTokenizer()), head="parallel",
+                            teacher_width=32)
+    objective = method(name, "bytes", "llama3")
+    parts = [torch.stack(objective.sums(model, teacher, part)) for part in batch.split(1)]
+    assert len(parts) > 1
+    torch.testing.assert_close(sum(parts), torch.stack(objective.sums(model, teacher, batch)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_word_may_follow_where_a_document_is_cut_and_nothing_follows_its_end():
+    teacher = make_teacher(vocabulary=500)
+    batch = paired_rows(["All human beings are born free."], tokens("qwen"), tokens("qwen"), row_bytes=20)
+    batch = batch.batch(range(len(batch)))
+    starts_V = starts_a_word(tokens("qwen"))
+    ends_BL = chunk_ends(batch)
+    with torch.no_grad():
+        hidden_BME = language_model(teacher, batch)
+        _, word_C = chunk_log_probs(batch, ends_BL, hidden_BME, teacher, starts_V)
+        padded_V = F.pad(starts_V, (0, 500 - len(starts_V)), value=True)
+        plain_BM = teacher.lm_head(hidden_BME).log_softmax(-1)[..., padded_V].logsumexp(-1)
+    last_BM = batch.token_mask_BM & ~predicted_tokens(batch)
+    cut_B, closed_B = plain_BM[last_BM], batch.byte_ids_BL[ends_BL] == EOS
+    assert len(cut_B) > 1 and closed_B.sum() == 1 and closed_B[-1] and word_C[-1] == 0
+    assert all(torch.isclose(word_C, each).any() for each in cut_B[:-1]), "the last row ends with the document"
 
 
 def test_alm_alone_teaches_a_student_what_its_teacher_says():

@@ -154,7 +154,7 @@ def chunk_log_probs(
     batch: Batch, ends_BL: Tensor, hidden_BME: Tensor, model: PreTrainedModel, starts_V: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The log-probability of each chunk [C], and that of a word right after it, 0 at the end of a document."""
-    real_BM, predicts_BM = batch.token_mask_BM, predicted_tokens(batch)
+    real_BM = batch.token_mask_BM
     next_T = batch.token_ids_BM.roll(-1, 1)[real_BM]
     head_VE = model.get_output_embeddings().weight
     starts_V = F.pad(starts_V.to(head_VE.device), (0, len(head_VE) - len(starts_V)), value=True)  # ids of no token
@@ -162,20 +162,20 @@ def chunk_log_probs(
     def next_and_word(log_TV: Tensor, where: slice) -> Tensor:
         return torch.stack([log_TV.gather(1, next_T[where, None])[:, 0], log_TV[:, starts_V].logsumexp(1)], 1)
 
-    found_T2 = sliced_losses.taken(next_and_word, hidden_BME[real_BM], head_VE) * predicts_BM[real_BM][:, None]
-    token_T, word_T = found_T2[:, 0].roll(1), found_T2[:, 1]  # of the token itself, 0 for BOS; after it
-    word_C = word_T[ends_BL[batch.boundary_BL]]
+    log_next_T, word_T = sliced_losses.taken(next_and_word, hidden_BME[real_BM], head_VE).unbind(1)
+    token_T = (log_next_T * predicted_tokens(batch)[real_BM]).roll(1)  # of the token itself, 0 for BOS
+    word_C = word_T[ends_BL[batch.boundary_BL]].masked_fill(batch.byte_ids_BL[ends_BL] == EOS, 0)
     chunk_T = span_numbers(ends_BL)[batch.boundary_BL]
     return torch.zeros_like(word_C).index_add(0, chunk_T, token_T), word_C
 
 
 def hidden_loss(forward: PairedForward, mask_BL: Tensor) -> Loss:
-    """The squared distance of hidden states at the ends of chunks over the teacher's mean square.
+    """The squared distance of hidden states at the ends of chunks, the student's projected, over the teacher's square.
 
-    The student's are projected to the teacher's width.
+    Each chunk has a square of its own, so that the sum does not depend on what else the batch holds.
     """
     student_CE, teacher_CE = (
         hidden_BME[batch.token_mask_BM][mask_BL[batch.boundary_BL]].float()
         for batch, hidden_BME in ((forward.batch, forward.student_BME), (forward.batch.teacher, forward.teacher_BME)))
-    squared_CE = (forward.model.projection(student_CE) - teacher_CE).square()
-    return squared_CE.mean(1).sum() / teacher_CE.square().mean().clamp(min=1e-12), mask_BL.sum()
+    distance_C = (forward.model.projection(student_CE) - teacher_CE).square().sum(1)
+    return (distance_C / teacher_CE.square().sum(1).clamp(min=1e-12)).sum(), mask_BL.sum()

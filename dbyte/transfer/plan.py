@@ -95,7 +95,7 @@ class Transfer:
                  "chunk": (1, Term(chunk, methods.chunk_ends, reads_teacher="whole")),
                  "hidden": (1, Term(methods.hidden_loss, methods.chunk_ends, reads_teacher="whole"))}
         of_bytes = f" {self.byte_weight:g} {self.kl_weight:g}" if self.has("byte_ce") else ""
-        of_chunks = f" {self.temperature:g} {self.gamma:g}" if self.has("chunk") else ""
+        of_chunks = f" {self.temperature:g} {self.gamma:g} by chunk" if self.has("chunk") else ""
         return Objective(self.method + of_bytes + of_chunks, tuple(terms[name] for name in METHODS[self.method]),
                          methods.PairedForward)
 
