@@ -150,7 +150,8 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path, folder, capsys):
     assert "has no tokenizer (looked for tokenizer.json" in capsys.readouterr().err
 
 
-def test_the_command_trains_evaluates_and_does_nothing_twice(folder, capsys):
+def test_the_command_trains_evaluates_and_does_nothing_twice(folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run.__init__, "__kwdefaults__", Run.__init__.__kwdefaults__ | {"root": tmp_path})
     command = ["transfer", "--teacher", folder, "--tokenizer", "bytes", "--corpus", "world=3000", "--row-bytes", "128",
                "--train-bytes", "256", "--batch-rows", "1", "--rank", "2", "--heldout-bytes", "2000", "--reading",
                "joint"]
