@@ -30,7 +30,6 @@ from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.stats import AVERAGE, Interval
 from dbyte.model.teacher import read_teacher
 from dbyte.presets import Scale
-from dbyte.transfer.byte_targets import ByteReading
 from dbyte.transfer.plan import Transfer, plan, transfer
 from dbyte_paper import ablation_runs, tables
 from dbyte_paper.ablation_runs import Measurements, Trained, correct_of
@@ -48,7 +47,7 @@ STAGES, STAGE1, DENSE = "two stages", "two stages, Stage 1", "two stages, dense 
 SCRATCH, HNET, HNET_OWN = "from scratch", "H-Net distillation", "H-Net, own boundaries"
 BLT, BOLMO, ALM, BLD = "BLT-style", "Bolmo-style", "ALM to bytes", "BLD to bytes"
 TO_BYTES = {ALM: {"method": "alm"},
-            BLD: {"method": "bld", "reading": ByteReading("joint"), "precompute": True}}
+            BLD: {"method": "bld", "reading": "joint", "precompute": True}}
 RECIPES = (STAGES, DENSE, BOLMO, HNET, HNET_OWN, BLT, ALM, BLD, SCRATCH)
 BYTE_RATE, BYTE_RANK = 2e-3, 64  # of a student of TO_BYTES before the sweep, and of its LoRA
 # Where the paper prints what each is named after: Table 1's average drop, Table 11's average accuracy.

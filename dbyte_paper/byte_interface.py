@@ -25,7 +25,7 @@ from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.text.packing import document, pack
 from dbyte.text.spans import TokenBytes
-from dbyte.transfer.byte_targets import ByteReading
+from dbyte.transfer.byte_targets import byte_table
 from dbyte.transfer.plan import Transfer, plan, transfer
 from dbyte_paper.figures import BARS, STYLE, panels
 from dbyte_paper.published import FOLDER
@@ -35,7 +35,7 @@ ARMS = {
     "SFT, MinED embeddings": {"method": "sft", "init": "mined"},
     "byte CE": {"method": "byte_ce"},
     "BLD": {"method": "bld"},
-    "BLD, targets along tokens": {"method": "bld", "reading": ByteReading("joint")},
+    "BLD, targets along tokens": {"method": "bld", "reading": "joint"},
     "BLD, sequential head": {"method": "bld", "head": "sequential"},
     "ALM": {"method": "alm"},
     "ALM + SFT": {"method": "alm_sft"},
@@ -148,7 +148,7 @@ def _timed(read, texts: Sequence[str]) -> tuple[torch.Tensor, int, float]:
 
 def _along_tokens(teacher: ByteTeacher, text: str) -> torch.Tensor:
     whole = document(teacher.tokens.align(text), teacher.tokens)
-    return ByteReading("joint").table(teacher, pack([whole], row_bytes=len(whole)).batch([0]))[1:-1]
+    return byte_table(teacher, pack([whole], row_bytes=len(whole)).batch([0]), "joint")[1:-1]
 
 
 def _quality(name: str, found: tuple, exact: tuple, symbol_N: torch.Tensor) -> dict:

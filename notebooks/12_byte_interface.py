@@ -39,7 +39,6 @@ from dbyte.distill.data import heldout_corpus
 from dbyte.distill.steps import stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, column_rows
-from dbyte.transfer.byte_targets import ByteReading
 from dbyte_paper import ablation_runs, ablations, byte_interface, figures, results, tables
 from dbyte_paper.variants import Variant, run_variant, sequence
 
@@ -75,7 +74,7 @@ Image(figures.save(byte_interface.quality_figure(readings), "interface_readings"
 
 # %%
 other = tokenizer or byte_interface.other_tokenizer(chosen, seed=seed)
-shared = dict(teacher=str(teacher), rank=rank, reading=ByteReading(reading))
+shared = dict(teacher=str(teacher), rank=rank, reading=reading)
 measurer = Measurer(chosen, seed)
 baseline = measurer.columns(teacher, "token", items=chosen.ablation.items)
 

@@ -1,27 +1,36 @@
 """Transfer to another tokenizer: bytes line up, heads see what they may, losses reduce, vocabularies begin as told."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import make_teacher
 from tiny_tokenizers import KINDS, TEXTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dbyte.byte_probabilities import ByteTeacher, within_token
 from dbyte.distill import sliced_losses
-from dbyte.distill.losses import forward_kl, has_next
-from dbyte.distill.terms import language_model
+from dbyte.distill.losses import forward_kl
+from dbyte.distill.terms import language_model, predicted_tokens
 from dbyte.model.adapters import ADAPTER, merged_state
 from dbyte.text.byte_tokenizer import ByteTokenizer
 from dbyte.text.spans import BOS, EOS, TokenBytes
-from dbyte.transfer import losses
-from dbyte.transfer.byte_targets import ByteReading, Shards, WhileTraining
-from dbyte.transfer.heads import HEADS, LONGEST, SYMBOLS
-from dbyte.transfer.methods import ChunkTerm, PairedForward, chunk_ends, method, predicting
+from dbyte.transfer.byte_targets import ByteTargets, Shards, byte_table
+from dbyte.transfer.heads import END, HEADS, LONGEST, SYMBOLS
+from dbyte.transfer.methods import (
+    PairedForward,
+    byte_divergence,
+    chunk_ends,
+    chunk_log_probs,
+    chunk_loss,
+    starts_a_word,
+    token_spans,
+)
 from dbyte.transfer.paired import paired_documents, paired_rows
-from dbyte.transfer.spans import END, common_chunks, token_spans
+from dbyte.transfer.plan import Transfer
 from dbyte.transfer.student import TransferStudent
 from dbyte.transfer.vocabulary import INITS, averaged, old_tokens, with_vocabulary
 
@@ -50,6 +59,21 @@ def forward(student, teacher, batch, **parts):
     return PairedForward(TransferStudent(student, **parts), teacher, batch)
 
 
+def method(name, student, teacher, **weights):
+    return Transfer("a teacher", method=name, **weights).objective(tokens(student), tokens(teacher))
+
+
+def targets(folder, pair, kind, reading="joint"):
+    make_teacher(vocabulary=500).save_pretrained(folder)
+    KINDS[kind]().save_pretrained(folder)
+    return ByteTargets(folder, pair.teacher, reading)
+
+
+def with_targets(folder, student, teacher, times=1):
+    pair = paired_rows(PROSE * times, tokens(student), tokens(teacher), row_bytes=ROW)
+    return replace(pair, targets=targets(folder, pair, teacher)).batch(range(len(pair)))
+
+
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
@@ -76,7 +100,7 @@ def test_rows_of_targets_lie_at_the_bytes_of_the_students_tokens(student, longes
     """The j-th head of a token reads the target of its j-th byte, and nothing beyond its end or the last head."""
     batch = paired_rows(HARD, tokens(student), tokens("qwen"), row_bytes=ROW)
     batch = batch.batch(range(len(batch)))
-    where_BM = predicting(batch).roll(1, 1)
+    where_BM = predicted_tokens(batch).roll(1, 1)
     texts = [tokens(student).token_bytes[token] for token in batch.token_ids_BM[where_BM].tolist()]
     assert longest == LONGEST or student == "bytes" or any(len(text) > longest for text in texts)
     flat = batch.byte_ids_BL.flatten().tolist()
@@ -117,7 +141,7 @@ def test_tokenizers_that_normalise_differently_are_refused():
 def test_splitting_a_batch_keeps_both_sides_and_targets_together():
     pair = paired_rows(PROSE * 6, tokens("bytes"), tokens("qwen"), row_bytes=ROW)
     symbol = torch.arange(len(pair))[:, None, None].expand(-1, ROW, 2).short()
-    pair = type(pair)(pair.student, pair.teacher, lambda rows: (symbol[list(rows)], symbol[list(rows)].half()))
+    pair = replace(pair, targets=lambda rows: (symbol[list(rows)], symbol[list(rows)].half()))
     batch = pair.batch(range(len(pair)))
     assert len(pair) > 2
     for number, part in enumerate(batch.split(1)):
@@ -157,15 +181,20 @@ def test_no_head_changes_a_token_logit_and_none_is_saved(name, tmp_path):
     assert loaded.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_what_lies_beyond_a_tokens_end_changes_no_loss():
+def test_what_lies_beyond_a_tokens_end_changes_no_loss(tmp_path):
     torch.manual_seed(0)
-    batch, teacher = whole(("qwen", "llama3")), make_teacher(vocabulary=500)
-    read = WhileTraining(ByteReading("joint"), KINDS["llama3"]())
-    way = PairedForward(TransferStudent(make_teacher(vocabulary=500), head="parallel"), teacher, batch, read=read)
+    batch = with_targets(tmp_path, "qwen", "llama3")
+    head = torch.nn.Module()
+    head.forward = lambda hidden_TE, symbol_TJ: logits_TJS
+    model = TransferStudent(make_teacher(vocabulary=500))
+    model.byte_head = head
+    way = PairedForward(model, None, batch)
     logits_TJS = torch.randn(*way.spans.mask_TJ.shape, SYMBOLS, requires_grad=True)
-    losses.byte_divergence(logits_TJS[way.spans.mask_TJ], *way.targets).backward()
-    moved_TJ = logits_TJS.grad.abs().sum(-1) > 0
-    assert torch.equal(moved_TJ, way.spans.mask_TJ) and not moved_TJ.all()
+    for weight, term in method("bld", "qwen", "llama3").terms[1:]:
+        logits_TJS.grad = None
+        term.loss(PairedForward(model, None, batch), term.where(batch))[0].backward()
+        moved_TJ = logits_TJS.grad.abs().sum(-1) > 0
+        assert weight and torch.equal(moved_TJ, way.spans.mask_TJ) and not moved_TJ.all()
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------
@@ -175,40 +204,54 @@ def test_the_divergence_of_kept_symbols_by_hand_and_never_above_the_whole():
     torch.manual_seed(0)
     logits_NS, whole_NS = torch.randn(5, SYMBOLS), torch.randn(5, END + 1).mul(4).softmax(-1)
     full = (whole_NS * (whole_NS.log() - logits_NS.log_softmax(-1)[:, : END + 1])).sum()
-    found = [losses.byte_divergence(logits_NS, *reversed(whole_NS.topk(kept))).item() for kept in (2, 16, END + 1)]
+    found = [byte_divergence(logits_NS, *reversed(whole_NS.topk(kept))).item() for kept in (2, 16, END + 1)]
     assert found[0] < found[1] < found[2] == pytest.approx(full.item(), rel=1e-4)
     prob_NK, symbol_NK = whole_NS.topk(2)
     student_NK = logits_NS.softmax(-1).gather(1, symbol_NK)
     p, q = (torch.cat([each, 1 - each.sum(1, keepdim=True)], 1) for each in (prob_NK, student_NK))
     assert found[0] == pytest.approx((p * (p / q).log()).sum().item(), rel=1e-4)
     same_NS = torch.nn.functional.pad(whole_NS.log(), (0, SYMBOLS - END - 1), value=-1e4)
-    assert losses.byte_divergence(same_NS, *reversed(whole_NS.topk(16))) == pytest.approx(0, abs=1e-5)
+    assert byte_divergence(same_NS, *reversed(whole_NS.topk(16))) == pytest.approx(0, abs=1e-5)
 
 
-def test_the_binarised_divergence_is_that_of_two_coins_and_keeps_its_size():
+def one_chunk_loss(log_p, log_q, temperature, monkeypatch):
+    """ALM's divergence of chunks of these log-probabilities, of which words follow for sure."""
+    chunks = iter([(log_q, torch.zeros_like(log_q)), (log_p, torch.zeros_like(log_p))])
+    monkeypatch.setattr("dbyte.transfer.methods.chunk_log_probs", lambda *arguments: next(chunks))
+    batch = whole(("qwen", "qwen"))
+    way = forward(make_teacher(vocabulary=500), make_teacher(vocabulary=500), batch)
+    return chunk_loss(way, chunk_ends(batch), starts=(None, None), temperature=temperature, gamma=0.0)[0]
+
+
+def test_the_binarised_divergence_is_that_of_two_coins_and_keeps_its_size(monkeypatch):
     log_p, log_q = torch.tensor([-0.5, -3.0, -40.0]), torch.tensor([-1.0, -3.0, -2.0])
     p, q = log_p.double().exp(), log_q.double().exp()
     coins = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
-    torch.testing.assert_close(losses.binarised(log_p, log_q, temperature=1).double(), coins, rtol=1e-4, atol=1e-5)
     limit = (log_p - log_q) + log_p * (log_q / log_p).log()
-    torch.testing.assert_close(losses.binarised(log_p, log_q, temperature=1e4), limit, rtol=0.05, atol=1e-3)
+    for place in range(3):
+        pair = log_p[place, None], log_q[place, None]
+        found = one_chunk_loss(*pair, 1.0, monkeypatch)
+        torch.testing.assert_close(found.double(), coins[place], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one_chunk_loss(*pair, 1e4, monkeypatch), limit[place], rtol=0.05, atol=1e-3)
 
 
 def test_with_equal_tokenizers_chunks_are_tokens_and_alm_compares_their_probabilities():
     teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
     batch = whole(("qwen", "qwen"))
-    own, other = common_chunks(batch, batch.teacher)
-    assert own.last_BM.sum() == batch.token_mask_BM.sum() and torch.equal(own.of_token_BM, other.of_token_BM)
-    nowhere = torch.ones(500, dtype=torch.bool)  # a word may begin with any token: nothing is weighed
-    way = forward(student, teacher, batch)
-    found, count = ChunkTerm(nowhere, nowhere, 1.0, 0.0)(way, chunk_ends(batch)), has_next(batch.token_document_BM)
-    next_T1 = batch.token_ids_BM.roll(-1, 1)[count][:, None]
-    log_T = [model.get_output_embeddings()(language_model(model, batch))[count].log_softmax(-1).gather(1, next_T1)
-             for model in (teacher, student)]
-    torch.testing.assert_close(found[0], losses.binarised(*log_T, temperature=1).sum(), rtol=1e-4, atol=1e-4)
-    assert found[1] == count.sum()
-    same = ChunkTerm(nowhere, nowhere, 1.0, 0.0)(forward(teacher, teacher, batch), chunk_ends(batch))[0]
-    assert abs(same) < 1e-4 < found[0]
+    assert chunk_ends(batch).sum() == predicted_tokens(batch).sum()
+    anywhere = torch.ones(500, dtype=torch.bool)  # a word may begin with any token: nothing is weighed
+    settings = dict(starts=(anywhere, anywhere), temperature=1.0, gamma=0.0)
+    found, count = chunk_loss(forward(student, teacher, batch), chunk_ends(batch), **settings)
+    predicts_BM = predicted_tokens(batch)
+    next_T1 = batch.token_ids_BM.roll(-1, 1)[predicts_BM][:, None]
+    log_p, log_q = (model.get_output_embeddings()(language_model(model, batch))[predicts_BM].log_softmax(-1)
+                    .gather(1, next_T1).double() for model in (teacher, student))
+    p, q = log_p.exp(), log_q.exp()
+    coins = p * (log_p - log_q) + (1 - p) * torch.log((1 - p) / (1 - q))
+    torch.testing.assert_close(found.double(), coins.sum(), rtol=1e-3, atol=1e-3)
+    assert count == predicts_BM.sum()
+    same = chunk_loss(forward(teacher, teacher, batch), chunk_ends(batch), **settings)[0]
+    assert abs(same) < 1e-4 < found
 
 
 def test_the_byte_terms_add_up_to_plain_distillation_over_tokens():
@@ -238,39 +281,68 @@ def test_the_byte_terms_add_up_to_plain_distillation_over_tokens():
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_sft_is_next_token_cross_entropy_and_bld_adds_its_bytes():
-    teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
-    batch = whole(("qwen", "llama3"))
-    both = dict(student=tokens("qwen"), teacher=tokens("llama3"), read=WhileTraining(ByteReading("joint"),
-                                                                                    KINDS["llama3"]()))
+def test_sft_is_next_token_cross_entropy_and_bld_adds_its_bytes(tmp_path):
+    student = make_teacher("qwen3", vocabulary=500)
+    batch = with_targets(tmp_path, "qwen", "llama3")
+    both = "qwen", "llama3"
     model = TransferStudent(student, head="parallel")
-    sums = {name: method(name, **both).sums(model, teacher, batch) for name in ("sft", "byte_ce", "bld")}
-    mask = predicting(batch)
+    sums = {name: method(name, *both).sums(model, None, batch) for name in ("sft", "byte_ce", "bld")}
+    mask = predicted_tokens(batch)
     expected, _ = sliced_losses.next_token(language_model(student, batch)[mask], student.lm_head.weight,
                                            batch.token_ids_BM.roll(-1, 1)[mask])
     assert sums["sft"][0] == expected and len(sums["sft"]) == 1
     assert sums["bld"][:2] == sums["byte_ce"] and sums["bld"][2] > 0
-    halved = method("bld", byte_weight=0.5, kl_weight=1.0, **both).sums(model, teacher, batch)
+    halved = method("bld", *both, byte_weight=0.5, kl_weight=1.0).sums(model, None, batch)
     torch.testing.assert_close(torch.stack(halved), torch.stack(sums["bld"]) * torch.tensor([1, 0.5, 10]))
-    assert {count.item() for count in method("bld", **both).counts(batch)} == {mask.sum().item()}
+    assert {count.item() for count in method("bld", *both).counts(batch)} == {mask.sum().item()}
 
 
 def test_alm_counts_chunks_and_drops_those_before_no_word():
     teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
     batch = whole(("bytes", "llama3"))
-    both = dict(student=tokens("bytes"), teacher=tokens("llama3"))
     model = TransferStudent(with_vocabulary(student, tokens("qwen"), ByteTokenizer()), teacher_width=32)
-    found = {gamma: method("alm", gamma=gamma, **both).sums(model, teacher, batch) for gamma in (0.0, 0.1, 0.999)}
+    found = {gamma: method("alm", "bytes", "llama3", gamma=gamma).sums(model, teacher, batch)
+             for gamma in (0.0, 0.1, 0.999)}
     assert found[0.0][0] > found[0.1][0] > found[0.999][0] >= 0
-    assert (chunk_ends(batch).sum() == torch.stack(method("alm", **both).counts(batch))).all()
-    own, other = common_chunks(batch, batch.teacher)
-    assert own.last_BM.sum() == other.last_BM.sum() < batch.token_mask_BM.sum()
+    assert (chunk_ends(batch).sum() == torch.stack(method("alm", "bytes", "llama3").counts(batch))).all()
+    assert chunk_ends(batch).sum() < predicted_tokens(batch).sum()
+
+
+@pytest.mark.parametrize("name", ["bld", "alm_sft"])
+def test_a_loss_is_that_of_its_micro_batches(name, tmp_path):
+    torch.manual_seed(0)
+    batch = with_targets(tmp_path, "bytes", "llama3", times=6)
+    teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
+    model = TransferStudent(with_vocabulary(student, tokens("qwen"), ByteTokenizer()), head="parallel",
+                            teacher_width=32)
+    torch.nn.init.uniform_(teacher.model.norm.weight, 0, 3)  # so that its states differ in size
+    objective = method(name, "bytes", "llama3")
+    parts = [torch.stack(objective.sums(model, teacher, part)) for part in batch.split(1)]
+    assert len(parts) > 1
+    torch.testing.assert_close(sum(parts), torch.stack(objective.sums(model, teacher, batch)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_word_may_follow_where_a_document_is_cut_and_nothing_follows_its_end():
+    teacher = make_teacher(vocabulary=500)
+    batch = paired_rows(["All human beings are born free."], tokens("qwen"), tokens("qwen"), row_bytes=20)
+    batch = batch.batch(range(len(batch)))
+    starts_V = starts_a_word(tokens("qwen"))
+    ends_BL = chunk_ends(batch)
+    with torch.no_grad():
+        hidden_BME = language_model(teacher, batch)
+        _, word_C = chunk_log_probs(batch, ends_BL, hidden_BME, teacher, starts_V)
+        padded_V = F.pad(starts_V, (0, 500 - len(starts_V)), value=True)
+        plain_BM = teacher.lm_head(hidden_BME).log_softmax(-1)[..., padded_V].logsumexp(-1)
+    last_BM = batch.token_mask_BM & ~predicted_tokens(batch)
+    cut_B, closed_B = plain_BM[last_BM], batch.byte_ids_BL[ends_BL] == EOS
+    assert len(cut_B) > 1 and closed_B.sum() == 1 and closed_B[-1] and word_C[-1] == 0
+    assert all(torch.isclose(word_C, each).any() for each in cut_B[:-1]), "the last row ends with the document"
 
 
 def test_alm_alone_teaches_a_student_what_its_teacher_says():
     teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
     batch = whole(("bytes", "llama3"))
-    objective = method("alm", student=tokens("bytes"), teacher=tokens("llama3"), gamma=0.0)
+    objective = method("alm", "bytes", "llama3", gamma=0.0)
     model = TransferStudent(with_vocabulary(student, tokens("qwen"), ByteTokenizer()), teacher_width=32)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses_by_step = []
@@ -290,14 +362,15 @@ def test_alm_alone_teaches_a_student_what_its_teacher_says():
 def test_a_rows_targets_are_the_teachers_readings_of_its_documents(reading):
     teacher = ByteTeacher(make_teacher(vocabulary=500), KINDS["llama3"]())
     row = rows("bytes", "llama3").teacher.batch([0])
-    table_LS = ByteReading(reading, kept=257).table(teacher, row)
+    table_LS = byte_table(teacher, row, reading)
     data = [bytes(row.byte_ids_BL[0, row.document_BL[0] == number].tolist()) for number in row.document_BL[0].unique()
             if number >= 0]
     expected = [teacher.read(each[1:-1], reading).log_prob_RS if reading != "joint" else None for each in data]
     assert data[0].endswith(bytes([EOS])) and len(data) > 1
     for number, one in enumerate(expected):
         found = table_LS[row.document_BL[0] == number]
-        assert not found[0].any() and torch.allclose(found[1:].exp().sum(1), torch.ones(len(found) - 1), atol=1e-5)
+        assert (found[0] == -torch.inf).all()
+        torch.testing.assert_close(found[1:].exp().sum(1), torch.ones(len(found) - 1), rtol=0, atol=1e-5)
         if one is not None:
             torch.testing.assert_close(found[1:].exp(), one.exp(), rtol=0, atol=1e-5)
         else:  # along tokens, a token's first byte is as likely as all tokens that begin with it
@@ -311,37 +384,42 @@ def test_a_rows_targets_are_the_teachers_readings_of_its_documents(reading):
 def test_precomputed_targets_are_those_on_the_fly_and_an_interrupted_call_goes_on_to_the_same_bits(
         reading, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dbyte.transfer.byte_targets.SHARD_ROWS", 1)
-    model, tokenizer = make_teacher(vocabulary=500), KINDS["qwen"]()
     pair = paired_rows(["All human beings", "naïve 😀", "1 + 2 = 3."], tokens("bytes"), tokens("qwen"), row_bytes=24)
     assert len(pair) == 3
-    how = ByteReading(reading)
-    whole, broken = (Shards(tmp_path / name, "address", pair.teacher) for name in ("whole", "broken"))
-    whole.complete(how, lambda: ByteTeacher(model, tokenizer))
-    asked = []
+    now = targets(tmp_path / "teacher", pair, "qwen", reading)
 
-    def once(self, teacher, rows):
+    def shards(name):
+        monkeypatch.setattr("dbyte.transfer.byte_targets.RUNS", tmp_path / name)
+        return Shards(replace(now))  # one of its own, since it remembers its folder
+
+    def contents(shards):
+        return {path.relative_to(shards.folder): path.read_bytes() for path in shards.folder.rglob("*.*")}
+
+    whole, read, asked = shards("whole").complete(), ByteTargets._of_row, []
+
+    def twice(self, number):
         if len(asked) == 2:
             raise KeyboardInterrupt
-        asked.append(rows)
-        return read(self, teacher, rows)
+        asked.append(number)
+        return read(self, number)
 
-    read = ByteReading.of_rows
-    monkeypatch.setattr(ByteReading, "of_rows", once)
+    monkeypatch.setattr(ByteTargets, "_of_row", twice)
     with pytest.raises(KeyboardInterrupt):
-        broken.complete(how, lambda: ByteTeacher(model, tokenizer))
-    monkeypatch.setattr(ByteReading, "of_rows", read)
-    files = sorted(broken.folder.iterdir())
-    assert len(files) == 2
-    files[1].write_bytes(files[1].read_bytes()[:-1] + b"\x7f")
-    before = files[0].stat().st_mtime_ns
-    broken.complete(how, lambda: ByteTeacher(model, tokenizer))
-    assert "is damaged; it is computed again" in capsys.readouterr().out and files[0].stat().st_mtime_ns == before
-    assert {path.name: path.read_bytes() for path in whole.folder.iterdir()} == {
-        path.name: path.read_bytes() for path in broken.folder.iterdir()}
-    broken.complete(how, lambda: pytest.fail("nothing is missing"))
-    batch = pair.batch([2, 0, 1])
-    for kept, now in zip(whole([2, 0, 1]), WhileTraining(how, tokenizer)(model, batch.teacher), strict=True):
-        assert torch.equal(kept, now) and kept.any()
+        (broken := shards("broken")).complete()
+    monkeypatch.setattr(ByteTargets, "_of_row", read)
+    kept, damaged = sorted(broken.folder.rglob("targets.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")
+    before = kept.stat().st_mtime_ns
+    broken.complete()
+    assert kept.stat().st_mtime_ns == before
+    assert "00001/targets.safetensors is damaged; 00001 is not used" in capsys.readouterr().err
+    assert contents(whole) == contents(broken) and len(contents(whole)) == 6
+    monkeypatch.setattr(ByteTargets, "_of_row", lambda self, number: pytest.fail("nothing is missing"))
+    again = shards("broken").complete()
+    assert "teacher" not in vars(again.targets), "it is not even loaded"
+    monkeypatch.setattr(ByteTargets, "_of_row", read)
+    for one, other in zip(again([2, 0, 1]), now([2, 0, 1]), strict=True):
+        assert torch.equal(one, other) and one.any()
 
 
 # -- LoRA and vocabularies --------------------------------------------------------------------------------------------
@@ -433,11 +511,12 @@ def test_the_byte_tokenizer_spells_any_text_with_its_bytes():
 
 @pytest.mark.parametrize(("wrong", "match"), [
     (lambda: with_vocabulary(make_teacher(), tokens("qwen"), ByteTokenizer(), init="best"), "unknown init"),
-    (lambda: ByteReading("exact"), "a reading of bytes is one of coverings, beam, joint"),
-    (lambda: ByteReading(kept=300), "keeps 1 to 257 symbols"),
-    (lambda: method("dskd", student=tokens("qwen"), teacher=tokens("qwen")), "choose one of sft, byte_ce, bld"),
-    (lambda: method("bld", kl_weight=-1, student=tokens("qwen"), teacher=tokens("qwen")), "must be at least 0"),
-    (lambda: method("alm", temperature=0, student=tokens("qwen"), teacher=tokens("qwen")), "temperature above 0"),
+    (lambda: Transfer("t", reading="exact"), "unknown reading 'exact': choose one of coverings, beam, joint"),
+    (lambda: Transfer("t", init="best"), "unknown init"),
+    (lambda: Transfer("t", method="dskd"), "choose one of sft, byte_ce, bld, alm, alm_sft"),
+    (lambda: Transfer("t", kl_weight=-1), "must be at least 0"),
+    (lambda: Transfer("t", temperature=0), "temperature above 0"),
+    (lambda: Transfer("t", gamma=1), "gamma in"),
 ])
 def test_wrong_settings_are_errors(wrong, match):
     with pytest.raises(ValueError, match=match):

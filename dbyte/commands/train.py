@@ -100,8 +100,13 @@ def plan(scale: "Scale", steps: "tuple[Step, ...]", *, seed: int) -> str:
 
 def corpus_amount(text: str) -> tuple[str, int]:
     """NAME=BYTES, as in `world=8_000_000` or `file:notes=5e6`; ValueError otherwise."""
-    name, _, amount = text.rpartition("=")
+    name, _, size = text.rpartition("=")
     try:
-        return name, int(float(amount.replace("_", "")))
+        return name, amount(size)
     except (ValueError, OverflowError):
         raise ValueError(f"--corpus expects NAME=BYTES, such as pydocs=5e6, found {text!r}") from None
+
+
+def amount(text: str) -> int:
+    """A whole number, also as 5e6 or 5_000_000; ValueError or OverflowError otherwise."""
+    return int(float(text.replace("_", "")))

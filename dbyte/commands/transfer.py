@@ -3,31 +3,37 @@
 import argparse
 import dataclasses
 
-from dbyte.commands.train import corpus_amount
+from dbyte.commands.train import amount, corpus_amount
 
-WORDS = {"tokenizer": "of the student: bytes, a folder or a hub name (default: its own)",
-         "student": "the model to begin with, a folder or hub name (default: the teacher)",
-         "method": "bld (the default), byte_ce, sft, alm or alm_sft",
-         "init": "of new embeddings: mean (the default), fvt, mined or fresh",
-         "head": "over bytes: parallel (the default), sequential or decoder"}
-WEIGHTS = {"byte_weight": "BLD's lambda of byte cross-entropy", "kl_weight": "BLD's lambda of the divergence",
-           "temperature": "ALM's, of chunk probabilities", "gamma": "ALM's least probability of a word after a chunk"}
+OPTIONS = {  # fields of `Transfer`: what is left out has its default there
+    "teacher": (str, "a folder or hub name"),
+    "tokenizer": (str, "of the student: bytes, a folder or a hub name (default: its own)"),
+    "student": (str, "the model to begin with, a folder or hub name (default: the teacher)"),
+    "method": (str, "bld (the default), byte_ce, sft, alm or alm_sft"),
+    "byte_weight": (float, "BLD's lambda of byte cross-entropy"),
+    "kl_weight": (float, "BLD's lambda of the divergence"),
+    "temperature": (float, "ALM's, of chunk probabilities"),
+    "gamma": (float, "ALM's least probability of a word after a chunk"),
+    "init": (str, "of new embeddings: mean (the default), fvt, mined or fresh"),
+    "head": (str, "over bytes: parallel (the default), sequential or decoder"),
+    "reading": (str, "of the teacher's bytes: coverings (the default), beam or joint"),
+    "rank": (int, "of LoRA on queries and values (default 64); 0: train all weights"),
+    "rate": (float, "peak learning rate (default 1e-4)"),
+    "train_bytes": (amount, "as in a scale"),
+    "row_bytes": (amount, "as in a scale"),
+    "batch_rows": (amount, "as in a scale"),
+}
 
 
 def declare(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "transfer", help="give a model another tokenizer, or bytes, and distil a teacher into it; the same command "
                          "goes on where it was interrupted")
-    command.add_argument("--teacher", required=True, help="a folder or hub name")
+    for name, (kind, what) in OPTIONS.items():
+        command.add_argument(f"--{name.replace('_', '-')}", type=kind, help=what, required=name == "teacher")
+    command.add_argument("--precompute", action="store_true", help="read the teacher's bytes once, before training")
     command.add_argument("--corpus", action="append", required=True, metavar="NAME=BYTES",
                          help="repeatable: world, pydocs, file:PATH or hub:NAME")
-    for name, what in (WORDS | WEIGHTS | {"rate": "peak learning rate (default 1e-4)"}).items():
-        command.add_argument(f"--{name.replace('_', '-')}", type=str if name in WORDS else float, help=what)
-    command.add_argument("--rank", type=int, help="of LoRA on queries and values (default 64); 0: train all weights")
-    command.add_argument("--reading", default="coverings", help="of the teacher's bytes: coverings, beam or joint")
-    command.add_argument("--precompute", action="store_true", help="read the teacher's bytes once, before training")
-    for name in ("train-bytes", "row-bytes", "batch-rows"):
-        command.add_argument(f"--{name}", type=lambda text: int(float(text)), help="as in a scale")
     command.add_argument("--rows-at-once", type=int, help="rows of a micro-batch: less memory")
     command.add_argument("--heldout-bytes", type=int, default=20_000, help="of each corpus, to evaluate on")
     command.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
@@ -38,14 +44,11 @@ def declare(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dbyte.distill.data import mixed_texts
     from dbyte.text.corpus import load_corpus
-    from dbyte.transfer.byte_targets import ByteReading
     from dbyte.transfer.plan import Transfer, plan, transfer
     from dbyte_paper.transferred import bits_table
 
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    given["reading"] = ByteReading(arguments.reading)
-    given["weights"] = {name: given[name] for name in WEIGHTS if name in given}
-    asked = Transfer(**{one.name: given[one.name] for one in dataclasses.fields(Transfer) if one.name in given})
+    given = {one.name: getattr(arguments, one.name) for one in dataclasses.fields(Transfer)}
+    asked = Transfer(**{name: value for name, value in given.items() if value is not None})
     corpora = dict(map(corpus_amount, arguments.corpus))
     seed = arguments.seed
     texts = mixed_texts([load_corpus(name, seed=seed, max_bytes=amount) for name, amount in corpora.items()], seed=seed)

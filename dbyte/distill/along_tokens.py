@@ -10,6 +10,7 @@ predicted, K2 joint symbols.
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from dbyte.byte_probabilities import within_token
 from dbyte.byte_probabilities.vocabulary import SortedVocabulary
@@ -17,6 +18,7 @@ from dbyte.distill import losses
 from dbyte.distill.losses import Loss
 from dbyte.distill.objectives import Objective
 from dbyte.distill.terms import Forward, boundary, predicted_bytes, predicted_tokens, term
+from dbyte.text.packing import Batch
 
 _vocabularies: WeakKeyDictionary[nn.Module, SortedVocabulary] = WeakKeyDictionary()
 
@@ -31,12 +33,19 @@ def symbols_of_text(forward: Forward, mask_BL: Tensor) -> Loss:
 @term(predicted_bytes, reads_teacher="whole")
 def symbols_of_teacher(forward: Forward, mask_BL: Tensor) -> Loss:
     """KL from what the teacher says of each byte within its tokens: labels say which came, these which might have."""
-    predicts_BM = predicted_tokens(forward.batch)
-    next_T = forward.batch.token_ids_BM.roll(-1, dims=1)[predicts_BM]
-    vocabulary = sorted_vocabulary(forward.model)
-    head_VE = forward.teacher.get_output_embeddings().weight.detach()[vocabulary.id_V]
-    teacher_PK2 = within_token.log_probs(forward.teacher_BME[predicts_BM], head_VE, next_T.tolist(), vocabulary)
+    teacher_PK2 = symbols_of(forward.teacher, forward.teacher_BME, forward.batch, sorted_vocabulary(forward.model))
     return losses.dense(forward.model.byte_head(forward.decoded_along_tokens_BLD[mask_BL]), teacher_PK2)
+
+
+def symbols_of(teacher: PreTrainedModel, teacher_BME: Tensor, batch: Batch, vocabulary: SortedVocabulary) -> Tensor:
+    """A teacher's log-probabilities of the symbols at each byte that is predicted, token by token: [P, K2].
+
+    teacher_BME: its last hidden states on the batch. vocabulary: of its tokens.
+    """
+    predicts_BM = predicted_tokens(batch)
+    next_T = batch.token_ids_BM.roll(-1, dims=1)[predicts_BM]
+    head_VE = teacher.get_output_embeddings().weight.detach()[vocabulary.id_V]
+    return within_token.log_probs(teacher_BME[predicts_BM], head_VE, next_T.tolist(), vocabulary)
 
 
 def sorted_vocabulary(student: nn.Module) -> SortedVocabulary:

@@ -92,13 +92,14 @@ def packed_rows(
             return Rows.load(path)
         except ValueError as error:
             print(f"{error}; the rows are packed again", flush=True)
-    rows = pack(_documents(token_bytes.spelled(texts), token_bytes), row_bytes=row_bytes, positions=positions)
+    rows = pack(documents(token_bytes.spelled(texts), token_bytes), row_bytes=row_bytes, positions=positions)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows.save(path)
     return rows
 
 
-def _documents(texts: list[str], token_bytes: TokenBytes) -> Iterator[Document]:
+def documents(texts: Sequence[str], token_bytes: TokenBytes) -> Iterator[Document]:
+    """The document of each text, aligned DOCUMENTS_AT_ONCE texts at a time; raises as `TokenBytes.align`."""
     for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
         for aligned in token_bytes.align_batch(texts[start : start + DOCUMENTS_AT_ONCE]):
             yield document(aligned, token_bytes)

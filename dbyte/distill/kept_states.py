@@ -37,6 +37,6 @@ class KeptForward(Forward):
         return torch.stack(states)
 
 
-def forward_way(*, kept: bool) -> type[Forward] | partial:
-    """What makes the forward passes of one run: with states that it keeps, or none."""
-    return partial(KeptForward, kept={}) if kept else Forward
+def forward_way(*, kept: bool) -> partial | None:
+    """What makes the forward passes of one run, with states that it keeps; None: the objective's own class."""
+    return partial(KeptForward, kept={}) if kept else None

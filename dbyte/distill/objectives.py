@@ -18,17 +18,19 @@ from dbyte.text.packing import Batch
 class Objective:
     """The sum over its (weight, term) of weight * summed loss / count.
 
-    Sums and counts are separate: the counts of all micro-batches and processes are known before one of them runs.
+    Sums and counts are separate: the counts of all micro-batches and processes are known before one of them runs. way:
+    the class of the forward passes that the terms read.
     """
 
     name: str
     terms: tuple[tuple[float, Term], ...]
+    way: type[Forward] = Forward
 
     def sums(
-        self, model: nn.Module, teacher: nn.Module | None, batch: Batch, way: type[Forward] = Forward
+        self, model: nn.Module, teacher: nn.Module | None, batch: Batch, way: type[Forward] | None = None
     ) -> tuple[Tensor, ...]:
-        """The weighted sum of each term over a batch, fp32 scalars; way: the class of the forward pass."""
-        forward = way(model, teacher, batch, routes=any(term.routes for _, term in self.terms))
+        """The weighted sum of each term over a batch, fp32 scalars; way: another class of the forward pass."""
+        forward = (way or self.way)(model, teacher, batch, routes=any(term.routes for _, term in self.terms))
         return tuple(weight * term.loss(forward, term.where(batch))[0] for weight, term in self.terms)
 
     def counts(self, batch: Batch) -> tuple[Tensor, ...]:

@@ -62,9 +62,13 @@ class Side(NamedTuple):
     def of(cls, boundary_BL: Tensor, batch: Judged) -> "Side":
         """The tokens that these boundaries end."""
         row_T, byte_T = (boundary_BL & batch.judged_BL).nonzero(as_tuple=True)
-        common_BL = batch.common_BL
-        span_BL = (common_BL.flatten().cumsum(0) - common_BL.flatten().long()).view_as(common_BL)
+        span_BL = span_numbers(batch.common_BL)
         return cls(row_T, byte_T, boundary_BL.cumsum(1)[row_T, byte_T] - 2, span_BL[row_T, byte_T])
+
+
+def span_numbers(common_BL: Tensor) -> Tensor:
+    """The number over all rows of the span that each byte is in; spans end at common_BL (bool). int64 [B, L]."""
+    return common_BL.flatten().cumsum(0).view_as(common_BL) - common_BL.long()
 
 
 def spans(own: Side, other: Side, batch: Judged) -> Tensor:

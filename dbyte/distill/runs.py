@@ -170,6 +170,14 @@ def verify(folder: Path) -> str | None:
     return None
 
 
+def is_sound(folder: Path) -> bool:
+    """True if a sealed folder exists and is undamaged; a damaged one is named."""
+    wrong = verify(folder) if folder.exists() else None
+    if wrong:
+        print(f"{wrong}; {folder.name} is not used", file=sys.stderr)
+    return folder.exists() and not wrong
+
+
 class Run:
     """One content-addressed run folder; making the object writes nothing.
 
@@ -218,14 +226,7 @@ class Run:
     def sound_checkpoint(self) -> Path | None:
         """The checkpoint folder if it is undamaged; a damaged one is named and ignored."""
         both = [self.checkpoint_folder, self.checkpoint_folder.with_name("checkpoint.old")]
-        return next(filter(self._is_sound, both), None)
-
-    def _is_sound(self, folder: Path) -> bool:
-        """True if the folder exists and is undamaged; a damaged one is named."""
-        wrong = verify(folder) if folder.exists() else None
-        if wrong:
-            print(f"run {self.hash[:16]}: {wrong}; {folder.name} is not used", file=sys.stderr)
-        return folder.exists() and not wrong
+        return next(filter(is_sound, both), None)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -257,4 +258,4 @@ class Run:
     def snapshots(self) -> list[tuple[int, Path]]:
         """Bytes trained and folder of each undamaged model kept on the way, ascending."""
         folders = [folder for folder in (self.folder / "snapshots").glob("*") if folder.name.isdigit()]
-        return sorted((int(folder.name), folder) for folder in folders if self._is_sound(folder))
+        return sorted((int(folder.name), folder) for folder in folders if is_sound(folder))

@@ -58,12 +58,22 @@ def token_log_probs(hidden_TE: Tensor, head_VE: Tensor, token_T: Tensor, *, rows
 
     Arguments are those of `next_token`.
     """
-    def chosen(hidden_TE: Tensor, head_VE: Tensor, token_T: Tensor) -> Tensor:
-        return log_softmax(product(hidden_TE, head_VE)).gather(1, token_T[:, None])[:, 0]
+    return taken(lambda log_TV, where: log_TV.gather(1, token_T[where, None])[:, 0], hidden_TE, head_VE, rows=rows)
+
+
+def taken(
+    take: Callable[[Tensor, slice], Tensor], hidden_TE: Tensor, head_VE: Tensor, *, rows: int = ROWS_AT_ONCE
+) -> Tensor:
+    """What `take` makes of log-probabilities, [T, ..]; backward computes logits anew.
+
+    take: of those of a slice of positions ([.., V], fp32 or wider), and the slice. hidden_TE, head_VE, rows: as in
+    `next_token`.
+    """
+    def of_slice(hidden_TE: Tensor, head_VE: Tensor, where: slice) -> Tensor:
+        return take(log_softmax(product(hidden_TE[where], head_VE)), where)
 
     slices = [slice(start, start + rows) for start in range(0, max(len(hidden_TE), 1), rows)]
-    return torch.cat([checkpoint(chosen, hidden_TE[where], head_VE, token_T[where], use_reentrant=False)
-                      for where in slices])
+    return torch.cat([checkpoint(of_slice, hidden_TE, head_VE, where, use_reentrant=False) for where in slices])
 
 
 def _count(hidden_TE: Tensor) -> Tensor:

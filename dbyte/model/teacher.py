@@ -55,6 +55,12 @@ def read_teacher(name: Path | str) -> tuple[PreTrainedConfig, PreTrainedTokenize
         return config, load_tokenizer(name, revision=revision)
 
 
+def read_tokenizer(name: Path | str) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of a folder, which may hold nothing else, or of a hub name; FileNotFoundError as above."""
+    with _reading(name, needed=(TOKENIZER,), kind="tokenizer"):
+        return load_tokenizer(name, revision=TEACHERS.get(str(name)))
+
+
 def load_tokenizer(name: Path | str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer as its tokenizer.json says, whatever class its config names.
 
@@ -83,26 +89,26 @@ def load_model(name: Path | str, *, device: str = "cpu", dtype: torch.dtype | st
 
 
 @contextmanager
-def _reading(name: Path | str, *, needed: tuple[str, ...]) -> Iterator[None]:
+def _reading(name: Path | str, *, needed: tuple[str, ...], kind: str = "teacher") -> Iterator[None]:
     """Refuse a folder without the files that are needed, and say in plain words why transformers cannot read one."""
     local = Path(name).exists()
     for what in needed:
         if not _has(name, what):
-            raise FileNotFoundError(f"the teacher folder {name} has no {what} (looked for {', '.join(FILES[what])}): "
+            raise FileNotFoundError(f"the {kind} folder {name} has no {what} (looked for {', '.join(FILES[what])}): "
                                     "save the model and its tokenizer there with save_pretrained, or name another "
                                     "folder")
     try:
-        if model_kind(name) == "dbyte":
+        if CONFIG in needed and model_kind(name) == "dbyte":
             raise ValueError(f"{name} holds a byte-level student, not a teacher: name a causal language model of the "
                              f"families {', '.join(FAMILIES)} (ByteStudent.from_pretrained reads the student)")
         yield
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(
-            f"the teacher folder {name} cannot be read ({reason}): save the model there again with save_pretrained"
+            f"the {kind} folder {name} cannot be read ({reason}): save the {kind} there again with save_pretrained"
             if local else
-            f"the teacher {str(name)!r} is no local folder and could not be fetched from the hub ({reason}): check the "
-            "name, connect and log in if the model is gated, or give a folder with config, weights and tokenizer"
+            f"the {kind} {str(name)!r} is no local folder and could not be fetched from the hub ({reason}): check the "
+            f"name, connect and log in if the model is gated, or give a folder with {', '.join(needed)}"
         ) from error
 
 

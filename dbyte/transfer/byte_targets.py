@@ -1,162 +1,137 @@
-"""The teacher's distribution over the next byte, at every byte of rows: read while training, or before and kept.
+"""The teacher's distribution over the next byte, at every byte of rows: read when a row is trained on, or kept on disk.
 
     coverings    exact over all encodings of the text so far
     beam         BLD's approximation of it: K states, and those with less than epsilon of the beam are dropped
     joint        along the teacher's own tokens, whether a token ends folded away: one forward pass, but it knows that
                  no token has ended within the last one (Marathe et al., arXiv 2609.12303, call it Marginalize-It)
 
-Of the 257 symbols (256 bytes, END) the likeliest are kept, as fp16 probabilities. What is left over is one more symbol
-of the divergence, so nothing is renormalised. Both ways give the same numbers, bit for bit.
+Of the 257 symbols (256 bytes, END) the likeliest are kept. What is left over is one more symbol of the divergence, so
+nothing is renormalised. Rows are read one by one: whenever that is, they give the same numbers, bit for bit.
 
-Shape letters: B rows, L bytes, P bytes of a document, K symbols that are kept, S = 257 symbols, R bytes of tokens.
+Shape letters: B rows, L bytes, P bytes of a document, K symbols that are kept, S = 257 symbols, R bytes of
+tokens, K2 joint symbols.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dbyte.atomic import atomic_write
-from dbyte.byte_probabilities import ByteTeacher, within_token
-from dbyte.distill.losses import has_next
+from dbyte.byte_probabilities import ByteTeacher
+from dbyte.distill.along_tokens import symbols_of
 from dbyte.distill.progress import told
+from dbyte.distill.runs import atomic_dir, content_hash, is_sound, model_hash
 from dbyte.distill.terms import language_model
 from dbyte.kernels.fast import fast_products
+from dbyte.paths import RUNS
 from dbyte.text.packing import Batch, Rows
 from dbyte.text.spans import BOS, EOS
-from dbyte.transfer.spans import END
+from dbyte.transfer.heads import END
 
-READINGS = ("coverings", "beam", "joint")
+READINGS = {"coverings": {}, "beam": {"K": 10, "epsilon": 0.01}, "joint": {}}  # and their settings, the paper's
+KEPT = 16  # symbols of a distribution
 SHARD_ROWS = 64
-SCHEMA = 1  # of shards; raise it when what they hold changes
-Kept = tuple[Tensor, Tensor]  # symbols, int16 [.., L, K], and their probabilities, fp16; zeros at BOS and padding
+Targets = tuple[Tensor, Tensor]  # symbols, int16 [.., L, K], and their probabilities, fp16; 0 at BOS and padding
+
+
+def described(reading: str) -> dict:
+    """What decides the numbers of a reading, as plain data."""
+    return {"name": reading, "kept": KEPT} | READINGS[reading]
 
 
 @dataclass(frozen=True)
-class ByteReading:
-    """How a teacher is read: one of READINGS, the beam's K and epsilon, and how many of 257 symbols are kept."""
+class ByteTargets:
+    """What a teacher says of the bytes of rows of its tokens; it is loaded when it is first asked.
 
-    name: str = "coverings"
-    K: int = 10
-    epsilon: float = 0.01
-    kept: int = 16
+    place, device: of the teacher, as `load_teacher` reads it.
+    """
 
-    def __post_init__(self) -> None:
-        if self.name not in READINGS or not 1 <= self.kept <= END + 1:
-            raise ValueError(f"a reading of bytes is one of {', '.join(READINGS)} and keeps 1 to {END + 1} symbols, "
-                             f"found {self.name!r} and {self.kept}")
+    place: Path | str
+    rows: Rows
+    reading: str
+    device: str = "cpu"
 
-    def describe(self) -> dict:
-        """What decides the numbers, as plain data."""
-        return asdict(self) if self.name == "beam" else {"name": self.name, "kept": self.kept}
+    @cached_property
+    def teacher(self) -> ByteTeacher:
+        """The teacher, loaded."""
+        return ByteTeacher.from_pretrained(self.place, device=self.device)
 
-    def of_rows(self, teacher: ByteTeacher, rows: Sequence[Batch]) -> Kept:
-        """The likeliest symbols of batches of one row each."""
-        found = []
-        for row in rows:
-            top = self.table(teacher, row).topk(self.kept)
-            is_read_L1 = ((row.document_BL >= 0) & (row.byte_ids_BL != BOS))[0, :, None].cpu()
-            found.append((top.indices.short() * is_read_L1, (top.values.exp() * is_read_L1).half()))
-        return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+    def __call__(self, numbers: Iterable[int]) -> Targets:
+        """The likeliest symbols at the bytes of these rows, on the CPU."""
+        return _stacked(self._of_row(int(number)) for number in numbers)
 
-    @torch.no_grad()
-    def table(self, teacher: ByteTeacher, row: Batch) -> Tensor:
-        """Log-probabilities at each byte of one row (fp32 [L, S]); EOS is END, BOS and padding have zeros."""
-        byte_L, document_L = row.byte_ids_BL[0].cpu(), row.document_BL[0].cpu()
-        table_LS = torch.zeros(len(byte_L), END + 1)
-        # what is kept must not depend on the caller's precision and products
-        with fast_products(), torch.autocast(row.byte_ids_BL.device.type, enabled=False):
-            if self.name == "joint":
-                table_LS[(document_L >= 0) & (byte_L != BOS)] = _along_tokens(teacher, row).cpu()
-                return table_LS
-            for number in range(int(document_L.max()) + 1):
-                place_P = (document_L == number).nonzero()[1:, 0]
-                data = bytes(byte_L[place_P].tolist()).removesuffix(bytes([EOS]))
-                found = teacher.read(data, self.name, K=self.K, epsilon=self.epsilon)
-                table_LS[place_P] = found.log_prob_RS[: len(place_P)].cpu()
-        return table_LS
+    def _of_row(self, number: int) -> Targets:
+        row = self.rows.batch([number]).to(self.teacher.model.device)
+        top = byte_table(self.teacher, row, self.reading).topk(KEPT)
+        return top.indices.short(), top.values.exp().half()
+
+
+@torch.no_grad()
+def byte_table(teacher: ByteTeacher, row: Batch, reading: str) -> Tensor:
+    """Log-probabilities at each byte of one row (fp32 [L, S]); EOS is END, BOS and padding have -inf."""
+    byte_L, document_L = row.byte_ids_BL[0].cpu(), row.document_BL[0].cpu()
+    table_LS = torch.full((len(byte_L), END + 1), -torch.inf)
+    with fast_products():  # always, so that numbers do not depend on the caller's products
+        if reading == "joint":
+            table_LS[(document_L >= 0) & (byte_L != BOS)] = _along_tokens(teacher, row).cpu()
+            return table_LS
+        for number in range(int(document_L.max()) + 1):
+            place_P = (document_L == number).nonzero()[1:, 0]
+            data = bytes(byte_L[place_P].tolist()).removesuffix(bytes([EOS]))
+            table_LS[place_P] = teacher.read(data, reading, **READINGS[reading]).log_prob_RS[: len(place_P)].cpu()
+    return table_LS
 
 
 def _along_tokens(teacher: ByteTeacher, row: Batch) -> Tensor:
     """The rows [R, S] of all bytes but BOS."""
-    predicts_M = has_next(row.token_document_BM)[0]
-    next_T = row.token_ids_BM.roll(-1, 1)[0, predicts_M].tolist()
-    joint_R2 = within_token.log_probs(language_model(teacher.model, row)[0, predicts_M], teacher.sorted_head_VE,
-                                      next_T, teacher.vocabulary).exp()
-    byte_RS = torch.nn.functional.pad(joint_R2[:, :END] + joint_R2[:, END:], (0, 1))
+    hidden_BME = language_model(teacher.model, row)
+    joint_RK2 = symbols_of(teacher.model, hidden_BME, row, teacher.vocabulary).exp()
+    byte_RS = F.pad(joint_RK2[:, :END] + joint_RK2[:, END:], (0, 1))
     byte_RS[:, END] = byte_RS[:, EOS]  # there, special tokens are the byte EOS
     byte_RS[:, EOS] = 0
     return byte_RS.log()
 
 
-class WhileTraining:
-    """Reads the rows of each batch when they are trained on."""
-
-    def __init__(self, reading: ByteReading, tokenizer: PreTrainedTokenizerBase):
-        self.reading = reading
-        self.tokenizer = tokenizer
-        self._teacher: ByteTeacher | None = None
-
-    def __call__(self, model: PreTrainedModel, batch: Batch) -> Kept:
-        """The targets of a batch of the teacher's tokens, on its device."""
-        if self._teacher is None or self._teacher.model is not model:
-            self._teacher = ByteTeacher(model, self.tokenizer)
-        return tuple(part.to(model.device) for part in self.reading.of_rows(self._teacher, batch.split(1)))
-
-
 @dataclass(frozen=True)
 class Shards:
-    """Targets of the teacher's rows on disk, SHARD_ROWS rows a file, each written in full or not at all.
+    """Targets on disk, SHARD_ROWS rows a folder, each written in full or not at all."""
 
-    address: a hash of what they are computed from; a file of another address is not read.
-    """
+    targets: ByteTargets
 
-    folder: Path
-    address: str
-    rows: Rows
+    @cached_property
+    def folder(self) -> Path:
+        """Where they are: a hash of what they are computed from."""
+        targets = self.targets
+        address = content_hash([model_hash(Path(targets.place)), targets.rows.hash, described(targets.reading)])
+        return RUNS / "data" / f"targets-{address[:16]}"
 
-    def complete(self, reading: ByteReading, make_teacher: Callable[[], ByteTeacher]) -> None:
-        """Compute the shards that are missing or damaged, which is said; a teacher is made only if there are any."""
-        missing = [number for number in range(-(-len(self.rows) // SHARD_ROWS)) if not self._is_sound(number)]
-        teacher = make_teacher() if missing else None
+    def complete(self) -> "Shards":
+        """These shards, once those are computed that are missing or damaged, which is said."""
+        rows = len(self.targets.rows)
+        missing = [number for number in range(-(-rows // SHARD_ROWS)) if not is_sound(self._shard(number))]
         for number in told(missing, "shards of byte targets"):
-            which = range(number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, len(self.rows)))
-            rows = [self.rows.batch([row]).to(teacher.model.device) for row in which]
-            symbol, prob = reading.of_rows(teacher, rows)
-            sealed = save({"symbol": symbol, "prob": prob}, metadata=self._seal(symbol, prob))
-            atomic_write(self._path(number), sealed)
+            symbol, prob = self.targets(range(number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, rows)))
+            with atomic_dir(self._shard(number)) as shard:
+                save_file({"symbol": symbol, "prob": prob}, shard / "targets.safetensors")
+        return self
 
-    def __call__(self, numbers: Sequence[int]) -> Kept:
+    def __call__(self, numbers: Iterable[int]) -> Targets:
         """The targets of these rows."""
-        found = []
-        for number, place in (divmod(int(row), SHARD_ROWS) for row in numbers):
-            with safe_open(self._path(number), framework="pt") as file:
-                found.append([file.get_slice(name)[place] for name in ("symbol", "prob")])
-        return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+        return _stacked(self._of_row(*divmod(int(number), SHARD_ROWS)) for number in numbers)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:05d}.safetensors"
+    def _of_row(self, number: int, place: int) -> Targets:
+        with safe_open(self._shard(number) / "targets.safetensors", framework="pt") as file:
+            return file.get_slice("symbol")[place], file.get_slice("prob")[place]
 
-    def _seal(self, *tensors: Tensor) -> dict[str, str]:
-        """What a shard says of itself; one entry, for the order of several is not fixed."""
-        digest = hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors))
-        return {"dbyte.byte_targets": f"{SCHEMA} {self.address} {digest.hexdigest()}"}
+    def _shard(self, number: int) -> Path:
+        return self.folder / f"{number:05d}"
 
-    def _is_sound(self, number: int) -> bool:
-        path = self._path(number)
-        if not path.exists():
-            return False
-        try:
-            with safe_open(path, framework="pt") as file:
-                sound = file.metadata() == self._seal(file.get_tensor("symbol"), file.get_tensor("prob"))
-        except (SafetensorError, OSError):
-            sound = False
-        if not sound:
-            print(f"{path} is damaged; it is computed again", flush=True)
-        return sound
+
+def _stacked(rows: Iterable[Targets]) -> Targets:
+    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))

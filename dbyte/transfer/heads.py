@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dbyte.model.blocks import Stack, StackShape
 
-SYMBOLS = 260  # 256 bytes and four more, of which the paper says no more: the first is the end of the text
+SYMBOLS = 260  # 256 bytes and four more, of which the paper says no more
+END = 256  # the first of these: the end of the text
 LONGEST = 10  # bytes of a token that are predicted
 DECODER = StackShape(width=128, layers=1, ffn_width=256, state_size=32, conv_width=4, expand=2, head_width=32,
                      chunk_size=16)

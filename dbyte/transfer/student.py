@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from dbyte.model.adapters import add_adapters
 from dbyte.transfer.heads import HEADS
+from dbyte.transfer.vocabulary import vocabulary_parts
 
 ADAPTED = ["q_proj", "v_proj"]
 
@@ -28,9 +29,8 @@ class TransferStudent(nn.Module):
         """
         super().__init__()
         width = student.config.hidden_size
-        tied = student.config.tie_word_embeddings
         # registered before the student, so that these weights are known by the name here
-        self.embeddings = nn.ModuleList([student.get_input_embeddings(), student.get_output_embeddings()][: 2 - tied])
+        self.embeddings = nn.ModuleList(vocabulary_parts(student))
         self.byte_head = HEADS[head](width) if head else None
         self.projection = nn.Linear(width, teacher_width, bias=False) if teacher_width else None
         if width == teacher_width:

@@ -10,15 +10,15 @@ A new token begins as the mean of the rows of these old tokens:
 
 BOS and EOS begin as the old BOS and EOS; other ids without bytes as the mean of all old rows.
 
-Shape letters: V new token ids, W old token ids, X old tokens that are averaged, L bytes, E width.
+Shape letters: V new token ids, W old token ids, L bytes, E width.
 """
 
-import copy
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,13 +27,12 @@ from dbyte.text.spans import TokenBytes
 
 INITS = ("mean", "fvt", "mined", "fresh")
 LETTER_OF = {byte: letter for letter, byte in byte_of_character().items()}
-Finder = Callable[[bytes], list[int]]  # from the bytes of a new token to old tokens
 
 
 def with_vocabulary(
     model: PreTrainedModel, old: TokenBytes, tokenizer: PreTrainedTokenizerBase, *, init: str = "mean", seed: int = 0
 ) -> PreTrainedModel:
-    """A copy of a causal language model for another tokenizer; its head is tied if the model's is.
+    """The causal language model, changed for another tokenizer; its head stays tied if it is.
 
     old: the model's tokens. init: one of INITS; seed: of "fresh". Raises ValueError for another init, or a tokenizer
     that is not byte-exact.
@@ -44,62 +43,57 @@ def with_vocabulary(
     sources = [] if init == "fresh" else old_tokens(new, old, init)
     generator = torch.Generator().manual_seed(seed)
 
-    def table(old_WE: Tensor) -> Tensor:
+    def begun(old_WE: Tensor) -> Tensor:
         if sources:
             return averaged(old_WE.detach()[: len(old)], sources)
         std = model.config.initializer_range
-        return torch.empty(len(new), old_WE.shape[1]).normal_(0, std, generator=generator).to(old_WE)
+        return torch.empty(len(new), old_WE.shape[1]).normal_(0, std, generator=generator)
 
-    changed = copy.deepcopy(model)
-    embedding_VE = table(model.get_input_embeddings().weight)
-    changed.set_input_embeddings(nn.Embedding.from_pretrained(embedding_VE, freeze=False))
-    head = nn.Linear(embedding_VE.shape[1], len(new), bias=False, device="meta")
-    tied = model.config.tie_word_embeddings
-    head.weight = nn.Parameter(embedding_VE if tied else table(model.get_output_embeddings().weight))
-    changed.set_output_embeddings(head)
-    for config in (changed.config, changed.generation_config):
+    tables = [begun(part.weight) for part in vocabulary_parts(model)]
+    model.resize_token_embeddings(len(new), mean_resizing=False)
+    model.get_input_embeddings().padding_idx = None  # of the old tokens: the new one with this id must train
+    for part, table_VE in zip(vocabulary_parts(model), tables, strict=True):
+        part.weight.data.copy_(table_VE)
+    for config in (model.config, model.generation_config):
         config.bos_token_id, config.eos_token_id = new.bos_token_id, new.eos_token_id
         config.pad_token_id = tokenizer.pad_token_id
-    changed.config.vocab_size = changed.vocab_size = changed.model.vocab_size = len(new)
-    changed.tie_weights()
-    return changed
+    return model
+
+
+def vocabulary_parts(model: PreTrainedModel) -> list[nn.Module]:
+    """What knows the vocabulary: the embedding and, unless its weights are the same, the head."""
+    parts = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return parts[:1] if model.config.tie_word_embeddings else parts
 
 
 def averaged(old_WE: Tensor, sources: list[list[int]]) -> Tensor:
     """The mean of each list's rows [V, E]; that of all rows for an empty list."""
-    starts = torch.tensor([0, *map(len, sources[:-1])], device=old_WE.device).cumsum(0)
-    flat_X = torch.tensor([token for each in sources for token in each], device=old_WE.device)
-    found_VE = F.embedding_bag(flat_X, old_WE, starts, mode="mean")
-    found_VE[torch.tensor([not each for each in sources])] = old_WE.mean(0)
-    return found_VE
+    mean_E = old_WE.mean(0)
+    return torch.stack([old_WE[each].mean(0) if each else mean_E for each in sources])
 
 
 def old_tokens(new: TokenBytes, old: TokenBytes, init: str) -> list[list[int]]:
     """The old tokens that each new token begins as, by new id; init: "mean", "fvt" or "mined"."""
     of_bytes = {text: [token] for token, text in reversed(list(enumerate(old.token_bytes)))}
-    find = {"mean": _split, "fvt": _fast_transfer, "mined": _nearest}[init](old)
+    find = _nearest(old) if init == "mined" else partial(_spelled, old, as_text=init == "fvt")
     found = [of_bytes.get(text) or find(text) if text else [] for text in new.token_bytes]
     found[new.eos_token_id] = [old.eos_token_id]
     found[new.bos_token_id] = [old.bos_token_id]
     return found
 
 
-def _split(old: TokenBytes) -> Finder:
-    """Split bytes by the old merges alone, whether or not they are text; a byte without a token is left out."""
-    return lambda text: [token.id for token in old.backend.model.tokenize("".join(map(LETTER_OF.get, text)))]
+def _spelled(old: TokenBytes, text: bytes, *, as_text: bool) -> list[int]:
+    """What the old tokenizer splits a token into: as a text by itself, if it is one, or by its merges alone.
 
-
-def _fast_transfer(old: TokenBytes) -> Finder:
-    def find(text: bytes) -> list[int]:
-        try:
+    A byte without a token is left out.
+    """
+    if as_text:
+        with suppress(UnicodeDecodeError):
             return old.backend.encode(text.decode(), add_special_tokens=False).ids
-        except UnicodeDecodeError:
-            return _split(old)(text)
-
-    return find
+    return [token.id for token in old.backend.model.tokenize("".join(map(LETTER_OF.get, text)))]
 
 
-def _nearest(old: TokenBytes) -> Finder:
+def _nearest(old: TokenBytes) -> Callable[[bytes], list[int]]:
     """The old token with the smallest edit distance, of equal ones the first; O(W * L) for each byte of a token."""
     ids = np.flatnonzero(old.lengths)
     size_W = old.lengths[ids]
