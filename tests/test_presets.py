@@ -174,8 +174,9 @@ def test_a_file_is_found_from_the_root_too_and_never_has_a_built_in_name(tmp_pat
 def test_sizes_that_only_a_model_or_a_step_can_judge_are_told_with_their_table():
     for text, message in (("student.head_width=7", "student: .* must be a multiple of head_width = 7"),
                           ("student.router=none", "student: router must be one of .*'none'"),
-                          ("stage1.align_rate=0", "stage1: step '1.1 align' needs .* positive rates"),
+                          ("stage1.align_rate=0", "stage1: step .1.1 align. .* positive rates.* 0 for byte_embedding"),
                           ("stage2.head_rate=-1", "stage2: step '2.1 head' .* positive rates"),
+                          ("student.byte_width=1e9", "student: no memory holds a part of these sizes"),
                           ("row_bytes=2", r"row_bytes must lie in 3\.\.65534, found 2"),
                           ("row_bytes=1e6", r"row_bytes must lie in 3\.\.65534, found 1000000"),
                           ('benchmarks=["PIQB"]', "unknown column 'PIQB': choose from LMB")):

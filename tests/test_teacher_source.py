@@ -182,10 +182,35 @@ def test_a_damaged_file_a_missing_one_and_a_folder_that_exists_are_refused(token
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file", file]
 
 
+@pytest.mark.parametrize("old, new, message", [
+    (b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz", "KeyError.*tokenizer.ggml.tokens"),
+    (b"tokenizer.ggml.merges", b"tokenizer.ggml.mergez", "KeyError.*tokenizer.ggml.merges"),
+    (b"llama.block_count\x04\0\0\0\x02\0\0\0", b"llama.block_count\x04\0\0\0\x02\0\0\x7f", "names 2130706434 layers"),
+    (b"llama.feed_forward_length\x04\0\0\0", b"llama.feed_forward_length\x04\0\0\0\xff\xff\xff\x7f",
+     "the model needs .2147483647, "),
+    (b"llama.attention.head_count\x04\0\0\0", b"llama.attention.head_count\x04\0\0\0\0\0\0\0", "damaged or not whole"),
+])
+def test_a_head_with_a_flipped_bit_is_refused_before_memory_is_taken(old, new, message, tokenizer, tmp_path):
+    file = write_gguf(tmp_path / "toy.gguf", make_teacher(), tokenizer)
+    whole = file.read_bytes()
+    at = whole.index(old)
+    file.write_bytes(whole[:at] + new + whole[at + len(new):])
+    with pytest.raises(ValueError, match=message):
+        bring_teacher(str(file), tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == [file]
+
+
+def test_a_merge_of_tokens_that_are_not_there_is_refused(tokenizer, tmp_path):
+    file = read_gguf(write_gguf(tmp_path / "toy.gguf", make_teacher(), tokenizer))
+    file.values["tokenizer.ggml.merges"] = ["no such"]
+    with pytest.raises(ValueError, match="toy.gguf is damaged or not whole .*out of vocabulary"):
+        gguf_tokenizer(file)
+
+
 def test_a_model_that_changes_when_it_is_rounded_is_refused(tokenizer, tmp_path, monkeypatch):
     file = write_gguf(tmp_path / "toy.gguf", make_teacher(), tokenizer)
     monkeypatch.setattr(teacher_source, "MOST_DIFFERENCE", 1e-9)
-    with pytest.raises(ValueError, match=r"differs from .* nats a token.*try float32"):
+    with pytest.raises(ValueError, match=r"differs from .* nats a token.*try float32.*, or the source is damaged"):
         bring_teacher(str(file), tmp_path / "out", dtype="float16")
     assert sorted(tmp_path.iterdir()) == [file]
 

@@ -81,8 +81,9 @@ class Step:
 
     def __post_init__(self):
         if self.train_bytes <= 0 or not self.groups or any(group.rate <= 0 for group in self.groups):
+            rates = ", ".join(f"{group.rate:g} for {' and '.join(group.parts)}" for group in self.groups)
             raise ValueError(f"step {self.name!r} needs a positive byte budget and groups with positive rates; found "
-                             f"train_bytes = {self.train_bytes}, groups = {self.groups}")
+                             f"{self.train_bytes} bytes, rates: {rates or 'none'}")
         if not (0 <= self.warmup <= 1 and 0 <= self.floor <= 1 and self.snapshots >= 0):
             raise ValueError(f"step {self.name!r}: warmup and floor lie in [0, 1], snapshots >= 0; found "
                              f"{self.warmup}, {self.floor}, {self.snapshots}")

@@ -121,7 +121,8 @@ def bring_teacher(name: str, folder: Path, *, hub: bool = False, dtype: str = "a
         divergence = (want_ML.exp() * (want_ML - got_ML)).sum(-1).mean().item()
         if not divergence < MOST_DIFFERENCE:
             raise ValueError(f"what was written differs from {name} by {divergence:.3g} nats a token, more than "
-                             f"{MOST_DIFFERENCE}: its weights may need another dtype (found {dtype}; try float32)")
+                             f"{MOST_DIFFERENCE}: its weights need another dtype (found {dtype}; try float32), or the "
+                             "source is damaged: download it again")
     agreement = (want_ML.argmax(-1) == got_ML.argmax(-1)).double().mean().item()
     return Brought(folder, found, table, kept, dtype, divergence, agreement)
 

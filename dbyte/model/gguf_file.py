@@ -6,6 +6,8 @@ Llama's queries and keys are stored with their rotary halves interleaved and are
 stored as divisors; the rule that gives them is found again and checked.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +92,16 @@ def read_gguf(path: Path) -> GGUF:
     return GGUF(path, values, {tensor.name: tensor for tensor in reader.tensors})
 
 
+@contextmanager
+def _whole(file: GGUF) -> Iterator[None]:
+    """Raise ValueError in place of what a damaged head gives: a missing key, no heads, sizes that no memory holds."""
+    try:
+        yield
+    except (LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"{file.path} is damaged or not whole ({type(error).__name__}: "
+                         f"{str(error).splitlines()[0]}): download it again") from error
+
+
 def gguf_config(file: GGUF) -> PreTrainedConfig:
     """The transformers config of the model in a GGUF file; ValueError for rotary frequencies of an unknown rule."""
     fields = {field: file.value(key) for field, key in CONFIG.items()}
@@ -114,27 +126,45 @@ def gguf_model(file: GGUF) -> PreTrainedModel:
     Raises:
         ValueError: if the file lacks a tensor of the model, or holds one of another shape.
     """
-    import gguf
-
-    model = AutoModelForCausalLM.from_config(gguf_config(file), attn_implementation=PACKED, dtype=torch.float32)
-    family = gguf.MODEL_ARCH[file.family.upper()]
-    names = gguf.get_tensor_name_map(family, model.config.num_hidden_layers)
+    with _whole(file):
+        config = gguf_config(file)
+        stored = _stored(file, config)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            stem, _, suffix = name.rpartition(".")
-            stored = f"{names.get_name(stem)}.{suffix}"
-            if stored not in file.tensors:
-                raise ValueError(f"{file.path} has no tensor for {name} ({stored}): it is no complete model of the "
-                                 f"family {file.family}; download it again")
-            weight = file.tensor(stored)
-            if file.family == "llama" and stem.endswith(("q_proj", "k_proj")):
+            weight = file.tensor(stored[name])
+            if file.family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
                 weight = halves(weight, head_width=model.config.head_dim)
-            if weight.shape != parameter.shape:
-                raise ValueError(f"{file.path}: {stored} has the shape {tuple(weight.shape)}, the model needs "
-                                 f"{tuple(parameter.shape)}: download the file again")
             parameter.copy_(weight)
     _check_frequencies(file, model)
     return model.eval()
+
+
+def _stored(file: GGUF, config: PreTrainedConfig) -> dict[str, str]:
+    """The name in the file of each parameter of the model; ValueError if one is not there or has another shape.
+
+    The model is built without memory, since a flipped bit of the head can name sizes that no memory holds.
+    """
+    import gguf
+
+    if config.num_hidden_layers > len(file.tensors):
+        raise ValueError(f"{file.path} is damaged or not whole (it names {config.num_hidden_layers} layers, and there "
+                         f"are {len(file.tensors)} tensors): download it again")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[file.family.upper()], config.num_hidden_layers)
+    found = {}
+    for name, parameter in model.named_parameters():
+        stem, _, suffix = name.rpartition(".")
+        stored = found[name] = f"{names.get_name(stem)}.{suffix}"
+        if stored not in file.tensors:
+            raise ValueError(f"{file.path} has no tensor for {name} ({stored}): it is no complete model of the "
+                             f"family {file.family}; download it again")
+        shape = tuple(map(int, reversed(file.tensors[stored].shape)))  # GGUF names the innermost size first
+        if shape != parameter.shape:
+            raise ValueError(f"{file.path}: {stored} has the shape {shape}, the model needs {tuple(parameter.shape)}: "
+                             "download the file again")
+    return found
 
 
 def halves(weight_OI: torch.Tensor, *, head_width: int) -> torch.Tensor:
@@ -157,6 +187,11 @@ def _check_frequencies(file: GGUF, model: PreTrainedModel) -> None:
 
 def gguf_tokenizer(file: GGUF) -> PreTrainedTokenizerFast:
     """The tokenizer of a GGUF file, with its chat template; ValueError unless it is a byte-level BPE of known rules."""
+    with _whole(file):
+        return _tokenizer(file)
+
+
+def _tokenizer(file: GGUF) -> PreTrainedTokenizerFast:
     values = file.values
     kind = values.get("tokenizer.ggml.model")
     rules = values.get("tokenizer.ggml.pre")
@@ -169,7 +204,10 @@ def gguf_tokenizer(file: GGUF) -> PreTrainedTokenizerFast:
     # Rows of the embeddings that no token has are filled with names such as [PAD151669], which stand for no text.
     vocabulary = {token: token_id for token_id, token in enumerate(tokens) if types[token_id] != UNUSED}
     pattern = PRE_TOKENIZERS[rules]
-    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pattern == THREE_DIGITS))
+    try:
+        backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pattern == THREE_DIGITS))
+    except Exception as error:  # tokenizers has no class of its own for a merge of tokens that are not there
+        raise ValueError(f"{file.path} is damaged or not whole ({error}): download it again") from error
     split = pre_tokenizers.Split(Regex(pattern), behavior="isolated") if pattern else pre_tokenizers.Digits(True)
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, level])

@@ -112,7 +112,11 @@ class StudentConfig(PreTrainedConfig):
                              "use decoding='jbp'")
         for shape in (self.encoder_shape(), self.decoder_shape(), self.router_shape()):
             with torch.device("meta"):
-                shape.make_mixer()  # raises where widths do not divide, before any weight is made
+                try:
+                    shape.make_mixer()  # raises where widths do not divide, before any weight is made
+                except RuntimeError as error:  # torch counts the bytes even of a tensor without values
+                    raise ValueError(f"no memory holds a part of these sizes ({str(error).splitlines()[0]}): "
+                                     "choose smaller widths") from error
 
     @classmethod
     def paper(cls) -> "StudentConfig":
