@@ -33,6 +33,13 @@ def script(name):
 delta, wheels = script("delta"), script("wheels")
 
 
+def test_the_scale_of_one_gpu_gives_every_step_the_rows_of_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("DBYTE_TEXT", str(tmp_path))
+    given = presets.scale(str(ROOT / "launch" / "real_gpu.toml"))
+    assert {step.batch_rows or given.batch_rows for step in curriculum(given)} == {given.batch_rows}
+    assert {step.batch_rows for step in curriculum(presets.scale("real")) if step.stage == 2} == {2}, "as on a CPU"
+
+
 @pytest.fixture(scope="module")
 def scale():
     """The toy scale around a teacher that is a folder, with fewer bytes."""

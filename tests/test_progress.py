@@ -67,7 +67,7 @@ def test_a_log_is_never_silent_for_long_however_long_an_update_takes(updates, se
     assert max((b - a) * seconds for a, b in pairwise(told)) <= max(LINE_SECONDS, seconds)
 
 
-def test_speed_and_time_left_are_those_of_this_session(run, capsys):
+def test_speed_and_time_left_are_those_since_the_run_was_resumed(run, capsys):
     log = ProgressLog(run, "1.1 align", 10, 0)
     log.write(4, loss=2.0, norm=1.0, rates=[0.1], seconds=5_000.0, train_bytes=5_000)  # a slow machine
     log.close()

@@ -29,7 +29,7 @@ from dbyte.text.packing import Batch
 class State:
     """What changes while a run trains. All processes call each method, for each may hold a share; the first writes.
 
-    save_extra: writes what else belongs into a model folder. update: updates done. seconds: of all sessions.
+    save_extra: writes what else belongs into a model folder. update: updates done. seconds: in all.
     """
 
     run: Run

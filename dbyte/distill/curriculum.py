@@ -80,7 +80,8 @@ def plan_steps(
             stay the teacher's (Table 10).
         variant: the row of an ablation that asked for the runs, for their notes.
     Raises:
-        ValueError: if `predictions` has other tokens than the teacher, or comes with the joint objective.
+        ValueError: if `predictions` has other tokens than the teacher, or comes with the joint objective; if a step has
+            rows of its own an update and the scale streams its corpora.
         FileNotFoundError: if the teacher cannot be read.
     """
     if predictions and any(step.objective.name.startswith("joint") for step in steps):

@@ -57,9 +57,9 @@ def told(parts: Sequence[T], what: str) -> Iterator[T]:
 
 
 class ProgressLog:
-    """The log of one run, from update `first` on; `seconds` are those of the run, earlier sessions included.
+    """The log of one run, from update `first` on; `seconds` are those of the run, before it was resumed too.
 
-    The speed and the time left that are shown are this session's: the one before may have had another machine.
+    The speed and the time left that are shown are those since then: what came before may have had another machine.
     """
 
     def __init__(self, run: Run, name: str, updates: int, first: int, *, tensorboard: bool = False):
@@ -67,8 +67,7 @@ class ProgressLog:
         kept = run.metrics_path.read_text(errors="replace").splitlines() if run.metrics_path.exists() else []
         before = [line for line in kept if _is_before(line, first)]
         atomic_write(run.metrics_path, "".join(line + "\n" for line in before))
-        last = json.loads(before[-1]) if before else {"update": -1, "bytes": 0, "seconds": 0.0}
-        self.updates_before, self.bytes_before, self.seconds_before = last["update"] + 1, last["bytes"], last["seconds"]
+        self.resumed = json.loads(before[-1]) if before else {"update": -1, "bytes": 0, "seconds": 0.0}
         self.file = run.metrics_path.open("a", encoding="utf-8", buffering=1)  # line by line, should it be killed
         self.every = max(updates // LINES, 1)
         self.name = name
@@ -86,13 +85,13 @@ class ProgressLog:
         self.bar.update()
         is_last = update + 1 == self.bar.total
         is_logged = update % self.every == 0 or is_last
-        took = max(seconds - self.seconds_before, 1e-9)
-        speed = f"{(train_bytes - self.bytes_before) / took:,.0f} bytes/s"
+        took = max(seconds - self.resumed["seconds"], 1e-9)
+        speed = f"{(train_bytes - self.resumed['bytes']) / took:,.0f} bytes/s"
         state = f"loss {loss:.4g}, rates {', '.join(f'{rate:.1e}' for rate in rates)}, {speed}"
         if is_logged:
             self.bar.set_postfix_str(state, refresh=False)
         if self.bar.disable and (self.pace.is_due(seconds) or is_last):
-            left = took / (update + 1 - self.updates_before) * (self.bar.total - update - 1)
+            left = took / (update - self.resumed["update"]) * (self.bar.total - update - 1)
             print(f"  {self.name}: {update + 1}/{self.bar.total}, {state}, {left:.0f} s left", flush=True)
         if not is_logged:
             return

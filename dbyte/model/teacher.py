@@ -56,7 +56,7 @@ def read_teacher(name: Path | str) -> tuple[PreTrainedConfig, PreTrainedTokenize
 
 
 def read_tokenizer(name: Path | str) -> PreTrainedTokenizerBase:
-    """Read the tokenizer of a folder, which may hold nothing else, or of a hub name; FileNotFoundError as above."""
+    """Read the tokenizer of a folder, which may hold nothing else, or of a hub name; raises as `read_teacher`."""
     with _reading(name, needed=(TOKENIZER,), kind="tokenizer"):
         return load_tokenizer(name, revision=TEACHERS.get(str(name)))
 
