@@ -1,19 +1,18 @@
 """Scale `real`: the speed of its training against the bound of its FLOPs, and of its students against their teacher.
 
     python benchmarks/real_speed.py                       what runs/ holds of scale real; writes real_speed.md
-    python benchmarks/real_speed.py --only training       from the runs' own records, and the matmul rate: a minute
+    python benchmarks/real_speed.py --only training       the steps alone: minutes
     python benchmarks/real_speed.py --scale mine.toml --items 2 --new-bytes 8 --rounds 1 --no-report   only that it runs
 
-Nothing is trained. A step's bytes a second, seconds and peak memory are what its run wrote down: batches, logs,
-checkpoints and snapshots included, next to whatever else the machine did. One that is still running counts with what it
-has logged. FLOPs are those of a micro-batch of real rows, counted from shapes by a step on tensors without numbers:
-products, convolutions and attention, forward and backward, of the frozen teacher and core too, and Muon's. The bound is
-what the machine would do at the rate of a square product of its own, which is measured here.
+No run is trained. Every step is judged by `--updates` updates of an untrained student, in turn with a square product,
+whose rate makes the bound. FLOPs are those of a micro-batch of real rows, counted from shapes by a step on tensors
+without numbers: products, convolutions and attention, forward and backward, of the frozen teacher and core too, and
+Muon's. Beside it stands what the step's run wrote down: seconds, bytes a second and peak memory with batches, logs,
+checkpoints and snapshots, on whatever machine that was. One that is still running counts with what it has logged.
 
 Scoring: items a second inside the adapters, over the harness's own adapter around the teacher at its best batch of each
 column. Writing: greedy, EOS suppressed, after held-out text, over transformers' `generate` of the teacher. Both in
-turn in one process. `--updates N` times so many updates of every step too, without the rest of a run. With `--only`
-nothing is written. Runs in another checkout are found by $DBYTE_ROOT.
+turn in one process. With `--only` nothing is written. Runs in another checkout are found by $DBYTE_ROOT.
 """
 
 import argparse
@@ -58,7 +57,7 @@ READINGS = {"Stage 1, tokenizer": (2, "tokenizer"), "Stage 1, router": (2, "rout
 STAGES = {"Stage 1": (2, 1), "Stage 2": (4, 2)}  # the place of the step, the stage
 
 
-# -- training, by the runs' own records -------------------------------------------------------------------------------
+# -- training -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -93,53 +92,46 @@ def flops_a_byte(scale: Scale, one: PlannedRun) -> float:
     return work / (one.feed.batch_rows * scale.row_bytes)
 
 
-def timed_updates(scale: Scale, planned: tuple[PlannedRun, ...], count: int, rounds: int) -> dict[str, float]:
-    """Bytes a second of `count` updates of every step of an untrained student, in turn with a product."""
+def timed_updates(
+    scale: Scale, planned: tuple[PlannedRun, ...], count: int, rounds: int
+) -> dict[str, tuple[float, float]]:
+    """Of every step of an untrained student: bytes a second of `count` updates, and FLOP/s of a product in turn."""
     teacher, tokenizer = load_teacher(planned[0].teacher)
     found = {}
     for one in planned:
         student = new_student(scale, teacher, tokenizer, seed=0)
         batches = [one.feed.batch(update) for update in range(count)]
         call = updates(one.step, student, teacher, batches, "fast", launch=Launch(rows_at_once=scale.rows_at_once))
-        seconds = interleaved({"step": call}, rounds=rounds)["step"]
-        found[one.step.name] = count * one.feed.batch_rows * scale.row_bytes / median(seconds)
+        seconds = interleaved({"step": call, "matmul": matmul()}, rounds=rounds)
+        found[one.step.name] = (count * one.feed.batch_rows * scale.row_bytes / median(seconds["step"]),
+                                2 * MATMUL**3 / median(seconds["matmul"]))
     return found
 
 
-def matmul_rate(rounds: int) -> float:
-    """FLOP/s of a square product."""
-    return 2 * MATMUL**3 / median(interleaved({"matmul": matmul()}, rounds=rounds)["matmul"])
-
-
 def training(scale: Scale, planned: tuple[PlannedRun, ...], arguments: argparse.Namespace) -> list[str]:
-    """A step a row: its record against the bound of its FLOPs."""
-    rate = matmul_rate(max(arguments.rounds, 3))
-    measured = timed_updates(scale, planned, arguments.updates, arguments.rounds) if arguments.updates else {}
-    lines = [f"Training, by the runs' own records. A square product here: {rate / 1e9:,.0f} GFLOP/s.", "",
-             "| step | MB | seconds | bytes/s | MFLOP a byte | bound, bytes/s | % of it | peak GB | "
-             "updates alone, bytes/s | % of the bound |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    """A step a row: its updates against the bound of their FLOPs, and the record of its run."""
+    lines = [f"Training: {arguments.updates} updates of each step in turn with a square product; then the records of "
+             "the runs.", "",
+             "| step | MFLOP a byte | product, GFLOP/s | bound, bytes/s | updates, bytes/s | % of the bound | "
+             "run: MB | seconds | bytes/s | peak GB |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"]
     shares, peak = {}, 0
+    measured = timed_updates(scale, planned, arguments.updates, arguments.rounds)
     for one in planned:
         work = flops_a_byte(scale, one)
-        found = record(one)
+        speed, rate = measured[one.step.name]
+        shares[one.step.name] = speed * work / rate
         told = "| | | "
-        if found:
-            speed = found.train_bytes / max(found.seconds, 1e-9)
-            shares[one.step.name] = speed * work / rate
+        if found := record(one):
             peak = max(peak, found.peak_bytes)
-            told = (f"| {found.train_bytes / 1e6:.2f}{'' if found.complete else ' so far'} | {found.seconds:,.0f} | "
-                    f"{speed:,.0f} ")
-        share = f"{100 * shares[one.step.name]:.0f}" if found else ""
-        memory = f"{found.peak_bytes / 1e9:.1f}" if found and found.peak_bytes else ""
-        alone = measured.get(one.step.name)
-        updated = f"{alone:,.0f} | {100 * alone * work / rate:.0f}" if alone else " | "
-        lines.append(f"| {one.step.name} {told}| {work / 1e6:.2f} | {rate / work:,.0f} | {share} | {memory} | "
-                     f"{updated} |")
+            told = (f"{found.train_bytes / 1e6:.2f}{'' if found.complete else ' so far'} | {found.seconds:,.0f} | "
+                    f"{found.train_bytes / max(found.seconds, 1e-9):,.0f} | "
+                    + (f"{found.peak_bytes / 1e9:.1f}" if found.peak_bytes else ""))
+        lines.append(f"| {one.step.name} | {work / 1e6:.2f} | {rate / 1e9:,.0f} | {rate / work:,.0f} | {speed:,.0f} | "
+                     f"{100 * shares[one.step.name]:.0f} | {told} |")
         print(lines[-1], flush=True)
-    if shares:
-        least = min(shares, key=shares.get)
-        lines += ["", f"Least of the bound: {100 * shares[least]:.0f} % in {least}; the goal of {100 * SHARE:.0f} % in "
-                  f"every step is {_met(shares[least] >= SHARE)}."]
+    least = min(shares, key=shares.get)
+    lines += ["", f"Least of the bound: {100 * shares[least]:.0f} % in {least}; the goal of {100 * SHARE:.0f} % in "
+              f"every step is {_met(shares[least] >= SHARE)}."]
     if peak:
         lines[-1] += f" Most memory: {peak / 1e9:.1f} GB; the goal of {MEMORY / 1e9:.0f} GB is {_met(peak <= MEMORY)}."
     return lines
@@ -228,7 +220,7 @@ def main() -> None:
     parser.add_argument("--columns", default="LMB,PIQA", help="with commas between")
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--updates", type=int, default=0, help="of every step, to time without the rest of a run")
+    parser.add_argument("--updates", type=int, default=2, help="of every step")
     parser.add_argument("--prompt-bytes", type=int, default=400)
     parser.add_argument("--new-bytes", type=int, default=200)
     parser.add_argument("--no-report", action="store_true", help="print alone")
