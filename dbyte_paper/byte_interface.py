@@ -40,7 +40,7 @@ ARMS = {
     "ALM": {"method": "alm"},
     "ALM + SFT": {"method": "alm_sft"},
 }
-CHOOSING_BYTES = 20_000  # of text to choose rates on
+CHOOSING_BYTES = 20_000  # of text to choose rates on, or what the scale holds out, if that is less
 BEAMS = ((1, 0.01), (3, 0.01), (10, 0.01), (10, 1e-9))
 
 
@@ -74,7 +74,7 @@ def texts_of(scale: Scale, size: int, seed: int) -> tuple[list[str], list[str]]:
                 break
         return found
 
-    choosing = taken(CHOOSING_BYTES)
+    choosing = taken(min(CHOOSING_BYTES, scale.heldout_bytes))
     return taken(size), choosing
 
 

@@ -23,6 +23,8 @@ from papermill.exceptions import PapermillException
 from dbyte.paths import ROOT
 from dbyte_paper.pairing import KERNELSPEC, write_notebook
 
+WITHOUT_COLLECTION = "__import__('gc').disable()"  # of garbage, until dbyte_paper is imported: see there
+
 
 def start_cell(cell: NotebookNode, cell_index: int) -> None:
     """Print the heading that opens a section; papermill calls it as each cell starts, text cells too."""
@@ -44,7 +46,7 @@ def main(path: Path, parameters: dict[str, object]) -> int:
         executed = papermill.execute_notebook(
             path, path, parameters=parameters, kernel_name=KERNELSPEC["name"], cwd=ROOT, progress_bar=False,
             stdout_file=sys.stdout, on_cell_start=start_cell, coalesce_streams=True,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"])
+            extra_arguments=["--IPKernelApp.log_level=ERROR", f"--IPKernelApp.exec_lines={WITHOUT_COLLECTION}"])
     except PapermillException as error:
         print(error)
         return 1

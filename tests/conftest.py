@@ -1,9 +1,11 @@
 """Shared by the tests: quiet libraries, no network, small teachers, and packed rows of odd text."""
 
+import gc
 import os
 import signal
 from functools import cache
 
+gc.disable()  # until all is imported: torch and transformers make a million objects, and none of them is garbage
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("PIP_NO_INDEX", "1")  # no test downloads a teacher
@@ -19,6 +21,8 @@ from dbyte.text.packing import document, pack
 from dbyte.text.spans import TokenBytes
 
 logging.disable_progress_bar()
+gc.freeze()  # nor is any looked for among them afterwards, which takes seconds, at the end of each process too
+gc.enable()
 
 FAMILIES = {"llama": "Llama", "qwen3": "Qwen3", "olmo2": "Olmo2"}  # as transformers' classes begin
 TEXTS = ["The cat sat on the mat, and the dog slept in the house.\n", "naïve café 😀 中文 テキスト", "1 + 2 = 3. " * 6,

@@ -53,6 +53,14 @@ def test_names_shapes_and_initialisation_are_mamba_ssms(mixer):
     assert (mixer.D == 1).all() and (mixer.norm.weight == 1).all()
 
 
+def test_sizes_that_are_asked_without_weights_draw_no_random_numbers():
+    """A config makes its mixers without weights; a student begins as its seed says, whatever is asked before."""
+    before = torch.get_rng_state()
+    with torch.device("meta"):
+        asked = Mamba2(WIDTH, state_size=8, head_width=16)
+    assert asked.in_proj.weight.is_meta and torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("L, W", [(1, 4), (3, 4), (17, 4), (17, 2)])
 @pytest.mark.parametrize("starts", [[], [1], [4, 5, 6], [16]], ids=str)
 def test_the_convolution_is_a_plain_sum_over_taps(L, W, starts):

@@ -24,8 +24,12 @@ HERE = Path(__file__).parent
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 
 
-def launch(root: Path, count: int, *arguments: object, expected: int | None = None, check: bool = True):
-    """Run train_together.py in `count` processes: one that nothing stops is this one."""
+def launch(root: Path, count: int, *arguments: object, expected: int | None = None, check: bool = True,
+           then: tuple[object, ...] = ()):
+    """Run train_together.py in `count` processes: one that nothing stops is this one.
+
+    then: the arguments of another training by the same processes, root first.
+    """
     step, sharding, *rest = map(str, arguments)
     if count == 1 and not rest:
         train_together.main(root, step, sharding, "1")
@@ -34,22 +38,38 @@ def launch(root: Path, count: int, *arguments: object, expected: int | None = No
     start = together if count > 1 else [sys.executable]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
     found = subprocess.run([*start, str(HERE / "train_together.py"), str(root), step, sharding,
-                            str(expected or count), *rest], env=environment, capture_output=True, text=True)
+                            str(expected or count), *rest, *(["then", *map(str, then)] if then else [])],
+                           env=environment, capture_output=True, text=True)
     assert not check or found.returncode == 0, found.stderr[-3000:]
     return found
 
 
-@pytest.fixture
-def folder(rows, tmp_path):
+@pytest.fixture(scope="module")
+def folder(rows, tmp_path_factory):
     """Make a root of its own for a launch, with the rows in it."""
     def make(name: str) -> Path:
-        root = tmp_path / name
-        root.mkdir()
+        root = tmp_path_factory.mktemp(name)
         rows.save(root / "rows.safetensors")
         return root
 
     assert rows.row_bytes == LENGTH
     return make
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(folder):
+    """The roots of a step by two processes, and of the step killed after three updates: one launch for all tests."""
+    found = {}
+
+    def train(step: str, sharding: str) -> tuple[Path, Path]:
+        if (step, sharding) not in found:
+            whole, killed = folder("together"), folder("killed")
+            told = launch(whole, 2, step, sharding, then=(killed, step, sharding, 2, 3), check=False)
+            assert told.returncode != 0 and "died after 3" in told.stderr, told.stderr[-3000:]
+            found[step, sharding] = whole, killed
+        return found[step, sharding]
+
+    return train
 
 
 def result(root: Path, step: str) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -71,14 +91,13 @@ def exhaustive(*values):
 
 
 @pytest.fixture(scope="module")
-def of_one_process(rows, tmp_path_factory):
+def of_one_process(folder):
     """The curve and weights of a step by one process, trained once for all tests."""
     found = {}
 
     def train(step: str):
         if step not in found:
-            root = tmp_path_factory.mktemp("alone")
-            rows.save(root / "rows.safetensors")
+            root = folder("alone")
             launch(root, 1, step, "ddp")
             found[step] = result(root, step)
         return found[step]
@@ -89,10 +108,9 @@ def of_one_process(rows, tmp_path_factory):
 @pytest.mark.parametrize("step, sharding", [
     ("1.2", "fsdp2"), exhaustive("1.2", "ddp"), exhaustive("1.3", "ddp"), exhaustive("2.1", "fsdp2"),
     exhaustive("2.2", "ddp")])
-def test_two_processes_train_as_one(folder, of_one_process, step, sharding):
+def test_two_processes_train_as_one(of_one_process, of_two_processes, step, sharding):
     """Also their snapshots are complete."""
-    root = folder("together")
-    launch(root, 2, step, sharding)
+    root, _ = of_two_processes(step, sharding)
     assert_same(of_one_process(step), result(root, step))
     run = Run({"step": step}, root=root)
     assert type(ByteStudent.from_pretrained(run.model_folder)) is ByteStudent
@@ -104,9 +122,12 @@ def test_two_processes_train_as_one(folder, of_one_process, step, sharding):
 
 @pytest.mark.parametrize("before, after", [
     ((2, "fsdp2"), (1, "ddp")), exhaustive((1, "ddp"), (2, "fsdp2")), exhaustive((2, "ddp"), (1, "ddp"))])
-def test_a_checkpoint_resumes_in_another_number_of_processes(folder, of_one_process, before, after):
-    root = folder("moved")
-    assert launch(root, before[0], "1.2", before[1], 3, check=False).returncode != 0
+def test_a_checkpoint_resumes_in_another_number_of_processes(folder, of_one_process, of_two_processes, before, after):
+    if before[0] == 2:
+        _, root = of_two_processes("1.2", before[1])
+    else:
+        root = folder("moved")
+        assert launch(root, before[0], "1.2", before[1], 3, check=False).returncode != 0
     run = Run({"step": "1.2"}, root=root)
     assert run.sound_checkpoint() and not run.is_complete()
     launch(root, after[0], "1.2", after[1])

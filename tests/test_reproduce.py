@@ -80,10 +80,10 @@ def test_a_scale_of_the_users_is_handed_to_the_notebooks_as_a_file(tmp_path, mon
     (tmp_path / "mine.toml").write_text('base = "smoke"\nitems = 7\n', encoding="utf-8")
     script(tmp_path, "00_first", PARAMETERS + "# %%\nfrom dbyte import presets\nfound = presets.scale(scale)\n"
            "print(found.name, found.items, found.row_bytes, seed)\n")
-    assert run(tmp_path, scale="mine.toml", settings=["row_bytes=512"]) == 0
-    name = presets.scale("mine.toml", ["row_bytes=512"]).name
-    assert outputs(tmp_path / "out" / "00_first.ipynb").split() == [name, "7", "512", "0"] and name.startswith("mine-")
-    assert presets.scale(str(tmp_path / "runs" / "scales" / f"{name}.toml")).row_bytes == 512
+    assert run(tmp_path, scale="mine.toml", settings=["row_bytes=256"]) == 0
+    name = presets.scale("mine.toml", ["row_bytes=256"]).name
+    assert outputs(tmp_path / "out" / "00_first.ipynb").split() == [name, "7", "256", "0"] and name.startswith("mine-")
+    assert presets.scale(str(tmp_path / "runs" / "scales" / f"{name}.toml")).row_bytes == 256
     assert (tmp_path / "results" / name / "REPORT.md").is_file() and not (tmp_path / "results" / "smoke").exists()
     with pytest.raises(ValueError, match="scale mine-.*: student: .*head_width"):
         run(tmp_path, scale="mine.toml", settings=["student.head_width=7"])

@@ -1,6 +1,7 @@
 """The loop and its runs: frozen means frozen, resumed == uninterrupted, damage is found, nothing is half-written."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 import train_together
-from conftest import hearing, make_student, make_teacher
+from conftest import make_student, make_teacher
 from safetensors.torch import load_file
 
 from dbyte.distill import trainer
@@ -103,15 +106,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one(step, stop_after, student, te
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.fixture(scope="module")
+def forks():
+    """A server of processes that have imported what a training needs, and have done nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_training"])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        forkserver.ensure_running()
+    return context
+
+
+def trained_apart(told: Path, *arguments: str) -> None:
+    """In a process of its own: `train_together.main`, with what it says of errors in a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python has it when it starts
+    os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    train_together.main(*arguments)
+
+
 @pytest.fixture
-def slow(rows, tmp_path):
+def slow(forks, rows, tmp_path):
     """Start a training in a process of its own: seconds an update takes longer, seconds between checkpoints."""
     rows.save(tmp_path / "rows.safetensors")
     run = Run({"step": "1.1"}, root=tmp_path)
 
-    def start(*seconds: str) -> tuple[subprocess.Popen, Run]:
-        command = [sys.executable, HERE / "train_together.py", tmp_path, "1.1", "ddp", "1", "0", *seconds]
-        return subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=hearing, stderr=subprocess.PIPE), run
+    def start(*seconds: str) -> tuple[BaseProcess, Run]:
+        process = forks.Process(target=trained_apart,
+                                args=(tmp_path / "told", tmp_path, "1.1", "ddp", "1", "0", *seconds))
+        process.start()
+        return process, run
 
     return start
 
@@ -127,30 +151,31 @@ def assert_goes_on(run: Run, root: Path) -> None:
 
 def test_a_run_that_is_killed_at_any_moment_resumes(slow, tmp_path):
     process, run = slow("0.2", "0")
-    while not run.checkpoint_folder.exists() and process.poll() is None:
+    while not run.checkpoint_folder.exists() and process.is_alive():
         time.sleep(0.01)
     process.kill()
-    process.communicate()
-    assert run.status() == "resumable"
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and run.status() == "resumable"
     assert_goes_on(run, tmp_path)
 
 
-def interrupted(process: subprocess.Popen, run: Run, *numbers: int) -> bytes:
+def interrupted(process: BaseProcess, run: Run, *numbers: int) -> str:
     """What it says that gets these signals after its second update, long before a checkpoint is due."""
-    while process.poll() is None and not (run.metrics_path.exists() and run.metrics_path.read_text().count("\n") == 2):
+    while process.is_alive() and not (run.metrics_path.exists() and run.metrics_path.read_text().count("\n") == 2):
         time.sleep(0.01)
     for number in numbers:
         time.sleep(0.2)  # into the third update
-        process.send_signal(number)
-    return process.communicate()[1]
+        os.kill(process.pid, number)
+    process.join()
+    return (run.folder.parent / "told").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)])
 def test_an_interrupted_run_keeps_what_it_did_and_resumes_there(number, slow, tmp_path, capsys):
     process, run = slow("1", "60")
     told = interrupted(process, run, number)
-    assert process.returncode == -number or b"KeyboardInterrupt" in told, "it ends as if nothing had caught the signal"
-    assert b"a checkpoint is written" in told and run.status() == "resumable"
+    assert process.exitcode == -number or "KeyboardInterrupt" in told, "it ends as if nothing had caught the signal"
+    assert "a checkpoint is written" in told and run.status() == "resumable"
     assert json.loads((run.sound_checkpoint() / "state.json").read_text())["update"] == 3 == len(run.metrics())
     assert_goes_on(run, tmp_path)
     assert capsys.readouterr().out.count("6 updates, resumed at 3;") == 1
@@ -158,7 +183,7 @@ def test_an_interrupted_run_keeps_what_it_did_and_resumes_there(number, slow, tm
 
 def test_a_second_interrupt_ends_a_run_at_once(slow):
     process, run = slow("1", "60")
-    assert b"KeyboardInterrupt" in interrupted(process, run, signal.SIGINT, signal.SIGINT)
+    assert "KeyboardInterrupt" in interrupted(process, run, signal.SIGINT, signal.SIGINT)
     assert len(run.metrics()) == 2 and run.sound_checkpoint() is None
 
 

@@ -1,6 +1,6 @@
 """What processes of test_processes.py and test_training.py run: one step of a small curriculum, alone or with others.
 
-    python train_together.py ROOT STEP SHARDING EXPECTED [STOP [SECONDS CHECKPOINTS]]
+    python train_together.py ROOT STEP SHARDING EXPECTED [STOP [SECONDS CHECKPOINTS]] [then ROOT STEP ...]
 
 STOP: die after so many updates, 0: never. SECONDS: that each update takes longer. CHECKPOINTS: seconds between two.
 
@@ -10,6 +10,7 @@ Under fsdp2 it runs in micro-batches of one row and recomputes activations, so t
 
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import conftest
@@ -60,4 +61,7 @@ def main(root: Path, name: str, sharding: str, expected: str, stop: str = "", se
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    for _, task in groupby(sys.argv[1:], key="then".__ne__):
+        root, *arguments = task
+        if root != "then":
+            main(Path(root), *arguments)

@@ -72,6 +72,8 @@ class Mamba2(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise as mamba_ssm does: A uniform in [1, 16], softplus(dt_bias) log-uniform in [1e-3, 1e-1]."""
+        if self.D.is_meta:
+            return  # asked for its sizes alone: torch takes milliseconds to set values that are not there
         self.in_proj.reset_parameters()
         self.conv1d.reset_parameters()
         self.out_proj.reset_parameters()

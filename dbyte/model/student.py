@@ -41,6 +41,7 @@ JOINT = 2 * BYTES
 ROUTERS = ("integrated", "split", "entropy")
 ROUTERS_OF_BYTES = {"split": SplitRouter, "entropy": EntropyRouter}
 DECODINGS = ("jbp", "mbp")
+OF_EVERY_CONFIG = frozenset(PreTrainedConfig().to_dict()) | {"auto_map", "name_or_path"}
 
 
 class StudentConfig(PreTrainedConfig):
@@ -90,8 +91,7 @@ class StudentConfig(PreTrainedConfig):
     dbyte_version: str | None = None
 
     def __post_init__(self, **kwargs):
-        known = {*PreTrainedConfig().to_dict(), "auto_map", "name_or_path"}
-        unknown = [name for name in kwargs if not name.startswith("_") and name not in known]
+        unknown = [name for name in kwargs if not name.startswith("_") and name not in OF_EVERY_CONFIG]
         if unknown:
             raise ValueError(f"StudentConfig has no {', '.join(unknown)}: see its docstring for the sizes it knows")
         if isinstance(self.core_config, dict):
