@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from dbyte.distill.runs import Run
 from dbyte.evaluate import stats
 from dbyte.evaluate.harness import ColumnResult, correct_by_column
@@ -115,6 +117,33 @@ def variant_difference_rows(measured: Measurements, first: str, others: Sequence
                 "what": f"{first} - {other}", "low": found.low, "high": found.high,
                 "clusters": stats.clusters_in(one[0]),
                 "verdict": stats.verdict(found.low, found.high)})
+    return rows
+
+
+def ahead_rows(differences: pd.DataFrame, *, all_but: int) -> list[dict]:
+    """Tidy rows by `what`: on how many columns, in percent, the first is ahead; asked is "on all but so many".
+
+    differences: as `variant_difference_rows` gave them. low: the columns where it surely is, high: where it is not
+    surely behind, each with a quarter of a column beyond; threshold: between what is asked and one column less.
+    """
+    rows = []
+    for what, part in differences[differences["task"] != AVERAGE].groupby("what", sort=False):
+        columns = len(part)
+        found = {"value": (part["value"] > 0).sum(), "low": (part["verdict"] == "shown").sum() - 0.25,
+                 "high": (part["verdict"] != "opposite").sum() + 0.25, "threshold": columns - all_but - 0.5}
+        rows.append({"what": what, "stderr": math.nan, "n": columns, "seeds": part["seeds"].max()}
+                    | {name: 100 * count / columns for name, count in found.items()})
+    return rows
+
+
+def sampling_rows(trained: Trained) -> list[dict]:
+    """Tidy rows: the share of the last step's time that is spent on writing samples, in percent, by model."""
+    rows = []
+    for name, by_seed in trained.items():
+        logs = [runs[-1].metrics() for runs in by_seed]
+        found = mean_over_seeds([100 * sum(line["sampling_seconds"] for line in log) / log[-1]["seconds"]
+                                 for log in logs])
+        rows.append(_row(found, sum(map(len, logs)), by_seed, model=name))
     return rows
 
 

@@ -135,7 +135,8 @@ def printed(source: Mapping) -> float:
     if "minus" not in source:
         return float(line[column])
     columns = [column] if column else [name for name in BENCHMARKS if name in line]
-    ahead = fmean(float(line[name]) - float(table[source["minus"]][name]) for name in columns)
+    each = [float(line[name]) - float(table[source["minus"]][name]) for name in columns]
+    ahead = 100 * fmean(one > 0 for one in each) if source.get("columns") else fmean(each)
     return ahead - printed(source | {"beyond": None} | source["beyond"]) if source.get("beyond") else ahead
 
 

@@ -200,3 +200,32 @@ def test_the_harness_scores_and_writes_answers_of_a_conversation(boundaries):
     given = [(prompt.boundary.nonzero()[:, 0] + 1).tolist()] if boundaries == "tokenizer" else None
     assert [text] == generate(student, [as_bytes(prompt)], max_new_bytes=12, stage=1, stop=["\n"], valid_utf8=False,
                               prompt_ends=given, chat=True)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_harness_option_puts_requests_under_the_template(stage, monkeypatch):
+    import datasets
+    from lm_eval import evaluator
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    student, chat = student_of(smollm()), template(smollm())
+    rows = [{"text": "Where is Tom?"}, {"text": "naïve 😀"}]
+    common = {"test_split": "test", "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)},
+              "doc_to_text": "{{text}}", "doc_to_target": "Tom"}
+    asked = [common | {"task": "writes", "output_type": "generate_until",
+                       "generation_kwargs": {"until": ["\n"], "max_gen_bytes": 9}},
+             common | {"task": "scores", "output_type": "loglikelihood"}]
+    lm = StudentLM(student, chat.token_bytes, stage=stage, chat=chat, compiled=False)
+    found = evaluator.evaluate(lm, TaskManager(include_defaults=False).load(asked), bootstrap_iters=0,
+                               log_samples=True, apply_chat_template=True)["samples"]
+    rendered = [chat.render([{"role": "user", "content": row["text"]}], reply=True) for row in rows]
+    prompts = [as_bytes(chat.align(text)) for text in rendered]
+    wanted = generate(student, prompts, stage=stage, max_new_bytes=9, stop=["\n"], valid_utf8=False, chat=True)
+    assert [sample["resps"][0][0] for sample in found["writes"]] == wanted
+    for sample, text in zip(found["scores"], rendered, strict=True):
+        ((context, continuation),) = sample["arguments"]
+        assert context == text and continuation.strip() == "Tom"
+        bare, joined = (as_bytes(chat.align(each)) for each in (text.rstrip(), text + continuation))
+        (score,) = Scorer(student, stage=stage).score([Request(joined, len(bare))])
+        assert sample["resps"][0][0][0] == pytest.approx(score.nats, rel=1e-5)

@@ -4,12 +4,14 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import pandas as pd
 import pytest
 
 from dbyte import presets
 from dbyte.evaluate.stats import verdict
 from dbyte.paths import NOTEBOOKS, RESULTS
 from dbyte_paper import claims
+from dbyte_paper.ablation_runs import ahead_rows
 from dbyte_paper.claims import Claim, Criterion, find, judge, measure
 from dbyte_paper.fairness import widened
 from dbyte_paper.results import read_results, write_results
@@ -282,6 +284,26 @@ def test_every_student_of_table_1_is_one_more_criterion_and_the_papers_own_recip
     real, recipe = (one.entry for one in ledger["stage 1 drop"].criteria if one.entry.get("optional"))
     assert (real["scale"], real["ahead"]) == ("real", ["teacher", "Stage 1, router's"])
     assert recipe["ahead"] == ["teacher", "as in the paper, stage1"]
+
+
+@pytest.mark.parametrize(("verdicts", "expected"), [
+    (["shown"] * 7 + ["opposite"], "shown"), (["shown"] * 6 + ["opposite"] * 2, "opposite"),
+    (["shown"] * 6 + ["not shown", "equal"], "not shown"), (["opposite"] * 8, "opposite")])
+def test_nearly_every_column_is_all_but_one_and_asked_of_each_control_by_itself(tmp_path, verdicts, expected):
+    whats = ["+ on-policy - Stage 1", "+ on-policy - + step 1.2 on the corpus", "+ on-policy - + teacher-written"]
+    rows = [{"what": what, "task": task, "value": -1.0 if one == "opposite" else 1.0, "seeds": 3, "verdict": one}
+            for what in whats for task, one in zip([*BENCHMARKS[:8], "average"], [*verdicts, "shown"], strict=True)]
+    ahead = ahead_rows(pd.DataFrame(rows), all_but=1)
+    assert [row["what"] for row in ahead] == whats and {row["n"] for row in ahead} == {8}
+    assert ahead[0]["value"] == 100 * (8 - verdicts.count("opposite")) / 8
+    write(tmp_path, "on_policy_ahead", ahead, ["what"])
+    controls = ["on-policy, not more training", "on-policy, not the prompts"]
+    for given, of_controls in (({}, claims.UNINFORMATIVE), ({"train_bytes": 5, "sweep": "1 3"}, expected)):
+        arms = [arm(name, 50.0, **given) for name in ("+ on-policy", "+ step 1.2 on the corpus", "+ teacher-written")]
+        write(tmp_path, "on_policy", arms, ["model", "task"])
+        found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id")
+        assert found.at["on-policy", "verdict"] == expected and found.at["on-policy", "paper"] == 87.5
+        assert set(found.loc[controls, "verdict"]) == {of_controls}, "not judged without a word on their rates"
 
 
 def test_a_file_that_was_measured_again_fairly_is_read_in_place_of_the_older(tmp_path):

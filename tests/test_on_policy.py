@@ -132,6 +132,14 @@ def test_the_router_learns_from_eq_4_alone(student, teacher, token_bytes, feed):
     assert all(weight.grad.abs().sum() > 0 for weight in student.router.parameters())
 
 
+def test_the_teacher_reads_a_batch_once(student, teacher, token_bytes, feed):
+    calls = []
+    teacher.model.layers[0].register_forward_hook(lambda *_: calls.append(None))
+    batch = batch_of(feed, [written(token_bytes, " on the mat"), written(token_bytes, "In", pieces=["I", "n"])])
+    objectives.on_policy()(student, teacher, batch)
+    assert len(calls) == 1
+
+
 def test_a_judged_end_that_is_not_common_is_refused(student, teacher, token_bytes, feed):
     batch = batch_of(feed, [written(token_bytes, "the mat")])
     last = int(batch.judged_BL[0].nonzero()[-1])

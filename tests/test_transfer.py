@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dbyte.byte_probabilities import ByteTeacher, within_token
 from dbyte.distill import sliced_losses
 from dbyte.distill.losses import forward_kl
+from dbyte.distill.teacher import train_tokenizer
 from dbyte.distill.terms import language_model, predicted_tokens
 from dbyte.model.adapters import ADAPTER, merged_state
 from dbyte.text.byte_tokenizer import ByteTokenizer
@@ -34,10 +35,18 @@ from dbyte.transfer.plan import Transfer
 from dbyte.transfer.student import TransferStudent
 from dbyte.transfer.vocabulary import INITS, averaged, old_tokens, with_vocabulary
 
-LOCAL = {**KINDS, "bytes": ByteTokenizer}
-HARD = [text for name, text in TEXTS.items() if not name.startswith("long")] + ["donaudampfschiff" * 40, " " * 150]
+WORD = "donaudampfschiff"  # a token of `long_words`
+HARD = [text for name, text in TEXTS.items() if not name.startswith("long")] + [WORD * 40, " " * 150]
 PROSE = ["All human beings are born free. They're endowed with reason.", "naïve café 😀 中文", "1 + 2 = 3. " * 4]
 ROW = 256
+
+
+@cache
+def long_words():
+    return train_tokenizer([f"{WORD} " * 9], vocabulary=258 + len(WORD) - 1)
+
+
+LOCAL = {**KINDS, "bytes": ByteTokenizer, "long words": long_words}
 
 
 @cache
@@ -94,15 +103,15 @@ def test_tokens_of_both_stand_for_the_same_bytes_piece_by_piece(student, teacher
                 assert known[text] == token if text in known else table.token_bytes[token] == text
 
 
-@pytest.mark.parametrize("longest", [3, LONGEST])  # three, since these vocabularies have few tokens of over ten bytes
-@pytest.mark.parametrize("student", LOCAL)
-def test_rows_of_targets_lie_at_the_bytes_of_the_students_tokens(student, longest):
+@pytest.mark.parametrize(("student", "teacher"), list(product(LOCAL, LOCAL)))
+def test_rows_of_targets_lie_at_the_bytes_of_the_students_tokens(student, teacher):
     """The j-th head of a token reads the target of its j-th byte, and nothing beyond its end or the last head."""
-    batch = paired_rows(HARD, tokens(student), tokens("qwen"), row_bytes=ROW)
+    longest = LONGEST if student == "long words" else 3  # the others have few tokens of over ten bytes
+    batch = paired_rows(HARD, tokens(student), tokens(teacher), row_bytes=ROW)
     batch = batch.batch(range(len(batch)))
     where_BM = predicted_tokens(batch).roll(1, 1)
     texts = [tokens(student).token_bytes[token] for token in batch.token_ids_BM[where_BM].tolist()]
-    assert longest == LONGEST or student == "bytes" or any(len(text) > longest for text in texts)
+    assert student == "bytes" or any(len(text) > longest for text in texts)
     flat = batch.byte_ids_BL.flatten().tolist()
     ends = []
     spans = [each.tolist() for each in token_spans(batch, where_BM, longest=longest)]
@@ -297,6 +306,86 @@ def test_sft_is_next_token_cross_entropy_and_bld_adds_its_bytes(tmp_path):
     assert {count.item() for count in method("bld", *both).counts(batch)} == {mask.sum().item()}
 
 
+def tokens_of(batch, row):
+    """(number of the token before it, places of its bytes) of each token that is predicted."""
+    ends = batch.boundary_BL[row].nonzero()[:, 0].tolist()
+    return [(number, range(first + 1, last + 1)) for number, (first, last) in enumerate(pairwise(ends))
+            if batch.document_BL[row, first] == batch.document_BL[row, last]]
+
+
+@torch.no_grad()
+def test_the_byte_terms_of_bld_by_hand(tmp_path):
+    """Eq. 5: map j reads the state that predicts a token, and says its byte j, up to the tenth."""
+    pair = paired_rows([f"{WORD}s {WORD} be", "naïve 😀"], tokens("long words"), tokens("qwen"), row_bytes=64)
+    batch = replace(pair, targets=targets(tmp_path, pair, "qwen")).batch(range(len(pair)))
+    model = TransferStudent(make_teacher("qwen3", vocabulary=500), head="parallel")
+    sums = method("bld", "long words", "qwen").sums(model, None, batch)
+    hidden_BME, maps = language_model(model.student, batch), model.byte_head.maps
+    assert maps.weight.shape == (10 * 260, 32)
+    token, ce, kl, sizes = 0.0, 0.0, 0.0, []
+    for row in range(len(pair)):
+        for number, places in tokens_of(batch, row):
+            state_E = hidden_BME[row, number]
+            token -= (model.student.lm_head.weight @ state_E).log_softmax(0)[batch.token_ids_BM[row, number + 1]]
+            sizes.append(len(places))
+            for j, place in enumerate(places[:10]):
+                rows = slice(260 * j, 260 * (j + 1))
+                log_S = (maps.weight[rows] @ state_E + maps.bias[rows]).log_softmax(0)
+                byte = int(batch.byte_ids_BL[row, place])
+                ce -= log_S[256 if byte == EOS else byte]
+                symbol_K, prob_K = batch.symbol_BLK[row, place].long(), batch.prob_BLK[row, place].double()
+                rest, other = 1 - prob_K.sum(), 1 - log_S[symbol_K].double().exp().sum()
+                kl += (torch.xlogy(prob_K, prob_K) - prob_K * log_S[symbol_K]).sum()
+                kl += torch.xlogy(rest, rest / other) if rest > 0 else 0
+    assert max(sizes) > 10 and min(sizes) == 1
+    expected = torch.stack([token, ce, 0.1 * kl]).double()
+    torch.testing.assert_close(torch.stack(sums).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_terms_of_alm_by_hand():
+    """A chunk and a word after it are one event; those that no word may follow count as zero; states are compared."""
+    temperature = 5.0
+    batch = paired_rows(PROSE, tokens("olmo2"), tokens("llama3"), row_bytes=ROW)
+    batch = batch.batch(range(len(batch)))
+    models = make_teacher("qwen3", vocabulary=500), make_teacher(vocabulary=500)
+    student = TransferStudent(models[0], teacher_width=32)
+    student.projection.weight.normal_()
+    for model in models:
+        torch.nn.init.uniform_(model.model.norm.weight, 0, 3)  # so that states differ in size
+    sides = []
+    for model, kind, side in zip(models, ("olmo2", "llama3"), (batch, batch.teacher), strict=True):
+        table = tokens(kind).token_bytes
+        starts_V = torch.tensor([not text or text[:1].isspace() for text in table] + [True] * (500 - len(table)))
+        hidden_BME = language_model(model, side)
+        log_BMV = model.lm_head(hidden_BME).double().log_softmax(-1)
+        chunks, log = {}, 0.0
+        for row in range(len(batch.byte_ids_BL)):
+            for number, places in tokens_of(side, row):
+                log = log + log_BMV[row, number, side.token_ids_BM[row, number + 1]]
+                end = places[-1]
+                if batch.boundary_BL[row, end] and batch.teacher.boundary_BL[row, end]:
+                    closed = batch.byte_ids_BL[row, end] == EOS
+                    word = torch.zeros(()) if closed else log_BMV[row, number + 1, starts_V].logsumexp(0)
+                    chunks[row, end] = log, word, hidden_BME[row, number + 1].double()
+                    log = 0.0
+        sides.append(chunks)
+    assert sides[0].keys() == sides[1].keys()
+    words = sorted(word.exp().item() for _, word, _ in sides[1].values())
+    gamma = sum(words[len(words) // 2 - 1 : len(words) // 2 + 1]) / 2  # half of the chunks count, not their ends alone
+    found = method("alm", "olmo2", "llama3", temperature=temperature, gamma=gamma).sums(student, models[1], batch)
+    divergence, distance, dropped = 0.0, 0.0, 0
+    for (log_q, word_q, student_E), (log_p, word_p, teacher_E) in zip(*(each.values() for each in sides), strict=True):
+        p, q = ((log + word).div(temperature).exp() for log, word in ((log_p, word_p), (log_q, word_q)))
+        counted = word_p.exp() > gamma
+        dropped += not counted
+        divergence += counted * temperature * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log())
+        difference_E = student.projection.weight.double() @ student_E - teacher_E
+        distance += difference_E.square().sum() / teacher_E.square().sum()
+    assert 0 < dropped < 0.6 * len(sides[0])
+    torch.testing.assert_close(torch.stack(found).double(), torch.stack([divergence, distance]), rtol=1e-3, atol=1e-3)
+
+
 def test_alm_counts_chunks_and_drops_those_before_no_word():
     teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
     batch = whole(("bytes", "llama3"))
@@ -396,6 +485,7 @@ def test_precomputed_targets_are_those_on_the_fly_and_an_interrupted_call_goes_o
         return {path.relative_to(shards.folder): path.read_bytes() for path in shards.folder.rglob("*.*")}
 
     whole, read, asked = shards("whole").complete(), ByteTargets._of_row, []
+    assert "teacher" not in vars(whole.targets), "its weights are let go"
 
     def twice(self, number):
         if len(asked) == 2:
@@ -468,6 +558,42 @@ def test_new_tokens_begin_as_the_mean_of_what_spells_them():
     table = torch.randn(len(old), 8)
     rows = averaged(table, [[3, 5], [], [7]])
     torch.testing.assert_close(rows, torch.stack([table[[3, 5]].mean(0), table.mean(0), table[7]]))
+
+
+def test_fast_vocabulary_transfer_splits_a_token_as_the_text_that_it_is():
+    old = TokenBytes.from_tokenizer(train_tokenizer(["b    b"] * 9, vocabulary=258 + 2))  # two spaces, then space and b
+    new = TokenBytes((b"  b", b"", b""), bos_token_id=1, eos_token_id=2)
+    pieces = {init: [old.token_bytes[token] for token in old_tokens(new, old, init)[0]] for init in ("mean", "fvt")}
+    assert pieces == {"mean": [b"  ", b"b"], "fvt": [b" ", b" b"]}
+
+
+@pytest.mark.parametrize("init", ["mean", "fvt", "mined"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_token_that_is_both_begins_as_the_old_bos_where_texts_open_and_as_the_old_eos_where_they_end(init, tied):
+    old, new, plain = tokens("llama3"), tokens("gpt2"), make_teacher(vocabulary=500, tied=tied)
+    assert old.bos_token_id != old.eos_token_id and new.bos_token_id == (both := new.eos_token_id)
+    model = with_vocabulary(make_teacher(vocabulary=500, tied=tied), old, KINDS["gpt2"](), init=init)
+    read_VE, written_VE = (part().weight for part in (model.get_input_embeddings, model.get_output_embeddings))
+    if tied:
+        bos_E, eos_E = plain.get_input_embeddings().weight[[old.bos_token_id, old.eos_token_id]]
+        assert torch.equal(read_VE[both], (bos_E + eos_E) / 2) and written_VE is read_VE
+        return
+    assert torch.equal(read_VE[both], plain.get_input_embeddings().weight[old.bos_token_id])
+    assert torch.equal(written_VE[both], plain.get_output_embeddings().weight[old.eos_token_id])
+    with torch.inference_mode():  # so an empty text is as likely as it was
+        found, wanted = (each(torch.tensor([[bos]])).logits[0, 0, eos] for each, bos, eos in (
+            (model, both, both), (plain, old.bos_token_id, old.eos_token_id)))
+    assert found == wanted
+
+
+def test_fresh_embeddings_are_those_of_their_seed():
+    def begun(seed):
+        model = with_vocabulary(make_teacher(vocabulary=500), tokens("qwen"), ByteTokenizer(), init="fresh", seed=seed)
+        return model.get_input_embeddings().weight.detach(), model.get_output_embeddings().weight.detach()
+
+    one, again, other = begun(1), begun(1), begun(2)
+    assert all(map(torch.equal, one, again)) and not any(map(torch.equal, one, other)) and not torch.equal(*one)
+    assert all(table.std().item() == pytest.approx(0.2, rel=0.05) for table in one), "the model's own initial spread"
 
 
 def test_mined_takes_the_token_with_the_smallest_edit_distance():

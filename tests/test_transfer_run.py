@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dbyte.__main__ import main
 from dbyte.distill import trainer
 from dbyte.distill.runs import Run
+from dbyte.model.checkpointing import share_frozen
 from dbyte.model.teacher import load_model
 from dbyte.text.corpus import Corpus, load_corpus
 from dbyte.transfer.plan import Transfer, plan, transfer
@@ -98,6 +99,30 @@ def test_a_resumed_transfer_equals_an_uninterrupted_one(folder, tmp_path, monkey
     assert transfer(one) is run and (run.folder / "complete.json").stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize("changes", [
+    {"method": "alm_sft"}, {"method": "bld"}, {"method": "alm", "tokenizer": None}], ids=["alm", "bld", "own tokens"])
+def test_frozen_weights_are_held_once_and_that_changes_no_bit(changes, folder, tmp_path, monkeypatch):
+    held = []
+
+    def watched(student, teacher):
+        saved = share_frozen(student, teacher)
+        places = {weight.data_ptr() for weight in teacher.parameters()}
+        frozen = [weight for weight in student.parameters() if not weight.requires_grad]
+        held.append((saved, sum(weight.nbytes for weight in frozen),
+                     all(weight.data_ptr() in places for weight in frozen), teacher))
+        return saved
+
+    monkeypatch.setattr(trainer, "share_frozen", watched)
+    shared = transfer(planned(folder, tmp_path, "shared", **changes))
+    ((saved, frozen, once, teacher),) = held
+    assert saved == frozen > 0 and once
+    assert all(torch.equal(*pair) for pair in zip(teacher.parameters(), load_model(folder).parameters(), strict=True))
+    monkeypatch.setattr(trainer, "share_frozen", lambda student, teacher: 0)
+    apart = transfer(planned(folder, tmp_path, "apart", **changes))
+    assert same(shared, apart)
+    assert [line["loss"] for line in shared.metrics()] == [line["loss"] for line in apart.metrics()]
+
+
 def test_precomputed_targets_train_the_same_student(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("dbyte.transfer.byte_targets.RUNS", tmp_path)
     now = transfer(planned(folder, tmp_path, "now"))
@@ -116,6 +141,9 @@ def test_the_address_holds_what_decides_the_weights(folder):
         {"reading": "beam"}, {"kl_weight": 0.5}, {"batch_rows": 1})]
     assert len(set(others)) == len(others)
     assert address(precompute=True) == others[0]
+    begun = [plan(Transfer(folder, **TOY | {"tokenizer": name}), TEXTS, seed=0).run.config["init"]
+             for name in ("bytes", None)]
+    assert begun == ["mean", "mean, single end"], "qwen's one token for both began otherwise once"
     assert address(method="sft", head="decoder", reading="beam") == others[2], "it has no byte head"
 
 
@@ -131,13 +159,24 @@ def test_bits_compare_the_same_text(folder, tmp_path):
     assert found["student"] == found["teacher"] == found["student before"]
 
 
+def test_a_heldout_corpus_that_no_tokenizer_can_cut_is_told(folder, tmp_path):
+    one = planned(folder, tmp_path, "sft", method="sft", rank=0, tokenizer=None)
+    one = replace(one, asked=replace(one.asked, row_bytes=3))
+    transfer(planned(folder, tmp_path, "sft", method="sft", rank=0, tokenizer=None))
+    with pytest.raises(ValueError, match="no held-out text of world is left .*--heldout-bytes"):
+        bits_table(one, [Corpus("world", "heldout", ("two  words of many bytes",))])
+
+
 @pytest.mark.parametrize(("given", "match"), [
     (["--tokenizer", "nowhere/at/all"], "the tokenizer 'nowhere/at/all' is no local folder"),
     (["--method", "dskd"], "unknown method"), (["--head", "deep"], "unknown head"),
     (["--rank", "-1"], "the rank of LoRA"), (["--reading", "exact"], "unknown reading"),
     (["--row-bytes", "512"], "has only 256 positions: take shorter rows"), (["--rate", "0"], "positive rates"),
     (["--kl-weight", "-1"], "must be at least 0"), (["--corpus", "nothing=10"], "unknown corpus"),
-    (["--tokenizer", "bytes", "--init", "best"], "unknown init")])
+    (["--tokenizer", "bytes", "--init", "best"], "unknown init"), (["--batch-rows", "0"], "at least one row"),
+    (["--device", "tpu"], "device 'tpu' was asked for"), (["--heldout-bytes", "0"], "max_bytes must be positive"),
+    (["--kl-weight", "nan"], "must be at least 0"), (["--row-bytes", "2"], "longer rows"),
+    (["--train-bytes", "0"], "positive byte budget")])
 def test_wrong_input_is_told_in_one_line(folder, given, match, capsys):
     small = ["--corpus", "world=3000", "--row-bytes", "128", "--train-bytes", "256", "--batch-rows", "1", "--rank", "2"]
     assert main(["transfer", "--teacher", folder, *small, *given]) == 2

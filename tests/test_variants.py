@@ -87,6 +87,8 @@ def test_on_policy_and_its_controls_continue_one_stage_1_at_equal_updates():
     rows = ablation_runs.watched_rows({name: trained[name] for name in list(trained)[1:]}, ["divergence", "length"])
     assert {(row["model"], row["quantity"]) for row in rows} == {
         *((name, "divergence") for name in list(trained)[1:]), ("+ on-policy", "length")}
+    shares = {row["model"]: row["value"] for row in ablation_runs.sampling_rows(dict(list(trained.items())[1:]))}
+    assert 0 < shares["+ on-policy"] < 100 and shares["+ step 1.2 on the corpus"] < shares["+ on-policy"]
     with pytest.raises(ValueError, match=r"scale toy has no table \[on_policy\]"):
         variants.on_policy(dataclasses.replace(tiny, on_policy=None))
     with pytest.raises(ValueError, match="prompt_bytes and new_bytes may make 5010 chunks.*built for 1024 positions"):

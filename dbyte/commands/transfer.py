@@ -42,19 +42,21 @@ def declare(commands: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from dbyte.device import check_device
     from dbyte.distill.data import mixed_texts
     from dbyte.text.corpus import load_corpus
     from dbyte.transfer.plan import Transfer, plan, transfer
     from dbyte_paper.transferred import bits_table
 
+    check_device(arguments.device)
     given = {one.name: getattr(arguments, one.name) for one in dataclasses.fields(Transfer)}
     asked = Transfer(**{name: value for name, value in given.items() if value is not None})
     corpora = dict(map(corpus_amount, arguments.corpus))
     seed = arguments.seed
     texts = mixed_texts([load_corpus(name, seed=seed, max_bytes=amount) for name, amount in corpora.items()], seed=seed)
+    heldout = [load_corpus(name, split="heldout", seed=seed, max_bytes=arguments.heldout_bytes) for name in corpora]
     planned = plan(asked, texts, seed=seed)
     finished = transfer(planned, device=arguments.device, rows_at_once=arguments.rows_at_once)
-    heldout = [load_corpus(name, split="heldout", seed=seed, max_bytes=arguments.heldout_bytes) for name in corpora]
     print(bits_table(planned, heldout, device=arguments.device).to_string(index=False, float_format="{:.4f}".format))
     print(f"model: {finished.model_folder} (`python -m dbyte evaluate --teacher` scores it on tasks)")
     return 0

@@ -87,7 +87,7 @@ def train(
     If another process trains the run, wait for it; then the run is complete, or it is resumed here.
 
     Args:
-        teacher: what the step's objective reads; it is moved to the device. None if it reads nothing.
+        teacher: what the step's objective or its feed reads; it is moved to the device. None if they read nothing.
         device: where to train; one of several processes trains on its own.
         precision: "fp32", or "bf16": autocast, with fp32 weights, losses, norms and SSD states.
         save_extra: writes what else belongs into a model folder (the tokenizer of a teacher).
@@ -115,7 +115,7 @@ def train(
         if isinstance(model, ByteStudent):
             model.use_backend(backend)
         step.thaw(model)
-        if step.objective.reads_teacher == "whole":
+        if isinstance(teacher, PreTrainedModel):
             share_frozen(model, teacher)
         checkpoint_activations(model, launch.recompute)
         trainee = Trainee(model, teacher, step.objective, precision, kept=step.passes > 1)

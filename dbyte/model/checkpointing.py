@@ -40,13 +40,15 @@ def halve(teacher: nn.Module) -> None:
 def share_frozen(student: nn.Module, teacher: PreTrainedModel) -> int:
     """Let frozen weights of the student that equal the teacher's use the teacher's memory; returns the bytes saved.
 
-    The token head never trains, and the core is the teacher's until step 1.2. Equal means in dtype too: with a bf16
-    teacher the student keeps fp32 weights of its own, which FSDP2 can shard.
+    The token head never trains, and the core is the teacher's until step 1.2, or as long as adapters train in its
+    place; in a transfer all but the vocabulary is. Equal means in dtype too: with a bf16 teacher the student keeps fp32
+    weights of its own, which FSDP2 can shard.
     """
     own = dict(teacher.named_parameters()) | {"lm_head.weight": teacher.get_output_embeddings().weight}
     saved = 0
     for name, weight in student.named_parameters():
-        name = name.replace(".base_layer.", ".")  # of a map with an adapter
+        # of a map with an adapter, and of the model inside a student in transfer
+        name = name.replace(".base_layer.", ".").removeprefix("student.")
         twin = own.get("lm_head.weight" if name == "token_head.weight" else name.replace("core.", "model.", 1))
         if weight.requires_grad or twin is None or weight.data_ptr() == twin.data_ptr():
             continue

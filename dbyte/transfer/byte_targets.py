@@ -119,6 +119,7 @@ class Shards:
             symbol, prob = self.targets(range(number * SHARD_ROWS, min((number + 1) * SHARD_ROWS, rows)))
             with atomic_dir(self._shard(number)) as shard:
                 save_file({"symbol": symbol, "prob": prob}, shard / "targets.safetensors")
+        vars(self.targets).pop("teacher", None)  # nobody asks it any more
         return self
 
     def __call__(self, numbers: Iterable[int]) -> Targets:

@@ -67,10 +67,13 @@ class Transfer:
         for name, known in {"method": METHODS, "init": INITS, "head": HEADS, "reading": READINGS}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
-        if min(self.rank, self.byte_weight, self.kl_weight) < 0 or self.temperature <= 0 or not 0 <= self.gamma < 1:
+        weights = self.rank, self.byte_weight, self.kl_weight  # each by itself: not a number is less than nothing
+        if not (all(each >= 0 for each in weights) and self.temperature > 0 and 0 <= self.gamma < 1):
             raise ValueError("the rank of LoRA (0: all weights train) and the byte weights must be at least 0, ALM's "
                              "temperature above 0 and its gamma in [0, 1); found "
                              f"{self.rank}, {self.byte_weight}, {self.kl_weight}, {self.temperature}, {self.gamma}")
+        if self.batch_rows < 1:
+            raise ValueError(f"an update reads at least one row (--batch-rows), found {self.batch_rows}")
 
     def has(self, term: str) -> bool:
         """Whether the method has this term."""
@@ -143,7 +146,9 @@ def plan(asked: Transfer, texts: Sequence[str], *, seed: int) -> Planned:
     address = {
         "transfer": 1, "step": step.describe(), "teacher": model_hash(Path(other_place)),
         "student": model_hash(Path(place)), "tokens": own.content_hash,
-        "tokenizer": content_hash(tokenizer.backend_tokenizer.to_str()), "init": asked.init, "rank": asked.rank,
+        "tokenizer": content_hash(tokenizer.backend_tokenizer.to_str()), "rank": asked.rank,
+        # one token as BOS and EOS began otherwise in the first transfers
+        "init": asked.init if own.bos_token_id != own.eos_token_id else f"{asked.init}, single end",
         "data": rows.hash, "batch_rows": asked.batch_rows, "head": asked.head if asked.has("byte_ce") else None,
         "reading": described(asked.reading) if asked.has("byte_kl") else None, "seed": seed}
     run = Run(address, notes=noted("", asked.method))
@@ -166,6 +171,7 @@ def transfer(planned: Planned, *, device: str = "cpu", rows_at_once: int | None 
     if asked.has("byte_kl"):
         targets = ByteTargets(planned.other_place, rows.teacher, asked.reading, device)
         rows = replace(rows, targets=Shards(targets).complete() if asked.precompute else targets)
+        teacher = None if asked.precompute else targets.teacher.model  # frozen weights are held once
     train(run, planned.step, Feed(rows, asked.batch_rows, planned.seed), model=model, teacher=teacher, device=device,
           launch=Launch(rows_at_once=rows_at_once), save_extra=planned.tokenizer.save_pretrained)
     return run

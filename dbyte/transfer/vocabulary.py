@@ -8,7 +8,9 @@ A new token begins as the mean of the rows of these old tokens:
     mined    the one with the smallest edit distance in bytes: the mapping of MinED (Wan et al., arXiv 2401.10491)
     fresh    none: random numbers
 
-BOS and EOS begin as the old BOS and EOS; other ids without bytes as the mean of all old rows.
+BOS and EOS begin as the old BOS and EOS; other ids without bytes as the mean of all old rows. Where one new token is
+both, its embedding, which opens texts, begins as that of the old BOS, and its row of the head, which ends them, as that
+of the old EOS; a row that is both begins as their mean.
 
 Shape letters: V new token ids, W old token ids, L bytes, E width.
 """
@@ -49,7 +51,11 @@ def with_vocabulary(
         std = model.config.initializer_range
         return torch.empty(len(new), old_WE.shape[1]).normal_(0, std, generator=generator)
 
-    tables = [begun(part.weight) for part in vocabulary_parts(model)]
+    parts = vocabulary_parts(model)
+    tables = [begun(part.weight) for part in parts]
+    if sources and len(parts) == 2:  # the embedding reads BOS alone, and the head writes EOS alone
+        tables[0][new.bos_token_id] = parts[0].weight.detach()[old.bos_token_id]
+        tables[1][new.eos_token_id] = parts[1].weight.detach()[old.eos_token_id]
     model.resize_token_embeddings(len(new), mean_resizing=False)
     model.get_input_embeddings().padding_idx = None  # of the old tokens: the new one with this id must train
     for part, table_VE in zip(vocabulary_parts(model), tables, strict=True):
@@ -77,8 +83,9 @@ def old_tokens(new: TokenBytes, old: TokenBytes, init: str) -> list[list[int]]:
     of_bytes = {text: [token] for token, text in reversed(list(enumerate(old.token_bytes)))}
     find = _nearest(old) if init == "mined" else partial(_spelled, old, as_text=init == "fvt")
     found = [of_bytes.get(text) or find(text) if text else [] for text in new.token_bytes]
-    found[new.eos_token_id] = [old.eos_token_id]
-    found[new.bos_token_id] = [old.bos_token_id]
+    ends = ((new.bos_token_id, old.bos_token_id), (new.eos_token_id, old.eos_token_id))
+    for token, _ in ends:
+        found[token] = sorted({source for other, source in ends if other == token})
     return found
 
 
