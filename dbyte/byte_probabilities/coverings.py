@@ -1,8 +1,8 @@
 """The next byte after any beginning of a text, exact over all encodings that cover it.
 
-A beginning x is covered by tokens d_1 .. d_m if x ends with d_m or within it, and the tokens are the tokenizer's own
-encoding of their bytes. A text has one encoding, and begins with x if a covering of x is what that encoding begins
-with. So, with sums over coverings,
+A beginning x is covered by tokens d_1 .. d_m if x ends with d_m or within it, and the tokenizer can write them: the
+encoding of some text, which begins with x, begins with them (`encodings.py`). A text has one encoding, so it is counted
+once. So, with sums over coverings,
 
     P(x) = sum P(d_1 .. d_m)        P(b | x) = P(xb) / sum over b' of P(xb')        (Phan et al., arXiv 2410.09303)
 
@@ -19,8 +19,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dbyte.byte_probabilities.encodings import Encodings
-from dbyte.byte_probabilities.token_model import TokenTree, TreeReader
+from dbyte.byte_probabilities.encodings import Encodings, EncodingTree
+from dbyte.byte_probabilities.token_model import TreeReader
 
 
 @torch.inference_mode()
@@ -64,7 +64,7 @@ def coverings(data: bytes, reader: TreeReader, encodings: Encodings) -> list[tup
 
 
 def _read(
-    data: bytes, tree: TokenTree, reader: TreeReader, encodings: Encodings
+    data: bytes, tree: EncodingTree, reader: TreeReader, encodings: Encodings
 ) -> Iterator[tuple[range, Tensor, Tensor]]:
     """The nodes of a tree of encodings, slice by slice, and what the model says of them and of the next token.
 
@@ -76,7 +76,7 @@ def _read(
         for child, parent in enumerate(tree.parent):
             if parent in nodes:
                 log_prob_N[child] = log_prob_N[parent] + log_VT[tree.token[child], parent - nodes.start].double()
-        follows = [encodings.may_follow(data[: tree.place[node]], tree.token[node]) for node in nodes]
+        follows = [encodings.may_follow(tree.token[node], tree.ways[node]) for node in nodes]
         prob_VT = log_VT.exp().mul_(torch.stack(follows, dim=1).to(log_VT.device))
         yield nodes, log_prob_N[nodes.start : nodes.stop], prob_VT[encodings.vocabulary.id_V]
 

@@ -37,6 +37,7 @@ class Merges:
         for text, token in id_of.items():
             if last := _last_merge(text, rank_of):
                 self.last[token] = (*map(id_of.get, last), rank_of[last])
+        self.made = {token for text, token in id_of.items() if len(text) == 1 or token in self.last}
         self.with_left = defaultdict(list)  # of x: (y, rank), the earliest first
         for (left, right), rank in rank_of.items():
             self.with_left[id_of[left]].append((id_of[right], rank))
@@ -51,7 +52,7 @@ class Merges:
             token = parts[side]
             yield token, rank
 
-    @lru_cache(maxsize=4096)  # noqa: B019  one object a tokenizer
+    @lru_cache(maxsize=512)  # noqa: B019  one object a tokenizer; V bytes each
     def may_follow(self, token: int) -> Tensor:
         """Whether a token may be the next one after this one (bool [V]); ids without merges always may."""
         joined = {}  # of each part y: the first merge that joins it to this token
