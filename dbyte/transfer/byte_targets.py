@@ -35,6 +35,7 @@ from dbyte.text.spans import BOS, EOS
 from dbyte.transfer.heads import END
 
 READINGS = {"coverings": {}, "beam": {"K": 10, "epsilon": 0.01}, "joint": {}}  # and their settings, the paper's
+CHANGED = {"coverings": {"since": "2026-12-01"}}  # its numbers are others since then, so are the addresses of its runs
 KEPT = 16  # symbols of a distribution
 SHARD_ROWS = 64
 Targets = tuple[Tensor, Tensor]  # symbols, int16 [.., L, K], and their probabilities, fp16; 0 at BOS and padding
@@ -42,7 +43,7 @@ Targets = tuple[Tensor, Tensor]  # symbols, int16 [.., L, K], and their probabil
 
 def described(reading: str) -> dict:
     """What decides the numbers of a reading, as plain data."""
-    return {"name": reading, "kept": KEPT} | READINGS[reading]
+    return {"name": reading, "kept": KEPT} | READINGS[reading] | CHANGED.get(reading, {})
 
 
 @dataclass(frozen=True)
