@@ -7,22 +7,15 @@ neither torch nor transformers.
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 
 from dbyte.paths import ROOT
-from dbyte.scale_file import BUILT_IN, MAY_BE_ZERO, STEP_BYTES, STUDENT, present, read, read_all
+from dbyte.scale_file import BUILT_IN, STEP_BYTES, check_numbers, present, read, read_all
 
 FAMILIES = ("llama", "qwen3", "olmo2")  # of teachers: causal language models whose core reads plain embeddings
-
-
-def _at_least(least: int, values: Mapping[str, object], names: Iterable[str], table: str = "") -> None:
-    """Raise ValueError if the value of one of these names is below `least`; table: the beginning of its message."""
-    for name in names:
-        if values.get(name) is not None and values[name] < least:
-            raise ValueError(f"{table}{name} must be at least {least}, found {values[name]}")
 
 
 @dataclass(frozen=True)
@@ -52,8 +45,7 @@ class TeacherShape:
     positions: int = 1024
 
     def __post_init__(self):
-        _at_least(1, vars(self), ("width", "layers", "heads", "ffn_width", "train_bytes", "positions"))
-        _at_least(258, vars(self), ("vocabulary",))  # 256 bytes, BOS and EOS
+        check_numbers(vars(self))
         if self.width % (2 * self.heads):
             raise ValueError(f"width must be an even multiple of heads, found {self.width} and {self.heads}")
         if self.family not in FAMILIES or self.heads % (self.kv_heads or self.heads):
@@ -99,10 +91,7 @@ class Ablation:
     budgets: tuple[float, ...] = (5 / 3, 5.0, 15.0, 100 / 3)  # bytes of each recipe that is compared, in step_bytes
 
     def __post_init__(self):
-        _at_least(1, vars(self), ("step_bytes", "batch_rows", "items", "seeds", "heldout_bytes"))
-        if not 0 < self.recipe_share <= 1:
-            raise ValueError("recipe_share is a share of the main budget, above 0 and at most 1; found "
-                             f"{self.recipe_share}")
+        check_numbers(vars(self))
 
 
 @dataclass(frozen=True)
@@ -129,8 +118,7 @@ class OnPolicy:
     corpus_share: float = 0.0
 
     def __post_init__(self):
-        _at_least(1, vars(self), ("most", "rows", "updates", "prompt_bytes", "new_bytes"))
-        _at_least(0, vars(self), ("temperature", "teacher_share", "corpus_share"))
+        check_numbers(vars(self))
         if self.teacher_share + self.corpus_share > 1:
             raise ValueError(f"teacher_share and corpus_share are parts of one, found {self.teacher_share} and "
                              f"{self.corpus_share}")
@@ -158,7 +146,7 @@ class Scale:
     the scale whose teacher this one's continues, with its tokenizer, None: it starts from new weights. benchmarks:
     columns of the paper that are measured on real items, of which no training text may hold one (contamination.py).
     whole_world: what `whole_world` changes, None: nothing. on_policy: of Table 2, None: there is none. Raises
-    ValueError for rows or bytes below 1, steps without bytes, or an unknown precision.
+    ValueError for a number out of its range, steps without bytes, or an unknown precision or device.
     """
 
     name: str
@@ -184,21 +172,20 @@ class Scale:
     on_policy: OnPolicy | None = None
 
     def __post_init__(self):
-        _at_least(1, vars(self),
-                  ("heldout_bytes", "row_bytes", "batch_rows", "items", "dynamics_items", "rows_at_once"))
-        sizes = {name for name, kind in STUDENT.items() if kind is int}
-        _at_least(0, self.student, sizes & MAY_BE_ZERO, "student: ")
-        _at_least(1, self.student, sizes - MAY_BE_ZERO, "student: ")
+        check_numbers(vars(self))
+        check_numbers((self.whole_world or {}).get("teacher", {}), "whole_world: teacher: ")
+        for table in ("student", "stage1", "stage2"):
+            check_numbers(getattr(self, table), f"{table}: ")
         for table, names in STEP_BYTES.items():
-            _at_least(1, getattr(self, table), names, f"{table}: ")
             if missing := [name for name in names if name not in getattr(self, table)]:
                 raise ValueError(f"{table} lacks {', '.join(missing)}")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be fp32 or bf16, found {self.precision!r}")
-        if wrong := {name: amount for name, amount in self.corpora if amount < 1}:
-            raise ValueError(f"corpora: a corpus needs a positive number of bytes, found {wrong}")
         if not self.corpora:
             raise ValueError("corpora must name at least one corpus")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device must be cpu, cuda or cuda:N, found {self.device!r}: change it where it is named, "
+                             f"in the scale, by --device or in ${DEVICE}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, found {self.precision!r}")
 
     def other_teachers(self) -> Teachers:
         """`teachers`; ValueError if the scale names none."""
@@ -238,7 +225,7 @@ def changed(
     """A scale with another teacher (folder or hub name), other corpora (bytes by name), or other plain fields.
 
     ablation_seeds: students of each row of an ablation. values: device, precision, batch_rows, row_bytes. None leaves
-    a field as it is. Raises ValueError for a number that is not positive or an unknown precision.
+    a field as it is. Raises ValueError as `Scale` does.
     """
     given = {name: value for name, value in values.items() if value is not None}
     if teacher:
@@ -268,11 +255,7 @@ def scale(name: str, settings: Sequence[str] = ()) -> Scale:
     found = replace(found, corpora=present(found.corpora, found.name))
     if found.name not in SCALES and isinstance(found.teacher, str):
         found = replace(found, teacher=str(_place(found.teacher) or found.teacher))
-    if not (device := os.environ.get(DEVICE)):
-        return found
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"${DEVICE} must be cpu, cuda or cuda:N, found {device!r}: set another or unset it")
-    return replace(found, device=device)
+    return replace(found, device=os.environ.get(DEVICE) or found.device)
 
 
 def _place(path: str) -> Path | None:

@@ -9,7 +9,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib.resources import files
@@ -25,7 +27,6 @@ STUDENT = dict(
     byte_width=int, encoder_layers=int, decoder_layers=int, ffn_width=int, state_size=int, conv_width=int, expand=int,
     head_width=int, chunk_size=int, encoder_mixer=str, encoder_window=int, router=str, router_ffn_width=int,
     router_width=int, router_layers=int, router_suffixes=int, smoothing=bool, confidence=bool, suffix=bool)
-MAY_BE_ZERO = {"ffn_width", "encoder_window", "router_ffn_width", "router_suffixes"}  # without such a part
 STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,
@@ -36,6 +37,16 @@ STAGE2 = dict(
     boundary_loss=bool, core_lora=int, head_passes=int, targets=str, own_bytes=int, batch_rows=int)
 # The steps' bytes, which have no default.
 STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "stage2": ("head_bytes", "full_bytes")}
+MOST = 10**15  # of what is counted: no text has so many bytes
+# The least and the most that a number may be, by the first pattern that its name fits, its table in front.
+RANGES = (
+    ("vocabulary", 258, MOST),  # 256 bytes, BOS and EOS
+    (r"student: (ffn_width|encoder_window|router_ffn_width|router_suffixes)|.*kv_heads"  # 0: without such a part
+     r"|stage\d: (snapshots|core_lora|match_layers|own_bytes|batch_rows)", 0, MOST),
+    (".*betas", 0, 0.99999), ("recipe_share", 1e-3, 1),
+    (".*(rate|muon|floor|share|warmup|initial_std)|stage1: (vocabulary|noisy)", 0, 1),
+    ("doses|budgets|temperature", 0, 1000),
+    (".*", 1, MOST))
 TEXT = "DBYTE_TEXT"  # the variable that names a folder of text, for a corpus file:$DBYTE_TEXT
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
 
@@ -46,6 +57,20 @@ class Lesson:
 
     corpora: tuple[tuple[str, int], ...]
     train_bytes: int
+
+    def __post_init__(self):
+        check_numbers(vars(self))
+
+
+def check_numbers(values: Mapping[str, object], table: str = "") -> None:
+    """Raise ValueError for a number out of its range in RANGES; table: the beginning of its message."""
+    for name, value in values.items():
+        least, most = next(limits for pattern, *limits in RANGES if re.fullmatch(pattern, f"{table}{name}"))
+        for one in value if isinstance(value, tuple) else (value,):
+            within, number = (f": {one[0]}", one[-1]) if isinstance(one, tuple) else ("", one)  # a corpus and its bytes
+            if type(number) in (int, float) and not least <= number <= most:
+                bound = f"at most {most:,}" if number > most else f"at least {least}"
+                raise ValueError(f"{table}{name}{within} must be {bound}, found {number}")
 
 
 def present(corpora: tuple[tuple[str, int], ...], scale: str) -> tuple[tuple[str, int], ...]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from dbyte.atomic import atomic_write
 from dbyte.device import check_device
-from dbyte.distill.runs import model_folder
+from dbyte.distill.teacher_source import teacher_folder
 from dbyte.evaluate.harness import correct_by_column, evaluate_tasks, teacher_lm
 from dbyte.evaluate.lm import StudentLM, load_lm
 from dbyte.evaluate.stats import AVERAGE, Columns, difference, of_task, retention
@@ -45,7 +45,7 @@ def evaluated(
     if model:
         lms["student"] = load_lm(model, stage=stage, boundaries=boundaries, beam=beam, rows=rows, device=device)
     if teacher:
-        lms["teacher"] = teacher_lm(*load_teacher(model_folder(Path(teacher)), device=device), device=device)
+        lms["teacher"] = teacher_lm(*load_teacher(teacher_folder(teacher), device=device), device=device)
     results = {}
     seconds = dict.fromkeys(("student", "teacher"))
     for who, lm in lms.items():

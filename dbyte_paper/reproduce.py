@@ -238,7 +238,7 @@ def reproduce(
     from dbyte.device import check_device
     from dbyte.distill.curriculum import check_sizes
     from dbyte.scale_file import as_toml
-    from dbyte.text.corpus import check_files
+    from dbyte.text.files import readable_files
     from dbyte_paper.page import report, report_path
     from dbyte_paper.provenance import commit
 
@@ -253,7 +253,10 @@ def reproduce(
     given = {"scale": str(file or scale), "seed": seed, **(extra or {})}
     check_sizes(chosen)
     check_device(chosen.device)
-    check_files(name for name, _ in chosen.corpora)
+    for name, _ in chosen.corpora:
+        scheme, _, place = name.partition(":")
+        if scheme == "file" and place:
+            readable_files(place)
     planned = plan(find_scripts(notebooks, only=only), given=given, where_known=where_known,
                    out=out or RUNS / "notebooks" / scale)
     if file:

@@ -9,10 +9,16 @@ from pathlib import Path
 
 from dbyte.distill import objectives
 from dbyte.distill.curriculum import curriculum, run_steps
-from dbyte.distill.runs import Run
+from dbyte.distill.data import transformed_rows
+from dbyte.distill.loader import Feed
+from dbyte.distill.processes import Launch
+from dbyte.distill.runs import Run, model_hash, noted
 from dbyte.distill.steps import CORE, ENCODER, EVERYTHING, ROUTER, Group, Step, stage1, stage2
-from dbyte.distill.teacher import teacher_run, tuned_teacher
+from dbyte.distill.teacher import teacher_run
+from dbyte.distill.trainer import train
+from dbyte.model.teacher import load_model, read_teacher
 from dbyte.presets import Scale, TeacherShape
+from dbyte.text.spans import TokenBytes
 
 
 @dataclass(frozen=True)
@@ -275,5 +281,15 @@ def perturbed_students(scale: Scale) -> tuple[Variant, Variant]:
 
 
 def perturbed_teacher(scale: Scale, *, seed: int) -> Run:
-    """Table 8: fine-tune the scale's teacher, or load it if that was done before."""
-    return tuned_teacher(scale, perturbed_step(scale, 0), seed=seed)
+    """Table 8: fine-tune the scale's finished teacher, or load it if that was done before."""
+    step, launch = perturbed_step(scale, 0), Launch(rows_at_once=scale.rows_at_once)
+    folder = teacher_run(scale, seed=seed, launch=launch)
+    config, tokenizer = read_teacher(folder)
+    rows = transformed_rows(scale, step.text, TokenBytes.from_tokenizer(tokenizer), seed=seed,
+                            max_bytes=step.train_bytes, positions=config.max_position_embeddings)
+    run = Run({"from": model_hash(folder), "step": step.describe(), "data": rows.hash, "seed": seed,
+               "batch_rows": scale.batch_rows, "precision": scale.precision}, notes=noted(scale.name))
+    if not run.is_complete():
+        train(run, step, Feed(rows, scale.batch_rows, seed), model=load_model(folder), device=scale.device,
+              precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
+    return run

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import math
 from functools import partial
 
 import pytest
 import torch
+from conftest import make_teacher
+from safetensors.torch import load_file
 
 import dbyte
 from dbyte.distill.curriculum import curriculum, execute, plan_steps, run_steps
@@ -108,6 +111,19 @@ def test_a_core_of_few_positions_trains_on_long_documents_through_every_step(str
     assert all(run.is_complete() for run in tight_runs)
     assert max(seen) == 24
     assert ByteStudent.from_pretrained(tight_runs[-1].model_folder).config.core_config.max_position_embeddings == 24
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_step_runs_from_a_folder_in_half_precision_and_trains_in_full(dtype, tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setattr("dbyte.distill.curriculum.Run", partial(Run, root=tmp_path))
+    make_teacher().to(dtype).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    half = dataclasses.replace(TOY, teacher=str(tmp_path / "teacher"))
+    made = run_steps(half, curriculum(half), seed=0)
+    assert len(made) == 5 and all(math.isfinite(run.metrics()[-1]["loss"]) for run in made)
+    for run in made:
+        weights = load_file(run.model_folder / "model.safetensors").values()
+        assert {weight.dtype for weight in weights if weight.is_floating_point()} == {torch.float32}
 
 
 @pytest.mark.parametrize("reading, run", [("token", None), ("stage1/tokenizer", 0), ("stage1/router", 2),

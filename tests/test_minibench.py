@@ -251,9 +251,11 @@ def test_a_teacher_at_work_says_how_many_batches_are_done(model, monkeypatch, ca
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     lm = teacher_lm(model, byte_tokenizer(bos_token="<bos>", eos_token="<eos>"), batch_size=2)
     lm.loglikelihood([Ask("Q", answer) for answer in (" a", " bc", " bd", " e fg", " hi j")])  # bc and bd: one row
+    assert lm.read == (2 + 3 + 5 + 5) / 2, "bytes that a batch reads"
     options = [{"until": ["\n"], "do_sample": False, "max_gen_toks": tokens} for tokens in (2, 2, 2, 3)]
     lm.generate_until([Ask("Q" * place, option) for place, option in enumerate(options, 1)])
-    said = re.findall("the teacher's (.*), [0-9]+ s left", capsys.readouterr().out)
+    assert lm.read <= 4, "bytes that the last batch wrote"
+    said = re.findall("the teacher's (.*), [0-9,]+ bytes/s, [0-9]+ s left", capsys.readouterr().out)
     assert said == ["scored batches: 1/2", "written batches: 1/3", "written batches: 2/3"]
 
 

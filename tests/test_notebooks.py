@@ -108,6 +108,16 @@ def test_its_setup_is_short_and_its_numbers_go_through_one_recorder(script):
     assert not RECORDER & names
 
 
+@each
+def test_it_imports_dbyte_before_torch_whose_threads_then_sleep_while_they_wait(script):
+    """Under a bare papermill nothing else asks OpenMP for it, and threads that spin lose to a busy neighbour."""
+    modules = [name for cell in code_cells(read_script(script)) for node in ast.parse(cell.source).body
+               for name in ([node.module] if isinstance(node, ast.ImportFrom) else
+                            [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])]
+    slow = [name.split(".")[0] for name in modules if re.match(r"(dbyte|torch|transformers)", name)]
+    assert slow[0].startswith("dbyte"), modules
+
+
 @pytest.mark.parametrize(("number", "calls", "sources"), [
     ("01", {"encode", "route", "find_chunks", "chunk_embeddings", "run_core", "token_head"},
      {"losses.align", "losses.distill", "losses.boundary"}),

@@ -90,6 +90,13 @@ def test_makefile_installs_torch_first_and_at_the_pin():
     assert first < shown.index("-c constraints.txt -e '.[dev]'") < shown.index("-m pytest")
 
 
+@pytest.mark.parametrize(("scale", "jobs"), [("my_run.toml", 1), ("small", 1), ("smoke", 2)])
+def test_make_hands_any_scale_to_reproduce(scale, jobs):
+    outside = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    shown = run("make", "-n", "reproduce", f"SCALE={scale}", "ONLY=01", "SEED=3", cwd=ROOT, env=outside).stdout
+    assert f"-m dbyte reproduce --scale {scale} --seed 3 --jobs {jobs} --only 01\n" in shown
+
+
 @pytest.mark.parametrize(("program", "says"), [
     ("import dbyte", ""),
     ("from dbyte.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass", "reproduce")])

@@ -36,8 +36,10 @@ def test_the_device_of_every_scale_can_be_named_from_outside(device, monkeypatch
     monkeypatch.setenv(DEVICE, "")
     assert [scale(name) for name in SCALES] == list(SCALES.values())
     monkeypatch.setenv(DEVICE, "gpu")
-    with pytest.raises(ValueError, match=r"\$DBYTE_DEVICE must be cpu, cuda or cuda:N, found 'gpu'"):
-        scale("small")
+    for wrong in ("gpu", "tpu", "mps", "cuda:x", "cuda:-1", "CPU", " cpu"):
+        monkeypatch.setenv(DEVICE, wrong)
+        with pytest.raises(ValueError, match=rf"must be cpu, cuda or cuda:N, found '{wrong}': .* \$DBYTE_DEVICE"):
+            scale("small")
 
 
 @pytest.fixture
@@ -77,7 +79,8 @@ def test_a_file_is_a_scale_of_its_name(name, mine, monkeypatch):
     ("boundary_loss = true", "boundary_loss = 1", "stage1: boundary_loss must be true or false, found 1"),
     ('[["world", 8_000_000]', '[["world"]',
      r"corpora must be \[a text in quotes, a whole number\], found \['world'\]"),
-    ('[["world", 8_000_000]', '[["world", 0]', "mine.toml: corpora: a corpus needs a positive .*'world': 0"),
+    ('[["world", 8_000_000]', '[["world", 0]', "mine.toml: corpora: world must be at least 1, found 0"),
+    ("row_bytes = 1024", 'row_bytes = 1024\ndevice = "tpu"', "mine.toml: device must be cpu, cuda or cuda:N.* 'tpu'"),
     ("heldout_bytes = 100_000", "heldout_bytes = [1]", "mine.toml: heldout_bytes must be a whole number, found .1."),
     ("[teachers.own]", "", "mine.toml: teachers lacks own: give them, or .* base = .small"),
     ("align_bytes = 4_000_000", "", "mine.toml: stage1 lacks align_bytes"),
@@ -95,6 +98,51 @@ def test_a_file_with_a_wrong_key_type_or_value_is_refused_by_name(old, new, mess
     assert old in text_of("small")
     with pytest.raises(ValueError, match=message):
         mine(text_of("small").replace(old, new, 1))
+
+
+IMPOSSIBLE = {  # a table of a scale, and numbers that its fields never have, each after the field's name
+    "": ["heldout_bytes 0 1e30", "row_bytes -1 1e30", "batch_rows 0 1e16", "items 0 1e30", "rows_at_once 0 1e30"],
+    "teacher.": ["vocabulary 257 1e30", "width 0 1e30", "train_bytes 0 1e30", "rate -1e-3 1e30 1.5", "warmup -0.1 1.5",
+                 "muon_rate -1e-3 1e30", "initial_std -1.0 9.0", "positions 0 1e30", "kv_heads -1 1e30"],
+    "student.": ["byte_width 0 1e30", "ffn_width -1 1e30", "router_suffixes -1 1e30"],
+    "stage1.": ["align_bytes 0 1e30", "boundary_bytes -5 1e16", "align_rate -1e-3 1e30", "core_rate -1e-9 1e30",
+                "align_muon -0.1 1e30", "boundary_floor -0.1 1.5", "snapshots -1 1e30", "noisy -0.5 1.5",
+                "vocabulary -0.5 1.5", "core_lora -1 1e30", "match_layers -1 1e30"],
+    "stage2.": ["head_bytes 0 1e30", "head_muon -0.1 1e30", "own_bytes -1 1e30", "head_passes 0 1e30",
+                "batch_rows -1 1e30", "outer_rate -1 2"],
+    "ablation.": ["seeds 0 1e30", "recipe_share -1.0 1.5", "step_bytes 0 1e30"],
+    "on_policy.": ["rate -1.0 1e30", "temperature -0.1 1e30", "most 0 1e30", "teacher_share -0.5 1.5"],
+    "whole_world.teacher.": ["rate -1.0 1e30", "initial_std -1.0 2.0"]}
+
+
+@pytest.mark.parametrize("table", IMPOSSIBLE)
+def test_a_number_that_no_run_can_have_is_refused_where_the_scale_is_read(table):
+    for field, *numbers in map(str.split, IMPOSSIBLE[table]):
+        for number in numbers:
+            bound = "most" if float(number) > 1 and number != "257" else "least"
+            with pytest.raises(ValueError, match=rf"{field} must be at {bound} [\d.,]+, found \S+$") as told:
+                scale("small", [f"{table}{field}={number}"])
+            assert float(str(told.value).split()[-1]) == float(number)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("teacher.betas=[0.9, 1.0]", "teacher: betas must be at most 0.99999, found 1.0"),
+    ("ablation.doses=[0.5, -1.0]", "ablation: doses must be at least 0, found -1.0"),
+    ("ablation.budgets=[1e30]", "ablation: budgets must be at most 1,000, found"),
+    ('corpora=[["world", 1e30]]', "corpora: world must be at most 1,000,000,000,000,000, found 1"),
+    ("corpora=[]", "corpora must name at least one"),
+    ('whole_world.lessons=[{corpora=[["world", 5]], train_bytes=1e30}]', "lessons: train_bytes must be at most 1,0"),
+])
+def test_a_number_in_an_array_is_refused_with_its_field(text, message):
+    with pytest.raises(ValueError, match=message):
+        scale("small", [text])
+
+
+def test_what_means_without_such_a_part_is_read():
+    zeros = ["stage1.core_rate=0", "stage1.snapshots=0", "stage1.boundary_floor=0", "stage2.batch_rows=0",
+             "student.ffn_width=0", "teacher.kv_heads=0", "stage1.align_muon=0", "on_policy.temperature=0"]
+    found = scale("small", zeros)
+    assert found.stage1["core_rate"] == found.student["ffn_width"] == found.on_policy.temperature == 0
 
 
 def test_a_file_changes_its_base_field_by_field(mine):
@@ -130,7 +178,7 @@ def test_a_setting_changes_one_field_and_the_name(mine):
     ("stage1.align_bytes=lots", "stage1: align_bytes must be a whole number, found 'lots'"),
     ("stage1=5", "setting 'stage1=5': stage1 must be a table, found 5"),
     ("stage1.align_bytes", "a setting is FIELD=VALUE, such as .*found 'stage1.align_bytes'"), ("=5", "a setting is"),
-    ("ablation.recipe_share=0", "ablation: recipe_share is a share .* at most 1; found 0"),
+    ("ablation.recipe_share=0", "ablation: recipe_share must be at least 0.001, found 0"),
     ("a b=5", "a setting is"), ("items=0", "small.toml with items=0: items must be at least 1, found 0"),
 ])
 def test_a_setting_of_no_field_or_type_is_refused_by_name(text, message):
@@ -175,7 +223,7 @@ def test_sizes_that_only_a_model_or_a_step_can_judge_are_told_with_their_table()
     for text, message in (("student.head_width=7", "student: .* must be a multiple of head_width = 7"),
                           ("student.router=none", "student: router must be one of .*'none'"),
                           ("stage1.align_rate=0", "stage1: step .1.1 align. .* positive rates.* 0 for byte_embedding"),
-                          ("stage2.head_rate=-1", "stage2: step '2.1 head' .* positive rates"),
+                          ("stage2.head_rate=0", "stage2: step '2.1 head' .* positive rates"),
                           ("student.byte_width=1e9", "student: no memory holds a part of these sizes"),
                           ("row_bytes=2", r"row_bytes must lie in 3\.\.65534, found 2"),
                           ("row_bytes=1e6", r"row_bytes must lie in 3\.\.65534, found 1000000"),

@@ -10,11 +10,14 @@ from types import SimpleNamespace
 import nbformat
 import papermill
 import pytest
+from conftest import Ask
 
 from dbyte.distill import progress
 from dbyte.distill.progress import LINE_SECONDS, ProgressLog, told, watched_stream
 from dbyte.distill.runs import Run
+from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.score import Request, Scorer
+from dbyte.evaluate.score_own_boundaries import OwnBoundariesScorer, walk
 
 UPDATES = 400
 CELL = """
@@ -86,10 +89,27 @@ def test_a_long_job_is_told_and_a_short_one_is_not(monkeypatch, capsys):
     assert 3 <= len(lines) <= 7 and re.fullmatch(r"  scored batches: [1-3]/8, 0 s left", lines[0])
 
 
-def test_scores_are_told(student, monkeypatch, capsys):
+def test_a_job_of_known_size_says_how_many_bytes_a_second(monkeypatch, capsys):
+    ticks = iter([0, 0, 10, 20, 30])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    assert list(told(range(4), "scored batches", lambda part: 1000 * (part + 1))) == list(range(4))
+    assert capsys.readouterr().out.splitlines() == [
+        "  scored batches: 1/4, 100 bytes/s, 30 s left", "  scored batches: 2/4, 150 bytes/s, 20 s left",
+        "  scored batches: 3/4, 200 bytes/s, 10 s left"]
+
+
+def test_scores_are_told(student, token_bytes, monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     Scorer(student, stage=2, batch_bytes=4).score([Request(text, 0) for text in (b"one", b"two", b"three")])
-    assert "scored batches: 2/3" in capsys.readouterr().out
+    assert re.search(r"scored batches: 2/3, [\d,]*\d bytes/s, \d+ s left", capsys.readouterr().out)
+    lm = StudentLM(student, token_bytes, stage=2, rows=1, beam=1, batch_bytes=8)
+    lm.loglikelihood([Ask("one", " two"), Ask("three", " four")])
+    assert re.search(r"batches of the beam: 1/2, [\d,]*\d bytes/s", capsys.readouterr().out)
+    lm.generate_until([Ask("one", {"until": [], "max_gen_bytes": 3}), Ask("three", {"until": [], "max_gen_bytes": 3})])
+    assert re.search(r"written batches: 1/2, [\d,]*\d bytes/s", capsys.readouterr().out)
+    own = OwnBoundariesScorer(student, stage=2)
+    walk(student, [Request(text, 1) for text in (b"one", b"two")], rows=1, engine=own.engine)
+    assert re.search(r"batches read byte by byte: 1/2, [\d,]*\d bytes/s", capsys.readouterr().out)
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(run, monkeypatch, capsys):

@@ -341,13 +341,18 @@ def test_what_papermill_gave_wrongly_is_named_with_the_choices(given, message):
     check_cells(["", "depth = 2 * 3", f"# Parameters\n{given}\n"])  # a notebook of others
 
 
-@pytest.mark.parametrize("given, says", [("seed=1", ""), ("sede=1", "this notebook has no parameter 'sede'")])
+@pytest.mark.parametrize("given, says", [("seed=1", ""), ("sede=1", "this notebook has no parameter 'sede'"),
+                                         ("scale=mine.toml", "")])
 def test_plain_papermill_ends_below_the_parameters_where_one_is_wrong(tmp_path, given, says):
-    path = script(tmp_path, "00_a", PARAMETERS + "# %%\nimport dbyte_paper\n\n# %%\nprint('went on', seed)\n")
+    path = script(tmp_path, "00_a", PARAMETERS + "# %%\nimport dbyte_paper\nfrom dbyte import presets\n\n"
+                  "# %%\nprint('went on', seed, presets.scale(scale).name)\n")
     pairing.sync(path)
+    (tmp_path / "mine.toml").write_text('base = "smoke"\n', encoding="utf-8")
     done = subprocess.run([sys.executable, "-m", "papermill", path.with_suffix(".ipynb"), tmp_path / "out.ipynb", "-p",
-                           *given.split("=")], env=os.environ | reproduce_module.KERNEL, capture_output=True, text=True)
-    assert ("went on" in outputs(tmp_path / "out.ipynb")) == (done.returncode == 0) == (not says)
+                           *given.split("=")], env=os.environ | reproduce_module.KERNEL, capture_output=True, text=True,
+                          cwd=tmp_path)
+    went_on = "went on 0 mine\n" if given == "scale=mine.toml" else "went on 1 smoke\n"
+    assert (went_on in outputs(tmp_path / "out.ipynb")) == (done.returncode == 0) == (not says), done.stderr
     assert says in done.stderr
 
 

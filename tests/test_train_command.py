@@ -75,11 +75,14 @@ def test_a_dry_run_trains_nothing(toy, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("arguments, told", [
     (["--through", "3.1"], "--through must be one of teacher, 1.1"), (["--scale", "huge"], "unknown scale"),
-    (["--corpus", "world"], "NAME=BYTES"), (["--corpus", "world=-1"], "positive number of bytes"),
+    (["--corpus", "world"], "NAME=BYTES"), (["--corpus", "world=-1"], "corpora: world must be at least 1"),
+    (["--scale", "smoke", "--set", "device=tpu", "--dry-run"], "device must be cpu, cuda or cuda:N, found 'tpu'"),
+    (["--corpus", "world=1e30", "--dry-run"], "corpora: world must be at most 1,000,000,000,000,000, found 1"),
+    (["--scale", "smoke", "--set", "teacher=SmolLM2-135", "--dry-run"], "did you mean smollm2-135m?"),
     (["--seed", "-1"], "--seed must be a whole number from 0"), (["--seed", str(2**63)], "9223372036854775807, found"),
     (["--batch-rows", "0"], "batch_rows must be at least 1"), (["--precision", "fp8"], "fp32 or bf16"),
     (["--sharding", "zero"], "unknown sharding"), (["--processes", "8"], "8 processes were asked for, but 1 met"),
-    (["--backend", "slow"], "unknown backend 'slow'"), (["--device", "gpu"], "device 'gpu' was asked for"),
+    (["--backend", "slow"], "unknown backend 'slow'"), (["--device", "gpu"], "must be cpu, cuda or cuda:N"),
     (["--sharding", "fsdp2"], "'0 teacher' trains with Muon"),
     (["--scale", "small", "--teacher", "no/such/folder", "--sharding", "fsdp2"], "'1.1 align' trains with Muon"),
     (["--scale", "smoke", "--set", "student.byte_width=1e11", "--dry-run"], "student: no memory holds"),

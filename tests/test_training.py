@@ -17,7 +17,7 @@ import pytest
 import torch
 import train_together
 from conftest import make_student, make_teacher
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dbyte.distill import trainer
 from dbyte.distill.interrupts import noted_interrupts
@@ -262,6 +262,21 @@ def test_a_run_is_held_by_one_process_and_cleared_of_what_a_killed_one_left(fini
     with finished.locked():
         assert not list(finished.folder.glob("*.tmp"))
         assert is_held(finished.folder)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007])
+def test_what_is_written_has_the_rights_that_the_umask_leaves(umask, tmp_path):
+    """safetensors alone would write its files for their owner."""
+    before = os.umask(umask)
+    try:
+        with atomic_dir(tmp_path / "model") as folder:
+            save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+            (folder / "more").mkdir()
+            (folder / "more" / "text").write_text("plain")
+    finally:
+        os.umask(before)
+    rights = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert rights == dict.fromkeys(("model.safetensors", "text", "sums.json"), 0o666 & ~umask)
 
 
 def test_a_folder_is_written_in_full_or_not_at_all(tmp_path):

@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -45,15 +45,22 @@ class Pace:
         return True
 
 
-def told(parts: Sequence[T], what: str) -> Iterator[T]:
-    """Yield the parts of a job; if it is a long one, print at least every LINE_SECONDS how many are done."""
+def told(parts: Sequence[T], what: str, size: Callable[[T], float] | None = None) -> Iterator[T]:
+    """Yield the parts of a job; if it is a long one, print at least every LINE_SECONDS how many are done.
+
+    size: the bytes of a part that is done, None: not known.
+    """
     pace = Pace(said=0.0)
+    read = 0
     began = time.monotonic()
     for done, part in enumerate(parts):
         seconds = time.monotonic() - began
         if done and pace.is_due(seconds):
-            print(f"  {what}: {done}/{len(parts)}, {seconds / done * (len(parts) - done):.0f} s left", flush=True)
+            speed = f"{read / seconds:,.0f} bytes/s, " if size else ""
+            left = seconds / done * (len(parts) - done)
+            print(f"  {what}: {done}/{len(parts)}, {speed}{left:.0f} s left", flush=True)
         yield part
+        read += size(part) if size else 0
 
 
 class ProgressLog:

@@ -110,6 +110,9 @@ def atomic_dir(folder: Path, *, needed: int = 0) -> Iterator[Path]:
     try:
         yield temporary
         write_json(temporary / "sums.json", checksums(temporary))
+        mode = (temporary / "sums.json").stat().st_mode  # the umask's: safetensors writes files for their owner alone
+        for path in filter(Path.is_file, temporary.rglob("*")):
+            path.chmod(mode)
         previous = folder.with_name(folder.name + ".old")
         shutil.rmtree(previous, ignore_errors=True)
         if folder.exists():

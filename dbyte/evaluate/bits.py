@@ -15,6 +15,7 @@ from lm_eval.models.utils import Collator
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from dbyte.distill.progress import told
 from dbyte.evaluate.score import Request, Score, Scorer
 from dbyte.kernels.fast import fast_products
 from dbyte.model.core import run_core
@@ -47,7 +48,8 @@ def teacher_nats(teacher: PreTrainedModel, pieces: list[Document]) -> list[float
     """Negative log-probability of each piece's text under a token model, from BOS, in nats."""
     nats = []
     collator = Collator(pieces, sort_fn=lambda piece: len(piece.token_ids))
-    for batch in collator.get_batched(n=16):
+    for batch in told(list(collator.get_batched(n=16)), "the teacher's batches of held-out text",
+                      lambda batch: sum(len(piece.byte_ids) for piece in batch)):
         tokens = [torch.as_tensor(piece.token_ids[: 1 + len(token_ends(piece))].astype(np.int64)) for piece in batch]
         ids_BM = pad_sequence(tokens, batch_first=True).to(teacher.device)
         document_BM = pad_sequence([torch.zeros_like(ids_M) for ids_M in tokens], batch_first=True, padding_value=-1)

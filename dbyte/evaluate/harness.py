@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import lm_eval.api.task
 import lm_eval.evaluator
@@ -26,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from dbyte.distill.progress import told
 from dbyte.evaluate.stats import proportion
 from dbyte.kernels.fast import fast_products
+from dbyte.text.spans import TokenBytes
 from dbyte_tasks.column import HarnessTask, items_hash
 
 FEWSHOT_SEED = 1234  # the harness's own default, which it sets only around the evaluator
@@ -92,25 +94,35 @@ def teacher_lm(
     prefixed = copy.deepcopy(tokenizer)
     prefixed.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
     with _quiet():  # it warns that a model in memory is not distributed
-        return TeacherLM(pretrained=model.to(device).eval(), tokenizer=prefixed, backend="causal",
-                         batch_size=batch_size, add_bos_token=True, prefix_token_id=number)
+        lm = TeacherLM(pretrained=model.to(device).eval(), tokenizer=prefixed, backend="causal",
+                       batch_size=batch_size, add_bos_token=True, prefix_token_id=number)
+    lm.table = TokenBytes.from_tokenizer(tokenizer)
+    return lm
 
 
 class TeacherLM(HFLM):
-    """The harness's adapter with lines of progress for its bars, and without a second BOS in rolling likelihoods."""
+    """The harness's adapter with lines of progress for its bars, and without a second BOS in rolling likelihoods.
 
+    A text with a byte that the tokenizer has no token for, which it would leave out silently, is a ValueError.
+    """
+
+    table: TokenBytes
     batches: Iterator[int] = iter(())  # of the requests at work; each one taken may print a line
+    read = 0.0  # bytes of the batch that is done
 
     def loglikelihood(self, requests, disable_tqdm=True):
+        self._check(requests)
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def generate_until(self, requests, disable_tqdm=True):
+        self._check(requests)
         rows = Counter(str(request.args[1]) for request in requests)  # the harness mixes no arguments in a batch
         self._count(rows.values(), "the teacher's written batches")
         with fast_products():
             return super().generate_until(requests, disable_tqdm=True)
 
     def loglikelihood_rolling(self, requests, disable_tqdm=True):
+        self._check(requests)
         # HFLM encodes with BOS and then prepends its prefix token: the BOS itself would be scored after a BOS.
         self.add_bos_token = False
         try:
@@ -120,21 +132,29 @@ class TeacherLM(HFLM):
 
     def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None):
         # Rows are texts without their last token: answers of one token share theirs.
-        rows = len({(*context, *answer[:-1]) for _, context, answer in requests})
-        self._count([rows], "the teacher's scored batches")
+        rows = {(*context, *answer[:-1]) for _, context, answer in requests}
+        self._count([len(rows)], "the teacher's scored batches")
+        self.read = sum(self.table.lengths[list(row)].sum() for row in rows) * self.batch_size / max(len(rows), 1)
         with fast_products():
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
+    def _check(self, requests) -> None:
+        for text in chain.from_iterable(request.args for request in requests):
+            if isinstance(text, str):
+                self.table.normalise(text)
+
     def _count(self, rows: Iterable[int], what: str) -> None:
-        self.batches = told(range(sum(-(-each // self.batch_size) for each in rows)), what)
+        self.batches = told(range(sum(-(-each // self.batch_size) for each in rows)), what, lambda _: self.read)
 
     def _model_call(self, *arguments, **named):
         next(self.batches, None)
         return super()._model_call(*arguments, **named)
 
-    def _model_generate(self, *arguments, **named):
+    def _model_generate(self, context, *arguments, **named):
         next(self.batches, None)
-        return super()._model_generate(*arguments, **named)
+        written_RM = super()._model_generate(context, *arguments, **named)
+        self.read = self.table.lengths.take(written_RM[:, context.shape[1]:].cpu(), mode="clip").sum()
+        return written_RM
 
 
 def _result(task: HarnessTask, samples: list[dict]) -> ColumnResult:

@@ -266,9 +266,10 @@ class StudentLM(LM):
         collator = Collator(list(zip(contexts, options, repeats, strict=True)), sort_fn=lambda asked: len(asked[0]),
                             group_by="gen_kwargs")  # of each element the second
         written = []
-        for batch in told(list(collator.get_batched(n=self.rows)), "written batches"):
+        for batch in told(list(collator.get_batched(n=self.rows)), "written batches",
+                          lambda batch: sum(len(text.encode()) for text in written[-len(batch):])):
             texts, (alike, *_), again = zip(*batch, strict=True)
-            written += self._write(texts, again, alike)
+            written.extend(self._write(texts, again, alike))
         return collator.get_original(written)
 
     def _write(self, contexts: Sequence[str], repeats: Sequence[int], options: dict) -> list[str]:

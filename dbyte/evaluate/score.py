@@ -119,6 +119,11 @@ def batch_by_prefix(requests: Iterable[Request], *, batch_bytes: int) -> list[li
     return batches
 
 
+def text_bytes(batch: Iterable[Request]) -> int:
+    """Bytes of the texts of requests."""
+    return sum(len(request.text) for request in batch)
+
+
 class Scorer:
     """Scores requests with one student along given tokens or the router's boundaries, whatever the batches."""
 
@@ -147,7 +152,7 @@ class Scorer:
         scores: dict[Request, Score] = {}
         for given in (True, False):
             alike = [request for request in requests if (request.token_ends is not None) == given]
-            for batch in told(batch_by_prefix(alike, batch_bytes=self.batch_bytes), "scored batches"):
+            for batch in told(batch_by_prefix(alike, batch_bytes=self.batch_bytes), "scored batches", text_bytes):
                 with fast_products():
                     found = self._score_tokens(batch) if self.stage == 1 else self._score_bytes(batch)
                 scores |= zip(batch, found, strict=True)

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from dbyte.evaluate.score import Request, Scorer, batch_by_prefix, flag_log_probs, scored_places
+from dbyte.distill.progress import told
+from dbyte.evaluate.score import Request, Scorer, batch_by_prefix, flag_log_probs, scored_places, text_bytes
 from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.kernels.fast import fast_products
 
@@ -34,7 +35,8 @@ def beam_scores(scorer: Scorer, requests: Sequence[Request], *, width: int) -> l
     scorer: of Stage 2, along the router's boundaries. width: at least 1.
     """
     scores: dict[Request, float] = {}
-    for batch in batch_by_prefix(requests, batch_bytes=scorer.batch_bytes // width):
+    batches = batch_by_prefix(requests, batch_bytes=scorer.batch_bytes // width)
+    for batch in told(batches, "batches of the beam", text_bytes):
         with fast_products():
             found = _search(scorer.read(batch), batch, width)
         for request, paths in zip(batch, found, strict=True):

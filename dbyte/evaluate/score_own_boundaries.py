@@ -24,7 +24,8 @@ from torch import Tensor
 
 from dbyte.decode.engine import Engine
 from dbyte.decode.stream import ByteStream, check_text_bytes
-from dbyte.evaluate.score import Request, Score, Scorer, flag_log_probs, scored_places
+from dbyte.distill.progress import told
+from dbyte.evaluate.score import Request, Score, Scorer, flag_log_probs, scored_places, text_bytes
 from dbyte.evaluate.shared_prefix import SharedTexts
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.spans import is_special
@@ -55,7 +56,8 @@ def walk(
     """
     engine = engine or Engine(student)
     collator = Collator(requests, sort_fn=lambda request: request.text)
-    walked = [scores for batch in collator.get_batched(n=rows) for scores in _walk(batch, engine)]
+    batches = told(list(collator.get_batched(n=rows)), "batches read byte by byte", text_bytes)
+    walked = [scores for batch in batches for scores in _walk(batch, engine)]
     return collator.get_original(walked)
 
 

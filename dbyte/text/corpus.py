@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
-from dbyte.text.files import file_documents, readable_files
+from dbyte.text.files import file_documents
 from dbyte.text.hub import streamed, texts_of
 from dbyte.text.pydocs import load_pydocs
 from dbyte_tasks.world.full import WORLDS
@@ -85,14 +85,6 @@ def load_corpus(name: str, *, split: str = "train", seed: int = 0, max_bytes: in
     else:
         raise ValueError(f"unknown corpus {name!r}: expected one of {CHOICES}")
     return Corpus(name=name, split=split, documents=texts)
-
-
-def check_files(names: Iterable[str]) -> None:
-    """Raise the error of `load_corpus` if one of these corpora has no file to read, without reading any file."""
-    for name in names:
-        scheme, _, place = name.partition(":")
-        if scheme == "file" and place:
-            readable_files(place)
 
 
 def fingerprint(text: str) -> bytes:

@@ -154,7 +154,7 @@ class TokenBytes:
         if foreign := set(data) - self.single_bytes:
             at = min(map(data.index, foreign))
             raise ValueError(f"the text holds the byte 0x{data[at]:02X} at byte {at}, which {self.name} has no token "
-                             "for: remove it from the text")
+                             f"for: remove it from {data[max(at - 30, 0) : at + 10]!r}")
 
     def spelled(self, texts: Sequence[str]) -> list[str]:
         """The training texts that the tokenizer can spell; prints how many others are left out."""
