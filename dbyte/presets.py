@@ -87,6 +87,8 @@ class Ablation:
     seeds: int
     heldout_bytes: int = 20_000
     doses: tuple[float, ...] = (1.5, 5.0, 15.0, 65 / 3)  # bytes of each student of a dose response, in step_bytes
+    encoder_doses: tuple[float, ...] = (1.0, 20 / 3, 50 / 3)  # bytes of each encoder that is compared, in step_bytes
+    router_doses: tuple[float, ...] = (1 / 3, 1.0, 3.0)  # bytes of step 1.3 for each router, in step_bytes
     recipe_share: float = 1.0  # of the main budget, for each recipe of notebook 20
     budgets: tuple[float, ...] = (5 / 3, 5.0, 15.0, 100 / 3)  # bytes of each recipe that is compared, in step_bytes
 

@@ -147,15 +147,6 @@ def sampling_rows(trained: Trained) -> list[dict]:
     return rows
 
 
-def best_of(measured: Measurements, names: Sequence[str]) -> str:
-    """The name of the variant with the highest average over columns and seeds; of equals, the first.
-
-    Chosen and reported on the same items, it looks better than it is.
-    """
-    average = {row["model"]: row["value"] for row in accuracy_rows(measured) if row["task"] == AVERAGE}
-    return max(names, key=lambda name: average[name])
-
-
 def retention_rows(measured: Measurements, baselines: Mapping[str, Mapping[str, ColumnResult]]) -> list[dict]:
     """Tidy rows in percent: each variant's average over that of its baseline, a token model, on the same items."""
     rows = []
@@ -195,16 +186,17 @@ def boundary_rows(measurer: Measurer, trained: Trained) -> list[dict]:
     return rows
 
 
-def loss_rows(trained: Trained) -> list[dict]:
-    """The last step's loss over the last tenth of its updates, whose rows were read for the first time: value, stderr.
+def last_loss(run: Run) -> float:
+    """The mean loss of a step over the last tenth of its updates, whose rows were read for the first time."""
+    log = run.metrics()
+    last = log[-max(len(log) // 10, 1) :]
+    return sum(line["loss"] for line in last) / len(last)
 
-    Losses of different objectives do not compare.
-    """
-    rows = []
-    for name, by_seed in trained.items():
-        logs = [runs[-1].metrics() for runs in by_seed]
-        rows.append(_loss_row(name, [log[-max(len(log) // 10, 1) :] for log in logs]))
-    return rows
+
+def loss_rows(trained: Trained) -> list[dict]:
+    """`last_loss` of the last step: value, stderr over seeds. Losses of different objectives do not compare."""
+    return [_row(mean_over_seeds([last_loss(runs[-1]) for runs in by_seed]), len(by_seed), by_seed, model=name,
+                 task="loss") for name, by_seed in trained.items()]
 
 
 def curve_rows(trained: Trained, *, step: int = 0) -> list[dict]:
@@ -242,10 +234,10 @@ def watched_rows(trained: Trained, names: Sequence[str]) -> list[dict]:
     return rows
 
 
-def sizes(trained: Trained) -> dict[str, int]:
-    """Parameters of each variant's encoder."""
-    return {name: sum(weight.numel() for weight in ByteStudent.from_pretrained(by_seed[0][-1].model_folder)
-                      .encoder.parameters()) for name, by_seed in trained.items()}
+def sizes(trained: Trained, part: str = "encoder") -> dict[str, int]:
+    """Parameters of that part of each variant's student."""
+    return {name: sum(weight.numel() for weight in getattr(ByteStudent.from_pretrained(by_seed[0][-1].model_folder),
+                                                           part).parameters()) for name, by_seed in trained.items()}
 
 
 def _row(found: Interval, n: int, by_seed: Sequence, **keys: str) -> dict:

@@ -27,16 +27,15 @@ from dbyte.distill.teacher_source import teacher_folder
 from dbyte.evaluate import stats
 from dbyte.evaluate.harness import ColumnResult, correct_by_column
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.stats import AVERAGE, Interval
+from dbyte.evaluate.stats import AVERAGE
 from dbyte.model.teacher import read_teacher
 from dbyte.presets import Scale
 from dbyte.transfer.plan import Transfer, plan, transfer
-from dbyte_paper import ablation_runs, tables
+from dbyte_paper import ablation_runs, equal_loss, tables
 from dbyte_paper.ablation_runs import Measurements, Trained, correct_of
 from dbyte_paper.ablations import COLOURS, MARKERS
 from dbyte_paper.above_chance import kept_above_chance
 from dbyte_paper.byte_interface import texts_of
-from dbyte_paper.equal_loss import bytes_at
 from dbyte_paper.evidence import SWEEP, at_rate, best_factor
 from dbyte_paper.figures import MB, STYLE, panels
 from dbyte_paper.published import lines
@@ -184,21 +183,14 @@ def bits_rows(measurer: Measurer, trained: Trained, given: Mapping[str, dict]) -
 def ratio_rows(bits: pd.DataFrame, one: str, others: Sequence[str]) -> list[dict]:
     """Tidy rows of the bytes that each other recipe needs, over those that `one` needs, at equal bits per byte.
 
-    bits: what `bits_rows` recorded. By seed; see `bytes_ratio`. The interval is over the logs of as few ratios as there
-    are seeds (Student's t), and has no end on a side where a curve does.
+    bits: what `bits_rows` recorded, with the bits of each seed; see `equal_loss.ratio_row`.
     """
     rows = []
     for corpus, of_corpus in bits.groupby("corpus"):
         curves = {name: curve(rows_of_name) for name, rows_of_name in of_corpus.groupby("model")}
         for other in others:
-            found = [bytes_ratio(*pair) for pair in zip(curves[one], curves[other], strict=True)]
-            logs = [math.log(ratio) for ratio, _ in found]
-            mean, half = sum(logs) / len(logs), stats.half_over_seeds(logs)
-            sides = {side for _, side in found}
-            ends = Interval(math.exp(mean), 0.0 if "at most" in sides else math.exp(mean - half),
-                            math.inf if "at least" in sides else math.exp(mean + half))
-            rows.append({"what": f"{other} / {one}", "corpus": corpus} | stats.interval_row(ends, len(logs))
-                        | {"bound": ", ".join(sorted(sides - {""})), "seeds": len(logs)})
+            rows.append({"what": f"{other} / {one}", "corpus": corpus}
+                        | equal_loss.ratio_row(curves[one], curves[other]))
     return rows
 
 
@@ -208,18 +200,6 @@ def curve(rows: pd.DataFrame) -> list[list[tuple[float, float]]]:
     bits_KS = np.array([[float(value) for value in text.split()] for text in rows["by_seed"]])
     best_KS = np.minimum.accumulate(bits_KS)
     return [list(zip(map(float, rows["train_bytes"]), bits_K.tolist(), strict=True)) for bits_K in best_KS.T]
-
-
-def bytes_ratio(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> tuple[float, str]:
-    """Bytes of the other over those of the one at the least bits per byte that both reach, by `equal_loss.bytes_at`.
-
-    one, other: (bytes, bits) as `curve` returns them. The second value is "at least" where the one has less than that
-    from its fewest bytes on, so that it may need fewer, "at most" where the other has, else "".
-    """
-    level = max(one[-1][1], other[-1][1])
-    (needed, bound), (others, other_bound) = (bytes_at(each, level) for each in (one, other))
-    side = "" if bound == other_bound else "at least" if bound else "at most"
-    return others / needed, side
 
 
 # -- as readers see it ------------------------------------------------------------------------------------------------

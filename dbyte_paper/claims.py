@@ -320,13 +320,14 @@ def judged(*, scale: Scale, folder: Path = RESULTS, notebooks: Path = NOTEBOOKS)
     Numbers that do not exist are nan. `minutes` is the longest run of the claim's notebook. `p` is Holm's among the
     primary claims, of which one that tells nothing counts as 1; a verdict that does not pass is "not shown".
     """
-    again = entries("claims", "replaced")
+    older = entries("claims", "older")
 
     def read(name: str, **other: str) -> pd.DataFrame:
+        place = {"scale": scale.name, "folder": folder} | other
         try:
-            return read_results(again.get(name, name), **{"scale": scale.name, "folder": folder} | other)
+            return read_results(name, **place)
         except FileNotFoundError:
-            return read_results(name, **{"scale": scale.name, "folder": folder} | other)
+            return read_results(older.get(name, name), **place)
 
     times = read_if_any("notebook_times", scale=scale.name, folder=folder)
     minutes = {} if times is None else dict(zip(times["notebook"], times["value"] / 60, strict=True))

@@ -1,4 +1,4 @@
-"""Rows whose comparison is fair: arms for a sweep of rates, a dose response, the paper's recipe and its departures.
+"""Rows whose comparison is fair: arms for a sweep of rates, dose responses, the paper's recipe and its departures.
 
 As in variants.py a variant is one row of a table, and is trained by the one loop. Two arms are compared
 fairly where both read as many bytes, each at the best of its own rates: `at_best_rate` tries the same three factors on
@@ -11,6 +11,10 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+import torch
 
 from dbyte.distill import objectives
 from dbyte.distill.steps import Step, stage1, stage2
@@ -18,23 +22,27 @@ from dbyte.evaluate import stats
 from dbyte.evaluate.harness import correct_by_column
 from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.stats import AVERAGE
-from dbyte.presets import Scale
+from dbyte.model.router import SplitRouter
+from dbyte.model.student import StudentConfig
+from dbyte.presets import PAPER_SIZES, Scale
 from dbyte_paper.ablation_runs import Measurements, Trained, correct_of
 from dbyte_paper.nested import nested_difference
-from dbyte_paper.variants import Variant, alignments, run_variant, sequence
+from dbyte_paper.variants import Variant, alignments, encoders, run_variant, sequence
 from dbyte_tasks import minibench
 
 CHOOSING, REPORTING = 7, 11  # seeds of items: by the first a rate is chosen, the second are asked once
 RATES = (1.0, 1 / 3, 3.0)  # of each sweep, as factors; of equally good ones the first is taken
 SWEEP = "1/3 1 3"
 PLENTY = 1000  # items that a column has beyond those that are reported, so that it may choose
+T = TypeVar("T")
 
 
-def at_rate(variant: Variant, factor: float) -> Variant:
-    """Return the variant with every rate of its steps times a factor."""
+def at_rate(variant: Variant, factor: float, parts: tuple[str, ...] | None = None) -> Variant:
+    """Return the variant with every rate of its steps times a factor, or those of the group of these parts alone."""
     def faster(step: Step) -> Step:
-        return replace(step, groups=tuple(replace(group, rate=factor * group.rate, muon_rate=factor * group.muon_rate)
-                                          for group in step.groups))
+        return replace(step, groups=tuple(
+            replace(group, rate=factor * group.rate, muon_rate=factor * group.muon_rate)
+            if parts in (None, group.parts) else group for group in step.groups))
 
     return replace(variant, steps=tuple(map(faster, variant.steps)), rate=factor)
 
@@ -59,6 +67,45 @@ def doses(scale: Scale) -> tuple[tuple[float, tuple[Variant, Variant]], ...]:
         joint = Step("1 joint", 1, objectives.joint(1, 1, 1), groups, total, warmup=distil.warmup, floor=0.1)
         found.append((total, (Variant("1.1, 1.2, 1.3", steps), Variant("joint, weights 1 1 1", (joint,)))))
     return tuple(found)
+
+
+def encoder_doses(scale: Scale) -> tuple[tuple[int, tuple[Variant, ...]], ...]:
+    """Table 5 as a dose response: (bytes, Mamba2 and the Transformer) at each dose of the scale, by step 1.1 alone."""
+    several = [tuple(sized(one, dose) for one in encoders(scale)[:2]) for dose in scale.ablation.encoder_doses]
+    return tuple((pair[0].steps[0].train_bytes, pair) for pair in several)
+
+
+BESIDE = ", Eq. 4"  # ends the name of a student whose router learns beside the encoder, from step 1.1 on
+
+
+def routers(scale: Scale) -> tuple[tuple[int, tuple[Variant, ...]], ...]:
+    """Table 9 as (bytes, {integrated, split} x {step 1.3 alone, Eq. 4 from the start}) at each budget of step 1.3.
+
+    Most bytes before it go to step 1.1, so that the integrated router reads an encoder that has learnt. Where the
+    integrated router has SwiGLU networks, they are as wide as makes its parameters those of the split one.
+    """
+    size = scale.ablation.step_bytes
+    width = scale.student["byte_width"]
+    split = dict(router="split", router_suffixes=0)  # a split router has none
+    if width < PAPER_SIZES["byte_width"]:  # else appendix B's own, 4 layers of 512
+        split |= dict(router_width=width, router_layers=2)
+    integrated = dict(router_suffixes=0)
+    if scale.student.get("router_ffn_width"):  # two networks of three matrices
+        integrated["router_ffn_width"] = max(round(_split_size(scale, split) / (6 * width)), 1)
+    found = []
+    for dose in scale.ablation.router_doses:
+        sizes = dict(align_bytes=3 * size // 2, distill_bytes=size // 4, boundary_bytes=round(dose * size), snapshots=0)
+        rows = tuple(Variant(f"{name}{way}", sequence(scale, **sizes, boundary_loss=bool(way)), student)
+                     for way in ("", BESIDE) for name, student in (("integrated", integrated), ("split", split)))
+        found.append((sum(step.train_bytes for step in rows[0].steps), rows))
+    return tuple(found)
+
+
+def _split_size(scale: Scale, changes: Mapping[str, object]) -> int:
+    """How many parameters the split router of a student has."""
+    with torch.device("meta"):
+        router = SplitRouter(StudentConfig(**{**scale.student, **changes}).router_shape())
+    return sum(weight.numel() for weight in router.parameters())
 
 
 # The departures from the paper's recipe at the small scales: Eq. 4 beside the other objectives, Muon, SwiGLU maps of
@@ -96,40 +143,63 @@ def rate_matched(scale: Scale) -> tuple[Variant, Variant]:
 
 
 def at_best_rate(scale: Scale, variants: Sequence[Variant], reading: str, *, seed: int, share: float = 1.0,
-                 batch_rows: int | None = None) -> list[Variant]:
-    """Each variant with all its rates times the factor of RATES at which its student of this seed scores best.
+                 batch_rows: int | None = None, parts: tuple[str, ...] | None = None) -> list[Variant]:
+    """Each variant with its rates times the factor of RATES at which its student of this seed scores best.
 
-    Scored are items of the seed CHOOSING of columns with plenty of them; of equal scores, the lower bits per byte of
-    the first corpus wins. share: of the bytes, which a sweep reads. batch_rows: as of `train`.
+    share: of the bytes, which a sweep reads. batch_rows: as of `train`. parts: whose rates are swept, None: all.
     """
     def folder(variant: Variant, factor: float) -> Path:
-        tried = sized(at_rate(variant, factor), share)
-        return run_variant(scale, tried, seed=seed, teacher_seed=seed,
-                           batch_rows=batch_rows or scale.ablation.batch_rows)[-1].model_folder
+        return _folder(scale, at_rate(variant, factor, parts), seed=seed, share=share, batch_rows=batch_rows)
 
     best = {variant.name: best_factor(scale, partial(folder, variant), reading, seed=seed) for variant in variants}
-    return [at_rate(variant, best[variant.name]) for variant in variants]
+    return [at_rate(variant, best[variant.name], parts) for variant in variants]
+
+
+def best_variant(scale: Scale, variants: Sequence[Variant], reading: str, *, seed: int, share: float = 1.0,
+                 batch_rows: int | None = None) -> Variant:
+    """The variant whose student of this seed scores best; the other arguments are those of `at_best_rate`."""
+    folder = partial(_folder, scale, seed=seed, share=share, batch_rows=batch_rows)
+    return best_of(scale, variants, folder, reading, seed=seed)
+
+
+def _folder(scale: Scale, variant: Variant, *, seed: int, share: float, batch_rows: int | None) -> Path:
+    """The folder of a variant's student after a share of its bytes."""
+    return run_variant(scale, sized(variant, share), seed=seed, teacher_seed=seed,
+                       batch_rows=batch_rows or scale.ablation.batch_rows)[-1].model_folder
 
 
 def best_factor(scale: Scale, folder: Callable[[float], Path], reading: str, *, seed: int) -> float:
-    """The factor of RATES whose model, in the folder that is returned for it, scores best, as in `at_best_rate`."""
+    """The factor of RATES whose model, in the folder that is returned for it, scores best, as in `best_of`."""
+    return best_of(scale, RATES, folder, reading, seed=seed)
+
+
+def best_of(scale: Scale, among: Sequence[T], folder: Callable[[T], Path], reading: str, *, seed: int) -> T:
+    """The one whose model, in the folder that is returned for it, scores best; of equal ones the first.
+
+    Scored are items of the seed CHOOSING of columns with plenty of them; of equal scores, the lower bits per byte of
+    the first corpus wins.
+    """
     measurer = Measurer(scale, seed, drawn=CHOOSING)
     names = [name for name, column in minibench.taught_by(name for name, _ in scale.corpora).items()
              if column.available >= PLENTY]
     corpus = scale.corpora[0][0]
 
-    def score(factor: float) -> tuple[float, float]:
-        place = folder(factor)
+    def score(one: T) -> tuple[float, float]:
+        place = folder(one)
         found = measurer.columns(place, reading, items=scale.ablation.items, only=names)
         return (sum(column.accuracy for column in found.values()), -measurer.bits(place, reading, corpus)["value"])
 
-    return max(RATES, key=score)
+    return max(among, key=score)
 
 
-def arms(variants: Sequence[Variant]) -> dict[str, dict]:
-    """What each variant got, as columns of its rows: train_bytes, rate (0: of no sweep) and sweep ("": none)."""
+def arms(variants: Sequence[Variant], **more: Mapping[str, object]) -> dict[str, dict]:
+    """What each variant got, as columns of its rows: train_bytes, rate (0: of no sweep) and sweep ("": none).
+
+    more: further columns, each with a value for every variant by its name.
+    """
     return {variant.name: {"train_bytes": sum(step.train_bytes for step in variant.steps), "rate": variant.rate,
-                           "sweep": SWEEP if variant.rate else ""} for variant in variants}
+                           "sweep": SWEEP if variant.rate else ""}
+            | {column: values[variant.name] for column, values in more.items()} for variant in variants}
 
 
 def effect_rows(measured: Measurements, factors: Sequence[str]) -> list[dict]:
@@ -173,3 +243,13 @@ def falling(trained: Trained, *, step: int = 0) -> dict[str, float]:
         before, after = (sum(each) / len(each) if each else math.nan for each in quarters)
         found[name] = 100 * (1 - after / before)
     return found
+
+
+def gained(rows: Sequence[Mapping]) -> dict[str, float]:
+    """By how many points each model's mean over corpora rose from the second largest budget to the largest.
+
+    rows: model, corpus, train_bytes, value, such as F1 in percent, of at least two budgets.
+    """
+    means = pd.DataFrame(rows).groupby(["model", "train_bytes"])["value"].mean().unstack()
+    before, last = sorted(means)[-2:]
+    return (means[last] - means[before]).to_dict()

@@ -17,6 +17,7 @@ from dbyte_paper.tables import SIGMA
 from dbyte_tasks import minibench
 
 ARMS = ("train_bytes", "sweep")  # in which the arms of a comparison must be alike
+NEAR = 0.02  # how far the columns that need only be near may be apart, as a share of the largest
 Read = Callable[..., pd.DataFrame]  # the name of a results file, and its scale if it is another -> its rows
 Find = Callable[[pd.DataFrame, Mapping], pd.Series]  # rows, and keys of one of them -> it
 
@@ -68,13 +69,16 @@ def unlike(alike: Mapping, read: Read, find: Find) -> Iterator[str]:
     """Yield in what the compared `models` of `file` are not alike, or which of it the file does not record."""
     frame = read(alike["file"])
     columns = alike.get("instead", [*ARMS, *alike.get("also", ())])
-    if lost := [column for column in columns if column not in frame]:
+    near = alike.get("near", ())
+    if lost := [column for column in (*columns, *near) if column not in frame]:
         yield f"{frame.attrs['file']} does not record {' and '.join(lost)} of the rows that are compared"
         return
     rows = [find(frame, {"model": model, "task": AVERAGE}) for model in alike["models"]]
-    for column in columns:
+    for column in (*columns, *near):
         values = [row[column] for row in rows]
-        if len(set(values)) > 1 or values[0] in ("", 0) or (isinstance(values[0], float) and math.isnan(values[0])):
+        missing = values[0] in ("", 0) or any(isinstance(value, float) and math.isnan(value) for value in values)
+        same = max(values) - min(values) <= NEAR * max(values) if column in near else len(set(values)) == 1
+        if missing or not same:
             yield f"the rows that are compared do not have one {column}: {', '.join(map(str, values))}"
 
 

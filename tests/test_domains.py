@@ -224,6 +224,22 @@ def test_equal_loss_is_the_least_that_all_reach():
     assert {row["loss"] for row in rows.values()} == {2.0}
     assert [(rows[name]["value"], rows[name]["side"]) for name in ("slow", "fast", "best")] == [
         (pytest.approx(4e6), ""), (1e6, ""), (1e6, equal_loss.BELOW)]
+    accuracy = pd.DataFrame([{"model": "slow", "train_bytes": size, "value": value} for size, value in
+                             ((1e6, 20.0), (4e6, 40.0))])
+    there = equal_loss.with_accuracy([rows["slow"], rows["slow"] | {"value": 2e6}], accuracy)
+    assert [row["accuracy"] for row in there] == pytest.approx([40, 30]), "half way, by logarithms"
+
+
+def test_curves_are_losses_of_the_last_tenth_by_seed_and_budget():
+    class Log:
+        def __init__(self, last):
+            self.losses = [9.0] * 18 + [last, last + 2]
+
+        def metrics(self):
+            return [{"loss": loss} for loss in self.losses]
+
+    by_budget = {100: {"a": [[Log(9), Log(3)], [Log(4)]]}, 400: {"a": [[Log(1)], [Log(0)]]}}
+    assert equal_loss.curves(by_budget, "a") == [[(100, 4.0), (400, 2.0)], [(100, 5.0), (400, 1.0)]]
 
 
 @pytest.mark.parametrize("name", ["smoke", "small"])

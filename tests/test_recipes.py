@@ -29,7 +29,8 @@ from dbyte.plan.counting import count_step
 from dbyte.presets import SCALES
 from dbyte.text.spans import BOS
 from dbyte_paper import baselines, claims, results
-from dbyte_paper.baselines import RECIPES, STAGE1, STAGES, TO_BYTES, bytes_ratio, runs_of, students
+from dbyte_paper.baselines import RECIPES, STAGE1, STAGES, TO_BYTES, runs_of, students
+from dbyte_paper.equal_loss import bytes_ratio
 
 STUDENTS = [name for name in RECIPES if name not in TO_BYTES]
 UPDATE = TINY.batch_rows * TINY.row_bytes

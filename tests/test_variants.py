@@ -8,7 +8,6 @@ import pytest
 import torch
 from test_curriculum import TOY
 
-from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent
 from dbyte.paths import ROOT
@@ -28,7 +27,7 @@ def trained():
 
 
 @pytest.mark.parametrize("table", [
-    variants.encoders, alignments, variants.orders, variants.routers, teachers, byte_sft])
+    variants.encoders, alignments, variants.orders, teachers, byte_sft])
 def test_every_row_has_a_name_of_its_own_and_equal_bytes(table):
     for scale in SCALES.values():
         if table is teachers and not scale.teachers:
@@ -36,6 +35,15 @@ def test_every_row_has_a_name_of_its_own_and_equal_bytes(table):
         rows = table(scale)
         assert len({row.name for row in rows}) == len(rows)
         assert len({sum(step.train_bytes for step in row.steps) for row in rows}) == 1
+
+
+def test_every_order_takes_the_same_steps_and_no_router_is_older_than_its_encoder():
+    for scale in SCALES.values():
+        rows = variants.orders(scale)
+        first, *orders = (sorted(step.name for step in row.steps) for row in rows[:3])
+        assert all(order == first for order in orders)
+        assert {row.steps[-1].name for row in rows} == {"1.3 refresh"}
+        assert all(row.steps[-1].train_bytes < row.steps[0].train_bytes for row in rows)
 
 
 def test_seeds_change_the_student_and_not_its_teacher(trained):
@@ -165,15 +173,3 @@ def test_accuracy_on_the_way_ends_where_the_table_stands(trained):
         last = [{key: value for key, value in row.items() if key != "train_bytes"} for row in rows
                 if row["model"] == name and row["train_bytes"] == places[-1]]
         assert last == [row for row in table if row["model"] == name]
-
-
-def test_the_best_row_is_the_one_with_the_highest_average_over_seeds():
-    def of(*shares):
-        return [{"A": ColumnResult("A", "acc", right / 10, 0.0, 10, 0.5, (1,) * right + (0,) * (10 - right), "")}
-                for right in shares]
-
-    measured = {"sequence": of(9, 9), "joint 1": of(8, 2), "joint 2": of(6, 5), "joint 3": of(6, 5)}
-    assert ablation_runs.best_of(measured, ["joint 1", "joint 2", "joint 3"]) == "joint 2"
-    (found,) = (row["value"] for row in ablation_runs.variant_difference_rows(measured, "sequence", ["joint 2"])
-                if row["task"] == "average")
-    assert found == pytest.approx(35)
