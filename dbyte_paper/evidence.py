@@ -17,7 +17,8 @@ from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.evaluate import stats
 from dbyte.evaluate.harness import correct_by_column
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.stats import AVERAGE
+from dbyte.evaluate.noisy_lm import Noise
+from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.presets import Scale
 from dbyte_paper.ablation_runs import Measurements, Trained, correct_of
 from dbyte_paper.nested import nested_difference
@@ -30,19 +31,29 @@ SWEEP = "1/3 1 3"
 PLENTY = 1000  # items that a column has beyond those that are reported, so that it may choose
 
 
-def at_rate(variant: Variant, factor: float) -> Variant:
-    """Return the variant with every rate of its steps times a factor."""
+def at_rate(variant: Variant, factor: float, *, since: int = 0) -> Variant:
+    """Return the variant with every rate times a factor, of all steps but the first `since`."""
     def faster(step: Step) -> Step:
         return replace(step, groups=tuple(replace(group, rate=factor * group.rate, muon_rate=factor * group.muon_rate)
                                           for group in step.groups))
 
-    return replace(variant, steps=tuple(map(faster, variant.steps)), rate=factor)
+    return replace(variant, steps=(*variant.steps[:since], *map(faster, variant.steps[since:])), rate=factor)
 
 
-def sized(variant: Variant, share: float) -> Variant:
-    """Return the variant with a share (0 to 1) of the bytes of every step; of fewer, no snapshots are kept."""
-    return variant if share == 1 else replace(variant, steps=tuple(
-        replace(step, train_bytes=max(round(share * step.train_bytes), 1), snapshots=0) for step in variant.steps))
+def sized(variant: Variant, share: float, *, since: int = 0) -> Variant:
+    """Return the variant with a share (0 to 1) of the bytes of every step but the first `since`, without snapshots."""
+    return variant if share == 1 else replace(variant, steps=variant.steps[:since] + tuple(
+        replace(step, train_bytes=max(round(share * step.train_bytes), 1), snapshots=0)
+        for step in variant.steps[since:]))
+
+
+def main_share(scale: Scale) -> Scale:
+    """The scale with the share of the main budget that recipes are compared at, in every step."""
+    def smaller(table: Mapping[str, float]) -> dict[str, float]:
+        return {name: max(round(scale.ablation.recipe_share * value), 1) if name.endswith("_bytes") and value else value
+                for name, value in table.items()}
+
+    return replace(scale, stage1=smaller(scale.stage1), stage2=smaller(scale.stage2))
 
 
 def doses(scale: Scale) -> tuple[tuple[float, tuple[Variant, Variant]], ...]:
@@ -96,22 +107,25 @@ def rate_matched(scale: Scale) -> tuple[Variant, Variant]:
 
 
 def at_best_rate(scale: Scale, variants: Sequence[Variant], reading: str, *, seed: int, share: float = 1.0,
-                 batch_rows: int | None = None) -> list[Variant]:
+                 batch_rows: int | None = None, since: int = 0, noise: Noise | None = None) -> list[Variant]:
     """Each variant with all its rates times the factor of RATES at which its student of this seed scores best.
 
     Scored are items of the seed CHOOSING of columns with plenty of them; of equal scores, the lower bits per byte of
-    the first corpus wins. share: of the bytes, which a sweep reads. batch_rows: as of `train`.
+    the first corpus wins. share: of the bytes, which a sweep reads. batch_rows: as of `train`. since: the first steps
+    that are left as they are. noise: in front of the model that is scored.
     """
     def folder(variant: Variant, factor: float) -> Path:
-        tried = sized(at_rate(variant, factor), share)
+        tried = sized(at_rate(variant, factor, since=since), share, since=since)
         return run_variant(scale, tried, seed=seed, teacher_seed=seed,
                            batch_rows=batch_rows or scale.ablation.batch_rows)[-1].model_folder
 
-    best = {variant.name: best_factor(scale, partial(folder, variant), reading, seed=seed) for variant in variants}
-    return [at_rate(variant, best[variant.name]) for variant in variants]
+    best = {variant.name: best_factor(scale, partial(folder, variant), reading, seed=seed, noise=noise)
+            for variant in variants}
+    return [at_rate(variant, best[variant.name], since=since) for variant in variants]
 
 
-def best_factor(scale: Scale, folder: Callable[[float], Path], reading: str, *, seed: int) -> float:
+def best_factor(scale: Scale, folder: Callable[[float], Path], reading: str, *, seed: int,
+                noise: Noise | None = None) -> float:
     """The factor of RATES whose model, in the folder that is returned for it, scores best, as in `at_best_rate`."""
     measurer = Measurer(scale, seed, drawn=CHOOSING)
     names = [name for name, column in minibench.taught_by(name for name, _ in scale.corpora).items()
@@ -120,15 +134,19 @@ def best_factor(scale: Scale, folder: Callable[[float], Path], reading: str, *, 
 
     def score(factor: float) -> tuple[float, float]:
         place = folder(factor)
-        found = measurer.columns(place, reading, items=scale.ablation.items, only=names)
-        return (sum(column.accuracy for column in found.values()), -measurer.bits(place, reading, corpus)["value"])
+        found = measurer.columns(place, reading, items=scale.ablation.items, only=names, noise=noise)
+        return (sum(column.accuracy for column in found.values()),
+                -measurer.bits(place, reading, corpus, noise)["value"])
 
     return max(RATES, key=score)
 
 
-def arms(variants: Sequence[Variant]) -> dict[str, dict]:
-    """What each variant got, as columns of its rows: train_bytes, rate (0: of no sweep) and sweep ("": none)."""
-    return {variant.name: {"train_bytes": sum(step.train_bytes for step in variant.steps), "rate": variant.rate,
+def arms(variants: Sequence[Variant], *, since: int = 0) -> dict[str, dict]:
+    """What each variant got, as columns of its rows: train_bytes, rate (0: of no sweep) and sweep ("": none).
+
+    since: the first steps, which are not counted.
+    """
+    return {variant.name: {"train_bytes": sum(step.train_bytes for step in variant.steps[since:]), "rate": variant.rate,
                            "sweep": SWEEP if variant.rate else ""} for variant in variants}
 
 
@@ -137,7 +155,11 @@ def effect_rows(measured: Measurements, factors: Sequence[str]) -> list[dict]:
 
     measured: 2^K models, the last factor changing fastest, each without before with. The pairs count as seeds.
     """
-    correct = [correct_of(by_seed)[0] for by_seed in measured.values()]
+    return effects([correct_of(by_seed)[0] for by_seed in measured.values()], factors)
+
+
+def effects(correct: Sequence[Columns], factors: Sequence[str]) -> list[dict]:
+    """`effect_rows` of the answers of each model."""
     rows = []
     for place, factor in enumerate(factors):
         bit = 1 << (len(factors) - 1 - place)

@@ -90,7 +90,7 @@ def addresses(scale, table: str) -> list[str]:
     if table == "teacher":
         return teachers_of(scale)
     if table == "perturbed_teacher":
-        return [variants.perturbed_teacher(scale, seed=0).hash[:16]]
+        return [teacher.tuned_teacher(scale, variants.perturbed_step(scale, 0), seed=0).hash[:16]]
     if table in ("boundary_learning", "perturbed_students"):
         return rows_of(scale, getattr(variants, table)(scale))
     if table == "watched":

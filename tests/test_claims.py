@@ -245,6 +245,18 @@ def test_arms_that_did_not_get_the_same_are_not_judged(tmp_path, notebooks, one,
     assert found["verdict"] == (claims.UNINFORMATIVE if said else "shown") and said in found["why"]
 
 
+def test_arms_whose_rows_have_a_kind_of_noise_are_compared_on_the_one_that_is_named(tmp_path, notebooks):
+    rows = [arm(model, value, kind=kind, train_bytes=size, sweep="1 3")
+            for model, value, size in (("a", 50.0, 5), ("b", 40.0, 6)) for kind in ("clean", "drop")]
+    write(tmp_path, "x", rows, ["model", "task", "kind"])
+    entry = of("x", model="a", kind="drop") | {"above": 0.0}
+    alike = {"file": "x", "models": ["a", "b"], "kind": "clean"}
+    one, other = (judge(claims.read_claim(CLAIM | {"criteria": [entry], "alike": each}, []), read(tmp_path),
+                        notebooks=notebooks) for each in (alike, alike | {"models": ["a", "a"]}))
+    assert one["verdict"] == claims.UNINFORMATIVE and "one train_bytes: 5, 6" in one["why"]
+    assert other["verdict"] == "shown"
+
+
 @pytest.mark.parametrize(("gain", "expected"), [
     (5.1, "shown"), (4.9, claims.UNINFORMATIVE), (None, claims.UNINFORMATIVE)])
 def test_a_treatment_that_did_not_do_what_it_is_for_is_not_judged(tmp_path, notebooks, gain, expected):
