@@ -21,7 +21,8 @@ from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.evaluate import stats
 from dbyte.evaluate.harness import correct_by_column
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.stats import AVERAGE
+from dbyte.evaluate.noisy_lm import Noise
+from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.model.router import SplitRouter
 from dbyte.model.student import StudentConfig
 from dbyte.presets import PAPER_SIZES, Scale
@@ -37,20 +38,33 @@ PLENTY = 1000  # items that a column has beyond those that are reported, so that
 T = TypeVar("T")
 
 
-def at_rate(variant: Variant, factor: float, parts: tuple[str, ...] | None = None) -> Variant:
-    """Return the variant with every rate of its steps times a factor, or those of the group of these parts alone."""
+def at_rate(variant: Variant, factor: float, parts: tuple[str, ...] | None = None, *, since: int = 0) -> Variant:
+    """Return the variant with every rate times a factor, of all steps but the first `since`.
+
+    parts: of the group of these parts alone.
+    """
     def faster(step: Step) -> Step:
         return replace(step, groups=tuple(
             replace(group, rate=factor * group.rate, muon_rate=factor * group.muon_rate)
             if parts in (None, group.parts) else group for group in step.groups))
 
-    return replace(variant, steps=tuple(map(faster, variant.steps)), rate=factor)
+    return replace(variant, steps=(*variant.steps[:since], *map(faster, variant.steps[since:])), rate=factor)
 
 
-def sized(variant: Variant, share: float) -> Variant:
-    """Return the variant with a share (0 to 1) of the bytes of every step; of fewer, no snapshots are kept."""
-    return variant if share == 1 else replace(variant, steps=tuple(
-        replace(step, train_bytes=max(round(share * step.train_bytes), 1), snapshots=0) for step in variant.steps))
+def sized(variant: Variant, share: float, *, since: int = 0) -> Variant:
+    """Return the variant with a share (0 to 1) of the bytes of every step but the first `since`, without snapshots."""
+    return variant if share == 1 else replace(variant, steps=variant.steps[:since] + tuple(
+        replace(step, train_bytes=max(round(share * step.train_bytes), 1), snapshots=0)
+        for step in variant.steps[since:]))
+
+
+def main_share(scale: Scale) -> Scale:
+    """The scale with the share of the main budget that recipes are compared at, in every step."""
+    def smaller(table: Mapping[str, float]) -> dict[str, float]:
+        return {name: max(round(scale.ablation.recipe_share * value), 1) if name.endswith("_bytes") and value else value
+                for name, value in table.items()}
+
+    return replace(scale, stage1=smaller(scale.stage1), stage2=smaller(scale.stage2))
 
 
 def doses(scale: Scale) -> tuple[tuple[float, tuple[Variant, Variant]], ...]:
@@ -143,16 +157,20 @@ def rate_matched(scale: Scale) -> tuple[Variant, Variant]:
 
 
 def at_best_rate(scale: Scale, variants: Sequence[Variant], reading: str, *, seed: int, share: float = 1.0,
-                 batch_rows: int | None = None, parts: tuple[str, ...] | None = None) -> list[Variant]:
+                 batch_rows: int | None = None, parts: tuple[str, ...] | None = None, since: int = 0,
+                 noise: Noise | None = None) -> list[Variant]:
     """Each variant with its rates times the factor of RATES at which its student of this seed scores best.
 
     share: of the bytes, which a sweep reads. batch_rows: as of `train`. parts: whose rates are swept, None: all.
+    since: the first steps that are left as they are. noise: in front of the model that is scored.
     """
     def folder(variant: Variant, factor: float) -> Path:
-        return _folder(scale, at_rate(variant, factor, parts), seed=seed, share=share, batch_rows=batch_rows)
+        return _folder(scale, at_rate(variant, factor, parts, since=since), seed=seed, share=share,
+                       batch_rows=batch_rows, since=since)
 
-    best = {variant.name: best_factor(scale, partial(folder, variant), reading, seed=seed) for variant in variants}
-    return [at_rate(variant, best[variant.name], parts) for variant in variants]
+    best = {variant.name: best_factor(scale, partial(folder, variant), reading, seed=seed, noise=noise)
+            for variant in variants}
+    return [at_rate(variant, best[variant.name], parts, since=since) for variant in variants]
 
 
 def best_variant(scale: Scale, variants: Sequence[Variant], reading: str, *, seed: int, share: float = 1.0,
@@ -162,22 +180,24 @@ def best_variant(scale: Scale, variants: Sequence[Variant], reading: str, *, see
     return best_of(scale, variants, folder, reading, seed=seed)
 
 
-def _folder(scale: Scale, variant: Variant, *, seed: int, share: float, batch_rows: int | None) -> Path:
+def _folder(scale: Scale, variant: Variant, *, seed: int, share: float, batch_rows: int | None, since: int = 0) -> Path:
     """The folder of a variant's student after a share of its bytes."""
-    return run_variant(scale, sized(variant, share), seed=seed, teacher_seed=seed,
+    return run_variant(scale, sized(variant, share, since=since), seed=seed, teacher_seed=seed,
                        batch_rows=batch_rows or scale.ablation.batch_rows)[-1].model_folder
 
 
-def best_factor(scale: Scale, folder: Callable[[float], Path], reading: str, *, seed: int) -> float:
+def best_factor(scale: Scale, folder: Callable[[float], Path], reading: str, *, seed: int,
+                noise: Noise | None = None) -> float:
     """The factor of RATES whose model, in the folder that is returned for it, scores best, as in `best_of`."""
-    return best_of(scale, RATES, folder, reading, seed=seed)
+    return best_of(scale, RATES, folder, reading, seed=seed, noise=noise)
 
 
-def best_of(scale: Scale, among: Sequence[T], folder: Callable[[T], Path], reading: str, *, seed: int) -> T:
+def best_of(scale: Scale, among: Sequence[T], folder: Callable[[T], Path], reading: str, *, seed: int,
+            noise: Noise | None = None) -> T:
     """The one whose model, in the folder that is returned for it, scores best; of equal ones the first.
 
     Scored are items of the seed CHOOSING of columns with plenty of them; of equal scores, the lower bits per byte of
-    the first corpus wins.
+    the first corpus wins. noise: in front of the model that is scored.
     """
     measurer = Measurer(scale, seed, drawn=CHOOSING)
     names = [name for name, column in minibench.taught_by(name for name, _ in scale.corpora).items()
@@ -186,18 +206,20 @@ def best_of(scale: Scale, among: Sequence[T], folder: Callable[[T], Path], readi
 
     def score(one: T) -> tuple[float, float]:
         place = folder(one)
-        found = measurer.columns(place, reading, items=scale.ablation.items, only=names)
-        return (sum(column.accuracy for column in found.values()), -measurer.bits(place, reading, corpus)["value"])
+        found = measurer.columns(place, reading, items=scale.ablation.items, only=names, noise=noise)
+        return (sum(column.accuracy for column in found.values()),
+                -measurer.bits(place, reading, corpus, noise)["value"])
 
     return max(among, key=score)
 
 
-def arms(variants: Sequence[Variant], **more: Mapping[str, object]) -> dict[str, dict]:
+def arms(variants: Sequence[Variant], *, since: int = 0, **more: Mapping[str, object]) -> dict[str, dict]:
     """What each variant got, as columns of its rows: train_bytes, rate (0: of no sweep) and sweep ("": none).
 
-    more: further columns, each with a value for every variant by its name.
+    since: the first steps, which are not counted. more: further columns, each with a value for every variant by its
+    name.
     """
-    return {variant.name: {"train_bytes": sum(step.train_bytes for step in variant.steps), "rate": variant.rate,
+    return {variant.name: {"train_bytes": sum(step.train_bytes for step in variant.steps[since:]), "rate": variant.rate,
                            "sweep": SWEEP if variant.rate else ""}
             | {column: values[variant.name] for column, values in more.items()} for variant in variants}
 
@@ -207,7 +229,11 @@ def effect_rows(measured: Measurements, factors: Sequence[str]) -> list[dict]:
 
     measured: 2^K models, the last factor changing fastest, each without before with. The pairs count as seeds.
     """
-    correct = [correct_of(by_seed)[0] for by_seed in measured.values()]
+    return effects([correct_of(by_seed)[0] for by_seed in measured.values()], factors)
+
+
+def effects(correct: Sequence[Columns], factors: Sequence[str]) -> list[dict]:
+    """`effect_rows` of the answers of each model."""
     rows = []
     for place, factor in enumerate(factors):
         bit = 1 << (len(factors) - 1 - place)

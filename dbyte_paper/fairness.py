@@ -73,7 +73,8 @@ def unlike(alike: Mapping, read: Read, find: Find) -> Iterator[str]:
     if lost := [column for column in (*columns, *near) if column not in frame]:
         yield f"{frame.attrs['file']} does not record {' and '.join(lost)} of the rows that are compared"
         return
-    rows = [find(frame, {"model": model, "task": AVERAGE}) for model in alike["models"]]
+    keys = {"task": AVERAGE} | {name: alike[name] for name in ("kind",) if name in alike}
+    rows = [find(frame, keys | {"model": model}) for model in alike["models"]]
     for column in (*columns, *near):
         values = [row[column] for row in rows]
         missing = values[0] in ("", 0) or any(isinstance(value, float) and math.isnan(value) for value in values)

@@ -27,6 +27,7 @@ from dbyte_paper import audit, claims, sentences
 from dbyte_paper.claims import UNMEASURED
 from dbyte_paper.published import SOURCE
 from dbyte_paper.real_teacher import MODELS, kept_table
+from dbyte_paper.resilience import open_questions
 from dbyte_paper.results import read_if_any, read_results
 from dbyte_paper.tables import both_students, estimates, main_table, markdown
 from dbyte_paper.which_recipe import which_recipe
@@ -57,6 +58,7 @@ def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
         yield from picture(PRIMARY, figures / name, results / name, page=report_path(name, results=results).parent)
     yield from bits_and_boundaries(read)
     yield from which_recipe(read, partial(read_if_any, scale=REAL, folder=results))
+    yield from open_questions(read)
     yield from pictures(figures / name, results / name, page=report_path(name, results=results).parent)
     yield from judged_claims(found)
     yield from slips()

@@ -4,17 +4,22 @@ A model answers every column clean and under each perturbation in each place. Th
 averaged over its places item by item, so errors and intervals are over items, which are all that is independent.
 Columns are those with a chance level above zero that the scale's corpora teach, and a choice of real prose: Eq. 5 asks
 what is left above chance, and what is generated has no completion to perturb.
+
+The rates of BLT's noise leave a small teacher little to lose. So noise is graded as well: it hits a share of the words
+alone, in prompt and completion, and an item's answers are averaged over GRADES. Beside right and wrong there are two
+outcomes without a floor: margins, and bits per byte of noisy text.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from dbyte.evaluate import stats
-from dbyte.evaluate.measure import CLEAN, Measurer
-from dbyte.evaluate.noisy_lm import PLACES, Noise
+from dbyte.evaluate.measure import CLEAN, Measurer, bits_row
+from dbyte.evaluate.noisy_lm import MIXED, PLACES, Noise
 from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.presets import Scale
 from dbyte.text.corpus import load_corpus
@@ -28,7 +33,11 @@ NOISE_AVERAGE = "noise average"
 PAPERS = "HellaS"  # the column of Tables 6 to 8, which `world_full` teaches; `world` teaches the others
 TAUGHT = (PAPERS, "PIQA", "ARC-E")
 TOGETHER = "together"  # a key of answers: the cluster of each item
-Answers = dict[str, dict[str, np.ndarray]]  # task -> "clean" or perturbation -> [N] between 0 and 1
+GRADES = (0.2, 0.5, 1.0)  # shares of the words that are hit: Drop leaves out 2, 5 and 10 of a hundred characters
+RIGHT, MARGINS = "correct", "margins"  # what is said of an item: whether the model is right, and by how many nats
+# task -> "clean" or perturbation -> [N]: between 0 and 1, or margins in nats
+Answers = dict[str, dict[str, np.ndarray]]
+Models = Mapping[str, tuple[Path, str]]  # name -> folder and reading
 
 
 def columns(scale: Scale, *, only: Sequence[str] | None = None) -> dict[str, Column] | dict[str, Benchmark]:
@@ -54,20 +63,44 @@ def chances(scale: Scale, *, only: Sequence[str] | None = None) -> dict[str, flo
 
 
 def answers(
-    measurer: Measurer, folder: Path, reading: str, *, items: int, only: Sequence[str] | None = None
+    measurer: Measurer, folder: Path, reading: str, *, items: int, only: Sequence[str] | None = None,
+    share: float = 1.0, places: Sequence[str] = PLACES, what: str = RIGHT,
 ) -> Answers:
-    """Whether a model is right on the first `items` of each column (or `only` some), clean and under each noise."""
-    def marks(column: Column | Benchmark, noise: Noise | None = None) -> Marks:
-        return measurer.column(folder, reading, column, items=items, noise=noise).correct
+    """Whether a model is right on the first `items` of each column (or `only` some), clean and under each noise.
 
+    share: of the words that noise hits. what: RIGHT, or MARGINS in their place. ValueError for margins of a column that
+    has none.
+    """
     found: Answers = {}
     for name, column in columns(measurer.scale, only=only).items():
-        clean = marks(column)
-        found[name] = {CLEAN: np.asarray(clean, dtype=float), TOGETHER: getattr(clean, "clusters", ())}
+        def said(noise: Noise | None = None, column: Column | Benchmark = column) -> tuple[np.ndarray, Sequence]:
+            result = measurer.column(folder, reading, column, items=items, noise=noise)
+            if not len(values := getattr(result, what)):
+                raise ValueError(f"{result.column} was measured without {what}, before they were kept: remove "
+                                 "runs/measured, and it is measured again")
+            return np.asarray(values, dtype=float), getattr(result.correct, "clusters", ())
+
+        clean, together = said()
+        found[name] = {CLEAN: clean, TOGETHER: together}
         for kind in KINDS:
-            places = [marks(column, Noise(kind, place, measurer.seed)) for place in PLACES]
-            found[name][kind] = np.mean(places, axis=0)
+            found[name][kind] = np.mean([said(Noise(kind, place, measurer.seed, share))[0] for place in places], axis=0)
     return found
+
+
+def graded(measurer: Measurer, folder: Path, reading: str, *, items: int, only: Sequence[str] | None = None,
+           what: str = RIGHT) -> dict[float, Answers]:
+    """`answers` at each of GRADES, with noise in prompt and completion, and under 0 their mean over grades."""
+    each = {share: answers(measurer, folder, reading, items=items, only=only, share=share, places=("both",), what=what)
+            for share in GRADES}
+    means = {task: {kind: one if kind == TOGETHER else np.mean([found[task][kind] for found in each.values()], axis=0)
+                    for kind, one in kinds.items()} for task, kinds in each[GRADES[0]].items()}
+    return {0.0: means} | each
+
+
+def minus(one: Answers, other: Answers) -> Answers:
+    """One model's answers less another's, item by item."""
+    return {task: {kind: each if kind == TOGETHER else each - other[task][kind] for kind, each in kinds.items()}
+            for task, kinds in one.items()}
 
 
 def first(found: Answers, items: int) -> Answers:
@@ -88,16 +121,43 @@ def of(kind: str, found: Answers) -> Columns:
 def noise_rows(model: str, found: Answers, chance: dict[str, float]) -> list[dict]:
     """Accuracy in percent: model, task (and the average of all), kind (and the average of all noise), value, stderr, n.
 
-    Columns weigh equally in their average, and their items are independent, so variances add up.
+    Columns weigh equally in their average, and their items are independent, so variances add up. Without chances it is
+    margins, in nats.
     """
     rows = []
+    unit = 100 if chance else 1
     for task in (*found, AVERAGE):
         for kind in (CLEAN, *KINDS, NOISE_AVERAGE):
             means = [stats.mean_of_items(each) for each in stats.of_task(of(kind, found), task).values()]
             rows.append({"model": model, "task": task, "kind": kind,
-                         "value": 100 * float(np.mean([mean.value for mean in means])),
-                         "stderr": 100 * float(np.sqrt(sum(mean.stderr**2 for mean in means))) / len(means),
-                         "n": sum(mean.n for mean in means), "chance": 100 * chance[task]})
+                         "value": unit * float(np.mean([mean.value for mean in means])),
+                         "stderr": unit * float(np.sqrt(sum(mean.stderr**2 for mean in means))) / len(means),
+                         "n": sum(mean.n for mean in means), "chance": 100 * chance.get(task, math.nan),
+                         "clusters": stats.clusters_in(stats.of_task(of(kind, found), task))})
+    return rows
+
+
+def margin_rows(found: Mapping[str, Answers], first: str) -> list[dict]:
+    """Margins of every model in nats, and of every other model less the first's, paired by item, named by both."""
+    rows = [row for model, each in found.items() for row in noise_rows(model, each, {})]
+    return rows + [row for model, each in found.items() if model != first
+                   for row in noise_rows(f"{model} - {first}", minus(each, found[first]), {})]
+
+
+def bits_rows(measurer: Measurer, models: Models, first: str) -> list[dict]:
+    """Bits per byte of held-out text, clean (share 0) and with mixed noise of each grade: model, corpus, share.
+
+    more, more_stderr: how many more they are than the first model's, in percent, with the paired error over pieces.
+    """
+    rows = []
+    for corpus, _ in measurer.scale.corpora:
+        for share in (0.0, *GRADES):
+            noise = Noise(MIXED, seed=measurer.seed, share=share) if share else None
+            found = {model: measurer.bits(*how, corpus, noise) for model, how in models.items()}
+            for model, one in found.items():
+                ratio = stats.ratio_of_sums((one["nats_P"], found[first]["nats_P"]))
+                rows.append(bits_row(model, corpus, one) | {"share": share, "more": 100 * (ratio.value - 1),
+                                                            "more_stderr": 100 * ratio.stderr})
     return rows
 
 

@@ -199,6 +199,21 @@ def byte_targets(scale: Scale) -> tuple[Variant, ...]:
                                           ("mixed", along)))
 
 
+def resilient(scale: Scale, share: float) -> tuple[Variant, ...]:
+    """Stage 2 with and without Eq. 4 in step 2.2, by the symbols of the text or the teacher's distribution over them.
+
+    The router is frozen without Eq. 4. All continue the curriculum's Stage 1 and read a share of the scale's bytes,
+    along the teacher's tokens, so that pairs differ in one thing alone.
+    """
+    begun = curriculum(scale)[:3]
+    sizes = {name: round(share * scale.stage2[name]) for name in ("head_bytes", "full_bytes")} | {"own_bytes": 0}
+    return tuple(Variant(name, (*begun, *stage2(**{**scale.stage2, **sizes, "boundary_loss": beside,
+                                                   "targets": targets})))
+                 for name, beside, targets in (
+                     ("router frozen, cross-entropy", False, "tokens"), ("router frozen, dense", False, "dense"),
+                     ("Eq. 4, cross-entropy", True, "tokens"), ("Eq. 4, dense", True, "dense")))
+
+
 # -- Table 2: who writes the text that the teacher judges -------------------------------------------------------------
 
 
@@ -238,6 +253,7 @@ def boundary_learning(scale: Scale) -> tuple[Variant, ...]:
     """Table 7: step 1.3 as it is; with more bytes, the control; on trimmed text; and with the white space penalty.
 
     All continue the finished Stage 1 of the curriculum and train the router alone, on equally many further bytes.
+    `denoising` is what the paper has not.
     """
     stage1 = curriculum(scale)[:3]
     more = replace(stage1[2], name="1.3 boundary, more", train_bytes=scale.ablation.step_bytes, snapshots=0)
@@ -251,22 +267,45 @@ def boundary_learning(scale: Scale) -> tuple[Variant, ...]:
     )
 
 
-def perturbed_step(scale: Scale, stage: int) -> Step:
-    """Table 8: fine-tuning of a stage (0: the teacher) on perturbed text, at equal bytes and one rate.
+NOISY = 0.5  # of the rows: letters are replaced inside their tokens, see mixed_rows.py
 
-    The rate is that of the core in step 1.2; at the paper's sizes it is the 2e-5 that the paper fine-tunes at. What the
-    model writes with is trained, by AdamW: Stage 1 by its next token, along the teacher's tokens of the perturbed text,
-    with Eq. 4; Stage 2 as in step 2.2; the teacher as it was trained.
+
+def denoising(scale: Scale) -> tuple[Variant, Variant]:
+    """The paper's open question on spaces: its control, and then with misspelt rows, whose targets are the clean ones.
+
+    Both continue the finished Stage 1 by Eq. 2 and Eq. 4, encoder and router, on as many bytes as `boundary_learning`.
+    A misspelt word is to have the boundaries and the embeddings of the clean one.
     """
-    _, distil, _, _, full = curriculum(scale)
-    objective, parts = {
-        0: (objectives.token, EVERYTHING),
-        1: (objectives.next_token, ENCODER + ROUTER + CORE + ("token_head",)),
-        2: (full.objective, full.groups[0].parts + CORE),
+    _, distil, boundary = stage1 = curriculum(scale)[:3]
+    more = replace(boundary, name="1.1 align, more", objective=objectives.align_with_boundary,
+                   groups=(distil.groups[0], *boundary.groups), train_bytes=scale.ablation.step_bytes, snapshots=0)
+    return (Variant("encoder too, more bytes", (*stage1, more)),
+            Variant("denoising", (*stage1, replace(more, name="1.1 denoise", noisy=NOISY))))
+
+
+def perturbed_step(scale: Scale, stage: int) -> Step:
+    """Table 8: fine-tuning of a stage (0: the teacher) on perturbed text, for the bytes of an ablation's second dose.
+
+    Each is trained as it last was, by its own rates, which a sweep multiplies: Stage 1 as in step 1.2 and 1.3, but by
+    its next token, along the teacher's tokens of the perturbed text, its head too; Stage 2 as in step 2.2; a teacher
+    that was trained here at a third of its rates, another one at those of the core in step 1.2, the paper's 2e-5.
+    """
+    _, distil, boundary, _, full = curriculum(scale)
+    core = next(group.rate for group in distil.groups if group.parts == CORE)
+    shape = scale.teacher
+    rates = (core, 0.0) if isinstance(shape, str) else (shape.rate / 3, shape.muon_rate / 3)
+    objective, groups = {
+        0: (objectives.token, (Group(EVERYTHING, *rates),)),
+        1: (objectives.next_token, (distil.groups[0], Group(CORE + ("token_head",), core), boundary.groups[0])),
+        2: (full.objective, full.groups),
     }[stage]
-    rate = next(group.rate for group in distil.groups if group.parts == CORE)
-    return Step(f"{stage} perturbed", stage, objective, (Group(parts, rate),), scale.ablation.step_bytes,
-                warmup=distil.warmup, floor=distil.floor, text="perturbed")
+    return Step(f"{stage} perturbed", stage, objective, groups, second_dose(scale), warmup=distil.warmup,
+                floor=distil.floor, text="perturbed")
+
+
+def second_dose(scale: Scale) -> int:
+    """The bytes of an ablation's second dose."""
+    return round(scale.ablation.doses[1] * scale.ablation.step_bytes)
 
 
 def perturbed_students(scale: Scale) -> tuple[Variant, Variant]:
@@ -276,9 +315,9 @@ def perturbed_students(scale: Scale) -> tuple[Variant, Variant]:
             Variant("stage2", (*steps, perturbed_step(scale, 2))))
 
 
-def perturbed_teacher(scale: Scale, *, seed: int) -> Run:
-    """Table 8: fine-tune the scale's finished teacher, or load it if that was done before."""
-    step, launch = perturbed_step(scale, 0), Launch(rows_at_once=scale.rows_at_once)
+def tuned_teacher(scale: Scale, step: Step, *, seed: int) -> Run:
+    """Train the scale's finished teacher by one more step, on that step's text; or load it if that was done before."""
+    launch = Launch(rows_at_once=scale.rows_at_once)
     folder = teacher_run(scale, seed=seed, launch=launch)
     config, tokenizer = read_teacher(folder)
     rows = transformed_rows(scale, step.text, TokenBytes.from_tokenizer(tokenizer), seed=seed,

@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   dbyte:
-#     needs: ['00', '01', '02', '08']
+#     needs: ['00', '01', '02']
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python

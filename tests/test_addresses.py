@@ -2,7 +2,8 @@
 
 A run's address hashes its step, student, data and the bytes of its teacher's weights. Here teachers and data have fixed
 names in place of hashes, so that nothing is trained, packed or downloaded; those kept come from the code at commit
-52e6e32, those of `real` from the day it was added. The teacher's own address does not depend on weights: it is compared
+52e6e32, those of `real` from the day it was added, those of Table 8 (perturbed_*) from 2026-12-01, when each of its
+models got a rate of its own. The teacher's own address does not depend on weights: it is compared
 with the committed result.
 """
 
@@ -56,10 +57,10 @@ def nothing_is_read(monkeypatch):
     for module in (curriculum, variants):
         for name in fakes.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, fakes[name])
-    for name in ("training_rows", "transformed_rows", "TokenBytes", "teacher_run", "read_teacher"):
-        monkeypatch.setattr(teacher, name, fakes[name])
+    monkeypatch.setattr(teacher, "training_rows", rows)
     monkeypatch.setattr(teacher, "_tokenizer", lambda *_, **__: None)
-    monkeypatch.setattr(teacher, "model_hash", lambda folder: f"model of {folder.parent.name or folder}")
+    for module in (teacher, variants):
+        monkeypatch.setattr(module, "model_hash", lambda folder: f"model of {folder.parent.name or folder}")
     monkeypatch.setattr(Run, "is_complete", lambda self: True)
     monkeypatch.setattr(Run, "status", lambda self: "complete")
 
@@ -90,7 +91,7 @@ def addresses(scale, table: str) -> list[str]:
     if table == "teacher":
         return teachers_of(scale)
     if table == "perturbed_teacher":
-        return [variants.perturbed_teacher(scale, seed=0).hash[:16]]
+        return [variants.tuned_teacher(scale, variants.perturbed_step(scale, 0), seed=0).hash[:16]]
     if table in ("boundary_learning", "perturbed_students"):
         return rows_of(scale, getattr(variants, table)(scale))
     if table == "watched":

@@ -13,12 +13,19 @@ from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.harness import evaluate_tasks, teacher_lm
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.noisy_lm import Noise, NoisyLM
+from dbyte.evaluate.noisy_lm import MIXED, Noise, NoisyLM
 from dbyte.model.teacher import load_teacher
 from dbyte.presets import Ablation
 from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import BOS
-from dbyte_paper.variants import boundary_learning, perturbed_step, perturbed_students, perturbed_teacher, run_variant
+from dbyte_paper.variants import (
+    boundary_learning,
+    perturbed_step,
+    perturbed_students,
+    run_variant,
+    second_dose,
+    tuned_teacher,
+)
 from dbyte_tasks import minibench
 
 TOY = dataclasses.replace(TOY, ablation=Ablation(8_000, 2, 4, 1))
@@ -79,14 +86,16 @@ def test_the_variants_of_step_1_3_start_from_the_curriculums_stage_1_and_train_t
     assert all({group.parts for group in variant.steps[3].groups} == {("router",)} for variant in others)
 
 
-def test_all_three_are_fine_tuned_on_equal_bytes_of_the_same_rows_at_one_rate():
-    teacher = perturbed_teacher(TOY, seed=0)
+def test_all_three_are_fine_tuned_on_equal_bytes_of_the_same_rows_at_rates_of_their_own():
+    teacher = tuned_teacher(TOY, perturbed_step(TOY, 0), seed=0)
     runs = [run_variant(TOY, variant, seed=0)[-1] for variant in perturbed_students(TOY)]
     assert len({run.facts()["train_bytes"] for run in (teacher, *runs)}) == 1
     assert len({run.config["data"] for run in (teacher, *runs)}) == 1
-    assert len({group.rate for stage in range(3) for group in perturbed_step(TOY, stage).groups}) == 1
+    assert {perturbed_step(TOY, stage).train_bytes for stage in range(3)} == {second_dose(TOY)}
+    assert perturbed_step(TOY, 2).groups == curriculum(TOY)[4].groups
+    assert perturbed_step(TOY, 0).groups[0].rate == TOY.teacher.rate / 3
     load_teacher(teacher.model_folder)
-    assert perturbed_teacher(TOY, seed=0).facts() == teacher.facts()
+    assert tuned_teacher(TOY, perturbed_step(TOY, 0), seed=0).facts() == teacher.facts()
 
 
 def test_clean_is_the_plain_score_and_noise_is_kept_apart_by_kind_place_and_seed(monkeypatch, tmp_path):
@@ -95,7 +104,8 @@ def test_clean_is_the_plain_score_and_noise_is_kept_apart_by_kind_place_and_seed
     folder, measurer, column = teacher_run(TOY, seed=0), Measurer(TOY, 0), minibench.EVERY["PIQA"]
     clean = measurer.column(folder, "token", column, items=40)
     assert clean == measurer.columns(folder, "token", items=40)["PIQA"]
-    noises = [Noise("drop"), Noise("drop", "prompt"), Noise("repeat"), Noise("drop", seed=1)]
+    noises = [Noise("drop"), Noise("drop", "prompt"), Noise("repeat"), Noise("drop", seed=1), Noise("drop", share=0.5),
+              Noise(MIXED)]
     found = [measurer.column(folder, "token", column, items=40, noise=noise) for noise in noises]
     assert len(list((tmp_path / "measured").glob("*.json"))) == len(minibench.COLUMNS) + len(noises)
     assert len({one.correct for one in (clean, *found)}) > 1, "noise reaches the model"
@@ -103,3 +113,8 @@ def test_clean_is_the_plain_score_and_noise_is_kept_apart_by_kind_place_and_seed
     for noise, one in zip(noises, found, strict=True):
         assert evaluate_tasks(NoisyLM(lm, noise), [column.as_task(40)])["PIQA"] == one
         assert measurer.column(folder, "token", column, items=40, noise=noise) == one
+        assert [int(nats > 0) for nats in one.margins] == list(one.correct), "right where the right one is ahead"
+    assert measurer.columns(folder, "token", items=40)["LMB"].margins == ()
+    noises = (None, Noise("drop"), Noise("drop", share=0.2))
+    texts = [measurer.bits(folder, "token", "world", noise) for noise in noises]
+    assert texts[0]["value"] < texts[2]["value"] < texts[1]["value"], "milder noise surprises less"

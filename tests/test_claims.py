@@ -315,6 +315,17 @@ def test_the_sequence_is_held_against_the_best_weights_by_files_of_its_own(tmp_p
     found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id").loc["sequence spares tuning"]
     assert found["verdict"] == claims.UNINFORMATIVE and "no plateau" in found["why"]
 
+def test_arms_whose_rows_have_a_kind_of_noise_are_compared_on_the_one_that_is_named(tmp_path, notebooks):
+    rows = [arm(model, value, kind=kind, train_bytes=size, sweep="1 3")
+            for model, value, size in (("a", 50.0, 5), ("b", 40.0, 6)) for kind in ("clean", "drop")]
+    write(tmp_path, "x", rows, ["model", "task", "kind"])
+    entry = of("x", model="a", kind="drop") | {"above": 0.0}
+    alike = {"file": "x", "models": ["a", "b"], "kind": "clean"}
+    one, other = (judge(claims.read_claim(CLAIM | {"criteria": [entry], "alike": each}, []), read(tmp_path),
+                        notebooks=notebooks) for each in (alike, alike | {"models": ["a", "a"]}))
+    assert one["verdict"] == claims.UNINFORMATIVE and "one train_bytes: 5, 6" in one["why"]
+    assert other["verdict"] == "shown"
+
 
 @pytest.mark.parametrize(("gain", "expected"), [
     (5.1, "shown"), (4.9, claims.UNINFORMATIVE), (None, claims.UNINFORMATIVE)])

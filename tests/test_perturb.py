@@ -8,7 +8,7 @@ from answering import Answering
 from conftest import Ask
 
 import dbyte
-from dbyte.evaluate.noisy_lm import PLACES, Noise, NoisyLM
+from dbyte.evaluate.noisy_lm import MIXED, PLACES, Noise, NoisyLM
 from dbyte.text.perturb import KINDS, REPEATS, perturb
 from dbyte_paper.above_chance import robustness_score
 from dbyte_paper.published import published
@@ -40,6 +40,29 @@ def test_the_rates_are_those_that_are_stated():
     assert sum(k > 1 for k in copies) == pytest.approx(0.2 * 9000, abs=5 * (9000 * 0.16) ** 0.5)
     for k in REPEATS:
         assert copies.count(k) == pytest.approx(600, abs=5 * 600**0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_share_of_the_words_is_hit_and_none_else(kind):
+    assert perturb(LONG, kind, share=0) == LONG and perturb(LONG, kind, share=1.0) == perturb(LONG, kind)
+    words = [f"wOrd{chr(97 + number % 26)}number" for number in range(3000)]
+    text = "\n ".join(words)
+    parts = perturb(text, kind, share=0.2).split("\n ")
+    hit = sum(one != other for one, other in zip(words, parts, strict=True)) / len(words)
+    always = 1 - 0.9**11 if kind == "drop" else 1 - 0.8**11 if kind == "repeat" else 1.0  # a hit word may stay whole
+    assert hit == pytest.approx(0.2 * always, abs=0.04)
+    assert perturb(text, kind, share=0.2) == perturb(text, kind, share=0.2) != perturb(text, kind, 1, share=0.2)
+    with pytest.raises(ValueError, match="0 to 1"):
+        perturb("x", kind, share=1.1)
+
+
+def test_mixed_noise_draws_a_kind_for_each_text_and_old_addresses_stay():
+    noise = Noise(MIXED, seed=2)
+    texts = [f"Walter number {number} found the Ring in Bergen, and then he went home." for number in range(200)]
+    drawn = [{kind for kind in KINDS if noise.of(text) == perturb(text, kind, 2)} for text in texts]
+    assert set().union(*drawn) == set(KINDS) and all(drawn)
+    assert Noise("drop").describe() == {"kind": "drop", "place": "both", "seed": 0}
+    assert Noise("drop", share=0.5).describe()["share"] == 0.5
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,12 +30,17 @@ from dbyte.kernels.fast import fast_products
 from dbyte.text.spans import TokenBytes
 from dbyte_tasks.column import HarnessTask, items_hash
 
+CHOICES = "multiple_choice"  # the harness's output type of tasks that have some
 FEWSHOT_SEED = 1234  # the harness's own default, which it sets only around the evaluator
 
 
 @dataclass(frozen=True)
 class ColumnResult:
-    """What one model scored on one column; `correct` is 1 or 0 for each item, in the order of the column's items."""
+    """What one model scored on one column; `correct` is 1 or 0 for each item, in the order of the column's items.
+
+    margins: log P of the right choice less that of the best wrong one, in nats for each item; (): the task has no
+    choices, or the harness does not number them, as where the contexts are what differs.
+    """
 
     column: str
     metric: str
@@ -45,6 +50,7 @@ class ColumnResult:
     chance: float
     correct: tuple[int, ...]
     items_hash: str
+    margins: tuple[float, ...] = ()
 
 
 def evaluate_tasks(lm: LM, tasks: Sequence[HarnessTask]) -> dict[str, ColumnResult]:
@@ -162,10 +168,19 @@ def _result(task: HarnessTask, samples: list[dict]) -> ColumnResult:
                      key=lambda sample: sample["doc_id"])
     correct = tuple(int(sample[task.metric]) for sample in ordered)
     share = proportion(correct)
+    numbered = all(str(sample["target"]).isdigit() for sample in ordered)
     return ColumnResult(
         column=task.name, metric=task.metric, accuracy=share.value, stderr=share.stderr, n=share.n, chance=task.chance,
         correct=correct, items_hash=items_hash([sample["doc"] for sample in ordered]),
+        margins=tuple(map(_margin, ordered)) if numbered and task.config.get("output_type") == CHOICES else (),
     )
+
+
+def _margin(sample: dict) -> float:
+    """By how many nats the right choice of an item is ahead of the best wrong one."""
+    nats = [float(likelihood) for likelihood, _ in sample["filtered_resps"]]
+    right = nats.pop(int(sample["target"]))
+    return right - max(nats)
 
 
 @contextmanager

@@ -66,14 +66,16 @@ class Measurer:
     drawn: int = 0
 
     def columns(
-        self, folder: Path, reading: str, *, items: int | None = None, only: Sequence[str] | None = None
+        self, folder: Path, reading: str, *, items: int | None = None, only: Sequence[str] | None = None,
+        noise: Noise | None = None,
     ) -> dict[str, ColumnResult]:
         """Accuracy by column: of the scale's real benchmarks, or of MiniBench where it names none.
 
-        items: of each column (None: the scale's), or all if it has fewer. only: the names of some columns.
+        items: of each column (None: the scale's), or all if it has fewer. only: the names of some columns. noise: of
+        what the model is asked.
         """
         table = BENCHMARKS if self.scale.benchmarks else minibench.taught_by(name for name, _ in self.scale.corpora)
-        return {name: self.column(folder, reading, table[name], items=items or self.scale.items)
+        return {name: self.column(folder, reading, table[name], items=items or self.scale.items, noise=noise)
                 for name in self.scale.benchmarks or table if only is None or name in only}
 
     def column(
@@ -105,9 +107,10 @@ class Measurer:
             asked["steps"] = "compiled"  # which may write another text where two symbols nearly tie
         key |= {"task": asked} | ({} if written else SCORED.get(reading, {}))
         if noise:
-            key["noise"] = asdict(noise)
-        found = self._known(key, folder, reading, answers)
-        return ColumnResult(**found | {"correct": Marks.in_clusters(found["correct"], together)})
+            key["noise"] = noise.describe()
+        found = self._known(key, folder, reading, answers)  # margins are newer than the first files
+        return ColumnResult(**found | {"correct": Marks.in_clusters(found["correct"], together),
+                                       "margins": tuple(found.get("margins", ()))})
 
     def likeness(self, folder: Path, teacher: Path, corpus: str) -> dict:
         """How close a Stage-1 student is to its teacher on a corpus's held-out documents: what `likeness` returns."""
@@ -116,15 +119,17 @@ class Measurer:
                "teacher": model_hash(teacher)}
         return self._known(key, folder, "stage1/tokenizer", lambda: self._likeness(folder, teacher, texts.documents))
 
-    def bits(self, folder: Path, reading: str, corpus: str) -> dict:
+    def bits(self, folder: Path, reading: str, corpus: str, noise: Noise | None = None) -> dict:
         """Bits per byte on a corpus's held-out documents: value, stderr, n (pieces), text_bytes, nats_P (per piece).
 
-        At Stage 2 `folded` is the sum over flags in bits per byte: no probability, shown next to the score only.
+        At Stage 2 `folded` is the sum over flags in bits per byte: no probability, shown next to the score only. With
+        noise, of the documents under it, along the tokens of those very texts where a reading has the tokenizer's.
         """
         texts = self._heldout(corpus)
         key = {"bits": corpus, "text": texts.content_hash, "row_bytes": self.scale.row_bytes}
-        key |= SCORED.get(reading, {})
-        return self._known(key, folder, reading, lambda: self._bits(folder, reading, list(texts.documents)))
+        key |= SCORED.get(reading, {}) | ({"noise": noise.describe()} if noise else {})
+        documents = [noise.of(text) if noise else text for text in texts.documents]
+        return self._known(key, folder, reading, lambda: self._bits(folder, reading, documents))
 
     def boundaries(self, folder: Path, corpus: str, texts: Corpus | None = None) -> Agreement:
         """Agreement of a student's router with its teacher's tokens on a corpus's held-out documents, or on `texts`."""

@@ -7,7 +7,8 @@ column has the place "prompt" alone. Where a column's accuracy is normalised by 
 of the unperturbed choices.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from random import Random
 from types import SimpleNamespace
 
 from lm_eval.api.instance import Instance
@@ -16,30 +17,44 @@ from lm_eval.api.model import LM
 from dbyte.text.perturb import KINDS, perturb
 
 PLACES = ("prompt", "completion", "both")
+MIXED = "mixed"  # one of the five kinds, drawn for each text
 
 
 @dataclass(frozen=True)
 class Noise:
-    """A perturbation, the place where it is applied, and its seed; ValueError for an unknown kind or place."""
+    """A perturbation (or MIXED), the place where it is applied, its seed, and the share of words that it hits.
+
+    ValueError for an unknown kind or place.
+    """
 
     kind: str
     place: str = "both"
     seed: int = 0
+    share: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown perturbation {self.kind!r}: choose one of {', '.join(KINDS)}")
+        if self.kind not in (*KINDS, MIXED):
+            raise ValueError(f"unknown perturbation {self.kind!r}: choose one of {', '.join((*KINDS, MIXED))}")
         if self.place not in PLACES:
             raise ValueError(f"unknown place {self.place!r}: choose one of {', '.join(PLACES)}")
 
     def prompt(self, text: str) -> str:
         """The prompt as the model gets it."""
-        return text if self.place == "completion" else perturb(text, self.kind, self.seed)
+        return text if self.place == "completion" else self.of(text)
 
     def completion(self, text: str) -> str:
         """The completion as the model gets it, the white space before it untouched."""
         bare = text.lstrip()
-        return text if self.place == "prompt" else text[: len(text) - len(bare)] + perturb(bare, self.kind, self.seed)
+        return text if self.place == "prompt" else text[: len(text) - len(bare)] + self.of(bare)
+
+    def of(self, text: str) -> str:
+        """The text with this noise, wherever it stands."""
+        kind = self.kind if self.kind != MIXED else Random(f"{MIXED} {self.seed} {text}").choice(KINDS)
+        return perturb(text, kind, self.seed, self.share)
+
+    def describe(self) -> dict:
+        """The noise as plain data, a part of addresses; those from before there was a share stay."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("share", 1.0)}
 
 
 class NoisyLM(LM):
