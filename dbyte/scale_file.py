@@ -65,9 +65,9 @@ def read_all(scale: type, shape: type) -> list:
 def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] = ()) -> object:
     """Read a file NAME.toml: the scale NAME, or NAME-xxxxxx with settings, where xxxxxx is a hash of them.
 
-    scale, shape: the classes `Scale` and `TeacherShape` of presets, which imports this module. A table in [teachers]
-    says what differs from the table [teacher]. settings: see `setting`. Raises ValueError as `typed` does, and for a
-    file that is no TOML or has another base than a built-in scale.
+    scale, shape: the classes `Scale` and `TeacherShape` of presets, which imports this module. A table in [teachers],
+    or in its list of sizes, says what differs from the table [teacher]. settings: see `setting`. Raises ValueError as
+    `typed` does, and for a file that is no TOML or has another base than a built-in scale.
     """
     keys = get_type_hints(scale) | {"student": STUDENT, "stage1": STAGE1, "stage2": STAGE2}
     keys["whole_world"] = {"teacher": get_type_hints(shape), "lessons": tuple[Lesson, ...]}
@@ -90,7 +90,11 @@ def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] 
         table = merged(table, given)
     teacher, others = table.get("teacher"), table.get("teachers")
     if isinstance(teacher, dict) and isinstance(others, dict):
-        table["teachers"] = {key: teacher | one if isinstance(one, dict) else one for key, one in others.items()}
+        def full(one: object) -> object:
+            return teacher | one if isinstance(one, dict) else one
+
+        table["teachers"] = {key: tuple(map(full, one)) if isinstance(one, list | tuple) else full(one)
+                             for key, one in others.items()}
     return _made(scale, {"name": name, **typed(table, keys, where)}, where)
 
 

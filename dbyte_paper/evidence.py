@@ -19,10 +19,12 @@ from dbyte.evaluate.harness import correct_by_column
 from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.stats import AVERAGE
 from dbyte.presets import Scale
+from dbyte.text.corpus import load_corpus
 from dbyte_paper.ablation_runs import Measurements, Trained, correct_of
 from dbyte_paper.nested import nested_difference
 from dbyte_paper.variants import Variant, alignments, run_variant, sequence
 from dbyte_tasks import minibench
+from dbyte_tasks.world.full import WORLDS
 
 CHOOSING, REPORTING = 7, 11  # seeds of items: by the first a rate is chosen, the second are asked once
 RATES = (1.0, 1 / 3, 3.0)  # of each sweep, as factors; of equally good ones the first is taken
@@ -95,19 +97,37 @@ def rate_matched(scale: Scale) -> tuple[Variant, Variant]:
     return first, replace(only, steps=(matched,))
 
 
+def halves(scale: Scale, corpus: str, *, seed: int) -> tuple[list[str], list[str]]:
+    """Held-out documents of a corpus to choose rates by, and as many others to report."""
+    size = 2 * scale.ablation.heldout_bytes
+    documents = load_corpus(corpus, split="heldout", seed=seed, max_bytes=size).documents
+    return list(documents[::2]), list(documents[1::2])
+
+
+def real_text(scale: Scale) -> str:
+    """The first corpus of a scale that is not of the built-in world; ValueError where there is none."""
+    for name, _ in scale.corpora:
+        if name not in WORLDS:
+            return name
+    raise ValueError(f"scale {scale.name} trains on the built-in world alone, and this is asked of real text: give its "
+                     "corpora another one, such as pydocs")
+
+
 def at_best_rate(scale: Scale, variants: Sequence[Variant], reading: str, *, seed: int, share: float = 1.0,
-                 batch_rows: int | None = None) -> list[Variant]:
+                 batch_rows: int | None = None, score: Callable[[Path], float] | None = None) -> list[Variant]:
     """Each variant with all its rates times the factor of RATES at which its student of this seed scores best.
 
     Scored are items of the seed CHOOSING of columns with plenty of them; of equal scores, the lower bits per byte of
-    the first corpus wins. share: of the bytes, which a sweep reads. batch_rows: as of `train`.
+    the first corpus wins. share: of the bytes, which a sweep reads. batch_rows: as of `train`. score: of a model's
+    folder, in place of all that; it may not read what is reported.
     """
     def folder(variant: Variant, factor: float) -> Path:
         tried = sized(at_rate(variant, factor), share)
         return run_variant(scale, tried, seed=seed, teacher_seed=seed,
                            batch_rows=batch_rows or scale.ablation.batch_rows)[-1].model_folder
 
-    best = {variant.name: best_factor(scale, partial(folder, variant), reading, seed=seed) for variant in variants}
+    best = {variant.name: max(RATES, key=lambda factor, one=variant: score(folder(one, factor))) if score else
+            best_factor(scale, partial(folder, variant), reading, seed=seed) for variant in variants}
     return [at_rate(variant, best[variant.name]) for variant in variants]
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from test_curriculum import TOY
 
+from dbyte.distill.steps import CORE, ENCODER
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer
-from dbyte.model.student import ByteStudent
+from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.paths import ROOT
 from dbyte.presets import SCALES, Ablation, Teachers
 from dbyte_paper import ablation_runs, variants
@@ -36,6 +37,25 @@ def test_every_row_has_a_name_of_its_own_and_equal_bytes(table):
         rows = table(scale)
         assert len({row.name for row in rows}) == len(rows)
         assert len({sum(step.train_bytes for step in row.steps) for row in rows}) == 1
+
+
+@pytest.mark.parametrize("name", ["paper", "hub"])
+def test_at_the_papers_sizes_rows_are_the_papers(name):
+    """Appendix B's router; in both rows of Table 3 section 6.1's rates, 1e-3 for the encoder and 2e-5 for the core."""
+    integrated, split = (StudentConfig(**{**SCALES[name].student, **row.student})
+                         for row in variants.routers(SCALES[name]))
+    assert (split.router, split.router_shape().width, split.router_shape().layers) == ("split", 512, 4)
+    assert integrated.router == "integrated"
+    for row in alignments(SCALES[name])[:2]:
+        rates = {group.parts: group.rate for group in row.steps[-1].groups}
+        assert rates == {ENCODER: 1e-3, CORE: 2e-5}, row.name
+    assert {step.groups[0].rate for step in alignments(SCALES[name])[0].steps} == {1e-3}
+
+
+def test_a_split_router_of_a_small_student_is_no_wider_than_its_bytes():
+    for name in ("smoke", "small", "gpu"):
+        student = {**SCALES[name].student, **variants.routers(SCALES[name])[1].student}
+        assert (student["router_width"], student["router_layers"]) == (student["byte_width"], 2)
 
 
 def test_seeds_change_the_student_and_not_its_teacher(trained):
