@@ -56,7 +56,8 @@ def bits_rows(read: Reader, teachers: Mapping[str, Path], trained: Trained, corp
 def more_rows(read: Reader, teachers: Mapping[str, Path], trained: Trained, corpus: str) -> list[dict]:
     """Tidy rows in percent: how many bits more than with a teacher of its own size a student needs with a larger one.
 
-    Then how many more the teacher of the student's size needs than the larger one: what there was to learn.
+    Then how many more the teacher of the student's size needs than a larger one, which is what there was to learn, and
+    its student than itself, which is what the student has not learnt.
     """
     own = read.of_students(trained, OWN_SIZE)
     larger = [name for name in trained if name not in (OWN_SIZE, OTHER_FAMILY)]
@@ -67,6 +68,8 @@ def more_rows(read: Reader, teachers: Mapping[str, Path], trained: Trained, corp
     for name in larger:
         pair = (read.bits(teachers[one], "token") for one in (OWN_SIZE, name))
         rows.append(domains.compared([domains.more_bits(*pair)], what=f"teachers, {OWN_SIZE} - {name}"))
+    itself = [domains.more_bits(one, read.bits(teachers[OWN_SIZE], "token")) for one in own]
+    rows.append(domains.compared(itself, what=f"{OWN_SIZE} - its teacher"))
     return [row | {"corpus": corpus} for row in rows]
 
 

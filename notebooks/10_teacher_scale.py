@@ -44,9 +44,9 @@ chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
 seeds = [seed + k for k in range(chosen.ablation.seeds)]
 items = chosen.ablation.items
 record = results.begin(chosen.name, seeds=seeds, device=chosen.device)
-shapes = teacher_shapes(chosen)
-for name, shape in shapes.items():
-    print(f"{name:14s}", shape)
+print(f"{chosen.ablation.step_bytes / 1e6:g} MB a step, seeds {seeds}, {items} items a column at most")
+for name, teacher in vars(chosen.other_teachers()).items():
+    print(f"{name:8s}", teacher)
 
 # %% [markdown]
 # ## The teachers
@@ -54,6 +54,7 @@ for name, shape in shapes.items():
 # Those of one family have one tokenizer and read as many bytes. Their own scores, in percent:
 
 # %%
+shapes = teacher_shapes(chosen)
 folders = {name: teacher_run(replace(chosen, teacher=shape, continues=None), seed=seed)
            for name, shape in shapes.items()}
 measurer = Measurer(chosen, seed, drawn=evidence.REPORTING)
@@ -103,7 +104,8 @@ tables.Table(bits[["model", "corpus", "value", "stderr", "n", "seeds", "rate", "
 # %% [markdown]
 # By how many percent the student of a larger teacher needs more bits than that of the teacher of its own size; and, for
 # the teachers themselves, by how many percent the one of the student's size needs more than the larger. The claim is on
-# the first above zero, and is judged only where the second is at least two.
+# the first above zero, and is judged only where the second is at least two and the student needs less than twenty
+# percent more than its own teacher (the last row), so that it has learnt something.
 
 # %%
 with record("teacher_scale_more_bits", keys=["what", "corpus"], of=baseline) as rows:

@@ -86,7 +86,7 @@ def test_a_file_is_a_scale_of_its_name(name, mine, monkeypatch):
     ("width = 128", "width = 100", "mine.toml: teacher: width must be an even multiple of heads"),
     ("byte_width = 128", "byte_width = -4", "mine.toml: student: byte_width must be at least 1, found -4"),
     ("align_bytes = 4_000_000", "align_bytes = 0", "mine.toml: stage1: align_bytes must be at least 1, found 0"),
-    ("kv_heads = 2", "kv_heads = 3", "mine.toml: teachers: other: .*kv_heads that divide"),
+    ("kv_heads = 1", "kv_heads = 3", "mine.toml: teachers: other: .*kv_heads that divide"),
     ('family = "qwen3"', 'family = "gpt2"', "mine.toml: teachers: other: .*kv_heads that divide its heads"),
     ("row_bytes = 1024", "row_bytes 1024", "mine.toml is no TOML: .*line 6"),
     ("row_bytes = 1024", 'base = "medium"', "mine.toml: base must be one of gpu, hub, paper, real, small, smoke, fou"),

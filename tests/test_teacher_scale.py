@@ -44,7 +44,7 @@ def test_more_bits_are_of_the_same_pieces_and_say_whose_teacher_is_better():
     teachers = {OWN_SIZE: Path("t"), LARGER: Path("T"), OTHER_FAMILY: Path("t")}
     rows = teacher_scale.more_rows(read, teachers, trained, "pydocs")
     assert {row["what"]: round(row["value"], 6) for row in rows} == {
-        "larger - own size": 10.0, "teachers, own size - larger": 20.0}
+        "larger - own size": 10.0, "teachers, own size - larger": 20.0, "own size - its teacher": -16.666667}
     arms = dict.fromkeys(trained, {"train_bytes": 5, "rate": 3.0, "sweep": evidence.SWEEP})
     del trained[OTHER_FAMILY]
     rows = {row["model"]: row for row in teacher_scale.bits_rows(read, teachers, trained, "pydocs", arms=arms,
