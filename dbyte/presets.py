@@ -65,12 +65,18 @@ class TeacherShape:
 class Teachers:
     """What Table 10 compares, each as in `Scale.teacher`.
 
-    own: whose core the student has. larger: of the same family and tokenizer. other: of another family and tokenizer.
+    own: whose core the student has. larger: of the same family and tokenizer. other: of another family. sizes: of one
+    family and tokenizer in ascending size, in place of the first two where there are any. ValueError for one size.
     """
 
     own: TeacherShape | str
     larger: TeacherShape | str
     other: TeacherShape | str
+    sizes: tuple[TeacherShape | str, ...] = ()
+
+    def __post_init__(self):
+        if len(self.sizes) == 1:
+            raise ValueError("teachers: sizes compares several, found one")
 
 
 @dataclass(frozen=True)

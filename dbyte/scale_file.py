@@ -45,7 +45,7 @@ RANGES = (
      r"|stage\d: (snapshots|core_lora|match_layers|own_bytes|batch_rows)", 0, MOST),
     (".*betas", 0, 0.99999), ("recipe_share", 1e-3, 1),
     (".*(rate|muon|floor|share|warmup|initial_std)|stage1: (vocabulary|noisy)", 0, 1),
-    ("doses|budgets|temperature", 0, 1000),
+    ("temperature", 0, 1000), (".*doses|budgets", 1e-3, 1000),
     (".*", 1, MOST))
 TEXT = "DBYTE_TEXT"  # the variable that names a folder of text, for a corpus file:$DBYTE_TEXT
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
@@ -90,9 +90,9 @@ def read_all(scale: type, shape: type) -> list:
 def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] = ()) -> object:
     """Read a file NAME.toml: the scale NAME, or NAME-xxxxxx with settings, where xxxxxx is a hash of them.
 
-    scale, shape: the classes `Scale` and `TeacherShape` of presets, which imports this module. A table in [teachers]
-    says what differs from the table [teacher]. settings: see `setting`. Raises ValueError as `typed` does, and for a
-    file that is no TOML or has another base than a built-in scale.
+    scale, shape: the classes `Scale` and `TeacherShape` of presets, which imports this module. A table in [teachers],
+    or in its list of sizes, says what differs from the table [teacher]. settings: see `setting`. Raises ValueError as
+    `typed` does, and for a file that is no TOML or has another base than a built-in scale.
     """
     keys = get_type_hints(scale) | {"student": STUDENT, "stage1": STAGE1, "stage2": STAGE2}
     keys["whole_world"] = {"teacher": get_type_hints(shape), "lessons": tuple[Lesson, ...]}
@@ -115,7 +115,11 @@ def read(file: Traversable, scale: type, shape: type, settings: tuple[str, ...] 
         table = merged(table, given)
     teacher, others = table.get("teacher"), table.get("teachers")
     if isinstance(teacher, dict) and isinstance(others, dict):
-        table["teachers"] = {key: teacher | one if isinstance(one, dict) else one for key, one in others.items()}
+        def full(one: object) -> object:
+            return teacher | one if isinstance(one, dict) else one
+
+        table["teachers"] = {key: tuple(map(full, one)) if isinstance(one, list | tuple) else full(one)
+                             for key, one in others.items()}
     return _made(scale, {"name": name, **typed(table, keys, where)}, where)
 
 

@@ -5,8 +5,9 @@ last one. A number that follows from others may differ by its own half unit and 
 printed in two places the coarser must be the rounding of the finer. Beyond that it is a `slip`. What follows from what,
 and what is printed twice, is listed in published/audit.toml.
 
-A slip says that two printed numbers do not fit, not which of them is wrong. Where the paper leaves open whether two
-numbers are of one model (Table 8's `distill` and Table 6's Stage 1), they are not compared here.
+A slip says that two printed numbers do not fit, not which of them is wrong; those with one cause are counted as one,
+too. Where two numbers under one label are not one model's, they are `another model`. Where the paper leaves open
+whether two are of one model (Table 8's `distill` and Table 6's Stage 1), they are not compared here.
 """
 
 import math
@@ -23,7 +24,7 @@ from dbyte_paper.tables import BENCHMARKS, DELTA, NOISE, SCORE
 Rule = Callable[[Sequence[float]], float]
 Line = Mapping[str, str]  # column -> printed, of one model
 
-VERDICTS = ("agrees", "slip", "not derivable")
+VERDICTS = ("agrees", "slip", "another model", "not derivable")
 CLEAN, NOISY, *KINDS = NOISE.values()
 SAME_COLUMN = {CLEAN: "HellaS"}  # Tables 6 to 8 name it in full
 
@@ -138,7 +139,8 @@ def printed_twice() -> Iterator[dict]:
             if others:
                 table, other = max(others, key=lambda one: abs(value(one[1]) - value(printed)))
                 where = f"Table {first}, twice" if table == first else f"Tables {first} and {table}"
-                yield copy(where, f"{column}, {entry['who']}", printed, other)
+                row = copy(where, f"{column}, {entry['who']}", printed, other)
+                yield row | {"verdict": "another model"} if entry.get("another") else row
 
 
 def _columns(line: Line) -> Line:
@@ -147,9 +149,16 @@ def _columns(line: Line) -> Line:
     return {SAME_COLUMN.get(column, column): text for column, text in line.items() if column in known and text}
 
 
+def against() -> Iterator[dict]:
+    """What is printed in two places that are no cells of one table."""
+    for entry in entries("audit", "against"):
+        yield copy(entry["where"], entry["what"], *entry["prints"])
+
+
 def _sources(entry: Mapping) -> list[str]:
-    """The printed numbers that a rule of audit.toml takes."""
-    models = lines(entry["table"]) if "table" in entry else {}
+    """The printed numbers that a rule of audit.toml takes, from one table or several."""
+    names = entry.get("table", ())
+    models = {line: row for name in ([names] if isinstance(names, str) else names) for line, row in lines(name).items()}
     sources = [models[line][column] for line, column in entry.get("cells", ())]
     for teacher, student in entry.get("drops", ()):
         sources += _pair(models[teacher], models[student])
@@ -173,10 +182,29 @@ def table(checks: Iterable[dict]) -> pd.DataFrame:
     return pd.DataFrame(list(checks))
 
 
+def cause(row: Mapping) -> str:
+    """What a slip comes from, by audit.toml; ValueError unless exactly one cause names it."""
+    found = [entry["says"] for entry in entries("audit", "cause")
+             if any(row["where"] == where and row["what"].startswith(what) for where, what in entry["slips"])]
+    if len(found) != 1:
+        raise ValueError(f"a slip needs one cause in audit.toml, found {found} for {row['where']}: {row['what']}")
+    return found[0]
+
+
 def audit() -> pd.DataFrame:
-    """Every number of the paper that follows from others or stands there twice, as `table` shows it."""
-    return table(row for part in (average_drops, in_tables, harmonic_scores, printed_twice, in_sentences)
-                 for row in part())
+    """Every number of the paper that follows from others or stands there twice, as `table` has it; slips have a cause.
+
+    Of other rows the cause is "".
+    """
+    parts = (average_drops, in_tables, harmonic_scores, printed_twice, against, in_sentences)
+    return table(row | {"cause": cause(row) if row["verdict"] == "slip" else ""} for part in parts for row in part())
+
+
+def causes(found: pd.DataFrame) -> pd.DataFrame:
+    """The causes of the slips of an audit, in the order of audit.toml, and how many numbers each concerns."""
+    counted = found.loc[found["cause"] != "", "cause"].value_counts()
+    rows = [(entry["says"], int(counted.get(entry["says"], 0))) for entry in entries("audit", "cause")]
+    return pd.DataFrame(rows, columns=["cause", "numbers"])
 
 
 def counts(found: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from dbyte_paper.tables import BENCHMARKS, average_drop, of_paper, retention_of_
 
 KINDS = ("row", "kept", "ahead", "share", "total")  # of numbers, each a field of a criterion
 FIELDS = {*KINDS, "file", "scale", "optional", "each_corpus", "every_student", "part", "above", "below", "column",
-          "sides"}
+          "pick", "sides"}
 ORDER = ("opposite", "not shown", "equal", "shown")  # of several criteria, the first of these that occurs decides
 UNMEASURED = "not measured"
 UNINFORMATIVE = "uninformative"

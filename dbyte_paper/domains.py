@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from dbyte.distill.curriculum import execute, plan_steps, run_steps
+from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.runs import Run
 from dbyte.distill.steps import Step, stage1, stage2
 from dbyte.distill.teacher import teacher_run
@@ -23,14 +24,14 @@ from dbyte.evaluate import stats
 from dbyte.evaluate.bits import bits_per_byte, student_scores, teacher_nats, text_of
 from dbyte.evaluate.boundary_kinds import mean_rows, tally
 from dbyte.evaluate.harness import correct_by_column
-from dbyte.evaluate.lm import READINGS
+from dbyte.evaluate.lm import READINGS, StudentLM
 from dbyte.evaluate.measure import Measurer
-from dbyte.evaluate.score import Scorer
 from dbyte.evaluate.stats import Estimate
 from dbyte.model.student import ByteStudent
-from dbyte.model.teacher import load_teacher
+from dbyte.model.teacher import load_teacher, load_tokenizer
 from dbyte.presets import Scale
 from dbyte.text.packing import pack
+from dbyte.text.spans import TokenBytes
 from dbyte_paper import other_texts
 from dbyte_paper.nested import mean_over_seeds
 from dbyte_paper.other_texts import Corpora
@@ -95,14 +96,17 @@ def crossed(
     """
     plans = {name: plan_steps(of_domain(scale, each), steps, seed=seed, teacher_seed=teacher_seed, variant=name)
              for name, each in corpora.items()}
-    found = {}
-    for first, second in product(corpora, repeat=2):
-        planned = [one for one in plans[first] if one.step.stage == 1]
-        for one in plans[second][len(planned):]:
-            described = {key: value for key, value in one.run.config.items() if key != "parent"}
-            planned.append(replace(one, run=Run(described, parent=planned[-1].run, notes=one.run.notes)))
-        found[first, second] = execute(scale, tuple(planned), seed=seed)
-    return found
+    return {(first, second): execute(scale, joined(plans[first], plans[second]), seed=seed)
+            for first, second in product(corpora, repeat=2)}
+
+
+def joined(first: Sequence[PlannedRun], second: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
+    """Stage 1 of one plan, then Stage 2 of another, whose Stage 1 has as many steps."""
+    planned = [one for one in first if one.step.stage == 1]
+    for one in second[len(planned):]:
+        described = {key: value for key, value in one.run.config.items() if key != "parent"}
+        planned.append(replace(one, run=Run(described, parent=planned[-1].run, notes=one.run.notes)))
+    return tuple(planned)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -114,8 +118,9 @@ def bits_on(folder: Path, reading: str, texts: Sequence[str], *, row_bytes: int,
     if reading == "token":
         return bits_per_byte(teacher_nats(load_teacher(folder, device=device)[0], pieces), pieces)
     stage, boundaries = READINGS[reading]
-    scorer = Scorer(ByteStudent.from_pretrained(folder).eval().to(device), stage=stage)
-    return bits_per_byte([-one.nats for one in student_scores(scorer, pieces, boundaries=boundaries)], pieces)
+    tokens = TokenBytes.from_tokenizer(load_tokenizer(folder))
+    lm = StudentLM(ByteStudent.from_pretrained(folder).eval().to(device), tokens, stage=stage, boundaries=boundaries)
+    return bits_per_byte([-one.nats for one in student_scores(lm.scorer, pieces, boundaries=boundaries)], pieces)
 
 
 def cuts_on(folder: Path, texts: Sequence[str], *, row_bytes: int, device: str = "cpu") -> dict[str, Estimate]:

@@ -26,10 +26,12 @@ from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.model.router import SplitRouter
 from dbyte.model.student import StudentConfig
 from dbyte.presets import PAPER_SIZES, Scale
+from dbyte.text.corpus import load_corpus
 from dbyte_paper.ablation_runs import Measurements, Trained, correct_of
 from dbyte_paper.nested import nested_difference
 from dbyte_paper.variants import Variant, alignments, encoders, run_variant, sequence
 from dbyte_tasks import minibench
+from dbyte_tasks.world.full import WORLDS
 
 CHOOSING, REPORTING = 7, 11  # seeds of items: by the first a rate is chosen, the second are asked once
 RATES = (1.0, 1 / 3, 3.0)  # of each sweep, as factors; of equally good ones the first is taken
@@ -156,20 +158,37 @@ def rate_matched(scale: Scale) -> tuple[Variant, Variant]:
     return first, replace(only, steps=(matched,))
 
 
+def halves(scale: Scale, corpus: str, *, seed: int) -> tuple[list[str], list[str]]:
+    """Held-out documents of a corpus to choose rates by, and as many others to report."""
+    size = 2 * scale.ablation.heldout_bytes
+    documents = load_corpus(corpus, split="heldout", seed=seed, max_bytes=size).documents
+    return list(documents[::2]), list(documents[1::2])
+
+
+def real_text(scale: Scale) -> str:
+    """The first corpus of a scale that is not of the built-in world; ValueError where there is none."""
+    for name, _ in scale.corpora:
+        if name not in WORLDS:
+            return name
+    raise ValueError(f"scale {scale.name} trains on the built-in world alone, and this is asked of real text: give its "
+                     "corpora another one, such as pydocs")
+
+
 def at_best_rate(scale: Scale, variants: Sequence[Variant], reading: str, *, seed: int, share: float = 1.0,
                  batch_rows: int | None = None, parts: tuple[str, ...] | None = None, since: int = 0,
-                 noise: Noise | None = None) -> list[Variant]:
+                 noise: Noise | None = None, score: Callable[[Path], float] | None = None) -> list[Variant]:
     """Each variant with its rates times the factor of RATES at which its student of this seed scores best.
 
     share: of the bytes, which a sweep reads. batch_rows: as of `train`. parts: whose rates are swept, None: all.
-    since: the first steps that are left as they are. noise: in front of the model that is scored.
+    since: the first steps that are left as they are. noise: in front of the model that is scored. score: of a model's
+    folder, in place of what `best_of` scores; it may not read what is reported.
     """
     def folder(variant: Variant, factor: float) -> Path:
         return _folder(scale, at_rate(variant, factor, parts, since=since), seed=seed, share=share,
                        batch_rows=batch_rows, since=since)
 
-    best = {variant.name: best_factor(scale, partial(folder, variant), reading, seed=seed, noise=noise)
-            for variant in variants}
+    best = {variant.name: max(RATES, key=lambda factor, one=variant: score(folder(one, factor))) if score else
+            best_factor(scale, partial(folder, variant), reading, seed=seed, noise=noise) for variant in variants}
     return [at_rate(variant, best[variant.name], parts, since=since) for variant in variants]
 
 

@@ -23,7 +23,7 @@ from dbyte.atomic import up_to_date
 from dbyte.evaluate.stats import AVERAGE, EQUAL
 from dbyte.paths import COMMITTED_SCALE, FIGURES, NOTEBOOKS, RESULTS, ROOT
 from dbyte.presets import Scale
-from dbyte_paper import audit, claims, sentences
+from dbyte_paper import audit, claims, core_hours, sentences
 from dbyte_paper.claims import UNMEASURED
 from dbyte_paper.published import SOURCE
 from dbyte_paper.real_teacher import MODELS, kept_table
@@ -75,7 +75,9 @@ def in_short(read: Read, real: Read, found: pd.DataFrame) -> Iterator[str]:
         if (frame := read(name)) is not None:
             said += sentences.of_students(frame, columns=taught)
     said += [*sentences.of_claims(found), *sentences.of_arithmetic(audit.audit())]
-    if (times := read("notebook_times")) is not None:
+    if (sums := read(core_hours.SECONDS)) is not None:
+        said.append(core_hours.told(sums))
+    elif (times := read("notebook_times")) is not None:
         said += sentences.of_costs(times)
     yield "## In short"
     yield "\n".join(f"- {sentence}" for sentence in said)
@@ -189,13 +191,19 @@ def slips() -> Iterator[str]:
     tally = found["verdict"].value_counts()
     yield "## The paper's arithmetic"
     yield (f"Of {len(found)} numbers that follow from others or are printed twice, {tally['agrees']} agree within "
-           f"rounding, {tally['not derivable']} cannot be derived and {tally['slip']} do not fit:")
-    yield markdown(found[found["verdict"] == "slip"].drop(columns="verdict"), digits=3)
+           f"rounding, {tally['another model']} are another model's under one label, {tally['not derivable']} cannot "
+           f"be derived and {tally['slip']} do not fit, for {len(audit.causes(found))} causes:")
+    yield markdown(audit.causes(found))
+    yield "Each of them; the paper gives no number of Tables 1 to 11 an interval or a second seed."
+    yield markdown(found[found["verdict"] == "slip"].drop(columns=["verdict", "cause"]), digits=3)
 
 
 def costs(read: Read) -> Iterator[str]:
     """How long it took, and on what."""
     yield "## Cost"
+    if (sums := read(core_hours.SECONDS)) is not None:
+        yield core_hours.told(sums)
+        yield markdown(core_hours.by_notebook(sums), digits=1)
     if (times := read("notebook_times")) is not None:
         yield (f"{times['value'].sum() / 60:.0f} minutes for {len(times)} notebooks, the longest run of each: later "
                "runs load what is trained.")
@@ -205,7 +213,7 @@ def costs(read: Read) -> Iterator[str]:
         facts = main.attrs["provenance"]
         packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
         yield f"Measured on {facts['device']}, {facts['platform']}, with {packages}."
-    if times is None and main is None:
+    if times is None and main is None and sums is None:
         yield "Nothing has been timed at this scale."
 
 

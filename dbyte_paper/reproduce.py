@@ -20,7 +20,7 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from dbyte.atomic import atomic_write
-from dbyte.distill.runs import NOTEBOOK
+from dbyte.distill.runs import NOTEBOOK, NOTEBOOK_SCALE
 from dbyte.paths import FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
 from dbyte_paper.given import check
 from dbyte_paper.pairing import (
@@ -108,7 +108,7 @@ def start(one: NotebookRun, *, jobs: int) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     one.unfinished("failed").unlink(missing_ok=True)
     write_notebook(partial, one.notebook)
-    environment = os.environ | KERNEL | {NOTEBOOK: one.name}
+    environment = os.environ | KERNEL | {NOTEBOOK: one.name, NOTEBOOK_SCALE: Path(one.parameters.get("scale", "")).stem}
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(threads_each(jobs))
     one.began = time.monotonic()
@@ -239,6 +239,7 @@ def reproduce(
     from dbyte.distill.curriculum import check_sizes
     from dbyte.scale_file import as_toml
     from dbyte.text.files import readable_files
+    from dbyte_paper.core_hours import count
     from dbyte_paper.page import report, report_path
     from dbyte_paper.provenance import commit
 
@@ -291,6 +292,7 @@ def reproduce(
         print(f"failed: {', '.join(failed)}" + f"; not started: {', '.join(one.name for one in left)}" * bool(left),
               flush=True)
         return 1
+    count(scale, seed=seed, device=chosen.device, results=results)
     report(chosen, write=True, results=results)
     print(f"done in {(time.monotonic() - began) / 60:.1f} min: results in {shown(results / scale)}/, "
           f"figures in {shown(FIGURES / scale)}/, report in {shown(report_path(scale, results=results))} and .html",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from dbyte.evaluate.stats import AVERAGE
-from dbyte_paper import claims
+from dbyte_paper import audit, claims
 from dbyte_paper.real_teacher import BITS, KL
 from dbyte_paper.tables import average_drop, of_paper, retention_of_means
 
@@ -34,11 +34,18 @@ def of_one_teacher(columns: pd.DataFrame, text: pd.DataFrame | None) -> Iterator
 def of_students(frame: pd.DataFrame, *, columns: str) -> Iterator[str]:
     """What the student of a teacher that was trained here keeps of its accuracy; columns: what it was taught."""
     models = {name: rows.set_index("task") for name, rows in of_paper(frame).groupby("model")}
+    told = []
     for stage in ("stage1", "stage2"):
         if {"teacher", stage} <= set(models):
-            kept, drop = (found(models["teacher"], models[stage]) for found in (retention_of_means, average_drop))
-            yield (f"A student of a small teacher, taught {columns}, keeps {kept.value:.1f} ± {kept.stderr:.1f} % of "
-                   f"its accuracy after Stage {stage[-1]}, {drop.value:.1f} ± {drop.stderr:.1f} points less.")
+            teacher, student = models["teacher"], models[stage]
+            kept, drop = (found(teacher, student) for found in (retention_of_means, average_drop))
+            above = ""
+            if "chance" in teacher and teacher["value"].sum() > teacher["chance"].sum():
+                above = f" ({retention_of_means(teacher, student, above_chance=True).value:.1f} % above chance)"
+            told.append(f"{kept.value:.1f} ± {kept.stderr:.1f} % of its accuracy{above} after Stage {stage[-1]}, "
+                        f"{drop.value:.1f} ± {drop.stderr:.1f} points less")
+    if told:
+        yield f"A student of a small teacher, taught {columns}, keeps {'; and '.join(told)}."
 
 
 def of_claims(found: pd.DataFrame) -> Iterator[str]:
@@ -56,7 +63,7 @@ def of_claims(found: pd.DataFrame) -> Iterator[str]:
 def of_arithmetic(found: pd.DataFrame) -> Iterator[str]:
     """How well the paper's own numbers fit together; found: of `audit.audit`."""
     yield (f"Of {len(found)} numbers that follow from others of the paper {(found['verdict'] == 'slip').sum()} do not "
-           "fit them.")
+           f"fit them, for {len(audit.causes(found))} causes.")
 
 
 def of_costs(times: pd.DataFrame) -> Iterator[str]:

@@ -107,9 +107,14 @@ def encoder_scaling(scale: Scale) -> tuple[Variant, ...]:
 
 
 def alignments(scale: Scale) -> tuple[Variant, ...]:
-    """Table 3: steps 1.1 and 1.2 at equal bytes, with and without the first; then objectives of the authors' code."""
-    align, distil, _ = sequence(scale)
-    only = sequence(scale, distill_bytes=2 * scale.ablation.step_bytes)[1]
+    """Table 3: steps 1.1 and 1.2 at equal bytes, with and without the first; then objectives of the authors' code.
+
+    Where the encoder trains as in the paper, by AdamW, it has one rate in both steps, as section 6.1 says of this
+    table; Table 13 has a fiftieth of it in step 1.2. Elsewhere the rates are the scale's: see `evidence.rate_matched`.
+    """
+    one_rate = {} if scale.stage1.get("encoder_muon") else {"encoder_rate": scale.stage1.get("align_rate", 1e-3)}
+    align, distil, _ = sequence(scale, **one_rate)
+    only = sequence(scale, distill_bytes=2 * scale.ablation.step_bytes, **one_rate)[1]
     return (
         Variant("align, then distil", (align, distil)),
         Variant("distil only", (only,)),
@@ -147,19 +152,32 @@ def orders(scale: Scale) -> tuple[Variant, ...]:
     return tuple(Variant(name, (*steps, refresh)) for name, steps in rows.items())
 
 
-def teachers(scale: Scale) -> tuple[Variant, ...]:
-    """Table 10: steps 1.1 to 1.3 by a teacher of the student's size and by a larger one; then by another family.
+OWN_SIZE, LARGER, OTHER_FAMILY = "own size", "larger", "other family"
 
-    The first two students have one core, one tokenizer and one step 1.1. The third has the core of its own teacher.
-    Raises ValueError for a scale that names no other teachers.
+
+def teacher_shapes(scale: Scale) -> dict[str, TeacherShape | str]:
+    """The teachers of Table 10 by name: of one family in ascending size, the student's own first; then another family.
+
+    Raises ValueError for a scale that names none.
     """
-    steps = sequence(scale)
     chosen = scale.other_teachers()
-    return (
-        Variant("own size", steps, teacher=chosen.own),
-        Variant("larger", steps, teacher=chosen.own, predictions=chosen.larger),
-        Variant("other family", steps, teacher=chosen.other),
-    )
+    own, *between, largest = chosen.sizes or (chosen.own, chosen.larger)
+    return {OWN_SIZE: own} | {f"between {number}": shape for number, shape in enumerate(between, start=1)} | {
+        LARGER: largest, OTHER_FAMILY: chosen.other}
+
+
+def teachers(scale: Scale) -> tuple[Variant, ...]:
+    """Table 10: steps 1.1 to 1.3 by a teacher of the student's size and by larger ones; then by another family.
+
+    All but the last have one core, one tokenizer and one step 1.1, which has three times the bytes of the others, so
+    that Eq. 3 has room; the last has the core of its own teacher. ValueError for a scale that names no other teachers.
+    """
+    steps = sequence(scale, align_bytes=3 * scale.ablation.step_bytes, snapshots=0)
+    shapes = teacher_shapes(scale)
+    own, other = shapes.pop(OWN_SIZE), shapes.pop(OTHER_FAMILY)
+    return (Variant(OWN_SIZE, steps, teacher=own),
+            *(Variant(name, steps, teacher=own, predictions=shape) for name, shape in shapes.items()),
+            Variant(OTHER_FAMILY, steps, teacher=other))
 
 
 def byte_sft(scale: Scale) -> tuple[Variant, ...]:

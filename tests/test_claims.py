@@ -337,6 +337,33 @@ def test_a_treatment_that_did_not_do_what_it_is_for_is_not_judged(tmp_path, note
     assert found["why"].startswith("it gained too little: " if expected == claims.UNINFORMATIVE else "")
 
 
+@pytest.mark.parametrize(("falling", "expected"), [
+    ((math.nan, 20.0, 4.9), "shown"), ((math.nan, 4.9, 5.1), claims.UNINFORMATIVE),
+    ((math.nan,), claims.UNINFORMATIVE)])
+def test_mbp_must_have_stopped_gaining_before_its_decoder_is_judged(tmp_path, falling, expected):
+    arms = {"train_bytes": 5, "sweep": "1 3"}
+    write(tmp_path, "decoding", [arm(name, value, task=task, **arms) for task in ("average", "GSM8K")
+                                 for name, value in (("JBP", 70.0), ("MBP", 50.0))], ["model", "task"])
+    write(tmp_path, "decoding_difference", [difference("GSM8K", 18, 22, "GSM8K")], ["what"])
+    write(tmp_path, "decoding_rounds", [
+        {"model": "MBP", "round": number, "value": 1.0, "stderr": 0.1, "n": 9, "train_bytes": 1000 * number,
+         "falling": fell} for number, fell in enumerate(falling, start=1)], ["model", "round"])
+    found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id").loc["JBP on GSM8K"]
+    assert found["verdict"] == expected and ("MBP has not learnt all it can" in found["why"]) == (expected != "shown")
+
+
+@pytest.mark.parametrize(("better", "behind", "said"), [
+    (2.1, 19.0, ""), (1.9, 19.0, "hardly the better one"), (2.1, 21.0, "learnt too little")])
+def test_a_larger_teacher_must_be_the_better_one_and_its_student_taught(tmp_path, better, behind, said):
+    arms = {"train_bytes": 5, "sweep": "1 3"}
+    write(tmp_path, "teacher_scale", [arm(name, 50.0, **arms) for name in ("own size", "larger")], ["model", "task"])
+    rows = [difference("", value - 1, value + 1, what) for what, value in (
+        ("larger - own size", 4), ("teachers, own size - larger", better), ("own size - its teacher", behind))]
+    write(tmp_path, "teacher_scale_more_bits", [row | {"corpus": "pydocs"} for row in rows], ["what", "corpus"])
+    found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id").loc["larger teacher"]
+    assert found["verdict"] == (claims.UNINFORMATIVE if said else "shown") and said in found["why"]
+
+
 def test_a_student_of_another_scale_is_one_more_that_must_agree(tmp_path, notebooks):
     criteria = [of("x") | {"above": 0.0}, of("y") | {"above": 0.0, "scale": "real", "optional": True}]
     claim = claims.read_claim(CLAIM | {"criteria": criteria}, [])
@@ -431,7 +458,7 @@ def test_primary_claims_are_tested_together(tmp_path, monkeypatch):
 
 # Claims whose verdicts rested on a confound, a floor or ceiling, or a step that is not the paper's.
 CONFOUNDED = {
-    "alignment", "alignment LMB", "sequence", "integrated router", "larger teacher",
+    "alignment", "alignment LMB", "sequence", "integrated router", "larger teacher accuracy",
     "resists spaced letters", "resists lost letters", "stage 2 is fragile", "learnt boundaries cost", "trim data",
     "penalty is invariant", "penalty costs", "tuned on noise", "learns spaced letters", "keeps clean text",
     "reasoning needs 1.2", "more than the simple", "MBP elsewhere", "more than elsewhere", "JBP on GSM8K", "Mamba2",

@@ -147,7 +147,7 @@ def test_missing_and_too_little_input_say_what_to_do(tmp_path):
         load_corpus(one, max_bytes=3)
 
 
-UNKNOWN = "unknown corpus .*expected one of world, world_full, echoes, lookups, pydocs, file:PATH, hub:NAME"
+UNKNOWN = "unknown corpus .*expected one of world, world_full, echoes, lookups, one_person, pydocs, file:PATH, hub:NAME"
 
 
 @pytest.mark.parametrize("name, options, told", [

@@ -228,3 +228,12 @@ def test_mbp_learns_the_next_two_bytes_of_its_document(teacher, tokenizer, batch
                 nats[ahead].append(-logits[row, i].log_softmax(-1)[batch.byte_ids_BL[row, later]])
     expected = sum(torch.stack(each).mean() for each in nats.values())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_jbp_learns_the_routers_boundaries_and_not_the_tokenizers(teacher, tokenizer, batch):
+    student = make_student(teacher, tokenizer)
+    out = student(batch.byte_ids_BL, None, batch.document_BL, batch.mask_BL)
+    assert not torch.equal(out.boundary & batch.mask_BL, batch.boundary_BL), "an untrained router cuts elsewhere"
+    nats = [-out.byte_logits[row, i].log_softmax(-1)[batch.byte_ids_BL[row, i + 1] + 256 * out.boundary[row, i + 1]]
+            for row, i in losses.has_next(batch.document_BL).nonzero().tolist()]
+    torch.testing.assert_close(objectives.full(student, None, batch), torch.stack(nats).mean(), rtol=1e-4, atol=1e-4)

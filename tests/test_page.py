@@ -69,6 +69,17 @@ def test_the_committed_scale_reports_in_results_and_writes_the_same_again(folder
     assert not page.report(presets.scale("small"), write=False, **folders), "an edit by hand is seen"
 
 
+def test_the_committed_report_opens_with_ten_sentences_then_table_1_then_the_primary_claims():
+    text = page.report_path(paths.COMMITTED_SCALE).read_text(encoding="utf-8")
+    said = text.split("## In short\n\n")[1].split("\n\n")[0].splitlines()
+    assert len(said) == 10 and all(re.fullmatch(r"- \S.*\.", line) for line in said)
+    assert sum("above chance" in line for line in said) >= 4, "beside every plain share of what is kept"
+    places = [text.index(part) for part in (
+        "## In short", "## What is kept", "| above chance % |", "/primary_claims.png)", "## Which recipe",
+        "## The paper's claims", "## The paper's arithmetic", "## Cost")]
+    assert places == sorted(places)
+
+
 def test_markdown_links_what_is_there_and_shows_the_measured_rows(folders):
     page.report(presets.scale("small"), write=True, **folders)
     path = folders["results"] / "REPORT.md"

@@ -80,6 +80,19 @@ def test_every_scale_has_a_plan(name):
     assert ("| Muon |" in text) == (name in ("smoke", "real", "small", "gpu"))
 
 
+def test_a_router_that_will_drift_is_warned_of():
+    for name, settings in (("paper", ()), ("paper", ("stage2.boundary_loss=true",)), ("small", ())):
+        text = plan_text(Setting(scale(name, settings), device("cpu", flops_per_second=1e11), gpus=1))
+        assert ("Step 2.2 full trains the encoder under a frozen router" in text) == (name == "paper" and not settings)
+        assert ("## Warnings" in text) == ("boundary_loss" in text)
+
+
+def test_swiglu_maps_of_the_router_are_offered_at_the_papers_sizes():
+    plain, offered = (parameters_by_part(meta_student(core_config(PAPER[0]), scale("paper", settings).student))
+                      for settings in ((), ("student.router_ffn_width=1536",)))
+    assert offered.pop("router") > plain.pop("router") and offered == plain
+
+
 def test_the_command_prints_the_plan(capsys):
     assert main(["plan", "--gpus", "2", "--device", "a100", "--recompute", "--teacher", PAPER[2], "--teacher",
                  PAPER[1], "--bytes-per-token", "4"]) == 0

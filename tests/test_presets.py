@@ -89,7 +89,7 @@ def test_a_file_is_a_scale_of_its_name(name, mine, monkeypatch):
     ("width = 128", "width = 100", "mine.toml: teacher: width must be an even multiple of heads"),
     ("byte_width = 128", "byte_width = -4", "mine.toml: student: byte_width must be at least 1, found -4"),
     ("align_bytes = 4_000_000", "align_bytes = 0", "mine.toml: stage1: align_bytes must be at least 1, found 0"),
-    ("kv_heads = 2", "kv_heads = 3", "mine.toml: teachers: other: .*kv_heads that divide"),
+    ("kv_heads = 1", "kv_heads = 3", "mine.toml: teachers: other: .*kv_heads that divide"),
     ('family = "qwen3"', 'family = "gpt2"', "mine.toml: teachers: other: .*kv_heads that divide its heads"),
     ("row_bytes = 1024", "row_bytes 1024", "mine.toml is no TOML: .*line 6"),
     ("row_bytes = 1024", 'base = "medium"', "mine.toml: base must be one of gpu, hub, paper, real, small, smoke, fou"),
@@ -154,7 +154,8 @@ def test_a_file_changes_its_base_field_by_field(mine):
         small, name="mine", corpora=(("pydocs", 2_000_000),), teacher=shape,
         student={**small.student, "smoothing": True}, stage1={**small.stage1, "align_bytes": 20_000_000},
         teachers=replace(small.teachers, own=shape, larger=replace(small.teachers.larger, width=240, rate=1.0),
-                         other=replace(small.teachers.other, layers=3, rate=1.0)))
+                         other=replace(small.teachers.other, rate=1.0),
+                         sizes=(*(replace(one, rate=1.0) for one in small.teachers.sizes[:-1]), shape)))
     assert repr(found.teacher) == repr(shape) and found == wanted
     assert type(found.corpora[0][1]) is type(found.stage1["align_bytes"]) is int
     assert whole_world(found).teacher.layers == 3 and whole_world(found).continues.continues.teacher.rate == 1e-3
@@ -273,7 +274,7 @@ def test_the_keys_of_a_file_are_the_arguments_of_what_they_go_to():
 
 @pytest.mark.parametrize("name", [name for name in SCALES if name != "real"])  # which names no other teachers
 def test_the_teachers_of_table_10_differ_in_size_or_in_family(name):
-    own, larger, other = vars(scale(name).teachers).values()
+    own, larger, other, sizes = vars(scale(name).teachers).values()
     if isinstance(own, str):
         assert {own, larger, other} <= TEACHERS.keys(), "a hub name without its revision is another model tomorrow"
         return
@@ -281,7 +282,12 @@ def test_the_teachers_of_table_10_differ_in_size_or_in_family(name):
     assert (larger.vocabulary, larger.tokenizer_corpora, larger.train_bytes, larger.family) == (
         own.vocabulary, own.tokenizer_corpora, own.train_bytes, own.family)
     assert larger.width > own.width and larger.layers > own.layers
-    assert other.family != own.family and other.vocabulary != own.vocabulary
+    sizes = sizes or (own, larger)
+    assert sizes == tuple(sorted(sizes, key=lambda one: one.width)) and len({one.width for one in sizes}) == len(sizes)
+    one_policy = {(one.vocabulary, one.tokenizer_corpora) for one in (own, larger, other, *sizes)}
+    assert len(one_policy) == 1, "a vocabulary must not be mistaken for a size or a family"
+    assert len({(one.train_bytes, one.family) for one in sizes}) == 1
+    assert (other.width, other.layers) == (sizes[0].width, sizes[0].layers) and other.family != own.family
     config = teacher_config(other)
     assert config.model_type == other.family and config.num_key_value_heads < config.num_attention_heads
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_curriculum import TOY
 
+from dbyte.distill.steps import CORE, ENCODER
 from dbyte.evaluate.measure import Measurer
 from dbyte.model.student import ByteStudent
 from dbyte.paths import ROOT
@@ -44,6 +45,15 @@ def test_every_order_takes_the_same_steps_and_no_router_is_older_than_its_encode
         assert all(order == first for order in orders)
         assert {row.steps[-1].name for row in rows} == {"1.3 refresh"}
         assert all(row.steps[-1].train_bytes < row.steps[0].train_bytes for row in rows)
+
+
+@pytest.mark.parametrize("name", ["paper", "hub"])
+def test_at_the_papers_sizes_both_rows_of_table_3_have_section_6_1s_rates(name):
+    """1e-3 for the encoder and 2e-5 for the core."""
+    for row in alignments(SCALES[name])[:2]:
+        rates = {group.parts: group.rate for group in row.steps[-1].groups}
+        assert rates == {ENCODER: 1e-3, CORE: 2e-5}, row.name
+    assert {step.groups[0].rate for step in alignments(SCALES[name])[0].steps} == {1e-3}
 
 
 def test_seeds_change_the_student_and_not_its_teacher(trained):

@@ -30,7 +30,8 @@ from dbyte.paths import RUNS
 from dbyte.presets import TEACHERS
 
 SCHEMA = 3  # raise it when old runs must not be mistaken for new ones
-NOTEBOOK = "DBYTE_NOTEBOOK"  # the variable in which the runner tells a notebook's kernel its name
+# The variables in which the runner tells a notebook's kernel its name and its scale's.
+NOTEBOOK, NOTEBOOK_SCALE = "DBYTE_NOTEBOOK", "DBYTE_NOTEBOOK_SCALE"
 
 
 def content_hash(value: object) -> str:
@@ -70,7 +71,8 @@ def as_json(value: object) -> str:
 def noted(scale: str, variant: str = "") -> dict[str, str]:
     """The notes of a run that is about to be planned; no part of its address, since other commands may need it too."""
     program = "train" if "train" in sys.argv[1:] else Path(sys.argv[0]).stem
-    return {"scale": scale, "asked by": os.environ.get(NOTEBOOK) or program, "variant": variant}
+    return {"scale": scale or os.environ.get(NOTEBOOK_SCALE, ""), "asked by": os.environ.get(NOTEBOOK) or program,
+            "variant": variant}
 
 
 def model_folder(folder: Path) -> Path:

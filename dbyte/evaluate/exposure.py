@@ -109,7 +109,8 @@ def claim_rows(one: Columns, other: Columns, *, generated: str) -> list[dict]:
     beyond = f"{generated} beyond the others"
     found[beyond] = Interval(gap, gap - half, gap + half)
     sizes[beyond] = stats.items_in(one)
-    return [{"what": what} | stats.interval_row(interval, sizes[what])
+    clusters = {name: stats.clusters_in(stats.of_task(one, name)) for name in one} | {beyond: stats.clusters_in(one)}
+    return [{"what": what} | stats.interval_row(interval, sizes[what]) | {"clusters": clusters[what]}
             | {"verdict": stats.verdict(interval.low, interval.high)} for what, interval in found.items()]
 
 

@@ -21,11 +21,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from lm_eval.api.model import LM
 
 from dbyte.atomic import atomic_write
 from dbyte.distill.data import heldout_corpus
-from dbyte.distill.runs import content_hash, model_hash
+from dbyte.distill.runs import content_hash, model_hash, noted
 from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, student_scores, teacher_nats
 from dbyte.evaluate.boundaries import Agreement, byte_rows
 from dbyte.evaluate.boundary_kinds import Tally, passage_of, tally
@@ -212,7 +213,10 @@ class Measurer:
         return text if noise == CLEAN else perturb(text, noise, self.seed)
 
     def _known(self, key: dict, folder: Path, reading: str, compute: Callable[[], dict]) -> dict:
-        """What was measured under this key, or what `compute` measures now; the file also says how long it took."""
+        """What was measured under this key, or what `compute` measures now; the file also says how long it took.
+
+        And, as a run's notes do, who asked; and the run that made the model.
+        """
         if reading not in ("token", *READINGS):
             raise ValueError(f"unknown reading {reading!r}: choose one of token, {', '.join(READINGS)}")
         full = {"measuring": MEASURING, "model": model_hash(folder), "reading": reading} | key
@@ -225,11 +229,17 @@ class Measurer:
             started = time.monotonic()
             found = compute()
             found["seconds"] = time.monotonic() - started
-            text = json.dumps({"key": full, "found": found}, default=np.ndarray.tolist)
+            notes = noted(self.scale.name) | {"threads": torch.get_num_threads(), "run": _run_of(folder)}
+            text = json.dumps({"key": full, "notes": notes, "found": found}, default=np.ndarray.tolist)
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, text)
             kept = json.loads(text)  # as it will be when it is read from the file
         return {name: value for name, value in kept["found"].items() if name != "seconds"}
+
+
+def _run_of(folder: Path) -> str:
+    """The name of the run that a model's folder lies in, or ""."""
+    return folder.relative_to(RUNS).parts[0] if folder.is_relative_to(RUNS) else ""
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
     world                          the built-in world, endless: max_bytes says how much
     world_full                     the world with everything that the columns of MiniBench need, endless
     echoes, lookups                repeated pairs of words, and lists of letters: they teach to look back, endless
+    one_person                     the world told of one person, so that no name comes as a surprise, endless
     pydocs                         documentation strings of the standard library and of installed packages: real prose
     file:PATH                      a .txt, a .jsonl ({"text": ...} a line) or a folder of them
     hub:NAME[:CONFIG][@REVISION]   a dataset of the Hugging Face hub, or a local folder in its layout, streamed:
@@ -26,7 +27,7 @@ from dbyte.text.hub import streamed, texts_of
 from dbyte.text.pydocs import load_pydocs
 from dbyte_tasks.world.full import WORLDS
 
-CHOICES = "world, world_full, echoes, lookups, pydocs, file:PATH, hub:NAME"
+CHOICES = "world, world_full, echoes, lookups, one_person, pydocs, file:PATH, hub:NAME"
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 3
 

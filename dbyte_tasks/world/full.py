@@ -6,6 +6,8 @@ look back before it reads the rest: pairs of words said again, then lists of let
 echo can only be known by looking back at what followed the word before. A model that has learned nothing else learns
 this within a few megabytes, and then the lookups that the columns need far sooner; from other text it hardly ever
 learns them (docs/log.md).
+
+The corpus `one_person` is the world told of one person alone: no name in it comes as a surprise.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,9 +39,19 @@ EVERY_WRITER = dict(w.WRITERS) | {
     "letter_questions": letters.question_paragraph, "spelling": spelling.paragraph, "echoes": echoes,
     "again": letters.again_paragraph, "asks": letters.ask_paragraph}
 
+ALONE = "one_person"
+
+
+def of_one_person(writer: w.Writer, rng: Random, cast: Sequence[str]) -> str:
+    """A paragraph about the same person as every other."""
+    return writer(rng, w.NAMES[:1])
+
+
 WORLDS: Mapping[str, Callable[..., Iterator[str]]] = {  # corpus name -> documents(seed=, max_bytes=)
     "world": w.world_documents,
     NAME: partial(w.documents, "full world documents", FULL, EVERY_WRITER),
     "echoes": partial(w.documents, "echoes", {"echoes": 1}, EVERY_WRITER),
     "lookups": partial(w.documents, "lookup documents", LOOKUPS, EVERY_WRITER),
+    ALONE: partial(w.documents, "documents of one person", {"facts": 5, "sums": 4, "uses": 3, "use_questions": 2},
+                   {kind: partial(of_one_person, writer) for kind, writer in w.WRITERS.items()}),
 }
