@@ -57,7 +57,8 @@ def nothing_is_read(monkeypatch):
     for module in (curriculum, variants):
         for name in fakes.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, fakes[name])
-    monkeypatch.setattr(teacher, "training_rows", rows)
+    for name in ("training_rows", "TokenBytes"):
+        monkeypatch.setattr(teacher, name, fakes[name])
     monkeypatch.setattr(teacher, "_tokenizer", lambda *_, **__: None)
     for module in (teacher, variants):
         monkeypatch.setattr(module, "model_hash", lambda folder: f"model of {folder.parent.name or folder}")

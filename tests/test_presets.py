@@ -127,7 +127,7 @@ def test_a_number_that_no_run_can_have_is_refused_where_the_scale_is_read(table)
 
 @pytest.mark.parametrize("text, message", [
     ("teacher.betas=[0.9, 1.0]", "teacher: betas must be at most 0.99999, found 1.0"),
-    ("ablation.doses=[0.5, -1.0]", "ablation: doses must be at least 0, found -1.0"),
+    ("ablation.doses=[0.5, -1.0]", "ablation: doses must be at least 0.001, found -1.0"),
     ("ablation.budgets=[1e30]", "ablation: budgets must be at most 1,000, found"),
     ('corpora=[["world", 1e30]]', "corpora: world must be at most 1,000,000,000,000,000, found 1"),
     ("corpora=[]", "corpora must name at least one"),
