@@ -8,15 +8,20 @@ Parts share the minutes; each stops at its aim or when its share is over, and th
 is printed and makes the exit status 1. Everything happens in a temporary folder, at a toy size, on the CPU. Programs
 run in forked children of this process, so that a random moment is one of work and rarely one of imports.
 
-kills      SIGKILL at a random moment of training (with packing and the teacher), evaluation or a notebook, then the
-           same command again, until it ends by itself. Nothing may be lost: models, metrics (but their seconds), scores
-           and results are those of programs that nobody killed, bit for bit.
+kills      SIGKILL at a random moment of training (with packing and the teacher), of a transfer that reads the
+           teacher's bytes first, of evaluation or a notebook, then the same command again, until it ends by itself.
+           Nothing may be lost: models, metrics (but their seconds), scores and results are those of programs that
+           nobody killed, bit for bit.
 texts      Random texts of 31 scripts, with marks, controls and emoji between them, aligned, scored and continued. Bytes
            must come back, scores be finite and at most 0; wrong input between them must be a ValueError.
 bytes      One byte of a checkpoint or a model is changed: `verify` must name that file.
 together   Two and three programs on one run at once: all end well, with the bits of one alone.
 disk       Training on disks that are too small: exit status 2, a message that says so, no traceback; with room the same
            command ends with the bits of the undisturbed run. It mounts: as root, or by `unshare -rm python ...`.
+readonly   A notebook where runs/, results/ or figures/ cannot be written: exit status 2 and a message with the folder,
+           then, where it can be, the undisturbed results. It mounts, too.
+clocks     Training whose clocks jump at every look, the wall clock to and fro over decades, the monotonic one ahead by
+           up to an hour; killed in the middle, after which each file is said to be of another year; and then again.
 hostile    Folders with pickles, code, links out, zip bombs, huge shapes, nested JSON and looping templates: nothing in
            them is run, address space and time are bounded, and the error says what was refused.
 """
@@ -36,7 +41,7 @@ import tempfile
 import time
 import unicodedata
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Children import dbyte for themselves, each with its own $DBYTE_ROOT; what takes long to import they find here.
@@ -46,8 +51,10 @@ import torch
 import transformers
 
 HERE = Path(__file__).resolve().parent
-AIMS = {"kills": 200, "texts": 10_000, "bytes": 2_000, "together": 5, "disk": 10, "hostile": 10}
-SHARES = {"kills": 0.5, "texts": 0.2, "bytes": 0.05, "together": 0.1, "disk": 0.1, "hostile": 0.05}
+AIMS = {"kills": 200, "texts": 10_000, "bytes": 2_000, "together": 5, "disk": 10, "readonly": 3, "clocks": 10,
+        "hostile": 10}
+SHARES = {"kills": 0.5, "texts": 0.15, "bytes": 0.05, "together": 0.05, "disk": 0.05, "readonly": 0.05, "clocks": 0.1,
+          "hostile": 0.05}
 TOY = """base = "smoke"
 corpora = [["world", 60_000]]
 heldout_bytes = 8_000
@@ -158,16 +165,20 @@ class Child:
             os._exit(status)
 
     def end(self, seconds: float = HOUR) -> int | None:
-        """Wait so long and return the exit status; then kill its group and return None."""
-        while time.monotonic() - self.began < seconds:
-            if self.has_ended():
-                return self.status
-            time.sleep(0.005)
+        """Wait so long and return the exit status; then kill its group and return None. Ctrl-C kills it, too."""
+        ended = False
         try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has no group of its own yet
-            os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+            while time.monotonic() - self.began < seconds:
+                if ended := self.has_ended():
+                    return self.status
+                time.sleep(0.005)
+        finally:
+            if not ended:
+                try:
+                    os.killpg(self.pid, signal.SIGKILL)
+                except ProcessLookupError:  # it has no group of its own yet
+                    os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
         return None
 
     def has_ended(self) -> bool:
@@ -214,6 +225,14 @@ def evaluate(root: Path) -> int:
     return command("evaluate", "--model", run, "--tasks", "mini/PIQA", "--limit", 4, "--out", root / "scored.json")
 
 
+def precompute(root: Path) -> int:
+    """Transfer the reference's teacher to bytes, from byte probabilities that it reads and keeps first."""
+    (teacher,) = (path.parent / "model" for path in (root.parent / "reference").glob("runs/*/config.json")
+                  if '"0 teacher"' in path.read_text())
+    return command("transfer", "--teacher", teacher, "--tokenizer", "bytes", "--corpus", "world=30000", "--precompute",
+                   "--train-bytes", 8_000, "--row-bytes", 250, "--batch-rows", 2, "--heldout-bytes", 2_000)
+
+
 def notebook(root: Path) -> int:
     """Run the first notebook."""
     if not (root / "notebooks").exists():
@@ -233,11 +252,13 @@ def bits(root: Path) -> dict[str, str]:
     """What must not depend on kills: checksums of models, metrics without seconds, scores, a notebook's results.
 
     A model's config.json names the folders that it was read from, so it is compared without this root.
+    Models of `precompute` name the reference's.
     """
     found = {}
     for run in sorted(path.parent for path in root.glob("runs/*/complete.json")):
         sums = json.loads((run / "model" / "sums.json").read_text())
-        sums["config.json"] = (run / "model" / "config.json").read_text().replace(str(root), "")
+        config = (run / "model" / "config.json").read_text()
+        sums["config.json"] = config.replace(str(root), "").replace(str(root.parent / "reference"), "")
         found[run.name] = json.dumps(sums, sort_keys=True)
         lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
         kept = [{name: value for name, value in line.items() if "second" not in name} for line in lines]
@@ -250,6 +271,13 @@ def bits(root: Path) -> dict[str, str]:
     return found
 
 
+def trained(root: Path) -> dict[str, str]:
+    """Those of `bits` that training alone leaves, without what a transfer has left there."""
+    runs = {path.parent.name for path in root.glob("runs/*/complete.json")
+            if "transfer" not in json.loads((path.parent / "config.json").read_text())}
+    return {name: value for name, value in bits(root).items() if name.split("/")[0] in runs}
+
+
 def differs(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
     """What is not the same in both."""
     return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
@@ -260,7 +288,7 @@ def differs(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
 
 def kills(part: Part, reference: Path, work: Path) -> None:
     """Kill programs at random moments and start them again; what is left must be what the reference has."""
-    programs = (train, evaluate, notebook)
+    programs = (train, precompute, evaluate, notebook)
     whole, counts = {}, dict.fromkeys(programs, 0)
     for program in programs[1:]:  # the reference is trained already
         child = Child(lambda program=program: program(reference), reference)
@@ -381,7 +409,7 @@ def sealed(reference: Path, work: Path) -> list[Path]:
 
 def together(part: Part, reference: Path, work: Path) -> None:
     """Start two or three programs on one run."""
-    wanted = {name: value for name, value in bits(reference).items() if "." not in name or "/" in name}
+    wanted = trained(reference)
     while part.goes_on():
         root = work / f"together-{part.done}"
         children = [Child(lambda root=root: train(root), root) for _ in range(2 + part.done % 2)]
@@ -395,7 +423,7 @@ def together(part: Part, reference: Path, work: Path) -> None:
 
 def disk(part: Part, reference: Path, work: Path) -> None:
     """Train on small disks, then again with room."""
-    wanted = {name: value for name, value in bits(reference).items() if "." not in name or "/" in name}
+    wanted = trained(reference)
     whole = sum(path.stat().st_size for path in reference.glob("runs/**/*") if path.is_file())
     refused = 0
     while part.goes_on():
@@ -420,6 +448,79 @@ def disk(part: Part, reference: Path, work: Path) -> None:
             subprocess.run(["umount", root], check=False)
         part.done += 1
     part.note = f"{refused} disks were too small"
+
+
+def readonly(part: Part, reference: Path, work: Path) -> None:
+    """Run a notebook where one of its folders cannot be written, then where it can be."""
+    child = Child(lambda: notebook(reference), reference)
+    part.expect(child.end() == 0, f"notebook failed: {child.says()}")
+    wanted = {name: value for name, value in bits(reference).items() if name.endswith(".csv")}
+    for folder in ("runs", "results", "figures"):
+        if not part.goes_on():
+            return
+        root = work / f"readonly-{folder}"
+        (root / folder).mkdir(parents=True)
+        if mount("-t", "tmpfs", "-o", "ro", "none", root / folder):
+            part.note = "not run: it may not mount here"
+            return
+        try:
+            child = Child(lambda root=root: notebook(root), root)
+            status, said = child.end(), child.says()
+            well = status == 2 and "Read-only file system" in said and str(root / folder) in said
+            part.expect(well and not child.has_trace(), f"with {folder}/ read-only it ended with {status}: {said}")
+        finally:
+            subprocess.run(["umount", root / folder], check=False)
+        child = Child(lambda root=root: notebook(root), root)
+        part.expect(child.end() == 0, f"after {folder}/ was read-only: {child.says()}")
+        found = {name: value for name, value in bits(root).items() if name.endswith(".csv")}
+        part.expect(not (lost := differs(found, wanted)), f"{', '.join(lost)} differ after {folder}/ was read-only")
+        part.done += 1
+
+
+def clocks(part: Part, reference: Path, work: Path) -> None:
+    """Train by clocks that jump, kill it, give its files other years, and train again."""
+    wanted = trained(reference)
+    whole = float((reference / "seconds").read_text())
+    looks = kills = 0
+    while part.goes_on():
+        root = work / f"clocks-{part.done}"
+        counted = work / f"looks-{part.done}"
+        for seconds in (part.random.uniform(0.2, 0.9) * whole, HOUR):
+            seed = part.random.random()
+            child = Child(lambda root=root, seed=seed, counted=counted: jumping(root, seed, counted), root)
+            status = child.end(seconds)
+            kills += status is None
+            part.expect(not child.has_trace(), f"by jumping clocks: {child.says()}")
+            for path in root.rglob("*"):
+                os.utime(path, times=(part.random.uniform(0, 4e9),) * 2, follow_symlinks=False)
+        part.expect(status == 0, f"by jumping clocks it ended with {status}: {child.says()}")
+        part.expect(not (lost := differs(bits(root), wanted)), f"{', '.join(lost)} differ by jumping clocks")
+        looks += int(counted.read_text()) if counted.exists() else 0
+        part.done += 1
+        shutil.rmtree(root)
+    part.note = f"{looks:,} looks at clocks that had jumped, {kills} kills"
+
+
+def jumping(root: Path, seed: float, counted: Path) -> int:
+    """Train by clocks that jump; how often they were looked at goes to a file."""
+    rng, monotonic = random.Random(seed), time.monotonic
+    ahead, looks = 0.0, 0
+
+    def leaping() -> float:
+        nonlocal ahead, looks
+        looks += 1
+        ahead += rng.uniform(0, HOUR) * (rng.random() < 0.1)
+        return monotonic() + ahead
+
+    def wall() -> float:
+        nonlocal looks
+        looks += 1
+        return rng.uniform(0, 4e9)
+
+    time.monotonic, time.time, time.time_ns = leaping, wall, lambda: int(1e9 * wall())
+    status = train(root)
+    counted.write_text(str(looks))
+    return status
 
 
 def mount(*arguments: object) -> int:
@@ -541,10 +642,9 @@ def inside(part: Part, call: Callable[[], None], root: Path) -> None:
     part.expect(status == 0, f"the part itself ended with {status}: {child.says()}")
 
 
-def run_parts(names: list[str], minutes: float, seed: int, work: Path) -> list[Part]:
-    """Run the parts one after another, each for its share of the time."""
+def run_parts(names: list[str], minutes: float, seed: int, work: Path) -> Iterator[Part]:
+    """Run the parts one after another, each for its share of the time, and give each as it ends."""
     reference = work / "reference"
-    parts = []
     if set(names) - {"texts"}:
         child = Child(lambda: train(reference), reference)
         if child.end() != 0:
@@ -555,15 +655,15 @@ def run_parts(names: list[str], minutes: float, seed: int, work: Path) -> list[P
     for name in names:
         folders = sealed(reference, work) if name == "bytes" else []
         part = Part(name, 60 * minutes * SHARES[name] / whole, seed)
-        parts.append(part)
         if name == "texts":
             inside(part, lambda part=part: texts(part), work)
         elif name == "bytes":
             inside(part, lambda part=part, folders=folders: flipped(part, folders), work)
         else:
-            {"kills": kills, "together": together, "disk": disk, "hostile": hostile}[name](part, reference, work)
+            {"kills": kills, "together": together, "disk": disk, "readonly": readonly, "clocks": clocks,
+             "hostile": hostile}[name](part, reference, work)
         print(part.row(), flush=True)
-    return parts
+        yield part
 
 
 def main() -> int:
@@ -580,16 +680,30 @@ def main() -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     sys.path.insert(0, str(HERE.parent))
     torch.set_num_threads(1)
+    failed = 0
     with tempfile.TemporaryDirectory(prefix="dbyte-soak-") as work:
-        parts = run_parts(names, arguments.minutes, arguments.seed, Path(work))
-    from measuring import machine, write
+        lines = [told(arguments, Path(work)), "", "| part | tries | failed | seconds | |", "|---|---:|---:|---:|---|"]
+        for part in run_parts(names, arguments.minutes, arguments.seed, Path(work)):
+            failed += part.failed
+            lines.append(part.row())
+            if arguments.write:  # after each part: whoever stops this keeps what was found
+                (HERE / "soak.md").write_text("\n".join([*lines, ""]))
+    print("\n".join(lines))
+    return 1 if failed else 0
 
-    text = "\n".join([
-        f"Faults, seed {arguments.seed}, {arguments.minutes:g} minutes asked for. {machine()}; harness "
-        f"{lm_eval.__version__}.\n", "| part | tries | failed | seconds | |", "|---|---:|---:|---:|---|",
-        *(part.row() for part in parts)])
-    write(HERE / "soak.md", text) if arguments.write else print(text)
-    return 1 if any(part.failed for part in parts) else 0
+
+def told(arguments: argparse.Namespace, work: Path) -> str:
+    """What was asked for, where; a child asks, so that this process never imports dbyte."""
+    def ask() -> int:
+        from measuring import machine
+
+        print(machine(), end="")
+        return 0
+
+    child = Child(ask, work)
+    child.end()
+    return (f"Faults, seed {arguments.seed}, {arguments.minutes:g} minutes asked for. {child.says()}; harness "
+            f"{lm_eval.__version__}.")
 
 
 if __name__ == "__main__":

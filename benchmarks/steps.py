@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from measuring import MATMUL, begin, flops, interleaved, machine, matmul, write
+from measuring import MATMUL, begin, flops, interleaved, machine, matmul
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument("--backend", help="of Mamba2 (default: what training takes)")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--row-bytes", type=int, default=8192)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--out", type=Path, help="where the table goes (default: next to this file)")
     arguments = parser.parse_args()
     if arguments.toy:
         arguments.teacher = arguments.teacher or "meta-llama/Llama-3.2-1B"
@@ -136,17 +138,19 @@ def main() -> None:
         None, device=device, precision="fp32" if dtype == torch.float32 else "bf16")
     student, teacher, batches, steps, what = published(arguments) if arguments.teacher else small()
     backends = {"step": arguments.backend} | ({} if arguments.teacher else {"plain": "torch"})
-    lines = [f"Training updates: {what}, backend {arguments.backend}. {machine(device)}; medians of {ROUNDS} rounds.",
-             "", "| step | bytes/s | of torch | MFLOP a byte | matmul GFLOP/s | over the bound | % of it | peak GB | "
+    lines = [f"Training updates: {what}, backend {arguments.backend}. {machine(device)}; medians of "
+             f"{arguments.rounds} rounds.", "",
+             "| step | bytes/s | of torch | MFLOP a byte | matmul GFLOP/s | over the bound | % of it | peak GB | "
              "time goes to |",
              "|---|---:|---:|---:|---:|---:|---:|---:|---|"]
+    print("\n".join(lines), flush=True)
     for step in steps:
         calls = {name: updates(step, student, teacher, batches, backend) for name, backend in backends.items()}
         many = sum(batch.byte_ids_BL.numel() for batch in batches)
         size = MATMUL if device == "cpu" else 4 * MATMUL
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
-        seconds = interleaved(calls | {"matmul": matmul(device, dtype, size)}, rounds=ROUNDS, device=device)
+        seconds = interleaved(calls | {"matmul": matmul(device, dtype, size)}, rounds=arguments.rounds, device=device)
         rate = 2 * size**3 / median(seconds["matmul"])
         spent = median(seconds["step"])
         work = flops(updates(step, student, teacher, batches, "torch"))
@@ -157,8 +161,9 @@ def main() -> None:
                      f"{shares(calls['step'], device)} |")
         print(lines[-1], flush=True)
     report = Path(__file__).with_suffix(".md")
-    write(report if not arguments.teacher else report.with_stem("steps-" + ("toy" if arguments.toy else device)),
-          "\n".join(lines))
+    if arguments.teacher:
+        report = report.with_stem("steps-" + ("toy" if arguments.toy else device))
+    (arguments.out or report).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

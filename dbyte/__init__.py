@@ -5,6 +5,7 @@ Import dbyte before torch: it asks OpenMP for threads that sleep while they wait
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 
@@ -13,6 +14,8 @@ from dbyte.version import __version__
 # torch's OpenMP reads this once, when torch is loaded. Threads that wait spin otherwise, and where another process is
 # busy they then take the core from the very thread that they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# transformers loads tqdm, which says this in red at the top of a notebook where ipywidgets is not installed.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _HOMES = {
     "Aligned": "dbyte.text.spans", "TokenBytes": "dbyte.text.spans",

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,6 +201,13 @@ def remember(name: str, seconds: float, peak_bytes: int, *, scale: str, seed: in
                   wall_seconds=seconds, device=device, folder=results)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise OSError that names the folder, or where it would be made, if no file can be written there."""
+    there = next(each for each in (folder, *folder.parents) if each.is_dir())
+    with tempfile.TemporaryFile(dir=there):
+        pass
+
+
 def shown(path: Path) -> str:
     """Return the path as a reader at the root would type it."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
@@ -232,7 +240,7 @@ def reproduce(
 
     Before anything runs, it raises ValueError for an unknown scale, notebook or parameter, a value of the wrong type,
     needs that are no earlier notebooks, a device that is not here, and jobs below 1; FileNotFoundError where the scale
-    reads text of one's own and there is none.
+    reads text of one's own and there is none; OSError where results, figures or models cannot be written.
     """
     from dbyte import presets
     from dbyte.device import check_device
@@ -258,8 +266,10 @@ def reproduce(
         scheme, _, place = name.partition(":")
         if scheme == "file" and place:
             readable_files(place)
-    planned = plan(find_scripts(notebooks, only=only), given=given, where_known=where_known,
-                   out=out or RUNS / "notebooks" / scale)
+    out = out or RUNS / "notebooks" / scale
+    planned = plan(find_scripts(notebooks, only=only), given=given, where_known=where_known, out=out)
+    for folder in (RUNS, out, results / scale, FIGURES / scale):
+        check_writable(folder)
     if file:
         atomic_write(file, as_toml(chosen))
     jobs = min(jobs, len(planned))

@@ -65,8 +65,14 @@ class Recorder:
 
 
 def begin(scale: str, *, seeds: Sequence[int], device: str = "cpu") -> Recorder:
-    """Print what a notebook runs with, the first of its `seeds` included, and return its recorder."""
+    """Print what a notebook runs with, the first of its `seeds` included, and return its recorder.
+
+    A notebook shows the bars of training alone, not one for every file that transformers reads or writes.
+    """
+    from transformers.utils import logging
+
     ask_for_huge_pages()
+    logging.disable_progress_bar()
     facts = environment(device)
     packages = ", ".join(f"{name} {number or 'missing'}" for name, number in facts["versions"].items())
     print(f"scale    {scale}, seed {seeds[0]}\ndevice   {facts['device']}, {facts['threads']} threads of torch\n"

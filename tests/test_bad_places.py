@@ -15,16 +15,24 @@ from dbyte_paper.pairing import find_scripts, parameters, read_script
 READ_ONLY = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o ro none "$0" && exec "$@"']
 
 
-def test_a_place_that_cannot_be_written_is_told_with_what_to_do(tmp_path):
-    if not shutil.which(READ_ONLY[0]) or subprocess.run([*READ_ONLY, tmp_path, "true"], capture_output=True).returncode:
+@pytest.mark.parametrize(("folder", "command"), [
+    (".", ["report", "--scale", "smoke", "--write"]), ("runs", ["reproduce", "--scale", "smoke", "--only", "00"]),
+    ("results", ["reproduce", "--scale", "smoke", "--only", "00"]),
+    ("figures", ["reproduce", "--scale", "smoke", "--only", "00"])])
+def test_a_place_that_cannot_be_written_is_told_with_what_to_do(tmp_path, folder, command):
+    """And before anything is trained."""
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    if not shutil.which(READ_ONLY[0]) or subprocess.run([*READ_ONLY, place, "true"], capture_output=True).returncode:
         pytest.skip("what is said of a read-only place goes unchecked: none can be mounted here (needs Linux's unshare "
                     "and user namespaces)")
-    command = [sys.executable, "-m", "dbyte", "report", "--scale", "smoke", "--write"]
+    if folder != ".":
+        (tmp_path / "notebooks").symlink_to(NOTEBOOKS)
     environment = os.environ | {"DBYTE_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*READ_ONLY, tmp_path, *command], env=environment, cwd=ROOT, capture_output=True, text=True,
-                          timeout=600)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "Read-only file system" in done.stderr and str(tmp_path) in done.stderr
+    done = subprocess.run([*READ_ONLY, place, sys.executable, "-m", "dbyte", *command], env=environment, cwd=ROOT,
+                          capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert "Read-only file system" in done.stderr and str(place) in done.stderr
     assert "set $DBYTE_ROOT to a folder whose runs/, results/ and figures/ can be written" in done.stderr
 
 

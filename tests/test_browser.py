@@ -33,6 +33,8 @@ NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipy
 TOKEN = "looked-at"
 SECONDS = 300  # for a notebook to open
 RUN_SECONDS = 1200  # for one to run at smoke
+SIGHT = {"width": 1280, "height": 720}
+TALL = 12_000  # pixels, in which a notebook at smoke is seen whole
 ERRORS = ".jp-Notebook [data-mime-type='application/vnd.jupyter.error']"
 PICTURES = ".jp-Notebook .jp-OutputArea img"
 # How many colours, black, white and grey left out, a picture shows.
@@ -104,9 +106,12 @@ def browser():
 
 
 @pytest.fixture
-def opened(lab, browser, clone):
-    """Open a notebook by its name and wait until all of its cells are there; returns the page and the file's cells."""
-    page = browser.new_page()
+def opened(lab, browser, clone, tmp_path):
+    """Open a notebook by its name and wait until all of its cells are there; returns the page and the file's cells.
+
+    What was shown at the end is kept as shown.png in the test's temporary folder.
+    """
+    page = browser.new_page(viewport=SIGHT)
     page.set_default_timeout(1000 * SECONDS)
 
     def open_notebook(name):
@@ -118,6 +123,9 @@ def opened(lab, browser, clone):
         return page, cells
 
     yield open_notebook
+    page.set_viewport_size(SIGHT | {"height": TALL})
+    page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 0)")
+    page.screenshot(path=tmp_path / "shown.png")
     page.close()
 
 
@@ -146,6 +154,7 @@ def test_a_fresh_clones_notebook_shows_what_was_committed(opened, name):
                                                                                    "space_bias")])
 def test_run_all_runs_a_notebook_at_smoke(opened, clone, name, result):
     page, cells = opened(name)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # what is asked for without a kernel is forgotten
     page.set_default_timeout(1000 * RUN_SECONDS)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()

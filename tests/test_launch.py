@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -129,3 +130,32 @@ def test_all_of_the_notebook_for_one_gpu_but_the_installing_runs_on_a_cpu(tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     assert str(tmp_path / "dbyte") in done.stdout and "[99_claims] done in" in done.stdout
     assert (tmp_path / "dbyte" / "results" / "smoke" / "REPORT.md").is_file()
+
+
+@pytest.mark.exhaustive
+def test_every_part_of_the_check_of_a_gpu_runs_at_toy_size_on_a_cpu(tmp_path):
+    """But the kernels of mamba-ssm, which have no other device."""
+    check = ROOT / "launch" / "gpu_check.sh"
+    done = subprocess.run([check, tmp_path / "out"], env=os.environ | {"DEVICE": "cpu", "PYTHON": sys.executable},
+                          cwd=tmp_path, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = [line for line in check.read_text().splitlines() if line.strip().startswith("part ")]
+    assert sum(int(line.split()[1]) for line in parts) <= 480, "eight minutes"
+    told = (tmp_path / "out" / "gpu_check.md").read_text()
+    for name in (line.split()[2] for line in parts if "triton" not in line):
+        assert f"## {name}\n\nStatus 0 " in told
+    assert told.count("| 2.2 full |") == 2
+    assert "| kl, V = 1,024 | 16 |" in told and "| targets, V = 1,024 | 16 |" in told
+    assert not [*(ROOT / "benchmarks").glob("steps-*.md")]
+
+
+def test_a_part_of_the_check_that_does_not_end_loses_only_itself(tmp_path):
+    """The function `part` of the script, alone."""
+    script = (ROOT / "launch" / "gpu_check.sh").read_text()
+    function = script[script.index("failed=0"):script.index("\n}\n") + 3]
+    calls = "part 1 slow bash -c 'echo \"| kept |\"; sleep 60'\npart 9 next echo '| quick |'\nexit $failed\n"
+    done = subprocess.run(["bash", "-c", f"out={tmp_path}\n{function}{calls}"], capture_output=True, text=True,
+                          timeout=60)
+    told = (tmp_path / "gpu_check.md").read_text()
+    assert done.returncode == 1 and re.search(r"slow: status 124 after \d s of at most 1\n", done.stdout)
+    assert "| kept |" in told and "## next\n\nStatus 0 " in told and "| quick |" in told

@@ -9,14 +9,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import jupytext
+import nbformat
 import pytest
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
+from nbclient import NotebookClient
 
 from dbyte.paths import FIGURES, RESULTS, ROOT
 from dbyte_paper import pairing
 from dbyte_paper.pairing import home_scale, mismatches, needs, parameters, read_notebook, read_script, tags
-from dbyte_paper.reproduce import TIMES, remember
+from dbyte_paper.reproduce import KERNEL, TIMES, remember
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if pairing.NAME.fullmatch(path.stem))
@@ -169,6 +171,23 @@ def test_a_notebook_that_is_newer_than_its_script_opens_in_jupyterlab(tmp_path):
     manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
     cells = manager.get("02_stage2_byte_sft.ipynb")["content"]["cells"]
     assert any(cell.get("outputs") for cell in cells)
+
+
+def test_the_cells_above_the_results_show_a_reader_what_runs_and_no_warning_or_bar_of_others():
+    """In a kernel as JupyterLab starts it; papermill's runner turns bars off beforehand."""
+    opening = code_cells(read_script(FOLDER / "05_ablation_encoder.py"))[:3]
+    load = nbformat.v4.new_code_cell(
+        "import tempfile, transformers as t\n"
+        "t.LlamaModel(t.LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, "
+        "num_attention_heads=1)).save_pretrained(folder := tempfile.mkdtemp())\n"
+        "_ = t.LlamaModel.from_pretrained(folder)")
+    notebook = nbformat.v4.new_notebook(cells=[*opening, load])
+    names = ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    NotebookClient(notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute(
+        env=env | KERNEL | {"PYTHONPATH": str(ROOT)})
+    shown = [(output.get("name"), output.get("text", "")) for cell in code_cells(notebook) for output in cell.outputs]
+    assert [name for name, _ in shown] == ["stdout"] and shown[0][1].startswith("scale    smoke, seed 0"), shown
 
 
 # -- docs/notebooks.md ------------------------------------------------------------------------------------------------

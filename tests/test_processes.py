@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,24 @@ def test_a_checkpoint_resumes_in_another_number_of_processes(folder, of_one_proc
     run = Run({"step": "1.2"}, root=root)
     assert run.sound_checkpoint() and not run.is_complete()
     launch(root, after[0], "1.2", after[1])
+    assert_same(of_one_process("1.2"), result(root, "1.2"))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("sharding", ["fsdp2", "ddp"])
+def test_one_of_four_is_killed_and_two_then_four_go_on(folder, of_one_process, sharding):
+    """The others end within seconds, and not when their patience does; what they had written is sound."""
+    root = folder("lost")
+    began = time.monotonic()
+    found = launch(root, 4, "1.2", sharding, "3:2", check=False)
+    assert found.returncode != 0 and "exitcode  : -9" in found.stderr, found.stderr[-3000:]
+    assert time.monotonic() - began < 300
+    run = Run({"step": "1.2"}, root=root)
+    assert not run.is_complete()
+    assert json.loads((run.sound_checkpoint() / "state.json").read_text())["update"] == 3
+    assert launch(root, 2, "1.2", sharding, 5 - 3, check=False).returncode != 0
+    assert json.loads((run.sound_checkpoint() / "state.json").read_text())["update"] == 5
+    launch(root, 4, "1.2", sharding)
     assert_same(of_one_process("1.2"), result(root, "1.2"))
 
 

@@ -202,7 +202,9 @@ def test_a_record_without_text_and_a_damaged_file_are_named(tmp_path, feed_of):
             feed_of(f"hub:{path.parent}").batch(0)
 
 
-@pytest.mark.parametrize("kind, count, lanes", [("parquet", 6, 4), ("parquet", 1, 4), ("jsonl", 3, 8), ("jsonl", 8, 2)])
+@pytest.mark.parametrize("kind, count, lanes", [
+    ("parquet", 6, 4), ("parquet", 1, 4), ("jsonl", 3, 8), ("jsonl", 8, 2),
+    pytest.param("parquet", 1000, 16, marks=pytest.mark.exhaustive)])  # half of which are empty
 def test_a_pass_holds_every_byte_of_every_training_document_once(kind, count, lanes, tmp_path, token_bytes, capsys):
     name = shards(tmp_path / "set", kind, count)
     found = Counter()

@@ -2,12 +2,15 @@
 
     python train_together.py ROOT STEP SHARDING EXPECTED [STOP [SECONDS CHECKPOINTS]] [then ROOT STEP ...]
 
-STOP: die after so many updates, 0: never. SECONDS: that each update takes longer. CHECKPOINTS: seconds between two.
+STOP: die after so many updates, 0: never; 3:1: process 1 is killed there, the others are not. SECONDS: that each
+update takes longer. CHECKPOINTS: seconds between two.
 
 The rows are ROOT/rows.safetensors, or a stream of ROOT/shards where that folder is.
 Under fsdp2 it runs in micro-batches of one row and recomputes activations, so that they are tested together.
 """
 
+import os
+import signal
 import sys
 import time
 from itertools import groupby
@@ -45,10 +48,13 @@ def main(root: Path, name: str, sharding: str, expected: str, stop: str = "", se
     if stop:
         trainer.CHECKPOINT_SECONDS, trainer.CHECKPOINT_SHARE = float(checkpoints), float("inf")
         kept, made = trainer.train_on, []
+        after, _, alone = stop.partition(":")
 
         def dying(*arguments, **options):
             time.sleep(float(seconds))
-            if int(stop) and len(made) == int(stop):
+            if int(after) and len(made) == int(after) and alone in ("", str(processes.rank)):
+                if alone:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 raise SystemExit(f"died after {stop}")
             made.append(None)
             return kept(*arguments, **options)
