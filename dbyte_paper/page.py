@@ -26,10 +26,10 @@ from dbyte.presets import Scale
 from dbyte_paper import audit, claims, core_hours, sentences
 from dbyte_paper.claims import UNMEASURED
 from dbyte_paper.published import SOURCE
-from dbyte_paper.real_teacher import MODELS, kept_table
+from dbyte_paper.real_teacher import MODELS, goals, kept_table
 from dbyte_paper.resilience import open_questions
 from dbyte_paper.results import read_if_any, read_results
-from dbyte_paper.tables import both_students, estimates, main_table, markdown
+from dbyte_paper.tables import both_students, estimates, main_table, markdown, with_error
 from dbyte_paper.which_recipe import which_recipe
 
 CAPTIONS = tomllib.loads((files("dbyte_paper") / "captions.toml").read_text(encoding="utf-8"))
@@ -54,6 +54,10 @@ def blocks(scale: Scale, *, results: Path = RESULTS, figures: Path = FIGURES,
            "`figures/`; accuracy is in percent with its standard error, intervals are of 95 %.")
     yield from in_short(read, partial(read_if_any, scale=REAL, folder=results), found)
     yield from headline(read)
+    if name == REAL and (columns := read("real_columns")) is not None:
+        yield "## Goals"
+        yield goals_met(columns, read("real_text"))
+        yield markdown(pd.DataFrame(goals(columns, read("real_text"))))
     if (figures / name / f"{PRIMARY}.png").is_file():
         yield from picture(PRIMARY, figures / name, results / name, page=report_path(name, results=results).parent)
     yield from bits_and_boundaries(read)
@@ -87,7 +91,7 @@ def headline(read: Read) -> Iterator[str]:
     """Teacher, Stage 1 and Stage 2."""
     yield "## What is kept"
     if (real := read("real_columns")) is not None:
-        yield from one_teacher(real, read("real_text"))
+        yield from one_teacher(real, read("real_text"), read("real_letters"))
     frame = read("main")
     if frame is None:
         if real is None:
@@ -104,8 +108,8 @@ def headline(read: Read) -> Iterator[str]:
         yield markdown(main_table(letters))
 
 
-def one_teacher(columns: pd.DataFrame, text: pd.DataFrame | None) -> Iterator[str]:
-    """What notebook 17 measured of one teacher's student: accuracy, and its text if that was read."""
+def one_teacher(columns: pd.DataFrame, text: pd.DataFrame | None, letters: pd.DataFrame | None) -> Iterator[str]:
+    """What was measured of one teacher's student: accuracy, its text and what it knows of letters if that was asked."""
     yield (f"One teacher and its student (notebook 17), {seeds_of(columns)}, at most "
            f"{int(columns.loc[columns['task'] != AVERAGE, 'n'].max())} items a column, fewer after step 1.1 and where "
            "the teacher is near chance. A student of Stage 1 is read along the tokenizer's boundaries or its router's. "
@@ -116,6 +120,19 @@ def one_teacher(columns: pd.DataFrame, text: pd.DataFrame | None) -> Iterator[st
         models = [name for name in MODELS if name in set(text["model"])]
         yield "Held-out text (± standard error over pieces), along the same boundaries; Stage 2's bits are a bound:"
         yield markdown(estimates(text, rows=["corpus", "measure"], columns="model", order=models, digits=3))
+    if letters is not None:
+        average = letters[letters["task"] == AVERAGE].set_index("model")
+        levels = ", ".join(f"{model} {with_error(row.value, row.stderr)}" for model, row in average.iterrows())
+        yield (f"Letters (notebook 23), accuracy over {len(letters['task'].unique()) - 1} kinds of questions, "
+               f"{int(average['n'].iloc[0])} items, where guessing gives {average['chance'].iloc[0]:.1f}: {levels}.")
+
+
+def goals_met(columns: pd.DataFrame, text: pd.DataFrame | None) -> str:
+    """How many of the goals of scale `real` are met, as a sentence."""
+    found = goals(columns, text)
+    met = sum(goal["verdict"].startswith("holds") for goal in found)
+    return (f"{met} of {len(found)} goals that this project sets itself are met; \"within error\" says that a bound is "
+            "closer than two standard errors.")
 
 
 def seeds_of(frame: pd.DataFrame) -> str:
@@ -168,6 +185,10 @@ def picture(name: str, folder: Path, results: Path, *, page: Path) -> Iterator[s
 def judged_claims(found: pd.DataFrame) -> Iterator[str]:
     """The paper's claims: those with a verdict as a table, the others as one."""
     yield "## The paper's claims"
+    if (found["verdict"] == UNMEASURED).all():
+        yield (f"None is judged by this scale alone. `results/REPORT.md` judges all of them, by the results of scale "
+               f"`{COMMITTED_SCALE}` and of the pretrained teacher of `{REAL}`.")
+        return
     yield (f"Of {len(found)} claims: {claims.counts(found)}. A claim is shown, or its opposite, where the whole "
            f"interval is on one side of what it asks, and equal where it lies within {EQUAL:g} points of it; of the "
            f"{found['primary'].sum()} primary ones it must also pass Holm's test among them (p), the others are "
@@ -269,7 +290,9 @@ def readme_numbers(*, folder: Path = RESULTS) -> str:
     real = partial(read_if_any, scale=REAL, folder=folder)
     lead = []
     if (columns := real("real_columns")) is not None:
-        lead = [f"### A pretrained teacher: scale `{REAL}`", *one_teacher(columns, real("real_text")),
+        lead = [f"### A pretrained teacher: scale `{REAL}`",
+                *one_teacher(columns, real("real_text"), real("real_letters")),
+                f"{goals_met(columns, real('real_text'))} Each is in [results/{REAL}](results/{REAL}/REPORT.md).",
                 f"### Teachers trained here: scale `{COMMITTED_SCALE}`"]
     main = read("main")
     stage1 = read("stage1")

@@ -29,12 +29,15 @@ from dbyte.text.files import readable_files
 from dbyte.text.spans import TokenBytes
 from dbyte_paper.ablation_runs import kept_models
 from dbyte_paper.above_chance import kept_above_chance
-from dbyte_paper.tables import BENCHMARKS, SIGMA, estimates
+from dbyte_paper.tables import BENCHMARKS, SIGMA, estimates, target
 
 TEACHER = "teacher"
 ON_ITS_WAY = "after 1.1"
 MODELS = (TEACHER, ON_ITS_WAY, "Stage 1, tokenizer's", "Stage 1, router's", "Stage 2")
 NEAR = "near chance"
+KEPT_COLUMNS = ("LMB", "HellaS", "PIQA", "ARC-E")  # what a teacher of this size can do: goals are about these
+LEAST_KEPT = {"Stage 1, tokenizer's": 90.0, "Stage 1, router's": 85.0}  # the goals, in percent above chance
+MOST_BITS = {"Stage 1, tokenizer's": 3.0, "Stage 1, router's": 3.0, "Stage 2": 10.0}  # in percent over the teacher's
 KL, AGREEMENT, BITS = "KL to the teacher, nats a token", "same likeliest token, %", "bits per byte"
 
 
@@ -123,6 +126,27 @@ def text_rows(measurer: Measurer, models: Mapping[str, tuple[Path, str]]) -> lis
             if reading == "stage1/tokenizer":
                 rows += likeness_rows(measurer, folder, models[TEACHER][0], corpus, model=model)
     return rows
+
+
+def goals(columns: pd.DataFrame, text: pd.DataFrame | None) -> list[dict]:
+    """What this project asks of scale `real`, as rows of `target`; columns, text: of `kept_rows` and `text_rows`.
+
+    Accuracy is asked for column by column, and on the average over the columns that are not near chance.
+    """
+    found = []
+    for row in () if text is None else text.itertuples():
+        if row.model == "Stage 1, tokenizer's" and row.measure == KL:
+            found.append(target(f"KL, nats a token, {row.corpus}", row.value, row.n, row.stderr, at_most=0.1))
+        if row.measure == BITS and row.model in MOST_BITS:
+            found.append(target(f"bits per byte over the teacher's, %, {row.corpus}, {row.model}", row.more, row.n,
+                                row.more_stderr, at_most=MOST_BITS[row.model]))
+    asked = columns[columns.task.isin((*KEPT_COLUMNS, stats.AVERAGE)) & columns.above_chance.notna()]
+    for row in asked.itertuples():
+        if row.model in LEAST_KEPT:
+            error = (row.above_chance_high - row.above_chance_low) / 4  # a 95 % interval is four standard errors wide
+            found.append(target(f"kept above chance, %, {row.task}, {row.model}", row.above_chance, int(row.n), error,
+                                at_least=LEAST_KEPT[row.model]))
+    return found
 
 
 def likeness_rows(measurer: Measurer, folder: Path, teacher: Path, corpus: str, **keys) -> list[dict]:

@@ -49,7 +49,9 @@ def of_students(frame: pd.DataFrame, *, columns: str) -> Iterator[str]:
 
 
 def of_claims(found: pd.DataFrame) -> Iterator[str]:
-    """How the paper's claims stand: how many, and which of the primary ones."""
+    """How the paper's claims stand: how many, and which of the primary ones; nothing where none was measured."""
+    if (found["verdict"] == claims.UNMEASURED).all():
+        return
     yield f"Of {len(found)} claims of the papers, {claims.counts(found)}."
     primary = found[found["primary"]]
     told = []

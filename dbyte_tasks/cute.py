@@ -35,39 +35,50 @@ class Question:
 QUESTIONS = {name: Question(**fields) for name, fields in tomllib.loads(
     Path(__file__).with_name("cute.toml").read_text(encoding="utf-8")).items()}
 MADE_UP = ("spell", "spell_inverse", "contains_char", "ins_char", "del_char", "sub_char", "swap_char")
-CUTE_COLUMNS = (*QUESTIONS, *(f"{kind}_rand" for kind in MADE_UP))
-WHERE = "cute/data/{}.tsv"
 
 
-def cute_task(name: str, limit: int | None = None, *, data: Path | None) -> HarnessTask:
-    """A column's first `limit` items (None: all), from the authors' file below the folder `data`.
+@dataclass(frozen=True)
+class CuteColumn:
+    """A column of CUTE: a kind of question, asked of words or, where its name ends in _rand, of made-up words."""
 
-    Raises ValueError for a limit below 1 or a damaged file, and FileNotFoundError for a missing one or no folder.
-    """
-    file = WHERE.format(name)
-    if data is None or not (data / file).is_file():
-        raise FileNotFoundError(f"{name}: looked in {data} for {file}")
-    question = QUESTIONS[name.removesuffix("_rand")]
-    rows = items(data / file, question)[: at_least_one(limit)]
-    config = harness_config(name, lambda: rows, {
-        "output_type": "generate_until",
-        "doc_to_text": "{{prompt}}",
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": ['"', "\n"], "do_sample": False, "max_gen_toks": 64},
-    }, metric="exact_match", ignore_case=question.ignore_case)
-    return HarnessTask(name, "exact_match", question.chance, config)
+    name: str
+
+    def as_task(self, limit: int | None = None, *, data: Path | None) -> HarnessTask:
+        """Its first `limit` items (None: all), from the authors' file below the folder `data`.
+
+        Raises ValueError for a limit below 1 or a damaged file, and FileNotFoundError for a missing one or no folder.
+        """
+        rows = self.rows(data)[: at_least_one(limit)]
+        question = self._question()
+        config = harness_config(self.name, lambda: rows, {
+            "output_type": "generate_until",
+            "doc_to_text": "{{prompt}}",
+            "doc_to_target": "{{answer}}",
+            "generation_kwargs": {"until": ['"', "\n"], "do_sample": False, "max_gen_toks": 64},
+        }, metric="exact_match", ignore_case=question.ignore_case)
+        return HarnessTask(self.name, "exact_match", question.chance, config)
+
+    def rows(self, data: Path | None) -> list[dict]:
+        """All its items as rows of prompt and answer; ValueError for a line with a wrong number of fields."""
+        file = f"cute/data/{self.name}.tsv"
+        if data is None or not (data / file).is_file():
+            raise FileNotFoundError(f"{self.name}: looked in {data} for {file}")
+        question, path = self._question(), data / file
+        rows = []
+        fields = len(question.worked[0][0]) + 1
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            cells = line.split("\t")
+            if len(cells) != fields:
+                raise ValueError(f"{path}, line {number}: expected {fields} fields, found {len(cells)}: get the file "
+                                 "again")
+            if number > 1:  # the first names the fields
+                rows.append({"prompt": question.prompt(cells[:-1]), "answer": cells[-1]})
+        if not rows:
+            raise ValueError(f"{path} holds no items: get the file again")
+        return rows
+
+    def _question(self) -> Question:
+        return QUESTIONS[self.name.removesuffix("_rand")]
 
 
-def items(path: Path, question: Question) -> list[dict]:
-    """The items of a file as rows of prompt and answer; ValueError for a line with a wrong number of fields."""
-    rows = []
-    fields = len(question.worked[0][0]) + 1
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        cells = line.split("\t")
-        if len(cells) != fields:
-            raise ValueError(f"{path}, line {number}: expected {fields} fields, found {len(cells)}: get the file again")
-        if number > 1:  # the first names the fields
-            rows.append({"prompt": question.prompt(cells[:-1]), "answer": cells[-1]})
-    if not rows:
-        raise ValueError(f"{path} holds no items: get the file again")
-    return rows
+CUTE = {name: CuteColumn(name) for name in (*QUESTIONS, *(f"{kind}_rand" for kind in MADE_UP))}

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from dbyte_tasks import minibench
 from dbyte_tasks.column import HarnessTask
-from dbyte_tasks.cute import CUTE_COLUMNS, cute_task
+from dbyte_tasks.cute import CUTE
 from dbyte_tasks.paper import BENCHMARKS
 
-COLUMNS = {"mini": minibench.EVERY, "paper": BENCHMARKS, "cute": CUTE_COLUMNS, "mini_cute": minibench.MINI_CUTE}
+COLUMNS = {"mini": minibench.EVERY, "paper": BENCHMARKS, "cute": CUTE, "mini_cute": minibench.MINI_CUTE}
 GROUPS = {group: [(group, column) for column in columns] for group, columns in COLUMNS.items()}
 GROUPS |= {"mini": [("mini", column) for column in minibench.COLUMNS], "mini_full": GROUPS["mini"]}
 # What each name stands for. Groups are in reverse, so that a bare name is the column of the first group that has it.
@@ -64,8 +64,6 @@ def tasks(
 
 
 def _task(group: str, column: str, limit: int | None, *, seed: int, data: Path | None) -> HarnessTask:
-    if group == "paper":
-        return BENCHMARKS[column].as_task(limit, data=data)
-    if group == "cute":
-        return cute_task(column, limit, data=data)
+    if group in ("paper", "cute"):
+        return COLUMNS[group][column].as_task(limit, data=data)
     return COLUMNS[group][column].as_task(limit, seed=seed)

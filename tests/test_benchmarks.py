@@ -105,7 +105,7 @@ def test_a_student_with_an_oracle_encoder_scores_as_its_teacher(pair, name, monk
     plain = StudentLM(student, token_bytes, stage=1, boundaries="tokenizer", compiled=False)  # an oracle has no C
     ours = Recording(plain)
     theirs = Recording(teacher_lm(teacher, tokenizer, batch_size=4))
-    full_name = name if name in cute.CUTE_COLUMNS else f"paper/{name}"
+    full_name = name if name in cute.CUTE else f"paper/{name}"
     tasks = [suite.tasks([full_name], limit=3, data=SHARED)[0] for _ in "12"]
     found, expected = (evaluate_tasks(lm, [task]) for lm, task in zip((ours, theirs), tasks, strict=True))
     assert found == expected and found[tasks[0].name].n == 3
@@ -246,7 +246,7 @@ def test_cutes_worked_examples_are_right():
 
 @real
 def test_cute_is_read_completely_and_its_answers_do_not_stand_in_the_worked_examples():
-    tasks = [cute.cute_task(name, data=SHARED) for name in cute.CUTE_COLUMNS]
+    tasks = [column.as_task(data=SHARED) for column in cute.CUTE.values()]
     assert len(tasks) == 21
     for task in tasks:
         rows = task.config["custom_dataset"]()["test"]

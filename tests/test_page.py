@@ -14,7 +14,7 @@ from dbyte import paths, presets
 from dbyte.evaluate.harness import ColumnResult
 from dbyte_paper import claims, figures, page, sentences
 from dbyte_paper.figures import save, write_png
-from dbyte_paper.real_teacher import kept_rows
+from dbyte_paper.real_teacher import BITS, goals, kept_rows
 from dbyte_paper.results import read_if_any, read_results
 from dbyte_paper.tables import markdown
 
@@ -121,7 +121,7 @@ def test_a_scale_where_nothing_ran_has_a_report_that_says_so(tmp_path):
     folders = dict(results=tmp_path / "results", figures=tmp_path / "figures")
     assert page.report(presets.scale("smoke"), write=True, **folders)
     text = (tmp_path / "results" / "smoke" / "REPORT.md").read_text()
-    assert "Not measured yet" in text and "0 shown" in text and "![" not in text
+    assert "Not measured yet" in text and "None is judged by this scale alone" in text and "![" not in text
     assert not (tmp_path / "results" / "REPORT.md").exists(), "smoke must not touch the committed report"
 
 
@@ -148,7 +148,7 @@ def test_the_page_of_a_pretrained_teacher_begins_with_its_table(tmp_path):
              for model in ("Stage 2", "teacher")}
     write(tmp_path, kept_rows(found), name="real_columns", scale="real")
     columns = read_results("real_columns", scale="real", folder=tmp_path)
-    said, table = page.one_teacher(columns, None)
+    said, table = page.one_teacher(columns, None, None)
     assert "seeds 0, 1" in said and "at most 100 items a column" in said
     head, _, *rows = table.splitlines()
     assert head == "| model | LMB | WINO (near chance) | average | kept above chance, % |"
@@ -160,10 +160,31 @@ def test_a_teacher_that_is_near_chance_everywhere_keeps_nothing_and_has_a_page(t
     found = {model: {"WINO": ColumnResult("WINO", "acc", 0.5, 0.05, 100, 0.5, (1, 0) * 50, "")}
              for model in ("Stage 2", "teacher")}
     write(tmp_path, kept_rows(found), name="real_columns", scale="real")
-    said, table = page.one_teacher(read_results("real_columns", scale="real", folder=tmp_path), None)
+    said, table = page.one_teacher(read_results("real_columns", scale="real", folder=tmp_path), None, None)
     assert "at most 100 items a column" in said
     assert table.splitlines()[0] == "| model | WINO (near chance) | kept above chance, % |"
     assert table.splitlines()[2].startswith("| teacher | 50.0 ± 5.0 |")
+
+
+def test_goals_are_asked_column_by_column_and_letters_are_told(tmp_path):
+    def result(right: int) -> ColumnResult:
+        return ColumnResult("", "acc", right / 100, 0.05, 100, 0.0, (1,) * right + (0,) * (100 - right), "")
+
+    found = {"teacher": {"LMB": result(60), "PIQA": result(80)}, "Stage 1, router's": {"LMB": result(30),
+                                                                                       "PIQA": result(80)}}
+    columns = pd.DataFrame(kept_rows(found))
+    text = pd.DataFrame([{"model": "Stage 2", "measure": BITS, "corpus": "c", "more": more, "more_stderr": 1.0, "n": 9}
+                         for more in (9.0, 80.0)])
+    asked = {(goal["claim"], goal["verdict"].split()[0]) for goal in goals(columns, text)}
+    kept, bits = "kept above chance, %, {}, Stage 1, router's", "bits per byte over the teacher's, %, c, Stage 2"
+    assert asked == {(kept.format("LMB"), "fails"), (kept.format("PIQA"), "holds"), (kept.format("average"), "fails"),
+                     (bits, "holds"), (bits, "fails")}
+    assert page.goals_met(columns, text).startswith("2 of 5 goals")
+    letters = pd.DataFrame([{"model": "teacher", "task": task, "value": 25.0, "stderr": 2.0, "n": 8, "chance": 12.5}
+                            for task in ("spell", "average")])
+    write(tmp_path, kept_rows(found), name="real_columns", scale="real")
+    *_, told = page.one_teacher(read_results("real_columns", scale="real", folder=tmp_path), None, letters)
+    assert told.endswith("over 1 kinds of questions, 8 items, where guessing gives 12.5: teacher 25.0 ± 2.0.")
 
 
 def test_sentences_say_what_the_results_say_and_nothing_that_was_not_measured(tmp_path):

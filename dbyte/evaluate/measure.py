@@ -47,6 +47,7 @@ from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 from dbyte_tasks import minibench
 from dbyte_tasks.column import Column, Marks, items_hash
+from dbyte_tasks.cute import CuteColumn
 from dbyte_tasks.paper import BENCHMARKS, Benchmark, data_folder
 
 MEASURING = 1  # raise it when all measurements change, so that old ones are not used
@@ -80,17 +81,18 @@ class Measurer:
                 for name in self.scale.benchmarks or table if only is None or name in only}
 
     def column(
-        self, folder: Path, reading: str, column: Column | Benchmark, *, items: int, noise: Noise | None = None
+        self, folder: Path, reading: str, column: Column | Benchmark | CuteColumn, *, items: int,
+        noise: Noise | None = None
     ) -> ColumnResult:
         """One column on its first `items` items, or all if it has fewer; with noise, of what the model is asked.
 
-        The items of a column of the paper are from $DBYTE_DATA or the hub.
+        The items of a column of the paper are from $DBYTE_DATA or the hub, those of CUTE from $DBYTE_DATA.
         """
         def answers() -> dict:
             lm = self._lm(folder, reading)
             return asdict(evaluate_tasks(NoisyLM(lm, noise) if noise else lm, [task])[task.name])
 
-        if isinstance(column, Benchmark):
+        if not isinstance(column, Column):
             data = data_folder()
             task = column.as_task(items, data=data)
             key = {"benchmark": column.name, "items": items_hash(column.rows(data)[:items])}
