@@ -4,7 +4,8 @@
     python benchmarks/on_policy.py --toy    scale smoke, one round, no report: only that it runs
 
 The student is a short Stage 1, as in notebook 03, which is trained if it is missing. An update is sampling, batch,
-objective, backward, clip and optimisers, as in the trainer.
+objective, backward, clip and optimisers, as in the trainer. The trainer writes by torch; compiled steps are timed next
+to it.
 
 The peer is the GOLD trainer of TRL (`pip install trl`, for development alone), with the same teacher, prompts, rows,
 temperature and divergence. It needs a student with token ids of its own, so there the student is a copy of the teacher:
@@ -21,8 +22,8 @@ import argparse
 import ctypes
 import os
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import count, cycle
 from multiprocessing import get_context
@@ -42,25 +43,28 @@ from dbyte.distill.trainer import Trainee, train_on
 from dbyte.kernels.fast import fast_products
 from dbyte.model.student import ByteStudent
 from dbyte.model.teacher import load_teacher, load_tokenizer
+from dbyte.native import engine_for, library
 from dbyte_paper.variants import on_policy, run_variant
 
 UPDATES, ROUNDS = 4, 5  # of a call; calls
 RATE = 1e-6  # of the peak rates: next to nothing, so that rounds stay alike
 SHARE = 0.6  # the goal for sampling, of a step's time
 STEPS = {"on-policy": (1, 3), "step 1.2": (1, 1), "step 1.2 on rows as on-policy has": (2, 1)}  # variant and step
+COMPILED = "ours, compiled steps"
 PEERS = {"TRL, one tokenizer": False, "TRL, hybrid": True}
 
 
 class Updates:
     """Calls of so many updates of a step; `told` has for each call tokens judged, sampling seconds and samples."""
 
-    def __init__(self, planned: tuple[PlannedRun, ...], step: PlannedRun, updates: int):
+    def __init__(self, planned: tuple[PlannedRun, ...], step: PlannedRun, updates: int, *, compiled: bool = False):
         self.student = ByteStudent.from_pretrained(planned[2].run.model_folder).train()
         self.student.use_backend("fast")
         self.teacher, _ = load_teacher(step.teacher)
         self.step, self.feed, self.updates = step.step, step.feed, updates
         self.step.thaw(self.student)
         if self.step.policy:
+            self.feed = replace(self.feed, engine=partial(engine_for, compiled=compiled))
             self.feed.watch(self.student, self.teacher)
         self.optimisers = self.step.optimisers(self.student)
         self.trainee = Trainee(self.student, self.teacher, self.step.objective)
@@ -153,24 +157,31 @@ def cache_bytes(ours: Updates) -> int:
     return sum(getattr(holder, name).nbytes for holder, name, _ in stream.parts())
 
 
-def timing(ours: Updates, folder: Path, *, rounds: int) -> list[str]:
+def timing(steps: tuple[PlannedRun, ...], ours: Updates, *, rounds: int) -> list[str]:
     """Rows of the table on time."""
+    folder = steps[3].teacher
     with fast_products():
         batch = ours.feed.batch(0)
     bytes_a_token = int(batch.judged_BL.sum()) / max(int((batch.own_boundary_BL & batch.judged_BL).sum()), 1)
     limit = max(round(ours.step.policy.new_bytes / bytes_a_token), 1)
     with tempfile.TemporaryDirectory() as out:
-        calls: dict[str, Updates | Peer] = {"ours": ours} | {
-            name: Peer(ours, folder, out, hybrid=hybrid, limit=limit) for name, hybrid in PEERS.items()}
+        calls: dict[str, Updates | Peer] = {"ours": ours}
+        if library.compiles():
+            calls[COMPILED] = Updates(steps, steps[3], ours.updates, compiled=True)
+        calls |= {name: Peer(ours, folder, out, hybrid=hybrid, limit=limit) for name, hybrid in PEERS.items()}
         seconds = interleaved(calls, rounds=rounds)
     told = {name: call.told[-rounds:] for name, call in calls.items()}
-    share = median(one[1] / spent for one, spent in zip(told["ours"], seconds["ours"], strict=True))
     rates = {name: median(one[0] / spent for one, spent in zip(told[name], seconds[name], strict=True))
              for name in calls}
     best = max(rates[name] for name in PEERS)
-    lines = [row("sampling, of a step's time", f"{100 * share:.0f} %", f"below {100 * SHARE:.0f} %", share < SHARE),
-             row("tokens judged a second", f"{rates['ours']:,.0f}", f"at least {best:,.0f}", rates["ours"] >= best)]
-    lines += [row(f"the same of {name}", f"{rates[name]:,.0f}") for name in PEERS]
+    lines = []
+    for name in [name for name in calls if name not in PEERS]:
+        share = median(one[1] / spent for one, spent in zip(told[name], seconds[name], strict=True))
+        lines += [row(f"sampling, of a step's time, {name}", f"{100 * share:.0f} %", f"below {100 * SHARE:.0f} %",
+                      share < SHARE),
+                  row(f"tokens judged a second, {name}", f"{rates[name]:,.0f}", f"at least {best:,.0f}",
+                      rates[name] >= best)]
+    lines += [row(f"tokens judged a second, {name}", f"{rates[name]:,.0f}") for name in PEERS]
     for name in calls:
         tokens = mean(one[0] / one[2] for one in told[name])
         lines.append(row(f"tokens of a sample, {name}", f"{tokens:.1f}"))
@@ -199,11 +210,11 @@ def report(scale: presets.Scale, *, updates: int, rounds: int) -> str:
     policy = scale.on_policy
     steps = planned(scale, 1)
     ours = Updates(steps, steps[3], updates)
-    ask: Callable[[], list[str]] = partial(timing, ours, steps[3].teacher, rounds=rounds)
     return "\n".join([
         f"On-policy distillation: scale {scale.name}, {policy.rows} prompts an update, at most {policy.new_bytes} new "
         f"bytes, fp32. {machine()}; medians of {rounds} rounds in turn of {updates} updates each.", "",
-        "| what | found | goal | |", "|---|---:|---:|---|", *memory(ours, scale), *ask()])
+        "| what | found | goal | |", "|---|---:|---:|---|", *memory(ours, scale),
+        *timing(steps, ours, rounds=rounds)])
 
 
 def main() -> None:
