@@ -1,6 +1,7 @@
 """Chat templates: their special tokens have bytes of their own, in text, in the student and in the harness."""
 
 import io
+import re
 from copy import deepcopy
 from functools import cache
 
@@ -12,6 +13,7 @@ from tiny_tokenizers import LLAMA3_PATTERN, byte_level_bpe, qwen
 from transformers import PreTrainedTokenizerFast
 
 from dbyte.__main__ import main
+from dbyte.decode.conversation import Conversation, chunks_of, without_oldest
 from dbyte.decode.generate import begin, generate
 from dbyte.evaluate.lm import StudentLM
 from dbyte.evaluate.score import Request, Scorer
@@ -161,6 +163,11 @@ class Terminal(io.StringIO):
         return True
 
 
+class TerminalOfBytes(io.TextIOWrapper):
+    def isatty(self):
+        return True
+
+
 def test_the_command_remembers_what_was_said(folder, capfdbinary, monkeypatch):
     chat, student = template(smollm()), ByteStudent.from_pretrained(folder)
     history, answers = [], []
@@ -176,6 +183,66 @@ def test_the_command_remembers_what_was_said(folder, capfdbinary, monkeypatch):
     assert out.replace("> ", "").strip("\n") == "\n".join(answers).strip("\n") and "holds '<|im_end|>'" in err
     assert main(["generate", str(folder), "The cat 😀", *options]) == 0
     assert capfdbinary.readouterr().out.decode() == answers[0] + "\n"
+
+
+def talk_of(student, tokenizer=None, **options):
+    told = []
+    return Conversation(student, template(tokenizer or smollm()), tell=told.append, **options), told
+
+
+def test_a_long_conversation_forgets_its_oldest_turns_and_says_so_once():
+    student = student_of(llama())
+    told_by_system = deepcopy(llama())
+    told_by_system.chat_template = HEADERS.replace(
+        "{% for m", "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>{% for m", 1)
+    talk, told = talk_of(student, told_by_system, answer_bytes=30)
+    system = {"role": "system", "content": "Answer in rhymes."}
+    talk.messages.append(system)
+    lengths = []
+    for turn in range(12):
+        prompt = talk.prompt(f"This is turn {turn}, and it is long.")
+        assert prompt.count(b"Be brief.") == 1 and talk.messages[0] == system and prompt.count(b"rhymes") == 1
+        assert f"turn {turn},".encode() in prompt and (turn == 0 or f"turn {turn - 1},".encode() in prompt)
+        (answer,) = generate(student, [prompt], max_new_bytes=30, chat=True)  # nothing is cut: the answer had room
+        assert chunks_of(student, prompt) + 30 <= 256
+        talk.remember(f"This is turn {turn}, and it is long.", answer)
+        lengths.append(len(talk.messages))
+    assert b"turn 0," not in prompt and lengths[-1] < max(lengths) + 2 < 25 and len(told) == 1
+    assert "256 positions" in told[0] and [each["role"] for each in talk.messages[1:3]] == ["user", "assistant"]
+    longest = [*talk.messages, {"role": "user", "content": "x"}]
+    assert talk.has_forgotten and without_oldest(longest[-1:]) == []
+
+
+def test_chunks_are_those_that_a_stream_counts():
+    student = student_of(llama())
+    prompt = as_bytes(template(llama()).encode(TALK, reply=True))
+    stream = begin(student, [prompt], max_new_bytes=4, sampling=None, stage=1, chat=True, kind=Reader).stream
+    assert chunks_of(student, prompt) == stream.core_cache.length[0]
+
+
+def test_an_answer_that_spells_a_special_token_is_forgotten():
+    talk, _ = talk_of(student_of(smollm()), answer_bytes=9)
+    with pytest.raises(ValueError, match="the answer spells a special token"):
+        talk.remember("Why?", "Because<|im_end|>")
+    assert talk.messages == [] and talk.prompt("Why?")
+
+
+def test_odd_lines_do_not_end_a_conversation(folder, capfdbinary, monkeypatch):
+    student = ByteStudent.from_pretrained(folder)
+    too_long, odd = "long " * 400, "\u2028\x00\x1b[A\u200f e\u0301 \U0010ffff \ufffd"
+    monkeypatch.setattr("sys.stdin", Terminal(f"\n   \n{too_long}\n\udce9t\u00e9\n{odd}\n"))  # then Ctrl-D
+    assert main(["generate", str(folder), "--chat", "--max-new-bytes", "20"]) == 0
+    out, err = (each.decode() for each in capfdbinary.readouterr())
+    assert re.search(r"prompt 0 has 2\d\d\d bytes in at least \d+ chunks, .*256 positions.*shorten it", err)
+    assert "is UTF-8, found the byte 0xE9 at offset 0" in err and err.count("dbyte: error") == 2
+    prompt = as_bytes(template(smollm()).encode([{"role": "user", "content": odd}], reply=True))
+    assert out.replace("> ", "").strip("\n") == generate(student, [prompt], max_new_bytes=20, chat=True)[0].strip("\n")
+    monkeypatch.setattr("sys.stdin", TerminalOfBytes(io.BytesIO(b"\xff\n"), encoding="utf-8", errors="strict"))
+    assert main(["generate", str(folder), "--chat"]) == 0
+    assert "this line is no text: 'utf-8' codec can't decode byte 0xff" in capfdbinary.readouterr().err.decode()
+    for given, told in ((too_long, "shorten it"), ("\udce9t", "found the byte 0xE9 at offset 0")):
+        assert main(["generate", str(folder), given, "--chat"]) == 2
+        assert told in capfdbinary.readouterr().err.decode()
 
 
 def test_the_command_needs_a_tokenizer_with_a_template(folder, tmp_path, capfd):

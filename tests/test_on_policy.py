@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEXTS, make_student, make_teacher
+from test_chat import smollm, template
 
 from dbyte.decode.trajectories import Sample
 from dbyte.distill import losses, objectives, terms, trainer
@@ -201,6 +202,28 @@ def test_an_impossible_mixture_is_refused(wrong, message):
 def test_sharded_weights_cannot_write():
     with pytest.raises(ValueError, match="writes its own samples.*--sharding ddp"):
         check_sharding((STEP,), "fsdp2")
+
+
+def test_turns_of_a_chat_are_written_after_and_judged():
+    chat = template(smollm())
+    teacher = make_teacher(vocabulary=len(smollm()))
+    student = make_student(teacher, smollm()).requires_grad_()
+    messages = [[{"role": "user", "content": text}] for text in ("Why is it so? 😀", "", "Hello")]
+    prompts = [chat.encode(each, reply=True) for each in messages]
+    feed = OnPolicyFeed(replace(POLICY, teacher_share=0.5, chat=True, prompt_bytes=64), prompts, chat.token_bytes,
+                        seed=0)
+    feed.watch(student, teacher)
+    batch = feed.batch(0)
+    for row, (ids_M, byte_ids_L, judged_L) in enumerate(zip(batch.token_ids_BM, batch.byte_ids_BL, batch.judged_BL,
+                                                           strict=True)):
+        prompt = feed._prompt(row)
+        assert ids_M[1 : 1 + len(prompt.token_ids)].equal(prompt.token_ids)
+        begun = len(prompt.byte_ids) + 1
+        assert byte_ids_L[1:begun].equal(prompt.byte_ids) and not judged_L[:begun].any()
+    assert batch.judged_BL.any() and feed.told["coverage"] == 1
+    loss = objectives.on_policy()(student, teacher, batch)
+    loss.backward()
+    assert loss.isfinite() and loss > 0
 
 
 # -- in the one loop --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 INTERRUPTED = 130
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         if prompts is None:
             return _converse(student, arguments, chat)
         if chat:
-            prompts = [_turn(chat, [], prompt) for prompt in prompts]
+            prompts = [_conversation(student, arguments, chat).prompt(_turn(prompt)) for prompt in prompts]
         repeats = equal_before(prompts)
         for first in range(0, len(prompts), arguments.rows):
             rows = slice(first, first + arguments.rows)
@@ -98,33 +99,49 @@ def _template(folder: Path):
     return ChatTemplate.from_tokenizer(tokenizer, TokenBytes.from_tokenizer(tokenizer))
 
 
-def _turn(chat, history: list[dict[str, str]], said: bytes) -> bytes:
-    """The bytes of a conversation, up to where the answer to what was said begins."""
-    said = said.decode(errors="replace").removesuffix("\n")
-    return bytes(chat.encode([*history, {"role": "user", "content": said}], reply=True).byte_ids.tolist())
+def _conversation(student, arguments: argparse.Namespace, chat):
+    from dbyte.decode.conversation import Conversation
+
+    return Conversation(student, chat, arguments.max_new_bytes, partial(print, file=sys.stderr))
+
+
+def _turn(said: bytes) -> str:
+    """What a user says; ValueError for bytes that are no text."""
+    try:
+        return said.decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a turn of a conversation is UTF-8, found the byte 0x{said[error.start]:02X} at offset "
+                         f"{error.start}: {error.reason}") from error
 
 
 def _converse(student, arguments: argparse.Namespace, chat=None) -> int:
     """Ask for prompts and continue each until the input ends; Ctrl-C ends a text, or at the prompt the command.
 
-    chat: a template, to remember what was said and answered; an answer that was interrupted is forgotten.
+    chat: a template, to remember what was said and answered; an answer that was interrupted is forgotten, and an empty
+    line says nothing.
     """
-    print("One prompt per line; Ctrl-C ends a text, Ctrl-D the command.", file=sys.stderr)
-    history: list[dict[str, str]] = []
+    tell = partial(print, file=sys.stderr)
+    tell("One prompt per line; Ctrl-C ends a text, Ctrl-D the command.")
+    talk = _conversation(student, arguments, chat) if chat else None
     while True:
         try:
             prompt = input("> ").encode(errors="surrogateescape")
         except EOFError:
             _end_line()
             return 0
+        except UnicodeDecodeError as error:  # a terminal sends what is typed or pasted, text or not
+            tell(f"dbyte: error: this line is no text: {error}")
+            continue
         try:
-            (answer,) = _write(student, [prompt if chat is None else _turn(chat, history, prompt)], arguments)
-            history += [{"role": "user", "content": prompt.decode(errors="replace")},
-                        {"role": "assistant", "content": answer.decode(errors="replace")}]
+            if talk is None:
+                _write(student, [prompt], arguments)
+            elif (said := _turn(prompt)).strip():
+                (answer,) = _write(student, [talk.prompt(said)], arguments)
+                talk.remember(said, answer.decode(errors="replace"))
         except KeyboardInterrupt:
             _end_line()
         except ValueError as error:
-            print(f"dbyte: error: {error}", file=sys.stderr)
+            tell(f"dbyte: error: {error}")
 
 
 def _write(

@@ -14,13 +14,14 @@ Shape letters: B rows, L bytes.
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dbyte.decode.engine import Engine
 from dbyte.decode.sampling import equal_before
 from dbyte.decode.trajectories import DEGENERATE, Sample, student_writes, teacher_writes
 from dbyte.distill.data import training_rows
@@ -28,6 +29,7 @@ from dbyte.distill.loader import Feed
 from dbyte.distill.on_policy_loss import Judged, Side, spans
 from dbyte.distill.prompts import load_prompts
 from dbyte.distill.runs import content_hash
+from dbyte.model.student import ByteStudent
 from dbyte.presets import OnPolicy, Scale
 from dbyte.text.chat import ChatTemplate
 from dbyte.text.packing import Batch, Rows, padded
@@ -42,7 +44,8 @@ class OnPolicyFeed:
     """Batches of samples, as `Feed` gives batches of rows; `watch` must come first.
 
     prompts: aligned, without BOS. corpus: rows of `policy.row_bytes` bytes, None where the mixture has none. told: what
-    a log shows of the last batch, see `told`.
+    a log shows of the last batch, see `told`. engine: makes what computes a student's steps while it writes; compiled
+    steps are faster, and may draw other tokens where two are all but equal.
     """
 
     policy: OnPolicy
@@ -51,12 +54,13 @@ class OnPolicyFeed:
     seed: int
     corpus: Feed | None = None
     told: dict = field(default_factory=dict)
+    engine: Callable[[ByteStudent], Engine] = Engine
 
     def __post_init__(self):
         self.batch_rows = self.policy.rows
         self.row_bytes = self.policy.row_bytes
 
-    def watch(self, student: nn.Module, teacher: PreTrainedModel) -> None:
+    def watch(self, student: ByteStudent, teacher: PreTrainedModel) -> None:
         """Name the models that write."""
         self._student = student
         self._teacher = teacher
@@ -124,7 +128,7 @@ class OnPolicyFeed:
             found = teacher_writes(self._teacher, self._student, ids, **how)
         else:
             texts = [bytes(prompts[row].byte_ids.tolist()) for row in rows]
-            found = student_writes(self._student, texts, **how)
+            found = student_writes(self._student, texts, engine=self.engine(self._student), **how)
         return dict(zip(rows, found, strict=True))
 
     def _row(self, prompt: Aligned, sample: Sample) -> dict[str, np.ndarray]:
