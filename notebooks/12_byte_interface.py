@@ -13,7 +13,7 @@
 #
 # The second paper, arXiv 2604.07466 (BLD), and its rivals: a student with another tokenizer, or with bytes, learns from
 # a teacher through the teacher's probabilities of bytes. All arms start from one teacher, read the same bytes, and have
-# the same sweep of rates. No code of BLD is public; what it leaves open is listed in `docs/deviations.md`. At `real` the
+tokenizer = None  # folder or hub name of "another BPE", None: one trained here, or Qwen's for a teacher from elsewhere
 # other BPE is Qwen's, where `$DBYTE_TOKENIZERS` names a folder that holds its file `qwen.tiktoken`.
 #
 # **Claims:** BLD is competitive with ALM and ahead on some columns; from one BPE to another nearly all is recovered;
