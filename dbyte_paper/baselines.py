@@ -115,7 +115,7 @@ def runs_of(scale: Scale, name: str, total: int, *, factor: float, seed: int, nu
     asked = Transfer(teacher=str(teacher_run(scale, seed=seed)), tokenizer="bytes", rank=BYTE_RANK,
                      rate=factor * BYTE_RATE, train_bytes=total, row_bytes=scale.row_bytes,
                      batch_rows=scale.batch_rows, **TO_BYTES[name])
-    texts, _ = texts_of(scale, total, seed)
+    texts = texts_of(scale, total, seed)
     return [transfer(plan(asked, texts, seed=seed + number), device=scale.device, rows_at_once=scale.rows_at_once)]
 
 

@@ -1,10 +1,11 @@
 """Notebook 12: the second paper (arXiv 2604.07466) and its rivals, from one teacher at equal bytes, each at its rate.
 
-An arm is what a transfer does differently from the others. Its rate is the one of a sweep, the same for all arms, that
-gives the fewest bits per byte on texts that nothing trains on and no result is measured on.
+An arm is what a transfer does differently from the others. Its rate is the best of a sweep, the same for all arms, as
+`evidence.best_factor` chooses it.
 """
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,14 +20,14 @@ from dbyte.byte_probabilities import ByteTeacher
 from dbyte.distill.data import mixed_texts, training_corpora
 from dbyte.distill.runs import Run, content_hash
 from dbyte.distill.teacher import train_tokenizer
-from dbyte.evaluate.bits import bits_per_byte, heldout_pieces, teacher_nats
-from dbyte.model.teacher import load_model, load_tokenizer
+from dbyte.model.ranks_file import QWEN_FILE
 from dbyte.paths import RUNS
 from dbyte.presets import Scale
 from dbyte.text.packing import document, pack
-from dbyte.text.spans import TokenBytes
 from dbyte.transfer.byte_targets import byte_table
 from dbyte.transfer.plan import Transfer, plan, transfer
+from dbyte_paper.ablation_runs import Trained
+from dbyte_paper.evidence import SWEEP, best_factor
 from dbyte_paper.figures import BARS, STYLE, panels
 from dbyte_paper.published import FOLDER
 
@@ -39,19 +40,32 @@ ARMS = {
     "BLD, sequential head": {"method": "bld", "head": "sequential"},
     "ALM": {"method": "alm"},
     "ALM + SFT": {"method": "alm_sft"},
+    "GOLD": {"method": "gold"},
 }
-CHOOSING_BYTES = 20_000  # of text to choose rates on, or what the scale holds out, if that is less
+RATE = 2e-3  # before the sweep
 BEAMS = ((1, 0.01), (3, 0.01), (10, 0.01), (10, 1e-9))
 
 
-def other_tokenizer(scale: Scale, *, seed: int) -> str:
+def pairs(scale: Scale, tokenizer: str | None, *, seed: int) -> dict[str, str]:
+    """The student's tokenizer by the name of the pair; where there is no other BPE, that is said.
+
+    tokenizer: a folder or hub name, None: `other_tokenizer`.
+    """
+    other = tokenizer or other_tokenizer(scale, seed=seed)
+    if not other:
+        print("Left out: from one BPE to another. Give `tokenizer`, or the folder of Qwen's file by $DBYTE_TOKENIZERS.")
+    return ({"to another BPE": other} if other else {}) | {"to bytes": "bytes"}
+
+
+def other_tokenizer(scale: Scale, *, seed: int) -> str | None:
     """The folder of a tokenizer with twice the vocabulary of the scale's teacher, trained on its corpora.
 
-    Raises ValueError for a teacher that was not trained here.
+    For a teacher that was not trained here, Qwen's below the folder that $DBYTE_TOKENIZERS names, if it is there.
     """
     if isinstance(scale.teacher, str):
-        raise ValueError(f"scale {scale.name} has the teacher {scale.teacher}: name another tokenizer for its student "
-                         "(the notebook's parameter `tokenizer`)")
+        named = os.environ.get("DBYTE_TOKENIZERS")
+        found = sorted(Path(named).glob(f"**/{QWEN_FILE}")) if named else []
+        return str(found[0].parent) if found else None
     vocabulary = 2 * scale.teacher.vocabulary
     corpora = training_corpora(scale, seed=seed)
     key = content_hash([[corpus.content_hash for corpus in corpora], vocabulary, seed])
@@ -61,59 +75,42 @@ def other_tokenizer(scale: Scale, *, seed: int) -> str:
     return str(folder)
 
 
-def texts_of(scale: Scale, size: int, seed: int) -> tuple[list[str], list[str]]:
-    """Training texts of so many bytes, or all there are, and those after them to choose rates on."""
-    texts = iter(mixed_texts(training_corpora(scale, seed=seed), seed=seed))
-
-    def taken(limit: int) -> list[str]:
-        found, total = [], 0
-        for text in texts:
-            found.append(text)
-            total += len(text.encode())
-            if total >= limit:
-                break
-        return found
-
-    choosing = taken(min(CHOOSING_BYTES, scale.heldout_bytes))
-    return taken(size), choosing
+def texts_of(scale: Scale, size: int, seed: int) -> list[str]:
+    """Training texts of so many bytes, or all there are."""
+    found, total = [], 0
+    for text in mixed_texts(training_corpora(scale, seed=seed), seed=seed):
+        found.append(text)
+        total += len(text.encode())
+        if total >= size:
+            break
+    return found
 
 
 def train_arms(
-    scale: Scale, arms: Mapping[str, Mapping], *, rates: Sequence[float], seed: int, train_bytes: int | None = None,
+    scale: Scale, arms: Mapping[str, Mapping], *, seed: int, pair: str = "", train_bytes: int | None = None,
     **shared: object,
-) -> tuple[dict[str, list[list[Run]]], pd.DataFrame]:
-    """Each arm by the scale's seeds of an ablation, at its best rate with the first seed; and the sweep.
+) -> tuple[Trained, dict[str, dict]]:
+    """Each arm by the scale's seeds of an ablation, at its best rate with the first seed; and what each got.
 
-    shared: fields of `Transfer` that all arms have. Returns the runs as ablation_runs.py takes them, and rows (arm,
-    rate, value: bits per byte on the choosing texts).
+    pair: ends the names, after a comma. shared: fields of `Transfer` that all arms have. What an arm got is as
+    `evidence.arms` returns it.
     """
     size = train_bytes or scale.ablation.step_bytes
-    texts, choosing = texts_of(scale, size, seed)
-    trained = {}
-    sweep = []
+    texts = texts_of(scale, size, seed)
+    trained, got = {}, {}
     for name, arm in arms.items():
         asked = Transfer(**{"train_bytes": size, "row_bytes": scale.row_bytes, "batch_rows": scale.ablation.batch_rows,
                             "precompute": True} | shared | arm)
 
-        def run_at(rate: float, number: int, asked: Transfer = asked) -> Run:
-            return transfer(plan(replace(asked, rate=rate), texts, seed=seed + number), device=scale.device,
+        def run_at(factor: float, number: int, asked: Transfer = asked) -> Run:
+            return transfer(plan(replace(asked, rate=factor * RATE), texts, seed=seed + number), device=scale.device,
                             rows_at_once=scale.rows_at_once)
 
-        found = {rate: _bits(run_at(rate, 0).model_folder, choosing, scale) for rate in rates}
-        sweep += [{"arm": name, "rate": rate, "value": value} for rate, value in found.items()]
-        best = min(found, key=found.get)
-        trained[name] = [[run_at(best, number)] for number in range(scale.ablation.seeds)]
-    return trained, pd.DataFrame(sweep)
-
-
-def _bits(folder: Path, texts: Sequence[str], scale: Scale) -> float:
-    pieces = heldout_pieces(list(texts), TokenBytes.from_tokenizer(load_tokenizer(folder)), row_bytes=scale.row_bytes)
-    return bits_per_byte(teacher_nats(load_model(folder, device=scale.device), pieces), pieces)["value"]
-
-
-def sweep_rows(pair: str, sweep: pd.DataFrame) -> list[dict]:
-    """The sweep as tidy rows."""
-    return [{"pair": pair, "stderr": math.nan, "n": 1} | row for row in sweep.to_dict("records")]
+        best = best_factor(scale, lambda factor, run_at=run_at: run_at(factor, 0).model_folder, "token", seed=seed)
+        named = f"{name}, {pair}" if pair else name
+        trained[named] = [[run_at(best, number)] for number in range(scale.ablation.seeds)]
+        got[named] = {"train_bytes": size, "rate": best, "sweep": SWEEP}
+    return trained, got
 
 
 # -- how well a teacher's bytes are read ------------------------------------------------------------------------------

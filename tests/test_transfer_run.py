@@ -48,7 +48,7 @@ def same(one, two):
 
 @pytest.mark.parametrize("changes", [
     {}, {"rank": 0}, {"method": "alm_sft"}, {"method": "sft", "tokenizer": None}, {"head": "sequential"},
-    {"head": "decoder", "method": "byte_ce"}, {"method": "alm", "rank": 0}])
+    {"head": "decoder", "method": "byte_ce"}, {"method": "alm", "rank": 0}, {"method": "gold"}])
 def test_it_trains_what_it_says_and_saves_a_plain_model_with_its_tokenizer(folder, tmp_path, changes):
     one = planned(folder, tmp_path, **changes)
     before = one.first_student().state_dict()

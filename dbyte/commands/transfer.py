@@ -7,9 +7,9 @@ from dbyte.commands.train import amount, corpus_amount
 
 OPTIONS = {  # fields of `Transfer`: what is left out has its default there
     "teacher": (str, "a folder or hub name"),
-    "tokenizer": (str, "of the student: bytes, a folder or a hub name (default: its own)"),
+    "tokenizer": (str, "of the student: bytes, a folder, also of a tokenizer alone, or a hub name (default: its own)"),
     "student": (str, "the model to begin with, a folder or hub name (default: the teacher)"),
-    "method": (str, "bld (the default), byte_ce, sft, alm or alm_sft"),
+    "method": (str, "bld (the default), byte_ce, sft, alm, alm_sft or gold"),
     "byte_weight": (float, "BLD's lambda of byte cross-entropy"),
     "kl_weight": (float, "BLD's lambda of the divergence"),
     "temperature": (float, "ALM's, of chunk probabilities"),

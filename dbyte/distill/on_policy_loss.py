@@ -94,22 +94,35 @@ def _judged(forward: Forward, mask_BL: Tensor, *, divergence: losses.Divergence)
     with torch.no_grad():
         teacher_BME = language_model(forward.teacher, batch)
     heads = forward.model.token_head.weight, forward.teacher.get_output_embeddings().weight
+    return over_spans(batch, boundary_BL, (student_BME, teacher_BME), heads, divergence), mask_BL.sum()
+
+
+def over_spans(
+    batch: Judged, boundary_BL: Tensor, states: tuple[Tensor, Tensor], heads: tuple[Tensor, Tensor],
+    divergence: losses.Divergence, in_full: losses.Divergence | None = None,
+) -> Tensor:
+    """The divergence in nats, summed over spans.
+
+    boundary_BL: bool, where the student's tokens end. states, heads: the student's last hidden states and the weight of
+    its head, then the teacher's. in_full: another divergence, of next-token distributions; None: the same.
+    """
+    student_BME, teacher_BME = states
     own, other = Side.of(boundary_BL, batch), Side.of(batch.boundary_BL, batch)
     single_S = spans(own, other, batch)
     own_TE, other_TE = (hidden_BME[side.row_T, side.before_T]
                         for hidden_BME, side in ((student_BME, own), (teacher_BME, other)))
-    in_full, other_in_full = single_S[own.span_T], single_S[other.span_T]
-    total, _ = sliced_losses.distill(own_TE[in_full], heads[0], other_TE[other_in_full], heads[1],
-                                     divergence=divergence)
+    single_T, other_single_T = single_S[own.span_T], single_S[other.span_T]
+    total, _ = sliced_losses.distill(own_TE[single_T], heads[0], other_TE[other_single_T], heads[1],
+                                     divergence=in_full or divergence)
     if not bool(single_S.all()):
         own_ids_T = batch.own_ids_BL[own.row_T, own.byte_T]
         other_ids_T = batch.token_ids_BM[other.row_T, other.before_T + 1]
-        own_S = _merged(own_TE[~in_full], heads[0], own_ids_T[~in_full], own.span_T[~in_full], single_S)
+        own_S = _merged(own_TE[~single_T], heads[0], own_ids_T[~single_T], own.span_T[~single_T], single_S)
         with torch.no_grad():
-            other_S = _merged(other_TE[~other_in_full], heads[1], other_ids_T[~other_in_full],
-                              other.span_T[~other_in_full], single_S)
+            other_S = _merged(other_TE[~other_single_T], heads[1], other_ids_T[~other_single_T],
+                              other.span_T[~other_single_T], single_S)
         total = total + divergence(losses.whether(own_S), losses.whether(other_S))[0]
-    return total, mask_BL.sum()
+    return total
 
 
 def _merged(hidden_TE: Tensor, head_VE: Tensor, ids_T: Tensor, span_T: Tensor, single_S: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ from transformers import (
 )
 
 from dbyte.model.packed_attention import PACKED
+from dbyte.model.ranks_file import QWEN_FILE, qwen_tokenizer
 from dbyte.model.weights import reading_weights
 from dbyte.presets import FAMILIES, TEACHERS
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights", "tokenizer"
-FILES = {CONFIG: ("config.json",), WEIGHTS: ("*.safetensors",), TOKENIZER: ("tokenizer.json", "vocab.json")}
+FILES = {CONFIG: ("config.json",), WEIGHTS: ("*.safetensors",), TOKENIZER: ("tokenizer.json", "vocab.json", QWEN_FILE)}
 
 
 def load_teacher(
@@ -69,7 +70,10 @@ def load_tokenizer(name: Path | str, *, revision: str | None = None) -> PreTrain
     """
     try:
         return PreTrainedTokenizerFast.from_pretrained(str(name), revision=revision)
-    except (ValueError, OSError):  # no tokenizer.json: AutoTokenizer says what is missing
+    except (ValueError, OSError):  # no tokenizer.json
+        if (Path(name) / QWEN_FILE).is_file():
+            return qwen_tokenizer(Path(name) / QWEN_FILE)
+        # AutoTokenizer says what is missing
         return AutoTokenizer.from_pretrained(str(name), revision=revision, trust_remote_code=False)
 
 

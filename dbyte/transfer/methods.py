@@ -4,13 +4,16 @@
 
 These are BLD's terms (arXiv 2604.07466). ALM has two (arXiv 2503.20083, section 3): a binarised divergence of the
 probabilities of chunks, the shortest runs of bytes that both tokenizers end with a token, and a distance of hidden
-states at their ends. Byte terms are sums over the bytes of a token, and means over tokens; ALM's are means over chunks.
+states at their ends. GOLD compares the distributions over the tokens of both vocabularies where a chunk is one token on
+both sides, and elsewhere its probability (see on_policy_loss.py). Byte terms are sums over the bytes of a token, and
+means over tokens; those of ALM and GOLD are means over chunks.
 
 Shape letters: B rows, L bytes, M tokens, E width, T tokens, J bytes of a token, N bytes of tokens, S symbols, K symbols
-that are kept, C chunks, V token ids.
+that are kept, C chunks, V token ids, U tokens of both vocabularies and, last, all others.
 """
 
-from functools import cached_property
+import math
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -19,8 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dbyte.distill import sliced_losses
-from dbyte.distill.losses import WHITE_SPACE, Loss, forward_kl, log_softmax, whether
-from dbyte.distill.on_policy_loss import span_numbers
+from dbyte.distill.losses import PROB_FLOOR, WHITE_SPACE, Divergence, Loss, forward_kl, log_softmax, whether
+from dbyte.distill.on_policy_loss import Judged, over_spans, span_numbers
 from dbyte.distill.terms import Forward, language_model, predicted_tokens
 from dbyte.text.packing import Batch
 from dbyte.text.spans import BOS, EOS, TokenBytes
@@ -179,3 +182,40 @@ def hidden_loss(forward: PairedForward, mask_BL: Tensor) -> Loss:
         for batch, hidden_BME in ((forward.batch, forward.student_BME), (forward.batch.teacher, forward.teacher_BME)))
     distance_C = (forward.model.projection(student_CE) - teacher_CE).square().sum(1)
     return (distance_C / teacher_CE.square().sum(1).clamp(min=1e-12)).sum(), mask_BL.sum()
+
+
+# -- GOLD -------------------------------------------------------------------------------------------------------------
+
+
+def same_tokens(student: TokenBytes, teacher: TokenBytes) -> tuple[Tensor, Tensor]:
+    """The ids on both sides of tokens of the same bytes, and of EOS: int64 [U - 1] each."""
+    own, other = ({text: number for number, text in enumerate(tokens.token_bytes)} | {b"": tokens.eos_token_id}
+                  for tokens in (student, teacher))
+    return tuple(torch.tensor([(own[text], other[text]) for text in own if text in other]).T)
+
+
+def gold_loss(
+    forward: PairedForward, mask_BL: Tensor, *, same: tuple[Tensor, Tensor], divergence: Divergence
+) -> Loss:
+    """The divergence over the merged spans of GOLD, of a text that is given; same: of `same_tokens`."""
+    batch = forward.batch
+    own_ids_BL = torch.zeros_like(batch.byte_ids_BL).masked_scatter(
+        batch.boundary_BL, batch.token_ids_BM[batch.token_mask_BM])
+    judged_BL = batch.mask_BL & (batch.byte_ids_BL != BOS)
+    both = Judged(*vars(batch.teacher).values(), batch.boundary_BL, own_ids_BL, ~judged_BL, judged_BL)
+    heads = tuple(model.get_output_embeddings().weight for model in (forward.model.student, forward.teacher))
+    in_full = partial(_over_same, same=[ids.to(judged_BL.device) for ids in same], divergence=divergence)
+    states = forward.student_BME, forward.teacher_BME
+    return over_spans(both, batch.boundary_BL, states, heads, divergence, in_full), mask_BL.sum()
+
+
+def _over_same(
+    student_TV: Tensor, teacher_TV: Tensor, *, same: list[Tensor], divergence: Divergence
+) -> tuple[Tensor, Tensor]:
+    """A divergence where all tokens that the other side lacks are one event; its gradient in the student's logits."""
+    own_TU, other_TU = (
+        torch.cat([log_TV[:, ids], log_TV.index_fill(1, ids, -torch.inf).logsumexp(1, keepdim=True).clamp(
+            min=math.log(PROB_FLOOR))], 1) for log_TV, ids in zip((student_TV, teacher_TV), same, strict=True))
+    value, gradient_TU = divergence(own_TU, other_TU)
+    gradient_TV = gradient_TU[:, -1:] * (student_TV - own_TU[:, -1:]).exp()
+    return value, gradient_TV.index_copy(1, same[0], gradient_TU[:, :-1])

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dbyte.distill.loader import Feed
+from dbyte.distill.losses import generalised
 from dbyte.distill.objectives import Objective
 from dbyte.distill.processes import Launch
 from dbyte.distill.runs import Run, content_hash, model_hash, noted
@@ -31,7 +32,8 @@ from dbyte.transfer.vocabulary import INITS, with_vocabulary
 
 WARMUP = 0.1  # of the updates; then the rate falls to 0
 METHODS = {"sft": ("token",), "byte_ce": ("token", "byte_ce"), "bld": ("token", "byte_ce", "byte_kl"),
-           "alm": ("chunk", "hidden"), "alm_sft": ("token", "chunk", "hidden")}
+           "alm": ("chunk", "hidden"), "alm_sft": ("token", "chunk", "hidden"), "gold": ("gold",)}
+GOLD_BETA = 0.5  # of the generalised divergence, the default of TRL's trainer
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,19 @@ class Transfer:
         """What it minimises."""
         chunk = partial(methods.chunk_loss, starts=(methods.starts_a_word(student), methods.starts_a_word(teacher)),
                         temperature=self.temperature, gamma=self.gamma)
+        gold = partial(methods.gold_loss, same=methods.same_tokens(student, teacher),
+                       divergence=generalised(GOLD_BETA))
         terms = {"token": (1, Term(methods.token_loss, predicted_tokens)),
                  "byte_ce": (self.byte_weight, Term(methods.byte_ce_loss, predicted_tokens)),
                  "byte_kl": (self.kl_weight, Term(methods.byte_kl_loss, predicted_tokens)),
                  "chunk": (1, Term(chunk, methods.chunk_ends, reads_teacher="whole")),
-                 "hidden": (1, Term(methods.hidden_loss, methods.chunk_ends, reads_teacher="whole"))}
+                 "hidden": (1, Term(methods.hidden_loss, methods.chunk_ends, reads_teacher="whole")),
+                 "gold": (1, Term(gold, methods.chunk_ends, reads_teacher="whole"))}
         of_bytes = f" {self.byte_weight:g} {self.kl_weight:g}" if self.has("byte_ce") else ""
         of_chunks = f" {self.temperature:g} {self.gamma:g} by chunk" if self.has("chunk") else ""
-        return Objective(self.method + of_bytes + of_chunks, tuple(terms[name] for name in METHODS[self.method]),
-                         methods.PairedForward)
+        of_spans = f" {GOLD_BETA:g}" if self.has("gold") else ""
+        return Objective(self.method + of_bytes + of_chunks + of_spans,
+                         tuple(terms[name] for name in METHODS[self.method]), methods.PairedForward)
 
 
 @dataclass(frozen=True)
