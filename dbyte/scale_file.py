@@ -40,9 +40,11 @@ STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "sta
 MOST = 10**15  # of what is counted: no text has so many bytes
 # The least and the most that a number may be, by the first pattern that its name fits, its table in front.
 RANGES = (
-    ("vocabulary", 258, MOST),  # 256 bytes, BOS and EOS
+    ("vocabulary", 258, 10**7),  # 256 bytes, BOS and EOS
     (r"student: (ffn_width|encoder_window|router_ffn_width|router_suffixes)|.*kv_heads"  # 0: without such a part
-     r"|stage\d: (snapshots|core_lora|match_layers|own_bytes|batch_rows)", 0, MOST),
+     r"|stage\d: (core_lora|match_layers|batch_rows)", 0, 10**6),
+    (".*(width|layers|heads|state_size|chunk_size|expand|rows|rows_at_once)", 1, 10**6),
+    (r"stage\d: (snapshots|own_bytes)", 0, MOST),
     (".*betas", 0, 0.99999), ("recipe_share", 1e-3, 1),
     (".*(rate|muon|floor|share|warmup|initial_std)|stage1: (vocabulary|noisy)", 0, 1),
     ("temperature", 0, 1000), (".*doses|budgets", 1e-3, 1000),

@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 from dbyte.atomic import atomic_write
 from dbyte.distill.runs import NOTEBOOK, NOTEBOOK_SCALE
 from dbyte.paths import FIGURES, NOTEBOOKS, RESULTS, ROOT, RUNS
+from dbyte.presets import Scale
 from dbyte_paper.given import check
 from dbyte_paper.pairing import (
     find_scripts,
@@ -208,6 +209,20 @@ def check_writable(folder: Path) -> None:
         pass
 
 
+def check_scale(scale: Scale) -> None:
+    """Raise ValueError for sizes or a device that cannot be, and FileNotFoundError for text or items that are not."""
+    from dbyte.device import check_device
+    from dbyte.distill.curriculum import check_sizes
+    from dbyte.text.files import readable_files
+
+    check_sizes(scale)
+    check_device(scale.device)
+    for name, _ in scale.corpora:
+        scheme, _, place = name.partition(":")
+        if scheme == "file" and place:
+            readable_files(place)
+
+
 def shown(path: Path) -> str:
     """Return the path as a reader at the root would type it."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
@@ -243,10 +258,7 @@ def reproduce(
     reads text of one's own and there is none; OSError where results, figures or models cannot be written.
     """
     from dbyte import presets
-    from dbyte.device import check_device
-    from dbyte.distill.curriculum import check_sizes
     from dbyte.scale_file import as_toml
-    from dbyte.text.files import readable_files
     from dbyte_paper.core_hours import count
     from dbyte_paper.page import report, report_path
     from dbyte_paper.provenance import commit
@@ -260,12 +272,7 @@ def reproduce(
     scale = chosen.name
     file = None if scale in presets.SCALES else RUNS / "scales" / f"{scale}.toml"
     given = {"scale": str(file or scale), "seed": seed, **(extra or {})}
-    check_sizes(chosen)
-    check_device(chosen.device)
-    for name, _ in chosen.corpora:
-        scheme, _, place = name.partition(":")
-        if scheme == "file" and place:
-            readable_files(place)
+    check_scale(chosen)
     out = out or RUNS / "notebooks" / scale
     planned = plan(find_scripts(notebooks, only=only), given=given, where_known=where_known, out=out)
     for folder in (RUNS, out, results / scale, FIGURES / scale):

@@ -106,13 +106,23 @@ class Benchmark:
 
     def _found(self, data: Path) -> dict[str, Sequence[str]]:
         """For each split the first layout whose files all exist; FileNotFoundError that lists what was looked for."""
-        wanted = {"test": self.layouts} | ({"train": [self.shots]} if self.shots else {})
-        found = {split: files for split, layouts in wanted.items() for files in reversed(layouts)  # the first wins
-                 if all((data / file).is_file() for file in files)}
-        if missing := [" or ".join(" with ".join(files) for files in layouts)
-                       for split, layouts in wanted.items() if split not in found]:
-            raise FileNotFoundError(f"{self.name}: looked in {data} for {', and for '.join(missing)}")
-        return found
+        if missing := self.missing(data):
+            raise FileNotFoundError(missing)
+        return {split: next(files for files in layouts if _all_there(data, files))  # the first wins
+                for split, layouts in self._layouts().items()}
+
+    def missing(self, data: Path) -> str:
+        """What was looked for in the folder `data` and is not there, as a sentence; "" where all items are there."""
+        missing = [" or ".join(" with ".join(files) for files in layouts) for layouts in self._layouts().values()
+                   if not any(_all_there(data, files) for files in layouts)]
+        return f"{self.name}: looked in {data} for {', and for '.join(missing)}" if missing else ""
+
+    def _layouts(self) -> dict[str, Sequence[Sequence[str]]]:
+        return {"test": self.layouts} | ({"train": [self.shots]} if self.shots else {})
+
+
+def _all_there(data: Path, files: Sequence[str]) -> bool:
+    return all((data / file).is_file() for file in files)
 
 
 def data_folder() -> Path | None:

@@ -81,14 +81,14 @@ case "$1" in
   1)
     set -- 1 "$(here "$2")" "$(here "$3")"; cd "$root"
     prepare "$2"
-    limited 150 "step 1.1" "$PYTHON" -m dbyte train --scale "$SCALE" --through 1.1
-    limited 200 "steps 1.2, 1.3" "$PYTHON" -m dbyte train --scale "$SCALE" --through 1.3
+    limited 140 "step 1.1" "$PYTHON" -m dbyte train --scale "$SCALE" --through 1.1
+    limited 170 "steps 1.2, 1.3" "$PYTHON" -m dbyte train --scale "$SCALE" --through 1.3
     bring_back "$3" ;;
   2)
     set -- 2 "$(here "$2")" "$(here "$3")"; cd "$root"
     prepare "$2"
-    limited 240 "steps 2.1, 2.2" "$PYTHON" -m dbyte train --scale "$SCALE" --through 2.2
-    limited 180 "scores" "$PYTHON" -m dbyte reproduce --scale "$SCALE" --only 17
+    limited 220 "steps 2.1, 2.2" "$PYTHON" -m dbyte train --scale "$SCALE" --through 2.2
+    limited 170 "scores" "$PYTHON" -m dbyte reproduce --scale "$SCALE" --only 17
     bring_back "$3" ;;
   *) usage ;;
 esac

@@ -41,6 +41,12 @@ def test_the_scale_of_one_gpu_gives_every_step_the_rows_of_a_gpu(monkeypatch, tm
     assert {step.batch_rows for step in curriculum(presets.scale("real")) if step.stage == 2} == {2}, "as on a CPU"
 
 
+def test_all_of_it_ends_within_twelve_minutes_and_each_command_within_eight():
+    lines = (ROOT / "launch" / "real_gpu.sh").read_text().split("\n  2)\n")
+    limits = [sum(int(seconds) for seconds in re.findall(r"^ *limited (\d+) ", part, re.M)) for part in lines]
+    assert len(limits) == 2 and min(limits) > 0 and max(limits) <= 480 and sum(limits) <= 720
+
+
 @pytest.fixture(scope="module")
 def scale():
     """The toy scale around a teacher that is a folder, with fewer bytes."""

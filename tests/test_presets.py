@@ -220,12 +220,26 @@ def test_a_file_is_found_from_the_root_too_and_never_has_a_built_in_name(tmp_pat
             scale(name)
 
 
+@pytest.mark.parametrize("text", ["teacher.vocabulary=1e12", "teacher.layers=1e9", "student.byte_width=1e9",
+                                  "student.ffn_width=1e12", "batch_rows=1e12", "rows_at_once=1e12"])
+def test_a_size_beyond_every_model_is_refused_where_it_is_read(text):
+    name = text.split("=")[0].split(".")[-1]
+    with pytest.raises(ValueError, match=f"{name} must be at most 1"):
+        scale("small", [text])
+
+
+def test_widths_that_a_student_cannot_hold_are_refused_without_a_scale():
+    with pytest.raises(ValueError, match="no memory holds a part of these sizes"):
+        StudentConfig(byte_width=10**11)
+
+
 def test_sizes_that_only_a_model_or_a_step_can_judge_are_told_with_their_table():
     for text, message in (("student.head_width=7", "student: .* must be a multiple of head_width = 7"),
                           ("student.router=none", "student: router must be one of .*'none'"),
                           ("stage1.align_rate=0", "stage1: step .1.1 align. .* positive rates.* 0 for byte_embedding"),
                           ("stage2.head_rate=0", "stage2: step '2.1 head' .* positive rates"),
-                          ("student.byte_width=1e9", "student: no memory holds a part of these sizes"),
+                          ("student.byte_width=900000", "student: its weights alone would take .* GB, and this"),
+                          ("teacher.layers=900000", "teacher: its weights alone would take .* GB, and this machine"),
                           ("row_bytes=2", r"row_bytes must lie in 3\.\.65534, found 2"),
                           ("row_bytes=1e6", r"row_bytes must lie in 3\.\.65534, found 1000000"),
                           ('benchmarks=["PIQB"]', "unknown column 'PIQB': choose from LMB")):

@@ -13,7 +13,7 @@ from test_curriculum import TOY
 from transformers import AutoConfig
 
 from dbyte import presets
-from dbyte.distill.curriculum import curriculum, run_steps
+from dbyte.distill.curriculum import check_sizes, curriculum, run_steps
 from dbyte.distill.data import training_corpora
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.harness import ColumnResult
@@ -75,6 +75,13 @@ def test_the_training_text_of_a_scale_with_benchmarks_lacks_documents_with_their
     (clean,) = training_corpora(replace(scale, benchmarks=("LMB", "PIQA")), seed=0)
     assert set(whole.documents) - set(clean.documents) == {f"He said: {ITEM}"}
     assert len(clean) == len(whole) - 1 and "1 of" in capsys.readouterr().out
+
+
+def test_all_items_that_are_not_there_are_told_before_any_text_is_read(data):
+    """And not one column at its first use, after minutes of reading."""
+    check_sizes(replace(presets.scale("real"), benchmarks=("LMB", "PIQA")))
+    with pytest.raises(FileNotFoundError, match=r"(?s)^HellaS: looked in .*ARC-E: looked in .*set .DBYTE_DATA"):
+        check_sizes(replace(presets.scale("real"), benchmarks=("LMB", "HellaS", "ARC-E")))
 
 
 def test_items_that_are_not_there_are_told_with_the_remedy(data, monkeypatch):

@@ -68,7 +68,7 @@ def test_it_trains_what_it_says_and_saves_a_plain_model_with_its_tokenizer(folde
     model = AutoModelForCausalLM.from_pretrained(run.model_folder)
     assert len(tokenizer) <= model.config.vocab_size == (256 if one.asked.tokenizer else 500)
     losses = [line["loss"] for line in run.metrics()]
-    assert len(losses) == 4 and (losses[-1] < losses[0] or one.asked.method == "alm")  # its updates are too few
+    assert len(losses) == 4 and (losses[-1] < losses[0] or one.asked.method in ("alm", "gold"))  # too few updates
 
 
 def test_a_resumed_transfer_equals_an_uninterrupted_one(folder, tmp_path, monkeypatch):

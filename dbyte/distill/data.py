@@ -24,6 +24,8 @@ from dbyte.text.perturb import KINDS, perturb
 from dbyte.text.spans import TokenBytes
 from dbyte_tasks.paper import BENCHMARKS, data_folder
 
+WANTED = ("A scale's training text must hold no item of its benchmarks: set $DBYTE_DATA to a folder that has their "
+          "items (docs/evaluation.md), or leave the column out of `benchmarks`")
 PACKING = 1  # raise it when packing or alignment changes what rows hold
 DOCUMENTS_AT_ONCE = 512
 
@@ -42,19 +44,25 @@ def _clean(corpus: Corpus, benchmarks: tuple[str, ...], data: Path | None) -> Co
         items = tuple(benchmark_texts(benchmarks))
     except OSError as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ConnectionError
-        raise kind(f"{error}. A scale's training text must hold no item of its benchmarks: set $DBYTE_DATA to a folder "
-                   "that has their items (docs/evaluation.md), or leave the column out of `benchmarks`") from error
+        raise kind(f"{error}. {WANTED}") from error
     return replace(corpus, documents=without_items(corpus.documents, items, name=corpus.name))
 
 
 def check_data(scale: Scale) -> None:
-    """Raise ValueError for rows of an impossible size or an unknown benchmark, before any text is read."""
+    """Raise ValueError for rows of an impossible size or an unknown benchmark, before any text is read.
+
+    FileNotFoundError lists what $DBYTE_DATA lacks of the benchmarks' items, where it is set.
+    """
     if not LEAST_ROW_BYTES <= scale.row_bytes <= MAX_ROW_BYTES:
         raise ValueError(f"scale {scale.name}: row_bytes must lie in {LEAST_ROW_BYTES}..{MAX_ROW_BYTES}, found "
                          f"{scale.row_bytes}")
     if unknown := [name for name in scale.benchmarks if name not in BENCHMARKS]:
         raise ValueError(f"scale {scale.name}: benchmarks has an unknown column {unknown[0]!r}: choose from "
                          f"{', '.join(BENCHMARKS)}")
+    if scale.benchmarks and (data := data_folder()):
+        missing = [said for name in scale.benchmarks if (said := BENCHMARKS[name].missing(data))]
+        if missing:
+            raise FileNotFoundError(f"{'; '.join(missing)}. {WANTED}")
 
 
 def benchmark_texts(names: Sequence[str]) -> Iterator[str]:

@@ -241,7 +241,8 @@ class Measurer:
 
 def _run_of(folder: Path) -> str:
     """The name of the run that a model's folder lies in, or ""."""
-    return folder.relative_to(RUNS).parts[0] if folder.is_relative_to(RUNS) else ""
+    parts = folder.relative_to(RUNS).parts if folder.is_relative_to(RUNS) else ()
+    return parts[0] if parts else ""
 
 
 @lru_cache(maxsize=1)

@@ -62,6 +62,12 @@ class StackShape:
         return Mamba2(self.width, state_size=self.state_size, conv_width=self.conv_width, expand=self.expand,
                       head_width=self.head_width, chunk_size=self.chunk_size)
 
+    def parameters(self) -> int:
+        """How many parameters its layers have, norms of feed-forward networks left out; nothing is allocated."""
+        with torch.device("meta"):
+            mixer = _parameters(self.make_mixer())
+        return self.layers * (mixer + 3 * self.width * self.ffn_width)
+
     def block_ffn_width(self) -> int:
         """The feed-forward width that gives a block the parameters of a Mamba2 block, within half a unit of width."""
         if self.mixer == "mamba2":

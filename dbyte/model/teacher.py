@@ -3,8 +3,9 @@
 A hub name is read at the revision that `presets.TEACHERS` pins, any other name at its newest.
 """
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -93,6 +94,18 @@ def load_model(name: Path | str, *, device: str = "cpu", dtype: torch.dtype | st
 
 
 @contextmanager
+def _without_retries_told() -> Iterator[None]:
+    """The hub's client tells each of its many retries; one error at the end is enough."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
 def _reading(name: Path | str, *, needed: tuple[str, ...], kind: str = "teacher") -> Iterator[None]:
     """Refuse a folder without the files that are needed, and say in plain words why transformers cannot read one."""
     local = Path(name).exists()
@@ -105,7 +118,8 @@ def _reading(name: Path | str, *, needed: tuple[str, ...], kind: str = "teacher"
         if CONFIG in needed and model_kind(name) == "dbyte":
             raise ValueError(f"{name} holds a byte-level student, not a teacher: name a causal language model of the "
                              f"families {', '.join(FAMILIES)} (ByteStudent.from_pretrained reads the student)")
-        yield
+        with nullcontext() if local else _without_retries_told():
+            yield
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(
