@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 import papermill
+import psutil
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillException
@@ -34,9 +35,16 @@ def start_cell(cell: NotebookNode, cell_index: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Wait until standard input closes, then stop this process; papermill stops its kernel on the signal."""
+    """Wait until standard input closes, then stop the kernel with all that it started, and this process.
+
+    A kernel looks once a second whether its parent is there: left to itself it would go on for as long.
+    """
     os.read(sys.stdin.fileno(), 1)
-    os.kill(os.getpid(), signal.SIGTERM)
+    started = psutil.Process().children(recursive=True)
+    for process in started:
+        process.kill()
+    psutil.wait_procs(started)
+    os._exit(128 + signal.SIGTERM)
 
 
 def main(path: Path, parameters: dict[str, object]) -> int:
