@@ -2,7 +2,6 @@
 
     python benchmarks/real_speed.py                       what runs/ holds of scale real; writes real_speed.md
     python benchmarks/real_speed.py --only training       the steps alone: minutes
-    python benchmarks/real_speed.py --scale benchmarks/real_tenth.toml    after python -m dbyte train --scale of it
     python benchmarks/real_speed.py --scale mine.toml --items 2 --new-bytes 8 --rounds 1 --no-report   only that it runs
 
 No run is trained. Every step is judged by `--updates` updates of an untrained student, in turn with a square product,
