@@ -89,7 +89,10 @@ levels = "; ".join(f"{model} {tables.with_error(row.value, row.stderr)}" for mod
 ahead = [row for row in differences.itertuples() if row.low > 0]
 said = ", ".join(row.what.removeprefix("letters: ").removesuffix(f" ahead of {teacher}") for row in ahead)
 Markdown(f"At scale `{chosen.name}`, in percent of {int(average.n.iloc[0])} items: {levels}; guessing gives "
-         f"{average.chance.iloc[0]:.1f}. Ahead of the teacher, by the whole interval: {said or 'none'}.")
+         f"{average.chance.iloc[0]:.1f}. " + (
+             f"Ahead of the teacher, by the whole interval: {said or 'none'}."
+             if average.value[teacher] > average.chance[teacher] + tables.SIGMA * average.stderr[teacher] else
+             "The teacher is not above guessing, so these questions say nothing of its student."))
 
 # %% [markdown]
 # ## What could not be reproduced
