@@ -21,7 +21,7 @@ import pandas as pd
 from dbyte.atomic import atomic_write
 from dbyte.distill.runs import Run
 from dbyte.memory import ask_for_huge_pages
-from dbyte.paths import RESULTS
+from dbyte.paths import RESULTS, ROOT
 from dbyte_paper.provenance import environment
 
 MEASURE = ("value", "stderr", "n")
@@ -137,7 +137,8 @@ def read_results(name: str, *, scale: str, folder: Path = RESULTS) -> pd.DataFra
     """
     path = folder / scale / f"{name}.csv"
     if not (path.is_file() and path.with_suffix(".json").is_file()):
-        raise FileNotFoundError(f"no results {name!r} at scale {scale!r}: expected {path} and its .json; "
+        shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path  # it may stand in a committed report
+        raise FileNotFoundError(f"no results {name!r} at scale {scale!r}: expected {shown} and its .json; "
                                 f"make them with: python -m dbyte reproduce --scale {scale}")
     text = path.read_bytes().decode("utf-8")
     provenance = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

@@ -231,3 +231,10 @@ def test_the_report_says_which_commits_its_results_are_of(folders):
                            "The results are of 2 commits, which one run of all notebooks would make one:")
     assert said[1].split("\n")[2:] == ["| aaaaaaaaaaaa | main |", "| bbbbbbbbbbbb+changes | x |"]
     assert not list(page.commits(folders["results"] / "none"))
+
+
+@pytest.mark.parametrize("scale", ["small", "real", "gpu"])
+def test_no_report_names_a_folder_of_the_machine_that_wrote_it(scale):
+    """Or the same results would give another report in another clone."""
+    text = page.report_path(scale).read_text(encoding="utf-8")
+    assert str(ROOT) not in text and "expected /" not in text
