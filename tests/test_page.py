@@ -12,6 +12,7 @@ from test_report import MAIN, write
 
 from dbyte import paths, presets
 from dbyte.evaluate.harness import ColumnResult
+from dbyte.paths import ROOT
 from dbyte_paper import claims, figures, page, sentences
 from dbyte_paper.figures import save, write_png
 from dbyte_paper.real_teacher import BITS, goals, kept_rows
