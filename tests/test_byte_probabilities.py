@@ -330,7 +330,7 @@ def test_what_the_tokenizer_itself_writes_is_never_refused(tokens_and_encodings)
     for text in filter(table.can_spell, [*HARD, "\u0915\u094d\u200d\u0937 \u0915\u094d\u0915"]):
         tree, node = encodings.tree(table.normalise(text).encode()), 0
         for token in [*table.align(text).token_ids.tolist(), table.eos_token_id]:
-            assert encodings.may_follow(tree, node)[token], tree.tokens(node)
+            assert encodings.may_follow(tree.token[node], tree.ways[node])[token], tree.tokens(node)
             node = child(tree, node, token)
 
 
@@ -382,7 +382,7 @@ def test_coverings_are_exactly_what_the_tokenizer_can_write(tokens_and_encodings
         while waiting:
             tokens, node = waiting.pop()
             allowed_V = torch.zeros(len(vocabulary)) if node is None else (
-                encodings.may_follow(tree, node))
+                encodings.may_follow(tree.token[node], tree.ways[node]))
             left = data[len(table.decode(tokens)) :]
             if not left:
                 found = bool(allowed_V[table.eos_token_id])

@@ -13,7 +13,7 @@ Shape letters: V token ids in sorted order, P places of the text, S = 257 symbol
 import math
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,12 +22,13 @@ from dbyte.byte_probabilities.token_model import TokenTree, TreeReader
 from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 
 
-class State(NamedTuple):
-    """Some tokens, a node of the tree of tokens, and the bytes after them; states sort by probability."""
+@dataclass(frozen=True)
+class State:
+    """A node of the tree of tokens, its log-probability, and that of the node with the bytes after it."""
 
-    log_prob: float  # with these bytes
-    of_node: float  # without them
     node: int
+    of_node: float
+    log_prob: float
 
 
 class Beam:
@@ -39,12 +40,15 @@ class Beam:
             raise ValueError(f"a beam keeps at least one state, found K = {K}: take 3 or more")
         if not 0 < epsilon < 1:
             raise ValueError(f"epsilon is a share of the beam, in (0, 1), found {epsilon}: take 0.01 or less")
-        self.reader, self.vocabulary = reader, vocabulary
-        self.K, self.log_epsilon = K, math.log(epsilon)
+        self.reader = reader
+        self.vocabulary = vocabulary
+        self.K = K
+        self.log_epsilon = math.log(epsilon)
         self.tree = TokenTree(bos_token_id)
         self.prob_V: dict[int, Tensor] = {}  # of the nodes of states: what the next token is
-        self.text, self.healed = b"", 0
-        self.states = [State(0.0, 0.0, 0)]  # the likeliest first
+        self.text = b""
+        self.states = [State(0, 0.0, 0.0)]
+        self.healed = 0
         self._ask()
 
     @torch.inference_mode()
@@ -53,12 +57,10 @@ class Beam:
 
         Symbol 256 ends the text. Raises ValueError for a byte that no token has.
         """
-        rows = []
-        for byte in [*data, None]:
-            log_KS = torch.stack([self._sums(state) for state in self.states])  # of the text so far and what follows
-            rows.append(log_KS.logsumexp(0).log_softmax(0).float())
-            if byte is not None:
-                self._read(byte, log_KS[:, byte].tolist())
+        rows = [self._next()]
+        for byte in data:
+            self._read(byte)
+            rows.append(self._next())
         return torch.stack(rows)
 
     def _left(self, state: State) -> bytes:
@@ -66,27 +68,33 @@ class Beam:
         return self.text[self.tree.place[state.node] :]
 
     def _sums(self, state: State) -> Tensor:
-        """The log-probabilities of a state's tokens and a next one that has its bytes and each symbol: fp64 [S]."""
+        """The probability that a state's next token has these bytes and goes on with each symbol: fp64 [S]."""
         path = [self.vocabulary.node(self._left(state))]
-        return self.vocabulary.sums(self.prob_V[state.node][:, None], [path], "bytes")[0].cpu().log() + state.of_node
+        return self.vocabulary.sums(self.prob_V[state.node][:, None], [path], "bytes")[0].cpu()
 
-    def _read(self, byte: int, log_prob_K: Sequence[float]) -> None:
-        """Move each state by a byte, after which it has such a probability, drop some, and add those that follow."""
+    def _next(self) -> Tensor:
+        """The distribution of the next symbol."""
+        peak = max(state.of_node for state in self.states)
+        mass_S = sum(math.exp(state.of_node - peak) * self._sums(state) for state in self.states)
+        return (mass_S / mass_S.sum()).log().float()
+
+    def _read(self, byte: int) -> None:
+        before = sorted(self.states, key=lambda state: -state.log_prob)
+        moved = [replace(state, log_prob=state.of_node + math.log(mass)) for state in before
+                 if (mass := self._sums(state)[byte].item())]
         self.text += bytes([byte])
-        moved = sorted((state._replace(log_prob=log_prob) for state, log_prob in
-                        zip(self.states, log_prob_K, strict=True) if log_prob > -math.inf), reverse=True)
         if moved:
-            least = _log_sum(moved) + self.log_epsilon
-            self.states = [state for state in moved if state.log_prob > least][: self.K] or moved[: self.K]
+            total = _log_sum(moved)
+            kept = [state for state in moved if state.log_prob - total > self.log_epsilon] or moved
+            self.states = sorted(kept, key=lambda state: -state.log_prob)[: self.K]
         else:
-            self._heal()
+            self._heal(before)
         least = _log_sum(self.states) + self.log_epsilon
         for state in list(self.states):
             node = self.vocabulary.node(self._left(state))
             for place in range(node.low, node.longer):
                 if node.longer == node.high or self._log_prob(state, place, place + 1) > least:
                     self.states.append(self._after(state, place))
-        self.states.sort(reverse=True)
         self._ask()
 
     def _log_prob(self, state: State, low: int, high: int) -> float:
@@ -98,7 +106,7 @@ class Beam:
         """The state after one more token."""
         token = self.vocabulary.id_V[place].item()
         log_prob = self._log_prob(state, place, place + 1)
-        return State(log_prob, log_prob, self.tree.add(state.node, token, len(self.vocabulary.texts[place])))
+        return State(self.tree.add(state.node, token, len(self.vocabulary.texts[place])), log_prob, log_prob)
 
     def _ask(self) -> None:
         """Let the model read new nodes; forget what it said of nodes that no state is at."""
@@ -107,9 +115,9 @@ class Beam:
                 self.prob_V[node] = log_VT[self.vocabulary.id_V, column].exp()
         self.prob_V = {state.node: self.prob_V[state.node] for state in self.states}
 
-    def _heal(self) -> None:
+    def _heal(self, states: Sequence[State]) -> None:
         """Make the one state that splits its bytes otherwise, from the likeliest state that can."""
-        for state in self.states:
+        for state in states:
             if places := self._split(self._left(state)):
                 break
         else:
@@ -121,7 +129,7 @@ class Beam:
             self.states = [state]
             self._ask()
         node = self.vocabulary.node(self._left(state))
-        self.states = [state._replace(log_prob=self._log_prob(state, node.low, node.high))]
+        self.states = [replace(state, log_prob=self._log_prob(state, node.low, node.high))]
 
     def _split(self, data: bytes) -> list[int] | None:
         """Some bytes as tokens (sorted places), the first as long as possible, and the beginning of one more."""

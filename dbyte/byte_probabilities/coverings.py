@@ -32,17 +32,14 @@ def log_probs(data: bytes, reader: TreeReader, encodings: Encodings) -> Tensor:
     text longer than the model's positions.
     """
     tree = encodings.tree(data)
-    log_sums, place_R = [], []
-    for nodes, log_prob_T, prob_VT in _read(tree, reader, encodings):
+    log_sums = []
+    place_R = []
+    for nodes, log_prob_T, prob_VT in _read(data, tree, reader, encodings):
         paths = [encodings.vocabulary.path(data[tree.place[node] :]) for node in nodes]
         log_prob_R = log_prob_T.repeat_interleave(torch.tensor(list(map(len, paths))))
         log_sums.append(encodings.vocabulary.sums(prob_VT, paths, "bytes").cpu().log_() + log_prob_R[:, None])
         place_R += [tree.place[node] + each.depth for node, path in zip(nodes, paths, strict=True) for each in path]
-    log_RS, place_R = torch.cat(log_sums), torch.tensor(place_R)
-    peak_P = log_RS.new_full((len(data) + 1,), -torch.inf).scatter_reduce_(0, place_R, log_RS.amax(1), "amax")
-    mass_PS = log_RS.new_zeros(len(data) + 1, log_RS.shape[1])
-    mass_PS.index_add_(0, place_R, (log_RS - peak_P[place_R][:, None]).exp())
-    return (mass_PS / mass_PS.sum(1, keepdim=True)).log().float()
+    return _log_mean(torch.cat(log_sums), torch.tensor(place_R), len(data) + 1)
 
 
 @torch.inference_mode()
@@ -55,7 +52,7 @@ def coverings(data: bytes, reader: TreeReader, encodings: Encodings) -> list[tup
     if not data:
         return [(tree.tokens(0), 0.0)]
     found = []
-    for nodes, log_prob_T, prob_VT in _read(tree, reader, encodings):
+    for nodes, log_prob_T, prob_VT in _read(data, tree, reader, encodings):
         for node, log_prob, prob_V in zip(nodes, log_prob_T, prob_VT.T, strict=True):
             left = data[tree.place[node] :]
             if left and (ending := encodings.vocabulary.node(left)):
@@ -66,7 +63,9 @@ def coverings(data: bytes, reader: TreeReader, encodings: Encodings) -> list[tup
     return found
 
 
-def _read(tree: EncodingTree, reader: TreeReader, encodings: Encodings) -> Iterator[tuple[range, Tensor, Tensor]]:
+def _read(
+    data: bytes, tree: EncodingTree, reader: TreeReader, encodings: Encodings
+) -> Iterator[tuple[range, Tensor, Tensor]]:
     """The nodes of a tree of encodings, slice by slice, and what the model says of them and of the next token.
 
     Yields nodes; their log-probabilities (fp64 [T], CPU); the probabilities of all tokens after each, in sorted order
@@ -77,6 +76,14 @@ def _read(tree: EncodingTree, reader: TreeReader, encodings: Encodings) -> Itera
         for child, parent in enumerate(tree.parent):
             if parent in nodes:
                 log_prob_N[child] = log_prob_N[parent] + log_VT[tree.token[child], parent - nodes.start].double()
-        follows = [encodings.may_follow(tree, node) for node in nodes]
+        follows = [encodings.may_follow(tree.token[node], tree.ways[node]) for node in nodes]
         prob_VT = log_VT.exp().mul_(torch.stack(follows, dim=1).to(log_VT.device))
         yield nodes, log_prob_N[nodes.start : nodes.stop], prob_VT[encodings.vocabulary.id_V]
+
+
+def _log_mean(log_sums_RS: Tensor, place_R: Tensor, places: int) -> Tensor:
+    """The distribution at each place from the logs of sums that belong there: fp32 [P, S]."""
+    peak_P = log_sums_RS.new_full((places,), -torch.inf).scatter_reduce_(0, place_R, log_sums_RS.amax(1), "amax")
+    mass_PS = log_sums_RS.new_zeros(places, log_sums_RS.shape[1])
+    mass_PS.index_add_(0, place_R, (log_sums_RS - peak_P[place_R][:, None]).exp())
+    return (mass_PS / mass_PS.sum(1, keepdim=True)).log().float()

@@ -16,16 +16,18 @@ such bytes; in data that have some, whatever begins with such bytes may follow a
 """
 
 import re
+import sys
 from bisect import bisect_left, bisect_right
 from codecs import getincrementaldecoder
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 from unicodedata import category
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -41,18 +43,23 @@ STEM = re.compile("'[lvrLVR]?$")  # what may begin one
 MORE = ("\u07ca", "\U0010ffff", "1", "\u3000\n", "l", "e")  # of each kind one that merges hardly ever join to a token
 ESCAPE = "surrogateescape"
 NO_UTF8 = re.compile("[\udc80-\udcff]")  # what it makes of a byte that is no UTF-8
+SIGN = "\ufffd"  # what the tokenizer is shown of such a byte
 LETTER_OF = bytes_to_unicode()
 
 
 class Way(NamedTuple):
     """How the last words before a place are split, if the text goes on in a certain way."""
 
-    starts: tuple[int, ...]  # where words begin in the sight of these words, or with a cut character
-    word: bytes | None  # what there is of a word that goes on; None: the text is split here
+    seen: str  # the sight of these words
+    cut: bytes  # what there is of a character that is not complete
+    starts: tuple[int, ...]  # where words begin in `seen`, or with the cut character
+    word: bytes | None = None  # what there is of a word that goes on; None: the text is split here
+    spelling: tuple[bytes, ...] = ()  # bytes that would spell an added token
+    utf8: bool = True  # the whole text is
 
 
 class Look(NamedTuple):
-    """What splitting into words sees of a token, and of what has to follow if the token cuts a character."""
+    """What splitting into words sees of a token, a character that it cuts made complete."""
 
     seen: str
     goes_on: tuple[str, ...]  # what of MORE its word may go on with, so that the token stays as it is
@@ -60,21 +67,15 @@ class Look(NamedTuple):
 
 
 class EncodingTree(TokenTree):
-    """Encodings of the beginnings of a text.
+    """Encodings as a tree, and the ways to split the text before each node."""
 
-    seen: by place, the sight of the last words and what there is of a cut character. ways: by node, to split these
-    words.
-    """
-
-    def __init__(self, tokens: TokenBytes, data: bytes):
+    def __init__(self, tokens: TokenBytes):
         super().__init__(tokens.bos_token_id)
-        self.data, self.tokens_of = data, tokens.token_bytes
-        self.utf8 = not NO_UTF8.search(split_characters(data)[0])
-        self.seen: dict[int, tuple[str, bytes]] = {}
-        self.ways: dict[int, list[Way]] = defaultdict(list)
+        self.tokens_of = tokens.token_bytes
+        self.ways: dict[int, set[Way]] = defaultdict(set)
         self._after: dict[tuple[int, int], int] = {}
 
-    def grow(self, node: int, encoding: Iterable[int]) -> int:
+    def grow(self, node: int, encoding: Sequence[int]) -> int:
         """Add the tokens of an encoding after a node, but those that are there; the last one's node."""
         for token in encoding:
             if (node, token) not in self._after:
@@ -88,19 +89,21 @@ class Encodings:
 
     def __init__(self, tokens: TokenBytes, vocabulary: SortedVocabulary):
         """tokens: with a tokenizer, else ValueError. vocabulary: all ids of the model."""
-        self.tokens, self.vocabulary = tokens, vocabulary
+        self.tokens = tokens
+        self.vocabulary = vocabulary
         self.backend = private_backend(tokens.tokenizer())
         self.backend.normalizer = None  # a text has been normalised before, and bytes are taken as they are
         self.apart = private_backend(self.backend)  # splits a word that is a token as merges do
         self.apart.model.ignore_merges = False
         self.merges = Merges(self.backend, size=len(vocabulary))
-        added = {token.content: number for number, token in self.backend.get_added_tokens_decoder().items()
-                 if vocabulary.text_of[number]}
-        self.added = {content.encode(): number for content, number in added.items()}
-        longest_first = "|".join(sorted(map(re.escape, added), key=len, reverse=True))
+        self.added = {token.content: number for number, token in self.backend.get_added_tokens_decoder().items()
+                      if vocabulary.text_of[number]}
+        longest_first = "|".join(sorted(map(re.escape, self.added), key=len, reverse=True))
         self.around_added = re.compile(f"({longest_first or '(?!)'})")
+        self.spelled = [(each[:size], each[size:]) for each in map(str.encode, self.added)
+                        for size in range(1, len(each))]
         self.ends_V = torch.tensor([not text for text in vocabulary.text_of])  # what ends the text before it
-        self.ends_V[list(added.values())] = True
+        self.ends_V[list(self.added.values())] = True
         alone = set(range(len(vocabulary))) - self.merges.made if self.backend.model.ignore_merges else ()
         self.alone = {text: token for token in alone if (text := vocabulary.text_of[token])}
 
@@ -110,67 +113,70 @@ class Encodings:
         Raises ValueError for a byte that no token has.
         """
         self.tokens.check_bytes(data)
-        tree = EncodingTree(self.tokens, data)
+        tree = EncodingTree(self.tokens)
+        text, _ = split_characters(data)
         node, node_at, fixed = 0, {0: 0}, [0]
-        for word in self._words(split_characters(data)[0]):
+        for word in self._words(text):
             node = tree.grow(node, self._encode(word))
             node_at[tree.place[node]] = node
             if word in self.added:
                 fixed.append(tree.place[node])
         begins = list(node_at)[:-1] or [0]
+        utf8 = not NO_UTF8.search(text)
         for place in range(len(data) + 1):
             start = max(begins[max(bisect_left(begins, place) - 1 - WORDS_BACK, 0)],
                         fixed[bisect_right(fixed, place) - 1])
-            self._grow(tree, node_at[start], place)
+            spelling = tuple(rest for begun, rest in self.spelled if data.endswith(begun, 0, place))
+            for way, encoding in self._ways(data[start:place]):
+                node = tree.grow(node_at[start], encoding)
+                tree.ways[node].add(way._replace(spelling=spelling, utf8=utf8))
         return tree
 
-    def may_follow(self, tree: EncodingTree, node: int) -> Tensor:
-        """Whether each token may be the next one after a node (bool [V])."""
-        seen, cut = tree.seen[tree.place[node]]
-        looks, number_V = self._looks(cut)
-        merges_V = self.merges.may_follow(tree.token[node])
+    def may_follow(self, token: int, ways: Iterable[Way]) -> Tensor:
+        """Whether each token may be the next one after this one, after which the text is split so (bool [V])."""
         allowed_V = torch.zeros(len(self.vocabulary), dtype=torch.bool)
-        for way in tree.ways[node]:
+        for way in ways:
+            looks, number_V = self._looks(way.cut)
             no_B = torch.zeros(len(looks), dtype=torch.bool)
-            follows_V = self._followers(seen, cut).get((way.starts, way.word is None), no_B)[number_V]
+            follows_V = self._followers(way.seen, way.cut).get((way.starts, way.word is None), no_B)[number_V]
             if way.word is not None:
-                follows_V[self._made_whole(seen, cut, way.word)] = False
-                follows_V &= merges_V
-            elif way.starts == self._starts(seen):  # as where the text ends
+                follows_V[self._made_whole(way)] = False
+                follows_V &= self.merges.may_follow(token)
+            elif way.starts == self._starts(way.seen):  # as where the text ends
                 follows_V |= self.ends_V
-            allowed_V |= follows_V if tree.utf8 else follows_V | merges_V & (number_V == 0)
-        for content in self.added:  # other tokens that would spell the rest of an added one
-            for size in range(1, len(content)):
-                if tree.data.endswith(content[:size], 0, tree.place[node]) and (
-                        rest := self.vocabulary.node(content[size:])):
-                    allowed_V[self.vocabulary.id_V[rest.low : rest.high]] = False
+            if not way.utf8:
+                follows_V |= self.merges.may_follow(token) & (number_V == 0)
+            for node in filter(None, map(self.vocabulary.node, way.spelling)):
+                follows_V[self.vocabulary.id_V[node.low : node.high]] = False
+            allowed_V |= follows_V
         return allowed_V
 
-    def _made_whole(self, seen: str, cut: bytes, word: bytes) -> list[int]:
-        """The tokens with which a word would be a token that no merges make, if it could not go on after it."""
-        looks, number_V = self._looks(cut)
-        nodes = [self.vocabulary.node(text[len(word) :]) for text in self.alone if text.startswith(word)]
-        found = [self.vocabulary.id_V[node.low].item() for node in nodes if node and node.low < node.longer]
+    def _made_whole(self, way: Way) -> list[int]:
+        """The tokens with which a way's word would be a token that no merges make, if it could not go on after it."""
+        looks, number_V = self._looks(way.cut)
+        ends = [text[len(way.word) :] for text in self.alone if text.startswith(way.word) and text != way.word]
+        found = [self.vocabulary.id_V[node.low].item() for node in map(self.vocabulary.node, ends)
+                 if node and node.low < node.longer]
         return [token for token in found for look in looks[number_V[token]]
-                if all(len(seen + look.seen) in self._starts(seen + look.seen + more) for more in MORE)]
+                if all(len(way.seen + look.seen) in self._starts(way.seen + look.seen + more) for more in MORE)]
 
-    def _grow(self, tree: EncodingTree, node: int, place: int) -> None:
-        """Add the ways to split the words between a node and a place, whatever comes next, and the encoding of each."""
-        text, cut = split_characters(tree.data[tree.place[node] : place])
+    def _ways(self, data: bytes) -> Iterator[tuple[Way, list[int]]]:
+        """The ways to split some words, whatever comes next, and the encoding of each."""
+        text, cut = split_characters(data)
         seen, places = sight(text)
         found = {tuple(start for start in self._starts(seen + last + more) if start < len(seen) + bool(cut))
                  for last in completions(cut) for more in follow_ups(seen + last)}
         certain = max(set.intersection(*map(set, found)), default=0)
-        tree.seen[place] = seen[certain:], cut
         for starts in found:
             ends = [*(places[start] for start in starts), len(text)]
-            *words, word = [text[start:end].encode(errors=ESCAPE) for start, end in pairwise(ends)] or [b""]
-            before = tree.grow(node, chain.from_iterable(map(self._encode, words)))
-            starts = tuple(start - certain for start in starts if start >= certain)
+            *words, word = [text[start:end] for start, end in pairwise(ends)] or [""]
+            before = sum(map(self._encode, words), [])
+            way = Way(seen[certain:], cut, tuple(start - certain for start in starts if start >= certain))
+            begun = word.encode(errors=ESCAPE) + cut
             if not cut:
-                tree.ways[tree.grow(before, self._encode(word))].append(Way(starts, None))
-            if begun := word + cut:
-                tree.ways[tree.grow(before, self._encode(begun, goes_on=True))].append(Way(starts, begun))
+                yield way, before + self._encode(word)
+            if begun:
+                yield way._replace(word=begun), before + self._merged(begun)
 
     @lru_cache(maxsize=4096)  # noqa: B019  one object a tokenizer
     def _followers(self, seen: str, cut: bytes) -> dict[tuple[tuple[int, ...], bool], Tensor]:
@@ -199,54 +205,60 @@ class Encodings:
         texts = self.vocabulary.texts
         places = range(bisect_left(texts, b"\x80"), bisect_left(texts, b"\xc0")) if cut else range(len(texts))
         for token in self.vocabulary.id_V[places.start : places.stop].tolist():
-            number_V[token] = number_of.setdefault(tuple(dict.fromkeys(self._look(token, cut))), len(number_of))
+            number_V[token] = number_of.setdefault(tuple(self._look(token, cut)), len(number_of))
         return list(number_of), number_V
 
     def _look(self, token: int, cut: bytes) -> Iterator[Look]:
         """The looks of one token: one for each kind of character that may come of a cut one."""
-        data, joins = self.vocabulary.text_of[token], token in self.merges.made
-        if self.ends_V[token] or not (joins or data in self.alone):
+        data = self.vocabulary.text_of[token]
+        text, rest = split_characters(cut + data)
+        if NO_UTF8.search(text) or self.ends_V[token] or not (token in self.merges.made or data in self.alone):
             return
 
         def stays(more: bytes) -> bool:
-            return self._encode(data + more, goes_on=True)[0] == token
+            return self._merged(data + more)[0] == token
 
-        def completed(begun: bytes) -> Iterator[bytes]:
-            """What completes all characters after `begun`, so that the token stays."""
-            text, rest = split_characters(cut + data + begun)
-            for alike in () if NO_UTF8.search(text) else completions(rest).values():
-                ends = [begun + each.encode()[len(rest) :] for each in alike]
-                if (end := next(filter(stays, ends), None)) is not None:
-                    yield end
-                elif rest and not begun:  # a token that reaches into the next character may keep them apart
-                    for node in filter(None, map(self.vocabulary.node, ends)):
-                        yield from chain.from_iterable(map(completed, self.vocabulary.texts[node.longer : node.high]))
+        def completes(character: str) -> bool:  # also by a token that reaches into the next character, whatever that is
+            more = character.encode()[len(rest) :]
+            node = self.vocabulary.node(more)
+            return any(map(stays, [more, *(self.vocabulary.texts[node.low : node.high] if node else ())]))
 
-        for more in completed(b""):
-            seen, _ = sight((cut + data + more).decode())
-            goes_on = [each for each in follow_ups("'" + seen)[1:] if stays(more + each.encode())]
-            yield Look(seen, tuple(goes_on), joins)
+        for alike in completions(rest).values():
+            last = next((each for each in alike if not rest or completes(each)), None)
+            if last is not None:
+                seen, _ = sight(text + last)
+                goes_on = [more for more in follow_ups("'" + seen)[1:] if stays((last + more).encode()[len(rest) :])]
+                yield Look(seen, tuple(goes_on), token in self.merges.made)
 
     @lru_cache(maxsize=65536)  # noqa: B019  one object a tokenizer
-    def _encode(self, word: bytes, *, goes_on: bool = False) -> list[int]:
-        """The tokens of a word, or, as merges make them, of what there is of one that goes on."""
-        if word in self.added and not goes_on:
+    def _encode(self, word: str) -> list[int]:
+        if word in self.added:
             return [self.added[word]]
-        model = (self.apart if goes_on else self.backend).model
-        return [token.id for token in model.tokenize("".join(map(LETTER_OF.get, word)))]
+        return _tokens(self.backend, word.encode(errors=ESCAPE))
 
-    def _words(self, text: str) -> Iterator[bytes]:
+    @lru_cache(maxsize=65536)  # noqa: B019  one object a tokenizer
+    def _merged(self, data: bytes) -> list[int]:
+        return _tokens(self.apart, data)
+
+    def _words(self, text: str) -> Iterator[str]:
         """The words into which the tokenizer splits some characters."""
         for number, part in enumerate(self.around_added.split(text)):
-            places = [(0, len(part))] if number % 2 else self._places(NO_UTF8.sub("\ufffd", part))
-            yield from (part[start:end].encode(errors=ESCAPE) for start, end in places)
+            if number % 2:
+                yield part
+            else:
+                yield from (part[start:end] for start, end in self._places(NO_UTF8.sub(SIGN, part)))
 
     @lru_cache(maxsize=65536)  # noqa: B019  one object a tokenizer
     def _starts(self, seen: str) -> tuple[int, ...]:
         return tuple(start for start, _ in self._places(seen))
 
     def _places(self, text: str) -> list[tuple[int, int]]:
-        return [place for _, place in self.backend.pre_tokenizer.pre_tokenize_str(text)]
+        return [place for _, place in self.backend.pre_tokenizer.pre_tokenize_str(text)] if text else []
+
+
+def _tokens(backend: Tokenizer, data: bytes) -> list[int]:
+    """What the model of a tokenizer makes of one word."""
+    return [token.id for token in backend.model.tokenize("".join(map(LETTER_OF.get, data)))]
 
 
 def split_characters(data: bytes) -> tuple[str, bytes]:
@@ -267,7 +279,7 @@ def completions(cut: bytes) -> dict[str, list[str]]:
 
     if not cut:
         return {"": [""]}
-    points = range(0x110000)  # which is the order of their bytes
+    points = range(sys.maxunicode + 1)  # which is the order of their bytes
     found = defaultdict(list)
     for character in map(chr, points[bisect_left(points, cut, key=begins) : bisect_right(points, cut, key=begins)]):
         if category(character) != "Cs":  # a surrogate

@@ -25,9 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dbyte.byte_probabilities import coverings, within_token
 from dbyte.byte_probabilities.beam import Beam
 from dbyte.byte_probabilities.encodings import Encodings
-from dbyte.byte_probabilities.token_model import TreeReader
+from dbyte.byte_probabilities.token_model import TokenTree, TreeReader
 from dbyte.byte_probabilities.vocabulary import SortedVocabulary
-from dbyte.model.core import check_positions
 from dbyte.model.teacher import load_teacher
 from dbyte.text.spans import TokenBytes, utf8
 
@@ -126,9 +125,9 @@ class ByteTeacher:
             raise ValueError(f"the reading {alphabet!r} is along the tokens of a text, found {type(text).__name__}: "
                              'decode it, or take the reading "coverings"')
         token_M = self.tokens.align(text).token_ids.tolist()
-        token_1M = torch.tensor([[self.tokens.bos_token_id, *token_M]], device=self.model.device)
-        check_positions(token_1M.shape[1], self.model.config.max_position_embeddings)
-        hidden_ME = self.model.model(token_1M, use_cache=False).last_hidden_state[0]
-        table_RS = within_token.log_probs(hidden_ME, self.sorted_head_VE, [*token_M, self.tokens.eos_token_id],
-                                          self.vocabulary, alphabet=alphabet)
+        tree = TokenTree(self.tokens.bos_token_id)
+        for node, token in enumerate(token_M):
+            tree.add(node, token, len(self.tokens.token_bytes[token]))
+        table_RS = within_token.log_probs(TreeReader(self.model).hidden(tree), self.sorted_head_VE,
+                                          [*token_M, self.tokens.eos_token_id], self.vocabulary, alphabet=alphabet)
         return Reading(table_RS.cpu(), within_token.symbols(token_M, self.vocabulary, alphabet=alphabet))

@@ -20,12 +20,12 @@ NODES_AT_ONCE = 256  # whose probabilities of all tokens are in memory together
 class TokenTree:
     """Tokens as a tree: node 0 is BOS, and node n stands for the tokens on the way to it.
 
-    By node: token, its id; parent, an earlier node, -1 for the root; place, how many bytes of the text the tokens are;
-    way, the nodes from the root to this one.
+    token: ids. parent: a node before n, -1 for the root. place: how many bytes of the text the tokens are. All are
+    lists by node.
     """
 
     def __init__(self, bos_token_id: int):
-        self.token, self.parent, self.place, self.way = [bos_token_id], [-1], [0], [[0]]
+        self.token, self.parent, self.place = [bos_token_id], [-1], [0]
 
     def __len__(self) -> int:
         return len(self.token)
@@ -35,12 +35,15 @@ class TokenTree:
         self.token.append(token)
         self.parent.append(parent)
         self.place.append(self.place[parent] + size)
-        self.way.append([*self.way[parent], len(self.way)])
         return len(self) - 1
 
     def tokens(self, node: int) -> list[int]:
         """The tokens on the way to a node, BOS first."""
-        return [self.token[each] for each in self.way[node]]
+        found = []
+        while node >= 0:
+            found.append(self.token[node])
+            node = self.parent[node]
+        return found[::-1]
 
 
 class TreeReader:
@@ -50,28 +53,38 @@ class TreeReader:
         self.model = model
         self.head_VE = model.get_output_embeddings().weight
         self.cache = DynamicCache()  # keys and values of the nodes that were read
+        self.ways: list[list[int]] = []  # the nodes on the way to each node, itself included
+
+    @torch.inference_mode()
+    def hidden(self, tree: TokenTree) -> Tensor:
+        """The last hidden states of the nodes that are new: [N, E].
+
+        Raises ValueError if the way to a node is longer than the model's positions.
+        """
+        known = len(self.ways)
+        if known == len(tree):
+            return self.head_VE[:0]
+        for node in range(known, len(tree)):
+            self.ways.append([*(self.ways[tree.parent[node]] if node else ()), node])
+        new = self.ways[known:]
+        check_positions(max(map(len, new)), self.model.config.max_position_embeddings)
+        mask_NA = self.head_VE.new_full((len(new), len(tree)), float("-inf"))
+        for row, way in enumerate(new):
+            mask_NA[row, way] = 0
+        token_1N = torch.tensor([tree.token[known:]], device=self.head_VE.device)
+        position_1N = torch.tensor([[len(way) - 1 for way in new]], device=self.head_VE.device)
+        return self.model.model(
+            inputs_embeds=self.model.get_input_embeddings()(token_1N), attention_mask=mask_NA[None, None],
+            position_ids=position_1N, past_key_values=self.cache, use_cache=True).last_hidden_state[0]
 
     @torch.inference_mode()
     def log_probs(self, tree: TokenTree) -> Iterator[tuple[range, Tensor]]:
         """Yield the nodes that are new, in order, and the log-probabilities of the token after each (fp32 [V, T]).
 
-        Memory beyond the hidden states is O(NODES_AT_ONCE * V). Raises ValueError if the way to a node is longer than
-        the model's positions.
+        Memory beyond the hidden states is O(NODES_AT_ONCE * V).
         """
-        first = self.cache.get_seq_length()
-        if first == len(tree):
-            return
-        new = tree.way[first:]
-        check_positions(max(map(len, new)), self.model.config.max_position_embeddings)
-        mask_NA = self.head_VE.new_full((len(new), len(tree)), float("-inf"))
-        for row, way in enumerate(new):
-            mask_NA[row, way] = 0
-        token_1N = torch.tensor([tree.token[first:]], device=self.head_VE.device)
-        position_1N = torch.tensor([[len(way) - 1 for way in new]], device=self.head_VE.device)
-        hidden_NE = self.model.model(
-            inputs_embeds=self.model.get_input_embeddings()(token_1N), attention_mask=mask_NA[None, None],
-            position_ids=position_1N, past_key_values=self.cache, use_cache=True).last_hidden_state[0]
-        for hidden_TE in hidden_NE.split(NODES_AT_ONCE):
+        first = len(self.ways)
+        for hidden_TE in self.hidden(tree).split(NODES_AT_ONCE):
             nodes = range(first, first + len(hidden_TE))
             yield nodes, (self.head_VE @ hidden_TE.T).float().log_softmax(0)
             first = nodes.stop

@@ -103,18 +103,23 @@ class SortedVocabulary:
         prob_VT: numbers >= 0 for all ids in sorted order, at T positions; paths: one for each position.
         """
         asked = defaultdict(list)  # of a node: the positions that ask for it, and their rows of the table
-        for row, (position, node) in enumerate((at, node) for at, path in enumerate(paths) for node in path):
+        nodes = [(position, node) for position, path in enumerate(paths) for node in path]
+        for row, (position, node) in enumerate(nodes):
             asked[node].append((position, row))
-        table_SR = prob_VT.new_zeros(ALPHABETS[alphabet], sum(map(len, paths)), dtype=torch.float64)
+        table_SR = prob_VT.new_zeros(ALPHABETS[alphabet], len(nodes), dtype=torch.float64)
         for node, places in asked.items():
             if ranges := self.ranges(node, alphabet):
                 position_X, row_X = torch.tensor(places, device=prob_VT.device).T
                 symbol_X1 = torch.tensor([[symbol] for symbol, _, _ in ranges], device=prob_VT.device)
-                low, high = ranges[0][1], ranges[-1][2]
-                few = FEW * len(position_X) < prob_VT.shape[1]  # to copy many columns takes longer than to add up all
-                some_XT = prob_VT[low:high, position_X] if few else prob_VT[low:high]
-                # torch adds up columns in blocks, so fp32 is enough for up to V numbers
-                sums_XX = torch.stack([some_XT[first - low : end - low].sum(0) for _, first, end in ranges])
-                sums_XX = sums_XX if few else sums_XX[:, position_X]
-                table_SR.index_put_((symbol_X1, row_X), sums_XX.double(), accumulate=True)
+                table_SR.index_put_((symbol_X1, row_X), _sums(prob_VT, position_X, ranges), accumulate=True)
         return table_SR.T
+
+
+def _sums(prob_VT: Tensor, position_X: Tensor, ranges: Sequence[tuple[int, int, int]]) -> Tensor:
+    """The sums over each range at some positions: fp64, a row a range."""
+    low, high = ranges[0][1], ranges[-1][2]
+    few = FEW * len(position_X) < prob_VT.shape[1]  # to copy many columns takes longer than to add up all
+    some_XT = prob_VT[low:high, position_X] if few else prob_VT[low:high]
+    # torch adds up columns in blocks, so fp32 is enough for up to V numbers
+    sums_XX = torch.stack([some_XT[first - low : end - low].sum(0) for _, first, end in ranges])
+    return (sums_XX if few else sums_XX[:, position_X]).double()
