@@ -23,9 +23,9 @@ from torch import Tensor
 
 from dbyte.byte_probabilities import ByteTeacher, within_token
 from dbyte.byte_probabilities.teacher_lm import Reading
-from dbyte.byte_probabilities.vocabulary import BYTES, STOP
 from dbyte.model.teacher import load_tokenizer
 from dbyte.text.corpus import load_corpus
+from dbyte.text.sorted_vocabulary import BYTES, STOP
 
 TIMED, BEAMED = 1000, 300  # bytes
 ROUNDS = 3

@@ -23,11 +23,11 @@ from transformers import AutoModelForCausalLM
 import dbyte
 from dbyte import presets
 from dbyte.byte_probabilities import within_token
-from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.distill import sliced_losses
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher_sizes import core_config
 from dbyte.plan.plan import parameters_by_part
+from dbyte.text.sorted_vocabulary import SortedVocabulary
 
 TEACHER = "meta-llama/Llama-3.2-1B"
 V, T, E = 128_256, 8192, 2048  # of Llama 3.2 1B; T: positions of 32 kB

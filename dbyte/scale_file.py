@@ -34,7 +34,7 @@ STAGE1 = dict(
     match_layers=int)
 STAGE2 = dict(
     head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, head_muon=float,
-    boundary_loss=bool, core_lora=int, head_passes=int, targets=str, own_bytes=int, batch_rows=int)
+    boundary_loss=bool, decoding=str, core_lora=int, head_passes=int, targets=str, own_bytes=int, batch_rows=int)
 # The steps' bytes, which have no default.
 STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "stage2": ("head_bytes", "full_bytes")}
 MOST = 10**15  # of what is counted: no text has so many bytes

@@ -212,7 +212,7 @@ def check_writable(folder: Path) -> None:
 def check_scale(scale: Scale) -> None:
     """Raise ValueError for sizes or a device that cannot be, and FileNotFoundError for text or items that are not."""
     from dbyte.device import check_device
-    from dbyte.distill.curriculum import check_sizes
+    from dbyte.distill.sizes import check_sizes
     from dbyte.text.files import readable_files
 
     check_sizes(scale)

@@ -116,17 +116,20 @@ VARIANTS = {
     "attention": dict(encoder_mixer="attention"), "window": dict(encoder_mixer="attention", encoder_window=5),
     "convolution": dict(encoder_mixer="convolution", encoder_window=6),
     "split": dict(router="split", router_width=16, router_layers=1), "mbp": dict(decoding="mbp"),
-    "suffix": dict(suffix=True), "router_suffixes": dict(router_suffixes=8),
+    "suffix": dict(suffix=True), "router_suffixes": dict(router_suffixes=8), "prior": dict(decoding="prior"),
 }
 
 
 def make_student(teacher, tokenizer=None, **changes):
     """A small student whose new parts are far from zero, so that every path carries signal."""
     torch.manual_seed(1)
-    tokenizer = make_tokenizer() if {"suffix", "router_suffixes"} & set(changes) else tokenizer
+    reads_tokens = {"suffix", "router_suffixes"} & set(changes) or changes.get("decoding") == "prior"
+    tokenizer = make_tokenizer() if reads_tokens else tokenizer
     student = ByteStudent.from_teacher(teacher, config=StudentConfig(**(SIZES | changes)), tokenizer=tokenizer).eval()
     with torch.no_grad():
         from_zero = [student.residual.weight, student.null_E]
+        if changes.get("decoding") == "prior":
+            from_zero.append(student.byte_head.weight)
         if changes.get("suffix"):
             from_zero += [student.encoder_projection.weight, student.encoder_projection.gate.weight]
         for weight in from_zero:

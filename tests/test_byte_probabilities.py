@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from dbyte.byte_probabilities import coverings, within_token
 from dbyte.byte_probabilities.beam import Beam
 from dbyte.byte_probabilities.encodings import NO_UTF8, Encodings, completions, split_characters
-from dbyte.byte_probabilities.vocabulary import ALPHABETS, JOINT_STOP, STOP, SortedVocabulary
+from dbyte.text.sorted_vocabulary import ALPHABETS, JOINT_STOP, STOP, SortedVocabulary
 from dbyte.text.spans import TokenBytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer has no token for")  # SmolLM2's

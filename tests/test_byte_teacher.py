@@ -17,8 +17,8 @@ from dbyte.byte_probabilities.beam import Beam
 from dbyte.byte_probabilities.coverings import coverings, log_probs
 from dbyte.byte_probabilities.encodings import Encodings
 from dbyte.byte_probabilities.token_model import TokenTree, TreeReader
-from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.decode.teacher_text import generate_from_teacher
+from dbyte.text.sorted_vocabulary import SortedVocabulary
 from dbyte.text.spans import TokenBytes
 
 

@@ -27,7 +27,7 @@ TEXT = "Where does Mira live? 😀 caf\u00e9"
 PROMPTS = [b"", b"x", b"The cat sat", TEXT.encode()]
 JBP = {name: sizes for name, sizes in VARIANTS.items() if name != "mbp"}
 MBP = {"mbp": VARIANTS["mbp"]} | {f"mbp, {name}": sizes | VARIANTS["mbp"] for name, sizes in JBP.items()
-                                  if name != "paper"}
+                                  if name not in ("paper", "prior")}
 SOME = [(1, "paper"), (2, "paper"), (2, "authors"), (2, "window"), (2, "mbp, split")]
 SAMPLED = dict(temperature=0.9, top_k=40, top_p=0.95, seed=5)
 

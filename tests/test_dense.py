@@ -7,8 +7,9 @@ from conftest import make_student, make_teacher
 from dbyte import presets
 from dbyte.byte_probabilities import within_token
 from dbyte.distill import losses
-from dbyte.distill.along_tokens import along_tokens, sorted_vocabulary
-from dbyte.distill.curriculum import check_sizes, curriculum
+from dbyte.distill.along_tokens import along_tokens
+from dbyte.distill.curriculum import curriculum
+from dbyte.distill.sizes import check_sizes
 from dbyte.distill.steps import TARGETS, stage2
 from dbyte.distill.terms import Forward, language_model
 from dbyte.plan.counting import count_step
@@ -30,7 +31,7 @@ def student(teacher, tokenizer):
 def target(student, teacher, batch):
     """The teacher's distribution at each byte that is predicted, token by token."""
     rows = []
-    vocabulary = sorted_vocabulary(student)
+    vocabulary = student.sorted_vocabulary
     hidden_BME = language_model(teacher, batch)
     head_VE = teacher.get_output_embeddings().weight[vocabulary.id_V]
     for row, document_M in enumerate(batch.token_document_BM):
@@ -63,7 +64,7 @@ def test_the_loss_is_the_divergence_from_that_table(student, teacher, batch):
     (total,) = objective.sums(student, teacher, batch)
     (count,) = objective.counts(batch)
     mask_BL = losses.has_next(batch.document_BL)
-    log_PK2 = student.byte_head(Forward(student, teacher, batch).decoded_along_tokens_BLD)[mask_BL].log_softmax(-1)
+    log_PK2 = Forward(student, teacher, batch).byte_logits_along_tokens_BLK[mask_BL].log_softmax(-1)
     prob_PK2 = target(student, teacher, batch).exp()
     expected = (torch.xlogy(prob_PK2, prob_PK2) - prob_PK2 * log_PK2).sum()
     torch.testing.assert_close(total, expected, atol=1e-2, rtol=1e-4)

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from dbyte import presets
 from dbyte.__main__ import main
 from dbyte.distill import teacher as teacher_module
-from dbyte.distill.curriculum import check_sizes, curriculum
+from dbyte.distill.curriculum import curriculum
+from dbyte.distill.sizes import check_sizes
 from dbyte.distill.steps import stage1, stage2
 from dbyte.distill.teacher import teacher_config
 from dbyte.model.student import StudentConfig

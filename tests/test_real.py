@@ -13,8 +13,9 @@ from test_curriculum import TOY
 from transformers import AutoConfig
 
 from dbyte import presets
-from dbyte.distill.curriculum import check_sizes, curriculum, run_steps
+from dbyte.distill.curriculum import curriculum, run_steps
 from dbyte.distill.data import training_corpora
+from dbyte.distill.sizes import check_sizes
 from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.likeness import likeness

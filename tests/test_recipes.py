@@ -113,7 +113,7 @@ def test_the_likelihood_of_a_token_is_least_where_both_agree(teacher, student, b
     total, count = recipes.token_likelihood.loss(forward, mask_BM)
     log_T = language_model(teacher, batch) @ teacher.get_output_embeddings().weight.T
     log_T = log_T.log_softmax(-1).gather(-1, batch.token_ids_BM.roll(-1, 1)[..., None])[..., 0][mask_BM]
-    of_student = token_log_probs(student.byte_head(forward.decoded_from_teacher_BLD), batch.byte_ids_BL,
+    of_student = token_log_probs(forward.byte_logits_from_teacher_BLK, batch.byte_ids_BL,
                                  batch.boundary_BL, losses.has_next(batch.document_BL))
     of_student = of_student[:, 1 : mask_BM.shape[1] + 1][mask_BM]
     p, q = (log / 5 for log in (log_T, of_student))

@@ -64,7 +64,9 @@ def test_the_routers_look_ahead_is_exactly_one_byte(any_student):
         changed[0, j] = (changed[0, j] + 1) % 250
         after = student(changed)
         torch.testing.assert_close(after.boundary_prob[0, : j - 1], before.boundary_prob[0, : j - 1])
-        assert not torch.allclose(after.boundary_prob[0, j - 1], before.boundary_prob[0, j - 1])
+        # where no token goes on with either byte, the prior's rule closes the chunk for both
+        closed = student.config.decoding == "prior" and (after.boundary & before.boundary)[0, j - 1]
+        assert closed or not torch.allclose(after.boundary_prob[0, j - 1], before.boundary_prob[0, j - 1])
         torch.testing.assert_close(after.byte_logits[0, : j - 1], before.byte_logits[0, : j - 1])
 
 

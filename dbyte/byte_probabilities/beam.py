@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dbyte.byte_probabilities.token_model import TokenTree, TreeReader
-from dbyte.byte_probabilities.vocabulary import SortedVocabulary
+from dbyte.text.sorted_vocabulary import SortedVocabulary
 
 
 @dataclass(frozen=True)

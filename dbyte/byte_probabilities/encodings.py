@@ -33,8 +33,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from dbyte.byte_probabilities.merges import Merges
 from dbyte.byte_probabilities.token_model import TokenTree
-from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.text.exact import private_backend
+from dbyte.text.sorted_vocabulary import SortedVocabulary
 from dbyte.text.spans import TokenBytes
 
 WORDS_BACK = 2  # words before the last one; where they begin is certain, since no tokenizer here looks further ahead

@@ -26,8 +26,8 @@ from dbyte.byte_probabilities import coverings, within_token
 from dbyte.byte_probabilities.beam import Beam
 from dbyte.byte_probabilities.encodings import Encodings
 from dbyte.byte_probabilities.token_model import TokenTree, TreeReader
-from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.model.teacher import load_teacher
+from dbyte.text.sorted_vocabulary import SortedVocabulary
 from dbyte.text.spans import TokenBytes, utf8
 
 READINGS = ("joint", "ends", "coverings", "beam")

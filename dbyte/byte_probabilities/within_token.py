@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dbyte.byte_probabilities.vocabulary import BYTES, JOINT_STOP, STOP, SortedVocabulary
+from dbyte.text.sorted_vocabulary import BYTES, JOINT_STOP, STOP, SortedVocabulary
 
 ROWS_AT_ONCE = 512  # positions whose probabilities of all tokens are in memory together
 LEAST = 1e-30  # a token so much less likely than the likeliest is near the end of what fp32 can hold

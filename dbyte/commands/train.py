@@ -44,9 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
                             corpora=dict(map(corpus_amount, arguments.corpus)), device=arguments.device,
                             precision=arguments.precision, batch_rows=arguments.batch_rows,
                             row_bytes=arguments.row_bytes)
-    from dbyte.distill.curriculum import check_sizes, curriculum, run_steps
+    from dbyte.distill.curriculum import curriculum, run_steps
     from dbyte.distill.processes import Launch, join
     from dbyte.distill.progress import summary_writer
+    from dbyte.distill.sizes import check_sizes
     from dbyte.distill.steps import check_sharding
     from dbyte.distill.teacher import teacher_run, teacher_step
     from dbyte.model.adapters import check_peft

@@ -27,6 +27,7 @@ from torch import Tensor
 from dbyte.decode.confidence import OpeningConfidence
 from dbyte.decode.engine import Engine
 from dbyte.decode.lookahead import LookAhead
+from dbyte.decode.running_prior import RunningPrior
 from dbyte.kernels.fast import fast_products
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
 from dbyte.model.router import THRESHOLD
@@ -100,6 +101,8 @@ class ByteStream:
         self.ended_B.copy_(ends_B)
         if self.opening is not None:
             self.opening.advance(encoded_BD, byte_B, ends_B)
+        if self.prior is not None:
+            self.prior.advance(byte_B, ends_B)
         closing = [row for row, ends in enumerate(ends_B.tolist()) if ends]
         if closing:
             self._run_core(encoded_BD, closing)
@@ -113,6 +116,8 @@ class ByteStream:
             encoded_BD[closing_R], lambda: self.student.suffix_table.find(self.tail_BW[closing_R])[:, -1],
             project=self.to_core)
         core_RE = self.core_cache.step(embedding_RE, closing)
+        if self.prior is not None:
+            self.prior.close(core_RE, closing_R)
         if self.opening is not None:
             weight_R1 = self.opening.value_B[closing_R, None].to(core_RE)
             core_RE = torch.lerp(self.core_BE[closing_R], core_RE, weight_R1)
@@ -122,6 +127,8 @@ class ByteStream:
 
     def _predict(self, decoded_BD: Tensor) -> None:
         self.logits_BX = self.byte_head(decoded_BD)
+        if self.prior is not None:
+            self.logits_BX = self.logits_BX + self.prior.log_probs()
         if self.second_head is not None:
             self.second_logits_BK = self.second_head(decoded_BD)
 
@@ -184,6 +191,8 @@ class ByteStream:
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
         core_BME = self.core_cache.prefill(student.chunk_embeddings(encoded_BLD, chunks, ids_BL), chunks.document_BM)
+        if self.prior is not None:
+            self.prior.prefill(core_BME, chunks, ids_BL, length_B)
         if self.opening is not None:
             core_BME = smooth(core_BME, opening_confidence(prob_BL, chunks), chunks)
             self.opening.prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
@@ -223,8 +232,9 @@ class ByteStream:
             self.around = engine.map(student.around_core())
             self.byte_head = engine.map(student.byte_head)
             self.second_head = engine.map(student.second_head) if two_heads else None
-        else:
-            self.token_head = engine.map(student.token_head)
+        self.token_head = engine.map(student.token_head)
+        self.prior = (RunningPrior(student.token_prior, self.token_head, rows, device=student.device)
+                      if writes_bytes and student.token_prior is not None else None)
         self.up_BD = self.core_BE.new_zeros(rows, student.config.byte_width if writes_bytes else 0)
         self.logits_BX = self.core_BE.new_zeros(rows, len(student.byte_head.weight) if writes_bytes else 0)
         self.second_logits_BK = self.core_BE.new_zeros(rows, BYTES if two_heads else 0)
@@ -249,6 +259,8 @@ class ByteStream:
         parts = [(self, name, 0) for name in ("core_BE", "up_BD", "logits_BX", "second_logits_BK", "ended_B")]
         if self.keeps_tail:
             parts.append((self, "tail_BW", 0))
+        if self.prior is not None:
+            parts += [(self.prior, name, 0) for name in ("prob_BV", "node_B2")]
         states = [*self.encoder_states, *self.decoder_states]
         if self.opening is not None:
             parts += [(self.opening, name, 0) for name in ("encoded_BD", "byte_B", "closed_B", "value_B")]

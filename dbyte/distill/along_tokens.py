@@ -7,34 +7,30 @@ Shape letters: B rows, L bytes, M tokens, T tokens that are predicted, E core wi
 predicted, K2 joint symbols.
 """
 
-from weakref import WeakKeyDictionary
-
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from dbyte.byte_probabilities import within_token
-from dbyte.byte_probabilities.vocabulary import SortedVocabulary
 from dbyte.distill import losses
 from dbyte.distill.losses import Loss
 from dbyte.distill.objectives import Objective
 from dbyte.distill.terms import Forward, boundary, predicted_bytes, predicted_tokens, term
 from dbyte.text.packing import Batch
-
-_vocabularies: WeakKeyDictionary[nn.Module, SortedVocabulary] = WeakKeyDictionary()
+from dbyte.text.sorted_vocabulary import SortedVocabulary
 
 
 @term(predicted_bytes)
 def symbols_of_text(forward: Forward, mask_BL: Tensor) -> Loss:
     """Cross-entropy of the next byte and whether it ends a token, along the teacher's tokens."""
     label_BL = losses.joint_labels(forward.batch.byte_ids_BL, forward.batch.boundary_BL)
-    return losses.next_byte(forward.model.byte_head(forward.decoded_along_tokens_BLD), label_BL, mask_BL)
+    return losses.next_byte(forward.byte_logits_along_tokens_BLK, label_BL, mask_BL)
 
 
 @term(predicted_bytes, reads_teacher="whole")
 def symbols_of_teacher(forward: Forward, mask_BL: Tensor) -> Loss:
     """KL from what the teacher says of each byte within its tokens: labels say which came, these which might have."""
-    teacher_PK2 = symbols_of(forward.teacher, forward.teacher_BME, forward.batch, sorted_vocabulary(forward.model))
-    return losses.dense(forward.model.byte_head(forward.decoded_along_tokens_BLD[mask_BL]), teacher_PK2)
+    teacher_PK2 = symbols_of(forward.teacher, forward.teacher_BME, forward.batch, forward.model.sorted_vocabulary)
+    return losses.dense(forward.byte_logits_along_tokens_BLK[mask_BL], teacher_PK2)
 
 
 def symbols_of(teacher: PreTrainedModel, teacher_BME: Tensor, batch: Batch, vocabulary: SortedVocabulary) -> Tensor:
@@ -46,13 +42,6 @@ def symbols_of(teacher: PreTrainedModel, teacher_BME: Tensor, batch: Batch, voca
     next_T = batch.token_ids_BM.roll(-1, dims=1)[predicts_BM]
     head_VE = teacher.get_output_embeddings().weight.detach()[vocabulary.id_V]
     return within_token.log_probs(teacher_BME[predicts_BM], head_VE, next_T.tolist(), vocabulary)
-
-
-def sorted_vocabulary(student: nn.Module) -> SortedVocabulary:
-    """The vocabulary of a student's teacher, sorted once."""
-    if student not in _vocabularies:
-        _vocabularies[student] = SortedVocabulary(student.token_texts(), size=student.config.core_config.vocab_size)
-    return _vocabularies[student]
 
 
 TERMS = {"tokens": ((1, symbols_of_text),), "dense": ((1, symbols_of_teacher),),

@@ -5,13 +5,12 @@ that needs step 1.2 trains what is missing and loads the rest, and two ablations
 """
 
 import math
-import os
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dbyte.distill.data import check_data, training_rows, transformed_rows
+from dbyte.distill.data import training_rows, transformed_rows
 from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.mixed_rows import mixed_feed
 from dbyte.distill.on_policy import OnPolicyFeed, on_policy_feed
@@ -33,39 +32,8 @@ LANES = 32  # streams that are open at once, over all processes; it is part of a
 
 
 def curriculum(scale: Scale, *, decoding: str | None = None) -> tuple[Step, ...]:
-    """The five steps of the paper at a scale; decoding "mbp": the same Stage 1, then MBP's heads at equal bytes."""
-    return stage1(**scale.stage1) + stage2(**scale.stage2, decoding=decoding)
-
-
-def check_sizes(scale: Scale) -> None:
-    """Raise ValueError, with the name of the scale's table, for impossible sizes, rates or choices.
-
-    On a CPU sizes are impossible, too, if the weights alone are more than the machine's memory.
-    """
-    check_data(scale)
-    for table, make in (("student", StudentConfig), ("stage1", stage1), ("stage2", stage2)):
-        try:
-            made = make(**getattr(scale, table))
-            if table == "student" and scale.device == "cpu":
-                shapes = [made.encoder_shape(), made.decoder_shape()]
-                _check_memory(sum(shape.parameters() for shape in shapes), "byte_width or fewer layers")
-        except ValueError as error:
-            raise ValueError(f"scale {scale.name}: {table}: {error}") from None
-    shape = scale.teacher
-    if not isinstance(shape, str) and scale.device == "cpu":
-        try:
-            block = 4 * shape.width**2 + 3 * shape.width * shape.ffn_width
-            _check_memory(shape.vocabulary * shape.width + shape.layers * block, "width or vocabulary, or fewer layers")
-        except ValueError as error:
-            raise ValueError(f"scale {scale.name}: teacher: {error}") from None
-
-
-def _check_memory(parameters: int, remedy: str) -> None:
-    """Raise ValueError if so many weights in fp32 are more than this machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 4 * parameters > memory:
-        raise ValueError(f"its weights alone would take {4 * parameters / 1e9:,.0f} GB, and this machine has "
-                         f"{memory / 1e9:,.0f}: choose a smaller {remedy}")
+    """The five steps of the paper at a scale; decoding: the same Stage 1, then byte heads that are not the scale's."""
+    return stage1(**scale.stage1) + stage2(**scale.stage2 | ({"decoding": decoding} if decoding else {}))
 
 
 def run_steps(

@@ -60,7 +60,7 @@ def byte_model(forward: Forward, mask_BL: Tensor) -> Loss:
 def symbols_after_teacher(forward: Forward, mask_BL: Tensor) -> Loss:
     """The next byte and whether it ends a token, by a decoder that reads the teacher's last states (Bolmo)."""
     label_BL = losses.joint_labels(forward.batch.byte_ids_BL, forward.batch.boundary_BL)
-    return losses.next_byte(forward.model.byte_head(forward.decoded_from_teacher_BLD), label_BL, mask_BL)
+    return losses.next_byte(forward.byte_logits_from_teacher_BLK, label_BL, mask_BL)
 
 
 @term(predicted_tokens, reads_teacher="whole")
@@ -70,9 +70,9 @@ def token_likelihood(forward: Forward, mask_BM: Tensor) -> Loss:
     The student's probability of a token is the product over its symbols, which end with its flag; both are taken to
     the power of 1 / TEMPERATURE.
     """
-    batch, model, teacher = forward.batch, forward.model, forward.teacher
+    batch, teacher = forward.batch, forward.teacher
     where = mask_BM.nonzero(as_tuple=True)
-    student_T = token_log_probs(model.byte_head(forward.decoded_from_teacher_BLD), batch.byte_ids_BL,
+    student_T = token_log_probs(forward.byte_logits_from_teacher_BLK, batch.byte_ids_BL,
                                 batch.boundary_BL, predicted_bytes(batch))[:, 1 : mask_BM.shape[1] + 1][where]
     with torch.no_grad():
         teacher_T = sliced_losses.token_log_probs(

@@ -15,6 +15,7 @@ from dbyte.distill import objectives
 from dbyte.distill.along_tokens import TERMS, along_tokens
 from dbyte.distill.objectives import Objective
 from dbyte.model.adapters import ADAPTER, add_adapters
+from dbyte.model.student import DECODINGS
 from dbyte.presets import OnPolicy
 
 ENCODER = ("byte_embedding", "encoder", "encoder_projection")
@@ -50,8 +51,8 @@ class Step:
     included. warmup: the share of updates with a rising rate, in [0, 1]. floor: the final rate over the peak rate, in
     [0, 1]. clip: the largest gradient norm. snapshots: how many evenly spaced copies of the model are kept on the way,
     the final one not counted. grouped: batches of rows with similar token counts, which is faster where the core runs,
-    but such a batch is mostly of one corpus. decoding: give the student new byte heads of this kind ("mbp") before the
-    step; None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`; None:
+    but such a batch is mostly of one corpus. decoding: give the student new byte heads of this kind before the step;
+    None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`; None:
     not at all. vocabulary, noisy: shares of the rows, in [0, 1), and passes over them, see mixed_rows.py; more than one
     pass is for the decoder alone, whose input is then kept. policy: samples in place of the scale's rows, see
     on_policy.py. new_core: the student's core begins from new weights. batch_rows: rows of an update, 0: the scale's.
@@ -240,13 +241,16 @@ def stage2(
 
     core_rate: of the core in step 2.2; 0 leaves it frozen. head_muon: `Group.muon_rate` of step 2.1. boundary_loss:
     step 2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" replaces the student's byte
-    heads by MBP's two (section 4.1.2). core_lora: as in stage1. head_passes: step 2.1 reads fewer rows so many times.
-    targets: "labels", the next byte along the router's boundaries (the paper), or one of `along_tokens.TERMS`, along
-    the teacher's tokens. own_bytes: after these, so many bytes more as in step 2.2 with "labels", so that it trains
-    along the boundaries that it will use. batch_rows: of an update of every step; 0: the scale's, as in the paper.
-    Raises ValueError for other targets, or with "mbp" or several passes.
+    heads by MBP's two (section 4.1.2), "prior" by one that corrects what the token head says (model/token_prior.py).
+    core_lora: as in stage1. head_passes: step 2.1 reads fewer rows so many times. targets: "labels", the next byte
+    along the router's boundaries (the paper), or one of `along_tokens.TERMS`, along the teacher's tokens. own_bytes:
+    after these, so many bytes more as in step 2.2 with "labels", so that it trains along the boundaries that it will
+    use. batch_rows: of an update of every step; 0: the scale's, as in the paper.
+    Raises ValueError for another decoding, or for other targets with "mbp" or several passes.
     """
-    if targets not in TARGETS or ((decoding or head_passes > 1) and targets != "labels"):
+    if decoding not in (None, *DECODINGS):
+        raise ValueError(f"decoding must be one of {', '.join(DECODINGS)}, found {decoding!r}")
+    if targets not in TARGETS or ((decoding == "mbp" or head_passes > 1) and targets != "labels"):
         raise ValueError(f"targets must be one of {', '.join(TARGETS)}, and \"labels\" with MBP or several head_passes,"
                          f" whose states are kept along the router's boundaries; found {targets!r}")
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())

@@ -78,9 +78,15 @@ class Forward:
         return self._decode(self.core_BME, self.router_chunks)
 
     @cached_property
-    def decoded_along_tokens_BLD(self) -> Tensor:
-        """The decoder's output for each byte, along the teacher's tokens."""
-        return self._decode(self.token_hidden(), self.teacher_chunks)
+    def byte_logits_BLK(self) -> Tensor:
+        """The (first) byte head's logits at each byte, along the router's chunks."""
+        return self._byte_logits(self.decoded_BLD, self.core_BME, self.router_chunks)
+
+    @cached_property
+    def byte_logits_along_tokens_BLK(self) -> Tensor:
+        """The byte head's logits at each byte, along the teacher's tokens."""
+        core_BME = self.token_hidden()
+        return self._byte_logits(self._decode(core_BME, self.teacher_chunks), core_BME, self.teacher_chunks)
 
     @cached_property
     def teacher_BME(self) -> Tensor:
@@ -89,12 +95,20 @@ class Forward:
             return language_model(self.teacher, self.batch)
 
     @cached_property
-    def decoded_from_teacher_BLD(self) -> Tensor:
-        """The decoder's output for each byte, along the teacher's tokens, where it reads the teacher's states."""
-        return self._decode(self.teacher_BME, self.teacher_chunks)
+    def byte_logits_from_teacher_BLK(self) -> Tensor:
+        """The byte head's logits at each byte, along the teacher's tokens, where the decoder reads its states."""
+        decoded_BLD = self._decode(self.teacher_BME, self.teacher_chunks)
+        return self._byte_logits(decoded_BLD, self.teacher_BME, self.teacher_chunks)
 
     def _decode(self, core_BME: Tensor, chunks: Chunks) -> Tensor:
         return self.model.decode(core_BME, self.encoded_BLD, chunks, self.batch.document_BL, self.prob_BL)
+
+    def _byte_logits(self, decoded_BLD: Tensor, core_BME: Tensor, chunks: Chunks) -> Tensor:
+        return self.model.byte_logits(decoded_BLD, self.prior_along(core_BME, chunks))
+
+    def prior_along(self, core_BME: Tensor, chunks: Chunks) -> Tensor | None:
+        """What the token head says of the bytes, for a decoder that corrects it."""
+        return self.model.prior_along(core_BME, self.batch.byte_ids_BL, chunks)
 
     @cached_property
     def teacher_chunks(self) -> Chunks:
@@ -210,12 +224,11 @@ def next_byte(forward: Forward, mask_BL: Tensor) -> Loss:
     JBP predicts it together with its flag, and the flags are those boundaries.
     """
     byte_ids_BL = forward.batch.byte_ids_BL
-    logits_BLK = forward.model.byte_head(forward.decoded_BLD)
     if forward.model.second_head is None:
         label_BL = losses.joint_labels(byte_ids_BL, forward.router_chunks.boundary_BL)
     else:
         label_BL = byte_ids_BL.roll(-1, 1)
-    return losses.next_byte(logits_BLK, label_BL, mask_BL)
+    return losses.next_byte(forward.byte_logits_BLK, label_BL, mask_BL)
 
 
 @term(lambda batch: losses.has_two(batch.document_BL))

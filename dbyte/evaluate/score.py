@@ -295,13 +295,12 @@ def flag_log_probs(
         log p(byte, flag) without and with the flag (float64 [R, L, 2]), and whether the likeliest symbol has the byte
         (bool [R, L]); zeros and False where not asked.
     """
-    before_RL, decoded_UD = texts.decode(row_R, flag_RL)
+    before_RL, nodes, logits = texts.decode(row_R, flag_RL)
     node_P = texts.node_NL[row_R][asked_RL]
-    pair_P, place_P = np.unique(node_P * len(decoded_UD) + before_RL[asked_RL], return_inverse=True)
-    node_P, before_P = (torch.from_numpy(number_P).to(decoded_UD.device)
-                        for number_P in np.divmod(pair_P, len(decoded_UD)))
-    byte_P = texts.byte_T[node_P]
-    log_PX = texts.student.byte_head(decoded_UD[before_P]).float().log_softmax(-1)
+    pair_P, place_P = np.unique(node_P * nodes + before_RL[asked_RL], return_inverse=True)
+    node_P, before_P = np.divmod(pair_P, nodes)
+    byte_P = texts.byte_T[torch.from_numpy(node_P).to(texts.byte_T.device)]
+    log_PX = logits(before_P).float().log_softmax(-1)
     both_P2 = log_PX.gather(1, torch.stack([byte_P, byte_P + BYTES], dim=1)).cpu().numpy()
     right_P = (log_PX.argmax(-1) % BYTES == byte_P).cpu().numpy()
     both_RL2 = np.zeros((*asked_RL.shape, 2))

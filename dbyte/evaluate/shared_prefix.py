@@ -9,7 +9,7 @@ Shape letters: N texts, R rows to read (a text may be in several), L bytes of th
 the tree of bytes, K nodes of the tree of chunks, U nodes of the decoder's tree, D byte width, E core width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -61,7 +61,9 @@ class SharedTexts:
             read_TD = self.engine.read_stack(router.stack, router.byte_embedding(self.byte_T), self.tree)
             prob_T = (router.prob_after(read_TD)[self.before_T] if isinstance(router, EntropyRouter)
                       else router.prob_before(read_TD))
-        return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | is_special(self.byte_T), 1.0)
+        prob_T = prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | is_special(self.byte_T), 1.0)
+        prior = self.student.token_prior
+        return prior.within_tokens(prob_T, self.byte_T, self.tree.parent_T.tolist()) if prior is not None else prob_T
 
     def flags(self) -> np.ndarray:
         """Whether the router ends a chunk at each byte of each text: bool [N, L]; at a text's last byte it does."""
@@ -92,14 +94,16 @@ class SharedTexts:
 
     # -- decoder ------------------------------------------------------------------------------------------------------
 
-    def decode(self, row_R: np.ndarray, flag_RL: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    def decode(
+        self, row_R: np.ndarray, flag_RL: np.ndarray
+    ) -> tuple[np.ndarray, int, Callable[[np.ndarray], Tensor]]:
         """Read core and decoder along given flags.
 
         Args:
             row_R: which text each row reads. flag_RL: whether a chunk ends at each byte (the last one's is ignored).
         Returns:
-            The decoder's node before each byte (int64 [R, L], -1 at BOS and after a text's end), and the decoder's
-            outputs [U, D], which the heads map to the logits of the byte after a node.
+            The decoder's node before each byte (int64 [R, L], -1 at BOS and after a text's end), how many nodes it has,
+            and a function from nodes to the byte head's logits of what follows them [nodes, X].
         Raises:
             ValueError: if the core has too few positions for a row's chunks.
         """
@@ -107,7 +111,7 @@ class SharedTexts:
         read_RL = np.arange(node_RL.shape[1]) < self.length_N[row_R, None] - 1  # nothing follows the last byte
         closed_RL = flag_RL & read_RL
         chunks = Tree.of([node_L[closed_L].tolist() for node_L, closed_L in zip(node_RL, closed_RL, strict=True)])
-        core_KE = self.run_core(self.encoded_TD, chunks)
+        said_KE = core_KE = self.run_core(self.encoded_TD, chunks)
         if self.student.config.smoothing:
             core_KE = self._smoothed(core_KE, chunks, node_RL, closed_RL)
         newest_RL = np.maximum(closed_RL.cumsum(1), 1) - 1  # BOS is always a chunk
@@ -115,11 +119,39 @@ class SharedTexts:
         tree = Tree.of([pair_L[read_L].tolist() for pair_L, read_L in zip(pair_RL, read_RL, strict=True)], apart=True)
         before_RL = np.full_like(node_RL, -1)
         before_RL[:, 1:][read_RL[:, :-1]] = tree.node_NL[tree.node_NL >= 0]
-        node_U, chunk_U = (torch.from_numpy(number_U).to(core_KE.device)
-                           for number_U in np.divmod(tree.symbol_T, len(chunks)))
+        node_U, chunk_U = np.divmod(tree.symbol_T, len(chunks))
         around_TD = self.encoded_TD @ self.student.around_core().T
-        up_UD = self.student.decoder_projection(core_KE)[chunk_U] + around_TD[node_U]
-        return before_RL, self.engine.read_stack(self.student.decoder, up_UD.to(self.encoded_TD.dtype), tree)
+        up_UD = self.student.decoder_projection(core_KE)[self._on_device(chunk_U)] + around_TD[self._on_device(node_U)]
+        decoded_UD = self.engine.read_stack(self.student.decoder, up_UD.to(self.encoded_TD.dtype), tree)
+
+        def logits(asked_P: np.ndarray) -> Tensor:
+            prior_PK = self._prior(said_KE, chunks, node_U[asked_P], chunk_U[asked_P])
+            return self.student.byte_logits(decoded_UD[self._on_device(asked_P)], prior_PK)
+
+        return before_RL, len(tree), logits
+
+    def _on_device(self, number_X: np.ndarray) -> Tensor:
+        return torch.from_numpy(number_X).to(self.byte_T.device)
+
+    def _prior(self, core_KE: Tensor, chunks: Tree, node_P: np.ndarray, chunk_P: np.ndarray) -> Tensor | None:
+        """What the token head says of the byte after a node, where a chunk is the newest: [P, X]."""
+        if self.student.token_prior is None:
+            return None
+        order_P = np.argsort(chunk_P, kind="stable")
+        chunk_C, first_C = np.unique(chunk_P[order_P], return_index=True)
+        vocabulary = self.student.token_prior.vocabulary
+        asked = [[vocabulary.node(self._bytes_between(chunks.symbol_T[chunk], node)) for node in node_X]
+                 for chunk, node_X in zip(chunk_C, np.split(node_P[order_P], first_C[1:]), strict=True)]
+        prior_PK = self.student.token_prior.after(core_KE[self._on_device(chunk_C)], self.student.token_head, asked)
+        return prior_PK[self._on_device(np.argsort(order_P))]
+
+    def _bytes_between(self, before: int, node: int) -> bytes:
+        """The bytes of the nodes after one, down to another below it."""
+        text = bytearray()
+        while node != before:
+            text.append(self.tree.symbol_T[node])
+            node = self.tree.parent_T[node]
+        return bytes(reversed(text))
 
     def _smoothed(self, core_KE: Tensor, chunks: Tree, node_RL: np.ndarray, closed_RL: np.ndarray) -> Tensor:
         """`chunking.smooth` of the core's states, depth by depth: s = c z + (1 - c) s of the parent.

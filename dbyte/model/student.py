@@ -32,15 +32,17 @@ from dbyte.model.packed_attention import PACKED
 from dbyte.model.router import BYTES, THRESHOLD, Router, SplitRouter, over_documents
 from dbyte.model.suffix import SuffixOdds, SuffixProjection, SuffixTable
 from dbyte.model.teacher import check_family, has_tokenizer, load_model, model_kind, read_teacher
+from dbyte.model.token_prior import TokenPrior
 from dbyte.model.weights import check_sizes, reading_weights
 from dbyte.presets import PAPER_SIZES
+from dbyte.text.sorted_vocabulary import SortedVocabulary
 from dbyte.text.spans import TokenBytes, is_special
 from dbyte.version import __version__
 
 JOINT = 2 * BYTES
 ROUTERS = ("integrated", "split", "entropy")
 ROUTERS_OF_BYTES = {"split": SplitRouter, "entropy": EntropyRouter}
-DECODINGS = ("jbp", "mbp")
+DECODINGS = ("jbp", "mbp", "prior")
 OF_EVERY_CONFIG = frozenset(PreTrainedConfig().to_dict()) | {"auto_map", "name_or_path"}
 
 
@@ -55,8 +57,9 @@ class StudentConfig(PreTrainedConfig):
     has "entropy", BLT's byte model (entropy_router.py).
     router_suffixes: width of the integrated router's own embeddings of suffixes, 0: it reads none, see suffix.py.
     smoothing, confidence: see chunking.py. suffix: a chunk's embedding starts from that of the longest token that ends
-    there, see suffix.py. decoding "jbp" has one head over (byte, chunk ends), "mbp" two heads, over the next byte and
-    the one after it. stage is the stage that the student was last trained in: 1 writes tokens, 2 writes bytes.
+    there, see suffix.py. decoding "jbp" has one head over (byte, chunk ends), "prior" the same, which corrects what the
+    token head says (token_prior.py), "mbp" two heads, over the next byte and the one after it. stage is the stage that
+    the student was last trained in: 1 writes tokens, 2 writes bytes.
     core_config is the teacher's, filled in by `ByteStudent.from_teacher`. Raises ValueError where sizes do not fit.
     """
 
@@ -192,7 +195,9 @@ class ByteStudent(PreTrainedModel):
         nn.init.zeros_(self.residual.weight)  # the core starts as the decoder's only source (H-Net)
         self.decoder_projection = nn.Linear(E, D, bias=False)
         self.decoder = Stack(config.decoder_shape())
-        self.byte_head = nn.Linear(D, JOINT if config.decoding == "jbp" else BYTES, bias=False)
+        self.byte_head = nn.Linear(D, BYTES if config.decoding == "mbp" else JOINT, bias=False)
+        if config.decoding == "prior":
+            nn.init.zeros_(self.byte_head.weight)
         self.second_head = nn.Linear(D, BYTES, bias=False) if config.decoding == "mbp" else None
         self.register_buffer("token_table", torch.zeros(config.token_table_bytes, dtype=torch.uint8))
         self.register_buffer("token_offset", torch.zeros(config.core_config.vocab_size + 1, dtype=torch.long))
@@ -202,7 +207,7 @@ class ByteStudent(PreTrainedModel):
         """Leave modules as their constructors made them; `from_pretrained` raises if a folder lacks weights."""
 
     def with_decoding(self, decoding: str) -> "ByteStudent":
-        """Return a student with new, untrained byte heads of "jbp" or "mbp"; all else is copied from this one."""
+        """Return a student with new, untrained byte heads of one of DECODINGS; all else is copied from this one."""
         config = copy.deepcopy(self.config)
         config.decoding = decoding
         student = ByteStudent(config).to(self.device, self.dtype)
@@ -234,7 +239,8 @@ class ByteStudent(PreTrainedModel):
             suffix_BL = self.suffix_table.find(byte_ids_BL)
             prob_BL = over_documents(self.router.suffixes(prob_BL[:, :-1], suffix_BL[:, :-1], suffix_BL[:, 1:]),
                                      document_BL)
-        return prob_BL.masked_fill(special_BL | F.pad(special_BL[:, 1:], (0, 1)), 1.0)
+        prob_BL = prob_BL.masked_fill(special_BL | F.pad(special_BL[:, 1:], (0, 1)), 1.0)
+        return prob_BL if self.token_prior is None else self.token_prior.close_chunks(prob_BL, byte_ids_BL)
 
     def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks, byte_ids_BL: Tensor | None = None) -> Tensor:
         """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings.
@@ -283,6 +289,25 @@ class ByteStudent(PreTrainedModel):
         decoder_BLD = self.decoder_projection(up_BLE + self.residual(encoded_BLD)).to(encoded_BLD.dtype)
         return self.decoder(decoder_BLD, document_BL)
 
+    @cached_property
+    def sorted_vocabulary(self) -> SortedVocabulary:
+        """The teacher's tokens in the order of their bytes."""
+        return SortedVocabulary(self.token_texts())
+
+    @cached_property
+    def token_prior(self) -> TokenPrior | None:
+        """What turns the token head's logits into a prior of the byte head's; None unless decoding is "prior"."""
+        return TokenPrior(self.sorted_vocabulary) if self.config.decoding == "prior" else None
+
+    def prior_along(self, core_BME: Tensor, byte_ids_BL: Tensor, chunks: Chunks) -> Tensor | None:
+        """The prior at each byte of what follows it ([B, L, 512]), for `byte_logits`; no gradient flows back."""
+        return self.token_prior and self.token_prior.along(core_BME, self.token_head, byte_ids_BL, chunks)
+
+    def byte_logits(self, decoded_XD: Tensor, prior_XK: Tensor | None) -> Tensor:
+        """The byte head's logits [X, 512] (MBP: [X, 256]), added to the prior if there is one."""
+        logits_XK = self.byte_head(decoded_XD)
+        return logits_XK if prior_XK is None else logits_XK + prior_XK
+
     def around_core(self) -> Tensor:
         """The weight [D, D] of the path around the core: the residual, then the projection to the decoder's width."""
         return self.decoder_projection.weight @ self.residual.weight
@@ -323,7 +348,7 @@ class ByteStudent(PreTrainedModel):
             out.token_logits = self.token_head(core_BME)
         if byte_logits:
             decoded_BLD = self.decode(core_BME, encoded_BLD, chunks, document_BL, boundary_prob_BL)
-            out.byte_logits = self.byte_head(decoded_BLD)
+            out.byte_logits = self.byte_logits(decoded_BLD, self.prior_along(core_BME, byte_ids_BL, chunks))
             out.second_logits = None if self.second_head is None else self.second_head(decoded_BLD)
         return out
 

@@ -76,6 +76,14 @@ class AtTokens(Forward):
         _ = self.prob_BL  # which is not read
         return self.teacher_chunks
 
+    def prior_along(self, core_BME: Tensor, chunks: Chunks) -> Tensor | None:
+        """A prior without numbers: only the token head's product is counted, not the sums after it."""
+        if self.model.config.decoding != "prior":
+            return None
+        with torch.no_grad():
+            self.model.token_head(core_BME.flatten(0, 1)[: int(chunks.mask_BM.sum())])
+        return core_BME.new_zeros(1)
+
 
 # -- one update, by part and layer ------------------------------------------------------------------------------------
 
@@ -201,6 +209,7 @@ def without_numbers(config: StudentConfig) -> tuple[ByteStudent, PreTrainedModel
         student.to_empty(device="cpu")
         teacher.to_empty(device="cpu")
     student.suffix_table = SuffixTable([], bos_token_id=0, eos_token_id=0)  # read where there are suffixes
+    student.token_prior = None  # see `AtTokens.prior_along`
     return student, teacher
 
 
