@@ -380,14 +380,14 @@ def test_teacher_nats_are_the_models_own(any_teacher, token_bytes):
 
 
 def test_router_cuts_at_stage_1_become_tokens_that_spell_the_text(student):
-    vocabulary = Scorer(student, stage=1).vocabulary
+    vocabulary = student.token_pieces
     for chunk in (b"The", b"Mira lives", "😀".encode()[:3], b"zq\x00"):
         pieces = vocabulary.split(chunk)
         assert b"".join(pieces) == chunk and all(piece in vocabulary.id_of for piece in pieces)
 
 
 def test_a_chunk_of_several_tokens_is_split_as_the_tokenizer_splits_it(student, token_bytes):
-    vocabulary = Scorer(student, stage=1).vocabulary
+    vocabulary = student.token_pieces
     words = {word.rstrip() for word in " ".join(world_documents(seed=3, max_bytes=4000)).split()}
     several = 0
     for word in sorted(words):

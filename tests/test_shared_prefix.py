@@ -119,11 +119,15 @@ def alone(student, scorer, request):
         boundary = torch.zeros_like(ids, dtype=torch.bool)
         boundary[0, [0, *ends]] = True
         log_MV = student(ids, boundary).token_logits[0].log_softmax(-1).double()
-        asked = [(k, scorer.vocabulary.id_of[request.text[start:end]])
+        asked = [(k, student.token_pieces.id_of[request.text[start:end]])
                  for k, (start, end) in enumerate(zip([0, *ends], ends, strict=False)) if end > request.start]
         return (sum(log_MV[k, token].item() for k, token in asked), None,
                 all(int(log_MV[k].argmax()) == token for k, token in asked))
-    out = student(ids)
+    boundary = None
+    if student.token_prior is not None:  # its chunks depend on where the context ends
+        boundary = torch.zeros_like(ids, dtype=torch.bool)
+        boundary[0, [0, *ends]] = True
+    out = student(ids, boundary)
     log_LX = out.byte_logits[0].log_softmax(-1).double()
     joint, folded, greedy = 0.0, 0.0, True
     for i in range(max(request.start - 1, 0), len(request.text)):

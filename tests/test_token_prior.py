@@ -1,6 +1,7 @@
 """A decoder that corrects what the token head says: the prior by hand, which chunks it closes, and where it begins."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from dbyte.model import token_prior
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.token_prior import TokenPrior
 from dbyte.text.sorted_vocabulary import SortedVocabulary
-from dbyte.text.spans import BOS
+from dbyte.text.token_pieces import TokenPieces
 
 TOKENS = [b"", b"a", b"ab", b"abc", b"b", b"bc", b"c"]  # id 0 ends a text
 PROBS = [0.05, 0.1, 0.2, 0.3, 0.15, 0.12, 0.08]
@@ -32,7 +33,7 @@ def exact(monkeypatch):
 
 
 def prior_of(*texts):
-    prior = TokenPrior(SortedVocabulary(TOKENS))
+    prior = TokenPrior(SortedVocabulary(TOKENS), TokenPieces(TOKENS, eos_token_id=0))
     probs = prior.probabilities(torch.tensor([PROBS], dtype=torch.float64).log())
     nodes = [prior.vocabulary.node(text) for text in texts]
     return prior.log_probs(probs, [nodes]).exp()
@@ -80,22 +81,37 @@ def test_before_it_is_trained_a_token_s_symbols_have_the_probability_of_the_toke
     assert checked > 20
 
 
-def test_no_chunk_grows_beyond_all_tokens_and_no_gradient_comes_from_where_it_is_closed():
-    prior = TokenPrior(SortedVocabulary(TOKENS))
-    ids = torch.tensor([[BOS, *b"abcabb"], [BOS, *b"aabc\x01c"]])
-    prob = torch.full(ids.shape, 0.2)
-    prob[:, 0] = 1.0
-    prob[0, 1] = 0.9  # the router ends a chunk at the first a
-    prob.requires_grad_()
-    closed = prior.close_chunks(prob, ids)
-    # "a|bc|ab|b" and "a|abc|0x01|c": the flag stands at a chunk's last byte, and nothing is known of what follows a row
-    assert (closed >= 0.5).tolist() == [[True, True, False, True, False, True, False],
-                                        [True, True, False, False, True, True, False]]
-    changed = closed.detach() != prob.detach()
-    assert changed.tolist() == [[False, False, False, True, False, True, False],
-                                [False, True, False, False, True, True, False]]
-    closed.sum().backward()
-    assert torch.equal(prob.grad == 0, changed)
+@pytest.mark.parametrize("text, ends, known, wanted", [
+    (b"abcabb", [5], 6, "abc|ab|b"),  # what is no token is split
+    (b"abcabb", [0, 5], 6, "a|bc|ab|b"),
+    (b"abab", [], 4, "ab|ab"),  # still open, and no token begins with it: the last piece stays open
+    (b"cab", [0], 3, "c|ab"),
+    (b"abc", [2], 1, "abc"),  # a token across what was known first
+    (b"abab", [3], 3, "ab|ab"),
+    (b"abac", [3], 3, "ab|a|c"),  # no token: it ends where its beginning was known
+    (b"abab", [3], 1, "a|b|ab"),
+    (b"abab", [1, 3], 2, "ab|ab"),
+    (b"\x01a", [1], 2, "\x01|a"),  # a byte without a token is a chunk
+])
+def test_chunks_are_tokens_and_what_is_known_first_depends_on_itself_alone(text, ends, known, wanted):
+    prior = TokenPrior(SortedVocabulary(TOKENS), TokenPieces(TOKENS, eos_token_id=0))
+    found = prior.token_ends(text, ends, known=known)
+    pieces = [text[start + 1 : end + 1].decode() for start, end in pairwise(dict.fromkeys([-1, *found, len(text) - 1]))]
+    assert "|".join(pieces) == wanted
+    alone = prior.token_ends(text[:known], [end for end in ends if end < known], known=known)
+    assert [place for place in found if place < known - 1] == [place for place in alone if place < known - 1]
+
+
+def test_a_row_s_padding_changes_nothing_and_rows_are_split_each_for_itself(teacher, batch):
+    student = make_student(teacher, decoding="prior")
+    prob_BL = torch.rand(batch.byte_ids_BL.shape, generator=torch.Generator().manual_seed(0))
+    boundary_BL = student.end_chunks(prob_BL, batch.byte_ids_BL, batch.mask_BL)
+    assert not boundary_BL[~batch.mask_BL].any()
+    assert (boundary_BL >= ((prob_BL >= 0.5) & batch.mask_BL)).all()
+    for row, length in enumerate(batch.mask_BL.sum(1).tolist()):
+        alone = student.end_chunks(prob_BL[row : row + 1, :length], batch.byte_ids_BL[row : row + 1, :length],
+                                   batch.mask_BL[row : row + 1, :length])
+        assert torch.equal(alone[0], boundary_BL[row, :length])
 
 
 def test_training_starts_from_the_token_head_and_moves_the_decoder_alone(teacher, batch):

@@ -30,7 +30,6 @@ from dbyte.decode.lookahead import LookAhead
 from dbyte.decode.running_prior import RunningPrior
 from dbyte.kernels.fast import fast_products
 from dbyte.model.chunking import dechunk, find_chunks, opening_confidence, smooth
-from dbyte.model.router import THRESHOLD
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.suffix import LONGEST
 from dbyte.text.spans import BOS, EOS, is_special
@@ -156,12 +155,13 @@ class ByteStream:
         encoded_BLD, states = engine.prefill(student.encoder, student.byte_embedding(ids_BL), length_B,
                                              slots=byte_slots)
         prob_BL = student.route(encoded_BLD, ids_BL, torch.zeros_like(ids_BL))
-        boundary_BL = prob_BL >= THRESHOLD
+        place_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
+        boundary_BL = student.end_chunks(prob_BL, ids_BL, place_L < length_B[:, None])
         for row, ends in enumerate(prompt_ends or ()):  # byte i of a prompt is byte i + 1 of its row
             boundary_BL[row] = False
             boundary_BL[row, [0, *ends]] = True
         # the router needs the next byte, so the flag of a prompt's last byte is decided below
-        boundary_BL &= torch.arange(ids_BL.shape[1], device=ids_BL.device) < length_B[:, None] - 1
+        boundary_BL &= place_L < length_B[:, None] - 1
         chunks = boundary_BL.sum(1).tolist()
         positions = student.core.config.max_position_embeddings
         for number, (prompt, count) in enumerate(zip(prompts, chunks, strict=True)):

@@ -19,7 +19,6 @@ from dbyte.distill import losses, sliced_losses
 from dbyte.distill.losses import Loss
 from dbyte.model.chunking import Chunks, find_chunks
 from dbyte.model.core import first_layers, restarted, run_core
-from dbyte.model.router import THRESHOLD
 from dbyte.text.packing import Batch
 
 
@@ -53,7 +52,7 @@ class Forward:
     @cached_property
     def router_chunks(self) -> Chunks:
         """The chunks that the router's boundaries close."""
-        return self.chunks_along((self.prob_BL >= THRESHOLD) & self.batch.mask_BL)
+        return self.chunks_along(self.model.end_chunks(self.prob_BL, self.batch.byte_ids_BL, self.batch.mask_BL))
 
     def chunks_along(self, boundary_BL: Tensor) -> Chunks:
         """The chunks that boundaries of the student close."""

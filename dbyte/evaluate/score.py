@@ -22,11 +22,8 @@ T nodes of the tree of bytes, K nodes of the tree of chunks, E core width, S tok
 asked for.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -39,7 +36,6 @@ from dbyte.kernels.fast import fast_products
 from dbyte.model.entropy_router import EntropyRouter
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.text.prefix_tree import Tree, shared_bytes
-from dbyte.text.spans import RESERVED
 
 LOGITS_AT_ONCE = 2**23  # numbers of a table of log-probabilities
 
@@ -72,31 +68,6 @@ class Request:
         if not 0 <= self.start < len(self.text):
             raise ValueError(f"nothing to score: the continuation of {self.text[-40:]!r} is empty (start {self.start} "
                              f"of {len(self.text)} bytes); give at least one byte after the context")
-
-
-class Vocabulary:
-    """The teacher's tokens by their bytes, to split a chunk into tokens."""
-
-    def __init__(self, student: ByteStudent):
-        self.id_of = {text: token for token, text in reversed(list(enumerate(student.token_texts()))) if text}
-        # Tokens of a chat template stand in contexts only, so they are never scored and need no ids of their own.
-        self.id_of |= {bytes([byte]): student.config.eos_token_id for byte in RESERVED}
-
-    def split(self, chunk: bytes) -> list[bytes]:
-        """Split bytes into tokens as byte-pair encoding does; every single byte of UTF-8 is a token.
-
-        Of two neighbours those are joined first whose token has the lowest id, since ids are in the order of merges.
-        """
-        if chunk in self.id_of:
-            return [chunk]
-        pieces = [bytes([byte]) for byte in chunk]
-        while len(pieces) > 1:
-            ids = [self.id_of.get(one + two, math.inf) for one, two in pairwise(pieces)]
-            first = ids.index(min(ids))
-            if ids[first] == math.inf:
-                break
-            pieces[first : first + 2] = [pieces[first] + pieces[first + 1]]
-        return pieces
 
 
 def batch_by_prefix(requests: Iterable[Request], *, batch_bytes: int) -> list[list[Request]]:
@@ -142,10 +113,6 @@ class Scorer:
         self.batch_bytes = batch_bytes
         self.engine = engine or Engine(student)
 
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.student)
-
     @torch.inference_mode()
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Score each request; the order of results is that of the requests, and equal requests are scored once."""
@@ -160,7 +127,8 @@ class Scorer:
 
     def read(self, batch: Sequence[Request]) -> SharedTexts:
         """The texts of requests, ready to be read by the student."""
-        return SharedTexts([request.text for request in batch], engine=self.engine)
+        return SharedTexts([request.text for request in batch], engine=self.engine,
+                           starts=[request.start for request in batch])
 
     @torch.inference_mode()
     def chunk_ends(self, request: Request) -> list[int]:
@@ -216,7 +184,7 @@ class Scorer:
         boundaries = sorted({*np.flatnonzero(flag_L).tolist(), request.start, len(text)} - {0})
         ends = []
         for start, end in zip([0, *boundaries], boundaries, strict=False):
-            for piece in self.vocabulary.split(text[start:end]):
+            for piece in self.student.token_pieces.split(text[start:end]):
                 start += len(piece)
                 ends.append(start)
         return ends
@@ -228,7 +196,7 @@ class Scorer:
             first = next(k for k, end in enumerate(places) if end > request.start)
             for k in range(first, len(places)):
                 text = request.text[places[k - 1] if k else 0 : places[k]]
-                asked_S.append((row, chunks.node_NL[row, k], self.vocabulary.id_of[text]))
+                asked_S.append((row, chunks.node_NL[row, k], self.student.token_pieces.id_of[text]))
         return tuple(np.array(asked_S).T)
 
     def _token_log_probs(

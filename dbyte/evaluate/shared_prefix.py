@@ -30,11 +30,13 @@ class SharedTexts:
     node_NL: the node of each byte, BOS first, -1 after a text's end. length_N: bytes of each text, with BOS.
     """
 
-    def __init__(self, texts: Sequence[bytes], *, engine: Engine):
-        """engine: computes the parts of the student that reads."""
+    def __init__(self, texts: Sequence[bytes], *, engine: Engine, starts: Sequence[int] | None = None):
+        """engine: computes the parts of the student that reads. starts: as of `Request`, None: all is given."""
+        self.texts = [bytes([BOS]) + text for text in texts]
+        self.starts = list(map(len, texts)) if starts is None else starts
         self.engine = engine
         self.student = engine.student
-        self.tree = Tree.of([bytes([BOS]) + text for text in texts], apart=True)
+        self.tree = Tree.of(self.texts, apart=True)
         self.node_NL = self.tree.node_NL
         self.length_N = (self.node_NL >= 0).sum(1)
         self.byte_T = torch.from_numpy(self.tree.symbol_T).to(self.student.device)
@@ -61,16 +63,20 @@ class SharedTexts:
             read_TD = self.engine.read_stack(router.stack, router.byte_embedding(self.byte_T), self.tree)
             prob_T = (router.prob_after(read_TD)[self.before_T] if isinstance(router, EntropyRouter)
                       else router.prob_before(read_TD))
-        prob_T = prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | is_special(self.byte_T), 1.0)
-        prior = self.student.token_prior
-        return prior.within_tokens(prob_T, self.byte_T, self.tree.parent_T.tolist()) if prior is not None else prob_T
+        return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | is_special(self.byte_T), 1.0)
 
     def flags(self) -> np.ndarray:
         """Whether the router ends a chunk at each byte of each text: bool [N, L]; at a text's last byte it does."""
         ends_T = (self.prob_T >= THRESHOLD).cpu().numpy()
         flag_NL = np.zeros(self.node_NL.shape, dtype=bool)
         flag_NL[:, :-1] = ends_T[self.node_NL[:, 1:]]  # past a text's end this is garbage, masked on the next line
-        return flag_NL & (self.node_NL >= 0) | (np.arange(flag_NL.shape[1]) == self.length_N[:, None] - 1)
+        flag_NL = flag_NL & (self.node_NL >= 0) | (np.arange(flag_NL.shape[1]) == self.length_N[:, None] - 1)
+        if (prior := self.student.token_prior) is not None:
+            for text, flag_L, start in zip(self.texts, flag_NL, self.starts, strict=True):
+                ends = prior.token_ends(text, np.flatnonzero(flag_L).tolist(), known=start + 1)  # BOS is known, too
+                flag_L[:] = False
+                flag_L[ends] = True
+        return flag_NL
 
     # -- core ---------------------------------------------------------------------------------------------------------
 

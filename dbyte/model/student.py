@@ -37,6 +37,7 @@ from dbyte.model.weights import check_sizes, reading_weights
 from dbyte.presets import PAPER_SIZES
 from dbyte.text.sorted_vocabulary import SortedVocabulary
 from dbyte.text.spans import TokenBytes, is_special
+from dbyte.text.token_pieces import TokenPieces
 from dbyte.version import __version__
 
 JOINT = 2 * BYTES
@@ -239,8 +240,14 @@ class ByteStudent(PreTrainedModel):
             suffix_BL = self.suffix_table.find(byte_ids_BL)
             prob_BL = over_documents(self.router.suffixes(prob_BL[:, :-1], suffix_BL[:, :-1], suffix_BL[:, 1:]),
                                      document_BL)
-        prob_BL = prob_BL.masked_fill(special_BL | F.pad(special_BL[:, 1:], (0, 1)), 1.0)
-        return prob_BL if self.token_prior is None else self.token_prior.close_chunks(prob_BL, byte_ids_BL)
+        return prob_BL.masked_fill(special_BL | F.pad(special_BL[:, 1:], (0, 1)), 1.0)
+
+    def end_chunks(self, prob_BL: Tensor, byte_ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """The router's decisions (bool [B, L]) by its probabilities; with a prior chunks are split into tokens."""
+        boundary_BL = (prob_BL >= THRESHOLD) & mask_BL
+        if self.token_prior is None:
+            return boundary_BL
+        return self.token_prior.split_rows(boundary_BL, byte_ids_BL, mask_BL.sum(1).tolist())
 
     def chunk_embeddings(self, encoded_BLD: Tensor, chunks: Chunks, byte_ids_BL: Tensor | None = None) -> Tensor:
         """Project the states at boundaries to the core's width: [B, M, E], comparable to the teacher's embeddings.
@@ -295,9 +302,15 @@ class ByteStudent(PreTrainedModel):
         return SortedVocabulary(self.token_texts())
 
     @cached_property
+    def token_pieces(self) -> TokenPieces:
+        """The teacher's tokens, to split chunks that are none."""
+        return TokenPieces(self.token_texts(), eos_token_id=self.config.eos_token_id)
+
+    @cached_property
     def token_prior(self) -> TokenPrior | None:
         """What turns the token head's logits into a prior of the byte head's; None unless decoding is "prior"."""
-        return TokenPrior(self.sorted_vocabulary) if self.config.decoding == "prior" else None
+        prior = self.config.decoding == "prior"
+        return TokenPrior(self.sorted_vocabulary, self.token_pieces) if prior else None
 
     def prior_along(self, core_BME: Tensor, byte_ids_BL: Tensor, chunks: Chunks) -> Tensor | None:
         """The prior at each byte of what follows it ([B, L, 512]), for `byte_logits`; no gradient flows back."""
@@ -340,7 +353,7 @@ class ByteStudent(PreTrainedModel):
         encoded_BLD = self.encode(byte_ids_BL, document_BL)
         boundary_prob_BL = self.route(encoded_BLD, byte_ids_BL, document_BL)
         if boundary_BL is None:
-            boundary_BL = (boundary_prob_BL >= THRESHOLD) & mask_BL
+            boundary_BL = self.end_chunks(boundary_prob_BL, byte_ids_BL, mask_BL)
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
         core_BME = self.run_core(self.chunk_embeddings(encoded_BLD, chunks, byte_ids_BL), chunks)
         out = StudentOutput(boundary_prob=boundary_prob_BL, boundary=boundary_BL, chunk_mask=chunks.mask_BM)

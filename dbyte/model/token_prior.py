@@ -5,25 +5,26 @@ that begin with the chunk's bytes so far add up to a distribution over the next 
 (`dbyte/byte_probabilities/within_token.py`, which is exact along tokens). With decoding "prior" the byte head's logits
 are added to the logarithm of that, and begin at zero: step 2.1 starts from what Stage 1 knows.
 
-Chunks of the router are nearly always tokens, and two rules are for the others. A chunk is closed before the byte with
-which no token goes on, whatever the router says; as the router does, this knows one byte of look-ahead. And any byte
-may end a chunk, or may not, with a probability of at least FLAGS / 2 of its own.
+Chunks of the router are nearly always tokens, and two rules are for the others. A chunk of given text that is no token
+is split into tokens, as when Stage 1 is scored along the router's boundaries. And any byte may end a chunk, or may not,
+with a probability of at least FLAGS / 2 of the byte's own.
 
 The paper's decoder begins from nothing, and drops the vocabulary; this one reads the token head once for each chunk, as
 a token model does, so it is an option that is off: docs/deviations.md.
 
-Shape letters: T positions of the core, V tokens, E core width, R nodes asked for, B rows, L bytes, M chunks, X bytes of
-rows or of a tree, K2 = 512 joint symbols (byte + 256 if the chunk ends there).
+Shape letters: T positions of the core, V tokens, E core width, R nodes asked for, B rows, L bytes, M chunks, K2 = 512
+joint symbols (byte + 256 if the chunk ends there).
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from dbyte.model.chunking import Chunks
-from dbyte.model.router import THRESHOLD
 from dbyte.text.sorted_vocabulary import BYTES, JOINT, Node, SortedVocabulary
+from dbyte.text.token_pieces import TokenPieces
 
 FLAGS = 0.02  # of a byte's probability, divided evenly between its flags
 FLOOR = 1e-3  # of all probability, divided evenly between the symbols
@@ -33,9 +34,10 @@ AT_ONCE = 512  # positions whose probabilities of all tokens are in memory toget
 class TokenPrior:
     """Log-probabilities of the joint symbols, by the tokens of a vocabulary; nothing takes a gradient."""
 
-    def __init__(self, vocabulary: SortedVocabulary):
-        """vocabulary: of the token head."""
+    def __init__(self, vocabulary: SortedVocabulary, pieces: TokenPieces):
+        """vocabulary: of the token head. pieces: splits chunks into its tokens."""
         self.vocabulary = vocabulary
+        self.pieces = pieces
 
     @torch.no_grad()
     def probabilities(self, logits_TV: Tensor) -> Tensor:
@@ -90,30 +92,47 @@ class TokenPrior:
             prior_XK[place_R] = self.after(core_BME[chunks.mask_BM], token_head, asked).to(precision)
         return prior_XK.view(*byte_ids_BL.shape, JOINT)
 
-    def close_chunks(self, prob_BL: Tensor, byte_ids_BL: Tensor) -> Tensor:
-        """`within_tokens` of rows, whose probabilities stand at the byte that a chunk ends with."""
-        L = prob_BL.shape[1]
-        before = [place - 1 if place % L else -1 for place in range(prob_BL.numel())]
-        return self.within_tokens(prob_BL.roll(1).flatten(), byte_ids_BL.flatten(), before).view_as(prob_BL).roll(-1)
+    def split_rows(self, boundary_BL: Tensor, byte_ids_BL: Tensor, length_B: Sequence[int]) -> Tensor:
+        """A router's boundaries (bool [B, L]) of the first length_B bytes of each row by `token_ends`."""
+        split_BL = torch.zeros_like(boundary_BL)
+        for row, (ids_L, flag_L, length) in enumerate(zip(byte_ids_BL.tolist(), boundary_BL.tolist(), length_B,
+                                                          strict=True)):
+            ends = [place for place in range(length) if flag_L[place]]
+            split_BL[row, self.token_ends(bytes(ids_L[:length]), ends, known=length)] = True
+        return split_BL
 
-    def within_tokens(self, prob_X: Tensor, byte_X: Tensor, before_X: Sequence[int]) -> Tensor:
-        """A router's probabilities that a chunk ends before each byte, of which no chunk grows beyond all tokens.
+    def token_ends(self, text: bytes, ends: Sequence[int], *, known: int) -> list[int]:
+        """The last bytes' places of chunks that are tokens, where a router would end chunks at `ends` (ascending).
 
-        before_X: the place of the byte before each, -1 for a first one; it is a smaller place. Where no token goes on
-        with a byte, the probability is at least THRESHOLD.
+        known: so many bytes are read before those after them are known, as a prompt is, and what is decided of them
+        depends on them alone. A chunk that is still open there is split only if no token begins with it; if the bytes
+        that follow make no token of it, it ends there.
         """
-        closed_X = (prob_X >= THRESHOLD).tolist()
-        node_X: list[Node | None] = []
-        child = self.vocabulary.child
-        root = self.vocabulary.node(b"")
-        forced = []
-        for place, (byte, before) in enumerate(zip(byte_X.tolist(), before_X, strict=True)):
-            node = None if before < 0 or closed_X[place] else child(node_X[before], byte)
-            if node is None:
-                if before >= 0 and not closed_X[place]:
-                    forced.append(place)
-                node = child(root, byte)
-            node_X.append(node)
-        forced_X = torch.zeros_like(prob_X, dtype=torch.bool)
-        forced_X[forced] = True
-        return torch.where(forced_X, prob_X.clamp(min=THRESHOLD), prob_X)
+        found: list[int] = []
+        begin = 0
+        for until in (end + 1 for end in ends):
+            if until < known or begin >= known:
+                found += _ends_of(self.pieces.split(text[begin:until]), begin)
+            else:
+                begin = self._open(text[:known], begin, found)
+                if until == known or self.pieces.is_token(text[begin:until]):
+                    found.append(until - 1)
+                else:
+                    found += [known - 1, *_ends_of(self.pieces.split(text[known:until]), known)]
+            begin = until
+        if begin < known:
+            self._open(text[:known], begin, found)
+        return found
+
+    def _open(self, text: bytes, begin: int, found: list[int]) -> int:
+        """Where a text's last chunk begins, which would begin at `begin`; the ends of chunks before it go to found."""
+        if self.vocabulary.node(text[begin:]) is None:
+            *closed, _ = _ends_of(self.pieces.split(text[begin:]), begin)
+            found += closed
+            begin = closed[-1] + 1 if closed else begin
+        return begin
+
+
+def _ends_of(pieces: Sequence[bytes], begin: int) -> list[int]:
+    """The places of the last bytes of pieces that follow each other from `begin` on."""
+    return [begin + total - 1 for total in accumulate(map(len, pieces))]
