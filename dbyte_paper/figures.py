@@ -199,11 +199,12 @@ def robustness_figure(robustness: pd.DataFrame) -> Figure:
     """Return accuracy under each kind of noise (appendix A.1), one panel per task; the dashed line is chance.
 
     robustness: rows with model ("teacher", "stage1", "stage2"), task, kind, value (percent), stderr, chance. The
-    average over tasks, if there is one, is the last panel. Raises ValueError where a model is missing.
+    average over tasks is the last panel, if there are several. Raises ValueError where a model is missing.
     """
     if missing := sorted(set(LOOKS) - set(robustness["model"])):
         raise ValueError(f"the figure compares {', '.join(LOOKS)}; missing {', '.join(missing)}")
     tasks = sorted(set(robustness["task"]), key=lambda name: (name == "average", name))
+    tasks = tasks[:1] if len(tasks) == 2 else tasks  # of one task the average says nothing more
     kinds = {kind: name for kind, name in (NOISE | {"clean": "clean"}).items() if kind != "noise average"}
     figure, grid = panels(1, len(tasks), size=(1.2 + 2.3 * len(tasks), 3.6), sharey=True, labels=("accuracy (%)", ""))
     for axes, task in zip(grid.flat, tasks, strict=True):

@@ -97,8 +97,8 @@ def _kept(results: Mapping[str, ColumnResult], teacher: Mapping[str, ColumnResul
             for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))}
 
 
-def kept_table(columns: pd.DataFrame) -> pd.DataFrame:
-    """`kept_rows` for readers: accuracy by column, their average, and how much of it is above chance, teacher first."""
+def kept_table(columns: pd.DataFrame, *, models: Sequence[str] = MODELS) -> pd.DataFrame:
+    """`kept_rows` for readers: accuracy by column, the average, and how much of it is above chance, model by model."""
     named = columns.assign(task=columns.task.where(columns.near_chance == "", columns.task + f" ({NEAR})"))
     order = [f"{task}{mark}" for mark in ("", f" ({NEAR})") for task in BENCHMARKS] + [stats.AVERAGE]
     table = estimates(named, rows=["model"], columns="task", order=list(dict.fromkeys([*order, *named.task])))
@@ -107,7 +107,7 @@ def kept_table(columns: pd.DataFrame) -> pd.DataFrame:
             for model, row in means.iterrows() if model != TEACHER}
     kept_words = [kept.get(model, "") for model in table["model"]]
     table = table.assign(**{"kept above chance, %": kept_words})
-    return table.sort_values("model", key=lambda names: names.map(MODELS.index))
+    return table.sort_values("model", key=lambda names: names.map(list(models).index))
 
 
 def text_rows(measurer: Measurer, models: Mapping[str, tuple[Path, str]]) -> list[dict]:

@@ -104,6 +104,14 @@ with record("real_noise", keys=["model", "task", "kind"], of=runs[4]) as rows:
 noise = record.read("real_noise")
 tables.Table(tables.by_noise(noise, models=list(readers)))
 
+# %% [markdown]
+# Where a model is within two standard errors of guessing on clean text, its row says nothing about noise:
+
+# %%
+for row in noise[(noise.kind == "clean") & (noise.task != "average")].itertuples():
+    says = "" if row.value > row.chance + 2 * row.stderr else ": uninformative"
+    print(f"{row.model}, {row.task}: {row.value:.1f} ± {row.stderr:.1f}, chance {row.chance:.0f}{says}")
+
 # %%
 Image(figures.save(figures.robustness_figure(noise), "real_noise", frames=[noise]))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dbyte.model.router import THRESHOLD
 from dbyte.model.student import ByteStudent
 from dbyte.text.chat import ChatTemplate
 from dbyte.text.spans import BOS
@@ -73,11 +72,11 @@ class Conversation:
 
 @torch.inference_mode()
 def chunks_of(student: ByteStudent, prompt: bytes) -> int:
-    """How many chunks a prompt (bytes without BOS) has along the student's router; the last byte ends one."""
+    """How many chunks a prompt (bytes without BOS) has for the student; the last byte ends one."""
     ids_1L = torch.tensor([[BOS, *prompt]], device=student.device)
     document_1L = torch.zeros_like(ids_1L)
     prob_1L = student.route(student.encode(ids_1L, document_1L), ids_1L, document_1L)
-    return int((prob_1L[0, :-1] >= THRESHOLD).sum()) + 1
+    return int(student.end_chunks(prob_1L, ids_1L, torch.ones_like(ids_1L, dtype=torch.bool))[0, :-1].sum()) + 1
 
 
 def without_oldest(messages: list[dict[str, str]]) -> list[dict[str, str]]:
