@@ -113,6 +113,8 @@ def one_teacher(columns: pd.DataFrame, text: pd.DataFrame | None, letters: pd.Da
     yield (f"One teacher and its student (notebook 17), {seeds_of(columns)}, at most "
            f"{int(columns.loc[columns['task'] != AVERAGE, 'n'].max())} items a column, fewer after step 1.1 and where "
            "the teacher is near chance. A student of Stage 1 is read along the tokenizer's boundaries or its router's. "
+           "The decoder of Stage 2 corrects what the token head says of bytes, and begins from it; the paper's begins "
+           "from nothing (notebook 21 has both). "
            "Averages leave out columns where the teacher is near chance; what "
            "is kept is accuracy above chance over the teacher's, with the 95 % interval of resampled items.")
     yield markdown(kept_table(columns))

@@ -223,18 +223,15 @@ NEW_DECODER = {"head_rate": 3, "head_muon": 10 / 3, "outer_rate": 4}  # rates of
 def beginnings(scale: Scale) -> tuple[Variant, ...]:
     """Stage 2 at the scale's bytes by where its decoder begins: from the token head, or from nothing, as in the paper.
 
-    If the scale's own begins from the token head, the other's rates are NEW_DECODER times as large. "dense": what is
-    taught is the teacher's distribution over bytes, as in `byte_targets`. All continue the curriculum's Stage 1.
+    If the scale's own begins from the token head, the other's rates are NEW_DECODER times as large. Both continue the
+    curriculum's Stage 1.
     """
     begun = curriculum(scale)[:3]
     nothing = {name: value for name, value in scale.stage2.items() if name != "decoding"}
     if "decoding" in scale.stage2:
         nothing |= {name: factor * nothing[name] for name, factor in NEW_DECODER.items()}
-    own = round(OWN_SHARE * nothing["full_bytes"])
-    dense = nothing | {"targets": "dense", "full_bytes": nothing["full_bytes"] - own, "own_bytes": own}
     return tuple(Variant(name, (*begun, *stage2(**settings))) for name, settings in (
-        ("from the token head", {**scale.stage2, "decoding": "prior"}), ("from nothing", nothing),
-        ("from nothing, dense", dense)))
+        ("from the token head", {**scale.stage2, "decoding": "prior"}), ("from nothing", nothing)))
 
 
 def resilient(scale: Scale, share: float) -> tuple[Variant, ...]:

@@ -12,13 +12,12 @@
 # %% [markdown]
 # # 21 · The same teacher: where Stage 2 loses its bits
 #
-# Stage 2 of notebook 17 read once more, next to two that it is not: what a decoder is worth that begins from what the
-# token head says, in place of one that begins from nothing, as in the paper; at which bytes of a token that one loses
-# its bits; and whether the teacher's own distribution over bytes teaches it more than the bytes of the text do.
+# Stage 2 of notebook 17 read once more, next to one as in the paper: what a decoder is worth that begins from what the
+# token head says, in place of one that begins from nothing, and at which bytes of a token each loses its bits.
 #
-# **Claims:** none of the papers'. The first and the last student go beyond both.
-# **Cost:** at `real` an hour and a half of two CPU cores, nearly all of it the training of two more Stages 2, which
-# resume where they stopped; at `smoke` a minute after notebook 17. What it took is in
+# **Claims:** none of the papers'. The first student goes beyond both.
+# **Cost:** at `real` less than an hour of two CPU cores, most of it the training of one more Stage 2, which resumes
+# where it stopped; at `smoke` a minute after notebook 17. What it took is in
 # [docs/notebooks.md](../docs/notebooks.md).
 
 # %% tags=["parameters"]
@@ -44,13 +43,12 @@ teacher = teacher_run(chosen, seed=seed)
 runs = run_steps(chosen, curriculum(chosen), seed=seed)
 
 # %% [markdown]
-# ## Three students
+# ## Two students
 #
-# Three students of the same Stage 1 and the same bytes. The decoder of the first corrects what the token head says of
+# Two students of the same Stage 1 and the same bytes. The decoder of the first corrects what the token head says of
 # the next byte and of whether its chunk ends there (`dbyte/model/token_prior.py`); at `real` it is the one of notebook
-# 17. The second begins from nothing, as in the paper, at rates of its own. The third differs from the second in what
-# it reads: the teacher's exact distribution over both, along the tokenizer's tokens, and the router's boundaries in
-# the last quarter of step 2.2 alone. Rates were chosen by the loss of training text, which is read once.
+# 17. The other begins from nothing, as in the paper, at rates of its own. Rates were chosen by the loss of training
+# text, which is read once.
 
 # %%
 trained = {variant.name: variants.run_variant(chosen, variant, seed=seed) for variant in variants.beginnings(chosen)}
@@ -60,12 +58,11 @@ stage2 = {name: found[-1] for name, found in trained.items()}
 # ## Step 2.1
 #
 # The step before the whole student trains, at which a new decoder reads a core that does not change: its loss against
-# bytes, in nats a byte with its flag, each row of text read once. The loss of dense targets is a divergence, and not
-# comparable.
+# bytes, in nats a byte with its flag, each row of text read once.
 
 # %%
 with record("real_head", keys=["model", "train_bytes"], of=runs[3]) as rows:
-    rows += curve_rows({name: [found] for name, found in trained.items() if "dense" not in name}, step=3)
+    rows += curve_rows({name: [found] for name, found in trained.items()}, step=3)
 head = record.read("real_head")
 picture = ablations.loss_figure(head, list(dict.fromkeys(head.model)), label="loss, nats a byte")
 Image(figures.save(picture, "real_head", frames=[head]))
