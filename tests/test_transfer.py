@@ -639,7 +639,7 @@ def test_a_token_that_is_both_begins_as_the_old_bos_where_texts_open_and_as_the_
     with torch.inference_mode():  # so an empty text is as likely as it was
         found, wanted = (each(torch.tensor([[bos]])).logits[0, 0, eos] for each, bos, eos in (
             (model, both, both), (plain, old.bos_token_id, old.eos_token_id)))
-    assert found == wanted
+    torch.testing.assert_close(found, wanted)  # a table of another size may be multiplied in another order
 
 
 def test_fresh_embeddings_are_those_of_their_seed():
