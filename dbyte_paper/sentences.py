@@ -20,7 +20,7 @@ def of_one_teacher(columns: pd.DataFrame, text: pd.DataFrame | None) -> Iterator
             for model, row in means.iterrows()}
     for model, words in (("Stage 1, tokenizer's", "after Stage 1, read along the tokenizer's boundaries"),
                          ("Stage 1, router's", "after Stage 1, read along its own router's boundaries"),
-                         ("Stage 2", "after Stage 2, as a model of bytes alone")):
+                         ("Stage 2", "after Stage 2, as a model of bytes")):
         if model in kept:
             yield f"Of a pretrained teacher's accuracy above chance its student keeps {kept[model]} {words}."
     told = pd.DataFrame() if text is None else text[text["model"] == "Stage 1, tokenizer's"]
