@@ -41,7 +41,7 @@ from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
 from dbyte.plan.counting import count_step, muon_flops
-from dbyte.plan.plan import meta_student
+from dbyte.plan.plan import meta_student, sizes_of
 from dbyte.presets import Scale
 from dbyte.text.spans import TokenBytes
 from dbyte_paper.speed import student_writes, teacher_writes
@@ -86,9 +86,9 @@ def flops_a_byte(scale: Scale, one: PlannedRun) -> float:
     """FLOPs of an update for each byte of its rows, padding included, at the teacher's tokens."""
     core = AutoConfig.from_pretrained(str(one.teacher))
     parts = one.feed.batch(0).split(scale.rows_at_once)
-    config = StudentConfig(core_config=core, **scale.student)
+    config = StudentConfig(core_config=core, **sizes_of(scale))
     work = sum(sum(count_step(config, one.step, part, backend="fast").flops.values()) for part in parts)
-    work += muon_flops(meta_student(core, scale.student), one.step)
+    work += muon_flops(meta_student(core, sizes_of(scale)), one.step)
     return work / (one.feed.batch_rows * scale.row_bytes)
 
 
@@ -100,6 +100,8 @@ def timed_updates(
     found = {}
     for one in planned:
         student = new_student(scale, teacher, tokenizer, seed=0)
+        if one.step.stage == 2 and (decoding := sizes_of(scale).get("decoding")):
+            student = student.with_decoding(decoding)
         batches = [one.feed.batch(update) for update in range(count)]
         call = updates(one.step, student, teacher, batches, "fast", launch=Launch(rows_at_once=scale.rows_at_once))
         seconds = interleaved({"step": call, "matmul": matmul()}, rounds=rounds)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import make_student, make_teacher
+from conftest import SIZES, make_student, make_teacher
 
 from dbyte.distill import objectives
 from dbyte.distill.losses import has_next
@@ -13,6 +13,9 @@ from dbyte.distill.steps import stage2
 from dbyte.model import token_prior
 from dbyte.model.student import ByteStudent, StudentConfig
 from dbyte.model.token_prior import TokenPrior
+from dbyte.plan.counting import count_step, one_document
+from dbyte.plan.plan import sizes_of
+from dbyte.presets import scale
 from dbyte.text.sorted_vocabulary import SortedVocabulary
 from dbyte.text.token_pieces import TokenPieces
 
@@ -140,3 +143,15 @@ def test_a_saved_student_says_the_same_and_another_decoding_is_refused(teacher, 
         stage2(head_bytes=1, full_bytes=1, decoding="joint")
     with pytest.raises(ValueError, match="no table of token bytes"):
         _ = ByteStudent.from_teacher(teacher, config=StudentConfig(decoding="prior")).token_prior
+
+
+def test_a_plan_counts_the_token_head_that_stage_2_reads():
+    plain = scale("real", ["stage2.decoding=jbp"])
+    assert sizes_of(scale("real"))["decoding"] == "prior" and "decoding" not in sizes_of(scale("small"))
+    flops = []
+    for one in scale("real"), plain:
+        config = StudentConfig(core_config=make_teacher().config, **SIZES | {"decoding": sizes_of(one)["decoding"]})
+        step = stage2(head_bytes=1, full_bytes=1)[0]
+        flops.append(count_step(config, step, one_document(config, 64, 4.0), backend="fast").flops)
+    assert flops[0]["token_head"] == 2 * 16 * config.core_config.hidden_size * config.core_config.vocab_size
+    assert flops[1].get("token_head", 0) == 0 and flops[0]["core"] == flops[1]["core"]

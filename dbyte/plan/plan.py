@@ -35,6 +35,11 @@ DRIFT = ("Step {step} trains the encoder under a frozen router, as in the paper:
          "the router along by Eq. 4, as the authors' code does.")
 
 
+def sizes_of(scale: Scale) -> dict[str, object]:
+    """StudentConfig's arguments for the student of a scale, with the byte heads that Stage 2 gives it."""
+    return {**scale.student} | ({"decoding": scale.stage2["decoding"]} if "decoding" in scale.stage2 else {})
+
+
 def meta_student(core: PreTrainedConfig, sizes: Mapping[str, int]) -> ByteStudent:
     """A student without weights around a core of this config; sizes: StudentConfig's arguments."""
     with torch.device("meta"):
@@ -121,7 +126,7 @@ class StepPlan:
 def plan_steps(setting: Setting) -> tuple[ByteStudent, Batch, list[StepPlan]]:
     """Plan every step of a scale's curriculum; also the student, without weights, and the row that was counted."""
     scale = setting.scale
-    student = meta_student(setting.core(), scale.student)
+    student = meta_student(setting.core(), sizes_of(scale))
     row = one_document(student.config, scale.row_bytes, setting.bytes_per_token)
     reached = setting.gpus * setting.device.flops_per_second * setting.utilisation
     planned = []
@@ -146,7 +151,7 @@ def plan_text(setting: Setting, *, compared: tuple[str, ...] = ()) -> str:
     name = setting.teacher or setting.scale.teacher
     name = name if isinstance(name, str) else f"the teacher of scale {setting.scale.name}"
     counts = {name: parameters_by_part(student)}
-    counts |= {other: parameters_by_part(meta_student(core_config(other), setting.scale.student))
+    counts |= {other: parameters_by_part(meta_student(core_config(other), sizes_of(setting.scale)))
                for other in compared if other != name}
     drifts = [f"- {DRIFT.format(step=one.step.name)}" for one in planned if drifts_from_router(one.step)]
     return "\n\n".join([
