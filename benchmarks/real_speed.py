@@ -4,7 +4,7 @@
     python benchmarks/real_speed.py --only training       the steps alone: minutes
     python benchmarks/real_speed.py --scale mine.toml --items 2 --new-bytes 8 --rounds 1 --no-report   only that it runs
 
-No run is trained. Every step is judged by `--updates` updates of an untrained student, in turn with a square product,
+No run is trained. Every step is judged by `--updates` updates (`timed_updates`), in turn with a square product,
 whose rate makes the bound. FLOPs are those of a micro-batch of real rows, counted from shapes by a step on tensors
 without numbers: products, convolutions and attention, forward and backward, of the frozen teacher and core too, and
 Muon's. Beside it stands what the step's run wrote down: seconds, bytes a second and peak memory with batches, logs,
@@ -95,11 +95,17 @@ def flops_a_byte(scale: Scale, one: PlannedRun) -> float:
 def timed_updates(
     scale: Scale, planned: tuple[PlannedRun, ...], count: int, rounds: int
 ) -> dict[str, tuple[float, float]]:
-    """Of every step of an untrained student: bytes a second of `count` updates, and FLOP/s of a product in turn."""
+    """Of every step: bytes a second of `count` updates, and FLOP/s of a product in turn.
+
+    A step of Stage 2 begins with the student of the run before it, if that is complete: chunks of a router that has
+    learnt nothing are as many as chance makes them.
+    """
     teacher, tokenizer = load_teacher(planned[0].teacher)
     found = {}
     for one in planned:
-        student = new_student(scale, teacher, tokenizer, seed=0)
+        begun = one.run.parent if one.step.stage == 2 and one.run.parent.is_complete() else None
+        student = (ByteStudent.from_pretrained(begun.model_folder) if begun
+                   else new_student(scale, teacher, tokenizer, seed=0))
         if one.step.stage == 2 and (decoding := sizes_of(scale).get("decoding")):
             student = student.with_decoding(decoding)
         batches = [one.feed.batch(update) for update in range(count)]
