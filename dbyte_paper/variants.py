@@ -228,8 +228,8 @@ def beginnings(scale: Scale) -> tuple[Variant, ...]:
     """
     begun = curriculum(scale)[:3]
     nothing = {name: value for name, value in scale.stage2.items() if name != "decoding"}
-    if "decoding" in scale.stage2:
-        nothing |= {name: factor * nothing[name] for name, factor in NEW_DECODER.items()}
+    if scale.stage2.get("decoding") == "prior":
+        nothing |= {name: factor * nothing[name] for name, factor in NEW_DECODER.items() if name in nothing}
     return tuple(Variant(name, (*begun, *stage2(**settings))) for name, settings in (
         ("from the token head", {**scale.stage2, "decoding": "prior"}), ("from nothing", nothing)))
 

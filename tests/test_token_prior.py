@@ -18,6 +18,7 @@ from dbyte.plan.plan import sizes_of
 from dbyte.presets import scale
 from dbyte.text.sorted_vocabulary import SortedVocabulary
 from dbyte.text.token_pieces import TokenPieces
+from dbyte_paper.variants import beginnings
 
 TOKENS = [b"", b"a", b"ab", b"abc", b"b", b"bc", b"c"]  # id 0 ends a text
 PROBS = [0.05, 0.1, 0.2, 0.3, 0.15, 0.12, 0.08]
@@ -155,3 +156,10 @@ def test_a_plan_counts_the_token_head_that_stage_2_reads():
         flops.append(count_step(config, step, one_document(config, 64, 4.0), backend="fast").flops)
     assert flops[0]["token_head"] == 2 * 16 * config.core_config.hidden_size * config.core_config.vocab_size
     assert flops[1].get("token_head", 0) == 0 and flops[0]["core"] == flops[1]["core"]
+
+
+def test_what_a_prior_cannot_be_is_refused_and_a_scale_without_muon_has_both_beginnings():
+    with pytest.raises(ValueError, match="use decoding='jbp'"):
+        StudentConfig(router="entropy", decoding="prior")
+    one, other = beginnings(scale("smoke", ["stage2.decoding=prior"]))
+    assert one.steps[3].decoding == "prior" and other.steps[3].decoding is None

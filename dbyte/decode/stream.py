@@ -232,7 +232,8 @@ class ByteStream:
             self.around = engine.map(student.around_core())
             self.byte_head = engine.map(student.byte_head)
             self.second_head = engine.map(student.second_head) if two_heads else None
-        self.token_head = engine.map(student.token_head)
+        if not writes_bytes or student.token_prior is not None:  # an engine's copy of it is large
+            self.token_head = engine.map(student.token_head)
         self.prior = (RunningPrior(student.token_prior, self.token_head, rows, device=student.device)
                       if writes_bytes and student.token_prior is not None else None)
         self.up_BD = self.core_BE.new_zeros(rows, student.config.byte_width if writes_bytes else 0)

@@ -111,6 +111,9 @@ class StudentConfig(PreTrainedConfig):
         if (self.smoothing or self.confidence) and self.router != "integrated":
             raise ValueError("smoothing and confidence need the integrated router: another one does not run while "
                              "text is written, so what it would say then is not known")
+        if self.router == "entropy" and self.decoding == "prior":
+            raise ValueError("a prior splits chunks by later bytes, and router='entropy' is scored as one whose flags "
+                             "tell nothing of them: use decoding='jbp'")
         if self.router == "entropy" and self.decoding == "mbp":
             raise ValueError("MBP's look-ahead asks the router about the next byte, and router='entropy' reads none: "
                              "use decoding='jbp'")

@@ -72,10 +72,6 @@ class SortedVocabulary:
             self._nodes[prefix] = Node(len(prefix), low, longer, high) if low < high else None
         return self._nodes[prefix]
 
-    def child(self, node: Node | None, byte: int) -> Node | None:
-        """The tokens of a node whose next byte this is; None if there are none, or for None."""
-        return None if node is None else self.node(self.texts[node.low][: node.depth] + bytes([byte]))
-
     def path(self, text: bytes) -> list[Node]:
         """The nodes of a text's beginnings, from the empty one on, as far as tokens begin so."""
         return list(takewhile(bool, (self.node(text[:size]) for size in range(len(text) + 1))))
