@@ -24,7 +24,8 @@ import dbyte
 from dbyte import presets
 from dbyte.byte_probabilities import within_token
 from dbyte.distill import sliced_losses
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher_sizes import core_config
 from dbyte.plan.plan import parameters_by_part
 from dbyte.text.sorted_vocabulary import SortedVocabulary

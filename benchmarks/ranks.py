@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,7 +40,8 @@ from dbyte.distill.steps import Step
 from dbyte.distill.teacher import train_tokenizer
 from dbyte.distill.trainer import Launch, Trainee, train_on
 from dbyte.model.checkpointing import EmbeddingsOnly, sharding_units, share_frozen
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher_sizes import core_config
 from dbyte.plan.counting import AtTokens, Counted, count_step, one_document
 from dbyte.plan.footprint import FP32, ROWS_AT_ONCE, footprint
@@ -144,8 +146,8 @@ def update(step: Step, config: PreTrainedConfig, sizes: dict, processes: Process
     if read is teacher:
         share_frozen(student, teacher)
     del teacher
-    trainee = Trainee(student, read, step.objective)
-    trainee.way = AtTokens  # the router of a random student sets boundaries anywhere
+    # the router of a random student sets boundaries anywhere
+    trainee = Trainee(student, read, replace(step.objective, way=AtTokens))
     trainee = processes.wrap(trainee, sharding_units(student))
     optimisers = step.optimisers(student)
     row = one_document(student.config, row_bytes, BYTES_A_TOKEN)

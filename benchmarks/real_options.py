@@ -4,10 +4,9 @@
     python benchmarks/real_options.py --scale smoke --align-bytes 40000 --distill-bytes 20000 --no-report   that it runs
 
 Every row differs from the scale's own recipe in one thing. Those of step 1.1 read `--align-bytes`; those of step 1.2
-continue the first row's student for `--distill-bytes` more, and those of step 2.1 the frozen core's for `--head-bytes`.
-Measured on held-out text: KL to the teacher (Stage 1 alone) and bits per byte over the teacher's, each with its error
-over rows or pieces; and F1 of the router. Stage 1 is read along the tokenizer's boundaries, Stage 2 along its router's.
-One seed: a difference of two rows is that of two runs.
+continue the first row's student for `--distill-bytes` more. Measured on held-out text, along the tokenizer's
+boundaries: KL to the teacher and bits per byte over the teacher's, each with its error over rows or pieces; and F1 of
+the router. One seed: a difference of two rows is that of two runs. Stage 2 is in notebook 21.
 """
 
 import argparse
@@ -23,29 +22,27 @@ from dbyte.evaluate.measure import Measurer
 from dbyte_paper.real_teacher import BITS, KL, text_rows
 
 ALIGN = {"as the scale has it": {}, "a quarter vocabulary rows": {"vocabulary": 0.25},
-         "a quarter noisy rows": {"noisy": 0.25}, "states after 4 layers matched first": {"match_layers": 4},
+         "a quarter noisy rows": {"noisy": 0.25},
          "AdamW in place of Muon": {"align_muon": 0.0, "align_rate": 1e-3}}
 STUDENT = {"no longest suffix": {"suffix": False, "router_suffixes": 0}}
 DISTIL = {"1.2, core frozen": {"core_rate": 0.0}, "1.2, core at 2e-5": {"core_rate": 2e-5},
           "1.2, adapters of rank 16": {"core_rate": 2e-4, "core_lora": 16}}
-HEAD = {"2.1, text read once": {}, "2.1, a quarter of the text, four times": {"head_passes": 4}}
 
 
-def trained(scale: presets.Scale, stage1: dict, stage2: dict, student: dict, *, last: int) -> Path:
-    """The student after so many steps with other settings of both stages and of the student."""
-    changed = replace(scale, student=scale.student | student, stage1=scale.stage1 | {"snapshots": 0} | stage1,
-                      stage2=scale.stage2 | stage2)
+def trained(scale: presets.Scale, stage1: dict, student: dict, *, last: int) -> Path:
+    """The student after so many steps with other settings of Stage 1 and of the student."""
+    changed = replace(scale, student=scale.student | student, stage1=scale.stage1 | {"snapshots": 0} | stage1)
     return run_steps(changed, curriculum(changed)[:last], seed=0)[-1].model_folder
 
 
-def cells(measurer: Measurer, folder: Path, reading: str, teacher: Path) -> list[str]:
+def cells(measurer: Measurer, folder: Path, teacher: Path) -> list[str]:
     """KL, bits over the teacher's and the router's F1 on each corpus."""
-    found = text_rows(measurer, {"teacher": (teacher, "token"), "student": (folder, reading)})
+    found = text_rows(measurer, {"teacher": (teacher, "token"), "student": (folder, "stage1/tokenizer")})
     told = {(row["corpus"], row["measure"]): row for row in found if row["model"] == "student"}
     filled = []
     for corpus, _ in measurer.scale.corpora:
-        kl, bits = told.get((corpus, KL)), told[corpus, BITS]
-        filled += [f"{kl['value']:.3f} ± {kl['stderr']:.3f}" if kl else "",
+        kl, bits = told[corpus, KL], told[corpus, BITS]
+        filled += [f"{kl['value']:.3f} ± {kl['stderr']:.3f}",
                    f"{bits['more']:.1f} ± {bits['more_stderr']:.1f}",
                    f"{100 * measurer.boundaries(folder, corpus).f1:.1f}"]
     return filled
@@ -56,27 +53,23 @@ def main() -> None:
     parser.add_argument("--scale", default="real", help="a name or a .toml file")
     parser.add_argument("--align-bytes", type=int, default=200_000)
     parser.add_argument("--distill-bytes", type=int, default=32_768)
-    parser.add_argument("--head-bytes", type=int, default=131_072)
     parser.add_argument("--no-report", action="store_true", help="print alone")
     arguments = parser.parse_args()
     begin()
     scale = presets.scale(arguments.scale)
     measurer, teacher = Measurer(scale, 0), teacher_run(scale, seed=0)
     sizes = {"align_bytes": arguments.align_bytes, "distill_bytes": arguments.distill_bytes}
-    head = {"boundary_bytes": arguments.align_bytes, "core_rate": 0.0}
-    rows = ([(name, changes, {}, {}, 1) for name, changes in ALIGN.items()]
-            + [(name, {}, {}, student, 1) for name, student in STUDENT.items()]
-            + [(name, changes, {}, {}, 2) for name, changes in DISTIL.items()]
-            + [(name, head, {"head_bytes": arguments.head_bytes} | changes, {}, 4) for name, changes in HEAD.items()])
+    rows = ([(name, changes, {}, 1) for name, changes in ALIGN.items()]
+            + [(name, {}, student, 1) for name, student in STUDENT.items()]
+            + [(name, changes, {}, 2) for name, changes in DISTIL.items()])
     corpora = [name for name, _ in scale.corpora]
     lines = [f"Scale {scale.name}, {sizes['align_bytes'] / 1e6:.2f} MB of step 1.1, {sizes['distill_bytes'] / 1e6:.3f}"
-             f" of 1.2 and {arguments.head_bytes / 1e6:.3f} of 2.1; {machine()}.", "",
+             f" of 1.2; {machine()}.", "",
              "| recipe | " + " | ".join(f"{name}: KL | more bits, % | F1" for name in corpora) + " |",
              "|---|" + "---:|---:|---:|" * len(corpora)]
-    for name, stage1, stage2, student, last in rows:
-        folder = trained(scale, sizes | stage1, stage2, student, last=last)
-        reading = "stage2/router" if last > 3 else "stage1/tokenizer"
-        lines.append(f"| {name} | " + " | ".join(cells(measurer, folder, reading, teacher)) + " |")
+    for name, stage1, student, last in rows:
+        folder = trained(scale, sizes | stage1, student, last=last)
+        lines.append(f"| {name} | " + " | ".join(cells(measurer, folder, teacher)) + " |")
         print(lines[-1], flush=True)
     text = "\n".join(lines)
     if not arguments.no_report:

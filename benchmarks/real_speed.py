@@ -37,7 +37,8 @@ from dbyte.distill.planned_run import PlannedRun
 from dbyte.distill.processes import Launch
 from dbyte.evaluate.harness import teacher_lm
 from dbyte.evaluate.lm import load_lm
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.native import engine_for
 from dbyte.plan.counting import count_step, muon_flops

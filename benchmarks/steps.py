@@ -32,7 +32,8 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.distill.trainer import Trainee, train_on
 from dbyte.kernels.fast import fast_products
 from dbyte.model.backends import training_backend
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher import load_teacher
 from dbyte.model.teacher_sizes import core_config
 from dbyte.text.packing import Batch

@@ -19,7 +19,7 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 
 _HOMES = {
     "Aligned": "dbyte.text.spans", "TokenBytes": "dbyte.text.spans",
-    "ByteStudent": "dbyte.model.student", "StudentConfig": "dbyte.model.student",
+    "ByteStudent": "dbyte.model.student", "StudentConfig": "dbyte.model.student_config",
     "StudentOutput": "dbyte.model.student",
     "ssd": "dbyte.model.ssd", "perturb": "dbyte.text.perturb",
     "ByteTokenizer": "dbyte.text.byte_tokenizer", "push_to_hub": "dbyte.evaluate.model_card",

@@ -30,11 +30,10 @@ STUDENT = dict(
 STAGE1 = dict(
     align_bytes=int, distill_bytes=int, boundary_bytes=int, boundary_loss=bool, align_rate=float, encoder_rate=float,
     core_rate=float, boundary_rate=float, align_muon=float, encoder_muon=float, boundary_muon=float,
-    boundary_floor=float, snapshots=int, vocabulary=float, noisy=float, core_lora=int,
-    match_layers=int)
+    boundary_floor=float, snapshots=int, vocabulary=float, noisy=float, core_lora=int)
 STAGE2 = dict(
     head_bytes=int, full_bytes=int, head_rate=float, outer_rate=float, core_rate=float, head_muon=float,
-    boundary_loss=bool, decoding=str, core_lora=int, head_passes=int, targets=str, own_bytes=int, batch_rows=int)
+    boundary_loss=bool, decoding=str, core_lora=int, targets=str, own_bytes=int, batch_rows=int)
 # The steps' bytes, which have no default.
 STEP_BYTES = {"stage1": ("align_bytes", "distill_bytes", "boundary_bytes"), "stage2": ("head_bytes", "full_bytes")}
 MOST = 10**15  # of what is counted: no text has so many bytes
@@ -42,7 +41,7 @@ MOST = 10**15  # of what is counted: no text has so many bytes
 RANGES = (
     ("vocabulary", 258, 10**7),  # 256 bytes, BOS and EOS
     (r"student: (ffn_width|encoder_window|router_ffn_width|router_suffixes)|.*kv_heads"  # 0: without such a part
-     r"|stage\d: (core_lora|match_layers|batch_rows)", 0, 10**6),
+     r"|stage\d: (core_lora|batch_rows)", 0, 10**6),
     (".*(width|layers|heads|state_size|chunk_size|expand|rows|rows_at_once)", 1, 10**6),
     (r"stage\d: (snapshots|own_bytes)", 0, MOST),
     (".*betas", 0, 0.99999), ("recipe_share", 1e-3, 1),

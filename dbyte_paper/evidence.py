@@ -24,7 +24,7 @@ from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.noisy_lm import Noise
 from dbyte.evaluate.stats import AVERAGE, Columns
 from dbyte.model.router import SplitRouter
-from dbyte.model.student import StudentConfig
+from dbyte.model.student_config import StudentConfig
 from dbyte.presets import PAPER_SIZES, Scale
 from dbyte.text.corpus import load_corpus
 from dbyte_paper.ablation_runs import Measurements, Trained, correct_of

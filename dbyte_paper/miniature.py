@@ -21,7 +21,8 @@ from dbyte.distill.steps import EVERYTHING, Group, Step, stage1, stage2
 from dbyte.distill.teacher import train_tokenizer
 from dbyte.distill.trainer import Trainee, train_on
 from dbyte.evaluate.boundaries import byte_rows
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.text.packing import document, pack
 from dbyte.text.spans import BOS, EOS, TokenBytes
 from dbyte_paper import chunk_view

@@ -16,7 +16,8 @@ import transformers
 from transformers.utils import logging
 
 from dbyte.distill.teacher import train_tokenizer
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.text.packing import document, pack
 from dbyte.text.spans import TokenBytes
 

@@ -1,4 +1,4 @@
-"""Options that the paper has not: vocabulary rows, noisy rows, adapters, kept states. Each is off unless asked for."""
+"""Options that the paper has not: vocabulary rows, noisy rows, adapters. Each is off unless asked for."""
 
 import dataclasses
 import string
@@ -6,18 +6,13 @@ import string
 import numpy as np
 import pytest
 import torch
-from conftest import make_student
 from test_curriculum import TOY
 
-from dbyte.distill import kept_states, steps
+from dbyte.distill import steps
 from dbyte.distill.curriculum import curriculum, plan_steps, run_steps
-from dbyte.distill.kept_states import forward_way
 from dbyte.distill.loader import Feed
 from dbyte.distill.mixed_rows import NOISE, mixed_feed, with_noise
-from dbyte.distill.runs import Run
 from dbyte.distill.teacher import teacher_run
-from dbyte.distill.terms import Forward
-from dbyte.distill.trainer import Trainee, train, train_on
 from dbyte.model.adapters import merged_state
 from dbyte.model.student import ByteStudent
 from dbyte.plan.counting import count_step, one_document
@@ -67,7 +62,7 @@ def test_every_token_has_a_document_of_its_own_and_text_keeps_its_order(many_row
 def test_options_of_step_11_are_in_its_address_alone_and_off_by_default():
     plain, mixed = (plan_steps(scale, curriculum(scale)[:1], seed=0)[0]
                     for scale in (TOY, with_options(dict(vocabulary=0.5))) if teacher_run(scale, seed=0))
-    assert not {"vocabulary", "noisy", "passes"} & plain.step.describe().keys()
+    assert not {"vocabulary", "noisy"} & plain.step.describe().keys()
     assert "lora" not in plain.step.describe()["groups"][0]
     assert mixed.step.describe()["vocabulary"] == 0.5 and mixed.address != plain.address
 
@@ -200,64 +195,3 @@ def test_adapters_of_a_frozen_core_are_an_error():
     for make, table in ((steps.stage1, BYTES), (steps.stage2, dict(head_bytes=1, full_bytes=1))):
         with pytest.raises(ValueError, match="set a rate as well"):
             make(**table, core_rate=0.0, core_lora=4)
-
-
-# -- kept states ------------------------------------------------------------------------------------------------------
-
-
-def test_kept_states_are_the_cores_and_a_row_is_read_once(student, batch, monkeypatch):
-    way = forward_way(kept=True)
-    with torch.no_grad():
-        wanted = Forward(student, None, batch).decoded_BLD
-        torch.testing.assert_close(way(student, None, batch).decoded_BLD, wanted, rtol=1e-4, atol=1e-5)
-        monkeypatch.setattr(ByteStudent, "run_core", None)
-        (first, *_) = batch.split(2)
-        found = way(student, None, first).decoded_BLD
-        torch.testing.assert_close(found, wanted[: len(found)], rtol=1e-4, atol=1e-5)
-        with pytest.raises(TypeError):
-            _ = forward_way(kept=True)(student, None, first).decoded_BLD  # another run keeps its own
-
-
-def test_rows_of_equal_bytes_and_other_documents_are_not_mistaken(student, batch):
-    way = forward_way(kept=True)
-    one = batch.split(1)[0]
-    cut_BL = (torch.arange(one.mask_BL.shape[1]) >= 20) & one.mask_BL  # what follows is read as another document
-    other = dataclasses.replace(one, document_BL=one.document_BL + cut_BL.long())
-    with torch.no_grad():
-        before = way(student, None, one).core_BME
-        found, wanted = way(student, None, other).core_BME, Forward(student, None, other).core_BME
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    assert before.shape != wanted.shape or not torch.allclose(before, wanted, atol=1e-2)
-
-
-def test_a_step_of_two_passes_trains_as_one_that_runs_the_core_again(teacher, many_rows, token_bytes):
-    step = steps.stage2(head_bytes=160 * 8, full_bytes=1, head_passes=2)[0]
-    feed = mixed_feed(Feed(many_rows, 2, seed=0), step, token_bytes)
-    assert len(feed.rows) == 4
-    read = [tuple(feed.rows.byte_ids[number]) for update in range(4) for number in feed.row_numbers(update)]
-    assert all(read.count(row) == 2 for row in read)
-    losses = []
-    for kept in True, False:
-        student = make_student(teacher)
-        trainee = Trainee(student, None, step.objective, kept=kept)
-        optimisers = step.optimisers(student)
-        losses.append([train_on(feed.batch(update), step, 1.0, trainee, optimisers).loss for update in range(4)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_a_run_of_two_passes_keeps_states_and_other_steps_refuse_them(
-        teacher, many_rows, token_bytes, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr("dbyte.distill.trainer.forward_way",
-                        lambda *, kept: asked.append(kept) or kept_states.forward_way(kept=kept))
-    for passes in 2, 1:
-        step = steps.stage2(head_bytes=160 * 8, full_bytes=1, head_passes=passes)[0]
-        run = Run({"passes": passes}, root=tmp_path)
-        feed = mixed_feed(Feed(many_rows, 2, seed=0), step, token_bytes)
-        train(run, step, feed, model=make_student(teacher))
-        assert run.facts()["updates"] == 4 and run.facts()["next_row"] == 8
-    assert asked == [True, False]
-    with pytest.raises(AssertionError, match="is kept"):
-        dataclasses.replace(curriculum(TOY)[0], passes=2)
-    with pytest.raises(ValueError, match="several head_passes"):
-        steps.stage2(head_bytes=1, full_bytes=1, head_passes=2, targets="tokens")

@@ -20,7 +20,8 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.bits import text_of
 from dbyte.evaluate.stats import Estimate
 from dbyte.model.blocks import Stack
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher import load_tokenizer
 from dbyte.presets import SCALES, Ablation
 from dbyte.text.corpus import load_corpus

@@ -9,7 +9,8 @@ from test_variants import TINY
 from dbyte.distill.steps import ROUTER
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.measure import Measurer
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.presets import SCALES
 from dbyte_paper import ablation_runs, evidence, fairness
 from dbyte_paper.evidence import AS_PRINTED, DEPARTURES, at_rate, doses, rate_matched, recipes, sized

@@ -6,7 +6,7 @@ import pytest
 
 from dbyte.__main__ import main
 from dbyte.distill.curriculum import curriculum
-from dbyte.model.student import StudentConfig
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher_sizes import CORES, PAPER, core_config
 from dbyte.plan.devices import device
 from dbyte.plan.plan import Setting, meta_student, parameters_by_part, plan_steps, plan_text, teacher_parameters

@@ -14,7 +14,7 @@ from dbyte.distill.curriculum import curriculum
 from dbyte.distill.sizes import check_sizes
 from dbyte.distill.steps import stage1, stage2
 from dbyte.distill.teacher import teacher_config
-from dbyte.model.student import StudentConfig
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher import check_family
 from dbyte.paths import ROOT
 from dbyte.presets import DEVICE, FAMILIES, PAPER_SIZES, SCALES, TEACHERS, changed, scale, whole_world
@@ -108,8 +108,8 @@ IMPOSSIBLE = {  # a table of a scale, and numbers that its fields never have, ea
     "student.": ["byte_width 0 1e30", "ffn_width -1 1e30", "router_suffixes -1 1e30"],
     "stage1.": ["align_bytes 0 1e30", "boundary_bytes -5 1e16", "align_rate -1e-3 1e30", "core_rate -1e-9 1e30",
                 "align_muon -0.1 1e30", "boundary_floor -0.1 1.5", "snapshots -1 1e30", "noisy -0.5 1.5",
-                "vocabulary -0.5 1.5", "core_lora -1 1e30", "match_layers -1 1e30"],
-    "stage2.": ["head_bytes 0 1e30", "head_muon -0.1 1e30", "own_bytes -1 1e30", "head_passes 0 1e30",
+                "vocabulary -0.5 1.5", "core_lora -1 1e30"],
+    "stage2.": ["head_bytes 0 1e30", "head_muon -0.1 1e30", "own_bytes -1 1e30",
                 "batch_rows -1 1e30", "outer_rate -1 2"],
     "ablation.": ["seeds 0 1e30", "recipe_share -1.0 1.5", "step_bytes 0 1e30"],
     "on_policy.": ["rate -1.0 1e30", "temperature -0.1 1e30", "most 0 1e30", "teacher_share -0.5 1.5"],

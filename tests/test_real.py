@@ -20,7 +20,8 @@ from dbyte.distill.teacher import teacher_run
 from dbyte.evaluate.harness import ColumnResult
 from dbyte.evaluate.likeness import likeness
 from dbyte.evaluate.measure import Measurer
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.scale_file import TEXT
 from dbyte.text.contamination import WORDS_IN_A_ROW, runs_of_words, texts_in, without_items
 from dbyte.text.corpus import load_corpus

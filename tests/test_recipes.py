@@ -13,19 +13,18 @@ from oracle import Oracle
 from test_variants import TINY
 
 from dbyte import presets
-from dbyte.distill import losses, objectives, recipes, terms, trainer
+from dbyte.distill import losses, recipes, terms, trainer
 from dbyte.distill.curriculum import curriculum, new_student
 from dbyte.distill.recipes import token_log_probs
-from dbyte.distill.steps import stage1
 from dbyte.distill.teacher import teacher_run
 from dbyte.distill.terms import Forward, language_model
 from dbyte.evaluate.measure import Measurer
 from dbyte.evaluate.score import Request, Scorer
 from dbyte.model.core import first_layers, run_core
 from dbyte.model.entropy_router import entropy
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher import load_teacher
-from dbyte.plan.counting import count_step
 from dbyte.presets import SCALES
 from dbyte.text.spans import BOS
 from dbyte_paper import baselines, claims, results
@@ -284,19 +283,6 @@ def test_a_recipe_resumes_to_the_bit(name, monkeypatch):
     assert again[-1].hash == runs[-1].hash and again[-1].facts()["updates"] == runs[-1].facts()["updates"]
     for key, weight in weights(again[-1].model_folder).items():
         assert torch.equal(weight, wanted[key]), key
-
-
-def test_stage_1_may_match_the_first_layers_before_eq_3_and_does_not_unless_asked():
-    sizes = dict(align_bytes=100, distill_bytes=100, boundary_bytes=100)
-    align, *rest = stage1(**sizes, boundary_loss=True, match_layers=1)
-    plain, *others = stage1(**sizes, boundary_loss=True)
-    assert rest == others and align.groups == plain.groups and plain.objective is objectives.align_with_boundary
-    assert [term for _, term in align.objective.terms] == [terms.align, terms.match(1), terms.boundary]
-    assert align.objective.name == "align_and_match_with_boundary 1"
-    assert stage1(**sizes, match_layers=2)[0].objective.name == "align_and_match 2"
-    assert align.objective.reads_teacher == "whole" and "new_core" not in align.describe()
-    with pytest.raises(ValueError, match="plan without stage1.match_layers"):
-        count_step(StudentConfig(), align, None)
 
 
 # -- what notebook 11 says of them ------------------------------------------------------------------------------------

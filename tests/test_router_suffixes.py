@@ -5,7 +5,8 @@ import torch
 from conftest import make_student, make_teacher
 
 from dbyte.distill import steps
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 
 
 def routed(student, batch):

@@ -11,7 +11,8 @@ from transformers import AutoModel
 from dbyte import __version__
 from dbyte.model import backends
 from dbyte.model.chunking import find_chunks
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher import load_teacher, load_tokenizer
 from dbyte.text.spans import BOS, EOS
 

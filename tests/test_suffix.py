@@ -5,7 +5,8 @@ import torch
 from conftest import TEXTS, make_student, make_teacher
 
 from dbyte.model.chunking import find_chunks
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.suffix import LONGEST, SuffixTable
 from dbyte.text.spans import BOS, EOS
 

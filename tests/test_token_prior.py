@@ -11,7 +11,8 @@ from dbyte.distill import objectives
 from dbyte.distill.losses import has_next
 from dbyte.distill.steps import stage2
 from dbyte.model import token_prior
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.token_prior import TokenPrior
 from dbyte.plan.counting import count_step, one_document
 from dbyte.plan.plan import sizes_of
@@ -86,24 +87,24 @@ def test_before_it_is_trained_a_token_s_symbols_have_the_probability_of_the_toke
 
 
 @pytest.mark.parametrize("text, ends, known, wanted", [
-    (b"abcabb", [5], 6, "abc|ab|b"),  # what is no token is split
-    (b"abcabb", [0, 5], 6, "a|bc|ab|b"),
+    (b"abcabb", [6], 6, "abc|ab|b"),  # what is no token is split
+    (b"abcabb", [1, 6], 6, "a|bc|ab|b"),
     (b"abab", [], 4, "ab|ab"),  # still open, and no token begins with it: the last piece stays open
-    (b"cab", [0], 3, "c|ab"),
-    (b"abc", [2], 1, "abc"),  # a token across what was known first
-    (b"abab", [3], 3, "ab|ab"),
-    (b"abac", [3], 3, "ab|a|c"),  # no token: it ends where its beginning was known
-    (b"abab", [3], 1, "a|b|ab"),
-    (b"abab", [1, 3], 2, "ab|ab"),
-    (b"\x01a", [1], 2, "\x01|a"),  # a byte without a token is a chunk
+    (b"cab", [1], 3, "c|ab"),
+    (b"abc", [3], 1, "abc"),  # a token across what was known first
+    (b"abab", [4], 3, "ab|ab"),
+    (b"abac", [4], 3, "ab|a|c"),  # no token: it ends where its beginning was known
+    (b"abab", [4], 1, "a|b|ab"),
+    (b"abab", [2, 4], 2, "ab|ab"),
+    (b"\x01a", [2], 2, "\x01|a"),  # a byte without a token is a chunk
 ])
 def test_chunks_are_tokens_and_what_is_known_first_depends_on_itself_alone(text, ends, known, wanted):
     prior = TokenPrior(SortedVocabulary(TOKENS), TokenPieces(TOKENS, eos_token_id=0))
     found = prior.token_ends(text, ends, known=known)
-    pieces = [text[start + 1 : end + 1].decode() for start, end in pairwise(dict.fromkeys([-1, *found, len(text) - 1]))]
+    pieces = [text[start:end].decode() for start, end in pairwise(dict.fromkeys([0, *found, len(text)]))]
     assert "|".join(pieces) == wanted
-    alone = prior.token_ends(text[:known], [end for end in ends if end < known], known=known)
-    assert [place for place in found if place < known - 1] == [place for place in alone if place < known - 1]
+    alone = prior.token_ends(text[:known], [end for end in ends if end <= known], known=known)
+    assert [end for end in found if end < known] == [end for end in alone if end < known]
 
 
 def test_a_row_s_padding_changes_nothing_and_rows_are_split_each_for_itself(teacher, batch):

@@ -101,12 +101,12 @@ class ByteStream:
         if self.opening is not None:
             self.opening.advance(encoded_BD, byte_B, ends_B)
         if self.prior is not None:
-            self.prior.advance(byte_B, ends_B)
+            self.prior.since_B = torch.where(ends_B, 0, self.prior.since_B + 1)
         closing = [row for row, ends in enumerate(ends_B.tolist()) if ends]
         if closing:
             self._run_core(encoded_BD, closing)
         if self.stage == 2:
-            self._predict(self.decoder(self.around(encoded_BD) + self.up_BD, self.decoder_states))
+            self._predict(self.decoder(self.around(encoded_BD) + self.up_BD, self.decoder_states), self.tail_BW)
 
     def _run_core(self, encoded_BD: Tensor, closing: list[int]) -> None:
         """One core position for the rows whose chunk ends at this byte."""
@@ -116,7 +116,7 @@ class ByteStream:
             project=self.to_core)
         core_RE = self.core_cache.step(embedding_RE, closing)
         if self.prior is not None:
-            self.prior.close(core_RE, closing_R)
+            self.prior.close(self.token_head(core_RE), closing_R)
         if self.opening is not None:
             weight_R1 = self.opening.value_B[closing_R, None].to(core_RE)
             core_RE = torch.lerp(self.core_BE[closing_R], core_RE, weight_R1)
@@ -124,10 +124,10 @@ class ByteStream:
         if self.stage == 2:
             self.up_BD.index_copy_(0, closing_R, self.to_decoder(core_RE))
 
-    def _predict(self, decoded_BD: Tensor) -> None:
+    def _predict(self, decoded_BD: Tensor, tail_BW: Tensor) -> None:
         self.logits_BX = self.byte_head(decoded_BD)
         if self.prior is not None:
-            self.logits_BX = self.logits_BX + self.prior.log_probs()
+            self.logits_BX = self.logits_BX + self.prior.log_probs(tail_BW)
         if self.second_head is not None:
             self.second_logits_BK = self.second_head(decoded_BD)
 
@@ -171,8 +171,9 @@ class ByteStream:
         slots = min(max(chunks) + 1 + new_bytes, positions)  # at most one chunk per byte
         self._allocate(engine, len(texts), stage=stage, slots=slots, byte_slots=byte_slots)
         self.encoder_states = states
-        before_BW = F.pad(ids_BL, (LONGEST, 0), value=-1)
-        self.tail_BW = before_BW.gather(1, length_B[:, None] + torch.arange(LONGEST, device=ids_BL.device))
+        W = self.tail_BW.shape[1]
+        before_BW = F.pad(ids_BL, (W, 0), value=-1)
+        self.tail_BW = before_BW.gather(1, length_B[:, None] + torch.arange(W, device=ids_BL.device))
         if self.look_ahead is not None:
             self.look_ahead.prefill(ids_BL, length_B)
         self._read_chunks(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B - 1)
@@ -191,22 +192,24 @@ class ByteStream:
         document_BL = torch.zeros_like(ids_BL).masked_fill(~mask_BL, -1)
         chunks = find_chunks(boundary_BL, document_BL, mask_BL)
         core_BME = self.core_cache.prefill(student.chunk_embeddings(encoded_BLD, chunks, ids_BL), chunks.document_BM)
+        count_B = chunks.mask_BM.sum(1)
+        rows_B = torch.arange(len(ids_BL), device=ids_BL.device)
+        newest_B = (count_B - 1).clamp(min=0)
         if self.prior is not None:
-            self.prior.prefill(core_BME, chunks, ids_BL, length_B)
+            self.prior.close(self.token_head(core_BME[rows_B, newest_B]), rows_B)
+            self.prior.since_B = length_B - torch.where(count_B > 0, chunks.position_BM[rows_B, newest_B] + 1, 0)
         if self.opening is not None:
             core_BME = smooth(core_BME, opening_confidence(prob_BL, chunks), chunks)
             self.opening.prefill(encoded_BLD, ids_BL, prob_BL, boundary_BL, length_B)
-        count_B = chunks.mask_BM.sum(1)
-        rows_B = torch.arange(len(ids_BL), device=ids_BL.device)
-        last_BE = core_BME[rows_B, (count_B - 1).clamp(min=0)]
-        self.core_BE = torch.where((count_B > 0)[:, None], last_BE, student.null_E)
+        self.core_BE = torch.where((count_B > 0)[:, None], core_BME[rows_B, newest_B], student.null_E)
         if self.stage == 2:
             self.up_BD = student.decoder_projection(self.core_BE)
             null_D = student.decoder_projection(student.null_E)
             up_BLD = dechunk(student.decoder_projection(core_BME), null_D, chunks)
             decoded_BLD, self.decoder_states = self.engine.prefill(
                 student.decoder, up_BLD + self.around(encoded_BLD), length_B)
-            self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)])
+            before_BW = F.pad(self.tail_BW[:, :-1], (1, 0), value=-1)  # the last byte is not taken in yet
+            self._predict(decoded_BLD[rows_B, (length_B - 1).clamp(min=0)], before_BW)
 
     def _allocate(self, engine: Engine, rows: int, *, stage: int, slots: int, byte_slots: int) -> None:
         """Set every attribute for rows that have no byte yet."""
@@ -215,8 +218,10 @@ class ByteStream:
         self.engine = engine
         self.stage = stage
         self.byte_slots = byte_slots
-        self.keeps_tail = student.config.suffix or student.config.router_suffixes > 0
-        self.tail_BW = torch.full((rows, LONGEST), -1, device=student.device)  # the newest bytes, -1 where none was
+        prior = student.token_prior if stage == 2 else None
+        self.keeps_tail = student.config.suffix or student.config.router_suffixes > 0 or prior is not None
+        tail = max(LONGEST, prior.longest if prior else 0)
+        self.tail_BW = torch.full((rows, tail), -1, device=student.device)  # the newest bytes, -1 where none was
         self.ended_B = torch.ones(rows, dtype=torch.bool, device=student.device)
         self.encoder = engine.stack_step(student.encoder)
         self.encoder_states = student.encoder.empty_state(rows, slots=byte_slots)
@@ -232,10 +237,9 @@ class ByteStream:
             self.around = engine.map(student.around_core())
             self.byte_head = engine.map(student.byte_head)
             self.second_head = engine.map(student.second_head) if two_heads else None
-        if not writes_bytes or student.token_prior is not None:  # an engine's copy of it is large
+        if not writes_bytes or prior:  # an engine's copy of it is large
             self.token_head = engine.map(student.token_head)
-        self.prior = (RunningPrior(student.token_prior, self.token_head, rows, device=student.device)
-                      if writes_bytes and student.token_prior is not None else None)
+        self.prior = RunningPrior(prior, rows, device=student.device) if prior else None
         self.up_BD = self.core_BE.new_zeros(rows, student.config.byte_width if writes_bytes else 0)
         self.logits_BX = self.core_BE.new_zeros(rows, len(student.byte_head.weight) if writes_bytes else 0)
         self.second_logits_BK = self.core_BE.new_zeros(rows, BYTES if two_heads else 0)
@@ -261,7 +265,7 @@ class ByteStream:
         if self.keeps_tail:
             parts.append((self, "tail_BW", 0))
         if self.prior is not None:
-            parts += [(self.prior, name, 0) for name in ("prob_BV", "node_B2")]
+            parts += [(self.prior, name, 0) for name in ("prob_BV", "since_B")]
         states = [*self.encoder_states, *self.decoder_states]
         if self.opening is not None:
             parts += [(self.opening, name, 0) for name in ("encoded_BD", "byte_B", "closed_B", "value_B")]

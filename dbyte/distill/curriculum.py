@@ -22,7 +22,8 @@ from dbyte.distill.teacher import plan_teacher, teacher_run
 from dbyte.distill.teacher_source import teacher_folder
 from dbyte.distill.trainer import train
 from dbyte.model.checkpointing import EmbeddingsOnly
-from dbyte.model.student import ByteStudent, StudentConfig, new_core
+from dbyte.model.student import ByteStudent, new_core
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher import load_teacher, read_teacher
 from dbyte.presets import Scale
 from dbyte.text.spans import TokenBytes

@@ -2,7 +2,6 @@
 
     vocabulary   each token of the teacher as a document of its own: BOS, its bytes, EOS
     noisy        letters are replaced inside tokens; boundaries and tokens stay those of the clean text
-    passes       fewer rows, read several times
 
 The rows of a step are chosen before it trains, in the order of its feed.
 
@@ -26,19 +25,19 @@ CASE = 0x20  # the bit in which a letter's cases differ
 def mixed_feed(
     feed: Feed | StreamFeed, step: Step, token_bytes: TokenBytes, *, first_row: int = 0
 ) -> Feed | StreamFeed:
-    """The feed of a step with vocabulary rows, noisy rows or passes; of any other step the feed as it is.
+    """The feed of a step with vocabulary rows or noisy rows; of any other step the feed as it is.
 
-    It reads the text from `first_row` on. Of the rows of one pass the first `vocabulary` share gives way to vocabulary
+    It reads the text from `first_row` on. Of the rows the first `vocabulary` share gives way to vocabulary
     rows, by ascending ids, which are the oftener the lower, and of the others the first `noisy` share is noisy. The new
     feed shuffles them. Raises ValueError for rows that are not in memory.
     """
-    if not (step.vocabulary or step.noisy or step.passes > 1):
+    if not (step.vocabulary or step.noisy):
         return feed
     if isinstance(feed, StreamFeed):
-        raise ValueError(f"step {step.name!r} has vocabulary rows, noisy rows or several passes, for which all rows "
-                         "must be in memory, and the scale streams its corpora: set streamed = false")
+        raise ValueError(f"step {step.name!r} has vocabulary rows or noisy rows, for which all rows must be in "
+                         "memory, and the scale streams its corpora: set streamed = false")
     feed = replace(feed, first_row=first_row, _orders={})
-    updates = max(step.updates(feed.batch_rows * feed.row_bytes) // step.passes, 1)
+    updates = step.updates(feed.batch_rows * feed.row_bytes)
     numbers = np.concatenate([feed.row_numbers(update) for update in range(updates)])
     of_vocabulary = round(step.vocabulary * len(numbers))
     text = joined([(feed.rows, number) for number in numbers[of_vocabulary:]])

@@ -26,11 +26,9 @@ class Objective:
     terms: tuple[tuple[float, Term], ...]
     way: type[Forward] = Forward
 
-    def sums(
-        self, model: nn.Module, teacher: nn.Module | None, batch: Batch, way: type[Forward] | None = None
-    ) -> tuple[Tensor, ...]:
-        """The weighted sum of each term over a batch, fp32 scalars; way: another class of the forward pass."""
-        forward = (way or self.way)(model, teacher, batch, routes=any(term.routes for _, term in self.terms))
+    def sums(self, model: nn.Module, teacher: nn.Module | None, batch: Batch) -> tuple[Tensor, ...]:
+        """The weighted sum of each term over a batch, fp32 scalars."""
+        forward = self.way(model, teacher, batch, routes=any(term.routes for _, term in self.terms))
         return tuple(weight * term.loss(forward, term.where(batch))[0] for weight, term in self.terms)
 
     def counts(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -60,13 +58,6 @@ token = Objective("token", ((1, terms.next_token_of_teacher),))
 align = Objective("align", ((1, terms.align),))
 align_mean = Objective("align_mean", ((1, terms.align_mean),))
 align_with_boundary = Objective("align_with_boundary", ((1, terms.align), (1, terms.boundary)))
-
-
-def align_and_match(layers: int, *, routed: bool = False) -> Objective:
-    """Eq. 2 and, next to it, the core's states after its first layers, before Eq. 3 runs all of them; routed: Eq. 4."""
-    terms_of_step = ((1, terms.align), (1, terms.match(layers)), *(((1, terms.boundary),) if routed else ()))
-    return Objective("align_and_match" + "_with_boundary" * routed + f" {layers}", terms_of_step)
-
 
 # Step 1.2: Eq. 3, or another divergence. With Eq. 4, the encoder keeps what the router reads.
 distill = Objective("distill", ((1, terms.distill),))

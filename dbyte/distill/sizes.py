@@ -4,8 +4,8 @@ import os
 
 from dbyte.distill.data import check_data
 from dbyte.distill.steps import stage1, stage2
-from dbyte.model.student import StudentConfig
-from dbyte.presets import Scale
+from dbyte.model.student_config import StudentConfig
+from dbyte.presets import Scale, TeacherShape
 
 
 def check_sizes(scale: Scale) -> None:
@@ -14,21 +14,19 @@ def check_sizes(scale: Scale) -> None:
     On a CPU sizes are impossible, too, if the weights alone are more than the machine's memory.
     """
     check_data(scale)
-    for table, make in (("student", StudentConfig), ("stage1", stage1), ("stage2", stage2)):
-        try:
-            made = make(**getattr(scale, table))
-            if table == "student" and scale.device == "cpu":
-                shapes = [made.encoder_shape(), made.decoder_shape()]
-                _check_memory(sum(shape.parameters() for shape in shapes), "byte_width or fewer layers")
-        except ValueError as error:
-            raise ValueError(f"scale {scale.name}: {table}: {error}") from None
-    shape = scale.teacher
-    if not isinstance(shape, str) and scale.device == "cpu":
-        try:
-            block = 4 * shape.width**2 + 3 * shape.width * shape.ffn_width
-            _check_memory(shape.vocabulary * shape.width + shape.layers * block, "width or vocabulary, or fewer layers")
-        except ValueError as error:
-            raise ValueError(f"scale {scale.name}: teacher: {error}") from None
+    table = "student"
+    try:
+        student = StudentConfig(**scale.student)
+        if scale.device == "cpu":
+            _check_memory(student.encoder_shape().parameters() + student.decoder_shape().parameters(), "byte_width")
+            if isinstance(shape := scale.teacher, TeacherShape):
+                table = "teacher"
+                block = 4 * shape.width**2 + 3 * shape.width * shape.ffn_width
+                _check_memory(shape.vocabulary * shape.width + shape.layers * block, "width or vocabulary")
+        for table, make in (("stage1", stage1), ("stage2", stage2)):
+            make(**getattr(scale, table))
+    except ValueError as error:
+        raise ValueError(f"scale {scale.name}: {table}: {error}") from None
 
 
 def _check_memory(parameters: int, remedy: str) -> None:
@@ -36,4 +34,4 @@ def _check_memory(parameters: int, remedy: str) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 4 * parameters > memory:
         raise ValueError(f"its weights alone would take {4 * parameters / 1e9:,.0f} GB, and this machine has "
-                         f"{memory / 1e9:,.0f}: choose a smaller {remedy}")
+                         f"{memory / 1e9:,.0f}: choose a smaller {remedy}, or fewer layers")

@@ -15,7 +15,7 @@ from dbyte.distill import objectives
 from dbyte.distill.along_tokens import TERMS, along_tokens
 from dbyte.distill.objectives import Objective
 from dbyte.model.adapters import ADAPTER, add_adapters
-from dbyte.model.student import DECODINGS
+from dbyte.model.student_config import DECODINGS
 from dbyte.presets import OnPolicy
 
 ENCODER = ("byte_embedding", "encoder", "encoder_projection")
@@ -53,9 +53,9 @@ class Step:
     the final one not counted. grouped: batches of rows with similar token counts, which is faster where the core runs,
     but such a batch is mostly of one corpus. decoding: give the student new byte heads of this kind before the step;
     None: it keeps its own. text: how the training text is transformed first, a name of `data.TRANSFORMS`; None:
-    not at all. vocabulary, noisy: shares of the rows, in [0, 1), and passes over them, see mixed_rows.py; more than one
-    pass is for the decoder alone, whose input is then kept. policy: samples in place of the scale's rows, see
-    on_policy.py. new_core: the student's core begins from new weights. batch_rows: rows of an update, 0: the scale's.
+    not at all. vocabulary, noisy: shares of the rows, in [0, 1), see mixed_rows.py. policy: samples in place of the
+    scale's rows, see on_policy.py. new_core: the student's core begins from new weights. batch_rows: rows of an update,
+    0: the scale's.
     Raises ValueError if a value leaves its range.
     """
 
@@ -75,7 +75,6 @@ class Step:
     text: str | None = None
     vocabulary: float = 0.0
     noisy: float = 0.0
-    passes: int = 1
     policy: OnPolicy | None = None
     new_core: bool = False
     batch_rows: int = 0
@@ -88,13 +87,11 @@ class Step:
         if not (0 <= self.warmup <= 1 and 0 <= self.floor <= 1 and self.snapshots >= 0):
             raise ValueError(f"step {self.name!r}: warmup and floor lie in [0, 1], snapshots >= 0; found "
                              f"{self.warmup}, {self.floor}, {self.snapshots}")
-        if not (0 <= self.vocabulary < 1 and 0 <= self.noisy < 1 and self.passes >= 1 and self.batch_rows >= 0
+        if not (0 <= self.vocabulary < 1 and 0 <= self.noisy < 1 and self.batch_rows >= 0
                 and all(group.lora >= 0 for group in self.groups)):
-            raise ValueError(f"step {self.name!r}: shares of vocabulary and noisy rows lie in [0, 1), passes are at "
-                             f"least 1, batch_rows and ranks at least 0; found {self.vocabulary}, {self.noisy}, "
-                             f"{self.passes}, {self.batch_rows}, {[group.lora for group in self.groups]}")
-        trained = {part for group in self.groups for part in group.parts}
-        assert self.passes == 1 or trained <= {*DECODER}, "what the decoder reads would change, and is kept"
+            raise ValueError(f"step {self.name!r}: shares of vocabulary and noisy rows lie in [0, 1), batch_rows and "
+                             f"ranks are at least 0; found {self.vocabulary}, {self.noisy}, {self.batch_rows}, "
+                             f"{[group.lora for group in self.groups]}")
 
     def updates(self, bytes_an_update: int) -> int:
         """How many updates the budget pays for, at least one."""
@@ -168,7 +165,7 @@ class Step:
 
 
 # Fields that are later than the first addresses, which stay.
-LATER = ("decoding", "text", "vocabulary", "noisy", "passes", "lora", "policy", "new_core", "batch_rows")
+LATER = ("decoding", "text", "vocabulary", "noisy", "lora", "policy", "new_core", "batch_rows")
 
 
 def _given(value: Step | Group) -> dict:
@@ -200,7 +197,6 @@ def stage1(
     align_rate: float = 1e-3, encoder_rate: float = 1e-3, core_rate: float = 2e-5, boundary_rate: float = 1e-3,
     align_muon: float = 0.0, encoder_muon: float = 0.0, boundary_muon: float = 0.0,
     boundary_floor: float = 0.1, snapshots: int = 0, vocabulary: float = 0.0, noisy: float = 0.0, core_lora: int = 0,
-    match_layers: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 1.1 to 1.3: align, distil, learn the boundaries (section 4.2.1).
 
@@ -212,12 +208,8 @@ def stage1(
         align_muon, encoder_muon, boundary_muon: `Group.muon_rate` of step 1.1, of the encoder in step 1.2, and of step
             1.3, whose batches are not grouped: no core runs in it.
         vocabulary, noisy: shares of such rows in step 1.1.
-        match_layers: step 1.1 also matches the core's states after so many of its layers (`terms.match`), 0: it does
-            not, as in the paper.
     """
     align = objectives.align_with_boundary if boundary_loss else objectives.align
-    if match_layers:
-        align = objectives.align_and_match(match_layers, routed=boundary_loss)
     distill = objectives.distill_with_boundary if boundary_loss else objectives.distill
     router = (Group(ROUTER, boundary_rate, boundary_muon),)
     routed = router if boundary_loss else ()
@@ -235,24 +227,23 @@ def stage1(
 def stage2(
     *, head_bytes: int, full_bytes: int, head_rate: float = 1e-3, outer_rate: float = 4e-5, core_rate: float = 2e-5,
     head_muon: float = 0.0, boundary_loss: bool = False, decoding: str | None = None, core_lora: int = 0,
-    head_passes: int = 1, targets: str = "labels", own_bytes: int = 0, batch_rows: int = 0,
+    targets: str = "labels", own_bytes: int = 0, batch_rows: int = 0,
 ) -> tuple[Step, ...]:
     """Steps 2.1 and 2.2: adapt the byte head, then tune everything (section 4.2.2); rates default to Table 13.
 
     core_rate: of the core in step 2.2; 0 leaves it frozen. head_muon: `Group.muon_rate` of step 2.1. boundary_loss:
     step 2.2 also trains the router, by Eq. 4, as the authors' code does. decoding: "mbp" replaces the student's byte
     heads by MBP's two (section 4.1.2), "prior" by one that corrects what the token head says (model/token_prior.py).
-    core_lora: as in stage1. head_passes: step 2.1 reads fewer rows so many times. targets: "labels", the next byte
+    core_lora: as in stage1. targets: "labels", the next byte
     along the router's boundaries (the paper), or one of `along_tokens.TERMS`, along the teacher's tokens. own_bytes:
     after these, so many bytes more as in step 2.2 with "labels", so that it trains along the boundaries that it will
     use. batch_rows: of an update of every step; 0: the scale's, as in the paper.
-    Raises ValueError for another decoding, or for other targets with "mbp" or several passes.
+    Raises ValueError for another decoding, or for other targets with "mbp".
     """
     if decoding not in (None, *DECODINGS):
         raise ValueError(f"decoding must be one of {', '.join(DECODINGS)}, found {decoding!r}")
-    if targets not in TARGETS or ((decoding == "mbp" or head_passes > 1) and targets != "labels"):
-        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, and \"labels\" with MBP or several head_passes,"
-                         f" whose states are kept along the router's boundaries; found {targets!r}")
+    if targets not in TARGETS or (decoding == "mbp" and targets != "labels"):
+        raise ValueError(f"targets must be one of {', '.join(TARGETS)}, and \"labels\" with MBP; found {targets!r}")
     outer = ENCODER + DECODER + (ROUTER if boundary_loss else ())
     head = objectives.head
     full = own = objectives.full_with_boundary if boundary_loss else objectives.full
@@ -261,7 +252,7 @@ def stage2(
     groups = (Group(outer, outer_rate), *_core(core_rate, core_lora))
     steps = (
         Step("2.1 head", 2, head, (Group(DECODER, head_rate, head_muon),), head_bytes, warmup=0.1, floor=0.1,
-             decoding=decoding, passes=head_passes, batch_rows=batch_rows),
+             decoding=decoding, batch_rows=batch_rows),
         Step("2.2 full", 2, full, groups, full_bytes, warmup=0.01, floor=0.1, batch_rows=batch_rows),
     )
     if own_bytes:

@@ -103,11 +103,8 @@ class Forward:
         return self.model.decode(core_BME, self.encoded_BLD, chunks, self.batch.document_BL, self.prob_BL)
 
     def _byte_logits(self, decoded_BLD: Tensor, core_BME: Tensor, chunks: Chunks) -> Tensor:
-        return self.model.byte_logits(decoded_BLD, self.prior_along(core_BME, chunks))
-
-    def prior_along(self, core_BME: Tensor, chunks: Chunks) -> Tensor | None:
-        """What the token head says of the bytes, for a decoder that corrects it."""
-        return self.model.prior_along(core_BME, self.batch.byte_ids_BL, chunks)
+        prior_BLK = self.model.prior_along(core_BME, self.batch.byte_ids_BL, chunks)
+        return self.model.byte_logits(decoded_BLD, prior_BLK)
 
     @cached_property
     def teacher_chunks(self) -> Chunks:

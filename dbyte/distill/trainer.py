@@ -24,7 +24,6 @@ from transformers import PreTrainedModel
 
 from dbyte.distill.checkpoint import State
 from dbyte.distill.interrupts import noted_interrupts
-from dbyte.distill.kept_states import forward_way
 from dbyte.distill.loader import Feed, StreamFeed
 from dbyte.distill.objectives import Objective, mean
 from dbyte.distill.processes import ALONE, Launch, full_tensor
@@ -58,23 +57,20 @@ class Update(NamedTuple):
 class Trainee(nn.Module):
     """What DDP and FSDP2 wrap: from a batch to the sums of an objective, under autocast if precision is bf16.
 
-    kept: keep what a frozen core says of a row for the next pass.
     """
 
-    def __init__(self, model: nn.Module, teacher: nn.Module | None, objective: Objective, precision: str = "fp32", *,
-                 kept: bool = False):
+    def __init__(self, model: nn.Module, teacher: nn.Module | None, objective: Objective, precision: str = "fp32"):
         super().__init__()
         self.model = model
         self.objective = objective
         self._teacher = (teacher,)  # in a tuple, not a submodule: nothing of it is trained, sharded or saved
         self.half = PRECISIONS[precision]
-        self.way = forward_way(kept=kept)
 
     def forward(self, batch: Batch) -> tuple[Tensor, ...]:
         """The weighted sum of each term over the batch, fp32 scalars."""
         kind = batch.byte_ids_BL.device.type
         with torch.autocast(kind, self.half) if self.half else nullcontext():
-            return self.objective.sums(self.model, self._teacher[0], batch, self.way)
+            return self.objective.sums(self.model, self._teacher[0], batch)
 
 
 def train(
@@ -118,7 +114,7 @@ def train(
         if isinstance(teacher, PreTrainedModel):
             share_frozen(model, teacher)
         checkpoint_activations(model, launch.recompute)
-        trainee = Trainee(model, teacher, step.objective, precision, kept=step.passes > 1)
+        trainee = Trainee(model, teacher, step.objective, precision)
         trainee = processes.wrap(trainee, sharding_units(model))
         state = State(run, model, step.optimisers(model), feed, processes, save_extra)
         with noted_interrupts() as interrupts:

@@ -24,6 +24,7 @@ asked for.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -182,12 +183,8 @@ class Scorer:
         """Where tokens end along the router's boundaries; the last bytes of the context and of the text end one."""
         text = request.text
         boundaries = sorted({*np.flatnonzero(flag_L).tolist(), request.start, len(text)} - {0})
-        ends = []
-        for start, end in zip([0, *boundaries], boundaries, strict=False):
-            for piece in self.student.token_pieces.split(text[start:end]):
-                start += len(piece)
-                ends.append(start)
-        return ends
+        pieces = self.student.token_pieces
+        return [place for start, end in pairwise([0, *boundaries]) for place in pieces.ends(text, start, end)]
 
     def _asked(self, batch: list[Request], ends: list[list[int]], chunks: Tree) -> tuple[np.ndarray, ...]:
         """Of the tokens after the context: their rows, chunks and ids; the k-th is predicted at chunk k (0 is BOS)."""

@@ -33,7 +33,7 @@ class SharedTexts:
     def __init__(self, texts: Sequence[bytes], *, engine: Engine, starts: Sequence[int] | None = None):
         """engine: computes the parts of the student that reads. starts: as of `Request`, None: all is given."""
         self.texts = [bytes([BOS]) + text for text in texts]
-        self.starts = list(map(len, texts)) if starts is None else starts
+        self.known = [1 + start for start in (map(len, texts) if starts is None else starts)]  # BOS is known, too
         self.engine = engine
         self.student = engine.student
         self.tree = Tree.of(self.texts, apart=True)
@@ -66,17 +66,16 @@ class SharedTexts:
         return prob_T.masked_fill(is_special(self.byte_T[self.before_T]) | is_special(self.byte_T), 1.0)
 
     def flags(self) -> np.ndarray:
-        """Whether the router ends a chunk at each byte of each text: bool [N, L]; at a text's last byte it does."""
+        """Whether a chunk ends at each byte of each text, by the router: bool [N, L]; at a text's last byte it does.
+
+        With a prior chunks are split into tokens, and what is decided of a context depends on it alone.
+        """
         ends_T = (self.prob_T >= THRESHOLD).cpu().numpy()
         flag_NL = np.zeros(self.node_NL.shape, dtype=bool)
         flag_NL[:, :-1] = ends_T[self.node_NL[:, 1:]]  # past a text's end this is garbage, masked on the next line
         flag_NL = flag_NL & (self.node_NL >= 0) | (np.arange(flag_NL.shape[1]) == self.length_N[:, None] - 1)
-        if (prior := self.student.token_prior) is not None:
-            for text, flag_L, start in zip(self.texts, flag_NL, self.starts, strict=True):
-                ends = prior.token_ends(text, np.flatnonzero(flag_L).tolist(), known=start + 1)  # BOS is known, too
-                flag_L[:] = False
-                flag_L[ends] = True
-        return flag_NL
+        prior = self.student.token_prior
+        return flag_NL if prior is None else prior.split_rows(flag_NL, self.texts, self.known)
 
     # -- core ---------------------------------------------------------------------------------------------------------
 

@@ -9,16 +9,15 @@ Chunks of the router are nearly always tokens, and two rules are for the others.
 is split into tokens, as when Stage 1 is scored along the router's boundaries. And any byte may end a chunk, or may not,
 with a probability of at least FLAGS / 2 of the byte's own.
 
-The paper's decoder begins from nothing, and drops the vocabulary; this one reads the token head once for each chunk, as
-a token model does, so it is an option that is off: docs/deviations.md.
+The paper's decoder begins from nothing, and drops the vocabulary: so this is an option that is off, docs/deviations.md.
 
 Shape letters: T positions of the core, V tokens, E core width, R nodes asked for, B rows, L bytes, M chunks, K2 = 512
 joint symbols (byte + 256 if the chunk ends there).
 """
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +37,7 @@ class TokenPrior:
         """vocabulary: of the token head. pieces: splits chunks into its tokens."""
         self.vocabulary = vocabulary
         self.pieces = pieces
+        self.longest = max(map(len, vocabulary.texts))  # bytes of a token
 
     @torch.no_grad()
     def probabilities(self, logits_TV: Tensor) -> Tensor:
@@ -77,10 +77,9 @@ class TokenPrior:
         """The prior (at least fp32, [B, L, K2]) at each byte, of what follows it; 0 before a row's first chunk."""
         asked = []
         places = []  # of the bytes: numbers in a table of B * L
-        for row, (ids_L, ends_M, mask_M) in enumerate(zip(byte_ids_BL.tolist(), chunks.position_BM.tolist(),
-                                                          chunks.mask_BM.tolist(), strict=True)):
+        for row, (ids_L, flag_L) in enumerate(zip(byte_ids_BL.tolist(), chunks.boundary_BL.tolist(), strict=True)):
             text = bytes(ids_L)
-            ends = [end for end, real in zip(ends_M, mask_M, strict=True) if real]
+            ends = [place for place, flag in enumerate(flag_L) if flag]
             for end, until in zip(ends, [*ends[1:], len(text)], strict=True):
                 path = self.vocabulary.path(text[end + 1 : until])
                 asked.append(path + [None] * (until - end - len(path)))
@@ -92,47 +91,41 @@ class TokenPrior:
             prior_XK[place_R] = self.after(core_BME[chunks.mask_BM], token_head, asked).to(precision)
         return prior_XK.view(*byte_ids_BL.shape, JOINT)
 
-    def split_rows(self, boundary_BL: Tensor, byte_ids_BL: Tensor, length_B: Sequence[int]) -> Tensor:
-        """A router's boundaries (bool [B, L]) of the first length_B bytes of each row by `token_ends`."""
-        split_BL = torch.zeros_like(boundary_BL)
-        for row, (ids_L, flag_L, length) in enumerate(zip(byte_ids_BL.tolist(), boundary_BL.tolist(), length_B,
-                                                          strict=True)):
-            ends = [place for place in range(length) if flag_L[place]]
-            split_BL[row, self.token_ends(bytes(ids_L[:length]), ends, known=length)] = True
+    def split_rows(self, flag_BL: np.ndarray, texts: Sequence[bytes], known_B: Sequence[int]) -> np.ndarray:
+        """Whether a chunk ends at each byte of texts (bool [B, L]) by `token_ends`, given a router's flags."""
+        split_BL = np.zeros_like(flag_BL)
+        for split_L, flag_L, text, known in zip(split_BL, flag_BL, texts, known_B, strict=True):
+            ends = np.flatnonzero(flag_L[: len(text)]) + 1
+            split_L[[end - 1 for end in self.token_ends(text, ends.tolist(), known=known)]] = True
         return split_BL
 
     def token_ends(self, text: bytes, ends: Sequence[int], *, known: int) -> list[int]:
-        """The last bytes' places of chunks that are tokens, where a router would end chunks at `ends` (ascending).
+        """Where chunks that are tokens end in a text (one past their last bytes), if a router would end some at `ends`.
 
-        known: so many bytes are read before those after them are known, as a prompt is, and what is decided of them
-        depends on them alone. A chunk that is still open there is split only if no token begins with it; if the bytes
-        that follow make no token of it, it ends there.
+        ends: ascending. known: so many bytes are read before those after them are known, as a prompt is, and what is
+        decided of them depends on them alone. The chunk that they end in is split only if no token begins with it; if
+        the bytes that follow make no token of it, it ends there.
         """
         found: list[int] = []
         begin = 0
-        for until in (end + 1 for end in ends):
-            if until < known or begin >= known:
-                found += _ends_of(self.pieces.split(text[begin:until]), begin)
+        for end in ends:
+            if end < known or begin >= known:
+                found += self.pieces.ends(text, begin, end)
             else:
-                begin = self._open(text[:known], begin, found)
-                if until == known or self.pieces.is_token(text[begin:until]):
-                    found.append(until - 1)
+                begin = self._open(text, begin, known, found)
+                if end == known or text[begin:end] in self.pieces.id_of:
+                    found.append(end)
                 else:
-                    found += [known - 1, *_ends_of(self.pieces.split(text[known:until]), known)]
-            begin = until
+                    found += [known, *self.pieces.ends(text, known, end)]
+            begin = end
         if begin < known:
-            self._open(text[:known], begin, found)
+            self._open(text, begin, known, found)
         return found
 
-    def _open(self, text: bytes, begin: int, found: list[int]) -> int:
-        """Where a text's last chunk begins, which would begin at `begin`; the ends of chunks before it go to found."""
-        if self.vocabulary.node(text[begin:]) is None:
-            *closed, _ = _ends_of(self.pieces.split(text[begin:]), begin)
-            found += closed
-            begin = closed[-1] + 1 if closed else begin
-        return begin
-
-
-def _ends_of(pieces: Sequence[bytes], begin: int) -> list[int]:
-    """The places of the last bytes of pieces that follow each other from `begin` on."""
-    return [begin + total - 1 for total in accumulate(map(len, pieces))]
+    def _open(self, text: bytes, begin: int, known: int, found: list[int]) -> int:
+        """Where the last chunk of what is known begins, `begin` or later; the ends of chunks before it go to found."""
+        if self.vocabulary.node(text[begin:known]) is not None:
+            return begin
+        closed = self.pieces.ends(text, begin, known)[:-1]
+        found += closed
+        return max(closed, default=begin)

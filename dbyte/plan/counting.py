@@ -29,7 +29,6 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dbyte.distill.losses import has_next
-from dbyte.distill.objectives import mean
 from dbyte.distill.steps import Step
 from dbyte.distill.terms import Forward
 from dbyte.kernels.fast import fast_products
@@ -38,7 +37,8 @@ from dbyte.model.checkpointing import sharding_units
 from dbyte.model.chunking import Chunks
 from dbyte.model.core import restarted
 from dbyte.model.packed_attention import PACKED, attention_blocks
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.suffix import SuffixTable
 from dbyte.text.packing import Batch
 
@@ -76,12 +76,14 @@ class AtTokens(Forward):
         _ = self.prob_BL  # which is not read
         return self.teacher_chunks
 
-    def prior_along(self, core_BME: Tensor, chunks: Chunks) -> Tensor | None:
-        """A prior without numbers: only the token head's product is counted, not the sums after it."""
-        if self.model.config.decoding != "prior":
-            return None
-        with torch.no_grad():
-            self.model.token_head(core_BME.flatten(0, 1)[: int(chunks.mask_BM.sum())])
+
+class HeadAlone:
+    """A prior of which the token head's product is counted, and not the sums after it, which depend on the text."""
+
+    @staticmethod
+    @torch.no_grad()
+    def along(core_BME: Tensor, token_head: nn.Module, byte_ids_BL: Tensor, chunks: Chunks) -> Tensor:
+        token_head(core_BME.flatten(0, 1)[: int(chunks.mask_BM.sum())])
         return core_BME.new_zeros(1)
 
 
@@ -209,7 +211,7 @@ def without_numbers(config: StudentConfig) -> tuple[ByteStudent, PreTrainedModel
         student.to_empty(device="cpu")
         teacher.to_empty(device="cpu")
     student.suffix_table = SuffixTable([], bos_token_id=0, eos_token_id=0)  # read where there are suffixes
-    student.token_prior = None  # see `AtTokens.prior_along`
+    student.token_prior = HeadAlone if config.decoding == "prior" else None
     return student, teacher
 
 
@@ -241,9 +243,6 @@ def count_step(
 
 def costs_of(config: StudentConfig, step: Step, batch: Batch, *, half: bool, backend: str) -> Mapping[Scope, Cost]:
     """The costs of an update by part and layer, of at most ALIKE layers; what it takes and raises: `count_step`."""
-    if step.objective.name.startswith("align_and_match"):
-        raise ValueError(f"step {step.name!r} runs the first layers of the core alone, which is not counted: plan "
-                         "without stage1.match_layers")
     if step.stage == 2 and step.objective.reads_teacher:
         raise ValueError(f"step {step.name!r} takes the teacher's distributions over bytes, whose sums depend on the "
                          "tokens of the text: plan without stage2.targets; what they cost is in "
@@ -258,7 +257,7 @@ def costs_of(config: StudentConfig, step: Step, batch: Batch, *, half: bool, bac
     with counter, fast_products() if backend == "fast" else nullcontext():
         with (saved_tensors_hooks(counter.keep, lambda tensor: tensor),
               torch.autocast("cpu", torch.bfloat16, enabled=half)):
-            loss = mean(step.objective.sums(student, teacher, batch, AtTokens), step.objective.counts(batch))
+            loss = replace(step.objective, way=AtTokens)(student, teacher, batch)
         loss.backward()
     return counter.costs
 

@@ -18,7 +18,8 @@ from dbyte.distill.teacher import teacher_config
 from dbyte.model.backends import BACKENDS
 from dbyte.model.core import positions_within
 from dbyte.model.packed_attention import attention_blocks
-from dbyte.model.student import ByteStudent, StudentConfig
+from dbyte.model.student import ByteStudent
+from dbyte.model.student_config import StudentConfig
 from dbyte.model.teacher_sizes import core_config
 from dbyte.plan.counting import count_step, muon_flops, one_document
 from dbyte.plan.devices import CPU, GIGA, TERA, Device

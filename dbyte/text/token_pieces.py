@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from dbyte.text.spans import RESERVED
 
@@ -15,10 +15,6 @@ class TokenPieces:
         self.id_of = {text: token for token, text in reversed(list(enumerate(token_bytes))) if text}
         # Tokens of a chat template stand in contexts only, so they are never scored and need no ids of their own.
         self.id_of |= {bytes([byte]): eos_token_id for byte in RESERVED}
-
-    def is_token(self, chunk: bytes) -> bool:
-        """Whether bytes are one token."""
-        return chunk in self.id_of
 
     def split(self, chunk: bytes) -> list[bytes]:
         """Split bytes into tokens as byte-pair encoding does; every single byte of UTF-8 is a token.
@@ -35,3 +31,7 @@ class TokenPieces:
                 break
             pieces[first : first + 2] = [pieces[first] + pieces[first + 1]]
         return pieces
+
+    def ends(self, text: bytes, begin: int, end: int) -> list[int]:
+        """Where the tokens of `text[begin:end]` end in the text, one past their last bytes."""
+        return [begin + total for total in accumulate(map(len, self.split(text[begin:end])))]
