@@ -6,6 +6,7 @@ over the paper's columns alone. Guessing alone retains something: next to it is 
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -212,12 +213,17 @@ def robustness_with_paper(
     return pd.concat([half.reindex(metrics) for half in both], axis="columns").reset_index()
 
 
+def literal(text: str) -> str:
+    """Text for markdown, with each word that has a dollar sign as code: between two of them JupyterLab reads TeX."""
+    return text if "`" in text else re.sub(r"[^\s,;]*\$[^\s,;]*", r"`\g<0>`", text)
+
+
 def markdown(frame: pd.DataFrame, *, digits: int = 2) -> str:
     """Return the frame as a GitHub table, floats to `digits` decimals, missing ones empty, numbers to the right."""
     def cell(value: object) -> str:
         if isinstance(value, float):
             return "" if math.isnan(value) else f"{value:.{digits}f}"
-        return str(value).replace("|", "\\|")
+        return literal(str(value)).replace("|", "\\|")
 
     rule = "|".join("---:" if pd.api.types.is_numeric_dtype(frame[column]) else "---" for column in frame)
     head, *rows = [" | ".join(map(cell, row)) for row in (frame, *frame.itertuples(index=False))]

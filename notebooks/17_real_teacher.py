@@ -195,7 +195,7 @@ tables.Table(pd.DataFrame(goals))
 met = [goal for goal in goals if goal["verdict"].startswith("holds")]
 said = "; ".join(f"{goal['claim']}: {goal['ours']} against {goal['bound']}, "
                  + goal["verdict"].replace("holds", "met").replace("fails", "missed") for goal in goals)
-Markdown(f"At scale `{chosen.name}` {len(met)} of {len(goals)} goals are met. {said}.")
+Markdown(f"At scale `{chosen.name}` {len(met)} of {len(goals)} goals are met. {tables.literal(said)}.")
 
 # %% [markdown]
 # ## What could not be reproduced

@@ -149,6 +149,12 @@ def test_main_table_has_the_teacher_first_and_its_own_columns(tmp_path):
     assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
 
 
+def test_words_with_a_dollar_are_code_so_that_two_of_them_are_no_formula():
+    given = ["file:$DBYTE_TEXT", "bits, %, file:$A, Stage 1", "`$B` as it is"]
+    table = tables.markdown(pd.DataFrame({"corpus": given}))
+    assert table.split("\n")[2:] == ["| `file:$DBYTE_TEXT` |", "| bits, %, `file:$A`, Stage 1 |", "| `$B` as it is |"]
+
+
 @pytest.mark.parametrize(("ours", "stderr", "bounds", "verdict"), [
     (98.0, 0.2, {"at_least": 97.0}, "holds"), (98.0, 0.9, {"at_least": 97.0}, "holds (within error)"),
     (96.0, 0.2, {"at_least": 97.0}, "fails"), (1.0, 0.1, {"at_most": 0.5}, "fails"),
