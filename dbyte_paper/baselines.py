@@ -64,13 +64,17 @@ def reading(name: str) -> str:
     return "token" if name in TO_BYTES else "stage1/router" if name == STAGE1 else "stage2/router"
 
 
-def of_bytes(variant: Variant, total: int) -> Variant:
-    """Return the variant with `total` bytes, in its own proportions, to the byte; no snapshots are kept."""
-    before = [step.train_bytes for step in variant.steps]
+def of_bytes(variant: Variant, total: int, *, since: int = 0) -> Variant:
+    """Return the variant with `total` bytes in all steps but the first `since`, in its own proportions, to the byte.
+
+    These keep no snapshots.
+    """
+    begun, rest = variant.steps[:since], variant.steps[since:]
+    before = [step.train_bytes for step in rest]
     sizes = [round(total * size / sum(before)) for size in before]
     sizes[-1] += total - sum(sizes)
-    return replace(variant, steps=tuple(replace(step, train_bytes=size, snapshots=0)
-                                        for step, size in zip(variant.steps, sizes, strict=True)))
+    return replace(variant, steps=begun + tuple(replace(step, train_bytes=size, snapshots=0)
+                                                for step, size in zip(rest, sizes, strict=True)))
 
 
 def students(scale: Scale, total: int) -> dict[str, Variant]:
@@ -230,7 +234,7 @@ def recipes_figure(kept: pd.DataFrame | None, bits: pd.DataFrame, order: Sequenc
         _curves(axes, part, order)
         axes.set(title=title, xscale="log")
     handles, names = figure.axes[-1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

@@ -28,7 +28,7 @@ EXPECTED = {"00_teacher", "01_stage1_curriculum", "02_stage2_byte_sft", "03_on_p
             "11_baselines", "13_domains",
             "14_curriculum_order", "15_ablation_byte_sft", "16_all_columns", "17_real_teacher",
             "18_real_controls", "19_rates_and_doses", "20_recipe", "21_real_stage2", "22_resilience",
-            "23_letters", "99_claims"}
+            "23_letters", "24_stage2_targets", "99_claims"}
 LINES = 15
 SHELL = {"subprocess", "pip", "os.system", "get_ipython"}
 RECORDER = {"write_results", "read_results", "time", "environment"}  # only `results.begin` gives these
