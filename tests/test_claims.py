@@ -304,16 +304,20 @@ def test_the_sequence_is_held_against_the_best_weights_by_files_of_its_own(tmp_p
     """And not by the older file of the dose response, whose joint objective has one choice of weights."""
     arms = {"train_bytes": 5, "sweep": "1 3"}
     for name, other, ahead in (("order", "best joint", -9), ("dose_last", "joint, weights 1 1 1", 5)):
-        write(tmp_path, name, [arm("1.1, 1.2, 1.3", 50.0, **arms, falling=1.0), arm(other, 45.0, **arms, falling=9.0)],
+        write(tmp_path, name, [arm("1.1, 1.2, 1.3", 50.0, **arms, gained=1.0), arm(other, 45.0, **arms, gained=9.0)],
               ["model", "task"])
         write(tmp_path, f"{name}_difference", [difference("average", ahead, ahead + 4, f"1.1, 1.2, 1.3 - {other}")],
               ["what", "task"])
+    write(tmp_path, "order_encoder", [arm("1.1, 1.2, 1.3", 81.0, **arms)], ["model", "task"])
     found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id")
     assert list(found.loc[["sequence", "sequence spares tuning"], "verdict"]) == ["shown", "opposite"]
-    write(tmp_path, "order", [arm("1.1, 1.2, 1.3", 50.0, **arms, falling=3.0), arm("best joint", 45.0, **arms)],
-          ["model", "task"])
-    found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id").loc["sequence spares tuning"]
-    assert found["verdict"] == claims.UNINFORMATIVE and "no plateau" in found["why"]
+    write(tmp_path, "order_encoder", [arm("1.1, 1.2, 1.3", 79.0, **arms)], ["model", "task"])
+    write(tmp_path, "dose_last", [arm("1.1, 1.2, 1.3", 50.0, **arms, gained=3.0),
+                                  arm("joint, weights 1 1 1", 45.0, **arms, gained=0.0)], ["model", "task"])
+    found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id")
+    for claim, why in (("sequence", "no plateau"), ("sequence spares tuning", "has not learnt")):
+        assert found.loc[claim, "verdict"] == claims.UNINFORMATIVE and why in found.loc[claim, "why"]
+
 
 def test_arms_whose_rows_have_a_kind_of_noise_are_compared_on_the_one_that_is_named(tmp_path, notebooks):
     rows = [arm(model, value, kind=kind, train_bytes=size, sweep="1 3")
