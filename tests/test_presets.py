@@ -84,12 +84,12 @@ def test_a_file_is_a_scale_of_its_name(name, mine, monkeypatch):
     ("row_bytes = 1024", 'row_bytes = 1024\ndevice = "tpu"', "mine.toml: device must be cpu, cuda or cuda:N.* 'tpu'"),
     ("heldout_bytes = 100_000", "heldout_bytes = [1]", "mine.toml: heldout_bytes must be a whole number, found .1."),
     ("[teachers.own]", "", "mine.toml: teachers lacks own: give them, or .* base = .small"),
-    ("align_bytes = 4_000_000", "", "mine.toml: stage1 lacks align_bytes"),
+    ("align_bytes = 2_000_000", "", "mine.toml: stage1 lacks align_bytes"),
     ("row_bytes = 1024", "row_bytes = 0", "mine.toml: row_bytes must be at least 1, found 0"),
     ("vocabulary = 1024", "vocabulary = 99", "mine.toml: teacher: vocabulary must be at least 258, found 99"),
     ("width = 128", "width = 100", "mine.toml: teacher: width must be an even multiple of heads"),
     ("byte_width = 128", "byte_width = -4", "mine.toml: student: byte_width must be at least 1, found -4"),
-    ("align_bytes = 4_000_000", "align_bytes = 0", "mine.toml: stage1: align_bytes must be at least 1, found 0"),
+    ("align_bytes = 2_000_000", "align_bytes = 0", "mine.toml: stage1: align_bytes must be at least 1, found 0"),
     ("kv_heads = 1", "kv_heads = 3", "mine.toml: teachers: other: .*kv_heads that divide"),
     ('family = "qwen3"', 'family = "gpt2"', "mine.toml: teachers: other: .*kv_heads that divide its heads"),
     ("row_bytes = 1024", "row_bytes 1024", "mine.toml is no TOML: .*line 6"),
@@ -255,7 +255,7 @@ def test_the_command_lists_the_scales_and_prints_a_file_to_begin_with(mine, tmp_
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(SCALES)
     small = lines[1 + list(SCALES).index("small")]
-    assert "world 8, pydocs 5" in small and small.split()[-6:] == ["4", "3", "6", "2", "3", "cpu"]
+    assert "world 8, pydocs 5" in small and small.split()[-6:] == ["2", "1.5", "3", "1", "1.5", "cpu"]
     assert main(["scales", "show", "small"]) == 0
     assert mine(capsys.readouterr().out) == replace(SCALES["small"], name="mine")
     assert main(["scales", "show", str(tmp_path / "mine.toml"), "--set", "items=7"]) == 0
