@@ -40,7 +40,7 @@ from dbyte_paper.evidence import SWEEP, at_rate, best_factor
 from dbyte_paper.figures import MB, STYLE, panels
 from dbyte_paper.published import lines
 from dbyte_paper.tables import SIGMA
-from dbyte_paper.variants import Variant, byte_targets, run_variant
+from dbyte_paper.variants import Variant, byte_targets, from_nothing, run_variant
 
 STAGES, STAGE1, DENSE = "two stages", "two stages, Stage 1", "two stages, dense targets"
 SCRATCH, HNET, HNET_OWN = "from scratch", "H-Net distillation", "H-Net, own boundaries"
@@ -83,6 +83,7 @@ def students(scale: Scale, total: int) -> dict[str, Variant]:
     What is new trains at step 1.1's rates, by Muon where that does, and a core next to it at step 1.2's; Bolmo's second
     step is at step 2.2's, its core at half of that.
     """
+    scale = from_nothing(scale)  # as all other recipes
     align, distil, *_, full = (step.groups for step in curriculum(scale) if step.name != "2.2 own")
     new = align[0]
     given = {"train_bytes": total, "rate": new.rate, "muon": new.muon_rate}

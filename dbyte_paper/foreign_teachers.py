@@ -21,18 +21,19 @@ from dbyte.distill.losses import Loss
 from dbyte.distill.objectives import Objective
 from dbyte.distill.processes import Launch
 from dbyte.distill.runs import Run, model_hash, noted
-from dbyte.distill.steps import stage2
-from dbyte.distill.terms import Forward, Term, predicted_bytes
+from dbyte.distill.steps import Step, stage2
+from dbyte.distill.terms import Forward, Term, boundary, predicted_bytes
 from dbyte.distill.trainer import train
 from dbyte.evaluate.stats import Estimate
 from dbyte.model.student import BYTES, ByteStudent
 from dbyte.model.teacher import read_teacher, read_tokenizer
 from dbyte.presets import Scale, TeacherShape
+from dbyte.text.packing import Rows
 from dbyte.text.spans import EOS, TokenBytes
 from dbyte.transfer.byte_targets import ByteTargets, Shards, described
 from dbyte.transfer.heads import END
 from dbyte.transfer.methods import byte_divergence
-from dbyte.transfer.paired import paired_rows
+from dbyte.transfer.paired import PairedRows, paired_rows
 from dbyte_paper import domains
 from dbyte_paper.ablation_runs import Trained
 from dbyte_paper.byte_interface import texts_of
@@ -66,31 +67,42 @@ def bytes_of_teacher(forward: Forward, mask_BL: Tensor) -> Loss:
     return byte_divergence(byte_NS, symbol_NK.where(symbol_NK != END, EOS), prob_NK), mask_BL.sum()
 
 
-def objective(name: str) -> Objective:
-    """What both steps minimise: the text's symbols for TEXT, else half of them and half of the teacher's bytes."""
+def objective(name: str, *, routed: bool) -> Objective:
+    """The text's symbols for TEXT, else half of them and half of the teacher's bytes; routed: Eq. 4 next to it."""
+    beside = ((1, boundary),) if routed else ()
     if name == TEXT:
-        return Objective("tokens", ((1, symbols_of_text),))
-    return Objective("tokens, bytes of a teacher", ((0.5, symbols_of_text),
-                                                    (0.5, Term(bytes_of_teacher, predicted_bytes))))
+        return Objective("tokens with_boundary" if routed else "tokens", ((1, symbols_of_text), *beside))
+    return Objective("tokens, bytes of a teacher" + ", boundary" * routed,
+                     ((0.5, symbols_of_text), (0.5, Term(bytes_of_teacher, predicted_bytes)), *beside))
 
 
-def trained(scale: Scale, name: str, teacher: Path, stage1: Run, *, own: Path, seed: int, number: int,
+def both_steps(scale: Scale, name: str, factor: float) -> tuple[Step, ...]:
+    """Steps 2.1 and 2.2, each at the bytes of an ablation; the router follows the encoder in step 2.2 (Eq. 4)."""
+    settings = {name: value for name, value in scale.stage2.items() if name.endswith(("_rate", "_muon"))}
+    size = scale.ablation.step_bytes
+    head, full = stage2(**settings, head_bytes=size, full_bytes=size, boundary_loss=True)
+    return at_rate(Variant(name, (replace(head, objective=objective(name, routed=False)),
+                                  replace(full, objective=objective(name, routed=True)))), factor).steps
+
+
+def rows_of_all(scale: Scale, own: Path, foreign: Path, *, seed: int) -> tuple[PairedRows, PairedRows]:
+    """The same rows for teachers with the student's tokens and for the foreign one, cut where both have a token end."""
+    tokens = [TokenBytes.from_tokenizer(read_teacher(place)[1]) for place in (own, foreign)]
+    texts = texts_of(scale, 2 * scale.ablation.step_bytes, seed)
+    paired = paired_rows(texts, *tokens, row_bytes=scale.row_bytes)
+    return replace(paired, teacher=Rows(paired.byte_ids, paired.boundary, paired.document, paired.token_ids)), paired
+
+
+def trained(scale: Scale, name: str, teacher: Path, stage1: Run, rows: PairedRows, *, own: Path, seed: int,
             factor: float) -> Run:
-    """Stage 2 of one student on what a teacher says of bytes, each step at the bytes of an ablation; the last run.
+    """Stage 2 of one student on what a teacher says of bytes; the last run.
 
     teacher: whose bytes; of TEXT nothing of it is read. own: the teacher whose tokens and core the student has.
-    seed: of the corpora; number: of the student's seed after that.
     """
-    size = scale.ablation.step_bytes
-    settings = {name: value for name, value in scale.stage2.items() if name.endswith(("_rate", "_muon"))}
-    steps = stage2(**settings, head_bytes=size, full_bytes=size)
-    steps = at_rate(Variant(name, tuple(replace(step, objective=objective(name)) for step in steps)), factor).steps
-    tokenizers = [TokenBytes.from_tokenizer(read_teacher(place)[1]) for place in (own, teacher)]
-    rows = paired_rows(texts_of(scale, 2 * size, seed), *tokenizers, row_bytes=scale.row_bytes)
     run = stage1
-    for step in steps:
+    for step in both_steps(scale, name, factor):
         parent = run
-        run = Run({"step": step.describe(), "data": rows.hash, "reading": described(READING), "seed": seed + number,
+        run = Run({"step": step.describe(), "data": rows.hash, "reading": described(READING), "seed": seed,
                    "teacher": model_hash(teacher) if name != TEXT else "", "batch_rows": scale.batch_rows},
                   parent=parent, notes=noted(scale.name, f"bytes of {name}"))
         if run.is_complete():
@@ -98,20 +110,26 @@ def trained(scale: Scale, name: str, teacher: Path, stage1: Run, *, own: Path, s
         if name != TEXT and rows.targets is None:
             targets = ByteTargets(teacher, rows.teacher, READING, scale.device)
             rows = replace(rows, targets=Shards(targets).complete())
+        feed = Feed(rows, scale.batch_rows, seed)
+        feed.follow(parent.facts() if parent is not stage1 else {})
         model = ByteStudent.from_pretrained(parent.model_folder)
         model.config.update({"stage": step.stage})
-        train(run, step, Feed(rows, scale.batch_rows, seed + number), model=model, teacher=None, device=scale.device,
+        train(run, step, feed, model=model, teacher=None, device=scale.device,
               launch=Launch(rows_at_once=scale.rows_at_once), save_extra=read_tokenizer(own).save_pretrained)
     return run
 
 
-def compared(scale: Scale, teachers: Mapping[str, Path], stage1: Sequence[Run], *, own: Path, seed: int,
-             choosing: Reader) -> tuple[dict[str, list[list[Run]]], dict[str, dict]]:
+def compared(scale: Scale, teachers: Mapping[str, Path], stage1: Sequence[Run], *, seed: int,
+             choosing: Reader) -> tuple[Trained, dict[str, dict]]:
     """Each row's students, one for each Stage 1, at its best rate by bits of documents to choose by; what each got."""
+    own = teachers[OWN_SIZE]
+    own_rows, foreign_rows = rows_of_all(scale, own, teachers[FOREIGN], seed=seed)
     found, arms = {}, {}
     for name, folder in teachers.items():
-        def run_at(factor: float, number: int, name: str = name, folder: Path = folder) -> Run:
-            return trained(scale, name, folder, stage1[number], own=own, seed=seed, number=number, factor=factor)
+        rows = foreign_rows if name == FOREIGN else own_rows
+
+        def run_at(factor: float, number: int, name: str = name, folder: Path = folder, rows: Rows = rows) -> Run:
+            return trained(scale, name, folder, stage1[number], rows, own=own, seed=seed + number, factor=factor)
 
         best = min(RATES, key=lambda factor, run_at=run_at: choosing.bits(run_at(factor, 0).model_folder,
                                                                          ALONG)["value"])

@@ -17,18 +17,19 @@ from dbyte_paper.ablation_runs import Measurements, Trained, correct_of
 from dbyte_paper.baselines import STAGE1, curve, of_bytes
 from dbyte_paper.equal_loss import ratio_row
 from dbyte_paper.evidence import SWEEP, at_best_rate, at_rate
-from dbyte_paper.variants import Variant, beginnings, byte_targets, run_variant
+from dbyte_paper.variants import Variant, beginnings, byte_targets, from_nothing, run_variant
 
 LABELS, DENSE = "labels", "dense"
 PRIOR = "from the token head"
 JUDGED = (LABELS, DENSE, PRIOR)  # what the goals are about; the others have the budgets up to that of the sweep
 SINCE = 3  # steps of Stage 1, which are the same for all
+HALF, THIRD = 50.0, 3.0  # the goals: percent of what `labels` has above the teacher, and its bytes over the row's
 
 
 def rows(scale: Scale) -> tuple[Variant, ...]:
-    """Every row at the scale's bytes."""
+    """Every row at the scale's bytes; all but the last have a decoder that begins from nothing, as in the paper."""
     prior = next(one for one in beginnings(scale) if one.name == PRIOR)
-    return *byte_targets(scale), prior
+    return *byte_targets(from_nothing(scale)), prior
 
 
 def at_bytes(variant: Variant, total: int) -> Variant:
@@ -57,11 +58,13 @@ def train(scale: Scale, rates: Mapping[str, float], total: int, *, seed: int, st
 def goal_rows(measured: Measurements, teacher: Mapping[str, ColumnResult], total: int) -> list[dict]:
     """Tidy rows in points, by how much each row is above half of the drop that `labels` has from the teacher.
 
-    Above zero the drop is less than half. Positive `drop` and `drop_of_labels` are points below the teacher.
+    Above zero the drop is less than half. Positive `drop` and `drop_of_labels` are points below the teacher. Where the
+    interval of the latter reaches 0 nothing was lost that could be halved, and the verdict is "".
     """
     columns = correct_by_column(teacher)
     labels = correct_of(measured[LABELS])
     halfway = [averaged([columns, one]) for one in labels]
+    lost = stats.difference(labels, [columns] * len(labels))
     found = []
     for name, by_seed in measured.items():
         if name in (LABELS, STAGE1):
@@ -72,8 +75,8 @@ def goal_rows(measured: Measurements, teacher: Mapping[str, ColumnResult], total
         found.append({"what": f"{name} above half of the drop", "task": AVERAGE, "train_bytes": total}
                      | stats.interval_row(row, stats.items_in(ours[0]))
                      | {"drop": -stats.difference(ours, taught).value, "seeds": len(ours),
-                        "drop_of_labels": -stats.difference(labels, taught).value,
-                        "verdict": stats.verdict(row.low, row.high)})
+                        "drop_of_labels": -lost.value,
+                        "verdict": stats.verdict(row.low, row.high) if lost.high < 0 else ""})
     return found
 
 
@@ -81,7 +84,8 @@ def excess_rows(bits: pd.DataFrame, teacher: Mapping[str, float]) -> list[dict]:
     """Tidy rows in percent: the bits above the teacher's that each row has, of those that `labels` has at equal bytes.
 
     bits: what `baselines.bits_rows` recorded. teacher: bits per byte by corpus. The interval is over seeds, by the logs
-    of their ratios; a seed whose bits are not above the teacher's has no ratio, and the row none.
+    of their ratios; a seed whose bits are not above the teacher's has no ratio, and the row none. The verdict is on
+    "less than half".
     """
     found = []
     for (corpus, budget), part in bits[bits["model"] != STAGE1].groupby(["corpus", "budget"]):
@@ -94,23 +98,37 @@ def excess_rows(bits: pd.DataFrame, teacher: Mapping[str, float]) -> list[dict]:
             mean, half = sum(logs) / len(logs), stats.half_over_seeds(logs)
             share = Interval(*(100 * math.exp(end) for end in (mean, mean - half, mean + half)))
             found.append({"what": name, "corpus": corpus, "train_bytes": budget}
-                         | stats.interval_row(share, len(logs)) | {"seeds": len(logs)})
+                         | judged(share, len(logs), HALF, "below"))
     return found
 
 
 def ratio_rows(bits: pd.DataFrame) -> list[dict]:
     """Tidy rows: the bytes that `labels` needs over those of each other judged row, at equal bits per byte.
 
-    Over the seeds that all budgets have.
+    Over the budgets that all seeds have, and, where one seed has more, over all budgets by that one. The verdict is on
+    "three times as many".
     """
     found = []
-    for corpus, part in bits.groupby("corpus"):
-        least = min(len(text.split()) for text in part["by_seed"])
-        part = part.assign(by_seed=[" ".join(text.split()[:least]) for text in part["by_seed"]])
-        curves = {name: curve(of_name) for name, of_name in part.groupby("model") if name in JUDGED}
-        found += [{"what": f"{LABELS} / {name}", "corpus": corpus} | ratio_row(curves[name], curves[LABELS])
-                  for name in curves if name != LABELS]
+    several = bits["by_seed"].str.split().str.len()
+    for seeds in sorted({several.max(), several.min()}, reverse=True):
+        enough = bits[several >= seeds]
+        some = enough.assign(by_seed=enough["by_seed"].str.split().str[:seeds].str.join(" "))
+        for corpus, part in some.groupby("corpus"):
+            curves = {name: curve(of_name) for name, of_name in part.groupby("model") if name in JUDGED}
+            for name in [name for name in curves if name != LABELS]:
+                row = ratio_row(curves[name], curves[LABELS])
+                share = Interval(row["value"], row["low"], row["high"])
+                found.append({"what": f"{LABELS} / {name}", "corpus": corpus, "budgets": part["budget"].nunique()}
+                             | row | judged(share, seeds, THIRD, "above"))
     return found
+
+
+def judged(found: Interval, seeds: int, goal: float, direction: str) -> dict:
+    """An interval over seeds as fields of a tidy row with its verdict on a goal; one seed has neither."""
+    if seeds < 2:
+        found = Interval(found.value, math.nan, math.nan)
+    return stats.interval_row(found, seeds) | {"seeds": seeds, "verdict": "" if seeds < 2 else stats.verdict(
+        found.low, found.high, threshold=goal, direction=direction)}
 
 
 def arms(rates: Mapping[str, float], total: int) -> dict[str, dict]:

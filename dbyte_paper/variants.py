@@ -227,11 +227,16 @@ def beginnings(scale: Scale) -> tuple[Variant, ...]:
     curriculum's Stage 1.
     """
     begun = curriculum(scale)[:3]
+    return tuple(Variant(name, (*begun, *stage2(**settings))) for name, settings in (
+        ("from the token head", {**scale.stage2, "decoding": "prior"}), ("from nothing", from_nothing(scale).stage2)))
+
+
+def from_nothing(scale: Scale) -> Scale:
+    """The scale with a decoder that begins from nothing, at rates for it if its own begins from the token head."""
     nothing = {name: value for name, value in scale.stage2.items() if name != "decoding"}
     if scale.stage2.get("decoding") == "prior":
         nothing |= {name: factor * nothing[name] for name, factor in NEW_DECODER.items() if name in nothing}
-    return tuple(Variant(name, (*begun, *stage2(**settings))) for name, settings in (
-        ("from the token head", {**scale.stage2, "decoding": "prior"}), ("from nothing", nothing)))
+    return replace(scale, stage2=nothing)
 
 
 def resilient(scale: Scale, share: float) -> tuple[Variant, ...]:

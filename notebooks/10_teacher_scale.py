@@ -181,8 +181,8 @@ tables.Table(ablations.differences(record.read("teacher_scale_difference")))
 # Eq. 3 compares predictions of the same tokens. A distribution over the next byte any teacher has, whatever its tokens.
 # Here one student, of the smallest core, goes through Stage 2 along its own tokens. Half of its loss is the text's next
 # symbol, half the divergence from what a teacher says of the next byte: its own, the larger one, or one of another
-# family and as large, which has other tokens. The control learns from the text alone. Bytes are equal, and each row is
-# at the best of its own three rates.
+# family and as large, which has other tokens. The control learns from the text alone. All read the same rows, which
+# are cut where both kinds of tokens end, and each row is at the best of its own three rates.
 
 # %%
 foreign = teacher_run(replace(chosen, teacher=foreign_teachers.other_tokens(chosen), continues=None), seed=seed)
@@ -190,8 +190,7 @@ asked = foreign_teachers.named(folders, foreign)
 several = presets.changed(chosen, ablation_seeds=byte_seeds)
 begun = ablation_runs.train(several, swept[:1], seed=seed, batch_rows=chosen.batch_rows)[OWN_SIZE]
 by_bytes, got = foreign_teachers.compared(
-    chosen, asked, [runs[-1] for runs in begun], own=folders[OWN_SIZE], seed=seed,
-    choosing=teacher_scale.Reader(chosen, choosing))
+    chosen, asked, [runs[-1] for runs in begun], seed=seed, choosing=teacher_scale.Reader(chosen, choosing))
 
 # %%
 last = by_bytes[OWN_SIZE][0][-1]

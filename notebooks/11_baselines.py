@@ -104,7 +104,7 @@ with record("recipes_ratio", keys=["what", "corpus"], of=last) as rows:
             others = [name for name in trained if name not in (baselines.STAGES, baselines.STAGE1)]
             rows += baselines.ratio_rows(bits, one, others)
     if baselines.STAGES not in trained:
-        rows += baselines.ratio_rows(bits, names[0], names)
+        rows += baselines.ratio_rows(bits, names[0], names[1:])
 ratios = record.read("recipes_ratio")
 tables.Table(ratios[["corpus", "what", "value", "low", "high", "bound", "seeds"]], digits=2)
 

@@ -1,13 +1,17 @@
 """Bytes from a teacher with other tokens: the divergence by hand, its place, and who is asked."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from conftest import make_student, make_teacher
 
 from dbyte.distill import losses
+from dbyte.distill.teacher import train_tokenizer
 from dbyte.distill.terms import Forward
+from dbyte.model.teacher import load_tokenizer
 from dbyte.presets import SCALES
 from dbyte.text.spans import EOS
 from dbyte.transfer.heads import END
@@ -54,6 +58,41 @@ def test_a_foreign_teacher_is_as_large_as_the_larger_one_and_has_a_tokenizer_of_
     assert not shape.tokenizer_corpora and larger.tokenizer_corpora
     hub = SCALES["hub"]
     assert foreign_teachers.other_tokens(hub) == teacher_shapes(hub)[OTHER_FAMILY]
+
+
+def test_all_read_the_same_rows_and_step_2_2_goes_on_where_2_1_stopped(tmp_path, monkeypatch):
+    """And the router follows the encoder, by Eq. 4, in step 2.2 alone, whatever the teacher."""
+    asked = []
+    monkeypatch.setattr(foreign_teachers, "train", lambda run, step, feed, **_: asked.append(
+        (step.name, feed.rows.hash, feed.first_row)))
+    monkeypatch.setattr(foreign_teachers, "model_hash", str)
+    monkeypatch.setattr(foreign_teachers.ByteStudent, "from_pretrained",
+                        lambda folder: SimpleNamespace(config={}))
+    monkeypatch.setattr(foreign_teachers, "read_tokenizer", lambda place: SimpleNamespace(save_pretrained=None))
+    monkeypatch.setattr(foreign_teachers.Run, "is_complete", lambda run: False)
+    monkeypatch.setattr(foreign_teachers.Run, "facts", lambda run: {"next_row": 7})
+    texts = ["All human beings are born free and equal. " * 5, "Leo has 7 coins and a café."] * 3
+    monkeypatch.setattr(foreign_teachers, "texts_of", lambda scale, size, seed: texts)
+    places = {}
+    for name, vocabulary in (("own", 270), ("foreign", 290)):
+        places[name] = tmp_path / name
+        train_tokenizer(texts, vocabulary=vocabulary).save_pretrained(places[name])
+    monkeypatch.setattr(foreign_teachers, "read_teacher", lambda place: (None, load_tokenizer(place)))
+    small = SCALES["small"]
+    own, foreign = foreign_teachers.rows_of_all(small, places["own"], places["foreign"], seed=0)
+    assert (own.byte_ids == foreign.byte_ids).all() and (own.boundary == foreign.boundary).all()
+    assert (own.teacher.token_ids == own.token_ids).all() and own.hash != foreign.hash
+    stage1 = foreign_teachers.Run({"step": "1.3"})
+    for name, rows in ((TEXT, own), (FOREIGN, replace(foreign, targets=len))):
+        foreign_teachers.trained(small, name, places["own"], stage1, rows, own=places["own"], seed=1, factor=3.0)
+    assert asked == [(step, rows.hash, first) for rows in (own, foreign)
+                     for step, first in (("2.1 head", 0), ("2.2 full", 7))]
+    for name in (TEXT, FOREIGN):
+        head, full = foreign_teachers.both_steps(small, name, 3.0)
+        assert not any(term.routes for _, term in head.objective.terms)
+        assert sum(term.routes for _, term in full.objective.terms) == 1
+        assert any("router" in group.parts for group in full.groups)
+        assert full.groups[0].rate == pytest.approx(3 * small.stage2["outer_rate"])
 
 
 def test_rows_are_compared_with_the_text_alone_on_the_same_pieces():

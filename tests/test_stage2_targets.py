@@ -36,7 +36,9 @@ def test_a_drop_is_less_than_half_where_the_row_is_above_halfway():
     (row,) = targets.goal_rows(measured, teacher, 5)
     assert row["what"].startswith("dense") and row["train_bytes"] == 5
     assert (row["value"], row["drop"], row["drop_of_labels"]) == (12.5, 12.5, 50.0)
-    assert row["low"] < row["value"] < row["high"]
+    assert row["low"] < row["value"] < row["high"] and row["verdict"] in ("shown", "not shown")
+    (row,) = targets.goal_rows(measured | {"labels": [teacher]}, teacher, 5)
+    assert row["verdict"] == "", "nothing was lost"
 
 
 def test_excess_bits_are_a_share_of_those_of_the_paper_and_none_where_a_row_has_none():
@@ -45,16 +47,24 @@ def test_excess_bits_are_a_share_of_those_of_the_paper_and_none_where_a_row_has_
         ("labels", "1.4 1.4"), ("dense", "1.1 1.4"), ("tokens", "0.9 1.2"), (STAGE1, "1.5 1.5"))])
     (row,) = targets.excess_rows(bits, {"c": 1.0})
     assert row["what"] == "dense" and row["value"] == pytest.approx(50) and row["train_bytes"] == 7
-    assert row["low"] < 50 < row["high"] and row["seeds"] == 2
+    assert row["low"] < 50 < row["high"] and row["seeds"] == 2 and row["verdict"] == "not shown"
+    bits["by_seed"] = bits["by_seed"].str.split().str[0]
+    (row,) = targets.excess_rows(bits[bits["model"] != "tokens"], {"c": 1.0})
+    assert row["value"] == pytest.approx(25) and math.isnan(row["low"]) and row["verdict"] == "", "one seed"
 
 
-def test_bytes_for_equal_bits_are_of_the_seeds_that_all_budgets_have():
-    bits = pd.DataFrame([{"model": model, "corpus": "c", "train_bytes": size, "by_seed": values}
-                         for model, size, values in (("labels", 1e6, "3 9"), ("labels", 16e6, "1.5"),
-                                                     ("dense", 1e6, "2.5 9"), ("dense", 4e6, "1.5"),
-                                                     ("tokens", 1e6, "9 9"), (STAGE1, 1e6, "9 9"))])
-    (row,) = targets.ratio_rows(bits)
-    assert row["what"] == "labels / dense" and row["value"] == pytest.approx(4) and row["seeds"] == 1
+def test_bytes_for_equal_bits_are_over_the_budgets_of_all_seeds_and_over_all_budgets_by_one():
+    """By hand: at 1.5 bits labels need 4 MB and dense 1; by the first seed alone, with one budget more, 16 and 1."""
+    bits = pd.DataFrame([{"model": model, "corpus": "c", "train_bytes": size, "budget": size, "by_seed": values}
+                         for model, size, values in (
+                             ("labels", 1e6, "3 3"), ("labels", 4e6, "1.5 1.5"), ("labels", 16e6, "1.2"),
+                             ("dense", 1e6, "1.5 1.5"), ("dense", 4e6, "1.4 1.4"), ("dense", 16e6, "1.2"),
+                             ("tokens", 1e6, "9 9"), (STAGE1, 1e6, "9 9"))])
+    two, one = targets.ratio_rows(bits)
+    assert {row["what"] for row in (two, one)} == {"labels / dense"}
+    assert (two["value"], two["seeds"], two["budgets"]) == (pytest.approx(4), 2, 2) and two["verdict"] == "shown"
+    assert (one["value"], one["seeds"], one["budgets"]) == (pytest.approx(1), 1, 3)
+    assert math.isnan(one["low"]) and one["verdict"] == ""
 
 
 def test_each_arm_says_its_bytes_and_rate_and_stage_1_has_read_none_of_them():

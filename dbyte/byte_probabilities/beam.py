@@ -69,8 +69,8 @@ class Beam:
 
     def _sums(self, state: State) -> Tensor:
         """The probability that a state's next token has these bytes and goes on with each symbol: fp64 [S]."""
-        path = [self.vocabulary.node(self._left(state))]
-        return self.vocabulary.sums(self.prob_V[state.node][:, None], [path], "bytes")[0].cpu()
+        node = self.vocabulary.node(self._left(state))
+        return self.vocabulary.sums(self.prob_V[state.node][:, None], [[node]], "bytes")[0].cpu()
 
     def _next(self) -> Tensor:
         """The distribution of the next symbol."""
@@ -100,7 +100,7 @@ class Beam:
     def _log_prob(self, state: State, low: int, high: int) -> float:
         """The log-probability of a state's node and one of these tokens, by sorted places."""
         mass = self.prob_V[state.node][low:high].sum().item()
-        return state.of_node + math.log(max(mass, sys.float_info.min))  # fp32 has no number for the least
+        return state.of_node + math.log(max(mass, sys.float_info.min))  # fp64 has no number for the least
 
     def _after(self, state: State, place: int) -> State:
         """The state after one more token."""
@@ -112,7 +112,7 @@ class Beam:
         """Let the model read new nodes; forget what it said of nodes that no state is at."""
         for nodes, log_VT in self.reader.log_probs(self.tree):
             for column, node in enumerate(nodes):
-                self.prob_V[node] = log_VT[self.vocabulary.id_V, column].exp()
+                self.prob_V[node] = log_VT[self.vocabulary.id_V, column].double().exp()
         self.prob_V = {state.node: self.prob_V[state.node] for state in self.states}
 
     def _heal(self, states: Sequence[State]) -> None:

@@ -54,10 +54,9 @@ def coverings(data: bytes, reader: TreeReader, encodings: Encodings) -> list[tup
     found = []
     for nodes, log_prob_T, prob_VT in _read(data, tree, reader, encodings):
         for node, log_prob, prob_V in zip(nodes, log_prob_T, prob_VT.T, strict=True):
-            left = data[tree.place[node] :]
-            if left and (ending := encodings.vocabulary.node(left)):
+            if (left := data[tree.place[node] :]) and (ending := encodings.vocabulary.node(left)):
                 where = slice(ending.low, ending.high)
-                scores = (log_prob + prob_V[where].double().cpu().log()).tolist()
+                scores = (log_prob + prob_V[where].cpu().log()).tolist()
                 found += [([*tree.tokens(node), token], score) for token, score in
                           zip(encodings.vocabulary.id_V[where].tolist(), scores, strict=True) if score > -torch.inf]
     return found
@@ -69,7 +68,7 @@ def _read(
     """The nodes of a tree of encodings, slice by slice, and what the model says of them and of the next token.
 
     Yields nodes; their log-probabilities (fp64 [T], CPU); the probabilities of all tokens after each, in sorted order
-    (fp32 [V, T]), zero for a token that does not follow in any encoding.
+    (fp64 [V, T]), zero for a token that does not follow in any encoding.
     """
     log_prob_N = torch.zeros(len(tree), dtype=torch.float64)
     for nodes, log_VT in reader.log_probs(tree):
@@ -77,7 +76,7 @@ def _read(
             if parent in nodes:
                 log_prob_N[child] = log_prob_N[parent] + log_VT[tree.token[child], parent - nodes.start].double()
         follows = [encodings.may_follow(tree.token[node], tree.ways[node]) for node in nodes]
-        prob_VT = log_VT.exp().mul_(torch.stack(follows, dim=1).to(log_VT.device))
+        prob_VT = log_VT.double().exp().mul_(torch.stack(follows, dim=1).to(log_VT.device))
         yield nodes, log_prob_N[nodes.start : nodes.stop], prob_VT[encodings.vocabulary.id_V]
 
 

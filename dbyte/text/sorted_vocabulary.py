@@ -57,6 +57,7 @@ class SortedVocabulary:
         if not self.texts:
             raise ValueError("no token has bytes: give the bytes of each token id, as TokenBytes.token_bytes has them")
         self.id_V = torch.tensor(sorted(range(size), key=lambda token: (not self.text_of[token], self.text_of[token])))
+        self.longest = max(map(len, self.texts))  # bytes of a token
         self._nodes: dict[bytes, Node | None] = {}
         self._ranges: dict[tuple[Node, str], list[tuple[int, int, int]]] = {}
 
@@ -65,12 +66,12 @@ class SortedVocabulary:
 
     def node(self, prefix: bytes) -> Node | None:
         """The tokens that begin with these bytes; None if there are none."""
-        if prefix not in self._nodes:
+        if prefix not in self._nodes and len(prefix) <= self.longest:
             low = bisect_left(self.texts, prefix)
             high = bisect_right(self.texts, prefix, lo=low, key=lambda text: text[: len(prefix)])
             longer = bisect_right(self.texts, prefix, lo=low, hi=high)
             self._nodes[prefix] = Node(len(prefix), low, longer, high) if low < high else None
-        return self._nodes[prefix]
+        return self._nodes.get(prefix)
 
     def path(self, text: bytes) -> list[Node]:
         """The nodes of a text's beginnings, from the empty one on, as far as tokens begin so."""
