@@ -152,11 +152,12 @@ def main() -> None:
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
         seconds = interleaved(calls | {"matmul": matmul(device, dtype, size)}, rounds=arguments.rounds, device=device)
+        # before the FLOPs are counted, which runs the step by plain torch
+        peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if device.startswith("cuda") else ""
         rate = 2 * size**3 / median(seconds["matmul"])
         spent = median(seconds["step"])
         work = flops(updates(step, student, teacher, batches, "torch"))
         ratio = f"{median(seconds['plain']) / spent:.2f}" if "plain" in calls else ""
-        peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if device.startswith("cuda") else ""
         lines.append(f"| {step.name} | {many / spent:,.0f} | {ratio} | {work / many / 1e6:.2f} | {rate / 1e9:,.0f} | "
                      f"{spent * rate / work:.2f} | {100 * work / rate / spent:.0f} | {peak} | "
                      f"{shares(calls['step'], device)} |")

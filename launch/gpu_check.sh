@@ -21,7 +21,8 @@ part() {  # SECONDS NAME COMMAND...
   ((status == 0)) || failed=1
   echo "$name: status $status after $((SECONDS - began)) s of at most $seconds"
   { printf '\n## %s\n\nStatus %s after %s s of at most %s.\n\n' "$name" "$status" "$((SECONDS - began))" "$seconds"
-    grep -E '^\||^[A-Z][A-Za-z -]*: |passed|failed' "$out/$name.log" || true; } >> "$out/gpu_check.md"
+    grep -E '^\||^[A-Za-z][A-Za-z -]*: |^Copies at|passed|failed' "$out/$name.log" | grep -v '^Loading' || true; } \
+    >> "$out/gpu_check.md"
 }
 
 commit="$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
