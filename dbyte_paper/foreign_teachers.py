@@ -86,7 +86,7 @@ def both_steps(scale: Scale, name: str, factor: float) -> tuple[Step, ...]:
 
 
 def rows_of_all(scale: Scale, own: Path, foreign: Path, *, seed: int) -> tuple[PairedRows, PairedRows]:
-    """The same rows for teachers with the student's tokens and for the foreign one, cut where both have a token end."""
+    """Rows for teachers with the student's tokens, then for the foreign one; cut where both have a token end."""
     tokens = [TokenBytes.from_tokenizer(read_teacher(place)[1]) for place in (own, foreign)]
     texts = texts_of(scale, 2 * scale.ablation.step_bytes, seed)
     paired = paired_rows(texts, *tokens, row_bytes=scale.row_bytes)
