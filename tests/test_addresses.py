@@ -3,8 +3,8 @@
 A run's address hashes its step, student, data and the bytes of its teacher's weights. Here teachers and data have fixed
 names in place of hashes, so that nothing is trained, packed or downloaded; those kept come from the code at commit
 52e6e32, those of `real` from the day it was added, those of Table 8 (perturbed_*) from 2026-12-01, when each of its
-models got a rate of its own; those of the main student of `small` from that day too, when it got half of its bytes. The teacher's own address does not depend on weights: it is compared
-with the committed result.
+models got a rate of its own; those of the main student of `small` from that day too, when it got half of its bytes. The
+teacher's own address does not depend on weights: it is compared with the committed result.
 """
 
 import json
