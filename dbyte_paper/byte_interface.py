@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from dbyte.byte_probabilities import ByteTeacher
 from dbyte.distill.data import mixed_texts, training_corpora
-from dbyte.distill.runs import Run, content_hash
+from dbyte.distill.runs import Run, atomic_dir, content_hash
 from dbyte.distill.teacher import train_tokenizer
 from dbyte.model.ranks_file import QWEN_FILE
 from dbyte.paths import RUNS
@@ -35,9 +35,10 @@ ARMS = {
     "SFT": {"method": "sft"},
     "SFT, MinED embeddings": {"method": "sft", "init": "mined"},
     "byte CE": {"method": "byte_ce"},
-    "BLD": {"method": "bld"},
+    "BLD": {"method": "bld", "reading": "coverings"},
     "BLD, targets along tokens": {"method": "bld", "reading": "joint"},
-    "BLD, sequential head": {"method": "bld", "head": "sequential"},
+    "BLD, sequential head": {"method": "bld", "reading": "coverings", "head": "sequential"},
+    "BLD, decoder head": {"method": "bld", "reading": "coverings", "head": "decoder"},
     "ALM": {"method": "alm"},
     "ALM + SFT": {"method": "alm_sft"},
     "GOLD": {"method": "gold"},
@@ -71,7 +72,8 @@ def other_tokenizer(scale: Scale, *, seed: int) -> str | None:
     key = content_hash([[corpus.content_hash for corpus in corpora], vocabulary, seed])
     folder = RUNS / "data" / f"tokenizer-{key[:16]}"
     if not (folder / "tokenizer.json").exists():
-        train_tokenizer(mixed_texts(corpora, seed=seed), vocabulary=vocabulary).save_pretrained(folder)
+        with atomic_dir(folder) as new:
+            train_tokenizer(mixed_texts(corpora, seed=seed), vocabulary=vocabulary).save_pretrained(new)
     return str(folder)
 
 

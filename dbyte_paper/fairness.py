@@ -51,7 +51,8 @@ def widened(frame: pd.DataFrame) -> pd.DataFrame:
 def without_room(sides: Mapping, read: Read, find: Find) -> Iterator[str]:
     """Yield why no side of a comparison of accuracies could be ahead: all are at a ceiling, or all at chance.
 
-    sides: `file`, its `models`, `task`, perhaps `kind` and `steps`, and `top`, the model that no side can surpass.
+    sides: `file`, its `models`, `task`, perhaps `kind` and `steps`, and `top`, the model that no side can surpass;
+    `ceiling` false: only chance is asked about, as where a model is held against what it learnt from.
     """
     frame = read(sides["file"])
     keys = {name: sides[name] for name in ("task", "kind") if name in sides}
@@ -59,7 +60,7 @@ def without_room(sides: Mapping, read: Read, find: Find) -> Iterator[str]:
             for step in ([{"step": name} for name in sides["steps"]] if "steps" in sides else [{}])]
     top = find(frame, keys | {"model": sides["top"]}).value if "top" in sides else 100.0
     found = " and ".join(f"{row.value:.1f}" for row in rows)
-    if all(row.value > top - EQUAL for row in rows):
+    if sides.get("ceiling", True) and all(row.value > top - EQUAL for row in rows):
         yield f"all sides are within {EQUAL:g} points of the ceiling of {top:.1f}: {found}"
     if all(row.value <= row.chance + SIGMA * row.stderr for row in rows):
         yield f"all sides are within two standard errors of chance: {found}"

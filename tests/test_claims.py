@@ -377,22 +377,34 @@ BLD_CLAIMS = ["BLD next to ALM", "BLD ahead of ALM somewhere", "BPE to BPE nearl
     ({"train_bytes": 6}, 50.0, {*BLD_CLAIMS} - {"BPE to BPE nearly recovers"}),
     ({"sweep": "1"}, 50.0, {*BLD_CLAIMS} - {"BPE to BPE nearly recovers"}),
     ({"sweep": ""}, 50.0, {*BLD_CLAIMS}), (None, 50.0, {*BLD_CLAIMS}),
-    ({}, 99.0, {*BLD_CLAIMS})])
+    ({}, 99.0, {*BLD_CLAIMS} - {"BPE to BPE nearly recovers"})])
 def test_claims_of_the_second_paper_want_equal_bytes_and_rates_of_one_sweep(tmp_path, changed, value, uninformative):
     """An arm to another BPE differs, or none records what it got; two arms at their ceiling say nothing either."""
-    pairs, arms = ("to another BPE", "to bytes"), ("BLD", "ALM", "ALM + SFT")
+    pairs, arms = ("to another BPE", "to bytes"), ("BLD", "ALM", "ALM + SFT", "SFT", "SFT, MinED embeddings", "GOLD")
+    tasks = ("average", "PIQA", "LMB", "ARC-E", "GSM8K")
     got = {} if changed is None else {"train_bytes": 5, "sweep": "1/3 1 3"}
     write(tmp_path, "interface", [
         arm(f"{name}, {pair}", value, task=task, **got | (changed or {} if (name, pair) == ("BLD", pairs[0]) else {}))
-        for pair in pairs for name in arms for task in ("average", "PIQA", "LMB")], ["model", "task"])
+        for pair in pairs for name in arms for task in tasks], ["model", "task"])
     whats = [f"BLD, {pair} - {name}, {pair}" for pair in pairs for name in arms[1:]]
     write(tmp_path, "interface_difference", [
         difference(task, -1.5, 1.5, what) for what in [*whats, f"BLD, {pairs[0]} - BLD, {pairs[1]}"]
-        for task in ("average", "PIQA", "LMB")], ["what", "task"])
+        for task in tasks], ["what", "task"])
+    write(tmp_path, "interface_teacher", [arm("teacher", 99.0)], ["model", "task"])
     write(tmp_path, "interface_kept", [difference("average", 96, 98) | {"model": f"BLD, {pairs[0]}"}], ["model"])
     found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id").loc[BLD_CLAIMS]
     assert set(found.index[found["verdict"] == claims.UNINFORMATIVE]) == uninformative, found["why"]
     assert (found["verdict"] != claims.UNMEASURED).all() and (found.loc[sorted(uninformative), "why"] != "").all()
+
+
+def test_a_teacher_at_chance_has_nothing_to_recover_and_a_student_there_has_not_recovered_it(tmp_path):
+    got = {"train_bytes": 5, "sweep": "1/3 1 3"}
+    write(tmp_path, "interface", [arm("BLD, to another BPE", 25.0, **got)], ["model", "task"])
+    write(tmp_path, "interface_kept", [difference("average", 40, 44) | {"model": "BLD, to another BPE"}], ["model"])
+    for level, expected in ((60.0, "opposite"), (25.0, claims.UNINFORMATIVE)):
+        write(tmp_path, "interface_teacher", [arm("teacher", level)], ["model", "task"])
+        found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id")
+        assert found.at["BPE to BPE nearly recovers", "verdict"] == expected
 
 
 def test_a_student_of_another_scale_is_one_more_that_must_agree(tmp_path, notebooks):
@@ -437,6 +449,7 @@ def test_nearly_every_column_is_all_but_one_and_asked_of_each_control_by_itself(
     assert [row["what"] for row in ahead] == whats and {row["n"] for row in ahead} == {8}
     assert ahead[0]["value"] == 100 * (8 - verdicts.count("opposite")) / 8
     write(tmp_path, "on_policy_ahead", ahead, ["what"])
+    write(tmp_path, "on_policy_gap", [difference("average", 6, 9, "teacher - Stage 1")], ["what", "task"])
     controls = ["on-policy, not more training", "on-policy, not the prompts"]
     for given, of_controls in (({}, claims.UNINFORMATIVE), ({"train_bytes": 5, "sweep": "1 3"}, expected)):
         arms = [arm(name, 50.0, **given) for name in ("+ on-policy", "+ step 1.2 on the corpus", "+ teacher-written")]
@@ -444,6 +457,10 @@ def test_nearly_every_column_is_all_but_one_and_asked_of_each_control_by_itself(
         found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id")
         assert found.at["on-policy", "verdict"] == expected and found.at["on-policy", "paper"] == 87.5
         assert set(found.loc[controls, "verdict"]) == {of_controls}, "not judged without a word on their rates"
+    write(tmp_path, "on_policy_gap", [difference("average", 2, 6, "teacher - Stage 1")], ["what", "task"])
+    found = claims.judged(scale=presets.scale("smoke"), folder=tmp_path).set_index("id")
+    for name in ("on-policy", *controls):
+        assert found.at[name, "verdict"] == claims.UNINFORMATIVE and "hardly a gap" in found.at[name, "why"]
 
 
 def test_a_file_that_was_measured_again_fairly_is_read_in_place_of_the_older(tmp_path):
