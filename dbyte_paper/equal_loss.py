@@ -95,9 +95,14 @@ def ratio_row(one_S: Sequence[Curve], other_S: Sequence[Curve]) -> dict:
     curve does.
     """
     found = [bytes_ratio(*pair) for pair in zip(one_S, other_S, strict=True)]
-    logs = [math.log(ratio) for ratio, _ in found]
-    mean, half = sum(logs) / len(logs), stats.half_over_seeds(logs)
+    mean = mean_ratio([ratio for ratio, _ in found])
     sides = {side for _, side in found}
-    ends = Interval(math.exp(mean), 0.0 if "at most" in sides else math.exp(mean - half),
-                    math.inf if "at least" in sides else math.exp(mean + half))
-    return stats.interval_row(ends, len(logs)) | {"bound": ", ".join(sorted(sides - {""})), "seeds": len(logs)}
+    ends = Interval(mean.value, 0.0 if "at most" in sides else mean.low, math.inf if "at least" in sides else mean.high)
+    return stats.interval_row(ends, len(found)) | {"bound": ", ".join(sorted(sides - {""})), "seeds": len(found)}
+
+
+def mean_ratio(ratio_S: Sequence[float]) -> Interval:
+    """The geometric mean of positive ratios, one a seed; its interval is by the spread of their logs (Student's t)."""
+    logs = [math.log(ratio) for ratio in ratio_S]
+    mean, half = sum(logs) / len(logs), stats.half_over_seeds(logs)
+    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))

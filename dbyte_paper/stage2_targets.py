@@ -15,7 +15,7 @@ from dbyte.evaluate.stats import AVERAGE, Interval, averaged
 from dbyte.presets import Scale
 from dbyte_paper.ablation_runs import Measurements, Trained, correct_of
 from dbyte_paper.baselines import STAGE1, curve, of_bytes
-from dbyte_paper.equal_loss import ratio_row
+from dbyte_paper.equal_loss import mean_ratio, ratio_row
 from dbyte_paper.evidence import SWEEP, at_best_rate, at_rate
 from dbyte_paper.variants import Variant, beginnings, byte_targets, from_nothing, run_variant
 
@@ -94,11 +94,9 @@ def excess_rows(bits: pd.DataFrame, teacher: Mapping[str, float]) -> list[dict]:
         for name in [name for name in above if name != LABELS]:
             if min(*above[name], *above[LABELS]) <= 0:
                 continue
-            logs = [math.log(one / other) for one, other in zip(above[name], above[LABELS], strict=True)]
-            mean, half = sum(logs) / len(logs), stats.half_over_seeds(logs)
-            share = Interval(*(100 * math.exp(end) for end in (mean, mean - half, mean + half)))
+            ratios = [100 * one / other for one, other in zip(above[name], above[LABELS], strict=True)]
             found.append({"what": name, "corpus": corpus, "train_bytes": budget}
-                         | judged(share, len(logs), HALF, "below"))
+                         | judged(mean_ratio(ratios), len(ratios), HALF, "below"))
     return found
 
 
